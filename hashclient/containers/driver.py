@@ -8,6 +8,7 @@ came before the error count as well: many programs leave them, some of them with
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -179,6 +180,8 @@ class Driver:
         self._sink = sink
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
+        #: Digests of other readings that were opened.
+        self._opened: set[bytes] = set()
 
     @property
     def bytes_out(self) -> int:
@@ -315,11 +318,12 @@ class Driver:
             found = self._registry.named(member.kind)
         elif seen:
             found = self._registry.pick(head, b"")
-        if len(found) == 1 and not found[0].seeks:
+        if len(found) == 1 and not (found[0].seeks or member.is_again):
             inner = self._sink.container(container, name)
             self._expand(found[0], tee, inner, depth + 1)
         elif found or is_front(seen):
-            self._open_whole(tee, head, found, (container, name), depth + 1)
+            once = member.is_again
+            self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
         kind = "" if found else not_opened(seen)
         if mask:
             tee.drain()
@@ -340,8 +344,13 @@ class Driver:
         found: list[Expander],
         place: tuple[int, bytes],
         depth: int,
+        *,
+        once: bool,
     ) -> None:
-        """Open a member that has to be in memory as a whole, or whose end has to be looked at."""
+        """Open a member that has to be in memory as a whole, or whose end has to be looked at.
+
+        With `once`, nothing is done where the same bytes were opened so.
+        """
         tee.keep()
         tee.drain()
         if not found:
@@ -349,7 +358,7 @@ class Driver:
             whole = tee.spooled()
             read_at = _nothing_at if whole is None else whole.read_at
             found = self._registry.pick(head, tee.tail, tee.length, read_at)
-        if not found:
+        if not found or (once and not self._is_new(tee, found)):
             return
         inner = self._sink.container(*place)
         for expander in found:
@@ -359,6 +368,17 @@ class Driver:
                 self._unread(inner, b"", Why.LIMIT, detail)
                 return
             self._expand(expander, kept, inner, depth)
+
+    def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
+        """Note what a member is opened as; return False where the same bytes were opened so."""
+        whole = tee.spooled()
+        if whole is None:
+            return True
+        digest = hashlib.sha256(",".join(one.name for one in found).encode() + b"\0")
+        digest.update(whole.read_at(0, whole.size))
+        seen = len(self._opened)
+        self._opened.add(digest.digest())
+        return len(self._opened) > seen
 
     def _rule_out(self, member: Member, container: int) -> None:
         self._sink.row(

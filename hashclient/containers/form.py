@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 
 from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
+from hashclient.containers.mail import read_again
 from hashclient.containers.mailreadings import Kept, Stored, first_way, other_ways
 from hashclient.containers.mimelines import Boundaries, Lines
 
@@ -66,8 +67,16 @@ def _parts(
             yield Unlisted(name, Why.LIMIT, "form: servers differ about a part of this size")
             continue
         for way in ways:
-            yield [Member(name, None, is_exact=False, chunks=partial(way, kept), offset=position)]
+            yield [
+                Member(
+                    *(name, None),
+                    is_exact=False,
+                    chunks=partial(way, kept),
+                    offset=position,
+                    is_again=True,
+                )
+            ]
         if fields.is_multipart and depth >= MAX_DEPTH:
             yield Unlisted(name, Why.LIMIT, "form: too many multiparts in each other")
         elif fields.is_multipart:
-            yield from _parts(Lines(Stored(kept)), fields.boundaries, depth + 1)
+            yield from read_again(_parts(Lines(Stored(kept)), fields.boundaries, depth + 1))

@@ -74,6 +74,11 @@ class Buffered:
             self._fill(count)
         return self._buffer[self._at : self._at + count]
 
+    def has_more_than(self, count: int) -> bool:
+        """Return whether more than `count` bytes follow; they are kept, and not copied."""
+        self._fill(count + 1)
+        return len(self._buffer) - self._at > count
+
     def take(self, count: int) -> bytes:
         """Return the bytes that `peek` would, and go on behind them."""
         if self._at + count > len(self._buffer):

@@ -27,6 +27,8 @@ _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
 #: A directory of so many bytes names a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
+#: How often the bytes of an image are read as directories: these have none in common.
+_READ_AGAIN = 4
 #: Where HFS and HFS+ have their marks, and how a map of partitions begins.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
 _MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
@@ -111,15 +113,20 @@ def _files(data: Data, root: bytes) -> set[Place]:
     """Return the places of all files in a tree.
 
     Raises:
-        NotReadError: there are too many directories.
+        NotReadError: there are too many directories, or the same bytes are in many of them.
     """
     files: set[Place] = set()
+    bytes_left = _READ_AGAIN * data.size
     seen = {_place(root)}
     left = [_place(root)]
     while left:
         start, size = left.pop()
+        size = max(min(size, _MAX_DIRECTORY_BYTES, data.size - start), 0)
+        bytes_left -= size
+        if bytes_left < 0:
+            raise NotReadError(Why.LIMIT, "an image of a disk: directories with the same bytes")
         before: Place | None = None
-        for record in _records(data, start, min(size, _MAX_DIRECTORY_BYTES)):
+        for record in _records(data, start, size):
             place = _place(record)
             if record[25] & _IS_DIRECTORY:
                 if place not in seen:

@@ -171,7 +171,7 @@ class _Walk:
         if not is_part:
             yield from self._as_one(level)
         if level.is_doubtful and not level.text.is_too_much:
-            yield from self._again(level.text).parts_behind_text()
+            yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Yield a multipart as one text: it is that to clients that find no part."""
@@ -219,7 +219,7 @@ class _Walk:
 
     def _is_near_end(self) -> bool:
         """Return whether what is left of the mail can be kept, to be read again."""
-        return len(self._lines.peek(MAX_AGAIN_BYTES + 1)) <= MAX_AGAIN_BYTES
+        return not self._lines.has_more_than(MAX_AGAIN_BYTES)
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
         """Begin a multipart: its parts come behind its boundaries."""
@@ -302,12 +302,12 @@ class _Walk:
                 yield from _read(name, body, encoding, texts)
         if is_doubtful:
             again = self._again(kept)
-            yield from again.leaf(msgspec.structs.replace(fields, rest=b""), kind)
-            yield from again.parts()
+            yield from read_again(again.leaf(msgspec.structs.replace(fields, rest=b""), kind))
+            yield from read_again(again.parts())
         if has_parts:
             again = self._again(kept)
-            yield from again.multipart(msgspec.structs.replace(fields, others=()))
-            yield from again.parts()
+            yield from read_again(again.multipart(msgspec.structs.replace(fields, others=())))
+            yield from read_again(again.parts())
 
     def _again(self, kept: Kept) -> _Walk:
         """Return a walk through a part, which ends at all that resembles a boundary."""
@@ -333,7 +333,7 @@ def _read(
         finder = FileFinder()
         for _ in finder.watch(ways[0](kept)):
             pass
-        yield from files_as_members(finder.files)
+        yield from read_again(files_as_members(finder.files))
         yield from ([_held(name, text)] for text in texts(ways[0](kept)))
 
 
@@ -343,13 +343,25 @@ def files_as_members(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
         if file.error is not None:
             yield Unlisted(file.name, file.error.why, file.error.detail)
         else:
-            yield [_held(file.name, file.data)]
+            chunks = partial(in_pieces, file.data)
+            yield [Member(file.name, len(file.data), is_exact=True, chunks=chunks)]
 
 
 def _read_by(name: bytes, way: Way, kept: Kept, kind: str = "") -> Member:
-    return Member(name, None, is_exact=False, chunks=partial(way, kept), kind=kind)
+    return Member(name, None, is_exact=False, chunks=partial(way, kept), kind=kind, is_again=True)
 
 
 def _held(name: bytes, content: bytes, kind: str = "") -> Member:
     chunks = partial(in_pieces, content)
-    return Member(name, len(content), is_exact=True, chunks=chunks, kind=kind)
+    return Member(name, len(content), is_exact=True, chunks=chunks, kind=kind, is_again=True)
+
+
+def read_again(
+    found: Iterator[list[Member] | Unlisted],
+) -> Iterator[list[Member] | Unlisted]:
+    """Yield members as other readings of what was read before."""
+    for one in found:
+        if isinstance(one, Unlisted):
+            yield one
+        else:
+            yield [msgspec.structs.replace(member, is_again=True) for member in one]

@@ -16,6 +16,8 @@ from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile, UuFinder
 
 _MAX_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
+#: A longer line of a part does not say which part it is.
+_MAX_PART_LINE_BYTES = 1 << 10
 
 _BEGIN, _PART, _END = b"=ybegin ", b"=ypart ", b"=yend"
 _NAME = re.compile(rb" name=([^\r\n]{0,1024})")
@@ -106,7 +108,7 @@ class YencFinder(_LineFinder):
         elif self._kept is None:
             return
         elif line.startswith(_PART):
-            found = _RANGE.search(line)
+            found = _RANGE.search(line, 0, _MAX_PART_LINE_BYTES)
             begin, end = (0, 0) if found is None else (int(found[1]), int(found[2]))
             self._is_whole = begin == 1 and end == self._size
         elif line.startswith(_END):

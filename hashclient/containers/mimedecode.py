@@ -22,9 +22,11 @@ _MAX_LINE_BYTES = 64 << 10
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
-#: Some programs take any word for the mode, and some a line without a name.
+#: Some programs take any word for the mode, and some a line without a name. Nothing is tried twice:
+#: a line of blanks would take minutes.
 _BEGIN = re.compile(
-    rb"begin(-base64)?[ \t]+[^\s]{1,20}(?:[ \t]+([^\r\n]{0,4096}))?[ \t]*\r{0,2}\n", re.IGNORECASE
+    rb"begin(-base64)?[ \t]++[^\s]{1,20}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
+    re.IGNORECASE,
 )
 #: Matches where a file begins in uuencode.
 begins_file = _BEGIN.match
@@ -170,7 +172,8 @@ class UuFinder:
         """Begin before the text; with `is_old`, a carriage return ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
-        self._buffer = b"\n"
+        #: What is left of the text, from a place on; it begins with the end of a line.
+        self._buffer, self._at = b"\n", 0
         self._name = b""
         #: Of the file that has begun, its decoded lines, as these programs take them.
         self._lines: tuple[list[bytes], list[bytes], list[bytes]] | None = None
@@ -186,24 +189,21 @@ class UuFinder:
         self._end()
 
     def _take(self, piece: bytes) -> None:
-        self._buffer += piece.replace(b"\r", b"\n") if self._is_old else piece
-        while True:
-            if self._lines is None:
-                if not self._begin(is_end=False):
-                    return
-            elif not self._go_on(is_end=False):
-                return
+        text = piece.replace(b"\r", b"\n") if self._is_old else piece
+        self._buffer, self._at = self._buffer[self._at :] + text, 0
+        while self._begin(is_end=False) if self._lines is None else self._go_on():
+            pass
 
     def _end(self) -> None:
         self._buffer += b"\n"
-        while self._begin(is_end=True) if self._lines is None else self._go_on(is_end=True):
+        while self._begin(is_end=True) if self._lines is None else self._go_on():
             pass
         if self._lines is not None:
             self._finish()
 
     def _begin(self, *, is_end: bool) -> bool:
         """Look for the line that begins a file; return False where more is needed."""
-        at = 0
+        at = self._at
         while found := _BEGINS.search(self._buffer, at):
             start = found.end()
             line = _BEGIN.match(self._buffer, start)
@@ -211,28 +211,28 @@ class UuFinder:
                 self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
                 self._lines = ([], [], [])
                 self._is_over = self._is_at_zero = False
-                self._buffer = self._buffer[line.end() - 1 :]  # its line end begins the next
+                self._at = line.end() - 1  # its line end begins the next
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
-                if b"\n" not in self._buffer[start:]:
-                    self._buffer = self._buffer[max(start - 1, 0) :]
+                if self._buffer.find(b"\n", start) < 0:
+                    self._at = start - 1
                     return False
             at = start
-        self._buffer = self._buffer[-8:]
+        self._at = max(len(self._buffer) - len(b"\nbegin "), at)
         return False
 
-    def _go_on(self, *, is_end: bool) -> bool:
+    def _go_on(self) -> bool:
         """Decode the lines of a file; return False where more is needed."""
-        at = 1  # behind the end of the line before
+        at = self._at + 1  # behind the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].rstrip(b"\r")):
                 # What ends it may begin the next one.
-                self._buffer = self._buffer[at - 1 :]
+                self._at = at - 1
                 self._finish()
                 return True
             at = end + 1
-        self._buffer = self._buffer[at - 1 :]
-        if len(self._buffer) > _MAX_LINE_BYTES:
+        self._at = at - 1
+        if len(self._buffer) - self._at > _MAX_LINE_BYTES:
             self._finish()
             return True
         return False

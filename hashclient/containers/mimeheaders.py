@@ -14,8 +14,10 @@ import msgspec
 
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
-#: Bytes of a field that are kept; the fields that matter are shorter.
+#: Bytes that are kept of the fields that matter; these are shorter.
 MAX_FIELD_BYTES = 1 << 20
+#: How often the boundaries named so far are looked for, in one header.
+_MAX_LOOKS = 20
 MAX_BOUNDARIES = 256
 #: Fields of one name with different values.
 MAX_REPEATED = 16
@@ -107,6 +109,11 @@ class Collector:
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
+        #: The boundaries named so far, and how often they are still looked for after a change.
+        self._boundaries = frozenset[bytes]()
+        self._is_changed, self._looks = False, _MAX_LOOKS
+        self._left = MAX_FIELD_BYTES
+        #: Whether there is more than is kept.
         self._is_cut = False
         self._rest = bytearray()
         #: Whether a line was passed that is no field; what follows is to be passed as well.
@@ -125,7 +132,7 @@ class Collector:
         """Take a line; return False where it neither is a field nor continues one."""
         is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
-            if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
+            if self._current is not None and self._has_room(line):
                 self._current += b"\n" + line.rstrip()
             return True
         found = FIELD.match(line)
@@ -136,7 +143,7 @@ class Collector:
         self._current = None
         self._marks.add(name, is_first=is_first)
         self.has_fields = True
-        if name in _KEPT:
+        if name in _KEPT and self._has_room(line):
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
             if len(kept) > MAX_REPEATED:
@@ -146,6 +153,13 @@ class Collector:
                 del kept[MAX_REPEATED:]
             kept.append(self._current)
         return True
+
+    def _has_room(self, line: bytes) -> bool:
+        """Return whether a line is kept; where it is not, clients may differ."""
+        self._left -= len(line)
+        self._is_cut |= self._left < 0
+        self._is_changed = True
+        return not self._is_cut
 
     def passed(self, line: bytes) -> None:
         """Take a line that is no field: some clients begin the body there, others pass over it."""
@@ -157,7 +171,11 @@ class Collector:
 
     def boundaries(self) -> frozenset[bytes]:
         """Return the boundaries named so far: they end a header whose last line is missing."""
-        return frozenset(_boundaries(self._values(b"content-type")))
+        if self._is_changed and self._looks:
+            self._boundaries = frozenset(_boundaries(self._values(b"content-type")))
+            self._is_changed, self._looks = False, self._looks - 1
+        self._is_cut |= self._is_changed
+        return self._boundaries
 
     def _values(self, name: bytes) -> list[bytes]:
         return [bytes(value) for value in self._fields[name]]
@@ -187,9 +205,7 @@ class Collector:
             rest=bytes(self._rest),
             has_end=self.has_end,
             is_whole=sorted(set(numbers)) == [(b"number", 1), (b"total", 1)],
-            is_disputed=self._is_cut
-            or len(boundaries) > MAX_BOUNDARIES
-            or any(len(value) > MAX_FIELD_BYTES for value in (*types, *encodings)),
+            is_disputed=self._is_cut or len(boundaries) > MAX_BOUNDARIES,
         )
 
 

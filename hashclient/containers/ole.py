@@ -15,6 +15,7 @@ from functools import partial
 from struct import Struct
 from typing import NamedTuple, cast
 
+from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.officeart import BATCH, has_more, inside
 from hashclient.containers.runs import Runs
@@ -112,14 +113,31 @@ class _File:
     def _sector(self, number: int) -> bytes:
         return self._data.read_at((number + 1) * self._bytes, self._bytes)
 
-    def _chain(self, start: int, size: int) -> Runs:
+    def _chain(self, start: int, size: int, *, is_short: bool = False) -> Runs:
         """Return the bytes of a chain, up to `size`; fewer where it ends before."""
-        runs, size = Runs(self._data), min(size, self._data.size)
-        while size > 0 and start < len(self._table):
-            runs.add((start + 1) * self._bytes, min(size, self._bytes))
-            size -= self._bytes
-            start = self._table[start]
-        return runs
+        return next(self._parts(start, size, size + 1, is_short=is_short))
+
+    def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
+        """Yield the bytes of a chain in parts of `most` bytes, or a sector more.
+
+        It is followed no further than it is asked for: many streams may have one chain.
+        """
+        data: Data
+        if is_short:
+            table, data = self._short_table, self._root
+            length, first = 1 << self._short, 0
+        else:
+            table, data = self._table, self._data
+            length, first = self._bytes, 1
+        runs, left = Runs(data), min(size, self._data.size)
+        while left > 0 and start < len(table):
+            runs.add((start + first) * length, min(left, length))
+            left -= length
+            start = table[start]
+            if runs.size >= most:
+                yield runs
+                runs = Runs(data)
+        yield runs
 
     def entries(self) -> tuple[list[_Entry], bool]:
         """Return all streams that storages name, and whether all that is named is there."""
@@ -161,21 +179,15 @@ class _File:
 
     def stream(self, entry: _Entry, *, is_short: bool) -> Runs:
         """Return the bytes of a stream; fewer than its size where they are not all here."""
-        if not is_short:
-            return self._chain(entry.start, entry.size)
-        runs, left, place = Runs(self._root), min(entry.size, self._data.size), entry.start
-        while left > 0 and place < len(self._short_table):
-            runs.add(place << self._short, min(left, 1 << self._short))
-            left -= 1 << self._short
-            place = self._short_table[place]
-        return runs
+        return self._chain(entry.start, entry.size, is_short=is_short)
 
     def chunks(self, entry: _Entry, *, is_short: bool) -> Iterator[bytes]:
         """Yield the bytes of a stream."""
         count = 0
-        for piece in self.stream(entry, is_short=is_short).chunks():
-            count += len(piece)
-            yield piece
+        for part in self._parts(entry.start, entry.size, PIECE_BYTES, is_short=is_short):
+            for piece in part.chunks():
+                count += len(piece)
+                yield piece
         if count < entry.size:
             text = f"ole: ends after {count:,} of {entry.size:,} bytes"
             raise NotReadError(Why.DAMAGED, text)

@@ -144,10 +144,13 @@ class Tar:
                 except NotReadError as error:
                     yield Unlisted(header.name, error.why, error.detail)
                     continue
-                if header.kind == _PAX_GLOBAL:
-                    everywhere.update(fields)
-                else:
+                if header.kind != _PAX_GLOBAL:
                     follows.add(fields)
+                elif sum(map(len, fields.values())) > _MAX_PATH_BYTES:
+                    # Each member would be read by all of them.
+                    yield Unlisted(header.name, Why.LIMIT, "tar: a pax header for all members")
+                else:
+                    everywhere.update(fields)
             else:
                 follows.fields = {**everywhere, **follows.fields}
                 yield from _member(source, header, header.size, follows, block)

@@ -36,7 +36,12 @@ _OCTAL = re.compile(rb"[\t-\r ]*([0-7]*)(?:[\t-\r \x00]|\Z)")
 #: The largest size that the octal digits of a header hold.
 MAX_OCTAL = 0o77777777777
 
-_KEPT = frozenset((b"path", b"size"))
+_KEPT = frozenset(
+    (
+        *(b"path", b"size"),
+        *(b"GNU.sparse.%b" % name for name in b"name realsize size map major minor".split()),
+    )
+)
 
 Pax = dict[bytes, bytes]
 
@@ -157,8 +162,10 @@ def parse_pax(text: bytes) -> Pax | None:
             return None
         if name in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pieces.append(value)
-        elif name in _KEPT or name.startswith(b"GNU.sparse."):
+        elif name in _KEPT:
             fields[name] = value
+        elif name.startswith(b"GNU.sparse."):
+            fields[b"GNU.sparse.?"] = value  # a form that is not known
         at = end
     if pieces:
         fields[b"GNU.sparse.map"] = b",".join(pieces)

@@ -9,9 +9,12 @@ several streams.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from struct import Struct
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +36,8 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
+#: How often the bytes of an image are read as directories: these have none in common.
+_READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
 Place = tuple[int, int]
@@ -44,6 +49,13 @@ class _File(msgspec.Struct, frozen=True):
     size: int
     pieces: list[tuple[int | None, int]]
     is_directory: bool
+
+
+class _Pieces(NamedTuple):
+    """The pieces of a partition, and where each ends in it."""
+
+    pieces: list[tuple[int | None, int]]
+    ends: list[int]
 
 
 def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
@@ -102,7 +114,9 @@ class _Volume:
         self._block = _SECTOR
         self._starts: dict[int, int] = {}
         #: By number: where a partition begins, or the pieces of its blocks.
-        self._partitions: list[int | list[tuple[int | None, int]]] = []
+        self._partitions: list[int | _Pieces] = []
+        #: No more pieces of files, and no more bytes of directories, can be in the image.
+        self._pieces_left, self._bytes_left = data.size // _SHORT.size, _READ_AGAIN * data.size
         anchor = self._anchor()
         volume = self._descriptors(_number(anchor, 20, 4), _number(anchor, 16, 4))
         self._block = _number(volume, 212, 4)
@@ -122,6 +136,9 @@ class _Volume:
         while left:
             path, place = left.pop()
             directory = self._file(place)
+            self._bytes_left -= directory.size
+            if self._bytes_left < 0:
+                raise NotReadError(Why.LIMIT, "UDF: directories with the same bytes")
             if not directory.is_directory or directory.size > _MAX_DIRECTORY_BYTES:
                 raise _damaged("a directory is none")
             for name, icb, is_directory in _names(b"".join(_chunks(self._data, directory))):
@@ -177,7 +194,9 @@ class _Volume:
         for number, start, place in metadata:
             block = self._data.read_at((start + place) * self._block, self._block)
             of = self._partitions.index(start * self._block)
-            self._partitions[number] = self._parsed(block, of).pieces
+            pieces = self._parsed(block, of).pieces
+            ends = list(accumulate(length for _, length in pieces))
+            self._partitions[number] = _Pieces(pieces, ends)
 
     def _place(self, partition: int, block: int) -> int:
         """Return where a block is."""
@@ -187,11 +206,11 @@ class _Volume:
         if isinstance(where, int):
             return where + block * self._block
         offset = block * self._block
-        for start, length in where:
-            if offset < length and start is not None:
-                return start + offset
-            offset -= length
-        raise _damaged("no place")
+        number = bisect_right(where.ends, offset)
+        start, length = where.pieces[number] if number < len(where.ends) else (None, 0)
+        if start is None:
+            raise _damaged("no place")
+        return start + offset - (where.ends[number] - length)
 
     def _read(self, place: tuple[int, int, int], count: int) -> bytes:
         return self._data.read_at(self._place(place[2], place[1]), count)
@@ -225,6 +244,7 @@ class _Volume:
             head, places = places[:step], places[step:]
             if len(head) < step or not (length := _number(head, 0, 4)):
                 break
+            self._pieces_left -= 1
             of = _number(head, 8, 2) if form else partition
             where, kind = self._place(of, _number(head, 4, 4)), length >> 30
             length &= _LENGTH_MASK
@@ -233,7 +253,7 @@ class _Volume:
                 places = more[24 : 24 + _number(more, 20, 4)]
             else:
                 pieces.append((None if kind in _NOT_WRITTEN else where, length))
-            if len(pieces) > _MAX_PIECES:
+            if len(pieces) > _MAX_PIECES or self._pieces_left < 0:
                 raise NotReadError(Why.LIMIT, "UDF: too many pieces of a file")
         return _File(size, pieces, is_directory)
 

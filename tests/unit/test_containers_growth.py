@@ -1,0 +1,116 @@
+"""Hostile bytes cost no more than their number: eight times as many take some eight times as long.
+
+Each of these took the square of it, or worse. The processor's time is compared, not the clock's.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fixtures import archives
+from fixtures.ole import ole_of
+from hashclient.containers.sniffing import look
+from tests.unit.test_containers_driver import drive
+
+MAIL = b"From: a@b.c\nSubject: x\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b"
+PART = MAIL + b"\n\n--b\n\n"
+
+
+def dashes(count: int) -> bytes:
+    """Lines in a header that may be boundaries, behind a long field that names one."""
+    return MAIL + b";\n x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy" * count + b"\n" + b"--a: b\n" * count
+
+
+def types(count: int) -> bytes:
+    """The same, with the type of the mail between them."""
+    return MAIL + b";\n x=yyyyyyyyyy" * count + b"\n" + b"--a: b\nContent-Type: a/b\n" * count
+
+
+def begins(count: int) -> bytes:
+    """Files in uuencode that begin, in a text that is kept as a whole."""
+    return b"\n" + PART + b"begin 644 x\n" * count
+
+
+def blanks(count: int) -> bytes:
+    """A line that begins such a file, but for its end."""
+    return PART + b"begin 644" + b" " * count + b"\rx\n"
+
+
+def blanks_within(count: int) -> bytes:
+    """The same within such a file."""
+    return PART + b"begin 644 x\nbegin 644" + b" " * count + b"\rx\n#86%A\nend\n"
+
+
+def parts_of_yenc(count: int) -> bytes:
+    """A line of yEnc that says many times where a part begins, and never where it ends."""
+    return PART + b"=ybegin name=x size=1\n=ypart" + b" begin=1" * count + b"\nabc\n=yend\n"
+
+
+def streams_of_one_chain(count: int) -> bytes:
+    """Streams of OLE2 that all have the sectors of the longest one."""
+    contents = {f"{number:05d}": b"" for number in range(count)}
+    data = bytearray(ole_of({"long": bytes(512 * 10 * count)} | contents))
+    (directory,) = struct.unpack_from("<L", data, 48)
+    entries = range((directory + 1) << 9, len(data), 128)
+    long = next(at for at in entries if data[at : at + 8] == "long".encode("utf-16-le"))
+    for at in entries:
+        if data[at + 66] == 2:
+            data[at + 116 : at + 128] = data[long + 116 : long + 128]
+    return bytes(data)
+
+
+def names_of_sparse_forms(count: int) -> bytes:
+    """Fields for all members, of a form that is not known."""
+    fields = {b"GNU.sparse.%d" % number: b"x" for number in range(count)}
+    return archives.pax(fields, b"g") + archives.tar_member(b"x", b"") * count + bytes(1024)
+
+
+def map_for_all_members(count: int) -> bytes:
+    """A map of many pieces for all members."""
+    fields = {b"GNU.sparse.map": b",".join([b"0"] * 40 * count)}
+    return archives.pax(fields, b"g") + archives.tar_member(b"x", b"") * count + bytes(1024)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hostile", "count"),
+    [
+        (dashes, 300),
+        (types, 300),
+        (begins, 5_000),
+        (blanks, 250),
+        (blanks_within, 250),
+        (parts_of_yenc, 1_500),
+        (streams_of_one_chain, 100),
+        (names_of_sparse_forms, 500),
+        (map_for_all_members, 500),
+    ],
+)
+def test_work_grows_with_the_number_of_bytes(hostile: Callable[[int], bytes], count: int) -> None:
+    seconds = []
+    for data in (hostile(count), hostile(8 * count)):
+        start = time.process_time()
+        drive(data, one_mask=None)
+        seconds.append(time.process_time() - start)
+    few, many = seconds
+    assert many < 24 * max(few, 0.005)
+
+
+def test_a_file_is_looked_at_in_no_time_whatever_blanks_it_has() -> None:
+    start = time.process_time()
+    for _ in range(100):
+        look(b"begin 644" + b" " * 500 + b"\rx\n")
+    assert time.process_time() - start < 1  # 25 s, where each way to take them is tried
+
+
+@pytest.mark.parametrize("ends", [b"\n\r", b"\r\n", b"\r"])
+def test_a_short_mail_is_no_forest_of_readings(ends: bytes) -> None:
+    """Each reading of a text has other readings of its own, which are the same again."""
+    text = b"From x Fri May  1 12:00:00 2026\n" + PART + b"Content-Type: text/plain\n\ntext\n\n"
+    found = drive(((text + b"--b--\n\n") * 3).replace(b"\n", ends))
+    assert len(found.chains) < 500
+    assert max(map(len, found.chains.values())) < 12
