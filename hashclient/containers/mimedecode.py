@@ -172,7 +172,7 @@ class UuFinder:
         """Begin before the text; with `is_old`, a carriage return ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
-        #: What is left of the text, from a place on; it begins with the end of a line.
+        #: The text that was not looked at begins at a place in it, with the end of a line.
         self._buffer, self._at = b"\n", 0
         self._name = b""
         #: Of the file that has begun, its decoded lines, as these programs take them.
