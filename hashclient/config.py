@@ -319,7 +319,10 @@ def _check_place(publish: str | None, where: str) -> None:
     try:
         parse_prefix(publish) if is_object_uri(publish) else user_path(publish)
     except (UsageError, ConfigError) as error:
-        raise ConfigError(f"{where}: [fleet]: {error.message}", hint=error.hint) from error
+        raise ConfigError(
+            f"{where}: 'publish' in [fleet]: {error.message}",
+            hint=error.hint or "write a directory, or the URI of a bucket: s3://BUCKET/PREFIX",
+        ) from error
 
 
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
@@ -340,7 +343,12 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         )
     default = known.report.default
     if default is not None and default not in known.report.to:
-        raise ConfigError(f"{where}: default of report names no destination: {printable(default)}")
+        raise ConfigError(
+            f"{where}: default of report names no destination: {printable(default)}",
+            hint=f"it is one of: {', '.join(known.report.to)}"
+            if known.report.to
+            else "a table [report.to.NAME] makes one",
+        )
     if Action.REPORT in actions and known.report.destination() is None:
         raise ConfigError(
             f"{where}: a policy asks for reports, but there is no default destination for them",

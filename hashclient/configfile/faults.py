@@ -9,6 +9,7 @@ place.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -139,10 +140,20 @@ def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
             kind = _python_type(info)
             if not _fits(value, kind):
                 yield _wrong_type(value, _WORDS[kind][0], place)
+            elif kind is str:
+                yield from _faults_of_text(value, info, place)
             elif getattr(info, "ge", None) is not None and not info.ge <= value <= info.le:
                 yield _out_of_range(f"is not from {info.ge:g} to {info.le:g}", place)
             elif getattr(info, "gt", None) is not None and not value > info.gt:
                 yield _out_of_range(f"is not above {info.gt:g}", place)
+
+
+def _faults_of_text(value: str, info: Any, place: Place) -> Iterator[Fault]:
+    if len(value) < (info.min_length or 0):
+        yield _out_of_range("is empty", place)
+    elif info.pattern is not None and re.search(info.pattern, value) is None:
+        form = info.pattern.removeprefix("^").removesuffix(r"\Z")
+        yield _out_of_range(f"has not the form {form}", place)
 
 
 def _fits(value: Any, kind: type) -> bool:

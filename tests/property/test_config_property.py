@@ -24,34 +24,59 @@ VALUES = (
 )
 
 
-def places(info: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+#: A right value of each key that its table must have, so that a fault is of the key in question.
+REQUIRED = {
+    "root_sha256": f'"{64 * "0"}"',
+    "token_url": '"https://example.org/token"',
+    "client_id": '"us"',
+    "url": '"https://example.org"',
+    "actions": '["record"]',
+    "directory": '"/srv/packages"',
+    "incident_type": '"a type"',
+    "basic_file": '"/etc/basic"',
+    "path": '"*"',
+    "reason": '"limit"',
+    "until": "2027-01-31",
+}
+#: The name of a table whose name is free; that of a bucket is its URI.
+NAMES = {"objects": '"s3://bucket"'}
+
+#: The way to a key. Each step is a name or `[]`, with what must stand beside it in its table.
+Way = tuple[tuple[str, str], ...]
+
+
+def places(info: Any, above: Way = ()) -> Iterator[Way]:
     """Yield the way to each key: names of tables, `[]` for an item of a list, and the key."""
     match info:
         case inspect.UnionType():
             for kind in info.types:
                 yield from places(kind, above)
         case inspect.StructType():
-            for field in info.fields:
-                yield (*above, field.encode_name)
-                yield from places(field.type, (*above, field.encode_name))
+            needed = {f.encode_name: REQUIRED[f.encode_name] for f in info.fields if f.required}
             if info.tag_field:
-                yield (*above, info.tag_field)
+                needed[info.tag_field] = f'"{info.tag}"'
+            kinds = {field.encode_name: field.type for field in info.fields}
+            for key in {**kinds, **needed}:
+                beside = "".join(f", {k} = {v}" for k, v in needed.items() if k != key)
+                yield (*above, (key, beside))
+                yield from places(kinds.get(key), (*above, (key, beside)))
         case inspect.DictType():
-            yield (*above, "name")
-            yield from places(info.value_type, (*above, "name"))
+            name = NAMES.get(above[-1][0], "name")
+            yield (*above, (name, ""))
+            yield from places(info.value_type, (*above, (name, "")))
         case inspect.VarTupleType():
-            yield from places(info.item_type, (*above, "[]"))
+            yield from places(info.item_type, (*above, ("[]", "")))
 
 
-def written(place: tuple[str, ...], value: str) -> str:
-    """Return a file with nothing but one key, in inline tables."""
+def written(place: Way, value: str) -> str:
+    """Return a file with one key and what must stand beside it, in inline tables."""
     text = value
-    for step in reversed(place):
-        text = f"[{text}]" if step == "[]" else f"{{{step} = {text}}}"
+    for step, beside in reversed(place):
+        text = f"[{text}]" if step == "[]" else f"{{{step} = {text}{beside}}}"
     return text[1:-1]
 
 
-def refused(use: Callable[[str], object]) -> list[ConfigError]:
+def refused(use: Callable[[str], object], key: str) -> list[ConfigError]:
     """Use each of the values, and return the errors that there were; each is as it should be."""
     errors = []
     for value in VALUES:
@@ -61,6 +86,8 @@ def refused(use: Callable[[str], object]) -> list[ConfigError]:
             errors.append(error)
     assert {error.exit_code for error in errors} <= {ExitCode.USAGE}
     assert all("the/file" in e.message and e.message.isprintable() for e in errors)
+    assert [e.message for e in errors if key not in f"{e.message} {e.hint}"] == []
+    assert all(e.hint or ": expected " in e.message for e in errors), "what is right"
     return errors
 
 
@@ -68,9 +95,12 @@ KEYS = sorted({*places(inspect.type_info(_Document)), *places(inspect.type_info(
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("place", KEYS, ids=".".join)
-def test_a_wrong_value_is_an_error_that_says_where(place: tuple[str, ...]) -> None:
-    errors = refused(lambda value: parse_config(written(place, value), "the/file"))
+@pytest.mark.parametrize(
+    "place", KEYS, ids=lambda place: f"{'.'.join(n for n, _ in place)}{place[-1][1][:24]}"
+)
+def test_a_wrong_value_is_an_error_that_says_where_and_what_is_right(place: Way) -> None:
+    key = [name.strip('"') for name, _ in place if name != "[]"][-1]
+    errors = refused(lambda value: parse_config(written(place, value), "the/file"), key)
     assert len(errors) > len(VALUES) / 3, "most of these fit no key"
 
 
@@ -92,8 +122,7 @@ def test_a_wrong_default_of_an_option_is_an_error_that_says_where(name: str, key
         config = parse_config(f"[{name}]\n{key} = {value}", "the/file")
         command_defaults(config.commands[name], name, command, "the/file")
 
-    errors = refused(use)
-    assert all(key in error.message for error in errors)
+    refused(use, key)
 
 
 @pytest.mark.parametrize(
