@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.config import Settings
@@ -28,18 +29,41 @@ if TYPE_CHECKING:
 MAX_PATHS = 100
 
 
+#: Who has logged in, whatever user they became since: the kernel's word (`pam_loginuid(8)`).
+_LOGIN = Path("/proc/self/loginuid")
+_NO_LOGIN = (1 << 32) - 1
+
+
 def current_operator() -> str:
-    """Return who runs this, for the audit log: the user, and who became that user by sudo."""
+    """Return who runs this, for the audit log: the user, and who became that user.
+
+    Who logged in is named if the kernel knows and it is another user; of root, also who called
+    `sudo`: `root (login: alice, sudo: alice)`.
+    """
+    uid, login = os.getuid(), _login_user()
+    how = [] if login in (None, uid) else [f"login: {_name_of(login)}"]
+    # The caller sets this variable, and root can set it to any name.
+    if (sudo := os.environ.get("SUDO_USER")) and uid == 0:
+        how.append(f"sudo: {printable(sudo)}")
+    return f"{_name_of(uid)} ({', '.join(how)})" if how else _name_of(uid)
+
+
+def _login_user() -> int | None:
+    """Return the user who logged in; None for a service, or where the kernel does not say."""
+    try:
+        number = int(_LOGIN.read_text())
+    except (OSError, ValueError):
+        return None
+    return None if number == _NO_LOGIN else number
+
+
+def _name_of(uid: int) -> str:
     import pwd
 
-    uid = os.getuid()
     try:
-        name = pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        name = f"uid {uid}"
-    # The caller sets this variable, and root can set it to any name.
-    sudo = os.environ.get("SUDO_USER")
-    return f"{name} (sudo: {printable(sudo)})" if sudo and uid == 0 else name
+        return f"uid {uid}"
 
 
 class Session:

@@ -246,8 +246,9 @@ def renew(
 def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> None:
     """Let exceptions count that another person has made: with `people = 2` in [decisions].
 
-    Persons are distinguished as the audit log names them: by account, and for root by the account
-    that called `sudo`. Matches on record that nothing was done about are excepted at once.
+    Persons are distinguished as the audit log names them: by the account that logged in, else by
+    the one that runs this, and for root by the one that called `sudo`. Matches on record that
+    nothing was done about are excepted at once.
 
     \b
       hashclient exceptions approve x-3kdz7wnq2m --reason 'ticket 4711'

@@ -90,8 +90,8 @@ PROGRESS = (
 LEAVABLE = COMES_FROM[MatchState.GONE]
 
 
-#: What `session` writes of somebody who became root by `sudo`.
-_BY_SUDO = re.compile(r".* \(sudo: (.*)\)")
+#: What `session` writes of somebody who became another user: by their login, or root by `sudo`.
+_BECAME = re.compile(r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)")
 
 #: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
 #: slash. A stream of the daemon is named by the socket and the client that it came from.
@@ -258,9 +258,9 @@ def _said_in(story: Sequence[Step]) -> dict[str, str]:
 
 
 def person_of(operator: str) -> str:
-    """Return the person behind a name of the audit log: of root, who became root by `sudo`."""
-    by_sudo = _BY_SUDO.fullmatch(operator)
-    return by_sudo[1] if by_sudo else operator
+    """Return the person behind a name of the audit log: who logged in, or who called `sudo`."""
+    became = _BECAME.fullmatch(operator)
+    return (became[1] or became[2]) if became else operator
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:

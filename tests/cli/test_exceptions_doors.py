@@ -37,43 +37,45 @@ def make_exception(world: State, *args: object) -> str:
     return str(json.loads(result.out)["exception"]["id"])
 
 
-def of_tree(world: State, tmp_path: Path) -> Run:
-    return world.scan()
+def of_tree(world: State, tmp_path: Path, *options: str) -> Run:
+    return world.scan(*options)
 
 
-def of_workers(world: State, tmp_path: Path) -> Run:
+def of_workers(world: State, tmp_path: Path, *options: str) -> Run:
     for number in range(40):
         (world.tree / f"other-{number}").write_bytes(b"%d" % number)
-    return world.scan("--jobs", "2")
+    return world.scan("--jobs", "2", *options)
 
 
-def of_member(world: State, tmp_path: Path) -> Run:
+def of_member(world: State, tmp_path: Path, *options: str) -> Run:
     (tmp_path / "a.zip").write_bytes(zip_of({"inner": zip_of({"wrong": WRONG})}))
-    return world.scan(tmp_path / "a.zip")
+    return world.scan(*options, tmp_path / "a.zip")
 
 
-def of_stdin(world: State, tmp_path: Path) -> Run:
+def of_stdin(world: State, tmp_path: Path, *options: str) -> Run:
     with from_pipe(WRONG):
-        return world.call("scan", "--format", "jsonl", "-")
+        return world.call("scan", "--format", "jsonl", *options, "-")
 
 
-def of_lookup(world: State, tmp_path: Path) -> Run:
-    return world.call("lookup", "--format", "jsonl", hashlib.sha256(WRONG).hexdigest())
+def of_lookup(world: State, tmp_path: Path, *options: str) -> Run:
+    digest = hashlib.sha256(WRONG).hexdigest()
+    return world.call("lookup", "--format", "jsonl", *options, digest)
 
 
-def of_bucket(world: State, tmp_path: Path) -> Run:
+def of_bucket(world: State, tmp_path: Path, *options: str) -> Run:
     site = buckets.Site()
     try:
         bucket = site.bucket(**{"docs/wrong": WRONG})
         # Threads of its library stay out of this process.
-        words = ("scan", "--format", "jsonl", bucket.uri)
+        words = ("scan", "--format", "jsonl", *options, bucket.uri)
         return world.run(*words, env=site.environment)
     finally:
         site.close()
 
 
-def of_cluster(world: State, tmp_path: Path) -> Run:
-    return world.run("scan", "--format", "jsonl", "--executor", "local-cluster:1", world.tree)
+def of_cluster(world: State, tmp_path: Path, *options: str) -> Run:
+    words = ("scan", "--format", "jsonl", "--executor", "local-cluster:1")
+    return world.run(*words, *options, world.tree)
 
 
 DOORS = {
@@ -100,9 +102,11 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
     (line,) = result.lines[:-1]
     assert (line["type"], line["entry"], line["exceptions"]) == ("excepted", "wrong", [ruling])
     assert [data["exceptions"] for _, data in world.events("excepted")] == [[ruling]]
+    without = DOORS[door](world, tmp_path, "--no-exceptions")
     world.call("exceptions", "remove", ruling, *REASON)
-    result = DOORS[door](world, tmp_path)
-    assert (result.code, result.lines[-1]["match"], result.lines[-1]["excepted"]) == (10, 1, 0)
+    for result in (without, DOORS[door](world, tmp_path)):
+        assert (result.code, result.lines[-1]["match"], result.lines[-1]["excepted"]) == (10, 1, 0)
+        assert result.lines[0]["type"] == "match"
 
 
 #: By the digest of its store, or a digest that is looked up, a file is not known.
@@ -178,11 +182,27 @@ def test_a_daemon_without_exceptions_answers_found(world: State, tmp_path: Path)
         assert daemon.ask(instream(WRONG)) == FOUND
 
 
+def watching(world: State, *options: str) -> subprocess.Popen[str]:
+    words = arguments("--state-dir", world.path, "watch", "--format", "jsonl", *options, world.tree)
+    return subprocess.Popen(words, env=environment(), stdout=-1, stderr=-1, text=True)
+
+
+@pytest.mark.slow
+def test_a_watch_without_exceptions_names_the_match(world: State) -> None:
+    make_exception(world)
+    with watching(world, "--no-exceptions") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["type"] == "match"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    ends = [(data["match"], data["excepted"]) for _, data in world.events("scan-end")]
+    assert ends == [(1, 0)]
+
+
 @pytest.mark.slow
 def test_a_watch_names_what_is_excepted_and_acts_upon_nothing(world: State) -> None:
     ruling = make_exception(world)
-    words = arguments("--state-dir", world.path, "watch", "--format", "jsonl", world.tree)
-    with subprocess.Popen(words, env=environment(), stdout=-1, stderr=-1, text=True) as process:
+    with watching(world) as process:
         assert process.stdout is not None and process.stderr is not None
         line = json.loads(process.stdout.readline())
         assert (line["type"], line["exceptions"]) == ("excepted", [ruling])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from hashclient.core.match import person_of
+from hashclient.session import current_operator
 from tests.cli.test_exceptions import CONFIG, REASON, RIGHT, Ruled
 from tests.kit import Run
 
@@ -73,7 +75,7 @@ def test_what_one_person_makes_waits_for_another_one(world: Ruled, as_: As) -> N
     assert world.call("audit", "verify").code == 0
 
 
-@pytest.mark.parametrize("name", ["alice", "root (sudo: alice)"])
+@pytest.mark.parametrize("name", ["alice", "root (sudo: alice)", "hashclient (login: alice)"])
 def test_nobody_approves_what_they_have_made(world: Ruled, as_: As, name: str) -> None:
     ruling = world.add("base/wrong")
     as_(name)
@@ -83,9 +85,41 @@ def test_nobody_approves_what_they_have_made(world: Ruled, as_: As, name: str) -
     assert not [*world.events("exception-approved")]
 
 
-def test_a_person_is_the_one_who_called_sudo() -> None:
-    names = ["root", "alice", "root (sudo: alice)", "uid 12"]
-    assert [*map(person_of, names)] == ["root", "alice", "alice", "uid 12"]
+@pytest.mark.parametrize(
+    ("user", "login", "sudo", "operator", "person"),
+    [
+        ("root", "4294967295", None, "root", "root"),
+        ("root", None, None, "root", "root"),
+        ("root", "not a number", None, "root", "root"),
+        ("root", "0", None, "root", "root"),
+        ("root", "4294967295", "alice", "root (sudo: alice)", "alice"),
+        ("root", "1", "daemon", "root (login: daemon, sudo: daemon)", "daemon"),
+        ("root", "1", "bob", "root (login: daemon, sudo: bob)", "daemon"),
+        ("root", "1", "b), (login: bob", "root (login: daemon, sudo: b), (login: bob)", "daemon"),
+        ("root", "1", None, "root (login: daemon)", "daemon"),
+        ("nobody", "1", "bob", "nobody (login: daemon)", "daemon"),
+        ("nobody", "1999999999", None, "nobody (login: uid 1999999999)", "uid 1999999999"),
+        ("nobody", "4294967295", "bob", "nobody", "nobody"),
+    ],
+)
+def test_the_operator_is_the_account_and_who_became_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    user: str,
+    login: str | None,
+    sudo: str | None,
+    operator: str,
+    person: str,
+) -> None:
+    if login is not None:
+        (tmp_path / "loginuid").write_text(login)
+    monkeypatch.setattr("hashclient.session._LOGIN", tmp_path / "loginuid")
+    monkeypatch.setattr("os.getuid", lambda: pwd.getpwnam(user).pw_uid)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    if sudo is not None:
+        monkeypatch.setenv("SUDO_USER", sudo)
+    assert current_operator() == operator
+    assert person_of(operator) == person
 
 
 def test_what_waits_for_nobody_cannot_be_approved(world: Ruled, as_: As) -> None:
