@@ -118,6 +118,13 @@ def _metrics(status: Status) -> Iterator[Metric]:
         yield _by("matches", "Matches that are remembered.", "state", counts)
         entries = Counter(entry.list for entry in status.held)
         yield _by("entries_held", "Entries with matches that wait for a person.", "list", entries)
+        files: dict[tuple[str, ...], float] = {
+            (held.list, held.entry, state): getattr(held, state)
+            for held in status.held
+            for state in ("matched", "isolated", "reported", "held")
+        }
+        what = "Files that such an entry matched, and what was done about them."
+        yield Metric("entry_files", what, ("list", "entry", "state"), files)
         yield _one("matches_to_review", "Matches that wait for a review.", status.to_review)
     if status.quarantine is not None:
         yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)

@@ -90,7 +90,7 @@ def test_what_is_above_the_limit_is_held_and_other_entries_are_acted_upon(world:
     assert "`hashclient matches release` acts on them" in world.call("scan", world.tree).err
 
 
-def test_status_and_metrics_name_the_entry_or_count_it(world: Braked) -> None:
+def test_status_and_metrics_name_the_entry_with_its_numbers(world: Braked) -> None:
     world.scan()
     shown = world.call("status").out
     assert "held, waiting for a person:\n  " + SENTENCE in shown
@@ -99,6 +99,9 @@ def test_status_and_metrics_name_the_entry_or_count_it(world: Braked) -> None:
     metrics = world.call("status", "--format", "prometheus").out
     assert 'hashclient_matches{state="held"} 5.0' in metrics
     assert 'hashclient_entries_held{list="base"} 1.0' in metrics
+    for state, number in (("matched", 8), ("isolated", 3), ("reported", 0), ("held", 5)):
+        labels = f'entry="wrong",list="base",state="{state}"'
+        assert f"hashclient_entry_files{{{labels}}} {number}.0" in metrics
 
 
 def test_a_held_match_stays_held_also_the_day_after_while_new_files_are_acted_upon(

@@ -137,6 +137,12 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_recognised_ratio": {"size+md5,baseline": 1, "md5,baseline": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
         "entries_held": {"baseline": 1},
+        "entry_files": {
+            "d-1,baseline,matched": 5,
+            "d-1,baseline,isolated": 3,
+            "d-1,baseline,reported": 0,
+            "d-1,baseline,held": 2,
+        },
         "matches_to_review": {"": 3},
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},
