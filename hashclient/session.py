@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MAX_PATHS = 100
 
 
-#: Who has logged in, whatever user they became since: the kernel's word (`pam_loginuid(8)`).
+#: The kernel keeps the user that logged in here, whatever user they became since
+#: (`pam_loginuid(8)`).
 _LOGIN = Path("/proc/self/loginuid")
 _NO_LOGIN = (1 << 32) - 1
 

@@ -301,7 +301,11 @@ def _keeper(app: App) -> Keeper:
 def _split(entry: str) -> tuple[str, str]:
     list_name, slash, name = entry.partition("/")
     if not (slash and list_name and name):
-        raise UsageError(f"no LIST/ENTRY: {printable(entry)}")
+        raise UsageError(
+            f"no LIST/ENTRY: {printable(entry)}",
+            hint="list and id of the entry, such as baseline/d-1; for the id in brackets of a"
+            " match: --match ID",
+        )
     return list_name, name
 
 

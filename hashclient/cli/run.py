@@ -148,7 +148,7 @@ class RunOutput(Observer):
         if self._is_open and failure is None and self._is_text:
             self._app.say(
                 "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the"
-                " id in brackets"
+                " id in brackets; if a file is harmless: `exceptions add --match ID --reason …`"
             )
         if run.summary.held and self._is_text:
             self._app.say(
