@@ -6,18 +6,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, format_option, own_command, pass_app
 from hashclient.cli.options import DURATION, declared_options, refuse_lost_directory
-from hashclient.errors import ExitCode
+from hashclient.errors import ExitCode, UsageError
 from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hashclient.core.model import Handled
+    from hashclient.core.objecturi import ObjectUri
     from hashclient.core.verdict import Summary
     from hashclient.errors import HashclientError
 
 
 @click.command("watch")
-@click.argument("paths", nargs=-1, required=True, metavar="DIR...")
+@click.argument("paths", nargs=-1, required=True, metavar="DIR|URI...")
+@click.option(
+    "--events",
+    metavar="sqs://QUEUE|-",
+    help="With URIs: where events of new objects come from: a queue of SQS (sqs://ACCOUNT/QUEUE of"
+    " another account), or `-` for URIs on the lines of stdin.",
+)
 @click.option(
     "--settle",
     metavar="TIME",
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="24h",
     show_default=True,
-    help="Check everything at this interval, since the kernel does not report every change.",
+    help="Check everything at this interval, since not every change is reported.",
 )
 @declared_options(ScanOptions, "exclude", "jobs", "actions", "exceptions")
 @format_option("text", "jsonl")
@@ -40,20 +50,26 @@ if TYPE_CHECKING:
 def command(
     app: App,
     paths: tuple[str, ...],
+    events: str | None,
     settle: float,
     rescan_every: float,
     options: ScanOptions,
     output_format: str,
 ) -> ExitCode:
-    """Check files at once when they are written or moved to folders.
+    """Check files at once when they change in folders, and objects in buckets as events name them.
 
     The first step is a scan of everything, with the inventory; it is repeated whenever changes may
     have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
     stdout. Network file systems and FUSE are refused, since they do not report changes by others.
 
+    Below the URIs of buckets, the objects are checked that --events names. An event is taken from
+    its queue when its object is checked; of an object that cannot be read it stays, for the queue's
+    dead-letter queue. The scan of everything runs beside it.
+
     \b
       hashclient watch /srv/upload /home
       hashclient watch --settle 10s --format jsonl /srv/upload
+      hashclient watch s3://uploads/ --events sqs://uploads-created
 
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
     used, or there are too many directories; all are in `hashclient --help`.
@@ -61,18 +77,32 @@ def command(
     from hashclient.cli.alerts import alerts_beside
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
+    from hashclient.core.objecturi import split_paths
     from hashclient.formats.cells import words
     from hashclient.formats.fields import excepted_text, held_texts, not_opened_text
     from hashclient.formats.interface import Context, formatter
     from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch
 
+    folders, uris = split_paths(paths)
+    if bool(uris) != (events is not None) or (folders and uris):
+        raise UsageError(
+            "--events is for URIs, and URIs need --events",
+            hint="watch folders and buckets by commands of their own",
+        )
     refuse_lost_directory(paths)
     load_lists(app)
     written = formatter(output_format, Context("scan", app.now()))
 
+    def found(handled: Handled) -> None:
+        app.out(written.outcome(handled) or "")
+
     def failed(error: HashclientError) -> None:
         app.warn(error.message, error.hint)
+
+    if events is not None:
+        _watch_buckets(app, uris, events, rescan_every, options, found, failed)
+        return ExitCode.OK
 
     def scanned(summary: Summary) -> None:
         app.say(
@@ -105,7 +135,7 @@ def command(
         settle_s=settle,
         rescan_s=rescan_every,
         options=options,
-        on_outcome=lambda handled: app.out(written.outcome(handled) or ""),
+        on_outcome=found,
         on_failure=failed,
         on_scan=scanned,
         on_lists=listed,
@@ -114,3 +144,34 @@ def command(
     )
     watch.run(lambda count: app.say(f"watching {counted(count, 'directory', 'directories')}"))
     return ExitCode.OK
+
+
+def _watch_buckets(
+    app: App,
+    uris: Sequence[ObjectUri],
+    address: str,
+    every_s: float,
+    options: ScanOptions,
+    found: Callable[[Handled], None],
+    failed: Callable[[HashclientError], None],
+) -> None:
+    """Check objects as events name them, until a signal, or until the lines of stdin end."""
+    from hashclient.cli.alerts import alerts_beside
+    from hashclient.client import Client
+    from hashclient.system.beside import Beside
+    from hashclient.watch.bucket import BucketWatch
+    from hashclient.watch.events import Lines, Queue
+
+    events = Lines(0) if address == "-" else Queue(address)
+    if address != "-" and not events.has_dead_letters:
+        app.warn(
+            f"{address} has no dead-letter queue: an object that cannot be read is given up",
+            "give the queue a redrive policy",
+        )
+    flags = [("--no-actions", options.actions), ("--no-exceptions", options.exceptions)]
+    words = ["scan", *(flag for flag, is_on in flags if not is_on), *(uri.text for uri in uris)]
+    beside = [*alerts_beside(app), Beside(own_command(app, *words), every_s, at_once=True)]
+    client = Client(app.session)
+    with client.checker(actions=options.actions, exceptions=options.exceptions) as checker:
+        app.say(f"waiting for events: {address}")
+        BucketWatch(checker, uris, events, on_outcome=found, on_failure=failed, beside=beside).run()

@@ -13,15 +13,14 @@ import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
 from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome
-from hashclient.core.objecturi import is_object_uri, parse_uri
-from hashclient.core.verdict import Summary
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
@@ -35,6 +34,9 @@ from hashclient.scan.check.members import Members
 from hashclient.scan.values.work import Result, reason_of
 from hashclient.session import Session
 from hashclient.system.log import Log
+
+if TYPE_CHECKING:
+    from hashclient.objects.interface import Store
 
 _log = Log("check")
 
@@ -82,9 +84,9 @@ class Checked(msgspec.Struct, frozen=True):
     """The answer about one piece of content.
 
     `kind` is the worst that was found of it and its members: `unread`, too, where no entry is hit
-    but a list is stale or missing. `reason` says why it is unread. `found` has what is recorded
-    now, with the results of actions; what came before under the same name within an hour is only
-    counted.
+    but a list is stale or missing. `reason` says why it is unread. `found` has what is unread, and
+    what is recorded now, with the results of actions; what came before under the same name within
+    an hour is only counted.
     """
 
     kind: Kind
@@ -128,6 +130,9 @@ class ContentChecker:
             self._openers = Openers(self._containers, config.accept, lambda: session.now().date())
         #: Of looking at the lists, and of the quick test of a digest, which is for one thread.
         self._looking, self._screening = threading.Lock(), threading.Lock()
+        #: By scheme and bucket.
+        self._stores: dict[tuple[str, str], Store] = {}
+        self._looking_for_store = threading.Lock()
         self._kept = threading.BoundedSemaphore(_MOST_KEPT)
         self._threads = ThreadPoolExecutor(THREADS, "hashclient-check")
         self._reporter = ThreadPoolExecutor(1, "hashclient-report")
@@ -157,6 +162,11 @@ class ContentChecker:
     def failures(self) -> int:
         """How many matches were not recorded, or not acted upon; they are answered as matches."""
         return self._counts.of(Count.FAILURES)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why nothing is clean now: a list is `Stale` or `Missing`; None if all is well."""
+        return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
         """Check bytes, a stream, or what a path or the URI of an object names.
@@ -290,30 +300,37 @@ class ContentChecker:
         # Its libraries are large, and few programs have buckets.
         from hashclient.scan.objects.objects import Objects, Request, Tools
 
-        made: list[Members] = []
-
-        def make_members() -> Members | None:
-            if self._openers is None:
-                return None
-            made.append(Members(lists.judge, self._containers))
-            return made[-1]
-
-        objects = Objects(Request((parse_uri(uri),)), Tools(self._spool, readers=1))
-        counts, outcomes = Summary(lists=()), list[Outcome]()
-        try:
-            for item in objects.check(lists.judge, make_members, keep_clean=False):
+        named = parse_uri(uri)
+        store = self._store_of(named)
+        tools = Tools(self._spool, readers=1, store=lambda _: store)
+        clean, outcomes = 0, list[Outcome]()
+        with contextlib.ExitStack() as stack:
+            made: list[Members] = []
+            if self._openers is not None:
+                made.append(stack.enter_context(self._openers.taken(lists, self)))
+            found = Objects(Request((named,)), tools).check(
+                lists.judge, lambda: made.pop() if made else None, keep_clean=False
+            )
+            for item in stack.enter_context(contextlib.closing(found)):
                 if isinstance(item, Outcome):
                     outcomes.append(item)
                 elif isinstance(item, Result):
                     outcomes += item.outcomes
-                    counts.counts[Kind.CLEAN] += item.clean
+                    clean += item.clean
                     self._leave(item.not_opened, lists)
-        finally:
-            for members in made:
-                members.close()
-        if not outcomes and not counts.counts[Kind.CLEAN]:
+        if not outcomes and not clean:
             outcomes = [Outcome(Kind.UNREAD, uri, reason=NO_OBJECT, is_object=True)]
         return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
+
+    def _store_of(self, uri: ObjectUri) -> Store:
+        """Return the store of an object: its client is opened once for all objects of a bucket."""
+        from hashclient.objects.stores import open_store
+
+        with self._looking_for_store:
+            bucket = (uri.scheme, uri.bucket)
+            if bucket not in self._stores:
+                self._stores[bucket] = open_store(uri)
+            return self._stores[bucket]
 
     def _leave(self, kinds: dict[str, int], lists: InUse) -> None:
         if kinds:
@@ -331,6 +348,7 @@ class ContentChecker:
                 _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
             with contextlib.suppress(RuntimeError):  # it is being closed
                 self._reporter.submit(self._ledger.prepare_reports)
+        found += [Handled(outcome) for outcome in outcomes if outcome.kind not in RECORDED]
         return _checked(outcomes, lists, found)
 
 

@@ -30,13 +30,14 @@ class Beside:
         every_s: float,
         *,
         changed: Callable[[], object] = lambda: None,
+        at_once: bool = False,
     ) -> None:
-        """Begin to count the time; nothing is run yet."""
+        """Begin to count the time; nothing is run yet, and with `at_once` by the first look."""
         self._command, self._shown = command, printable(" ".join(command))
         self._every_s = every_s
         self._changed = changed
         self._before = changed()
-        self._began = time.monotonic()
+        self._began = time.monotonic() - (every_s if at_once else 0.0)
         self._running: subprocess.Popen[bytes] | None = None
 
     def look(self) -> None:

@@ -48,13 +48,13 @@ USES: Mapping[str, str] = {
     "reporting": "audit configfile decisions index lists matches net packages quarantine session",
     "scan": "audit config configfile containers decisions formats index lists matches objects"
     " quarantine reporting session",
-    "daemon": "config configfile containers decisions index matches scan session",
+    "daemon": "config configfile containers decisions index matches objects scan session",
     "status": "alerts audit config decisions fetch index matches migrations notices quarantine"
     " reporting",
     "fleet": "audit formats objects session status",
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "alerts config daemon decisions fetch index lists matches scan session status upkeep",
-    "watch": "client scan",
+    "watch": "client daemon objects scan",
     "cli": "alerts audit client config configfile daemon decisions fetch fleet formats index lists"
     " matches migrations notices packages provider quarantine reporting scan session status"
     " watch",

@@ -172,6 +172,7 @@ def test_what_cannot_be_read_is_unread_with_a_reason(
 ) -> None:
     missing = checker.check(tmp_path / "missing")
     assert missing.kind is Kind.UNREAD and missing.reason == "no such file or directory"
+    assert [handled.outcome.kind for handled in missing.found] == [Kind.UNREAD]
     os.mkfifo(tmp_path / "pipe")
     assert checker.check(tmp_path / "pipe").kind is Kind.UNREAD
     damaged = zip_of(b"clean")[:-30]
@@ -306,6 +307,6 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
         f"match None ['{uris[0]}']",
         f"match None ['{uris[1]}']",
         "clean None []",
-        "unread there is no such object []",
+        f"unread there is no such object ['{uris[3]}']",
         f"{uris[:2]} 10",
     ]

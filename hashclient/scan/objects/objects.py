@@ -88,7 +88,7 @@ class Tools(msgspec.Struct, frozen=True):
     `memory` says what is known of objects; with `learns`, more is remembered of them. `trusts`
     returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
     of objects that are read at a time. Buckets of S3 are listed and read `elsewhere`, if that is
-    given.
+    given; others by what `store` returns.
     """
 
     spool: Spool
@@ -98,6 +98,7 @@ class Tools(msgspec.Struct, frozen=True):
     readers: int = READERS
     chance: Callable[[], int] = lambda: secrets.randbits(64)
     elsewhere: Elsewhere | None = None
+    store: Callable[[ObjectUri], Store] = open_store
 
 
 class Objects:
@@ -148,7 +149,7 @@ class Objects:
         keep_clean: bool,
     ) -> Iterator[Result | Outcome | Advance]:
         yield Advance()  # before the first wait
-        store = open_store(uri)
+        store = self._tools.store(uri)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
         is_over = False

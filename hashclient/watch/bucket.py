@@ -1,0 +1,164 @@
+"""Watches buckets: checks objects as their events come, and lists the buckets from time to time.
+
+Each object is checked as by a program with an open checker: recorded, logged and acted upon before
+its event is taken back. So an event that is lost with this process comes again, and a match that
+comes again is the same record. A listing beside it finds objects whose event never came.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled
+from hashclient.core.objecturi import ObjectUri
+from hashclient.daemon.program import NO_OBJECT, Checked, ContentChecker
+from hashclient.errors import ConfigError, HashclientError, StateError, UnreachableError
+from hashclient.system.beside import Beside
+from hashclient.system.text import printable
+from hashclient.system.wakeup import wait, woken_by
+from hashclient.watch.events import WAIT_S, Event, Events
+
+#: Objects that are checked at a time, and events that may wait for that.
+CHECKS = 16
+_MOST_EVENTS = 4 * CHECKS
+#: How often an object that cannot be read is tried where no dead-letter queue takes its event.
+ATTEMPTS = 5
+#: Seconds of rest after a failure of the source, and seconds in which commands beside must end.
+RETRY_S, STOP_S = 10.0, 5.0
+
+
+class BucketWatch:
+    """Checks the objects that events name, below some URIs, until a signal."""
+
+    def __init__(
+        self,
+        checker: ContentChecker,
+        below: Sequence[ObjectUri],
+        events: Events,
+        *,
+        on_outcome: Callable[[Handled], None],
+        on_failure: Callable[[HashclientError], None],
+        beside: Sequence[Beside] = (),
+    ) -> None:
+        """Check with `checker`, which stays the caller's; events of other objects are passed over.
+
+        `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
+        upon; `on_failure` with each error on the way. The commands `beside` are run from time to
+        time.
+        """
+        self._checker = checker
+        self._below = [(uri.bucket_text, uri.key) for uri in below]
+        self._events = events
+        self._on_outcome = on_outcome
+        self._on_failure = on_failure
+        self._beside = beside
+        self._stopping = False
+        self._doubt: str | None = None
+        self._running: dict[Future[list[Checked]], Event] = {}
+
+    def run(self) -> None:
+        """Watch until SIGTERM or SIGINT, or until the source ends.
+
+        Raises:
+            ConfigError: the source refuses, from the start.
+        """
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_stop)
+        with woken_by(handlers) as woken, ThreadPoolExecutor(CHECKS, "hashclient-event") as pool:
+            try:
+                while not self._stopping:
+                    for command in self._beside:
+                        command.look()
+                    if not self._take(pool, woken):
+                        break
+            finally:
+                # The checks that have begun go on to their end, and their events are taken back.
+                while self._running:
+                    self._settle(None)
+                for command in self._beside:
+                    command.end(STOP_S)
+
+    def _on_stop(self) -> None:
+        self._stopping = True
+
+    def _take(self, pool: ThreadPoolExecutor, woken: int) -> bool:
+        """Take events, and settle those that are checked; return whether there may be more."""
+        self._settle(None if len(self._running) >= _MOST_EVENTS else 0.0)
+        doubt, self._doubt = self._doubt, self._checker.doubt
+        if self._doubt is not None:
+            if self._doubt != doubt:
+                why = f"lists are {self._doubt.lower()}: events wait where they are"
+                self._on_failure(StateError(why, hint="run `hashclient fetch`"))
+            wait(woken, [], RETRY_S)
+            return True
+        try:
+            # With checks under way, the wait is for these as well.
+            came = self._events.take(0.0 if self._running else WAIT_S)
+        except (ConfigError, UnreachableError) as error:
+            self._on_failure(error)
+            wait(woken, [], RETRY_S)
+            return True
+        if came is None:
+            return False
+        for event in came:
+            if not event.is_read:
+                why = "an event is in no known form: it is left to the queue"
+                self._on_failure(ConfigError(why, hint="events of S3, by SNS or EventBridge too"))
+                continue
+            self._running[pool.submit(self._check, event)] = event
+        if self._running and not came:
+            self._settle(WAIT_S)
+        return True
+
+    def _check(self, event: Event) -> list[Checked]:
+        wanted = [uri for uri in event.objects if self._is_below(uri)]
+        return [self._checker.check(uri.text) for uri in wanted]
+
+    def _is_below(self, uri: ObjectUri) -> bool:
+        """Return whether a watched URI names an object: itself, or all below it."""
+        return any(
+            uri.bucket_text == bucket
+            and (not key or uri.key == key or uri.key.startswith(key.rstrip("/") + "/"))
+            for bucket, key in self._below
+        )
+
+    def _settle(self, wait_s: float | None) -> None:
+        """Show what is checked, and take its events back; wait for the first one if asked to."""
+        ended, _ = wait_for(self._running, wait_s, FIRST_COMPLETED)
+        done = []
+        for future in ended:
+            event = self._running.pop(future)
+            error = future.exception()
+            if isinstance(error, HashclientError):
+                self._on_failure(error)
+            elif error is not None:
+                raise error
+            elif self._is_done(event, future.result()):
+                done.append(event)
+        if not done:
+            return
+        try:
+            self._events.done(done)
+        except (ConfigError, UnreachableError) as failure:  # they come again
+            self._on_failure(failure)
+
+    def _is_done(self, event: Event, checked: Sequence[Checked]) -> bool:
+        """Show the outcomes of an event, and return whether it need not come again."""
+        is_done = True
+        for answer in checked:
+            # An object that was deleted since its event came is not missed.
+            is_gone = any(one.outcome.reason == NO_OBJECT for one in answer.found)
+            is_unread = answer.kind is Kind.UNREAD and not is_gone
+            is_done = is_done and not is_unread
+            if not is_gone and (not is_unread or event.times == 1):
+                for one in answer.found:
+                    self._on_outcome(one)
+        if is_done or self._events.has_dead_letters or event.times < ATTEMPTS:
+            return is_done
+        names = ", ".join(printable(uri.text) for uri in event.objects)
+        why = f"given up after {event.times} times: {names}"
+        self._on_failure(ConfigError(why, hint="the next listing reads it again"))
+        return True

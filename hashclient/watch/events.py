@@ -1,0 +1,206 @@
+"""Events of buckets: which objects are new, from a queue or from the lines of another program.
+
+An event is taken back by `done` when its object is checked. A queue gives the others again, and
+moves those that fail again and again to its dead-letter queue, as its own redrive policy says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from hashclient.core.objecturi import ObjectUri, parse_uri
+from hashclient.errors import ConfigError, UnreachableError, UsageError
+from hashclient.system.text import printable
+
+#: Seconds that one question waits for events: a signal is heeded after it.
+WAIT_S = 2
+#: So many messages SQS gives or takes at a time.
+_MOST = 10
+_NO_QUEUE = "not the address of a queue: {}"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Objects that are new, and the mark by which their source knows the event.
+
+    `times` is how often it was given so far. `is_read` is False if nothing is understood of it.
+    """
+
+    objects: tuple[ObjectUri, ...]
+    mark: str = ""
+    times: int = 1
+    is_read: bool = True
+
+
+class Events(Protocol):
+    """A source of events."""
+
+    #: Whether a source puts aside what fails again and again.
+    has_dead_letters: bool
+
+    def take(self, wait_s: float) -> Sequence[Event] | None:
+        """Return the next events, none after so many seconds; None at the end."""
+
+    def done(self, events: Sequence[Event]) -> None:
+        """Have these events not given again."""
+
+
+class Lines:
+    """URIs on lines that another program writes; each is given once."""
+
+    has_dead_letters = False
+
+    def __init__(self, fd: int) -> None:
+        """Read `fd`, which stays the caller's."""
+        self._fd = fd
+        self._rest: bytes | None = b""
+
+    def take(self, wait_s: float) -> Sequence[Event] | None:
+        """Return the objects of the lines that are there; see `Events`."""
+        if self._rest is None:
+            return None
+        waiting = select.poll()
+        waiting.register(self._fd, select.POLLIN)
+        if not waiting.poll(1000 * wait_s):
+            return ()
+        chunk = os.read(self._fd, 1 << 16)
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest if chunk else None
+        if not chunk:
+            lines.append(rest)
+        return [_event_of_line(os.fsdecode(line)) for line in lines if line.strip()]
+
+    def done(self, events: Sequence[Event]) -> None:
+        """Do nothing: a line is read once."""
+
+
+class Queue:
+    """A queue of SQS that the events of buckets go to."""
+
+    def __init__(self, address: str) -> None:
+        """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for that of another account.
+
+        Raises:
+            UsageError: it is no such address, or botocore is not installed.
+            ConfigError: there are no credentials, or no such queue for them.
+            UnreachableError: SQS cannot be reached.
+        """
+        account, _, name = address.removeprefix("sqs://").rpartition("/")
+        if not address.startswith("sqs://") or not name:
+            raise UsageError(_NO_QUEUE.format(printable(address)), hint="sqs://NAME")
+        self.address = address
+        try:
+            import botocore.session
+        except ImportError as error:
+            from hashclient.objects.failures import missing_extra
+
+            raise missing_extra(error) from error
+        owner = {"QueueOwnerAWSAccountId": account} if account else {}
+        with self._errors():
+            self._sqs: Any = botocore.session.get_session().create_client("sqs")
+            self._url = self._sqs.get_queue_url(QueueName=name, **owner)["QueueUrl"]
+            got = self._call("get_queue_attributes", AttributeNames=["RedrivePolicy"])
+        self.has_dead_letters = "RedrivePolicy" in got.get("Attributes", {})
+
+    def take(self, wait_s: float) -> Sequence[Event]:
+        """Return the next events; see `Events`.
+
+        Raises:
+            ConfigError: the credentials are refused, or there is no such queue any more.
+            UnreachableError: SQS cannot be reached.
+        """
+        with self._errors():
+            got = self._call(
+                "receive_message",
+                MaxNumberOfMessages=_MOST,
+                WaitTimeSeconds=int(wait_s),
+                AttributeNames=["ApproximateReceiveCount"],
+            )
+        return [_event_of(message) for message in got.get("Messages", ())]
+
+    def done(self, events: Sequence[Event]) -> None:
+        """Delete messages; those that cannot be deleted are given again.
+
+        Raises:
+            ConfigError, UnreachableError: as by `take`.
+        """
+        for first in range(0, len(events), _MOST):
+            some = events[first : first + _MOST]
+            entries = [{"Id": str(n), "ReceiptHandle": one.mark} for n, one in enumerate(some)]
+            with self._errors():
+                self._call("delete_message_batch", Entries=entries)
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        return getattr(self._sqs, operation)(QueueUrl=self._url, **arguments)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate errors of botocore, whose texts may hold what nobody should see."""
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = printable(str(error.response.get("Error", {}).get("Code", "")))
+            raise ConfigError(
+                f"{printable(self.address)}: the queue refuses: {code}",
+                hint="look at its name, its region (AWS_REGION) and the rights of the credentials",
+            ) from None
+        except HTTPClientError:
+            raise UnreachableError(f"{printable(self.address)}: SQS cannot be reached") from None
+        except (BotoCoreError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"{printable(self.address)}: {type(error).__name__}",
+                hint="credentials and region are found as by AWS's own tools",
+            ) from None
+
+
+def _event_of_line(line: str) -> Event:
+    try:
+        return Event((parse_uri(line),))
+    except UsageError:
+        return Event((), is_read=False)
+
+
+def _event_of(message: Any) -> Event:
+    times = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+    try:
+        objects = tuple(_objects_in(msgspec.json.decode(message["Body"])))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, UsageError):
+        return Event((), message["ReceiptHandle"], times, is_read=False)
+    return Event(objects, message["ReceiptHandle"], times)
+
+
+def _objects_in(body: Any) -> Iterator[ObjectUri]:
+    """Yield the new objects in a notification of S3, of SNS or of EventBridge.
+
+    The forms are those of Amazon's documents "Event message structure" (keys as in a query of a
+    URL), and "EventBridge event message structure" (keys as they are).
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError, UsageError: it is none of these.
+    """
+    if body.get("Type") == "Notification":
+        yield from _objects_in(msgspec.json.decode(body["Message"]))
+    elif body.get("source") == "aws.s3":
+        if body["detail-type"] == "Object Created":
+            one = body["detail"]["object"]
+            yield _named(body["detail"]["bucket"]["name"], one["key"], one.get("version-id"))
+    elif body.get("Event") != "s3:TestEvent":
+        for record in body["Records"]:
+            if "ObjectCreated" in record["eventName"]:
+                one = record["s3"]["object"]
+                key = os.fsdecode(unquote_to_bytes(one["key"].replace("+", " ")))
+                yield _named(record["s3"]["bucket"]["name"], key, one.get("versionId"))
+
+
+def _named(bucket: str, key: str, version: str | None) -> ObjectUri:
+    if not bucket or not key:
+        raise ValueError(key)
+    return parse_uri(ObjectUri("s3", bucket, key, version or None).text)

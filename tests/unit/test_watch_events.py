@@ -1,0 +1,92 @@
+"""Events of buckets in all forms in which they come; what is none of these stays where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from hashclient.watch.events import Event, Lines, _event_of
+
+
+def record(key: str, name: str = "ObjectCreated:Put", **more: str) -> dict[str, Any]:
+    return {"eventName": name, "s3": {"bucket": {"name": "uploads"}, "object": {"key": key} | more}}
+
+
+def eventbridge(key: str, kind: str = "Object Created", **more: str) -> dict[str, Any]:
+    detail = {"bucket": {"name": "uploads"}, "object": {"key": key} | more}
+    return {"source": "aws.s3", "detail-type": kind, "detail": detail}
+
+
+def taken(body: object) -> Event:
+    text = body if isinstance(body, str) else json.dumps(body)
+    attributes = {"ApproximateReceiveCount": "3"}
+    return _event_of({"Body": text, "ReceiptHandle": "mark", "Attributes": attributes})
+
+
+@pytest.mark.parametrize(
+    ("body", "uris"),
+    [
+        ({"Records": [record("a"), record("b")]}, ["s3://uploads/a", "s3://uploads/b"]),
+        ({"Records": [record("a+b%2Bc%C3%A9")]}, ["s3://uploads/a b+cé"]),
+        ({"Records": [record("a", versionId="v1")]}, ["s3://uploads/a?versionId=v1"]),
+        ({"Records": [record("a", versionId="")]}, ["s3://uploads/a"]),
+        (
+            {"Records": [record("a", "s3:ObjectCreated:CompleteMultipartUpload")]},
+            ["s3://uploads/a"],
+        ),
+        ({"Records": [record("a", "ObjectRemoved:Delete")]}, []),
+        ({"Event": "s3:TestEvent", "Bucket": "uploads"}, []),
+        (eventbridge("a+b%20"), ["s3://uploads/a+b%2520"]),
+        (eventbridge("a", **{"version-id": "v1"}), ["s3://uploads/a?versionId=v1"]),
+        (eventbridge("a", "Object Deleted"), []),
+    ],
+)
+def test_a_notification_names_its_objects(body: dict[str, Any], uris: list[str]) -> None:
+    wrapped = {"Type": "Notification", "Message": json.dumps(body)}  # as SNS does it
+    for event in (taken(body), taken(wrapped)):
+        assert [uri.text for uri in event.objects] == uris
+        assert (event.mark, event.times, event.is_read) == ("mark", 3, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "no json",
+        "[]",
+        "7",
+        {},
+        {"Records": 1},
+        {"Records": [{}]},
+        {"Records": [record("")]},
+        {"Records": [record("a") | {"s3": {"object": {"key": "a"}}}]},
+        {"Records": [{"eventName": 1}]},
+        {"Type": "Notification", "Message": "no json"},
+        {"Type": "Notification"},
+        {"source": "aws.s3", "detail-type": "Object Created", "detail": {}},
+    ],
+    ids=json.dumps,
+)
+def test_what_is_no_notification_is_not_taken_for_one_about_nothing(body: object) -> None:
+    event = taken(body)
+    assert not event.is_read and event.objects == () and event.mark == "mark"
+
+
+def test_lines_are_taken_as_they_come_and_the_last_needs_no_end() -> None:
+    reading, writing = os.pipe()
+    try:
+        lines = Lines(reading)
+        assert lines.take(0.0) == ()
+        os.write(writing, b"s3://uploads/a\n\nno uri\ns3://upl")
+        first, wrong = lines.take(60.0) or ()
+        assert [uri.text for uri in first.objects] == ["s3://uploads/a"] and not wrong.is_read
+        os.write(writing, b"oads/b")
+        assert lines.take(60.0) == []
+        os.close(writing)
+        (last,) = lines.take(60.0) or ()
+        assert [uri.text for uri in last.objects] == ["s3://uploads/b"]
+        assert lines.take(60.0) is None
+    finally:
+        os.close(reading)
