@@ -13,7 +13,7 @@ from hashclient.cli.options import TIME, whole_output_option
 from hashclient.cli.output import json_text, table
 from hashclient.cli.outputfile import write_whole
 from hashclient.errors import UsageError
-from hashclient.system.text import printable
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.summary import Summary
@@ -91,13 +91,23 @@ def _html(found: Summary) -> str:
     for section, name, value in found.rows():
         head = element("th", name.replace("_", " "), scope="row")
         is_number = not isinstance(value, str)
-        cells = (head, element("td", _shown(value), class_="num" if is_number else None))
-        sections.setdefault(section.replace("_", " "), []).append(element("tr", *cells))
+        text = f"{value:,}" if isinstance(value, int) else _shown(value)
+        cells = (head, element("td", text, class_="num" if is_number else None))
+        title = section.replace("_", " ").capitalize()
+        sections.setdefault(title, []).append(element("tr", *cells))
     body = [
-        element("section", element("h2", section), element("table", element("tbody", *rows)))
-        for section, rows in sections.items()
+        element(
+            "section",
+            element("h2", title),
+            element("table", element("tbody", *rows), class_="lists figures"),
+        )
+        for title, rows in sections.items()
     ]
-    header = element("header", element("h1", _TITLE), class_="plain")
+    since, until = (None if t is None else for_people(t) for t in (found.since, found.until))
+    period = f"from {since or 'the first record'} until {until or 'the last record'}"
+    logs = counted(found.logs, "log")
+    meaning = element("p", f"{period}; {logs}, {found.records:,} records", class_="meaning")
+    header = element("header", element("h1", _TITLE), meaning, class_="plain")
     return document(_TITLE, [header, *body])
 
 

@@ -172,18 +172,18 @@ def _html_row(row: Row) -> Markup:
     tone = "good" if row.state == WELL else "bad" if is_bad else "warn"
     state = element("data", row.state, value=str(rank), class_=f"tag {tone}")
     notes = [element("div", finding.text, class_="note") for finding in row.findings]
-    times = [element("div", published)]
+    times = [element("div", published)] if published else []
     if scanned:
         times.append(element("div", f"scanned {scanned}", class_="note"))
-    about = [element("div", lists)]
+    about = [element("div", lists)] if lists else []
     if version:
         about.append(element("div", f"hashclient {version}", class_="note"))
     return element(
         "tr",
         element("td", state),
         element("td", element("bdi", row.name, class_="path"), *notes),
-        element("td", number, class_="num"),
-        element("td", *times),
-        element("td", *about),
+        element("td", number, class_="num", data_label="open"),
+        element("td", *times, data_label="published"),
+        element("td", *about, data_label="fresh lists"),
         data_state=row.state,
     )

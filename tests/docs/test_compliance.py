@@ -66,6 +66,6 @@ hashclient scan a || test $? = 10
 """
     code, output = run_script(script, tmp_path)
     assert code == 0, output
-    assert "matches" in (tmp_path / "audit-2026.html").read_text()
+    assert "<h2>Matches</h2>" in (tmp_path / "audit-2026.html").read_text()
     assert (tmp_path / "matches-2026.csv").read_text().count("\n") > 1
     assert (tmp_path / "checkpoint-2026.json").stat().st_size
