@@ -1,13 +1,15 @@
 """Lists of a provider that our credential is not for: for this client they are not offered.
 
 All clients of a provider see the names of all lists, since they verify the same metadata. A server
-may keep a list from a client: it answers 403 to the role of the list. A list that is here already,
-or that the configuration names, is not among these: then the refusal is an error.
+may keep a list from a client: it answers 403 to the role of the list. Each address of a provider
+has a credential of its own, so a list is denied if every address refuses it (`providers`), and
+stays so until one gives it: a failure says nothing. A list that is here already, or that the
+configuration names, is not among these: then the refusal is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -23,33 +25,58 @@ from hashclient.trust.tuf import Trust
 _FORBIDDEN = 403
 
 
-def load_roles(trust: Trust, names: Collection[str]) -> dict[str, HashclientError | None]:
-    """Load the roles of lists; return the error for each, or None."""
-    found: dict[str, HashclientError | None] = dict.fromkeys(sorted(names))
-    for name in found:
-        try:
-            trust.target(name, INDEX_NAME)
-        except HashclientError as error:
-            found[name] = error
-    return found
+class Asked(msgspec.Struct, frozen=True):
+    """What the roles of new lists have given.
+
+    `refused` are the lists that this address refuses, and those that were denied before and whose
+    role fails in another way; `failed` are other failures. `denied` were denied before, and are not
+    given now.
+    """
+
+    refused: dict[str, HashclientError]
+    failed: dict[str, HashclientError]
+    denied: frozenset[str]
 
 
-def note_denied(
-    folder: Path, new: Collection[str], asked: Mapping[str, HashclientError | None]
-) -> set[str]:
-    """Return which of the `new` lists the credential is not for; scans do not miss them.
+def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection[str]) -> Asked:
+    """Load the roles of those of the `new` lists that are wanted; forget which are denied no more.
 
-    Those that were not `asked` for are as the last fetch has noted in the provider's `folder`.
+    `folder` is that of the provider.
 
     Raises:
         StateError: it cannot be noted.
     """
-    path = folder / DENIED_NAME
-    before = denied_lists(path)
-    denied = {name for name in before.difference(asked) if name in new}
-    for name, error in asked.items():
-        if isinstance(error, AuthorisationError) and getattr(error, "status", None) == _FORBIDDEN:
-            denied.add(name)
+    failures: dict[str, HashclientError] = {}
+    asked = sorted({*new}.intersection(wanted))
+    for name in asked:
+        try:
+            trust.target(name, INDEX_NAME)
+        except HashclientError as error:
+            failures[name] = error
+    before = denied_lists(folder / DENIED_NAME)
+    denied = before.intersection(new).difference(set(asked) - failures.keys())
     if denied != before:
-        write_atomic(path, msgspec.json.encode(sorted(denied)) + b"\n")
-    return denied
+        _write(folder, denied)
+    refused = {
+        name: error
+        for name, error in failures.items()
+        if name in denied
+        or (isinstance(error, AuthorisationError) and getattr(error, "status", None) == _FORBIDDEN)
+    }
+    failed = {name: error for name, error in failures.items() if name not in refused}
+    return Asked(refused, failed, denied)
+
+
+def note_denied(folder: Path, names: Collection[str]) -> None:
+    """Note lists that every address has refused; scans do not miss them from now on.
+
+    Raises:
+        StateError: they cannot be noted.
+    """
+    before = denied_lists(folder / DENIED_NAME)
+    if not before.issuperset(names):
+        _write(folder, before.union(names))
+
+
+def _write(folder: Path, names: Collection[str]) -> None:
+    write_atomic(folder / DENIED_NAME, msgspec.json.encode(sorted(names)) + b"\n")

@@ -34,7 +34,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
-from hashclient.fetch.denied import load_roles, note_denied
+from hashclient.fetch.denied import ask_for, note_denied
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
@@ -166,6 +166,7 @@ class Fetcher:
         here: scans expect each of them, so each has to be kept up to date. After a refused list,
         the others are still fetched. A name in `only` that this provider does not offer is ignored:
         another provider may offer it. With only `NO_LIST`, notices are fetched and no list.
+        Lists that this place refuses come first, with `is_denied`.
 
         Raises:
             HashclientError: the provider as a whole is refused, cannot be reached or refuses the
@@ -200,17 +201,21 @@ class Fetcher:
                 )
             wanted = known & only if only else expected | named
             new = frozenset(offered).difference(expected, config.lists or ())
-            refused = load_roles(trust, wanted & new)
-            denied = note_denied(self._settings.layout.provider(self._provider), new, refused)
-            self._offered = tuple(sorted({*offered} - denied))
+            folder = self._settings.layout.provider(self._provider)
+            asked = ask_for(trust, folder, new, wanted)
+            not_ours = asked.denied.union(asked.refused)
+            self._offered = tuple(sorted({*offered} - not_ours))
             if not self._offered and not expected:
+                note_denied(folder, asked.refused)
                 raise AuthorisationError(
                     f"provider {self._provider}: the credential is for none of its lists"
                 )
         except HashclientError as error:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
-        names = sorted(wanted - denied)
+        for name, refusal in asked.refused.items():
+            yield Fetched(name, self._provider, error=refusal, is_denied=True)
+        names = sorted(wanted - not_ours)
         # Ended lists come last: the others then no longer say that these are offered.
         names.sort(key=lambda name: (name in ended, name))
         make_private_dir(self._settings.layout.lists)
@@ -229,9 +234,7 @@ class Fetcher:
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )
-                elif (failed := refused.get(name)) is not None:
-                    # Its folder says from now on that it is missing.
-                    make_private_dir(self._settings.layout.lists / name, durable=False)
+                elif (failed := asked.failed.get(name)) is not None:
                     raise failed
                 else:
                     built = self._fetch_list(trust, name, LIMIT_S / len(names))

@@ -6,16 +6,18 @@ the list; the error of a provider is raised after the others were tried.
 The places of one provider are asked in order until all lists are fetched: 1 a place is asked for
 the metadata, for notices, and for all lists that are left; 2 a failure that may be the fault of the
 place (unreachable, not authorised, wrong signature, expired) is logged and reported, and the next
-place is asked for the rest; 3 this ends when all is fetched, when there is no other place, or when
-places have failed for too long. Signed data that are refused are not asked for again: they are the
-same at each place. Each place has its own transport and its own credential, so that no place sees
-another's.
+place is asked for the rest; also for lists that the place refuses to this client, which are not
+offered only if all places refuse them; 3 this ends when all is fetched, when there is no other
+place, or when places have failed for too long. Signed data that are refused are not asked for
+again: they are the same at each place. Each place has its own transport and its own credential, so
+that no place sees another's.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -33,17 +35,18 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.fetch.denied import note_denied
 from hashclient.fetch.fetcher import AS_USUAL, NO_LIST, ClockError, Fetcher, How, manifests_here
 from hashclient.fetch.notices import FetchedNotices
 from hashclient.fetch.places import Place, TimedSource, addresses, copy_at, log_refusal
 from hashclient.fetch.switch import Fetched
 from hashclient.index.blinding import Sealer
-from hashclient.index.open_lists import UNCONFIGURED_HINT, delegated_lists
+from hashclient.index.open_lists import UNCONFIGURED_HINT, delegated_lists, denied_lists
 from hashclient.index.reader import lists_on_disk
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import make_private_dir
-from hashclient.system.layout import TARGETS_NAME
+from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
 from hashclient.system.text import first_of, printable
 
 #: All places together may fail for this many times the timeout of one request; then no other place
@@ -133,6 +136,9 @@ def _in_turn(
     patience_s = PATIENCE * session.settings.provider(name).timeout_s
     # Lists that no place has delivered so far, and the worst error of a place as a whole.
     held: dict[str, Fetched] = {}
+    # How many places have refused a list that was never here.
+    refusals: Counter[str] = Counter()
+    folder = session.settings.layout.provider(name)
     worst: HashclientError | None = None
     # Whether only notices are left.
     has_lists = False
@@ -147,7 +153,10 @@ def _in_turn(
                 there = {"base": place.base, "origin": place.name}
                 for fetched in Fetcher(session, name, timed, how, **there).fetch(left):
                     before = held.pop(fetched.list_name, None)
-                    if fetched.error is None or not _is_of_place(fetched.error):
+                    refusals[fetched.list_name] += fetched.is_denied
+                    if refusals[fetched.list_name] == len(places):
+                        note_denied(folder, [fetched.list_name])
+                    elif fetched.error is None or not _is_of_place(fetched.error):
                         yield fetched
                     else:
                         held[fetched.list_name] = _worse(before, fetched)
@@ -172,7 +181,7 @@ def _in_turn(
             worst = failed
         # 2
         if others := places[number:]:
-            faults = [entry.error for entry in held.values()]
+            faults = [entry.error for entry in held.values() if not entry.is_denied]
             faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
@@ -189,8 +198,11 @@ def _in_turn(
                 )
                 break
             left = frozenset({NO_LIST} if has_lists else held) or left
+    denied = denied_lists(folder / DENIED_NAME)
     for entry in held.values():
-        yield entry if worst is None else _worse(entry, msgspec.structs.replace(entry, error=worst))
+        if not (entry.is_denied and entry.list_name in denied):
+            failure = worst or entry.error
+            yield _worse(entry, msgspec.structs.replace(entry, error=failure, is_denied=False))
     if worst is not None and not held:
         raise worst
 

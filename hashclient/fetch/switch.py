@@ -118,7 +118,8 @@ class Fetched(msgspec.Struct, frozen=True):
     address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
     is set and does not name the list. `known_good` says which entries are known to be good, and
     `has_exceptions` that there are new exceptions of some of them.
-    `is_ended` says that the provider has ended the list, and that it was dropped here.
+    `is_ended` says that the provider has ended the list, and that it was dropped here. `is_denied`
+    says that the place refuses a list that was never here.
     """
 
     list_name: str
@@ -140,6 +141,7 @@ class Fetched(msgspec.Struct, frozen=True):
     known_good: KnownListed | None = None
     has_exceptions: bool = False
     is_ended: bool = False
+    is_denied: bool = False
 
     @property
     def changed(self) -> bool:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from fixtures.client import Client, csv
-from fixtures.simulator import Simulator
-from hashclient.errors import AuthorisationError, VerificationError
+from fixtures.simulator import Simulator, status
+from hashclient.errors import AuthorisationError, HashclientError, VerificationError
+from hashclient.fetch.fetcher import How
+from hashclient.fetch.providers import fetch_in_turn
+from hashclient.fetch.switch import Fetched
 from hashclient.index.open_lists import delegated_lists, expected_lists
+from hashclient.migrations.migrate import writing
 from hashclient.net.client import RefusedError
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
 from tests.kit.state import purpose_of
+from tests.unit.test_fetch_mirrors import place_of
 
 
 @pytest.fixture
@@ -139,3 +145,115 @@ def test_another_failure_of_a_role_is_said_once(simulator: Simulator, tmp_path: 
     with pytest.raises(VerificationError):
         client.fetch()
     assert len([path for path in simulator.requests if path.endswith(".b.json")]) == 1
+
+
+def test_a_failure_of_its_role_leaves_a_list_not_offered(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Otherwise one bad answer would have it expected, and each later 403 would be an error."""
+    deny(simulator, "b")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    simulator.faults = {"metadata/*.b.json": status(503)}
+    client.fetch()
+    assert missing(client) == []
+    deny(simulator, "b")
+    client.fetch()
+    assert missing(client) == []
+
+
+def test_a_failure_before_the_first_refusal_is_an_error_until_then(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults = {"metadata/*.b.json": status(503)}
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    with pytest.raises(HashclientError):
+        client.fetch()
+    assert missing(client) == ["b"]
+    deny(simulator, "b")
+    client.fetch()
+    assert missing(client) == []
+
+
+class TwoPlaces:
+    """Two addresses of the provider, each with a credential of its own, and a client."""
+
+    def __init__(self, provider: Simulator, state: Path) -> None:
+        self.client = Client(state, provider, provider.root)
+        self.places = [copy.copy(provider), copy.copy(provider)]
+        self.told: list[HashclientError] = []
+
+    def fetch(self, *only: str) -> dict[str, int | None]:
+        """Return the exit code for each list, None if it is here."""
+        for place in self.places:
+            place.requests = []
+        self.told.clear()
+        with writing(self.client.settings.layout):
+            self.client.session.sealer(create=True)
+            places = [place_of(one, f"m-{n}") for n, one in enumerate(self.places, 1)]
+            how = How(on_failure=self.told.append)
+            results: list[Fetched] = list(
+                fetch_in_turn(self.client.session, "main", places, only, how)
+            )
+        return {r.list_name: int(r.error.exit_code) if r.error else None for r in results}
+
+
+@pytest.fixture
+def two(simulator: Simulator, tmp_path: Path) -> TwoPlaces:
+    return TwoPlaces(simulator, tmp_path / "state")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_list_that_another_address_gives_is_offered(two: TwoPlaces, first: int) -> None:
+    deny(two.places[first], "b")
+    for _ in range(2):
+        assert two.fetch() == {"a": None, "b": None, "c": None}
+        assert missing(two.client) == []
+    assert two.client.numbers(range(9)) == set(range(9))
+
+
+def test_each_address_may_give_another_list(two: TwoPlaces) -> None:
+    deny(two.places[0], "a", "b")
+    deny(two.places[1], "b", "c")
+    for _ in range(2):
+        assert two.fetch() == {"a": None, "c": None}
+        assert missing(two.client) == []
+    assert two.told == []
+    manifest = two.client.manifest("c")
+    assert manifest is not None and manifest.offered == ("a", "c")
+
+
+def test_a_list_that_each_address_refuses_is_not_offered(two: TwoPlaces) -> None:
+    for place in two.places:
+        deny(place, "b")
+    for _ in range(2):
+        assert two.fetch() == {"a": None, "c": None}
+        assert missing(two.client) == [] and two.told == []
+    # The second address is asked for the refused list alone.
+    assert [path for path in two.places[1].requests if ".b.json" in path]
+    assert not [path for path in two.places[1].requests if path.startswith("targets/")]
+    deny(two.places[1])  # it gives the list from now on
+    assert two.fetch() == {"a": None, "b": None, "c": None}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_address_that_is_down_does_not_count_as_a_refusal(two: TwoPlaces, first: int) -> None:
+    """It may give the list: unless all have refused it before, the list is missing."""
+    refusing, down = two.places[first], two.places[1 - first]
+    deny(refusing, "b")
+    down.faults = {"*": status(503)}
+    assert two.fetch() == {"a": None, "b": 5, "c": None}
+    assert missing(two.client) == ["b"]
+    deny(down, "b")
+    assert two.fetch() == {"a": None, "c": None}
+    down.faults = {"*": status(503)}
+    assert two.fetch() == {"a": None, "c": None}
+    assert missing(two.client) == []
+
+
+def test_a_credential_for_nothing_at_one_address_is_passed_over(two: TwoPlaces) -> None:
+    deny(two.places[0], "a", "b", "c")
+    deny(two.places[1], "b")
+    assert two.fetch() == {"a": None, "c": None}
+    assert [error.exit_code for error in two.told] == [5]
+    assert missing(two.client) == []
