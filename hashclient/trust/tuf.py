@@ -321,10 +321,10 @@ class Trust:
             raise VerificationError(
                 f"{info.path} is signed with {info.length} bytes, more than {max_bytes}"
             )
-        folder, _, base = info.path.rpartition("/")
+        folder, slash, base = info.path.rpartition("/")
         digest = info.hashes[_naming_hash(info)]
         data = self._source.get(
-            f"{self._targets_url}/{folder}/{digest}.{base}",
+            f"{self._targets_url}/{folder}{slash}{digest}.{base}",
             info.length,
             expected_bytes=info.length,
         )
