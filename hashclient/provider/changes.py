@@ -288,13 +288,17 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
             f"no such generations of list {printable(index.list)}: {first} to {last}",
             hint=f"from the first, before which is 0, to the newest, which is {index.generation}",
         )
-    for end in (first, last):
-        for segment in index.segments:
-            if segment.first <= end < segment.last:
+    begin = 1
+    for segment in (*index.segments, None):
+        # Joined generations that have added nothing and withdrawn nothing have no segment.
+        gap = begin, (segment.first if segment else index.generation + 1) - 1
+        for start, stop in (gap, (segment.first, segment.last) if segment else gap):
+            if wrong := [end for end in (first, last) if start <= end < stop]:
                 raise UsageError(
-                    f"generation {end} was joined with others: {segment.first} to {segment.last}",
-                    hint=f"ask for {segment.first - 1} or {segment.last}",
+                    f"generation {wrong[0]} was joined with others: {start} to {stop}",
+                    hint=f"ask for {start - 1} or {stop}",
                 )
+        begin = segment.last + 1 if segment else begin
     return tuple(s for s in index.segments if first < s.first and s.last <= last)
 
 

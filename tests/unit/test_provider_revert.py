@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fixtures.client import Client, csv
+from fixtures.crash import in_child, kill_at, watched
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError
+from hashclient.errors import UsageError, VerificationError
 from hashclient.provider.asking import difference, find
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.find import Questions
 from hashclient.provider.results import Entry
 from tests.kit import call, csv_of
+from tests.unit.test_provider_replace import DIGESTS, bare, live, publish
 
 
 @pytest.fixture
@@ -94,6 +98,21 @@ def test_after_a_consolidation_the_last_version_of_an_entry_comes_back(tmp_path:
         simulator.repository.revert("baseline", 2)
 
 
+def test_generations_that_left_nothing_when_they_were_joined_are_named(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(3)))
+    simulator.withdraw("e-0", "e-1", "e-2")
+    simulator.publish(csv(range(3, 5)))
+    simulator.repository.consolidate("baseline", keep_newest=1)
+    for generation in (1, 2):
+        with pytest.raises(UsageError, match="joined with others: 1 to 2"):
+            simulator.repository.revert("baseline", generation)
+    with pytest.raises(UsageError, match="joined with others"):
+        difference(simulator.repository, "baseline", 1, 3)
+    assert len(difference(simulator.repository, "baseline", 2, 3).added) == 2
+    assert len(difference(simulator.repository, "baseline", 0, 3).added) == 2
+
+
 def test_the_command_says_what_came_back(simulator: Simulator, tmp_path: Path) -> None:
     words = ("provider", "revert", simulator.repository.directory, "baseline")
     draft = tmp_path / "draft"
@@ -113,3 +132,124 @@ def test_the_command_says_what_came_back(simulator: Simulator, tmp_path: Path) -
     shown = call("provider", "log", "show", simulator.repository.directory, "--format", "jsonl")
     last = shown.lines[-1]
     assert (last["event"], last["data"]["of_generation"]) == ("generation-reverted", 2)
+
+
+def test_a_list_that_has_ended_is_not_brought_back(simulator: Simulator) -> None:
+    simulator.repository.end_list("baseline")
+    with pytest.raises(UsageError, match="no such list"):
+        simulator.repository.revert("baseline", 2)
+
+
+def test_a_draft_of_before_is_refused_afterwards(simulator: Simulator, tmp_path: Path) -> None:
+    """Also one that undoes the same generation, which would bring entries back twice."""
+    simulator.publish(csv([20]), draft=tmp_path / "theirs")
+    simulator.repository.revert("baseline", 2, draft=tmp_path / "mine")
+    simulator.repository.revert("baseline", 2)
+    for name in ("theirs", "mine"):
+        with pytest.raises(VerificationError, match="follows another version"):
+            simulator.repository.publish_draft(tmp_path / name)
+
+
+Entries = dict[str, tuple[str, str, int]]
+
+
+class Model:
+    """What a list should have: its entries after each generation, and the ids of each change."""
+
+    def __init__(self, simulator: Simulator, chance: random.Random) -> None:
+        self.simulator, self.chance = simulator, chance
+        self.states: list[Entries] = [{}]
+        self.touched: list[set[str]] = [set()]
+
+    def note(self) -> None:
+        """Take over what is published, and which entries differ from before."""
+        after, before = live(self.simulator), self.states[-1]
+        self.states.append(after)
+        differ = {i for i in after.keys() | before.keys() if after.get(i) != before.get(i)}
+        self.touched.append(differ)
+
+    def replace(self) -> None:
+        """Publish any entries as the whole list."""
+        rows = [
+            f"n{n},{DIGESTS[n]},{self.chance.choice('xy')},{self.chance.randrange(1, 3)}\n"
+            for n in self.chance.sample(range(12), self.chance.randrange(1, 12))
+        ]
+        done = publish(self.simulator, "entry_id,md5,category,size\n" + "".join(rows))
+        if done.generation == len(self.states):
+            self.note()
+
+    def withdraw(self) -> None:
+        """Withdraw some entries."""
+        here = sorted(self.states[-1])
+        if here:
+            self.simulator.withdraw(*self.chance.sample(here, self.chance.randrange(len(here)) + 1))
+            self.note()
+
+    def revert(self) -> None:
+        """Undo any generation, and check the result."""
+        number = self.chance.randrange(1, len(self.states))
+        later = set().union(*self.touched[number + 1 :])
+        expected = dict(self.states[-1])
+        for entry_id in self.touched[number] - later:
+            expected.pop(entry_id, None)
+            if (entry := self.states[number - 1].get(entry_id)) is not None:
+                expected[entry_id] = entry
+        try:
+            self.simulator.repository.revert("baseline", number)
+        except UsageError as error:
+            refused = error.message
+        else:
+            refused = ""
+            self.note()
+        if "was joined with others" not in refused:
+            assert self.states[-1] == expected
+            assert not refused or "is left to undo" in refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_any_generation_of_any_list_is_undone_exactly(tmp_path: Path, seed: int) -> None:
+    model = Model(Simulator(tmp_path / "repo"), random.Random(seed))
+    model.replace()
+    client = Client(tmp_path / "state", model.simulator, model.simulator.root)
+    for step in range(12):
+        change = model.chance.choice((model.replace, model.withdraw, model.revert, model.revert))
+        change()
+        if model.chance.random() < 0.15:
+            model.simulator.repository.consolidate("baseline", keep_newest=3)
+        if step % 4 == 3:
+            model.simulator.serve_published()
+            client.fetch()
+            manifest = client.manifest()
+            assert manifest is not None and manifest.entries == len(model.states[-1])
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_instant_leaves_the_old_list_or_the_new_one(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "whole")
+    repository = simulator.repository
+    publish(simulator, bare(0, 1, 2, 3))
+    publish(simulator, bare(3, 4))
+    shutil.copytree(repository.directory, tmp_path / "saved")
+    old, new = {"1-4", "2-1"}, {"1-1", "1-2", "1-3", "1-4"}
+
+    def listed() -> set[str]:
+        return {*difference(repository, "baseline", 0).added}
+
+    def undo() -> None:
+        with watched(kill_at(number)):
+            repository.revert("baseline", 2)
+
+    seen, number, code = [], 0, -9
+    while code:
+        number += 1
+        code = in_child(undo)
+        assert code in {0, -9}
+        seen.append(listed())
+        # What the killed one has left is in nobody's way.
+        is_done = repository.status().lists[0].generation == 3
+        repository.revert("baseline", 3 if is_done else 2)
+        assert listed() == (old if is_done else new)
+        shutil.rmtree(repository.directory)
+        shutil.copytree(tmp_path / "saved", repository.directory)
+    assert seen[0] == old and seen[-1] == new and all(one in (old, new) for one in seen)
