@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import buckets, inside
 from bench.checking import checking_rows
+from bench.deciding import exception_rows, held_rows
 from bench.door import door_rows, watch_rows, written_row
 from bench.importing import import_rows
 from bench.measure import (
@@ -529,6 +530,12 @@ def cluster(bench: Bench) -> Iterator[Row]:
         yield time_row("the same without the starts", whole - start, alone - start_alone, against)
 
 
+def deciding(bench: Bench) -> Iterator[Row]:
+    """What do 10,000 exceptions cost a lookup, and the matches that the brake holds a scan?"""
+    yield from exception_rows(bench.work, pairs=21 if bench.scale < 0.5 else 61)
+    yield from held_rows(bench.work, bench.count(100_000), pairs=5)
+
+
 def importing(bench: Bench) -> Iterator[Row]:
     """How many records a CPU second are imported, beside ijson, and in how much memory?"""
     yield from import_rows(bench.work, bench.count(10_000_000))
@@ -546,6 +553,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "scan-md5": scan_md5,
     "matches": matches,
     "restore": restoring,
+    "deciding": deciding,
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
