@@ -74,6 +74,9 @@ _lists_option = click.option(
 @repo_argument
 @_name
 @_lists_option
+@click.option(
+    "--key", metavar="KEY", help="The public key that signs its feedback, as with `client key`."
+)
 @_token_options
 @format_option("text", "json")
 @pass_app
@@ -82,6 +85,7 @@ def add(
     directory: Path,
     name: str,
     lists: tuple[str, ...],
+    key: str | None,
     output: Path,
     valid_days: int,
     output_format: str,
@@ -104,6 +108,7 @@ def add(
     given = add_client(
         *(repository_at(app, directory), name, timedelta(days=valid_days), _file(output)),
         tuple(dict.fromkeys(lists)) or None,
+        key,
     )
     _show_done(app, directory, given, output, output_format)
 

@@ -45,21 +45,25 @@ def add_client(
     valid: timedelta,
     output: Path | None,
     lists: tuple[str, ...] | None = None,
+    key: str | None = None,
 ) -> Given:
     """Let a client in; write its token into the new file `output`, if one is given.
 
-    It may have the `lists`, or all that there are and will be.
+    It may have the `lists`, or all that there are and will be. `key` signs its feedback.
 
     Raises:
-        UsageError: there is a client of that name, it cannot be a name, there is no such list, or
-            `output` exists.
+        UsageError: there is a client of that name, it cannot be a name, there is no such list, the
+            key cannot be its own, or `output` exists.
         StateError: there is no repository, or a file cannot be read or written.
         AuditError: it cannot be recorded; nothing was changed.
     """
     _check_lists(repository, lists)
-    return _give(
-        repository, "client-added", name, output, lambda c: c.with_added(name, valid, lists)
+    given = _give(
+        repository, "client-added", name, output, lambda c: c.with_added(name, valid, lists, key)
     )
+    if key is not None:
+        note_key(repository, name, key)
+    return given
 
 
 def rotate_client(

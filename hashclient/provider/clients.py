@@ -111,14 +111,19 @@ class Clients:
         return _parse(data, self._path)
 
     def with_added(
-        self, name: str, valid: timedelta, lists: tuple[str, ...] | None = None
+        self,
+        name: str,
+        valid: timedelta,
+        lists: tuple[str, ...] | None = None,
+        key: str | None = None,
     ) -> tuple[str, tuple[Client, ...]]:
         """Return a token for a new client, or for one that was revoked, and all clients with it.
 
-        It may have the `lists`, or all.
+        It may have the `lists`, or all. `key` is only checked: `with_key` notes it.
 
         Raises:
-            UsageError: there is a client of that name, or it cannot be a name.
+            UsageError: there is a client of that name, it cannot be a name, or `key` cannot be the
+                client's own.
             StateError: the file cannot be read.
         """
         if not is_name(name):
@@ -134,6 +139,8 @@ class Clients:
             )
         if len(clients) >= MAX_CLIENTS:
             raise UsageError(f"more than {MAX_CLIENTS:,} clients")
+        if key is not None:
+            _check_key(clients, name, key)
         text, token = self._new_token(valid)
         added = clients[name].added if name in clients else token.made
         key = clients[name].feedback_key if name in clients else None
@@ -193,14 +200,7 @@ class Clients:
         """
         clients = {client.name: client for client in self.all()}
         client = _existing(clients, name)
-        if not KEY_PATTERN.fullmatch(key):
-            raise UsageError(
-                "not a public key: 64 hexadecimal digits are expected",
-                hint="`hashclient audit verify` shows it, on the client",
-            )
-        for other in clients.values():
-            if other.feedback_key == key and other.name != name:
-                raise UsageError(f"client {other.name} has this key")
+        _check_key(clients, name, key)
         return _with(clients, msgspec.structs.replace(client, feedback_key=key))
 
     def _new_token(self, valid: timedelta) -> tuple[str, Token]:
@@ -277,6 +277,18 @@ def list_at(path: str) -> str | None:
 def _with(clients: dict[str, Client], changed: Client) -> tuple[Client, ...]:
     together = {**clients, changed.name: changed}
     return tuple(together[name] for name in sorted(together))
+
+
+def _check_key(clients: dict[str, Client], name: str, key: str) -> None:
+    """Refuse what cannot be the key of the client `name`."""
+    if not KEY_PATTERN.fullmatch(key):
+        raise UsageError(
+            "not a public key: 64 hexadecimal digits are expected",
+            hint="`hashclient audit verify` shows it, on the client",
+        )
+    for other in clients.values():
+        if other.feedback_key == key and other.name != name:
+            raise UsageError(f"client {other.name} has this key")
 
 
 def _existing(clients: dict[str, Client], name: str) -> Client:

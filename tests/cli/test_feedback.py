@@ -223,6 +223,22 @@ def test_a_key_is_one_key_of_one_client(site: Site, tmp_path: Path) -> None:
     assert [c["feedback_key"] for c in shown] == [key, None]
 
 
+def test_a_key_is_noted_when_a_client_is_let_in_or_nothing_is_done(
+    site: Site, tmp_path: Path
+) -> None:
+    keys = {"one": "ab" * 32, "two": "cd" * 32}
+    for name, key in keys.items():
+        provider(site, "client", "add", name, "--key", key, "--output", tmp_path / name)
+    for key, says in ((keys["one"], "client one has this key"), ("ab", "not a public key")):
+        words = ("client", "add", "three", "--key", key, "--output", tmp_path / "three")
+        assert says in provider(site, *words, code=2).err
+    assert not (tmp_path / "three").exists()
+    shown = json.loads(provider(site, "client", "list", "--format", "json").out)["clients"]
+    assert {c["name"]: c["feedback_key"] for c in shown} == keys
+    logged = [r.data for r in log.read(site.repository.log.directory, event="client-key")]
+    assert {data["client"]: data["key"] for data in logged} == keys
+
+
 def test_feedback_from_the_future_is_refused_and_the_next_one_counts(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
