@@ -182,8 +182,8 @@ def sign(
     Look at it with `show` first, and give the digest that it prints: anyone who can write to DRAFT
     could exchange it in between. At a terminal, the draft is shown again and you are asked. --root
     is the root.json that you know: without it, the person who made the draft could also have made
-    all metadata before it. A key that counts for nothing in the draft is refused, and so is a draft
-    that holds a signature that is none.
+    all metadata before it. A key that no role of the draft names is refused, and so is a draft
+    with a wrong signature.
 
     \b
       hashclient provider draft sign change --root root.json \\

@@ -81,7 +81,7 @@ def _tidied(data: Data) -> bytes:
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
         fields = bytes([kind]) + b"CD001\1" + bytes(73) + _both(data.size // _SECTOR, 4) + escape
         fields = fields.ljust(120, b"\0") + _both(1, 2) * 2 + _both(_SECTOR, 2)
-        # Tables of paths, which it does not read, have to be somewhere.
+        # Tables of paths have to be somewhere; it does not read them.
         fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
         fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
         head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")

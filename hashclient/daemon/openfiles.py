@@ -85,7 +85,7 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
 def _fill(fd: int, buffer: memoryview, at: int) -> int:
     """Read from a place of a file until the buffer is full or the file ends; return how many bytes.
 
-    FUSE and a network file system may give fewer bytes at a time, by which no container is known.
+    FUSE and network file systems may give fewer bytes at a time: too few to know a container by.
     """
     count = 0
     while count < len(buffer) and (more := os.preadv(fd, [buffer[count:]], at + count)):

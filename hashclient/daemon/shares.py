@@ -82,7 +82,7 @@ class HandedOver:
     def __init__(self, share: Share, peer: Peer) -> None:
         """There is none yet; those of a user are counted in `share`."""
         self._share, self._peer = share, peer
-        #: How many there are, and how many of them the user's share counts.
+        #: The whole, and the part of it that the user's share counts.
         self._files = self._counted = 0
 
     @property

@@ -158,7 +158,7 @@ class RunSet:
         return self._found(algorithm.label, tags[:, 0], are_same)
 
     def may_find(self, algorithm: Algorithm, tags: Uint64) -> Flags:
-        """Return for each of (n, 2) tags whether `find` may find it; False is certain."""
+        """Return for each of (n, 2) tags whether `find` could find it; False is certain."""
         may = np.zeros(len(tags), np.bool_)
         for run in self.runs:
             queries, _ = run.find(algorithm.label, tags[:, 0], once=True)

@@ -33,8 +33,8 @@ _FOR_ALL = (
     rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
     rf"|/+targets/+{NOTICES}/"
 )
-#: Stands for a list where a path is neither for all nor of a list. No list is called so: a token
-#: for some lists gets nothing there, as where a server of one's own has the files below a folder.
+#: The name of a list that there cannot be, for paths that belong to no list and are not for all. A
+#: token for some lists gets nothing there.
 _NO_LIST = "/"
 
 
