@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -262,6 +263,39 @@ class Client:
         made = Review.of(verdict, f"{reason}: {text}", viewed=viewed)
         with Matches(self.session.settings.state_dir, create=False) as record:
             return [*review(self.session, record, match_ids, made)]
+
+    def add_facts(
+        self,
+        match_id: str,
+        *,
+        account: str | None = None,
+        address: str | None = None,
+        uploaded: datetime | None = None,
+        url: str | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        """Keep facts about the source of a match for reports of it, in place of earlier ones.
+
+        They are sealed at once to `recipients` of [quarantine] and of all packages. `address` is
+        the IP address that the file was uploaded from, `uploaded` when, with a time zone.
+
+        Raises:
+            UsageError: there is no such match, or a fact has a wrong form.
+            ConfigError: there is no key to seal them to.
+            AuditError, StateError: they cannot be logged or written.
+        """
+        from hashclient.matches.store import Matches
+        from hashclient.reporting.facts import keep_facts, parse_facts
+
+        given = {
+            "account": account,
+            "address": address,
+            "uploaded": uploaded,
+            "url": url,
+            "message_id": message_id,
+        }
+        with Matches(self.session.settings.state_dir, create=False) as record:
+            keep_facts(self.session, record, match_id, parse_facts(given))
 
     def alert(
         self,

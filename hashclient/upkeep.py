@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.session import Session
-from hashclient.system.files import is_there
+from hashclient.system.files import is_there, state_error
 
 #: How many matches are forgotten at a time; a record of the audit log names all of them.
 MOST_MATCHES = 1_000
@@ -21,11 +21,37 @@ INVENTORY_S = 2.0
 
 def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
     """Do a part of the work that is due; a failure is reported and does not stop the rest."""
-    for part in (prune_matches, prune_inventory):
+    for part in (prune_facts, prune_matches, prune_inventory):
         try:
             part(session)
         except HashclientError as error:
             on_failure(error)
+
+
+def prune_facts(session: Session) -> int:
+    """Remove the added facts about matches whose story has ended; return how many.
+
+    Raises:
+        StateError: they cannot be read or removed.
+    """
+    settings = session.settings
+    directory = settings.layout.facts
+    if not is_there(directory) or not is_there(settings.layout.matches):
+        return 0
+    from hashclient.core.kinds import SETTLED
+    from hashclient.matches.store import Matches
+
+    count = 0
+    try:
+        with Matches(settings.state_dir, create=False) as record:
+            for path in directory.glob("*.json"):
+                match = record.look_up(path.stem)
+                if match is None or match.state in SETTLED:
+                    path.unlink(missing_ok=True)
+                    count += 1
+    except OSError as error:
+        raise state_error("cannot remove", directory, error) from error
+    return count
 
 
 def prune_matches(session: Session) -> int:

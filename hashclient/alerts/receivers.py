@@ -11,10 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
-import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,14 +22,13 @@ import msgspec
 
 from hashclient.configfile.tables import AlertsConfig
 from hashclient.errors import AuthorisationError, ConfigError, HashclientError, UnreachableError
+from hashclient.system.command import run_command
 from hashclient.system.files import user_path
 from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-#: All that a program of a receiver gets of our environment, which may hold keys and tokens.
-_KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
 _PREFIX = "whsec_"
 #: As Standard Webhooks recommends.
 _SECRET_BYTES = range(24, 65)
@@ -108,38 +104,8 @@ def parse_secret(text: str) -> bytes:
 
 
 def _command(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
-    if not config.command[0].startswith("/"):
-        raise ConfigError(
-            "command of alerts does not begin with an absolute path",
-            hint='such as command = ["/usr/local/bin/page"]',
-        )
-    kept = {key: value for key, value in environ.items() if key in _KEPT}
-
     def send(message: Message, limit_s: float) -> None:
-        try:
-            # A file, and no pipe: the program gets all of it even if this process is killed.
-            with open(os.memfd_create("alert"), "w+b") as given:  # noqa: PTH123 - not a path
-                given.write(message.body)
-                given.seek(0)
-                process = subprocess.Popen(
-                    config.command,
-                    stdin=given,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=kept,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise ConfigError(f"command: cannot be run: {error.strerror}") from error
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired as error:
-            # With its children. Nobody has waited for it yet, so nothing else has its number.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise UnreachableError(f"command: not done within {limit_s:.1f} s") from error
-        if process.returncode:
-            raise UnreachableError(f"command: ended with {process.returncode}")
+        run_command(config.command, message.body, environ, limit_s, of="alerts")
 
     return send
 

@@ -48,6 +48,13 @@ def command() -> None:
     is_flag=True,
     help="Of a match in an archive or mailbox, isolate the whole file with everything in it.",
 )
+@click.option(
+    "--context",
+    "context_of",
+    metavar="ID",
+    shell_complete=MATCHES,
+    help="Seal copies of files that belong to this item; then the arguments are their paths.",
+)
 @reason_option(default="isolated by hand")
 @format_option("text", "json")
 @pass_app
@@ -56,6 +63,7 @@ def add(
     match_ids: tuple[str, ...],
     take_all: bool,
     with_container: bool,
+    context_of: str | None,
     reason: str,
     output_format: str,
 ) -> ExitCode:
@@ -64,18 +72,26 @@ def add(
     An interruption loses nothing; the same command then finishes the work. A file that has changed
     since it matched stays in place. A file that cannot be removed stays, too; then a complete
     sealed copy of it is kept. A member of an archive or a mailbox cannot be removed alone: with
-    --with-container the whole file is isolated, and everything in it goes with it.
+    --with-container the whole file is isolated, and everything in it goes with it. With --context,
+    copies of other files are sealed that belong to an item: these files stay where they are, and
+    the copies are kept, sealed again and destroyed with the item.
 
     \b
       hashclient quarantine add 3kdz7wnq2m --reason 'ticket 4711'
       hashclient quarantine add 7hq2mk9dwz --with-container
       hashclient quarantine add --all
+      hashclient quarantine add --context 3kdz7wnq2m chat.json account.json
 
     Exit codes: 0 all files are isolated, 3 a file is not, or other names of it exist or programs
     have it open.
     """
     if not match_ids and not take_all:
-        raise UsageError("no match to take", hint="give ids, or --all")
+        what = "match" if context_of is None else "file"
+        raise UsageError(f"no {what} to take", hint="give ids, or --all")
+    if context_of is not None:
+        if take_all or with_container:
+            raise UsageError("--context takes the paths of files, and nothing else")
+        return _add_context(app, context_of, match_ids, reason, output_format)
     from hashclient.cli.progress import bytes_progress
     from hashclient.core.kinds import SETTLED, MatchState
     from hashclient.core.match import members_of
@@ -126,6 +142,19 @@ def add(
                     sealed=taken.sealed,
                 )
     return results.end("no match is in its place")
+
+
+def _add_context(
+    app: App, match_id: str, paths: tuple[str, ...], reason: str, output_format: str
+) -> ExitCode:
+    """Seal copies of files that belong to an item."""
+    results = Results(app, output_format, [match_id])
+    with open_record(app) as record, results.item(match_id):
+        files = [Path(path) for path in paths]
+        item = open_quarantine(app).add_context(match_id, files, record, reason=reason)
+        sealed = counted(len(files), "file")
+        results.put(match_id, f"sealed with it: {sealed}", path=item.file, done=True)
+    return results.end("")
 
 
 def _named(members: list[tuple[str, ...]]) -> str:

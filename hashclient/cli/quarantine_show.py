@@ -47,8 +47,10 @@ def list_items(app: App, output_format: str) -> ExitCode:
                 document = _document(item, quarantine, record)
                 since = f"{item.taken.time:%Y-%m-%d}"
                 line = f"{item.id}  {document['state']:<12}  since {since}  {printable(item.file)}"
+                more = counted(len(item.context), "file")
+                belongs = f" and {more} with it" if item.context else ""
                 results.put_document(
-                    f"{line}  {counted(item.size, 'byte')}  {document['due']}", document
+                    f"{line}  {counted(item.size, 'byte')}{belongs}  {document['due']}", document
                 )
     return results.end("nothing is in quarantine")
 
@@ -84,6 +86,7 @@ def show(app: App, match_id: str, output_format: str) -> None:
             ("entry", f"{hit.list} {hit.entry} ({hit.category}; generation {hit.generation})")
             for hit in item.hits
         ),
+        *(("with it", printable(one.file)) for one in item.context),
         ("hold", item.hold and printable(item.hold.reason)),
     )
     text = (f"item {item.id}: {document['state']}", *facts(pairs, 12))
@@ -133,6 +136,9 @@ def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, 
         "recipients": list(item.recipients),
         "evidence_sha256": item.evidence_sha256,
         "evidence_bytes": item.evidence_bytes,
+        "context": [
+            {**path_fields(one.file), "size": one.size, "added": one.added} for one in item.context
+        ],
         "entries": [
             {"list": h.list, "entry": h.entry, "category": h.category, "generation": h.generation}
             for h in item.hits

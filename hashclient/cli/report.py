@@ -63,6 +63,11 @@ def command() -> None:
     is_flag=True,
     help="For a package: seal files that are not in quarantine; they stay in place.",
 )
+@click.option(
+    "--with-context",
+    is_flag=True,
+    help="For a package: with the sealed files that belong to matches (quarantine add --context).",
+)
 @format_option("text", "json")
 @pass_app
 def prepare(
@@ -72,6 +77,7 @@ def prepare(
     destination: str | None,
     again: bool,
     seal_evidence: bool,
+    with_context: bool,
     output_format: str,
 ) -> None:
     """Make a report of matches, to be submitted later.
@@ -105,6 +111,7 @@ def prepare(
             destination,
             again=again,
             seal_evidence=seal_evidence,
+            with_context=with_context,
         )
     if streams := sum(match.is_stream for match in matches):
         app.warn(

@@ -84,6 +84,7 @@ def _lines(report: Report, now: datetime) -> Iterator[str]:
         "created": f"{for_people(report.created)}, by {report.by}",
         "matches": " ".join(report.matches),
         "left out": " ".join(report.left_out),
+        "set apart": "; ".join(f"{' '.join(a.matches)} in {a.report}" for a in report.apart),
         "package": report.package.name if report.package else "",
         "reference": report.reference or "",
         "answers": "; ".join(_answer(answer) for answer in report.answers),

@@ -79,7 +79,7 @@ def verify(
         if one.closed:
             app.warn(
                 f"{printable(one.path)}: evidence that the key does not open:"
-                f" {counted(len(one.closed), 'match')}"
+                f" {counted(one.closed_matches, 'match')}"
             )
             code = max(code, ExitCode.UNAUTHORISED)
     if public_key is None and output_format == "table" and any(c.found for c in checked):

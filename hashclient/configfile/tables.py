@@ -193,6 +193,12 @@ class ServiceDestination(
     deadline_hours: _Hours | None = None
 
 
+class FactsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The command that gives the facts about the source of a match when a report is sent."""
+
+    command: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reporter, the destinations, and whether people review matches before a report leaves.
 
@@ -207,6 +213,7 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: Literal["review"] | None = None
     people: Annotated[int, Meta(ge=1, le=2)] = 1
     share: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    facts: FactsConfig | None = None
     to: dict[str, PackageDestination | ServiceDestination] = {}
 
     def destination(self) -> str | None:

@@ -29,6 +29,8 @@ _COMMON = 4
 #: Events of a story: a report of the match is about to be made; it was made.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
+#: The event that says why a report cannot be sent with the match in it.
+REPORT_HELD = "report-held"
 #: Events of a story: a report of the match is about to be taken back; it was taken back.
 REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
@@ -51,6 +53,8 @@ CONTENT_CHANGED = "content-changed"
 ON_HOLD = "on-hold"
 HOLD_ENDED = "hold-ended"
 RESEALED = "resealed"
+#: The event that says that files which belong to the match were sealed, too.
+CONTEXT_ADDED = "context-added"
 
 #: The event that says what a body answers to a report of the match, and what it asks for.
 ANSWERED = "answered"
@@ -62,12 +66,14 @@ BESIDE_STATE = (
     RELEASED,
     REPORT_WANTED,
     REPORT_PREPARED,
+    REPORT_HELD,
     REPORT_RETRACTING,
     REPORT_RETRACTED,
     ANSWERED,
     ON_HOLD,
     HOLD_ENDED,
     RESEALED,
+    CONTEXT_ADDED,
     LISTED_AGAIN,
     SEEN_AGAIN,
     IN_MEMBER,

@@ -81,12 +81,21 @@ class Entry(_Strict, frozen=True):
 
 
 class Evidence(_Strict, frozen=True):
-    """The sealed file: its place in the package, and the keys it is sealed to."""
+    """A sealed file: its place in the package, and the keys it is sealed to."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}\.age\Z")]
+    name: Annotated[
+        str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}(\.facts|\.[1-9][0-9]{0,3})?\.age\Z")
+    ]
     sha256: _Sha256
     length: _Count
     recipients: tuple[str, ...]
+
+
+class Context(Evidence, frozen=True, omit_defaults=True):
+    """A file that belongs to a match, sealed, and where it was."""
+
+    path: str
+    path_b64: str | None = None
 
 
 class StoryStep(_Strict, frozen=True):
@@ -98,7 +107,10 @@ class StoryStep(_Strict, frozen=True):
 
 
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
-    """One file that matched; `path_b64` is set where its path is not UTF-8."""
+    """One file that matched; `path_b64` is set where its path is not UTF-8.
+
+    `evidence` is the file, `facts` are about its source, `context` are files that belong to it.
+    """
 
     id: MatchId
     path: str
@@ -112,6 +124,15 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
     evidence: Evidence | None
     story: tuple[StoryStep, ...]
     path_b64: str | None = None
+    facts: Evidence | None = None
+    context: tuple[Context, ...] = ()
+
+    @property
+    def sealed(self) -> dict[str, Evidence]:
+        """All sealed files of the match, by the names that they have to have in a package."""
+        numbered = {context_name(self.id, n): c for n, c in enumerate(self.context, 1)}
+        others = {evidence_name(self.id): self.evidence, facts_name(self.id): self.facts}
+        return {name: one for name, one in others.items() if one is not None} | numbered
 
 
 class Document(_Strict, frozen=True):
@@ -169,6 +190,16 @@ def parse_document(text: bytes) -> Document:
 def evidence_name(match_id: str) -> str:
     """Return the name of the evidence of a match within a package."""
     return f"evidence/{match_id}.age"
+
+
+def facts_name(match_id: str) -> str:
+    """Return the name of the facts about the source of a match within a package."""
+    return f"evidence/{match_id}.facts.age"
+
+
+def context_name(match_id: str, number: int) -> str:
+    """Return the name of a file that belongs to a match, the first is 1, within a package."""
+    return f"evidence/{match_id}.{number}.age"
 
 
 def file_path(match: ReportedMatch) -> str:

@@ -48,8 +48,8 @@ COLUMNS = (
 class Checked(msgspec.Struct, frozen=True):
     """One path and what it is: a verified package or note, or else the error.
 
-    `extracted` and `closed` are the matches whose evidence was extracted, and those whose evidence
-    no key opens.
+    `extracted` and `closed` are the names of what was extracted, and of what no key opens, as
+    `MATCH` for the file of a match.
     """
 
     path: Path
@@ -57,6 +57,11 @@ class Checked(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
     extracted: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+
+    @property
+    def closed_matches(self) -> int:
+        """Of how many matches no key opens something."""
+        return len({name.partition(".")[0] for name in self.closed})
 
 
 def check(path: Path, *, opener: Opener | None = None, public_key: str | None = None) -> Checked:
@@ -74,7 +79,9 @@ def extract(
 ) -> Checked:
     """Write the evidence of a verified package, opened, into `directory/REPORT/MATCH.bin`.
 
-    The package is verified again while it is read. Evidence that no key opens is left out.
+    Facts about the source of a match are in `MATCH.facts.json`, files that belong to it in
+    `MATCH.1.bin` and so on. The package is verified again while it is read. Evidence that no key
+    opens is left out.
     """
     if not isinstance(checked.found, Verified):
         return checked
@@ -85,22 +92,23 @@ def extract(
     try:
         with placed_directory(target) as folder:
 
-            def take(match_id: str, sealed: Iterator[bytes]) -> None:
-                path = folder / f"{match_id}.bin"
+            def take(name: str, sealed: Iterator[bytes]) -> None:
+                stem = Path(name).stem
+                path = folder / f"{stem}.{'json' if stem.endswith('.facts') else 'bin'}"
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
                     with os.fdopen(fd, "wb") as stream:
                         for chunk in opener(sealed):
                             stream.write(chunk)
-                    done.append(match_id)
+                    done.append(stem)
                 except AuthorisationError:
                     path.unlink()
-                    closed.append(match_id)
+                    closed.append(stem)
 
             found = verify_package(
                 checked.path, opener=opener, public_key=public_key, on_evidence=take
             )
-            if found.document != checked.found.document:
+            if found != checked.found:
                 raise VerificationError(
                     f"somebody has exchanged the package meanwhile: {printable(checked.path)}"
                 )

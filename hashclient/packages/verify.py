@@ -28,7 +28,7 @@ from hashclient.packages.contents import (
     package_folder,
     unreadable,
 )
-from hashclient.packages.document import Document, evidence_name, named_in, parse_document
+from hashclient.packages.document import Document, named_in, parse_document
 from hashclient.system.files import open_regular
 from hashclient.system.text import printable
 
@@ -67,8 +67,8 @@ def verify_package(
 ) -> Verified:
     """Verify a package: a directory, an archive, or an archive that `opener` opens.
 
-    `on_evidence` gets the id of each match with evidence, and the sealed bytes to read. It must
-    not rely on them before this function returns.
+    `on_evidence` gets the name of each sealed file, and its bytes to read. It must not rely on them
+    before this function returns.
 
     1. It has only the files of the format: no links, no other types, no other names, each file
        within its limit.
@@ -113,11 +113,11 @@ def verify_package(
         names = named_in(document)
         if {name: signed.get(name) for name in names} != names:
             raise VerificationError("the signed record names another reporter or other providers")
-        named = [(m.id, m.evidence) for m in document.matches if m.evidence is not None]
-        wanted = {evidence.name: (match_id, evidence) for match_id, evidence in named}
-        if any(e.name != evidence_name(i) for i, e in named) or len(wanted) != len(named):
+        named = [(name, one) for m in document.matches for name, one in m.sealed.items()]
+        wanted = dict(named)
+        if any(one.name != name for name, one in named) or len(wanted) != len(named):
             raise VerificationError("the document names evidence of one match for another")
-        hashes = {name: evidence.sha256 for name, (_, evidence) in wanted.items()}
+        hashes = {name: one.sha256 for name, one in named}
         for name in (README_NAME, DOCUMENT_NAME):
             hashes[name] = hashlib.sha256(head[name]).hexdigest()
         if signed.get("files") != hashes:
@@ -127,11 +127,11 @@ def verify_package(
             folders.add(member.folder)
             if member.name not in wanted:
                 raise VerificationError(f"package has a file too many: {printable(member.name)}")
-            match_id, evidence = wanted.pop(member.name)
+            evidence = wanted.pop(member.name)
             computed = hashlib.sha256()
             chunks = _hashed(member.chunks, computed.update)
             if on_evidence is not None:
-                on_evidence(match_id, chunks)
+                on_evidence(member.name, chunks)
             for _ in chunks:
                 pass
             if (member.size, computed.hexdigest()) != (evidence.length, evidence.sha256):

@@ -23,6 +23,7 @@ from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.selection import Choice
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
+from hashclient.quarantine.context import keep_context
 from hashclient.quarantine.isolators.interface import (
     Held,
     Sight,
@@ -337,8 +338,10 @@ def _seal(
             tags={a.label: tag.hex() for a, tag in match.tags.items()},
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
+            context=() if replaced is None else replaced.context,
             hold=_asked_hold(act) if replaced is None else replaced.hold,
         )
+        keep_context(room, item, folder)
         # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8

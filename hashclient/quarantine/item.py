@@ -99,6 +99,23 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Hit(self.list, self.entry, self.category, self.generation, algorithms, complete=True)
 
 
+class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that belongs to the item: where it was, its sealed copy, and who has added it."""
+
+    path: str
+    path_b64: str | None
+    size: _Count
+    evidence_sha256: str
+    evidence_bytes: _Count
+    recipients: tuple[str, ...]
+    added: Mark
+
+    @property
+    def file(self) -> str:
+        """Where it was, decoded with surrogateescape."""
+        return path_of(self.path, self.path_b64)
+
+
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The attributes of a file when it was sealed; `xattrs` base64, times in ns since 1970.
 
@@ -127,7 +144,8 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The content of `item.json`.
 
     `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
-    `tombstone` is the text left in place of the file, if any. `restored` is set where the file was
+    `context` are the files that belong to it, in the order of their numbers, from 1. `tombstone` is
+    the text left in place of the file, if any. `restored` is set where the file was
     restored and only the folder is still to be dropped.
     """
 
@@ -145,6 +163,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hits: tuple[ItemHit, ...]
     tags: dict[str, str]
     key_id: str
+    context: tuple[Belonging, ...] = ()
     tombstone: str | None = None
     hold: Hold | None = None
     restored: Restoration | None = None
@@ -185,6 +204,11 @@ def evidence_path(directory: Path, match_id: str) -> Path:
         UsageError: `match_id` can be no id.
     """
     return folder_path(directory, match_id) / EVIDENCE_NAME
+
+
+def context_path(folder: Path, number: int) -> Path:
+    """Return the path of the sealed copy of a file that belongs to an item; the first is 1."""
+    return folder / f"evidence.{number}.age"
 
 
 def item_ids(directory: Path) -> list[str]:
@@ -238,7 +262,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         item.tags_by_algorithm()
         for hit in item.hits:
             hit.value()
-        is_path = _is_whole_path(item.file)
+        is_path = all(map(_is_whole_path, (item.file, *(one.file for one in item.context))))
         for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
     except (ValueError, KeyError, RecursionError, UsageError, binascii.Error) as error:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,9 +23,16 @@ from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.evidence import file_chunks, unsealed
-from hashclient.quarantine.item import Item, Mark
-from hashclient.quarantine.sealing import Digester, check_space, is_what_matched, write_sealed
+from hashclient.quarantine.item import Item, Mark, context_path
+from hashclient.quarantine.sealing import (
+    Digester,
+    Written,
+    check_space,
+    is_what_matched,
+    write_sealed,
+)
 from hashclient.quarantine.store import Room
+from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
 
@@ -70,18 +78,32 @@ def reseal(
                 f"{match_id} is being destroyed",
                 hint="`hashclient quarantine purge` finishes that",
             )
-        if _same(item.recipients, texts):
+        if all(_same(r, texts) for r in (item.recipients, *(c.recipients for c in item.context))):
             return Resealed(item, done=False)
-        check_space(room, item.size)
+        check_space(room, item.size + sum(one.size for one in item.context))
         room.log("resealing", item, mark, recipients=list(texts))  # 2
         with room.new_folder() as folder:
-            with contextlib.closing(_opened(room, item, identities)) as plain:
-                written = write_sealed(room, agefile.Chunks(plain).read, folder, keys)  # 3 to 5
+            opened = _opened(room, item, identities)
+            written = _write(room, opened, folder / EVIDENCE_NAME, keys)  # 3 to 5
+            context = []
+            for number, one in enumerate(item.context, 1):
+                old = context_path(room.folder(item.id), number)
+                opened = _plain(room, old, one.evidence_sha256, one.size, Digester(()), identities)
+                again = _write(room, opened, folder / old.name, keys)
+                context.append(
+                    msgspec.structs.replace(
+                        one,
+                        recipients=texts,
+                        evidence_sha256=again.sha256,
+                        evidence_bytes=again.length,
+                    )
+                )
             changed = msgspec.structs.replace(
                 item,
                 recipients=texts,
                 evidence_sha256=written.sha256,
                 evidence_bytes=written.length,
+                context=tuple(context),
             )
             # 6
             room.log(
@@ -120,7 +142,22 @@ def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[byte
     """
     path = room.evidence(item.id)
     tags = item.tags_by_algorithm() if room.can_prove(item.key_id) else {}
-    sealed, plain = hashlib.sha256(), Digester(tags)
+    plain = Digester(tags)
+    yield from _plain(room, path, item.evidence_sha256, item.size, plain, identities)
+    if tags and not is_what_matched(plain, item.size, tags, room.sealer):
+        raise _not_sealed(path)
+
+
+def _plain(
+    room: Room, path: Path, sha256: str, size: int, plain: Digester, identities: Sequence[Any]
+) -> Generator[bytes]:
+    """Yield a file from its sealed copy, which has this SHA-256; `plain` digests the bytes.
+
+    Raises:
+        AuthorisationError: none of `identities` opens it.
+        StateError: the copy is damaged, or cannot be read.
+    """
+    sealed = hashlib.sha256()
 
     def read() -> Iterator[bytes]:
         for chunk in file_chunks(path):
@@ -132,12 +169,17 @@ def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[byte
             plain.update(chunk)
             room.on_bytes(len(chunk))
             yield chunk
-    if (
-        sealed.hexdigest() != item.evidence_sha256
-        or plain.count != item.size
-        or (tags and not is_what_matched(plain, item.size, tags, room.sealer))
-    ):
-        raise StateError(
-            f"the sealed copy is not the file that was sealed: {printable(path)}",
-            hint="`hashclient quarantine verify` says more; it was left as it is",
-        )
+    if sealed.hexdigest() != sha256 or plain.count != size:
+        raise _not_sealed(path)
+
+
+def _write(room: Room, plain: Generator[bytes], path: Path, keys: Sequence[Any]) -> Written:
+    with contextlib.closing(plain):
+        return write_sealed(room, agefile.Chunks(plain).read, path, keys)
+
+
+def _not_sealed(path: Path) -> StateError:
+    return StateError(
+        f"the sealed copy is not the file that was sealed: {printable(path)}",
+        hint="`hashclient quarantine verify` says more; it was left as it is",
+    )

@@ -26,6 +26,7 @@ from hashclient.core.match import (
 )
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
+from hashclient.quarantine.context import context_paths
 from hashclient.quarantine.item import Hold, Item, Mark, Stage, item_ids
 from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir
@@ -222,7 +223,7 @@ def purge(
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record says that it is purged, unless the file is still in its place. If it is not due
        any more, since a report was taken back meanwhile, the purge ends here.
-    4. The sealed copy is unlinked.
+    4. The sealed copy is unlinked, with what belongs to it and the facts about its source.
     5. The destruction is logged, and the rest of the item is dropped.
 
     A kill after 3 leaves an item that is due: the next purge goes on.
@@ -253,8 +254,10 @@ def purge(
             if match is not None and match.state is not MatchState.PURGED and not match.in_place:
                 detail = {"by": mark.by, "reason": mark.reason}
                 matches.change(match_id, MatchState.PURGED, room.now(), detail)
+        facts = room.session.settings.layout.facts_of(match_id)
         with room.errors("cannot remove from the quarantine", room.evidence(match_id)):  # 4
-            room.evidence(match_id).unlink(missing_ok=True)
+            for path in (facts, *context_paths(room, item), room.evidence(match_id)):
+                path.unlink(missing_ok=True)
             fsync_dir(room.folder(match_id))
         room.log("purged", item, mark, evidence_sha256=item.evidence_sha256)  # 5
         room.drop(match_id)

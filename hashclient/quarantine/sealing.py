@@ -170,19 +170,18 @@ def seal(
         room.on_bytes(len(data))
         return data
 
-    return plain, write_sealed(room, source, folder, recipients)
+    return plain, write_sealed(room, source, folder / EVIDENCE_NAME, recipients)
 
 
 def write_sealed(
-    room: Room, source: Callable[[int], bytes], folder: Path, recipients: Sequence[Any]
+    room: Room, source: Callable[[int], bytes], path: Path, recipients: Sequence[Any]
 ) -> Written:
-    """Seal the bytes of `source` into a new file in `folder`, durably, and read it back.
+    """Seal the bytes of `source` into a new file at `path`, durably, and read it back.
 
     Raises:
         StateError: the copy cannot be written, or does not read back as it was written.
         BaseException: what `source` raised.
     """
-    path = folder / EVIDENCE_NAME
 
     def sink(data: bytes) -> None:
         with room.errors("cannot write", path):

@@ -11,6 +11,7 @@ scan can isolate files during a fetch. Each match has one folder, named by the m
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back; and
   `.restore_all(ids, …)`: many, which wait for the disk together.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
+* `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of what belongs to it.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
 * `.verify(matches)`: check everything that is here.
@@ -33,7 +34,7 @@ from hashclient.core.match import Match
 from hashclient.core.model import Seen
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine import isolate, reseal, restore, retention, verify
+from hashclient.quarantine import context, isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
 from hashclient.quarantine.isolators.everywhere import Everywhere
@@ -209,6 +210,19 @@ class Quarantine:
         """
         mark = self._room.mark(reason)
         return reseal.reseal(self._room, match_id, identities, recipients, matches, mark)
+
+    def add_context(
+        self, match_id: str, paths: Sequence[Path], matches: Matches, *, reason: str
+    ) -> Item:
+        """Seal copies of files that belong to an item, to its recipients; return it.
+
+        Raises:
+            UsageError: there is no such item, or a file cannot be read.
+            ConfigError: one of the item's recipients is not a public key.
+            StateError, AuditError: it cannot be written; nothing was added.
+        """
+        mark = self._room.mark(reason)
+        return context.add_context(self._room, match_id, paths, matches, mark)
 
     def hold(
         self,

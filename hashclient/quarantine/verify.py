@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -16,12 +17,12 @@ from hashclient.core import agefile
 from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine.item import Item, Stage, item_ids
+from hashclient.quarantine.item import Belonging, Item, Stage, context_path, item_ids
 from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
 from hashclient.quarantine.store import Room
 from hashclient.system import files
-from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
 #: States of a match whose file is in quarantine, if it is not in its place.
@@ -105,34 +106,46 @@ def _check(room: Room, match_id: str, matches: Matches) -> Finding | None:
 
 def _check_files(room: Room, item: Item) -> str | None:
     """Return what is wrong with the files of an item (steps 2 to 4), or None."""
-    folder, evidence = room.folder(item.id), room.evidence(item.id)
+    folder = room.folder(item.id)
+    sealed: dict[Path, Item | Belonging] = {room.evidence(item.id): item}
+    sealed |= {context_path(folder, n): one for n, one in enumerate(item.context, 1)}
     try:
-        for path in (folder, folder / ITEM_NAME, evidence):  # 2
+        for path in (folder, folder / ITEM_NAME):  # 2
             if stat.S_IMODE(path.lstat().st_mode) & _NOT_FOR_OTHERS:
                 return f"others can read it: chmod go= {printable(path)}"
-        fd = os.open(evidence, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{ITEM_NAME} cannot be read: {reason_of(error)}"
+    return next(filter(None, (_check_sealed(room, *each) for each in sealed.items())), None)
+
+
+def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
+    """Return what is wrong with a sealed copy (steps 2 to 4), or None."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) & _NOT_FOR_OTHERS:  # 2
+                return f"others can read it: chmod go= {printable(path)}"
             sha256, length = sha256_on_disk(fd, room.on_bytes)  # 3
             begin = os.pread(fd, agefile.MAX_HEADER_BYTES, 0)
         finally:
             os.close(fd)
     except FileNotFoundError:
-        return f"{EVIDENCE_NAME} is missing"
+        return f"{path.name} is missing"
     except OSError as error:
-        return f"{EVIDENCE_NAME} cannot be read: {reason_of(error)}"
-    if length != item.evidence_bytes:
-        return f"{EVIDENCE_NAME} has {length:,} bytes instead of {item.evidence_bytes:,}"
-    if sha256 != item.evidence_sha256:
-        return f"{EVIDENCE_NAME} was altered"
+        return f"{path.name} cannot be read: {reason_of(error)}"
+    if length != one.evidence_bytes:
+        return f"{path.name} has {length:,} bytes instead of {one.evidence_bytes:,}"
+    if sha256 != one.evidence_sha256:
+        return f"{path.name} was altered"
     try:
         header = agefile.parse_header(begin)  # 4
     except HashclientError as error:
-        return f"{EVIDENCE_NAME}: {error.message}"
-    if header.recipients != len(item.recipients):
-        expected = len(item.recipients)
-        return f"{EVIDENCE_NAME} is for {header.recipients} recipients instead of {expected}"
-    if length != agefile.sealed_bytes(header, item.size):
-        return f"{EVIDENCE_NAME} does not hold {item.size:,} bytes"
+        return f"{path.name}: {error.message}"
+    if header.recipients != len(one.recipients):
+        expected = len(one.recipients)
+        return f"{path.name} is for {header.recipients} recipients instead of {expected}"
+    if length != agefile.sealed_bytes(header, one.size):
+        return f"{path.name} does not hold {one.size:,} bytes"
     return None
 
 

@@ -13,6 +13,7 @@ from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.core.version import __version__
 from hashclient.packages.document import (
     FORMAT,
+    Context,
     Document,
     Entry,
     Evidence,
@@ -25,18 +26,29 @@ from hashclient.packages.document import (
 from hashclient.system.text import path_fields
 
 
+class Sealed(msgspec.Struct, frozen=True):
+    """The sealed files of one match: its own, facts about its source, and what belongs to it."""
+
+    evidence: Evidence | None = None
+    facts: Evidence | None = None
+    context: tuple[Context, ...] = ()
+
+
+_NOTHING = Sealed()
+
+
 def make_document(
     report_id: str,
     now: datetime,
     config: ReportConfig,
     machine: str,
     matches: Sequence[tuple[Match, Sequence[Step]]],
-    evidence: Mapping[str, Evidence],
+    sealed: Mapping[str, Sealed],
     provider_of: Callable[[str], Provider | None],
 ) -> Document:
     """Return the document about `matches`, given with their stories.
 
-    `machine` is the name of this machine. `evidence` has the sealed files, by match; `provider_of`
+    `machine` is the name of this machine. `sealed` has the sealed files, by match; `provider_of`
     returns the provider of a list.
     """
     return Document(
@@ -46,7 +58,8 @@ def make_document(
         Reporter(config.organisation, machine, config.contact, config.email),
         Tool("hashclient", __version__),
         tuple(
-            _reported(match, story, evidence.get(match.id), provider_of) for match, story in matches
+            _reported(match, story, sealed.get(match.id, _NOTHING), provider_of)
+            for match, story in matches
         ),
     )
 
@@ -54,7 +67,7 @@ def make_document(
 def _reported(
     match: Match,
     story: Sequence[Step],
-    evidence: Evidence | None,
+    sealed: Sealed,
     provider_of: Callable[[str], Provider | None],
 ) -> ReportedMatch:
     path = path_fields(match.path)
@@ -69,7 +82,9 @@ def _reported(
         viewed=was_viewed(story),
         in_place=match.in_place,
         entries=tuple(_entry(hit, provider_of) for hit in match.hits),
-        evidence=evidence,
+        evidence=sealed.evidence,
+        facts=sealed.facts,
+        context=sealed.context,
         story=tuple(StoryStep(step.time, step.event, dict(step.detail)) for step in story),
     )
 

@@ -17,16 +17,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
+
 from hashclient.audit.log import Event
-from hashclient.core.match import Match
+from hashclient.core.match import REPORT_HELD, Match
 from hashclient.decisions.review import ReviewPolicy
-from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
+from hashclient.errors import (
+    ConfigError,
+    HashclientError,
+    StateError,
+    UsageError,
+    VerificationError,
+)
 from hashclient.matches.store import Matches
-from hashclient.packages.document import FORMAT, Document, Evidence, Provider, parse_document
-from hashclient.reporting.describing import encode_document, make_document
+from hashclient.packages.document import FORMAT, Document, Provider, parse_document
+from hashclient.reporting.describing import Sealed, encode_document, make_document
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
-from hashclient.reporting.evidence import sealed_evidence
+from hashclient.reporting.evidence import sealed_items
 from hashclient.reporting.report import (
+    Apart,
     Decision,
     Report,
     State,
@@ -108,12 +117,14 @@ class Outbox:
         *,
         again: bool = False,
         seal_evidence: bool = False,
+        with_context: bool = False,
     ) -> Report:
         """Make a report of `matches`, to be sent later.
 
         `record` is the open record of matches. None means the usual destination. With `again`,
         matches that were reported there before are reported again. With `seal_evidence`, files that
-        are not in quarantine are sealed for the package.
+        are not in quarantine are sealed for the package; with `with_context`, sealed files that
+        belong to the matches go with it.
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported there.
@@ -130,7 +141,8 @@ class Outbox:
         for match in chosen.values():
             if ended := self.policy.ended(match, record.reviews(match.id)):
                 raise UsageError(f"match {match.id} is not to be reported: it is {ended}")
-        report = self._new_report(name, where, chosen, seal_evidence=seal_evidence)
+        report = self._new_report(name, where, chosen)
+        report = report.replace(seal_evidence=seal_evidence, with_context=with_context)
         with self._preparing():
             self._settle_new(record)
             if not again:
@@ -177,14 +189,7 @@ class Outbox:
             self._write_new(report, record)
             return self.settle(report, record)
 
-    def _new_report(
-        self,
-        name: str,
-        table: Table,
-        matches: Iterable[str],
-        *,
-        seal_evidence: bool = False,
-    ) -> Report:
+    def _new_report(self, name: str, table: Table, matches: Iterable[str]) -> Report:
         return Report(
             id=new_report_id(),
             destination=name,
@@ -192,7 +197,6 @@ class Outbox:
             created=self.now(),
             by=self.session.operator,
             matches=tuple(matches),
-            seal_evidence=seal_evidence,
         )
 
     def settle_new(self, record: Matches) -> None:
@@ -212,6 +216,76 @@ class Outbox:
                 report = self.get(report_id)
                 if report.settled is None:
                     self.settle(report, record)
+                self._make_apart(report, record)
+
+    def set_apart(
+        self, report: Report, stuck: Mapping[str, HashclientError | None], record: Matches
+    ) -> tuple[Report, Report]:
+        """Move matches that cannot be sent into a report of their own; return both reports.
+
+        Nobody outside has the report. `stuck` has the reason of each match; without one, it only
+        waits for a review.
+
+        1. The move is logged.
+        2. The report is saved without them. After a kill, the next command goes on from here.
+        3. The other report is written, and its matches and itself get their reasons.
+
+        Raises:
+            AuditError, StateError: it cannot be logged or written.
+        """
+        assert report.is_untouched
+        other = new_report_id()
+        data = {
+            "report": report.id,
+            "to": report.destination,
+            "by": self.session.operator,
+            "into": other,
+            "matches": [*stuck],
+        }
+        self.session.audit.append([Event("report-parted", data)], durable=True)  # 1
+        rest = tuple(i for i in report.matches if i not in stuck)
+        moved = report.replace(matches=rest, apart=(*report.apart, Apart(other, tuple(stuck))))
+        noted = moved.noted(self.now(), "set-apart", into=other, matches=[*stuck])
+        report = self.save(noted)  # 2
+        with self._preparing():  # 3
+            self._make_apart(report, record)
+        made = self.get(other)
+        if reasons := {i: error for i, error in stuck.items() if error is not None}:
+            self.note_stuck(made, reasons, record)
+        return report, made
+
+    def _make_apart(self, report: Report, record: Matches) -> None:
+        """Write the reports of matches that were set apart, unless they are here."""
+        for apart in report.apart:
+            if not is_there(self.folder(apart.report)):
+                made = Report(
+                    id=apart.report,
+                    destination=report.destination,
+                    kind=report.kind,
+                    created=report.created,
+                    by=report.by,
+                    matches=apart.matches,
+                    seal_evidence=report.seal_evidence,
+                    with_context=report.with_context,
+                    unreviewed=report.unreviewed,
+                )
+                self._write_new(made, record)
+                self.settle(made, record)
+
+    def note_stuck(
+        self, report: Report, stuck: Mapping[str, HashclientError], record: Matches
+    ) -> None:
+        """Note in the stories of matches why a report cannot be sent with them, once each.
+
+        Raises:
+            StateError: it cannot be noted.
+        """
+        with record.batch():
+            for match_id, error in stuck.items():
+                said = {"report": report.id, "why": error.message, "by": self.session.operator}
+                held = [s.detail for s in record.story(match_id) if s.event == REPORT_HELD]
+                if not held or held[-1] != said:
+                    record.note(match_id, REPORT_HELD, self.now(), said)
 
     def reported(self, destination: str) -> dict[str, Report]:
         """Return the matches in reports to a destination that were not taken back, by their report.
@@ -258,16 +332,16 @@ class Outbox:
         folder: Path,
         report: Report,
         record: Matches,
-        more_evidence: Mapping[str, Evidence] = MappingProxyType({}),
+        more: Mapping[str, Sealed] = MappingProxyType({}),
     ) -> Document:
         """Write the document of a report from the present state, and return it.
 
-        `more_evidence` has the sealed files outside of the quarantine, by match.
+        `more` has the sealed files outside of the quarantine, by match.
 
         Raises:
             StateError: it cannot be written, or the quarantine cannot be read.
         """
-        document = self.described(report, record, more_evidence)
+        document = self.described(report, record, more)
         write_atomic(folder / DOCUMENT_NAME, encode_document(document))
         return document
 
@@ -275,23 +349,35 @@ class Outbox:
         self,
         report: Report,
         record: Matches,
-        more_evidence: Mapping[str, Evidence] = MappingProxyType({}),
+        more: Mapping[str, Sealed] = MappingProxyType({}),
     ) -> Document:
         """Return the document of a report from the present state, as `write_document` writes it.
 
         Raises:
             StateError: the quarantine or the record of matches cannot be read.
         """
-        sealed = sealed_evidence(self.settings.layout.quarantine, report.matches)
+        sealed = self.sealed(report)
+        for match_id, other in more.items():
+            here = sealed.get(match_id, other)
+            sealed[match_id] = msgspec.structs.replace(here, facts=other.facts)
         return make_document(
             report.id,
             self.now(),
             self.settings.config.report,
             printable(self.session.invocation().host),
             [(record.get(i), record.story(i)) for i in report.matches],
-            {**more_evidence, **sealed},
+            sealed,
             functools.cache(self._provider_of),
         )
+
+    def sealed(self, report: Report) -> dict[str, Sealed]:
+        """Return what is in quarantine of the matches of a report, as far as the report has it.
+
+        Raises:
+            StateError: an item cannot be read, or is damaged.
+        """
+        where = self.settings.layout.quarantine
+        return sealed_items(where, report.matches, with_context=report.with_context)
 
     def _provider_of(self, list_name: str) -> Provider | None:
         """Return the provider of a list; None if either is not here any more."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 import enum
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -114,6 +116,13 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     destroy: tuple[str, ...]
 
 
+class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Matches that were set apart into a report of their own, by its id, so that the others go."""
+
+    report: str
+    matches: tuple[str, ...]
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a report's history."""
 
@@ -126,7 +135,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One report. Times are in UTC.
 
     `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
-    withdrawn, settled or rejected before sending. `unreviewed` is the decision of a person to send
+    withdrawn, settled or rejected before sending; `apart` are those that could not be sent and are
+    in other reports now. `unreviewed` is the decision of a person to send
     it although matches in it wait for a review. `settled` is the last state that the audit log and
     the record of matches have. `reference` is the recipient's name for the report, `answers` are
     its signed answers.
@@ -140,7 +150,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     by: str
     matches: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    apart: tuple[Apart, ...] = ()
     seal_evidence: bool = False
+    with_context: bool = False
     unreviewed: Decision | None = None
     state: State = State.PREPARED
     settled: State | None = None
@@ -230,7 +242,8 @@ class Sent(msgspec.Struct, frozen=True):
     """The report after an attempt to send it or to take it back, and messages for people.
 
     `error` is why it failed; `retry_after_s` is the pause in seconds that the other side asks for.
-    `notes` need a person's attention even after success.
+    `stuck` has the matches that cannot be sent, each with the reason. `notes` need a person's
+    attention even after success.
     """
 
     report: Report
@@ -238,6 +251,12 @@ class Sent(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
     notes: tuple[str, ...] = ()
     retry_after_s: float | None = None
+    stuck: Mapping[str, HashclientError] = MappingProxyType({})
+
+    @classmethod
+    def stuck_at(cls, report: Report, stuck: Mapping[str, HashclientError]) -> Sent:
+        """Return the result of an attempt that some matches have stopped before it began."""
+        return cls(report, "not sent", next(iter(stuck.values())), stuck=stuck)
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:

@@ -8,7 +8,7 @@ attempt. A failure does not stop the other reports.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -197,7 +197,8 @@ class Sender:
             ExitCode.UNAUTHORISED,
         )
         is_due = report.is_due(self._session.now()) or (waits and bool(self._identities))
-        return is_due and (report.is_retracting or not self._outbox.waiting(report, self._record))
+        waiting = self._waiting(report) if is_due else []
+        return is_due and (not waiting or _can_part(report, waiting))
 
     def _forget(self, report: Report) -> Report:
         remote = report.remote
@@ -209,12 +210,29 @@ class Sender:
 
     def _send(self, report: Report) -> Sent:
         """Make one attempt, and note its result."""
+        notes: list[str] = []
         try:
-            if report.retraction is None and (
-                waiting := self._outbox.waiting(report, self._record)
-            ):
-                if self._unreviewed is None:
+            sent = self._send_what_can_be(report, notes)
+        except AuditError as error:
+            # Not the report's fault, so without a pause: it is sent once the log works again.
+            sent = Sent.not_done(self._outbox.get(report.id), error)
+        except HashclientError as error:
+            sent = Sent.not_done(self._failed(report.id, error), error)
+        return msgspec.structs.replace(sent, notes=(*notes, *sent.notes))
+
+    def _send_what_can_be(self, report: Report, notes: list[str]) -> Sent:
+        """Make one attempt; matches that cannot be sent are set apart, so that the others go.
+
+        `notes` gets what was set apart.
+        """
+        while True:
+            waiting = self._waiting(report)
+            if waiting and self._unreviewed is None:
+                if not _can_part(report, waiting):
                     return _waits(report, len(waiting))
+                report, other = self._outbox.set_apart(report, dict.fromkeys(waiting), self._record)
+                notes.append(f"{_these(waiting, 'waits')} for a review, in report {other.id} now")
+            elif waiting and self._unreviewed is not None:
                 report = self._let_leave(report, waiting, self._unreviewed)
             intent = "report-submitting" if report.retraction is None else "report-retracting"
             self._log(intent, report, attempt=report.attempts + 1)
@@ -222,13 +240,24 @@ class Sender:
             sent = self._attempt(report)
             if sent.error is None:
                 return sent
-            failed = self._failed(report.id, sent.error, sent.retry_after_s)
-            return Sent.not_done(failed, sent.error)
-        except AuditError as error:
-            # Not the report's fault, so without a pause: it is sent once the log works again.
-            return Sent.not_done(self._outbox.get(report.id), error)
-        except HashclientError as error:
-            return Sent.not_done(self._failed(report.id, error), error)
+            report, error = self._outbox.get(report.id), sent.error
+            stuck = {i: why for i, why in sent.stuck.items() if i in report.matches}
+            if stuck:
+                error = _joined(stuck)
+                if _can_part(report, stuck):
+                    report, other = self._outbox.set_apart(report, stuck, self._record)
+                    self._failed(other.id, error)
+                    notes.append(
+                        f"{_these(stuck, 'is')} in report {other.id} now, which waits:"
+                        f" {error.message}"
+                    )
+                    continue
+                self._outbox.note_stuck(report, stuck, self._record)
+            return Sent.not_done(self._failed(report.id, error, sent.retry_after_s), error)
+
+    def _waiting(self, report: Report) -> list[str]:
+        """Return the matches of a report to be sent that wait for a review."""
+        return [] if report.retraction else self._outbox.waiting(report, self._record)
 
     def _let_leave(self, report: Report, waiting: Sequence[str], reason: str) -> Report:
         """Note that a person lets a report leave, although matches in it wait for a review."""
@@ -302,6 +331,25 @@ class Sender:
     def _log(self, event: str, report: Report, **more: Any) -> None:
         data = {"report": report.id, "to": report.destination, "by": self._session.operator, **more}
         self._session.audit.append([Event(event, data)], durable=True)
+
+
+def _can_part(report: Report, stuck: Collection[str]) -> bool:
+    """Return whether the other matches of a report can be sent without those that are `stuck`."""
+    return report.is_untouched and len(stuck) < len(report.matches)
+
+
+def _joined(stuck: Mapping[str, HashclientError]) -> HashclientError:
+    """Return one error for matches that cannot be sent."""
+    match_id, error = next(iter(stuck.items()))
+    where = "" if match_id in error.message else f"match {match_id}: "
+    more = f", and {counted(len(stuck) - 1, 'more match')}" if len(stuck) > 1 else ""
+    return type(error)(f"{where}{error.message}{more}", hint=error.hint)
+
+
+def _these(matches: Collection[str], verb: str) -> str:
+    """Return a count of matches and a verb."""
+    plural = {"waits": "wait", "is": "are"}[verb]
+    return f"{counted(len(matches), 'match')} {verb if len(matches) == 1 else plural}"
 
 
 def _waits(report: Report, count: int) -> Sent:

@@ -102,6 +102,8 @@ class Layout(msgspec.Struct, frozen=True):
     quarantine = _Below("quarantine")
     #: Unnamed files that hold possible containers for a moment.
     spool = _Below("spool")
+    #: Added facts about sources, sealed; one file for each match.
+    facts = _Below("facts")
     #: Waiting and sent reports, one folder for each.
     reports = _Below("reports")
     #: The exceptions that people have made.
@@ -125,6 +127,10 @@ class Layout(msgspec.Struct, frozen=True):
         It is apart from the pinned root, since a file in it may have the name of any role.
         """
         return self.provider(provider) / "metadata"
+
+    def facts_of(self, match_id: str) -> Path:
+        """Return the file of the added facts about a match."""
+        return self.facts / f"{match_id}.json"
 
     def notices_of(self, provider: str) -> Path:
         """Return the file of the notices of a provider."""
@@ -168,6 +174,8 @@ FILES: Mapping[str, str] = {
     r"quarantine/lock": "the lock of writers of the quarantine",
     rf"quarantine/{_ID}/item\.json": "the record of an isolated file",
     rf"quarantine/{_ID}/evidence\.age": "the content of the file, sealed",
+    rf"quarantine/{_ID}/evidence\.[0-9]+\.age": "a file that belongs to the match, sealed",
+    rf"facts/{_ID}\.json": "facts about the source of a match, sealed",
     r"spool/.+": "a possible container for a moment, on file systems without unnamed files",
     r"reports/lock": "the lock of writers of reports",
     r"reports/prepare\.lock": "the lock of commands that prepare a report",

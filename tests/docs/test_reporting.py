@@ -81,12 +81,13 @@ def test_states() -> None:
 
 def test_files_of_a_package() -> None:
     files = [README_NAME, DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, "evidence/MATCH.age"]
-    assert names("## The package") == files
+    more = ["evidence/MATCH.facts.age", "evidence/MATCH.1.age"]
+    assert names("## The package") == files + more
 
 
 def test_events_are_those_that_are_logged() -> None:
     code = code_of_reports()
-    logged = set(re.findall(r'"((?:report|matches)-[a-z]+)"', code))
+    logged = set(re.findall(r'"((?:report|matches|facts)-[a-z]+)"', code))
     documented = {
         e for row in table_rows(PAGE, "## Using it") for e in re.findall(r"`(.+?)`", row[0])
     }

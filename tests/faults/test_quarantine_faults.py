@@ -712,6 +712,10 @@ def test_a_copy_under_a_lost_seal_key_is_made_again(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     fail_removal(scene)
     scene.ward.hold(scene.match)
+    chat = tmp_path / "chat"
+    chat.write_bytes(INNOCENT)
+    with scene.ward.record() as record:
+        scene.ward.open().add_context(scene.match.id, [chat], record, reason="x")
     before = scene.ward.item(scene.match)
     scene.ward.sealer = Sealer(b"\1" * 32)
     with pytest.raises(StateError, match="sealed with another key"):
@@ -721,6 +725,8 @@ def test_a_copy_under_a_lost_seal_key_is_made_again(tmp_path: Path) -> None:
     scene.check_taken()
     after = scene.ward.item(scene.match)
     assert after.key_id != before.key_id and after.hold == before.hold is not None
+    assert after.context == before.context and len(after.context) == 1
+    assert {finding.detail for finding in scene.ward.verify().values()} == {"whole"}
 
 
 @pytest.mark.slow

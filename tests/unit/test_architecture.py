@@ -53,7 +53,8 @@ USES: Mapping[str, str] = {
     " reporting",
     "fleet": "audit formats objects session status",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "alerts config daemon decisions fetch index lists matches scan session status upkeep",
+    "client": "alerts config daemon decisions fetch index lists matches reporting scan session"
+    " status upkeep",
     "watch": "client daemon objects scan",
     "cli": "alerts audit client config configfile daemon decisions fetch fleet formats index lists"
     " matches migrations notices packages provider quarantine reporting scan session status"
@@ -277,6 +278,8 @@ GOES_BY_A_PATH: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         [
+            "quarantine.context._seal",
+            "quarantine.context.keep_context",
             "quarantine.item.item_ids",
             "quarantine.restore._decrypt",
             "quarantine.retention.purge",
@@ -288,6 +291,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.store.locked",
             "quarantine.store.remove_folder",
             "quarantine.verify._check_files",
+            "quarantine.verify._check_sealed",
             "quarantine.verify.verify",
             "reporting.destinations.package.handover._remove_sealed",
             "scan.cache.cache.stats",

@@ -98,7 +98,7 @@ def test_a_wrong_configuration_is_refused(table: str, says: str) -> None:
         parse_config(f"[report]\n{table}\n", "config.toml")
 
 
-def test_a_report_waits_until_all_of_its_matches_are_decided(tmp_path: Path) -> None:
+def test_matches_wait_until_they_are_decided_and_the_others_leave(tmp_path: Path) -> None:
     desk = Desk(tmp_path, review=REVIEW)
     first, second, third = (desk.find(name, name.encode()) for name in "abc")
     report = desk.prepare(first, second, third)
@@ -108,11 +108,16 @@ def test_a_report_waits_until_all_of_its_matches_are_decided(tmp_path: Path) -> 
     assert desk.send_due() == [] and "report-submitting" not in desk.events()
     assert desk.review(first, verdict=YES) == [YES]
     assert desk.review(second, verdict=NO) == [NO]
-    assert desk.send(report).detail == "waits: 1 match in it waits for a review"
-    desk.review(third, verdict=YES)
     (sent,) = desk.send_due()
     assert sent.report.state is State.SUBMITTED
-    assert (sent.report.matches, sent.report.left_out) == ((first.id, third.id), (second.id,))
+    assert (sent.report.matches, sent.report.left_out) == ((first.id,), (second.id,))
+    (apart,) = sent.report.apart
+    assert sent.notes == (f"1 match waits for a review, in report {apart.report} now",)
+    assert apart.matches == (third.id,) and desk.send_due() == []
+    desk.review(third, verdict=YES)
+    (sent,) = desk.send_due()
+    assert (sent.report.id, sent.report.matches) == (apart.report, (third.id,))
+    assert sent.report.state is State.SUBMITTED and sent.report.created == report.created
 
 
 def test_two_people_have_to_say_the_same(tmp_path: Path) -> None:
@@ -154,14 +159,18 @@ def test_what_one_person_rejects_waits_until_people_say_the_same(
     if others is not None:
         desk.review(match, verdict=others, by="alice")
     desk.review(match, verdict=NO, by="bob")
-    assert desk.send(report).detail == "waits: 1 match in it waits for a review"
+    sent = desk.send(report)
+    assert sent.report.matches == (other.id,)
+    (apart,) = sent.report.apart
+    waiting = desk.outbox.get(apart.report)
+    assert desk.send(waiting).detail == "waits: 1 match in it waits for a review"
     assert desk.send_due() == []
     with desk.record() as record:
         assert [*desk.outbox.policy.waiting(record)] == [match.id]
     desk.review(match, verdict=NO, by="alice")
     with desk.record() as record:
         assert [*desk.outbox.policy.waiting(record)] == []
-    assert desk.send(report).report.matches == (other.id,)
+    assert desk.send(waiting).report.state is State.RETRACTED
 
 
 def test_only_a_person_with_a_reason_lets_a_report_leave_early(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.desk import WHO, Desk
+from fixtures.desk import WHO, A, B, Desk
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
@@ -458,11 +458,12 @@ def test_a_proper_submission(tmp_path: Path, tls: bool) -> None:
     with ReportingService(tmp_path, tls=tls) as service:
         desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
         first, second = desk.find("a", b"x" * 300_000), desk.find(b"b\xff", b"")
-        desk.quarantine(second)
+        for match in (first, second):
+            desk.quarantine(match)
         report = desk.prepare(first, second, to="hotline")
         # A sealed file waits for the key; before that, the service gets no request.
         (sent,) = desk.send_due()
-        assert sent.error is None and sent.detail == "waits: 1 file is sealed in quarantine"
+        assert sent.error is None and sent.detail == "waits: 2 files are sealed in quarantine"
         assert service.requests == [] and desk.send_due() == []
         (sent,) = desk.send_due(identities=desk.identities())
         assert sent.detail == "finished: hotline calls it 4711"
@@ -544,3 +545,51 @@ def test_a_second_command_waits_to_prepare_and_does_not_send(desk: Desk) -> None
         report = desk.prepare(match)
         with pytest.raises(StateError, match="another command is working on reports"):
             desk.send(report)
+
+
+class _Killed(BaseException):
+    """A kill: nothing handles it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_while_matches_are_set_apart_loses_none_and_sends_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Of two matches one has a sealed copy that is missing."""
+    original, numbers = Outbox.save, range(1, 20)
+    for number in numbers:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        desk, seen = Desk(directory), [0]
+        good, bad = desk.find("a", A), desk.find("b", B)
+        for match in (good, bad):
+            desk.quarantine(match)
+        (desk.settings.layout.quarantine / bad.id / "evidence.age").rename(directory / "kept")
+        report = desk.prepare(good, bad)
+
+        def save(outbox: Outbox, report: Report, number: int = number) -> Report:
+            seen[0] += 1  # noqa: B023 - of this round
+            if seen[0] != number:  # noqa: B023
+                return original(outbox, report)
+            if after:
+                original(outbox, report)
+            raise _Killed
+
+        with monkeypatch.context() as patch, contextlib.suppress(_Killed):
+            patch.setattr(Outbox, "save", save)
+            desk.send(report)
+        desk.wait(days=2)
+        desk.send_due()
+        (directory / "kept").rename(desk.settings.layout.quarantine / bad.id / "evidence.age")
+        desk.wait(days=2)
+        desk.send_due()
+        reports = [*desk.outbox.reports()]
+        assert sorted(i for r in reports for i in r.matches) == sorted((good.id, bad.id))
+        assert {r.state for r in reports} == {State.SUBMITTED}
+        assert len([*desk.out.iterdir()]) == len(reports) == 2
+        if seen[0] < number:
+            assert number > 4
+            break
+    else:
+        raise AssertionError("it does not come to an end")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from hashclient.matches.store import Matches
+from hashclient.reporting.facts import Asked
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Report, Sent
 from hashclient.session import Session
@@ -24,7 +25,8 @@ class Work(msgspec.Struct, frozen=True):
 
     `record` is the open record of matches, `identities` open items in quarantine, `on_bytes` is
     called with the number of bytes after each part is sent. With `allow_closed`, which a person has
-    given, evidence is handed over even to a recipient who cannot open it.
+    given, evidence is handed over even to a recipient who cannot open it. `asked` has the answers
+    of the command for facts about sources.
     """
 
     outbox: Outbox
@@ -32,6 +34,7 @@ class Work(msgspec.Struct, frozen=True):
     identities: Sequence[Any] = ()
     on_bytes: Callable[[int], None] = lambda _count: None
     allow_closed: bool = False
+    asked: Asked = msgspec.field(default_factory=Asked)
 
     @property
     def session(self) -> Session:
@@ -53,8 +56,9 @@ class Destination(Protocol):
     def send(self, report: Report) -> Sent:
         """Hand a report over, or go on where an earlier attempt was interrupted.
 
-        Afterwards it is submitted, acknowledged or waiting, or there is an error. The journal has
-        every half-done step at the other side.
+        Afterwards it is submitted, acknowledged or waiting, or there is an error; if that is about
+        some of its matches, these are `stuck`, and the others can be sent without them. The journal
+        has every half-done step at the other side.
 
         Raises:
             HashclientError: it cannot be handed over now.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from hashclient.configfile.tables import ServiceDestination
-from hashclient.errors import ExitCode, HashclientError, StateError, UsageError
+from hashclient.errors import AuthorisationError, ExitCode, HashclientError, UsageError
 from hashclient.reporting.describing import missing_about
 from hashclient.reporting.destinations.cybertipline.api import Service
 from hashclient.reporting.destinations.cybertipline.filing import Filing
@@ -61,17 +61,18 @@ class CyberTipline:
         """Return the documents, with names in place of the service's ids, and the files."""
         document = self._outbox.described(report, self._work.record)
         missing = missing_about(document.reporter)
-        try:
-            plan, waiting = make_plan(document, self._table, self._work)
-        except StateError as error:
-            return Rehearsal({}, (), (*missing, error.message))
+        plan, waiting, stuck = make_plan(document, self._table, self._work)
         missing += [f"match {i}: its file is sealed in quarantine: --identity" for i in waiting]
-        opening = report_element(document, plan.incident_type, plan.upload, plan.sealed_to)
+        missing += [f"match {i}: {error.message}" for i, error in stuck.items()]
+        facts = {i: dict.fromkeys(known, "(not shown)") for i, known in plan.facts.items()}
+        opening = report_element(document, plan.incident_type, plan.upload, plan.sealed_to, facts)
         texts = {"report.xml": to_bytes(opening)}
         for match in document.matches:
             if match.id in plan.upload:
                 sealed_to = plan.sealed_to.get(match.id)
-                details = file_element(match, "REPORT-ID", "FILE-ID", {}, sealed_to)
+                details = file_element(
+                    match, "REPORT-ID", "FILE-ID", {}, sealed_to, facts.get(match.id, {})
+                )
                 texts[f"{match.id}.xml"] = to_bytes(details)
             else:
                 missing.append(f"match {match.id}: its file is not uploaded")
@@ -90,7 +91,10 @@ class CyberTipline:
             document = self._outbox.write_document(folder, report, self._work.record)
         else:
             document = self._outbox.document(report)
-        plan, waiting = make_plan(document, self._table, self._work)
+        plan, waiting, stuck = make_plan(document, self._table, self._work)
+        sealed = {i: _sealed_file() for i in waiting}
+        if stuck or (waiting and len(waiting) < len(report.matches) and report.is_untouched):
+            return Sent.stuck_at(report, {**sealed, **stuck})
         if waiting:
             return self._wait_for_identity(report, len(waiting))
 
@@ -109,7 +113,8 @@ class CyberTipline:
             try:
                 report = file(filing)
             except HashclientError as error:
-                return Sent(report, "not sent", error=error, retry_after_s=service.retry_after_s)
+                after_s = service.retry_after_s
+                return Sent(report, "not sent", error, retry_after_s=after_s, stuck=filing.stuck)
         report = self._outbox.settle(report, self._work.record)
         notes = []
         if filing.missing_there:
@@ -167,3 +172,10 @@ class CyberTipline:
     def is_taken_back(self, report: Report) -> bool:
         """Return True: a service keeps no retracted report."""
         return True
+
+
+def _sealed_file() -> AuthorisationError:
+    return AuthorisationError(
+        "its file is sealed in quarantine",
+        hint="`hashclient report submit REPORT --identity FILE` with the officer's key",
+    )

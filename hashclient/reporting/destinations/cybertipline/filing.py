@@ -18,7 +18,9 @@ person has to find out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import msgspec
 
@@ -63,6 +65,10 @@ class _LostError(Exception):
     """The service no longer knows a report that was not finished."""
 
 
+class _MisfitError(ConfigError):
+    """The facts about the source of a match do not fit the schema."""
+
+
 class Filing:
     """One attempt at filing one report."""
 
@@ -79,6 +85,8 @@ class Filing:
         self._by = outbox.session.operator
         #: The report as saved in the journal.
         self.report = report
+        #: The matches that cannot be sent, with the reasons.
+        self.stuck: dict[str, HashclientError] = {}
         #: How many uploaded files the service did not name when it finished the report.
         self.missing_there = 0
         #: The id of a report taken back that may have been finished, though the service lacks it.
@@ -167,10 +175,13 @@ class Filing:
         return report_id
 
     def _open(self, plan: Plan, schema: Validator) -> None:
-        document = to_bytes(
-            report_element(plan.document, plan.incident_type, plan.upload, plan.sealed_to)
+        document = _checked(
+            lambda facts: report_element(
+                plan.document, plan.incident_type, plan.upload, plan.sealed_to, facts
+            ),
+            plan.facts,
+            schema,
         )
-        schema.validate(document)
         answer = self._call(Call.OPEN, lambda: self.service.open(document))
         if answer.report_id is None:
             raise UnreachableError("the service has opened a report and does not say its id")
@@ -179,7 +190,12 @@ class Filing:
     def _add(self, match: ReportedMatch, plan: Plan, schema: Validator) -> None:
         sealed_to = plan.sealed_to.get(match.id)
         name = match.id if sealed_to is None else f"{match.id}.age"
-        with plan.open_evidence(match) as evidence:
+        with contextlib.ExitStack() as stack:
+            try:
+                evidence = stack.enter_context(plan.open_evidence(match))
+            except HashclientError:
+                self._find_stuck(plan)
+                raise
             answer = self._call(Call.UPLOAD, lambda: self.service.upload(self._id, name, evidence))
         if answer.file_id is None or answer.md5 is None:
             raise UnreachableError("the service does not say which bytes it has got")
@@ -193,10 +209,28 @@ class Filing:
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
-        document = to_bytes(file_element(match, self._id, answer.file_id, digests, sealed_to))
-        schema.validate(document)
+        file_id = answer.file_id
+        try:
+            document = _checked(
+                lambda facts: file_element(match, self._id, file_id, digests, sealed_to, facts),
+                plan.facts.get(match.id, {}),
+                schema,
+            )
+        except _MisfitError as error:
+            self.stuck[match.id] = error
+            raise
         self._call(Call.FILEINFO, lambda: self.service.describe(document))
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
+
+    def _find_stuck(self, plan: Plan) -> None:
+        """Find all matches whose evidence cannot be sent, so that one attempt finds all."""
+        for match in plan.document.matches:
+            if match.id in plan.upload and match.id not in self._remote.files:
+                try:
+                    with plan.open_evidence(match):
+                        pass
+                except HashclientError as error:
+                    self.stuck[match.id] = error
 
     def finish_again(self) -> Report:
         """Finish a report that may be finished already, and return it.
@@ -318,3 +352,27 @@ class Filing:
 
     def _changed(self, **changes: object) -> Remote:
         return msgspec.structs.replace(self._remote, **changes)
+
+
+def _checked(
+    make: Callable[[Mapping[str, Any]], ET.Element], facts: Mapping[str, Any], schema: Validator
+) -> bytes:
+    """Return a document with facts, after it was compared with the schema.
+
+    Raises:
+        ConfigError: the service will not take it.
+        VerificationError: the schema cannot be used.
+    """
+    document = to_bytes(make(facts))
+    try:
+        schema.validate(document)
+    except (ConfigError, VerificationError):
+        if not facts:
+            raise
+        # A validator may repeat a value, and no message may hold a fact.
+        schema.validate(to_bytes(make({})))
+        raise _MisfitError(
+            "the facts about the source do not fit the schema that the service serves",
+            hint="it is in the folder of the report; compare it with what the command writes",
+        ) from None
+    return document

@@ -11,11 +11,12 @@ import msgspec
 
 from hashclient.configfile.tables import ServiceDestination
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import StateError
+from hashclient.errors import HashclientError, StateError
 from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path
 from hashclient.reporting.destinations.interface import Work
+from hashclient.reporting.facts import plain_facts
 from hashclient.system.text import printable
 
 
@@ -23,27 +24,33 @@ class Plan(msgspec.Struct, frozen=True):
     """The plan of a filing.
 
     `upload` are the matches whose evidence is uploaded, in order; `sealed_to` has the public keys
-    of those that are uploaded sealed. `open_evidence` returns the proven evidence of a match.
+    of those that are uploaded sealed. `facts` has what is known of sources, by match and
+    name.
+    `open_evidence` returns the proven evidence of a match.
     """
 
     document: Document
     incident_type: str
     upload: tuple[str, ...]
     sealed_to: Mapping[str, Sequence[str]]
+    facts: Mapping[str, Mapping[str, str]]
     open_evidence: Callable[[ReportedMatch], AbstractContextManager[Proven]]
 
 
-def make_plan(document: Document, table: ServiceDestination, work: Work) -> tuple[Plan, list[str]]:
-    """Return the plan, and the matches whose evidence first needs an identity.
+def make_plan(
+    document: Document, table: ServiceDestination, work: Work
+) -> tuple[Plan, list[str], dict[str, HashclientError]]:
+    """Return the plan, the matches whose evidence needs an identity, and those that are stuck.
 
     Files that are neither in place nor in quarantine, those that are not wanted, and streams, whose
-    content nobody has kept, are reported without evidence. An object is read by its version.
-
-    Raises:
-        StateError: a file is gone from its place, and its story does not say why.
+    content nobody has kept, are reported without evidence. An object is read by its version. A
+    match is stuck if its file is gone from its place, and its story does not say why, or if the
+    facts about its source are not available.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []
+    facts: dict[str, dict[str, str]] = {}
+    stuck: dict[str, HashclientError] = {}
     sealed_to: dict[str, Sequence[str]] = {}
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
@@ -57,13 +64,18 @@ def make_plan(document: Document, table: ServiceDestination, work: Work) -> tupl
             upload.append(match.id)
             path = file_path(match)
             if item is None and not is_object_uri(path) and not os.path.lexists(path):
-                raise StateError(
+                stuck[match.id] = StateError(
                     f"file is gone: {printable(path)}",
                     hint="scan it again; `hashclient matches close` settles a match whose file is"
                     " gone",
                 )
             if not in_place and not work.identities:
                 waiting.append(match.id)
+        try:
+            if found := plain_facts(work.session, work.identities, known, work.asked):
+                facts[match.id] = found.texts()
+        except HashclientError as error:
+            stuck.setdefault(match.id, error)
 
     @contextlib.contextmanager
     def open_evidence(match: ReportedMatch) -> Iterator[Proven]:
@@ -80,5 +92,5 @@ def make_plan(document: Document, table: ServiceDestination, work: Work) -> tupl
         yield sealed_source(path, item.evidence_sha256, item.evidence_bytes)
 
     upload_order = tuple(upload)
-    plan = Plan(document, table.incident_type, upload_order, sealed_to, open_evidence)
-    return plan, waiting
+    plan = Plan(document, table.incident_type, upload_order, sealed_to, facts, open_evidence)
+    return plan, waiting, stuck

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
@@ -34,7 +35,9 @@ _DIGEST = re.compile(r"[0-9A-Fa-f]{32,}")
 
 # The elements that are used, in the order in which the public description of the API lists them.
 _ORDER = {
-    "report": ("incidentSummary", "reporter", "additionalInfo"),
+    "report": ("incidentSummary", "reporter", "personOrUserReported", "additionalInfo"),
+    "personOrUserReported": ("espIdentifier",),
+    "ipCaptureEvent": ("ipAddress", "eventName", "dateTime"),
     "incidentSummary": ("incidentType", "incidentDateTime"),
     "reporter": ("reportingPerson", "contactPerson"),
     "reportingPerson": ("firstName", "lastName", "email"),
@@ -60,13 +63,22 @@ _ORDER = {
 Content = str | Mapping[str, Any] | tuple[str, Mapping[str, str]] | Sequence[Any]
 
 
+#: Facts about sources: texts by name, or these by match.
+_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
+
+
 def report_element(
-    document: Document, incident_type: str, with_file: Collection[str], sealed: Collection[str]
+    document: Document,
+    incident_type: str,
+    with_file: Collection[str],
+    sealed: Collection[str],
+    facts: Mapping[str, Mapping[str, str]] = _NO_FACTS,
 ) -> ET.Element:
     """Return the report that opens a submission.
 
-    `with_file` are the matches whose file will follow; the others are described here. The files of
-    those in `sealed` will be sealed.
+    `with_file` are the matches whose file will follow; the others are described here, with the
+    `facts` about their sources. The files of those in `sealed` will be sealed. An account is the
+    person who is reported, if no other one is known.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -76,7 +88,9 @@ def report_element(
         *(f"reported by {text}" for text in _reporter(document)),
     ]
     if others:
-        lines += [f"{len(others)} of them are not uploaded:", *(about(match) for match in others)]
+        lines.append(f"{len(others)} of them are not uploaded:")
+        for match in others:
+            lines += [about(match), *_named(facts.get(match.id, {}))]
     if sealed:
         lines.append("Files are uploaded sealed, in the age format.")
     return _element(
@@ -87,6 +101,7 @@ def report_element(
                 "incidentDateTime": _time(first),
             },
             "reporter": {"reportingPerson": {"email": printable(document.reporter.email or "")}},
+            **_person({known["account"] for known in facts.values() if "account" in known}),
             "additionalInfo": "\n".join(lines),
         },
     )
@@ -98,14 +113,17 @@ def file_element(
     file_id: str,
     digests: Mapping[str, str],
     sealed_to: Sequence[str] | None,
+    facts: Mapping[str, str] = _NO_FACTS,
 ) -> ET.Element:
     """Return the details of an uploaded file.
 
     `digests` has the known digests of the original file, hexadecimal, by the name of the algorithm;
-    `sealed_to` has the public keys, if the sealed form was uploaded.
+    `sealed_to` has the public keys, if the sealed form was uploaded. `facts` are about the source;
+    those that have no element of their own are in the text.
     """
     name = printable(os.path.basename(file_path(match)))  # noqa: PTH119 - any bytes
-    lines = [about(match)]
+    others = {name: facts[name] for name in ("account", "message_id") if name in facts}
+    lines = [about(match), *_named(others)]
     if sealed_to is not None:
         lines.append(f"Sealed in the age format to: {', '.join(sealed_to)}")
     return _element(
@@ -115,6 +133,7 @@ def file_element(
             "fileId": file_id,
             "fileName": name if sealed_to is None else f"{match.id}.age",
             "originalFileName": name,
+            **_as_elements(facts),
             "fileViewedByEsp": "true" if match.viewed else "false",
             "originalFileHash": [(value, {"hashType": n}) for n, value in digests.items()],
             "additionalInfo": "\n".join(lines),
@@ -132,6 +151,28 @@ def about(match: ReportedMatch) -> str:
     )
     size = "unknown size" if match.size is None else f"{match.size} bytes"
     return f"match {match.id}: {printable(file_path(match))} ({size}): {entries}"
+
+
+def _as_elements(facts: Mapping[str, str]) -> dict[str, Content]:
+    """Return the facts that have elements of their own."""
+    names = {"uploaded": "uploadedToEspTimestamp", "url": "locationOfFile"}
+    found: dict[str, Content] = {names[n]: text for n, text in facts.items() if n in names}
+    if "address" in facts:
+        event = {"ipAddress": facts["address"], "eventName": "Upload"}
+        time = {"dateTime": facts["uploaded"]} if "uploaded" in facts else {}
+        found["ipCaptureEvent"] = event | time
+    return found
+
+
+def _person(accounts: Collection[str]) -> dict[str, Content]:
+    if len(accounts) != 1:
+        return {}
+    (account,) = accounts
+    return {"personOrUserReported": {"espIdentifier": account}}
+
+
+def _named(facts: Mapping[str, str]) -> list[str]:
+    return [f"{name.replace('_', ' ')} of its source: {text}" for name, text in facts.items()]
 
 
 def _viewed(document: Document) -> str:

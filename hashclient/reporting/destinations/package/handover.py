@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from hashclient.configfile.tables import PackageDestination
-from hashclient.errors import UsageError
+from hashclient.errors import HashclientError, UsageError
 from hashclient.packages.contents import DOCUMENT_NAME
 from hashclient.packages.document import Document, Evidence
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
-from hashclient.reporting.describing import encode_document, missing_about
+from hashclient.reporting.describing import Sealed, encode_document, missing_about
 from hashclient.reporting.destinations.interface import Rehearsal, Work
 from hashclient.reporting.destinations.package.package import (
     Packager,
@@ -27,7 +28,8 @@ from hashclient.reporting.destinations.package.package import (
     package_name,
     remove_unfinished,
 )
-from hashclient.reporting.evidence import seal_in_place, sealed_evidence
+from hashclient.reporting.evidence import seal_in_place
+from hashclient.reporting.facts import facts_known, seal_facts
 from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path
 from hashclient.system.layout import SEALED_DIR
@@ -45,33 +47,36 @@ class HandOver:
         self._record = work.record
         self._directory = user_path(table.directory)
         self._recipients = table.recipients
-        self._allow_closed = work.allow_closed
+        self._work = work
 
     def renew(self, report: Report) -> Report:
         """Do nothing: a begun package is finished as the journal says."""
         return report
 
     def rehearse(self, report: Report) -> Rehearsal:
-        """Return the document, the evidence, and who cannot open it."""
+        """Return the document, the sealed files, and who cannot open them."""
         document = self._outbox.described(report, self._record)
-        evidence = {m.id: m.evidence for m in document.matches if m.evidence is not None}
         missing = missing_about(document.reporter)
         if not self._directory.is_dir():
             missing.append(f"no directory for packages: {printable(self._directory)}")
         for match in document.matches:
-            if match.id not in evidence and not (report.seal_evidence and match.in_place):
+            if match.evidence is None and not (report.seal_evidence and match.in_place):
                 missing.append(f"match {match.id}: its file is not in quarantine")
-        for match_id, recipients in self._closed(evidence).items():
+        for match_id, recipients in self._closed(document).items():
             closed = ", ".join(map(excerpt, recipients))
             missing.append(f"match {match_id}: its evidence is not sealed to {closed}")
-        files = tuple(sealed.name for sealed in evidence.values())
+        for match_id in report.matches:
+            try:
+                facts_known(self._work.session, self._record.get(match_id), self._work.asked)
+            except HashclientError as error:
+                missing.append(f"match {match_id}: {error.message}")
+        files = tuple(name for match in document.matches for name in match.sealed)
         return Rehearsal({DOCUMENT_NAME: encode_document(document)}, files, tuple(missing))
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
-            UsageError: one of its recipients cannot open the sealed files in it.
             HashclientError: it cannot be made; the directory has no package.
         """
         settings = self._session.settings
@@ -81,11 +86,15 @@ class HandOver:
         closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
             # Before files in place are sealed for the package, which takes a while.
-            self._refuse_closed(sealed_evidence(settings.layout.quarantine, report.matches))
-            document = self._document(report, notes)
-            evidence = {m.id: m.evidence for m in document.matches if m.evidence is not None}
-            closed = self._refuse_closed(evidence)
-            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR))
+            stuck = self._refused(self._outbox.described(report, self._record))
+            if stuck:
+                return Sent.stuck_at(report, stuck)
+            document = self._document(report, notes, stuck)
+            closed = tuple(self._closed(document))
+            stuck |= self._refused(document)
+            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR), stuck)
+            if stuck:
+                return Sent.stuck_at(report, stuck)
             data = {"report": report.id, "to": report.destination, "by": self._session.operator}
             with packager.made(content, data) as package:
                 report = self._outbox.save(report.replace(state=State.SUBMITTING, package=package))
@@ -103,54 +112,69 @@ class HandOver:
         detail = f"handed over: {self._directory / done.package.name}"
         return Sent(done, detail, notes=tuple(notes))
 
-    def _document(self, report: Report, notes: list[str]) -> Document:
-        """Return the document of a report; on request, files in place are sealed for it.
+    def _document(
+        self, report: Report, notes: list[str], stuck: dict[str, HashclientError]
+    ) -> Document:
+        """Return the document of a report; files in place and facts are sealed for it.
 
         A begun package keeps its document, unless its evidence was sealed to other keys since.
+        `stuck` gets the matches whose facts are not available.
         """
         folder = self._outbox.folder(report.id)
         if report.is_untouched:
             sealed = self._seal_in_place(report, notes)
+            for match_id in report.matches:
+                match, directory = self._record.get(match_id), folder / SEALED_DIR
+                try:
+                    facts = seal_facts(
+                        self._session, self._recipients, match, self._work.asked, directory
+                    )
+                except HashclientError as error:
+                    stuck[match_id] = error
+                    continue
+                if facts is not None:
+                    before = sealed.get(match_id, Sealed())
+                    sealed[match_id] = msgspec.structs.replace(before, facts=facts)
             return self._outbox.write_document(folder, report, self._record, sealed)
         document = self._outbox.document(report)
-        named = {m.id: m.evidence for m in document.matches if m.evidence is not None}
-        now = sealed_evidence(self._session.settings.layout.quarantine, tuple(named))
-        if {**named, **now} == named:
+        named = {m.id: Sealed(m.evidence, m.facts, m.context) for m in document.matches}
+        now = self._outbox.sealed(report)
+        if all(
+            named[i].evidence in (None, here.evidence) and named[i].context == here.context
+            for i, here in now.items()
+        ):
             return document
         return self._outbox.write_document(folder, report, self._record, named)
 
-    def _refuse_closed(self, evidence: Mapping[str, Evidence]) -> tuple[str, ...]:
-        """Refuse evidence that a recipient of the package cannot open, unless a person allows it.
+    def _refused(self, document: Document) -> dict[str, HashclientError]:
+        """Return the matches with a sealed file that some recipient of the package cannot open.
 
-        `evidence` is by match. Return the matches whose evidence some recipient cannot open.
-
-        Raises:
-            UsageError: there is such evidence, and it is not allowed.
+        There are none if a person allows it.
         """
-        closed = self._closed(evidence)
-        if closed and not self._allow_closed:
-            match_id, (recipient, *_) = next(iter(closed.items()))
-            others = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
-            raise UsageError(
-                f"the recipient cannot open the evidence of match {match_id}{others}:"
-                f" {excerpt(recipient)}",
+        if self._work.allow_closed:
+            return {}
+        return {
+            match_id: UsageError(
+                f"the recipient cannot open the evidence of match {match_id}: {excerpt(first)}",
                 hint="`hashclient quarantine add-recipient KEY` names them, and `quarantine reseal"
                 " --all --identity FILE` seals earlier copies to them, too; or `report submit"
                 " REPORT --allow-closed` hands it over as it is",
             )
-        return tuple(closed)
+            for match_id, (first, *_) in self._closed(document).items()
+        }
 
-    def _closed(self, evidence: Mapping[str, Evidence]) -> dict[str, list[str]]:
-        """Return by match the recipients of the package who cannot open its evidence."""
+    def _closed(self, document: Document) -> dict[str, list[str]]:
+        """Return by match the recipients of the package who cannot open all of it."""
         closed: dict[str, list[str]] = {}
         for recipient in self._recipients:
             key = canonical_recipient(recipient)
-            for match_id, sealed in evidence.items():
-                if key not in map(canonical_recipient, sealed.recipients):
-                    closed.setdefault(match_id, []).append(recipient)
+            for match in document.matches:
+                keys = (map(canonical_recipient, one.recipients) for one in match.sealed.values())
+                if not all(key in each for each in keys):
+                    closed.setdefault(match.id, []).append(recipient)
         return closed
 
-    def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Evidence]:
+    def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Sealed]:
         """On request, seal files that are not in quarantine into the folder of the report."""
         if not report.seal_evidence:
             return {}
@@ -171,7 +195,7 @@ class HandOver:
             if isinstance(evidence, str):
                 notes.append(f"no evidence of match {match_id}: {evidence}")
             else:
-                sealed[match_id] = evidence
+                sealed[match_id] = Sealed(evidence)
         return sealed
 
     def take_back(self, report: Report) -> Sent:

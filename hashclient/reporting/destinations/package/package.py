@@ -20,7 +20,7 @@ import msgspec
 
 from hashclient.audit.log import checkpoint
 from hashclient.core.agefile import Chunks
-from hashclient.errors import StateError
+from hashclient.errors import HashclientError, StateError
 from hashclient.packages.contents import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,
@@ -51,7 +51,8 @@ Report {report}
 document.json    what is reported: paths, entries of lists, what was done; no digests
 custody.jsonl    the chain of custody: signed records of the reporter's audit log
 checkpoint.json  a signed statement that the log holds these records
-evidence/        the files, each sealed in the age format under the id of its match
+evidence/        the files, each sealed in the age format under the id of its match; ID.facts.age
+                 has facts about its source, ID.1.age and so on belong to it
 
 The files were matched by digest. A person has viewed those with "viewed": true in document.json,
 and no others. Handle them as the law demands.
@@ -83,28 +84,36 @@ def package_name(report_id: str, recipients: Sequence[str]) -> str:
     return f"{package_folder(report_id)}{SEALED_SUFFIX if recipients else ''}"
 
 
-def gather(document: Document, places: Sequence[Path]) -> Content:
-    """Find and prove the evidence that `document` names, in one of the directories `places`.
+def gather(
+    document: Document, places: Sequence[Path], stuck: dict[str, HashclientError]
+) -> Content:
+    """Find and prove the sealed files that `document` names, in one of the directories `places`.
 
-    In each, evidence is found as `<match id>.age` or as `<match id>/evidence.age`.
-
-    Raises:
-        StateError: evidence is missing or damaged.
+    In each, `evidence/MATCH.REST` is found as `MATCH.REST` or as `MATCH/evidence.REST`. If one is
+    missing or damaged, that is in `stuck`, by match.
     """
-    evidence = {}
+    found = {}
     for match in document.matches:
-        if match.evidence is None:
-            continue
-        names = (f"{match.id}.age", f"{match.id}/evidence.age")
-        found = [p / name for p in places for name in names if (p / name).is_file()]
-        if not found:
-            raise StateError(
-                f"sealed copy is missing: match {match.id}",
-                hint="`hashclient quarantine verify` checks all of them",
-            )
-        known = match.evidence
-        evidence[known.name] = sealed_source(found[0], known.sha256, known.length)
-    return Content(document, evidence)
+        try:
+            for name, known in match.sealed.items():
+                found[name] = sealed_source(
+                    _find(match.id, name, places), known.sha256, known.length
+                )
+        except StateError as error:
+            stuck[match.id] = error
+    return Content(document, found)
+
+
+def _find(match_id: str, name: str, places: Sequence[Path]) -> Path:
+    base = Path(name).name
+    names = (base, f"{match_id}/evidence{base.removeprefix(match_id)}")
+    for path in (place / each for place in places for each in names):
+        if path.is_file():
+            return path
+    raise StateError(
+        f"sealed copy is missing: match {match_id}",
+        hint="`hashclient quarantine verify` checks all of them",
+    )
 
 
 def remove_unfinished(directory: Directory, report_id: str) -> None:
@@ -176,9 +185,8 @@ class Packager:
             DOCUMENT_NAME: encode_document(content.document),
         }
         hashes = {n: hashlib.sha256(text).hexdigest() for n, text in files.items()}  # 1
-        for evidence in (match.evidence for match in content.document.matches):
-            if evidence is not None:
-                hashes[evidence.name] = evidence.sha256
+        for match in content.document.matches:
+            hashes |= {name: one.sha256 for name, one in match.sealed.items()}
         ids = {report_id, *(match.id for match in content.document.matches)}
         names = named_in(content.document)
         files[CUSTODY_NAME] = bind(self._session, ids, {**data, **names}, hashes)  # 2

@@ -1,0 +1,240 @@
+"""Facts about the source of a file: the account, the address, the time, the URL, the message.
+
+They are about a person. So no log, output, metric, alert or document of this program has them: they
+are sealed to the recipient of a package, or sent in the fields of a service. A program
+adds them by the API, and they are then kept sealed until the match ends; or the command in
+[report.facts] says them when a report is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from hashclient.audit.log import Event
+from hashclient.core.agefile import Chunks
+from hashclient.core.match import Match
+from hashclient.errors import AuthorisationError, StateError, UnreachableError, UsageError
+from hashclient.matches.store import Matches
+from hashclient.packages.document import Evidence, facts_name
+from hashclient.quarantine.age import parse_recipients
+from hashclient.quarantine.evidence import unsealed
+from hashclient.quarantine.sealing import seal_stream
+from hashclient.session import Session
+from hashclient.system.command import run_command
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    state_error,
+    write_atomic,
+)
+from hashclient.system.strictjson import parse_json
+from hashclient.system.text import path_fields, printable
+
+#: How long the command may take for one match, and how much it may write.
+LIMIT_S = 10.0
+MAX_BYTES = 1 << 16
+#: After so many failures in a row the command is not asked again in the same run.
+MOST_FAILURES = 5
+#: The event in the audit log; it has no facts.
+ADDED = "facts-added"
+
+_Text = Annotated[
+    str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]{1,500}\Z")
+]
+_Url = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,2000}\Z")]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The facts about one source; each of them may be unknown.
+
+    `address` is the IP address that the file was uploaded from, `uploaded` the time of this.
+    """
+
+    account: _Text | None = None
+    address: _Text | None = None
+    uploaded: _Time | None = None
+    url: _Url | None = None
+    message_id: _Text | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return self != Facts()
+
+    def texts(self) -> dict[str, str]:
+        """Return what is known as texts, by name."""
+        known: dict[str, str] = msgspec.to_builtins(self)
+        return known
+
+
+class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Added facts: `Facts` as JSON, in the age format, and the keys it is sealed to."""
+
+    format: Literal["hashclient-facts/1"]
+    recipients: tuple[str, ...]
+    sealed: bytes
+
+
+class Asked(msgspec.Struct):
+    """What the command has answered in this run, by match, and how often it has failed of late."""
+
+    answers: dict[str, Facts] = {}
+    failures: int = 0
+    failure: UnreachableError | None = None
+
+
+def parse_facts(values: Any) -> Facts:
+    """Return JSON values as facts.
+
+    Raises:
+        UsageError: they are none; the message names the key, and has no value.
+    """
+    if not isinstance(values, dict):
+        raise UsageError("the facts are no JSON object")
+    if values.keys() - {*Facts.__struct_fields__}:
+        raise UsageError(
+            "the facts have an unknown key", hint=f"known: {', '.join(Facts.__struct_fields__)}"
+        )
+    for name, value in values.items():
+        try:
+            msgspec.convert({name: value}, Facts)
+            if name == "address" and value is not None:
+                ipaddress.ip_address(value)
+        except (ValueError, UnicodeError):
+            raise UsageError(f"the facts have a wrong {name}") from None
+    return msgspec.convert(values, Facts)
+
+
+def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -> None:
+    """Keep facts about a match, in place of earlier ones, sealed to all who may get a report of it.
+
+    Raises:
+        UsageError: there is no such match.
+        ConfigError: there is no key to seal them to.
+        AuditError, StateError: they cannot be logged or written.
+    """
+    match = record.get(match_id)
+    config = session.settings.config
+    others = (getattr(table, "recipients", ()) for table in config.report.to.values())
+    keys = tuple(dict.fromkeys(itertools.chain(config.quarantine.recipients, *others)))
+    added = _Added("hashclient-facts/1", keys, _seal(facts, keys))
+    session.audit.append([Event(ADDED, {"id": match.id, "by": session.operator})], durable=True)
+    path = session.settings.layout.facts_of(match.id)
+    make_private_dir(path.parent)
+    write_atomic(path, msgspec.json.encode(added) + b"\n")
+
+
+def facts_known(session: Session, match: Match, asked: Asked) -> bool:
+    """Return whether anything is known of the source of a match; nothing is opened.
+
+    Raises:
+        StateError: the added facts are damaged.
+        UsageError, UnreachableError: the command has failed.
+    """
+    return _added(session, match.id) is not None or _ask(session, match, asked) is not None
+
+
+def plain_facts(
+    session: Session, identities: Sequence[Any], match: Match, asked: Asked
+) -> Facts | None:
+    """Return the facts about a match, for a service; None if nothing is known.
+
+    Raises:
+        AuthorisationError: none of `identities` opens the added facts.
+        StateError: the added facts are damaged.
+        UsageError, UnreachableError: the command has failed.
+    """
+    added = _added(session, match.id)
+    if added is None:
+        return _ask(session, match, asked)
+    if not identities:
+        raise AuthorisationError(
+            "the facts about its source are sealed",
+            hint="`hashclient report submit REPORT --identity FILE` with the officer's key",
+        )
+    return _parse(b"".join(unsealed(iter((added.sealed,)), identities)))
+
+
+def seal_facts(
+    session: Session, recipients: Sequence[str], match: Match, asked: Asked, directory: Path
+) -> Evidence | None:
+    """Write the sealed facts about a match into `directory`, for a package to `recipients`.
+
+    For a package without recipients they are sealed to those of the quarantine. Return None if
+    nothing is known.
+
+    Raises:
+        ConfigError: there is no key to seal them to.
+        StateError: the added facts are damaged, or the sealed ones cannot be written.
+        UsageError, UnreachableError: the command has failed.
+    """
+    added = _added(session, match.id)
+    if added is not None:
+        keys, sealed = added.recipients, added.sealed
+    elif (facts := _ask(session, match, asked)) is not None:
+        keys = tuple(recipients or session.settings.config.quarantine.recipients)
+        sealed = _seal(facts, keys)
+    else:
+        return None
+    name = facts_name(match.id)
+    write_atomic(make_private_dir(directory) / Path(name).name, sealed)
+    return Evidence(name, hashlib.sha256(sealed).hexdigest(), len(sealed), keys)
+
+
+def _seal(facts: Facts, recipients: Sequence[str]) -> bytes:
+    plain, sealed = msgspec.json.encode(facts), list[bytes]()
+    seal_stream(Chunks(iter((plain,))).read, sealed.append, parse_recipients(recipients))
+    return b"".join(sealed)
+
+
+def _added(session: Session, match_id: str) -> _Added | None:
+    path = session.settings.layout.facts_of(match_id)
+    try:
+        return msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Added)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise StateError(
+            f"damaged: {printable(path)}", hint="remove it, and add the facts again"
+        ) from error
+
+
+def _ask(session: Session, match: Match, asked: Asked) -> Facts | None:
+    """Return what the command of the configuration says about a match; None if there is none."""
+    config = session.settings.config.report.facts
+    if config is None:
+        return None
+    if match.id in asked.answers:
+        return asked.answers[match.id] or None
+    if asked.failure is not None and asked.failures >= MOST_FAILURES:
+        raise asked.failure
+    given = msgspec.json.encode({"id": match.id, **path_fields(match.path)})
+    try:
+        output = run_command(
+            config.command, given, session.environ, LIMIT_S, of="report.facts", most_bytes=MAX_BYTES
+        )
+    except UnreachableError as error:
+        asked.failures, asked.failure = asked.failures + 1, error
+        raise
+    asked.failures = 0
+    asked.answers[match.id] = facts = _parse(output)
+    return facts or None
+
+
+def _parse(text: bytes) -> Facts:
+    try:
+        values = parse_json(text)
+    except (ValueError, RecursionError):
+        raise UsageError("the facts are no JSON") from None
+    return parse_facts(values)

@@ -1,0 +1,95 @@
+"""Runs a program that the configuration names: what it gets, how long it may take, what it may say.
+
+It gets its input as a file and few variables of our environment, which may hold keys and tokens.
+Messages of errors have none of its output.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from hashclient.errors import ConfigError, UnreachableError
+
+#: All that a program gets of our environment.
+_KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
+_READ_BYTES = 1 << 16
+
+
+class _TooMuchError(Exception):
+    """It writes more than it may."""
+
+
+def run_command(
+    words: Sequence[str],
+    given: bytes,
+    environ: Mapping[str, str],
+    limit_s: float,
+    *,
+    of: str,
+    most_bytes: int | None = None,
+) -> bytes:
+    """Give bytes to a program on its standard input, and return its output once it has ended.
+
+    `of` says whose program it is. Without `most_bytes`, nobody reads its output. Whatever goes
+    wrong, it and its children are ended.
+
+    Raises:
+        ConfigError: it is not named by an absolute path, or cannot be run.
+        UnreachableError: it was not done in time, ended with another code than 0, or wrote more.
+    """
+    if not words[0].startswith("/"):
+        raise ConfigError(
+            f"command of {of} does not begin with an absolute path",
+            hint='such as command = ["/usr/local/bin/page"]',
+        )
+    end = time.monotonic() + limit_s
+    try:
+        # A file, and no pipe: the program gets all of it even if this process is killed.
+        with open(os.memfd_create("given"), "w+b") as stream:  # noqa: PTH123 - not a path
+            stream.write(given)
+            stream.seek(0)
+            process = subprocess.Popen(
+                words,
+                stdin=stream,
+                stdout=subprocess.DEVNULL if most_bytes is None else subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={key: value for key, value in environ.items() if key in _KEPT},
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ConfigError(f"command: cannot be run: {error.strerror}") from error
+    with process:
+        try:
+            output = b"" if most_bytes is None else _read(process, most_bytes, end)
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise UnreachableError(f"command: not done within {limit_s:.1f} s") from error
+        except _TooMuchError as error:
+            raise UnreachableError(f"command: writes more than {most_bytes} bytes") from error
+        finally:
+            if process.returncode is None:
+                # Nobody has waited for it yet, so nothing else has its number.
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise UnreachableError(f"command: ended with {process.returncode}")
+    return output
+
+
+def _read(process: subprocess.Popen[bytes], most_bytes: int, end: float) -> bytes:
+    """Return all that a program writes until its output is closed."""
+    assert process.stdout is not None
+    output, fd = b"", process.stdout.fileno()
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while poller.poll(max(0.0, end - time.monotonic()) * 1000):
+        if not (data := os.read(fd, _READ_BYTES)):
+            return output
+        output += data
+        if len(output) > most_bytes:
+            raise _TooMuchError
+    raise subprocess.TimeoutExpired(process.args, 0)
