@@ -505,22 +505,22 @@ def test_a_file_that_changes_is_not_sent(
     # After the first file has come, and the report was opened.
     service.fail("upload", Fault(hook=lambda: do(desk)))
     (sent,) = desk.send_due()
-    assert isinstance(sent.error, StateError)
-    assert service.states() == ["retracted"]
-    (remote,) = service.reports.values()
-    assert [f.data for f in remote.files.values()] == [A]
-    # Before it is opened again, it is noticed.
+    # It is retracted, its match is set apart, and the rest is reported.
+    assert sent.error is None and sent.report.matches == report.matches[:1]
+    assert service.states() == ["retracted", "finished"]
+    assert [[f.data for f in r.files.values()] for r in service.reports.values()] == [[A], [A]]
+    (apart,) = sent.report.apart
+    waiting = desk.outbox.get(apart.report)
+    assert waiting.matches == report.matches[1:] and waiting.problem is not None
     desk.wait(days=2)
     (sent,) = desk.send_due()
-    assert sent.error is not None
+    assert isinstance(sent.error, StateError) and sent.report.id == waiting.id
     assert "open" not in service.states()
-    # Settled, the match is left out, and the rest is reported.
+    # Settled, the match is left out, and nothing is left to report.
     with desk.record() as record:
         record.change(report.matches[1], MatchState.CLOSED, desk.now(), {})
-    done = desk.send(report)
-    assert done.error is None
-    assert done.report.left_out == (report.matches[1],)
-    assert [f.data for f in service.finished.files.values()] == [A]
+    done = desk.send(waiting)
+    assert done.error is None and done.report.state is State.RETRACTED
 
 
 def test_a_file_swapped_after_it_was_proven_is_not_sent(
@@ -651,5 +651,5 @@ def test_an_object_is_looked_for_in_its_bucket_and_not_on_the_disk(desk: Desk) -
     table = desk.settings.config.report.to["hotline"]
     assert isinstance(table, ServiceDestination) and table.evidence == "file"
     with desk.record() as record:
-        plan, waiting = make_plan(document, table, Work(outbox, record))
-    assert (plan.upload, waiting) == ((match.id,), [])
+        plan, waiting, stuck = make_plan(document, table, Work(outbox, record))
+    assert (plan.upload, waiting, stuck) == ((match.id,), [], {})
