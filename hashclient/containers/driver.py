@@ -55,6 +55,10 @@ class Registry(Protocol):
         """Return how many members one container of a kind may have; None where that is open."""
         ...
 
+    def has_readings(self, name: str) -> bool:
+        """Return whether members of a kind are read in several ways."""
+        ...
+
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
@@ -180,8 +184,9 @@ class Driver:
         self._sink = sink
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
-        #: Digests of other readings that were opened.
+        #: Digests of other readings that were opened, and how many of them are open now.
         self._opened: set[bytes] = set()
+        self._open_readings = 0
 
     @property
     def bytes_out(self) -> int:
@@ -217,6 +222,7 @@ class Driver:
         def work() -> None:
             self._budget.enter(depth)
             left = self._registry.most_members(expander.name)
+            once = self._open_readings > 0 and self._registry.has_readings(expander.name)
             for found in expander.members(data):
                 if left is not None:
                     left -= 1 if isinstance(found, Unlisted) else len(found)
@@ -237,7 +243,7 @@ class Driver:
                     self._guarded(
                         container,
                         _name(member),
-                        lambda m=member, w=mask: self._member(m, w, container, depth),  # type: ignore[misc]
+                        lambda m=member, w=mask: self._member(m, w, container, depth, once=once),  # type: ignore[misc]
                     )
 
         self._guarded(container, b"", work)
@@ -301,8 +307,12 @@ class Driver:
             for first in range(0, len(sizes), ASK_AT_ONCE)
         )
 
-    def _member(self, member: Member, mask: int, container: int, depth: int) -> None:
-        """Read one member as far as it has to be, and open it if it is a container."""
+    def _member(self, member: Member, mask: int, container: int, depth: int, *, once: bool) -> None:
+        """Read one member as far as it has to be, and open it if it is a container.
+
+        With `once`, as all within another reading, unless the same bytes were opened as one.
+        """
+        once |= member.is_again
         name = _name(member)
         if not mask and member.size == 0 and member.is_exact:
             self._rule_out(member, container)
@@ -318,11 +328,10 @@ class Driver:
             found = self._registry.named(member.kind)
         elif seen:
             found = self._registry.pick(head, b"")
-        if len(found) == 1 and not (found[0].seeks or member.is_again):
+        if len(found) == 1 and not (found[0].seeks or once):
             inner = self._sink.container(container, name)
             self._expand(found[0], tee, inner, depth + 1)
         elif found or is_front(seen):
-            once = member.is_again
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
         kind = "" if found else not_opened(seen)
         if mask:
@@ -361,13 +370,17 @@ class Driver:
         if not found or (once and not self._is_new(tee, found)):
             return
         inner = self._sink.container(*place)
-        for expander in found:
-            kept = tee.spooled()
-            if kept is None:
-                detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
-                self._unread(inner, b"", Why.LIMIT, detail)
-                return
-            self._expand(expander, kept, inner, depth)
+        self._open_readings += once
+        try:
+            for expander in found:
+                kept = tee.spooled()
+                if kept is None:
+                    detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
+                    self._unread(inner, b"", Why.LIMIT, detail)
+                    return
+                self._expand(expander, kept, inner, depth)
+        finally:
+            self._open_readings -= once
 
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
         """Note what a member is opened as; return False where the same bytes were opened so."""

@@ -72,7 +72,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     for behind and in programs, and stands `in_programs_at` bytes behind the beginning; the method
     `length` of the expander makes sure, and says where the archive ends.
 
-    Of one container, no more than `most_members` are taken, whatever the configuration allows.
+    Of one container, no more than `most_members` are taken, whatever the configuration allows. With
+    `has_readings`, its members are read in several ways, and none is longer than it.
     """
 
     name: str
@@ -89,3 +90,4 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     in_programs: bytes = b""
     in_programs_at: int = 0
     most_members: int | None = None
+    has_readings: bool = False

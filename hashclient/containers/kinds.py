@@ -165,6 +165,7 @@ OPENED = (
         ),
         "mbox:Mbox",
         sure=Sure.VERIFIED,
+        has_readings=True,
     ),
     Kind(
         "eml",
@@ -172,17 +173,18 @@ OPENED = (
         "mail:Eml",
         version=3,
         hides_end=False,
+        has_readings=True,
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    Kind(
-        "message", (), "mail:Message", version=2
-    ),  # where a mailbox or another message says that it is one
+    # Where a mailbox or another message says that it is one.
+    Kind("message", (), "mail:Message", version=2, has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),
         "form:Form",
         hides_end=False,
+        has_readings=True,
     ),
     Kind(
         "encoded",

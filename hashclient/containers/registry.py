@@ -31,6 +31,7 @@ class Registry:
             [(kind, cast(Begun, self._made.get(kind))) for kind in kinds if kind.in_programs]
         )
         self._most = {kind.name: kind.most_members for kind in kinds}
+        self._with_readings = {kind.name for kind in kinds if kind.has_readings}
 
     def named(self, name: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
@@ -39,6 +40,10 @@ class Registry:
     def most_members(self, name: str) -> int | None:
         """Return how many members one container of a kind may have; None where that is open."""
         return self._most.get(name)
+
+    def has_readings(self, name: str) -> bool:
+        """Return whether members of a kind are read in several ways."""
+        return name in self._with_readings
 
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
