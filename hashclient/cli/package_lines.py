@@ -10,6 +10,7 @@ from typing import Any
 
 from hashclient.cli.output import facts, json_text, table
 from hashclient.formats.cells import csv_row, words
+from hashclient.packages.answer import Answer, requests_of
 from hashclient.packages.index import COLUMNS, Checked, rows
 from hashclient.packages.verify import VerifiedNote
 from hashclient.system.text import for_people, printable
@@ -62,6 +63,22 @@ def _block(one: Checked) -> Iterator[str]:
             "time": for_people(record.time),
             "reason": record.data.get("reason"),
             "public key": one.found.public_key,
+        }
+    elif isinstance(one.found, Answer):
+        answer = one.found
+        asked = {i: requests_of(answer, i) for i in sorted(answer.matches)}
+        yield "the answer verifies"
+        pairs = {
+            "file": one.path,
+            "report": answer.report,
+            "body": answer.body,
+            "time": for_people(answer.time),
+            "reference": answer.reference,
+            "accepted": " ".join(answer.accepted),
+            "refused": " ".join(answer.refused),
+            "asks": "; ".join(f"{i}: {', '.join(words)}" for i, words in asked.items() if words),
+            "reporter's key": answer.public_key,
+            "key": answer.key,
         }
     else:
         assert one.found is not None

@@ -41,7 +41,7 @@ def verify(
     extract_to: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Verify packages and notes of retraction, on any machine.
+    """Verify packages, notes and answers of bodies, on any machine.
 
     No set-up is needed. Document, chain of custody, checkpoint and evidence are checked against
     each other and against one signature. To know whose key it is, compare it with the reporter's

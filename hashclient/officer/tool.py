@@ -21,7 +21,7 @@ from hashclient.system.text import counted, printable
 
 NAME = "hashclient-verify"
 _ABOUT = """\
-Verify packages and notes of retraction, and list what they are about. All files of a package are
+Verify packages, notes and answers, and list what they are about. All files of a package are
 checked against each other and against one signature. Whose key that is, a machine cannot know:
 compare it with the reporter's, by telephone for example. No content is shown, and none is written
 without --extract. `hashclient-verify answer --help` says how to answer one.

@@ -18,10 +18,14 @@ from hashclient.audit.record import format_time
 from hashclient.errors import VerificationError
 from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
+from hashclient.system.text import for_programs
 
 FORMAT: Literal["hashclient-answer/1"] = "hashclient-answer/1"
 #: An answer names up to 10,000 matches a few times.
 MAX_ANSWER_BYTES = 1 << 20
+
+#: How each answer begins, as it has one spelling.
+BEGINNING = b'{"format":"hashclient-answer/'
 
 _TAG = b"hashclient answer v1\n"
 
@@ -68,6 +72,15 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All matches that it names."""
         asked = (match_id for request in self.requests for match_id in request.matches)
         return frozenset((*self.accepted, *self.refused, *asked))
+
+
+def requests_of(answer: Answer, match_id: str) -> list[str]:
+    """Return in words what an answer asks for about one match."""
+    return [
+        one.request if one.until is None else f"{one.request} until {for_programs(one.until)}"
+        for one in answer.requests
+        if match_id in one.matches
+    ]
 
 
 def encode_answer(answer: Answer, sign: Callable[[bytes], bytes]) -> bytes:

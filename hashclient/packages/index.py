@@ -20,14 +20,15 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
+from hashclient.packages.answer import Answer, requests_of
 from hashclient.packages.contents import Opener
 from hashclient.packages.document import Document, Entry, Provider, file_path
 from hashclient.packages.verify import (
     Verified,
     VerifiedNote,
     is_note,
+    verify_note_file,
     verify_package,
-    verify_retraction,
 )
 from hashclient.system.outputs import placed_directory
 from hashclient.system.text import for_programs, path_fields, printable
@@ -46,14 +47,14 @@ COLUMNS = (
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """One path and what it is: a verified package or note, or else the error.
+    """One path and what it is: a verified package, note or answer, or else the error.
 
     `extracted` and `closed` are the names of what was extracted, and of what no key opens, as
     `MATCH` for the file of a match.
     """
 
     path: Path
-    found: Verified | VerifiedNote | None = None
+    found: Verified | VerifiedNote | Answer | None = None
     error: HashclientError | None = None
     extracted: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
@@ -65,10 +66,10 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def check(path: Path, *, opener: Opener | None = None, public_key: str | None = None) -> Checked:
-    """Verify a package or a note of retraction; an error is part of the result."""
+    """Verify a package, a note or an answer; an error is part of the result."""
     try:
         if is_note(path):
-            return Checked(path, verify_retraction(path, public_key=public_key))
+            return Checked(path, verify_note_file(path, public_key=public_key))
         return Checked(path, verify_package(path, opener=opener, public_key=public_key))
     except HashclientError as error:
         return Checked(path, error=error)
@@ -167,7 +168,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each entry of each match of each package, by `COLUMNS`.
 
-    A note of retraction, and what does not verify, has one row.
+    A note of retraction, and what does not verify, has one row; an answer has one for each match.
     """
     same = SameEntries(checked)
     for one in checked:
@@ -182,6 +183,17 @@ def rows(
                 yield row | {"result": "destruction", "match": match_id}
             if not one.found.matches:
                 yield row | {"result": "retraction"}
+        elif isinstance(one.found, Answer):
+            answer = one.found
+            row |= {"result": "answer", "report": answer.report, "log_id": answer.log_id}
+            row |= {"created": for_programs(answer.time), "public_key": answer.key}
+            for match_id in sorted(answer.matches):
+                said = [
+                    *(["accepted"] if match_id in answer.accepted else []),
+                    *(["refused"] if match_id in answer.refused else []),
+                    *requests_of(answer, match_id),
+                ]
+                yield row | {"match": match_id, "reason": ", ".join(said)}
         elif one.found is not None:
             custody = one.found.custody
             row |= {

@@ -16,6 +16,7 @@ import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import UsageError, VerificationError
+from hashclient.packages.answer import BEGINNING, Answer, parse_answer
 from hashclient.packages.chain import Custody, verify_checkpoint, verify_custody, verify_note
 from hashclient.packages.contents import (
     CHECKPOINT_NAME,
@@ -168,6 +169,20 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
     """Verify a note that a package is retracted, or that files of it were destroyed.
 
     Raises:
+        UsageError, VerificationError: as for `verify_note_file`.
+    """
+    found = verify_note_file(path, public_key=public_key)
+    if not isinstance(found, VerifiedNote):
+        raise VerificationError("not a note but an answer")
+    return found
+
+
+def verify_note_file(path: Path, *, public_key: str | None = None) -> VerifiedNote | Answer:
+    """Verify a note, or the answer of a body, by the key that it names.
+
+    `public_key` is the reporter's: it signs a note, and an answer names it.
+
+    Raises:
         UsageError: it cannot be read, or `public_key` is not a key.
         VerificationError: a check failed.
     """
@@ -179,6 +194,11 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
         raise unreadable(path, error) from error
     if len(text) > MAX_NOTE_BYTES:
         raise VerificationError(f"note is longer than {MAX_NOTE_BYTES} bytes")
+    if text.startswith(BEGINNING):
+        answer = parse_answer(text)
+        if expected not in (None, answer.public_key):
+            raise VerificationError(f"answer to another reporter: {answer.public_key}")
+        return answer
     note = verify_note(text)
     key = note.identity.public_key
     if expected is not None and key != expected:

@@ -29,6 +29,7 @@ from tests.tampered import TAMPERINGS
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests/vectors/package"
+ANSWERS = ROOT / "tests/vectors/answer"
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None or shutil.which("age") is None, reason="no openssl or no age"
 )
@@ -109,6 +110,32 @@ def test_vectors_have_the_same_results_as_in_the_package(tool: Path) -> None:
         if "matches" in expected:
             assert [row["match"] for row in found.lines] == expected["matches"]
             assert {row["custody_records"] for row in found.lines} == {expected["custody"]}
+
+
+@pytest.mark.slow
+def test_vectors_of_answers_have_the_same_results_as_in_the_package(tool: Path) -> None:
+    for folder in (p for p in sorted(ANSWERS.iterdir()) if p.is_dir()):
+        expected = json.loads((folder / "expect.json").read_text())
+        words = (folder / "answer.json", "--format", "jsonl")
+        found, ours = use(tool, *words), call("report", "verify", *words)
+        assert (found.code, found.out) == (ours.code, ours.out), folder.name
+        if expected["expect"] == "refused":
+            assert (found.code, found.lines[0]["result"]) == (6, "refused"), folder.name
+            continue
+        assert found.code == 0, found.err
+        assert {row["result"] for row in found.lines} == {"answer"}
+        assert {row["report"] for row in found.lines} == {expected["report"]}
+        assert {row["public_key"] for row in found.lines} == {expected["key"]}
+        assert [row["match"] for row in found.lines] == expected["matches"]
+
+
+def test_an_answer_is_shown_and_compared_with_the_reporters_key(tool: Path) -> None:
+    path = ANSWERS / "with-requests" / "answer.json"
+    found, ours = use(tool, path), call("report", "verify", path)
+    assert (found.code, found.out) == (ours.code, ours.out)
+    assert found.out.startswith("the answer verifies\n") and "keep until" in found.out
+    refused = use(tool, path, "--public-key", "0" * 64)
+    assert refused.code == 6 and "answer to another reporter" in refused.err
 
 
 @pytest.mark.slow
