@@ -26,6 +26,7 @@ from hashclient.quarantine import age
 from hashclient.quarantine.context import keep_context
 from hashclient.quarantine.isolators.interface import (
     Held,
+    Names,
     Sight,
     Spot,
     UnclearError,
@@ -449,12 +450,14 @@ def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) 
     """Leave the tombstone, if there is a `spot` for it, and note the removal (steps 10, 11)."""
     if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
         remains = (*remains, failure)
-    yield from _record(act, item, remains)  # 11
+    yield from _record(act, item, remains, None if spot is None else spot.names())  # 11
     detail = "; ".join(["quarantined", *remains])
     return Taken(taken=True, sealed=True, detail=detail, attention=bool(remains))
 
 
-def _record(act: _Act, item: Item, remains: Sequence[str]) -> Iterator[Wait]:
+def _record(
+    act: _Act, item: Item, remains: Sequence[str], names: Names | None = None
+) -> Iterator[Wait]:
     """Note the removal of the file (step 11).
 
     The document is written last, since the next act relies on it.
@@ -467,5 +470,5 @@ def _record(act: _Act, item: Item, remains: Sequence[str]) -> Iterator[Wait]:
         act.matches.change(item.id, MatchState.QUARANTINED, now, detail, in_place=False)
 
     event = act.room.event("quarantined", item, mark, remains=list(remains))
-    yield Wait(event, change=change if act.match.in_place else None)
+    yield Wait(event, names=names, change=change if act.match.in_place else None)
     act.room.save(msgspec.structs.replace(item, stage=Stage.REMOVED))

@@ -25,6 +25,7 @@ from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.attributes import give_back, give_times_back
+from hashclient.quarantine.isolators.interface import Names
 from hashclient.quarantine.item import Item, Mark, Restoration
 from hashclient.quarantine.safe_rename import (
     NEW_NAME,
@@ -184,15 +185,15 @@ def _steps(
         with open_place(path) if to is None else open_named(to.absolute()) as place:
             _check_directory(item, place, is_named=to is not None)  # 2
             missing = yield from _put(room, item, place, identities, mark)
+            elsewhere = {} if path == item.file else path_fields(path)
+            done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
+            event = room.event("restored", item, mark, to=log_path_fields(path), missing=missing)
+            yield Wait(event, names=Names(place.identity(), lambda: _sync(place)))  # 6, 7
     except OSError as error:
         raise UsageError(
             f"cannot restore to {printable(path)}: {reason_of(error)}",
             hint="make its directory, or choose another place with --output",
         ) from error
-    elsewhere = {} if path == item.file else path_fields(path)
-    done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
-    event = room.event("restored", item, mark, to=log_path_fields(path), missing=missing)
-    yield Wait(event)  # 7
     item = msgspec.structs.replace(item, restored=done)
     room.save(item)
     return item, Restored(path, tuple(missing))
@@ -274,12 +275,19 @@ def _put(
         hidden = place.at(PRIVATE_NAME.format(item.id))
         if has_tombstone(hidden, item):  # moved aside by a killed act
             os.unlink(hidden.name, dir_fd=hidden.fd)
-        try:
-            os.fsync(fd)
-            place.sync()
-        except OSError as error:  # the sealed copy stays until the file is durable
-            raise state_error("cannot write", Path(place.path), error) from error
+        _sync(place, fd)
     return missing
+
+
+def _sync(place: Place, fd: int | None = None) -> None:
+    """Make the names in a directory durable, or a file; until then the sealed copy stays."""
+    try:
+        if fd is None:
+            place.sync()
+        else:
+            os.fsync(fd)
+    except OSError as error:
+        raise state_error("cannot write", Path(place.path), error) from error
 
 
 def _is_taken(place: Place) -> UsageError:

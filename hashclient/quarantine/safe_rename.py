@@ -201,7 +201,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
        moved back.
     4. The private name is unlinked.
 
-    A kill in between leaves the file under the private name; the next act deals with it.
+    A kill in between leaves the file under the private name; the next act deals with it. The
+    caller syncs the directory: until then, a power loss can bring the name back.
 
     Raises:
         OSError: the name cannot be moved or unlinked; it was moved back, if possible.
@@ -222,7 +223,6 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     except BaseException:
         put_back(hidden, place.name)
         raise
-    place.try_sync()  # the name is removed; only a power loss can bring it back
     return Removal.REMOVED
 
 

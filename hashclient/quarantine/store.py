@@ -23,7 +23,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.quarantine.isolators.interface import Isolator
+from hashclient.quarantine.isolators.interface import Isolator, Names
 from hashclient.quarantine.item import (
     Item,
     Mark,
@@ -68,12 +68,14 @@ def at_once() -> int:
 class Wait(msgspec.Struct, frozen=True):
     """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
 
-    With `is_named`, a folder has got its name. `change` changes the record of matches, or refuses
-    to go on because of what is there.
+    With `is_named`, a folder has got its name. `names` are those in a directory besides, and are
+    synced once for all acts in it. `change` changes the record of matches, or refuses to go on
+    because of what is there.
     """
 
     event: Event
     is_named: bool = False
+    names: Names | None = None
     change: Callable[[], object] | None = None
 
 
@@ -284,16 +286,17 @@ class Room:
         self, waits: Mapping[str, Wait], matches: Matches
     ) -> dict[str, HashclientError]:
         """Make durable what acts wait for; return the failures."""
-        failed: dict[str, HashclientError] = {}
+        failed = _sync_all(waits)
+        waits = {i: wait for i, wait in waits.items() if i not in failed}
         try:
             if any(wait.is_named for wait in waits.values()):
                 with self.errors("cannot write to the quarantine", self.directory):
                     files.fsync_dir(self.directory)
-            failed = _change_all({i: w.change for i, w in waits.items() if w.change}, matches)
+            failed |= _change_all({i: w.change for i, w in waits.items() if w.change}, matches)
             if events := [wait.event for i, wait in waits.items() if i not in failed]:
                 self.session.audit.append(events, durable=True)
         except HashclientError as error:
-            return dict.fromkeys(waits, error)
+            return failed | dict.fromkeys(waits, error)
         return failed
 
     def exchange(self, folder: Path, item: Item) -> None:
@@ -372,6 +375,25 @@ class Room:
         with contextlib.suppress(StateError):
             return self.sealer.key_id == key_id
         return False
+
+
+def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
+    """Sync each directory in which names have changed; return the failures of the acts in it."""
+
+    def sync(names: Names) -> HashclientError | None:
+        try:
+            names.sync()
+        except HashclientError as error:
+            return error
+        return None
+
+    changed = {w.names.directory: w.names for w in waits.values() if w.names is not None}
+    errors = dict(zip(changed, together(sync, list(changed.values())), strict=True))
+    return {
+        i: error
+        for i, wait in waits.items()
+        if wait.names is not None and (error := errors[wait.names.directory]) is not None
+    }
 
 
 def _change_all(

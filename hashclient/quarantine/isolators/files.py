@@ -18,6 +18,7 @@ from hashclient.core.model import Seen
 from hashclient.quarantine.attributes import read_origin
 from hashclient.quarantine.isolators.interface import (
     Held,
+    Names,
     Removed,
     Sight,
     Spot,
@@ -178,6 +179,10 @@ class FileSpot:
     def leave_tombstone(self, item: Item) -> str | None:
         """Leave the tombstone of an item, if it has one; return why not if this fails."""
         return put_tombstone(self.place, item)
+
+    def names(self) -> Names:
+        """Return the names of the directory; a failure to sync them does no harm."""
+        return Names(self.place.identity(), self.place.try_sync)
 
 
 class Files:

@@ -19,6 +19,7 @@ import msgspec
 
 from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
+from hashclient.system.beneath import Identity
 
 #: Errors of `Spot.hold` that mean that there is nothing to hold: no file, a link, or another type
 #: of file.
@@ -65,6 +66,13 @@ class Removed(msgspec.Struct, frozen=True):
     why: str = ""
     remains: tuple[str, ...] = ()
     is_meant: bool = False
+
+
+class Names(msgspec.Struct, frozen=True):
+    """Names that have changed in a directory; `sync` makes them durable, or raises StateError."""
+
+    directory: Identity
+    sync: Callable[[], None]
 
 
 class Sight(enum.Enum):
@@ -124,6 +132,10 @@ class Spot(Protocol):
 
     def leave_tombstone(self, item: Item) -> str | None:
         """Leave the tombstone of an item, if it has one; return why not if this fails."""
+        ...
+
+    def names(self) -> Names | None:
+        """Return the names of the place, to be synced by the caller of `remove`, or None."""
         ...
 
 

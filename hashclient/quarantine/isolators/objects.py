@@ -207,6 +207,9 @@ class ObjectSpot:
     def leave_tombstone(self, item: Item) -> str | None:
         """Nothing is left in a bucket."""
 
+    def names(self) -> None:
+        """A deletion is durable once the store has answered."""
+
 
 class Objects:
     """Objects by their URIs; `configured` are the tables of buckets."""
