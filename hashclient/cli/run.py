@@ -53,7 +53,7 @@ def load_lists(app: App) -> OpenLists:
     for entry in lists.unusable:
         app.warn(entry.text, entry.hint)
     for index, state in zip(lists.indexes, lists.states, strict=True):
-        if not state.fresh and index.manifest.expires > app.now():
+        if state.is_early:
             app.warn(
                 f"list {state.name} counts as stale: the clock shows {for_people(app.now())}, but"
                 f" it was checked at {for_people(index.manifest.checked_at)}",

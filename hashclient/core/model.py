@@ -261,6 +261,7 @@ class ListState(msgspec.Struct, frozen=True):
     """A list that a scan or `status` used.
 
     `fresh` is False past its expiry; `in_grace` is True while it still counts by configuration.
+    `is_early`: the clock shows a time before the last check, so it is not known whether it expired.
     """
 
     name: str
@@ -268,6 +269,7 @@ class ListState(msgspec.Struct, frozen=True):
     expires: datetime
     fresh: bool
     in_grace: bool = False
+    is_early: bool = False
 
     @property
     def stale(self) -> bool:

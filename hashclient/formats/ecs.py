@@ -19,6 +19,7 @@ from hashclient.core.model import Gap, Handled, Hit, ListState, MissingList, Out
 from hashclient.core.verdict import Summary
 from hashclient.formats.cells import words
 from hashclient.formats.fields import (
+    EARLY,
     digest_fields,
     done_word,
     excepted_text,
@@ -127,6 +128,8 @@ class EcsFormatter:
     def _list(self, state: ListState) -> dict[str, Any]:
         word = "fresh" if state.fresh else "in its grace period" if state.in_grace else "stale"
         reason = f"{'expires' if state.fresh else 'expired'} {for_programs(state.expires)}"
+        if state.is_early:
+            reason = EARLY
         message = f"list {state.name}, generation {state.generation}, is {word}: {reason}"
         event = self._event(
             self._context.now,

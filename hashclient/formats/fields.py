@@ -266,6 +266,10 @@ def signal_name(stopped: ExitCode) -> str:
     return "SIGTERM" if stopped is ExitCode.TERMINATED else "SIGINT"
 
 
+#: Said of a list whose expiry is not known, since the clock cannot be right.
+EARLY = "the clock is behind the last check"
+
+
 class Remark(NamedTuple):
     """A reason why a run is not whole, in a word and in a sentence; the list, where it is one's."""
 
@@ -287,6 +291,8 @@ def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -
         if not state.fresh:
             grace = ", in its grace period" if state.in_grace else ""
             text = f"list {state.name} expired {written(state.expires)}{grace}"
+            if state.is_early:
+                text = f"list {state.name} counts as stale: {EARLY}"
             yield Remark("stale", text, state.name, str(state.generation))
     for gap in summary.gaps:
         labels = " ".join(algorithm.label for algorithm in gap.algorithms)

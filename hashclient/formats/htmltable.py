@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, ListState, MissingList
 from hashclient.formats.cells import words
-from hashclient.formats.fields import agreement, done_word
+from hashclient.formats.fields import EARLY, agreement, done_word
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import for_people, printable
 
@@ -89,13 +89,14 @@ def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> 
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
         if state.in_grace:
             word, tone = "in grace", "warn"
-        until, when = "until" if state.fresh else "since", for_people(state.expires)
+        until = f"{'until' if state.fresh else 'since'} {for_people(state.expires)}"
+        until = f"({EARLY})" if state.is_early else until
         rows.append(
             element(
                 "tr",
                 element("th", state.name, scope="row"),
                 element("td", f"{state.generation}", class_="num"),
-                element("td", element("span", word, class_=f"tag {tone}"), f" {until} {when}"),
+                element("td", element("span", word, class_=f"tag {tone}"), f" {until}"),
             )
         )
     for one in missing:

@@ -87,7 +87,7 @@ _NOTIFICATIONS = {
     "skips": ("note", "Inputs are not to be checked: how many, and why.", "Nothing is to be done."),
     "stale": (
         "warning",
-        "A list had expired when it was used.",
+        "A list was stale when it was used.",
         "Run `hashclient fetch`; if that does not help, check the machine's clock.",
     ),
     "missing": (

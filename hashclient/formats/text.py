@@ -14,6 +14,7 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.cells import words
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
+    EARLY,
     agreement,
     counts_text,
     excepted_text,
@@ -108,7 +109,9 @@ class TextFormatter:
         for state in summary.lists:
             when = for_people(state.expires)
             fresh = f"fresh until {when}"
-            if not state.fresh:
+            if state.is_early:
+                fresh = f"STALE: {EARLY}"
+            elif not state.fresh:
                 fresh = f"expired {when}, {'in its grace period' if state.in_grace else 'STALE'}"
             yield f"list {state.name}, generation {state.generation}, {fresh}"
 

@@ -357,7 +357,9 @@ def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
     clock_is_right = manifest.checked_at - CLOCK_TOLERANCE <= now
     fresh = clock_is_right and now < manifest.expires
     in_grace = clock_is_right and not fresh and now < manifest.expires + grace
-    return ListState(manifest.list, manifest.generation, manifest.expires, fresh, in_grace)
+    return ListState(
+        manifest.list, manifest.generation, manifest.expires, fresh, in_grace, not clock_is_right
+    )
 
 
 def list_folders(lists_dir: Path) -> list[str]:

@@ -21,7 +21,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from hashclient.errors import StateError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
 from hashclient.system.files import make_public_dir, read_regular, state_error
-from hashclient.system.text import printable
+from hashclient.system.text import excerpt, printable
 
 #: Anybody may read published files; a web server under another user has to.
 PUBLIC_MODE = 0o644
@@ -161,7 +161,10 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
     try:
         found: Metadata[Any] = Metadata.from_bytes(data)
     except (RepositoryError, ValueError, RecursionError) as error:
-        raise StateError(f"corrupt metadata: {printable(path)}", hint=RESTORE_HINT) from error
+        why = excerpt(error.__cause__ or error)
+        raise StateError(
+            f"corrupt metadata: {printable(path)}: {why}", hint=RESTORE_HINT
+        ) from error
     if not isinstance(found.signed, kind):
         raise StateError(
             f"corrupt metadata: {printable(path)}: it is for the role {found.signed.type}",

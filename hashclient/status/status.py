@@ -322,7 +322,7 @@ def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[Exi
     state = state_of(manifest, now, grace)
     if state.fresh:
         return ExitCode.OK, None
-    if now < manifest.expires:
+    if state.is_early:
         return ExitCode.STALE, "STALE: the clock is behind the last check"
     if state.in_grace:
         until = manifest.expires + grace

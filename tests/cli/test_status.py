@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.cli.status import percent
 from hashclient.core.kinds import Algorithm
+from hashclient.formats.interface import FORMATS
 from tests.kit import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -194,7 +195,11 @@ def test_a_scan_says_that_the_clock_is_behind_and_not_that_the_list_expired(
     assert result.code == 7
     assert "list local counts as stale: the clock shows " in result.err
     assert "but it was checked at 2999-01-01 00:00 UTC\nhint: set this machine's" in result.err
-    assert "it expired" not in result.err
+    for form in FORMATS:
+        result = call("--state-dir", state, "scan", "--format", form, tmp_path / "files")
+        assert result.code == 7
+        assert "expired" not in result.out + result.err, form
+    assert "(the clock is behind the last check)" in result.out
 
 
 def test_a_list_that_ought_to_be_there(state: Path) -> None:
