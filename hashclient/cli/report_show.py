@@ -63,16 +63,19 @@ def export(app: App, report_id: str, output_format: str) -> None:
     """Write a report as a table, for a body that takes reports by a form or portal.
 
     A row for each entry that a match has: paths, entries and categories; no digest and no content.
-    The audit log says who has exported it.
+    The audit log says who has exported it. A report that waits for a review is not written, and
+    rejected matches are left out.
 
     \b
       hashclient report export r-3kdz7wnq2m > report.csv
     """
     from hashclient.cli.package_lines import row_lines
+    from hashclient.matches.store import Matches
     from hashclient.packages.index import DOCUMENT_COLUMNS, document_rows
 
     outbox = open_outbox(app)
-    document = outbox.export(outbox.get(report_id))
+    with Matches(app.settings.state_dir, create=False) as record:
+        document = outbox.export(outbox.get(report_id), record)
     rows = (row for row, _ in document_rows(document))
     app.out("\n".join(row_lines(rows, DOCUMENT_COLUMNS, output_format)))
 

@@ -59,7 +59,7 @@ from hashclient.system.files import (
     writer_lock,
 )
 from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.versions import format_of, is_newer, older
 
 #: The SHA-256 of a root, as other machines spell it.
@@ -412,14 +412,27 @@ class Outbox:
         except VerificationError as error:
             raise StateError(f"document of a report is damaged: {printable(path)}") from error
 
-    def export(self, report: Report) -> Document:
+    def export(self, report: Report, record: Matches) -> Document:
         """Log that a report is exported, and return its document.
 
+        It leaves as it would be sent now: without the matches that have ended or were rejected, and
+        only if none waits for a review.
+
         Raises:
+            UsageError: a match in it waits for a review.
             StateError: it cannot be read, or is damaged.
             AuditError: it cannot be logged.
         """
+        if waiting := self.waiting(report, record):
+            raise UsageError(
+                f"report {report.id} waits: {counted(len(waiting), 'match')} in it to be reviewed",
+                hint="`hashclient matches --to-review` lists what waits; `hashclient report submit"
+                " --unreviewed --reason …` lets it leave all the same",
+            )
         document = self.document(report)
+        if report.is_ours:
+            left = tuple(m for m in document.matches if not self.has_ended(m.id, record))
+            document = msgspec.structs.replace(document, matches=left)
         data = {"report": report.id, "to": report.destination, "by": self.session.operator}
         self.session.audit.append([Event("report-exported", data)], durable=True)
         return document

@@ -88,10 +88,24 @@ def test_only_submit_unreviewed_lets_it_leave(tmp_path: Path) -> None:
         f"{report_id}  waits: 1 match in it waits for a review\n",
     )
     assert not [*(tmp_path / "out").iterdir()]
+    refused = state.call("report", "export", report_id)
+    assert (refused.code, refused.out) == (2, "") and "1 match in it to be reviewed" in refused.err
+    assert state.events("report-exported") == []
     sent = state.call("report", "submit", "--all", "--unreviewed", "--reason", "urgent: 4711")
     assert sent.code == 0
     assert {v for k, v in state.states().items()} == {"reported"}
     assert [d["reason"] for _, d in state.events("report-unreviewed")] == ["urgent: 4711"] * 2
+    assert state.call("report", "export", report_id).out.count("\n") == 2
+
+
+def test_a_rejected_match_is_in_no_exported_report(tmp_path: Path) -> None:
+    state = state_with(tmp_path)
+    ids = state.ids()
+    state.scan()
+    (report,) = json.loads(state.call("report", "status", "--format", "json").out)["reports"]
+    state.call("matches", "review", ids["a"], "--rejected", *REASON)
+    exported = state.call("report", "export", report["id"], "--format", "jsonl").lines
+    assert [row["match"] for row in exported] == [ids["b"]]
 
 
 @pytest.mark.parametrize(
