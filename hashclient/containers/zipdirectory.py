@@ -74,6 +74,8 @@ def may_end(tail: bytes) -> bool:
                 )
             if is_one or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
+        elif ENTRY_MARK in tail[:at]:
+            return True  # it is cut off, for which some programs do not care
         at = tail.rfind(END_MARK, 0, at)
     return False
 
