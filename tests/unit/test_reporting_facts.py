@@ -160,6 +160,27 @@ def test_what_is_wrong_with_the_answer_holds_the_match_and_not_the_others(
     assert held(desk, second) == why
 
 
+def test_a_rehearsal_names_what_is_missing_of_each_match_and_shows_no_fact(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    answer = f"cat > {given}; grep -q good {given} && echo '{json.dumps(FACTS)}'"
+    desk = Desk(tmp_path, review=program(tmp_path, answer))
+    first, second, third = (desk.find(name, name.encode()) for name in ("good", "bad", "good 2"))
+    for match in (first, third):
+        desk.quarantine(match)
+    copy = desk.settings.layout.quarantine / third.id / "evidence.age"
+    copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    report = desk.prepare(first, second, third)
+    words = ("--state-dir", desk.settings.state_dir, "report", "submit", report.id, "--dry-run")
+    done = call(*words)
+    assert done.code == 3 and "example.org/u" not in done.out + done.err
+    assert f"file evidence/{first.id}.facts.age\n" in done.out
+    assert f"match {second.id}: command: ended with 1\n" in done.err
+    assert f"match {second.id}: its file is not in quarantine\n" in done.err
+    assert f"match {third.id}: sealed copy is damaged: " in done.err
+    assert f"match {first.id}: " not in done.err
+    assert not (desk.outbox.folder(report.id) / "sealed").exists()
+
+
 def test_a_command_that_takes_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from hashclient.configfile.tables import PackageDestination
 from hashclient.errors import HashclientError, UsageError
 from hashclient.packages.contents import DOCUMENT_NAME
-from hashclient.packages.document import Document, Evidence
+from hashclient.packages.document import Document, Evidence, facts_name
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
@@ -65,13 +65,22 @@ class HandOver:
         for match_id, recipients in self._closed(document).items():
             closed = ", ".join(map(excerpt, recipients))
             missing.append(f"match {match_id}: its evidence is not sealed to {closed}")
+        stuck: dict[str, HashclientError] = {}
+        files = [name for match in document.matches for name in match.sealed]
+        gather(document, self._places(report), stuck)
         for match_id in report.matches:
             try:
-                facts_known(self._work.session, self._record.get(match_id), self._work.asked)
+                if facts_known(self._session, self._record.get(match_id), self._work.asked):
+                    files.append(facts_name(match_id))
             except HashclientError as error:
-                missing.append(f"match {match_id}: {error.message}")
-        files = tuple(name for match in document.matches for name in match.sealed)
-        return Rehearsal({DOCUMENT_NAME: encode_document(document)}, files, tuple(missing))
+                stuck.setdefault(match_id, error)
+        missing += [f"match {match_id}: {error.message}" for match_id, error in stuck.items()]
+        return Rehearsal({DOCUMENT_NAME: encode_document(document)}, tuple(files), tuple(missing))
+
+    def _places(self, report: Report) -> tuple[Path, Path]:
+        """Return where the sealed files of a report are: in quarantine, or made for it."""
+        folder = self._outbox.folder(report.id)
+        return self._session.settings.layout.quarantine, folder / SEALED_DIR
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
@@ -79,7 +88,6 @@ class HandOver:
         Raises:
             HashclientError: it cannot be made; the directory has no package.
         """
-        settings = self._session.settings
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)
         notes: list[str] = []
@@ -92,7 +100,7 @@ class HandOver:
             document = self._document(report, notes, stuck)
             closed = tuple(self._closed(document))
             stuck |= self._refused(document)
-            content = gather(document, (settings.layout.quarantine, folder / SEALED_DIR), stuck)
+            content = gather(document, self._places(report), stuck)
             if stuck:
                 return Sent.stuck_at(report, stuck)
             data = {"report": report.id, "to": report.destination, "by": self._session.operator}
