@@ -48,10 +48,10 @@ def test_every_path_of_the_layout_is_one_of_its_files_or_above_one(state: Path) 
         if name.startswith("_") or name == "root" or not isinstance(value, Path):
             continue
         path = value.relative_to(state).as_posix()
-        below = (f"{path}/x/manifest.json", f"{path}/x", f"{path}/lock", f"{path}/log.jsonl")
+        below = ("x/manifest.json", "x", "lock", "log.jsonl", "bcdfghjkmn.json")
         assert any(
             purpose_of(f) or purpose_of(f"{f}/pinned-root.json") or purpose_of(f"{path}/run-1")
-            for f in (path, *below)
+            for f in (path, *(f"{path}/{name}" for name in below))
         ), name
 
 
