@@ -46,12 +46,15 @@ def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
 def held_rows(work: Path, files: int, pairs: int) -> Iterator[Row]:
     """Compare a scan in which one entry matches every file with one that only records that.
 
-    Both write the same matches; of the one with the policy, all but 100 are held.
+    Both write the same matches; with the policy all but one are held: isolating is other work.
     """
     where = work / f"same-{files}"
     _fill(where, files)
     key = pyrage.x25519.Identity.generate().to_public()
-    policy = f'[quarantine]\nrecipients = ["{key}"]\n[[policy]]\nactions = ["quarantine"]\n'
+    policy = (
+        f'[quarantine]\nrecipients = ["{key}"]\n[brake]\nper_entry = 1\n'
+        '[[policy]]\nactions = ["quarantine"]\n'
+    )
     with site(work, "held", entries=1, algorithms=("sha256",), tree_dir=where, share=1.0) as here:
         kept, written = here.state.with_name("held"), dict[str, int]()
 
