@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from tests.kit import restored_signals
 from tests.kit.depth import count_of, set_depth
@@ -31,6 +32,9 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+# Constants of all modules that were imported by then would be tried as well: other ones each time,
+# by the tests that ran before in the same process.
+providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("quick", settings.get_profile("deep"), max_examples=count_of(100))
 
 

@@ -41,9 +41,13 @@ _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
 _NUM_VALUES = 1
+#: FileMetaData: its row groups; RowGroup: its columns; ColumnChunk: its metadata, and of that the
+#: number of values, the compressed length, and where the pages and that of a dictionary begin.
+_GROUPS, _COLUMNS, _METADATA = 4, 1, 3
+_VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
 #: Thrift's compact protocol: its types of values. A nested value is at most so deep in the next.
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-_VARINTS = (4, 5, 6)
+_VARINTS = _I16, _I32, _I64 = (4, 5, 6)
 _MAX_DEPTH = 8
 
 
@@ -78,21 +82,42 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
     if sum(group.num_rows for group in groups) != metadata.num_rows:
         raise VerificationError(f"{what} has row groups whose rows do not add up")
     left = MAX_PAGES
-    for group in groups:
-        for number in range(group.num_columns):
-            left = _check_chunk(data, group.column(number), group.num_rows, left, what)
+    try:
+        columns = _columns(data)
+        for group, chunks in zip(groups, columns, strict=True):
+            for _, chunk in zip(range(group.num_columns), chunks, strict=True):
+                left = _check_chunk(data, chunk, group.num_rows, left, what)
+    except (ValueError, TypeError, LookupError) as error:
+        raise VerificationError(
+            f"{what} is not a valid Parquet file: its footer is wrong"
+        ) from error
 
 
-def _check_chunk(
-    data: bytes, chunk: pq.ColumnChunkMetaData, rows: int, left: int, what: str
-) -> int:
-    """Check the pages of one column of a row group; return how many may still come."""
-    start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+def _columns(data: bytes) -> list[list[dict[int, Any]]]:
+    """Return what the footer says of each column of each row group.
+
+    pyarrow must not be asked: where that contradicts itself, it ends the whole process.
+
+    Raises:
+        ValueError, TypeError, LookupError: it does not say it.
+    """
+    length = int.from_bytes(data[-8:-4], "little")
+    footer = _Thrift(data[-8 - length : -8], numbers=(_I64,)).struct()
+    return [[column[_METADATA] for column in group[_COLUMNS]] for group in footer[_GROUPS]]
+
+
+def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what: str) -> int:
+    """Check the pages of one column of a row group; return how many may still come.
+
+    Raises:
+        ValueError, TypeError, LookupError: the footer is wrong.
+    """
+    start, dictionary = chunk[_PAGES_AT], chunk.get(_DICTIONARY_AT)
     if dictionary is not None and 0 < dictionary < start:
         start = dictionary
-    end = start + chunk.total_compressed_size
-    if chunk.num_values != rows or not 0 <= start <= end <= len(data):
-        raise VerificationError(f"{what} is not a valid Parquet file: its footer is wrong")
+    end = start + chunk[_LENGTH]
+    if chunk[_VALUES] != rows or not 0 <= start <= end <= len(data):
+        raise ValueError("another number of values, or they lie elsewhere")
     seen = 0
     while seen < rows:
         if left == 0:
@@ -131,10 +156,14 @@ def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
 
 
 class _Thrift:
-    """Reads a struct of Thrift's compact protocol: numbers and structs by field, nothing else."""
+    """Reads a struct of Thrift's compact protocol: numbers, structs and lists by field.
 
-    def __init__(self, data: bytes) -> None:
+    Numbers of other types than `numbers` are passed over, as by readers that expect these.
+    """
+
+    def __init__(self, data: bytes, numbers: tuple[int, ...] = _VARINTS) -> None:
         self._data = data
+        self._numbers = numbers
         self.place = 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
@@ -152,15 +181,14 @@ class _Thrift:
             # In a struct, the type says which; in a list, a byte does.
             return self._byte() == _TRUE if in_list else kind == _TRUE
         if kind in _VARINTS:
-            return self._signed()
+            number = self._signed()
+            return number if kind in self._numbers else None
         if kind == _STRUCT:
             return self.struct(depth + 1)
         if kind in (_LIST, _SET):
             head = self._byte()
             count = self._varint() if head >> 4 == 15 else head >> 4
-            for _ in range(count):
-                self._value(head & 15, depth + 1, in_list=True)
-            return None
+            return [self._value(head & 15, depth + 1, in_list=True) for _ in range(count)]
         if kind not in (_BYTE, _DOUBLE, _BINARY):
             raise ValueError("not a type that a page header has")
         length = {_BYTE: 1, _DOUBLE: 8}.get(kind) or self._varint()

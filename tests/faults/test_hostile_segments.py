@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from fixtures import hostile_segments
 from fixtures.hostile_segments import SEGMENTS
 from hashclient.errors import VerificationError
 from hashclient.lists import bounds
-from hashclient.lists.wire import Segment, parse_withdraw_segment
+from hashclient.lists.wire import Segment, add_schema, encode_segment, parse_withdraw_segment
 from tests.kit.run import ROOT
 
 #: The bounds for a segment that breaks the format: far above what they take.
@@ -56,6 +57,16 @@ def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -
             changed = data[:place] + bytes([value]) + data[place + 1 :]
             hostile_segments.decode(changed, kind, entries)
         hostile_segments.decode(data[:place], kind, entries)
+
+
+def test_a_footer_that_contradicts_itself_is_never_more_than_refused() -> None:
+    """What it says of a column may: pyarrow ends the whole process when it is asked about that."""
+    row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
+    data = encode_segment(pa.Table.from_pylist([row], add_schema()))
+    assert hostile_segments.decode(data, "add", 1) is None
+    for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data) - 8):
+        changed = data[:place] + b"\x14" + data[place + 1 :]  # the next field, and a number
+        hostile_segments.decode(changed, "add", 1)
 
 
 def test_pages_are_counted_over_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
