@@ -56,6 +56,7 @@ def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
         yield row["kind"], row["recipe"], row["expected"]
 
 
+@pytest.mark.slow
 def test_what_was_found_once_is_found(comparison: Comparison) -> None:
     rows = list(recipes_found_once())
     said = comparison.said([(KINDS[kind], recipe) for kind, recipe, _ in rows])

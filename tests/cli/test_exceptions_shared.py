@@ -229,6 +229,7 @@ def test_a_replay_after_the_versions_were_lost_is_refused_by_its_time(pair: Pair
     assert pair.take().code == 0 and pair.server.scan().code == 0
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
@@ -245,6 +246,7 @@ def test_an_export_out_of_bounds_is_refused(pair: Pair, changed: dict[str, Any],
     assert len(listed(pair.server)) == (not code)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "changed",
     [

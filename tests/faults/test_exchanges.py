@@ -47,7 +47,7 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
 #: Rounds, other files, and pauses: with 300 files in each directory, workers are processes of their
 #: own; with seldom moves, each directory comes to rest.
 SIZES = [
-    pytest.param(8, 0, 50, id="few"),
+    pytest.param(4, 0, 50, id="few"),
     pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),
     pytest.param(200, 0, 10_000, id="seldom", marks=pytest.mark.slow),
     pytest.param(200, 300, 50, id="many", marks=pytest.mark.slow),
@@ -103,7 +103,7 @@ GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize(
-    ("rounds", "most_pause_us"), [(8, 50), pytest.param(200, 3_000, marks=pytest.mark.slow)]
+    ("rounds", "most_pause_us"), [(4, 50), pytest.param(200, 3_000, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("way", ["PATH", "--files-from"])
 @pytest.mark.parametrize("given", GIVEN)
@@ -142,8 +142,8 @@ def mounted(source: Path, place: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("race", "rounds"),
     [
-        ("two directories", 8),
-        ("two files", 8),
+        ("two directories", 4),
+        ("two files", 4),
         pytest.param("two directories", 200, marks=pytest.mark.slow),
         pytest.param("two files", 200, marks=pytest.mark.slow),
     ],

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+#: So much of a pause is spent running: a sleep may be longer than it should be.
+_COARSE_NS = 500_000
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,8 +84,11 @@ def main() -> None:
                 succeeded += 1
             except OSError:
                 pass  # another step, or the attacked program, was faster
-            until = time.perf_counter_ns() + chance.randint(0, pauses)
-            while time.perf_counter_ns() < until:  # of any length: a sleep is too coarse
+            pause = chance.randint(0, pauses)
+            until = time.perf_counter_ns() + pause
+            if pause > _COARSE_NS:
+                time.sleep((pause - _COARSE_NS) / 1e9)
+            while time.perf_counter_ns() < until:
                 pass
         rounds += 1
         if rounds == 1:

@@ -100,7 +100,7 @@ def test_what_the_daemon_has_open_is_not_reached_through_proc(
 
 
 @needs_root
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("one", "other"), [("d", "e"), ("d/f", "d/g"), ("d/f", "e/f"), ("d/x", "e/x")]
 )
@@ -121,7 +121,7 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
 
 
 @needs_root
-@pytest.mark.parametrize("rounds", [50, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["up", "up/d", "up/d/f"])
 def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
     lists: InUse, ground: Path, name: str, rounds: int

@@ -175,6 +175,7 @@ def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
         assert [handled.outcome.path for handled in run] == [str(tree / "f02")]
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path) -> None:
     depth = 2_000
     make_deep_tree(tmp_path, depth)
