@@ -22,6 +22,7 @@ from hashclient.cli.provider_lists import consolidate, list_group, publish, reve
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
+    conclude,
     draft_option,
     key_options,
     keys_wanted,
@@ -220,8 +221,7 @@ def rotate(
     repository.rotate(role, wanted, draft=draft, longest=_days(longest_days))
     document = {"rotated": role} if draft is None else {"drafted": [role]}
     app.show(output_format, document, (), nothing="" if draft else f"role {role} has new keys")
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 @command.command("renew", short_help="Sign again roles that are due.")

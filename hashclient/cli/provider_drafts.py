@@ -122,7 +122,7 @@ def compare(
     Exit codes: 0 all new entries are in the files, 3 one is not, or differs; all are in
     `hashclient --help`.
     """
-    from hashclient.provider.comparing import compare_draft
+    from hashclient.provider.asking import compare_draft
     from hashclient.provider.find import Questions
 
     questions = Questions()

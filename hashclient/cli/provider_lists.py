@@ -23,6 +23,7 @@ from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
     change_text,
+    conclude,
     draft_option,
     key_options,
     keys_wanted,
@@ -238,8 +239,7 @@ def withdraw(
     done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
     what = "would be withdrawn" if draft else "withdrawn"
     app.show(output_format, *change_text(done, what, {"draft": draft}))
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 @click.command("revert", short_help="Undo generation N of LIST.")
@@ -273,8 +273,7 @@ def revert(
     more = {"withdrawn": done.withdrawn, "added_by_category": done.categories, "draft": draft}
     what = "would be added" if draft else "added"
     app.show(output_format, *change_text(done, what, more, with_withdrawn=True))
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 @click.command("consolidate")
@@ -315,8 +314,7 @@ def consolidate(
     joined = f"{done.before} segments -> {done.after}"
     text = f"list {done.list_name}: generation {done.generation}: {joined}"
     app.show(output_format, done, text)
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 @click.group("list")
@@ -355,8 +353,7 @@ def end(
     repository.end_list(list_name, draft=draft)
     text = f"list {list_name} has ended: clients drop it with their next fetch"
     app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 def _check_source(

@@ -193,3 +193,9 @@ def say_draft(app: App, draft: Path | None) -> None:
             f"hint: each looks at it with `hashclient provider draft show {where}`, and signs it"
             f" with `hashclient provider draft sign {where} --key FILE --draft-digest DIGEST`"
         )
+
+
+def conclude(app: App, repository: Repository, draft: Path | None) -> None:
+    """Say that a draft was written, and warn of roles that expire soon."""
+    say_draft(app, draft)
+    warn_expiring(app, repository)

@@ -12,12 +12,11 @@ from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
     change_text,
+    conclude,
     draft_option,
     read_root,
     repo_argument,
     repository_at,
-    say_draft,
-    warn_expiring,
 )
 from hashclient.errors import UsageError
 from hashclient.system.text import first_of, printable
@@ -94,8 +93,7 @@ def follow(
             app.show("text", None, text)
     if output_format == "json":
         app.show("json", {"lists": found}, (), indent=2)
-    say_draft(app, draft)
-    warn_expiring(app, repository)
+    conclude(app, repository, draft)
 
 
 def share_on(

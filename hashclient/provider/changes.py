@@ -170,28 +170,34 @@ def withdrawal(
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
-    if generation is not None:
-        entry_ids = _ids_of_generation(files, roles, current, generation)
     ids = np.array([i.encode() for i in entry_ids])
+    if generation is not None:
+        ids, _ = changes_of(files, roles, current, generation)
+        if not len(ids):
+            raise UsageError(
+                f"no entry that generation {generation} of list {list_name} added is on the list",
+                hint=f"`hashclient provider diff` shows what a generation added; the newest is"
+                f" {current.generation}",
+            )
     hashes = entry_hashes(ids)
     unknown = ~np.isin(hashes, files.live_hashes(roles, current))
     if unknown.any():
         raise UsageError(
-            f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
+            f"entry is not on list {list_name}: {ids[unknown][0].decode()}",
             hint="it may be withdrawn already; nothing was changed",
         )
     segments = withdrawals(current.generation + 1, ids)
-    index = files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+    index = files.next_index(current, segments, -len(ids), -checksum_of(hashes))
     data = {
         "list": list_name,
         "generation": index.generation,
-        "withdrawn": len(entry_ids),
-        "entries": list(entry_ids[:MAX_LOGGED_IDS]),
+        "withdrawn": len(ids),
+        "entries": [entry_id.decode() for entry_id in ids[:MAX_LOGGED_IDS].tolist()],
         "live": index.entries,
     }
     if generation is not None:
         data["of_generation"] = generation
-    done = Published(list_name, index.generation, len(entry_ids), index.entries)
+    done = Published(list_name, index.generation, len(ids), index.entries)
     return done, Change(list_name, index, segments, "entries-withdrawn", data)
 
 
@@ -248,33 +254,29 @@ def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
             raise UsageError(f"cannot read {printable(name)}: {error.strerror or error}") from error
 
 
-def _ids_of_generation(
+def changes_of(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int
-) -> list[str]:
-    """Return the ids of the entries that a generation added and that are listed since then.
+) -> tuple[Strings, Strings]:
+    """Return the ids that a generation added, and those that it withdrew, but for later changes.
+
+    An id that a later generation has added or withdrawn is in neither.
 
     Raises:
-        UsageError: there is no such generation, it was joined with others, or none is left.
+        UsageError: there is no such generation, or it was joined with others.
         StateError: published files cannot be read.
     """
-    segments = segments_between(index, generation - 1, generation)
-    later = tuple(s for s in index.segments if s.first > generation and s.kind == "withdraw")
-    added: list[Strings] = []
-    gone = [np.zeros(0, np.uint64)]
-    for _, batch in files.batches(roles, index.list, (*segments, *later)):
-        if isinstance(batch, AddBatch):
-            added.append(batch.ids)
-        elif added:  # what a generation withdraws itself comes before what it adds
-            gone.append(entry_hashes(batch))
-    withdrawn = np.concatenate(gone)
-    kept = [ids[~np.isin(entry_hashes(ids), withdrawn)] for ids in added]
-    if not any(len(ids) for ids in kept):
-        raise UsageError(
-            f"no entry that generation {generation} of list {index.list} added is on the list",
-            hint=f"`hashclient provider diff` shows what a generation added; the newest is"
-            f" {index.generation}",
-        )
-    return [entry_id.decode() for ids in kept for entry_id in ids.tolist()]
+    segments_between(index, generation - 1, generation)
+    none: Strings = np.zeros(0, "S1")
+    later, added, withdrawn = [none], [none], [none]
+    since = tuple(s for s in index.segments if s.first >= generation)
+    for segment, batch in files.batches(roles, index.list, since):
+        kind = added if segment.kind == "add" else withdrawn
+        kind = later if segment.first > generation else kind
+        kind.append(batch.ids if isinstance(batch, AddBatch) else batch)
+    touched = entry_hashes(np.concatenate(later))
+    came, went = np.concatenate(added), np.concatenate(withdrawn)
+    is_left = [~np.isin(entry_hashes(ids), touched) for ids in (came, went)]
+    return came[is_left[0]], went[is_left[1]]
 
 
 def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, ...]:

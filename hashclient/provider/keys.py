@@ -206,10 +206,7 @@ class Roles:
         self.notices = Metadata(Targets())
         self.notices.signed.version = 0
         self._delegator = new_delegator(keys.threshold)
-        if not keys.public:
-            self.keys.protect_as("targets", self.key_policy("targets")[0])
-        for key in keys.public or self.keys.generate(NOTICES, keys.count):
-            self._delegator.add_key(key, NOTICES)
+        self._add_keys(NOTICES, keys)
         return self.notices
 
     def delegations(self) -> dict[str, DelegatedRole]:
@@ -269,10 +266,14 @@ class Roles:
         self.delegations()[name] = DelegatedRole(
             name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
         )
+        self._add_keys(name, keys)
+
+    def _add_keys(self, role: str, keys: Keys) -> None:
+        """Give a new role its keys: those of people, or new ones, which protect as the targets'."""
         if not keys.public:
             self.keys.protect_as("targets", self.key_policy("targets")[0])
-        for key in keys.public or self.keys.generate(name, keys.count):
-            self.targets.signed.add_key(key, name)
+        for key in keys.public or self.keys.generate(role, keys.count):
+            self._delegator_of(role).add_key(key, role)
 
     def end_list(self, name: str) -> None:
         """Say that list `name` has ended; `commit` of the targets, or a draft, has to follow."""
@@ -421,16 +422,9 @@ class Roles:
             self.commit_root()
         self.keys.retire(role, new)
 
-    def expiring(self) -> list[tuple[str, datetime]]:
-        """Return the roles with less than a quarter of their validity left, and their expiry.
-
-        With a daily `renew` and all keys at hand, there are none.
-        """
-        return self._with_less_than(1 / 4)
-
     def due(self) -> list[str]:
         """Return the roles past half of their validity, and those that expire before `until`."""
-        due = {role for role, _ in self._with_less_than(1 / 2)}
+        due = {role for role, _ in self.with_less_than(1 / 2)}
         if self.until is not None:
             due |= {r for r in self.names() if self.metadata(r).signed.expires < self.until}
         return [role for role in self.names() if role in due]
@@ -459,7 +453,8 @@ class Roles:
             )
         self.until = until
 
-    def _with_less_than(self, share: float) -> list[tuple[str, datetime]]:
+    def with_less_than(self, share: float) -> list[tuple[str, datetime]]:
+        """Return the roles with less than this share of their validity left, and their expiry."""
         now = self._clock()
         found = [(role, self.metadata(role).signed.expires) for role in self.names()]
         return [(role, at) for role, at in found if at - now < self._validity.of(role) * share]

@@ -1,29 +1,26 @@
 """The provider's side: makes and changes the repository of signed hash lists.
 
-One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
-`root.json` is handed to clients out of band. Every list has a role and keys of its own; each
-change of a list is one new generation in new, immutable segments. `keys` signs, and makes a change
-visible in one instant; `listfiles` has the files of lists, `lists.wire` and `docs/format.md` the
-wire format. One publication holds its encoded segments in memory: some 70 MB a million entries with
-three digests.
+Every list has a role and keys of its own; each change of a list is one new generation in new,
+immutable segments. `directory` has the lock, the log and the roles; `keys` signs, and makes a
+change visible in one instant; `listfiles` has the files of lists, `lists.wire` and `docs/format.md`
+the wire format. One publication holds its encoded segments in memory: some 70 MB a million entries
+with three digests.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import MAX_LISTS
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import Reading
-from hashclient.provider.changelog import ChangeLog
 from hashclient.provider.changes import (
     addition,
     check_entry_ids,
@@ -33,42 +30,23 @@ from hashclient.provider.changes import (
     withdrawal,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
-from hashclient.provider.drafting import (
-    Change,
-    check_place,
-    check_public,
-    require_ready,
-    take_draft,
-    write_draft,
-)
+from hashclient.provider.directory import RepositoryDirectory
+from hashclient.provider.drafting import check_place, check_public, require_ready, take_draft
 from hashclient.provider.drafts import Draft
-from hashclient.provider.keyfiles import Passphrases
-from hashclient.provider.keys import Clock, Keys, Roles, Validity
-from hashclient.provider.keystore import KeyStore
-from hashclient.provider.listfiles import ListFiles
+from hashclient.provider.keys import Keys, Roles
 from hashclient.provider.public import (
-    closed_folders,
     make_folder_below,
     make_open_dir,
     make_public_root,
     own_hints,
-    read_public,
 )
-from hashclient.provider.results import (
-    Consolidated,
-    ListStatus,
-    Published,
-    Renewed,
-    RoleStatus,
-    Status,
-)
+from hashclient.provider.results import Consolidated, Published, Renewed
 from hashclient.provider.revert import reversion
 from hashclient.provider.screen import read_screened
-from hashclient.provider.sharing import Share, may_return
-from hashclient.system.files import sweep_temporary, writer_lock
+from hashclient.provider.sharing import Share, check_share, may_return
 from hashclient.system.text import first_of, nearest, printable
 from hashclient.trust.additions import MAX_ENDED, NOTICES
-from hashclient.trust.provenance import MAX_TERMS_CHARS, Provenance, is_terms
+from hashclient.trust.provenance import MAX_TERMS_CHARS, is_terms
 
 #: The hint for a key that is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
@@ -76,38 +54,10 @@ OPEN_KEY = "give the passphrase of its key"
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()
-_DEFAULT_VALIDITY = Validity()
 
 
-class Repository:
+class Repository(RepositoryDirectory):
     """The repository in one directory. Each method that writes holds the lock for its time."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        clock: Clock,
-        validity: Validity = _DEFAULT_VALIDITY,
-        operator: str | None = None,
-        passphrases: Passphrases | None = None,
-    ) -> None:
-        """Name a repository; `create` makes it, the other methods check that it exists.
-
-        `operator` is the name for the log; `passphrases` open the keys.
-        """
-        self.directory = directory
-        self.public = directory / "public"
-        self.root_file = directory / "root.json"
-        self.clients_file = directory / "clients.json"
-        self.feedback_file = directory / "feedback.json"
-        #: A folder for each list that shares another one on.
-        self.sources = directory / "sources"
-        self.clock = clock
-        self._validity = validity
-        self._metadata = self.public / "metadata"
-        self.files = ListFiles(self.public / "targets", clock)
-        self._keys = KeyStore(directory / "keys", passphrases or Passphrases())
-        self.log = ChangeLog(directory / "log", clock, operator)
 
     def create(
         self,
@@ -213,7 +163,7 @@ class Repository:
                     hint="categories divide a list; clients refuse a provider with more lists",
                 )
             before = self.files.provenance(roles, list_name)
-            _check_share(list_name, before, share, is_new=is_new)
+            check_share(list_name, before, share, is_new=is_new)
             check_public(list_keys, draft, is_new=is_new)
             if dry_run:
                 check_place(draft)
@@ -265,11 +215,9 @@ class Repository:
             UsageError: there is no such list, an id is not on it or is given twice.
             StateError: as `publish`.
         """
-        with self.changing_roles() as roles:
-            require_list(roles, list_name)
-            if generation is None:
-                check_entry_ids(entry_ids)
-            require_ready(roles, draft, list_name)
+        if generation is None:
+            check_entry_ids(entry_ids)
+        with self._changing_list(list_name, draft) as roles:
             done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
             self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
@@ -284,9 +232,7 @@ class Repository:
                 another provider, whose list is shared on, has withdrawn what would come back.
             StateError: as `publish`.
         """
-        with self.changing_roles() as roles:
-            require_list(roles, list_name)
-            require_ready(roles, draft, list_name)
+        with self._changing_list(list_name, draft) as roles:
             ids = may_return(self.sources / list_name, roles, self.files)
             done, change = reversion(self.files, roles, list_name, generation, ids)
             self.put(roles, {list_name}, draft, change.event, change.data, change)
@@ -301,11 +247,9 @@ class Repository:
             UsageError: there is no such list.
             StateError: as `publish`.
         """
-        with self.changing_roles() as roles:
-            require_list(roles, list_name)
+        with self._changing_list(list_name, draft, "targets") as roles:
             if len(roles.ended) >= MAX_ENDED:
                 raise UsageError(f"a provider ends at most {MAX_ENDED:,} lists")
-            require_ready(roles, draft, "targets")
             roles.end_list(list_name)
             self.put(roles, {"targets"}, draft, "list-ended", {"list": list_name})
             if draft is None:
@@ -324,9 +268,7 @@ class Repository:
             UsageError: there is no such list.
             StateError: as `publish`.
         """
-        with self.changing_roles() as roles:
-            require_list(roles, list_name)
-            require_ready(roles, draft, list_name)
+        with self._changing_list(list_name, draft) as roles:
             if draft is None:
                 self.files.remove_unreferenced(roles.lists[list_name], f"lists/{list_name}")
             done, change = consolidation(self.files, roles, list_name, keep_newest)
@@ -334,32 +276,15 @@ class Repository:
                 self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
 
-    def put(
-        self,
-        roles: Roles,
-        changed: set[str],
-        draft: Path | None,
-        event: str,
-        data: dict[str, Any],
-        change: Change | None = None,
-    ) -> None:
-        """Write a `change` of the roles `changed`, record it as `event` and publish it.
-
-        With `draft`, the next versions are written there instead, and that is recorded.
-
-        Raises:
-            UsageError: the draft cannot be written.
-            StateError: as `publish`.
-        """
-        if draft is not None:
-            self.log.announce("draft-made", lambda: {"roles": sorted(changed)})
-            by = self.log.operator
-            write_draft(draft, roles, changed, change, clock=self.clock, operator=by)
-            return
-        if change is not None:
-            change.write(self.files, roles)
-        self.announce(roles, event, **data)
-        roles.commit(changed)
+    @contextlib.contextmanager
+    def _changing_list(
+        self, name: str, draft: Path | None, signer: str | None = None
+    ) -> Iterator[Roles]:
+        """Yield the published roles for a change of a list, which its role or `signer` signs."""
+        with self.changing_roles() as roles:
+            require_list(roles, name)
+            require_ready(roles, draft, signer or name)
+            yield roles
 
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
@@ -460,151 +385,3 @@ class Repository:
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
-
-    def expiring(self) -> list[tuple[str, datetime, str | None]]:
-        """Return the roles that expire soon or have expired, the time, and the work to do.
-
-        The work is None if the keys are here: then `renew` is enough.
-
-        Raises:
-            StateError: as `status`.
-        """
-        roles = self.load()
-        return [(role, at, roles.wanting(role)) for role, at in roles.expiring()]
-
-    def status(self) -> Status:
-        """Return the published roles and lists.
-
-        Raises:
-            StateError: there is no repository, or it is corrupt.
-        """
-        roles = self.load()
-        role_states = []
-        for name in roles.names():
-            signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
-            role_states.append(
-                RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
-            )
-        indexes = [self.files.current(roles, name) for name in sorted(roles.lists)]
-        return Status(
-            hashlib.sha256(read_public(self.root_file)).hexdigest(),
-            tuple(role_states),
-            tuple(
-                ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
-                for i in indexes
-            ),
-            tuple(sorted(roles.ended)),
-        )
-
-    def closed(self) -> list[Path]:
-        """Return the folders that a web server of another account cannot enter.
-
-        Raises:
-            StateError: one cannot be looked at.
-        """
-        return list(closed_folders(self.directory, self.public))
-
-    def require(self) -> None:
-        """Check that there is a repository.
-
-        Raises:
-            StateError: there is none.
-        """
-        if not (self._metadata / "timestamp.json").exists():
-            raise StateError(
-                f"not a provider's repository: {printable(self.directory)}",
-                hint="`hashclient provider init` makes one",
-            )
-
-    def announce(self, roles: Roles, event: str, **data: Any) -> None:
-        """Record a change just before clients can see it, with its versions."""
-
-        def with_versions() -> dict[str, Any]:
-            root, timestamp = roles.root.signed, roles.timestamp.signed
-            return {**data, "root": root.version, "timestamp": timestamp.version}
-
-        roles.announce = lambda: self.log.announce(event, with_versions)
-
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the lock for a change, and remove files that a killed one has left.
-
-        Raises:
-            LockedError: another process holds it.
-            StateError: the disk fails.
-        """
-        busy = f"another process is changing {printable(self.directory)}"
-        lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
-        with own_hints("cannot change", self.directory), lock:
-            written = [self.directory, self._metadata, self._keys.directory]
-            written += [self.files.directory / NOTICES, *self.files.directory.glob("lists/*")]
-            written += self.sources.glob("*")
-            for folder in written:
-                sweep_temporary(folder)
-            self._keys.made.clear()
-            self._keys.passphrase = None
-            self.log.begin()
-            try:
-                yield
-            except BaseException:
-                self.log.failed()
-                self._discard_keys()
-                raise
-
-    @contextlib.contextmanager
-    def changing_roles(self) -> Iterator[Roles]:
-        """Yield the published roles for a change, as `changing` and `load`.
-
-        Raises:
-            LockedError: another process holds the lock.
-            StateError: there is no repository, it is corrupt, or the disk fails.
-        """
-        self.require()
-        with self.changing():
-            yield self.load()
-
-    def _discard_keys(self) -> None:
-        """Remove the keys that a failed command has made, except published ones.
-
-        A disk may fail after the rename; the published state decides.
-        """
-        if not self._keys.made:
-            return
-        published: set[str] = set()
-        if (self._metadata / "timestamp.json").exists():
-            try:
-                published = self.load().key_files()
-            except StateError:
-                return  # the published state is unknown: a key too many does no harm
-        self._keys.discard(self._keys.made - published)
-
-    def load(self) -> Roles:
-        """Return the published roles, with their keys, for changes.
-
-        Raises:
-            StateError: there is no repository, or it is corrupt.
-        """
-        self.require()
-        with own_hints("cannot read", self.directory):
-            roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
-        # The default record, for a publication that announces no other one.
-        self.announce(roles, "repository-changed")
-        return roles
-
-
-def _check_share(list_name: str, before: Provenance, share: Share | None, *, is_new: bool) -> None:
-    """Check that a list has entries of its own, or those of another provider, and not both.
-
-    Raises:
-        UsageError: it would have both.
-    """
-    if share is None and before.followed:
-        raise UsageError(
-            f"list {list_name} shares another one on: entries of its own would be withdrawn again",
-            hint="give them a list of their own",
-        )
-    if share is not None and not (is_new or before.followed):
-        raise UsageError(
-            f"list {list_name} has entries of its own, which would be withdrawn",
-            hint="take a new name for the list that is shared on, with --new-list",
-        )

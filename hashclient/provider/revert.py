@@ -14,15 +14,13 @@ import numpy as np
 
 from hashclient.errors import UsageError
 from hashclient.lists.wire import (
-    AddBatch,
     ListIndex,
-    Strings,
     Uint64,
     add_schema,
     checksum_of,
     entry_hashes,
 )
-from hashclient.provider.changes import MAX_LOGGED_IDS, Change, segments_between, withdrawals
+from hashclient.provider.changes import MAX_LOGGED_IDS, Change, changes_of, withdrawals
 from hashclient.provider.consolidate import table_of
 from hashclient.provider.entries import SEGMENT_ENTRIES, new_segment
 from hashclient.provider.keys import Roles
@@ -50,19 +48,7 @@ def reversion(
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
-    segments_between(current, generation - 1, generation)
-    later = [np.zeros(0, np.uint64)]
-    brought: list[Strings] = [np.zeros(0, "S1")]
-    taken: list[Strings] = [np.zeros(0, "S1")]
-    since = tuple(s for s in current.segments if s.first >= generation)
-    for segment, batch in files.batches(roles, list_name, since):
-        ids = batch.ids if isinstance(batch, AddBatch) else batch
-        if segment.first > generation:
-            later.append(entry_hashes(ids))
-        else:
-            (brought if segment.kind == "add" else taken).append(ids)
-    touched = np.concatenate(later)
-    goes, returns = (_untouched(ids, touched) for ids in (brought, taken))
+    goes, returns = changes_of(files, roles, current, generation)
     if not len(goes) + len(returns):
         raise UsageError(
             f"nothing of generation {generation} of list {list_name} is left to undo",
@@ -103,11 +89,6 @@ def reversion(
         "live": index.entries,
     }
     return done, Change(list_name, index, segments, "generation-reverted", data)
-
-
-def _untouched(parts: list[Strings], touched: Uint64) -> Strings:
-    ids: Strings = np.concatenate(parts)
-    return ids[~np.isin(entry_hashes(ids), touched)]
 
 
 def _earlier_rows(

@@ -298,3 +298,21 @@ def _entries_of(trust: Trust, index: ListIndex) -> pa.Table:
             f"list {index.list}: its entries are not those that its index counts"
         )
     return table
+
+
+def check_share(list_name: str, before: Provenance, share: Share | None, *, is_new: bool) -> None:
+    """Check that a list has entries of its own, or those of another provider, and not both.
+
+    Raises:
+        UsageError: it would have both.
+    """
+    if share is None and before.followed:
+        raise UsageError(
+            f"list {list_name} shares another one on: entries of its own would be withdrawn again",
+            hint="give them a list of their own",
+        )
+    if share is not None and not (is_new or before.followed):
+        raise UsageError(
+            f"list {list_name} has entries of its own, which would be withdrawn",
+            hint="take a new name for the list that is shared on, with --new-list",
+        )

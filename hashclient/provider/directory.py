@@ -1,0 +1,220 @@
+"""The directory of a repository: its lock, its log, and the published roles.
+
+`public/` goes behind a web server, `keys/` stays private, `root.json` is handed to clients out of
+band. `repository` has the changes that people ask for; each is made under the lock, and recorded
+before clients can see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hashclient.errors import StateError
+from hashclient.provider.changelog import ChangeLog
+from hashclient.provider.drafting import Change, write_draft
+from hashclient.provider.keyfiles import Passphrases
+from hashclient.provider.keys import Clock, Roles, Validity
+from hashclient.provider.keystore import KeyStore
+from hashclient.provider.listfiles import ListFiles
+from hashclient.provider.public import closed_folders, own_hints, read_public
+from hashclient.provider.results import ListStatus, RoleStatus, Status
+from hashclient.system.files import sweep_temporary, writer_lock
+from hashclient.system.text import printable
+from hashclient.trust.additions import NOTICES
+
+_DEFAULT_VALIDITY = Validity()
+#: A role with less of its validity left expires soon; a daily `renew` with all keys leaves none.
+SOON = 1 / 4
+
+
+class RepositoryDirectory:
+    """A repository, which need not be there yet."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        validity: Validity = _DEFAULT_VALIDITY,
+        operator: str | None = None,
+        passphrases: Passphrases | None = None,
+    ) -> None:
+        """Name a repository; `create` makes it, the other methods check that it exists.
+
+        `operator` is the name for the log; `passphrases` open the keys.
+        """
+        self.directory = directory
+        self.public = directory / "public"
+        self.root_file = directory / "root.json"
+        self.clients_file = directory / "clients.json"
+        self.feedback_file = directory / "feedback.json"
+        #: A folder for each list that shares another one on.
+        self.sources = directory / "sources"
+        self.clock = clock
+        self._validity = validity
+        self._metadata = self.public / "metadata"
+        self.files = ListFiles(self.public / "targets", clock)
+        self._keys = KeyStore(directory / "keys", passphrases or Passphrases())
+        self.log = ChangeLog(directory / "log", clock, operator)
+
+    def require(self) -> None:
+        """Check that there is a repository.
+
+        Raises:
+            StateError: there is none.
+        """
+        if not (self._metadata / "timestamp.json").exists():
+            raise StateError(
+                f"not a provider's repository: {printable(self.directory)}",
+                hint="`hashclient provider init` makes one",
+            )
+
+    def load(self) -> Roles:
+        """Return the published roles, with their keys, for changes.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        self.require()
+        with own_hints("cannot read", self.directory):
+            roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
+        # The default record, for a publication that announces no other one.
+        self.announce(roles, "repository-changed")
+        return roles
+
+    def status(self) -> Status:
+        """Return the published roles and lists.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
+        roles = self.load()
+        role_states = []
+        for name in roles.names():
+            signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
+            role_states.append(
+                RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
+            )
+        indexes = [self.files.current(roles, name) for name in sorted(roles.lists)]
+        return Status(
+            hashlib.sha256(read_public(self.root_file)).hexdigest(),
+            tuple(role_states),
+            tuple(
+                ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
+                for i in indexes
+            ),
+            tuple(sorted(roles.ended)),
+        )
+
+    def expiring(self) -> list[tuple[str, datetime, str | None]]:
+        """Return the roles that expire soon or have expired, the time, and the work to do.
+
+        The work is None if the keys are here: then `renew` is enough.
+
+        Raises:
+            StateError: as `status`.
+        """
+        roles = self.load()
+        return [(role, at, roles.wanting(role)) for role, at in roles.with_less_than(SOON)]
+
+    def closed(self) -> list[Path]:
+        """Return the folders that a web server of another account cannot enter.
+
+        Raises:
+            StateError: one cannot be looked at.
+        """
+        return list(closed_folders(self.directory, self.public))
+
+    @contextlib.contextmanager
+    def changing_roles(self) -> Iterator[Roles]:
+        """Yield the published roles for a change, as `changing` and `load`.
+
+        Raises:
+            LockedError: another process holds the lock.
+            StateError: there is no repository, it is corrupt, or the disk fails.
+        """
+        self.require()
+        with self.changing():
+            yield self.load()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock for a change, and remove files that a killed one has left.
+
+        Raises:
+            LockedError: another process holds it.
+            StateError: the disk fails.
+        """
+        busy = f"another process is changing {printable(self.directory)}"
+        lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
+        with own_hints("cannot change", self.directory), lock:
+            written = [self.directory, self._metadata, self._keys.directory]
+            written += [self.files.directory / NOTICES, *self.files.directory.glob("lists/*")]
+            written += self.sources.glob("*")
+            for folder in written:
+                sweep_temporary(folder)
+            self._keys.made.clear()
+            self._keys.passphrase = None
+            self.log.begin()
+            try:
+                yield
+            except BaseException:
+                self.log.failed()
+                self._discard_keys()
+                raise
+
+    def _discard_keys(self) -> None:
+        """Remove the keys that a failed command has made, except published ones.
+
+        A disk may fail after the rename; the published state decides.
+        """
+        if not self._keys.made:
+            return
+        published: set[str] = set()
+        if (self._metadata / "timestamp.json").exists():
+            try:
+                published = self.load().key_files()
+            except StateError:
+                return  # the published state is unknown: a key too many does no harm
+        self._keys.discard(self._keys.made - published)
+
+    def announce(self, roles: Roles, event: str, **data: Any) -> None:
+        """Record a change just before clients can see it, with its versions."""
+
+        def with_versions() -> dict[str, Any]:
+            root, timestamp = roles.root.signed, roles.timestamp.signed
+            return {**data, "root": root.version, "timestamp": timestamp.version}
+
+        roles.announce = lambda: self.log.announce(event, with_versions)
+
+    def put(
+        self,
+        roles: Roles,
+        changed: set[str],
+        draft: Path | None,
+        event: str,
+        data: dict[str, Any],
+        change: Change | None = None,
+    ) -> None:
+        """Write a `change` of the roles `changed`, record it as `event` and publish it.
+
+        With `draft`, the next versions are written there instead, and that is recorded.
+
+        Raises:
+            UsageError: the draft cannot be written.
+            StateError: as `publish`.
+        """
+        if draft is not None:
+            self.log.announce("draft-made", lambda: {"roles": sorted(changed)})
+            by = self.log.operator
+            write_draft(draft, roles, changed, change, clock=self.clock, operator=by)
+            return
+        if change is not None:
+            change.write(self.files, roles)
+        self.announce(roles, event, **data)
+        roles.commit(changed)
