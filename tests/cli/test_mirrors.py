@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures import hostile
+from fixtures.client import csv
 from fixtures.hostile import Behaviour, HostileServer, head, reply
 from fixtures.tls import Authority, server_context
 from tests.hostile_site import HostileSite
@@ -111,6 +112,25 @@ def test_the_mirror_is_not_asked_without_need(site: Mirrored) -> None:
     again = site.call("fetch")
     assert again.code == 0 and again.out.startswith("list baseline: nothing new")
     assert len(site.server.requests) == 2 and not site.mirror.requests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusing", ["the first", "the mirror", "both"])
+def test_a_list_that_an_address_refuses_comes_from_another(site: Mirrored, refusing: str) -> None:
+    site.simulator.publish(csv(range(5, 8)), "other")
+    site.serve()
+    for server, name in ((site.server, "the first"), (site.mirror, "the mirror")):
+        if refusing in (name, "both"):
+            server.on("/metadata/1.other.json", reply(status=403))
+    for _ in range(2):
+        done = site.call("fetch", "--format", "json")
+        assert (done.code, done.err) == (0, "")
+        here = ["baseline"] if refusing == "both" else ["baseline", "other"]
+        assert sorted(one["list"] for one in json.loads(done.out)["lists"]) == here
+        status = site.call("status", "--format", "json")
+        assert status.code == 0, status.err
+        assert [one["name"] for one in json.loads(status.out)["lists"]] == here
+    site.check_credentials()
 
 
 def test_when_both_fail_the_worse_decides(site: Mirrored) -> None:
