@@ -34,7 +34,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
-from hashclient.fetch.denied import ask_for, note_denied
+from hashclient.fetch.denied import ask_for
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
@@ -201,20 +201,18 @@ class Fetcher:
                 )
             wanted = known & only if only else expected | named
             new = frozenset(offered).difference(expected, config.lists or ())
-            folder = self._settings.layout.provider(self._provider)
-            asked = ask_for(trust, folder, new, wanted)
+            asked = ask_for(trust, self._settings.layout.provider(self._provider), new, wanted)
             not_ours = asked.denied.union(asked.refused)
             self._offered = tuple(sorted({*offered} - not_ours))
+            for name, refusal in asked.refused.items():
+                yield Fetched(name, self._provider, error=refusal, is_denied=True)
             if not self._offered and not expected:
-                note_denied(folder, asked.refused)
                 raise AuthorisationError(
                     f"provider {self._provider}: the credential is for none of its lists"
                 )
         except HashclientError as error:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
-        for name, refusal in asked.refused.items():
-            yield Fetched(name, self._provider, error=refusal, is_denied=True)
         names = sorted(wanted - not_ours)
         # Ended lists come last: the others then no longer say that these are offered.
         names.sort(key=lambda name: (name in ended, name))

@@ -257,3 +257,22 @@ def test_a_credential_for_nothing_at_one_address_is_passed_over(two: TwoPlaces) 
     assert two.fetch() == {"a": None, "c": None}
     assert [error.exit_code for error in two.told] == [5]
     assert missing(two.client) == []
+
+
+def test_what_a_useless_credential_refuses_is_not_denied_for_another_address(
+    two: TwoPlaces,
+) -> None:
+    deny(two.places[0], "a", "b", "c")
+    two.places[1].faults = {"metadata/*.b.json": status(503)}
+    assert two.fetch() == {"a": None, "b": 5, "c": None}
+    assert missing(two.client) == ["b"]
+    two.places[1].faults = {}
+    assert two.fetch() == {"a": None, "b": None, "c": None}
+
+
+def test_credentials_that_are_for_nothing_at_all_addresses_are_refused(two: TwoPlaces) -> None:
+    for place in two.places:
+        deny(place, "a", "b", "c")
+    for only in ((), ("a",)):
+        with pytest.raises(AuthorisationError, match="the credential is for none of its lists"):
+            two.fetch(*only)
