@@ -9,11 +9,13 @@ import ssl
 import subprocess
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from pyrage import x25519
 
 from fixtures.hostile import (
     MAX_WAIT_S,
@@ -31,11 +33,12 @@ from fixtures.hostile import (
 from fixtures.mailbox import PASSWORD, USER, Mailbox
 from fixtures.tls import Authority, server_context
 from hashclient.alerts import outbox
+from hashclient.alerts.kinds import MEANINGS, Kind
 from hashclient.alerts.receivers import parse_secret, signature
 from hashclient.cli import alerts as alerts_command
-from hashclient.errors import ExitCode
+from hashclient.errors import ExitCode, HashclientError, UnreachableError, VerificationError
 from tests.clamd import instream
-from tests.kit import State, arguments, environment, wait_until
+from tests.kit import State, arguments, edit_manifest, environment, wait_until
 from tests.told import documents, into
 from tests.unit.test_alerts import SCHEMA, SECRET
 
@@ -168,6 +171,55 @@ def test_a_webhook_gets_the_alert_signed_over_tls(
     jsonschema.validate(document, SCHEMA)
     assert document["id"] == alert_id
     assert SECRET not in str(request)
+
+
+@pytest.mark.slow
+def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Path) -> None:
+    """Each by its own cause: scans, fetches, lists, an exception, damage, a look at machines."""
+    listed = {"base": {"right": b"listed", "wrong": b"benign"}, "old": {"o-1": b"old"}}
+    state = State(tmp_path, listed, {"a": b"listed", "b": b"benign", "c": b"benign"})
+    (place := tmp_path / "fleet").mkdir()
+    receivers = (
+        f'{into(inbox)}webhook = "HOOK"\nsecret_file = "{secret(state)}"\n'
+        'mail = ["abuse@example.org"]\nmail_from = "hc@example.org"\nsmtp = "SMTP"\n'
+        "every_hours = 0\n"
+        '[providers.sim]\nurl = "https://provider.test/lists"\nroot_sha256 = "00"\n'
+        f'[quarantine]\nrecipients = ["{x25519.Identity.generate().to_public()}"]\n'
+        '[brake]\nper_entry = 1\n[[policy]]\nactions = ["quarantine"]\n'
+    )
+    with HostileServer() as server, Mailbox() as box:
+        server.on("/hook", reply(status=204))
+        hook = f"{server.origin}/hook"
+        configure(state, receivers.replace("HOOK", hook).replace("SMTP", box.address))
+        assert state.scan().code == 11  # `b` and `c` are held
+        until = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
+        words = ("base/right", "--until", until, "--reason", "ticket 4711")
+        assert state.call("exceptions", "add", *words).code == 0
+        for problem in (UnreachableError("no route"), VerificationError("forged")):
+
+            def fail(*_: object, problem: HashclientError = problem) -> bytes:
+                raise problem
+
+            state.provider.faults["*"] = fail
+            with pytest.raises(HashclientError):
+                state.client.fetch()
+        edit_manifest(state.path, "old", expires="2026-01-01T00:00:00Z")
+        key = json.loads(state.call("audit", "verify", "--format", "json").out)["public_key"]
+        assert state.call("fleet", "trust", "web-1", key).code == 0
+        assert state.call("fleet", "show", place).code == 3
+        (state.path / "lists" / "base" / "manifest.json").unlink()
+        assert state.scan().code in {8, 11}
+        state.call("alerts", "send")
+        assert state.call("alerts", "list", "--format", "json").out.count('"to"') == 0
+        bodies = [json.loads(request.body) for request in server.requests]
+        subjects = [mail["Subject"] for _, mail in box.mails]
+    wanted = {str(kind) for kind in Kind} - {"test"}
+    assert {document["kind"] for document in documents(inbox)} == wanted
+    assert {document["kind"] for document in bodies} == wanted
+    assert sorted(d["id"] for d in bodies) == sorted(d["id"] for d in documents(inbox))
+    for kind in wanted:
+        meaning = MEANINGS[Kind(kind)]
+        assert [s for s in subjects if meaning.one in s or meaning.many in s], kind
 
 
 #: Each answer, and words of the warning about it.

@@ -15,12 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import unquote
 
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fixtures.buckets import Site
+from fixtures.buckets import Answer, Request, Site, blobs, listing
 from fixtures.crash import in_child, kill_at, watched
 from fixtures.fleet import LIST, NO_MATCHES, Box, edited, roster_of
 from hashclient.core.kinds import MatchState
@@ -678,6 +679,57 @@ def test_a_status_is_published_to_a_bucket(world: State, site: Site) -> None:
     )
     refused = world.run("status", "--publish", f"{bucket.uri}-no/fleet", env=site.environment)
     assert (refused.code, "not published: cannot write to s3://" in refused.err) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_the_clients_of_google_and_azure_publish_and_show(
+    world: State, site: Site, scheme: str
+) -> None:
+    """To a server that speaks what each of them does when it puts, lists and gets."""
+    kept: dict[str, bytes] = {}
+    where = f"{scheme}://machines/fleet"
+    # To put something, Google's client wants an account, be it one without a key.
+    account = {"gcs_base_url": site.url, "disable_oauth": True}
+    account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+    env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account)}
+    if scheme == "az":
+        env = {
+            "AZURE_STORAGE_ENDPOINT": site.url,
+            "AZURE_STORAGE_ACCOUNT_NAME": "account",
+            "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
+        }
+
+    def store(request: Request) -> Answer:
+        method, path, query = request
+        if "list" in query:
+            rows = [(name, len(data), '"e"') for name, data in sorted(kept.items())]
+            return listing(rows) if scheme == "gs" else blobs(rows)
+        name = unquote(path).removeprefix("/machines/")
+        if method == "PUT":
+            kept[name] = site.body
+        headers = {"ETag": '"e"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        if method != "PUT" and name not in kept:
+            return "404 Not Found", headers, b""
+        return ("201 Created", headers, b"") if method == "PUT" else ("200 OK", headers, kept[name])
+
+    site.answer = store
+    try:
+        for number in (1, 2):
+            done = world.run("status", "--publish", where, env=env)
+            assert (done.code, done.err) == (0, "")
+            ((name, data),) = kept.items()
+            document = verify_status(data).document
+            assert (name, document.counter) == (f"fleet/{document.machine.file_name}", number)
+        key = json.loads(world.call("audit", "verify", "--format", "json").out)["public_key"]
+        world.call("fleet", "trust", "web-1", key)
+        shown = world.run("fleet", "show", where, "--format", "jsonl", env=env)
+        assert (shown.code, [line["state"] for line in shown.lines]) == (0, ["well"])
+        assert world.run("audit", "verify", "--against", where, env=env).code == 0
+        kept[name] = edited(kept[name], exit_code=0, counter=9)
+        assert world.run("fleet", "show", where, env=env).code == 6
+    finally:
+        site.answer = lambda _request: None
 
 
 # Checkpoints that are kept elsewhere
