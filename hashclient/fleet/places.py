@@ -27,7 +27,7 @@ from hashclient.system.text import printable
 #: More documents than this are refused: nobody has so many machines.
 MOST_DOCUMENTS = 20_000
 #: So many objects are read before they are looked at.
-_AT_ONCE = 256
+_AT_ONCE = 64
 _TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
 
 
@@ -169,14 +169,23 @@ class Bucket:
                     yield found
 
     def _names(self) -> Iterator[str]:
-        from hashclient.objects.listing import list_pages
+        from hashclient.objects.s3 import S3
+
+        if isinstance(self._store, S3):
+            yield from self._store.names(self._uri.key)
+            return
+        from hashclient.objects.failures import StoreError, Trouble
+        from hashclient.objects.listing import ListingEndedError, list_pages
 
         begin = len(self._uri.key)
-        for page in list_pages(self._store, self._uri):
-            for key in page.column("key"):
-                name = os.fsdecode(key.as_py())[begin:]
-                if "/" not in name:
-                    yield name
+        try:
+            for page in list_pages(self._store, self._uri):
+                for key in page.column("key"):
+                    name = os.fsdecode(key.as_py())[begin:]
+                    if "/" not in name:
+                        yield name
+        except ListingEndedError as error:
+            raise StoreError(Trouble.OTHER, str(error)) from None
 
     def _read(self, name: str) -> Found | None:
         from hashclient.objects.failures import StoreError, Trouble
@@ -199,11 +208,10 @@ class Bucket:
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         from hashclient.objects.failures import StoreError
-        from hashclient.objects.listing import ListingEndedError
 
         try:
             yield
-        except (StoreError, ListingEndedError) as error:
+        except StoreError as error:
             raise UnreachableError(
                 f"cannot {what} {self.text}: {error}", hint="check the credentials and the network"
             ) from None

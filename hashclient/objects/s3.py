@@ -61,6 +61,9 @@ _IN_URLS = b"<EncodingType>url</EncodingType>"
 #: How stores write the quotes around an ETag.
 _QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
+#: A place with few keys has no more pages than this.
+MOST_PAGES = 1_000
+
 #: An object of a listing: its key, size, ETag and version.
 Row = tuple[str, int, str | None, str | None]
 #: A page, and what asks for the next one; None at the end.
@@ -207,16 +210,39 @@ class S3(Store):
         self._is_quick = got.status_code != 403  # some accounts may use no such URLs
         return _page_in(got.content) if got.status_code == 200 else None
 
+    def names(self, prefix: str) -> Iterator[str]:
+        """Yield what follows `prefix` in keys, up to a slash: for few keys, without pyarrow.
+
+        Raises:
+            StoreError: the store failed, or repeats itself.
+        """
+        more: dict[str, str] | None = {}
+        last = ""
+        for _ in range(MOST_PAGES):
+            found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
+            keys = [one["Key"] for one in found]  # none where a page has folders alone
+            if keys and keys[0] <= last:
+                break
+            yield from (key[len(prefix) :] for key in keys)
+            if more is None:
+                return
+            last = keys[-1] if keys else last
+        raise StoreError(Trouble.OTHER, UNFINISHED)
+
     def _slowly(self, asked: dict[str, str]) -> _Page:
         from hashclient.objects.pages import page_of
 
+        found, more = self._listed(asked)
+        return page_of([(o["Key"], o["Size"], o.get("ETag")) for o in found]), more
+
+    def _listed(self, asked: dict[str, str]) -> tuple[Any, dict[str, str] | None]:
+        """Return the objects of a page as botocore gives them, and what asks for the next one."""
         got = self.call("list_objects_v2", **asked)
-        page = page_of([(o["Key"], o["Size"], o.get("ETag")) for o in got.get("Contents", ())])
         if not got.get("IsTruncated"):
-            return page, None
+            return got.get("Contents", ()), None
         if not got.get("NextContinuationToken"):
             raise StoreError(Trouble.OTHER, UNFINISHED)
-        return page, {"ContinuationToken": got["NextContinuationToken"]}
+        return got.get("Contents", ()), {"ContinuationToken": got["NextContinuationToken"]}
 
     def versions(self, prefix: str, after: str | None) -> Iterator[list[Row]]:
         """Yield all versions of these objects, by pages."""

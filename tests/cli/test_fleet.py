@@ -21,7 +21,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fixtures.buckets import Answer, Request, Site, blobs, listing
+from fixtures.buckets import Answer, Request, Site, blobs, is_listing, listing
 from fixtures.crash import in_child, kill_at, watched
 from fixtures.fleet import LIST, NO_MATCHES, Box, edited, roster_of
 from hashclient.core.kinds import MatchState
@@ -681,6 +681,18 @@ def test_a_status_is_published_to_a_bucket(world: State, site: Site) -> None:
     assert (refused.code, "not published: cannot write to s3://" in refused.err) == (0, True)
 
 
+def test_a_store_that_repeats_its_listing_does_not_hold_up_a_look(yard: Yard, site: Site) -> None:
+    bucket = site.bucket()
+    again = listing([("machines/a.jsonl", 5, "e")], more="again", at="machines/")
+    site.answer = lambda request: again if is_listing(request) else None
+    try:
+        with site.reached():
+            shown = yard.show(where=f"{bucket.uri}/machines")
+    finally:
+        site.answer = lambda _request: None
+    assert shown.code == 4 and "cannot read s3://" in shown.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["gs", "az"])
 def test_the_clients_of_google_and_azure_publish_and_show(
@@ -726,7 +738,8 @@ def test_the_clients_of_google_and_azure_publish_and_show(
         shown = world.run("fleet", "show", where, "--format", "jsonl", env=env)
         assert (shown.code, [line["state"] for line in shown.lines]) == (0, ["well"])
         assert world.run("audit", "verify", "--against", where, env=env).code == 0
-        kept[name] = edited(kept[name], exit_code=0, counter=9)
+        ((name, data),) = kept.items()
+        kept[name] = edited(data, exit_code=0, counter=9)
         assert world.run("fleet", "show", where, env=env).code == 6
     finally:
         site.answer = lambda _request: None
