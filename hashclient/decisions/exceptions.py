@@ -66,8 +66,6 @@ class Exceptions:
         self._lock = threading.Lock()
         self._stamp: _Stamp = (0, 0, 0)
         self._book = Book()
-        #: The rulings about entries that were matched.
-        self._about: dict[tuple[str, str], tuple[Ruling, ...]] = {}
         #: The fingerprints of the entries that rulings are about, as they are now.
         self._current: dict[tuple[str, str], Fingerprint | None] = {}
         #: A time that has passed.
@@ -165,9 +163,7 @@ class Exceptions:
     def _covering(self, hit: Hit, outcome: Outcome) -> Ruling | None:
         """Return the ruling that covers a hit, by the numbers of the module."""
         key = hit.list_name, hit.entry
-        rulings = self._about.get(key)
-        if rulings is None:
-            rulings = self._about[key] = self._book.about(*key)
+        rulings = self._book.about(*key)
         if not rulings or self._is_early(now := self._now()):
             return None
         for ruling in rulings:
@@ -228,7 +224,7 @@ class Exceptions:
         stamp = _stamp_of(self._path)
         if stamp == self._stamp:
             return
-        self._book, self._about = Book(), {}
+        self._book = Book()
         try:
             self._book = load_book(self._layout, self._lists.sealer)
         except StateError as error:

@@ -127,6 +127,8 @@ class _Head(msgspec.Struct, frozen=True):
 
 #: How many digits a place has.
 _DIGITS = 8
+#: After so many entries, all rulings are decoded: that takes as long as to search for so many.
+_MANY = 4_000
 
 
 class Book:
@@ -138,6 +140,9 @@ class Book:
         self._data = data  # whole: a copy of megabytes takes longer than all else
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
+        #: The rulings about the entries that were asked for; about all, once these were many.
+        self._known: dict[tuple[str, str], list[Ruling]] = {}
+        self._is_whole = False
 
     @property
     def at(self) -> datetime | None:
@@ -169,9 +174,21 @@ class Book:
         """Whether there is no ruling."""
         return self._rest == self._places + 1
 
-    def about(self, list_name: str, entry: str) -> tuple[Ruling, ...]:
-        """Return the rulings about an entry; no others are decoded."""
-        name = _name(list_name, entry)
+    def about(self, list_name: str, entry: str) -> Sequence[Ruling]:
+        """Return the rulings about an entry; while few are asked for, no others are decoded."""
+        key = list_name, entry
+        if key not in self._known and not self._is_whole:
+            if len(self._known) < _MANY:
+                self._known[key] = self._searched(_name(list_name, entry))
+            else:
+                self._is_whole, self._known = True, {}
+                for ruling in self.rulings:
+                    for one in dict.fromkeys((e.list, e.id) for e in ruling.entries):
+                        self._known.setdefault(one, []).append(ruling)
+        return self._known.get(key, ())
+
+    def _searched(self, name: bytes) -> list[Ruling]:
+        """Return the rulings about an entry, by how it begins in the file."""
 
         def name_at(number: int) -> bytes:
             place = self._place(number)
@@ -181,7 +198,7 @@ class Book:
         first = bisect.bisect_left(range(number), name, key=name_at)
         last = bisect.bisect_right(range(number), name, first, key=name_at)
         lines = (self._line(self._place(one)) for one in range(first, last))
-        return tuple(msgspec.json.decode(line, type=Ruling) for line in lines)
+        return [msgspec.json.decode(line, type=Ruling) for line in lines]
 
     def _place(self, number: int) -> int:
         start = self._places + number * _DIGITS
