@@ -129,6 +129,22 @@ def test_an_answer_to_what_was_not_handed_over(tmp_path: Path) -> None:
         take(desk, msgspec.structs.replace(answer_of(desk, report), report="r-bbbbbbbbbb"))
 
 
+def test_many_answers_are_received_at_once_and_one_that_is_refused_stops_no_other(
+    tmp_path: Path,
+) -> None:
+    desk = desk_at(tmp_path)
+    reports = [desk.send(desk.prepare(desk.find(n, n.encode()))).report for n in "abc"]
+    paths = [tmp_path / f"{number}.json" for number in range(4)]
+    texts = [signed(answer_of(desk, report)) for report in reports]
+    for path, text in zip(paths, [texts[0], texts[0], texts[1], texts[2]], strict=True):
+        path.write_bytes(text)
+    done = call("--state-dir", desk.settings.state_dir, "report", "receive", *paths)
+    assert done.code == 6 and "received before" in done.err
+    assert len(done.out.splitlines()) == 3
+    assert {desk.outbox.get(r.id).state for r in reports} == {State.ACKNOWLEDGED}
+    assert len(logged(desk, "report-answered")) == 3
+
+
 def test_what_a_body_asks_to_keep_is_not_purged(tmp_path: Path) -> None:
     desk = desk_at(tmp_path)
     match, report = handed_over(desk)
