@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from fixtures import images, others
 from fixtures.differential.kinds import KINDS
 from hashclient.containers import libarchive, udf
-from hashclient.containers.interface import Expander, Unlisted, Why
+from hashclient.containers.interface import Expander, NotReadError, Unlisted, Why
 from hashclient.containers.registry import Registry
 from tests.opened import Once, Opened, Whole, opened
 
@@ -141,3 +142,28 @@ def test_a_damaged_header_of_a_cpio_is_unread_wherever_it_stands(form: str) -> N
         damaged = whole[:at] + b"/" + whole[at + 1 :]
         for source in (Whole(damaged), Once(damaged, 33)):
             assert Why.DAMAGED in opened(expander("cpio"), source).reasons
+
+
+def test_pieces_of_a_file_that_go_on_in_themselves_have_an_end() -> None:
+    data = bytearray(images.image_of(None, None, {"a": BENIGN}))
+    at = data.find(struct.pack("<3L", 0, 8, len(BENIGN))) + 8
+    (block,) = struct.unpack_from("<L", data, at + 4)
+    again = struct.pack("<2L", 3 << 30 | 2048, block)
+    data[at : at + 8] = again
+    begin = data.find(BENIGN)
+    data[begin + 20 : begin + 32] = struct.pack("<L", 8) + again
+    assert in_image(bytes(data)).reasons == {Why.LIMIT}
+
+
+@pytest.mark.parametrize(("block", "place"), [(0, 10_000), (1, 12_048), (2, None), (3, 90_000)])
+def test_blocks_of_a_partition_lie_in_its_pieces(block: int, place: int | None) -> None:
+    volume = object.__new__(udf._Volume)
+    volume._block = 2048
+    pieces: list[tuple[int | None, int]] = [(10_000, 4096), (None, 2048), (90_000, 2048)]
+    volume._partitions = [udf._Pieces(pieces, [4096, 6144, 8192])]
+    if place is not None:
+        assert volume._place(0, block) == place
+        return
+    for nowhere in (block, 4):
+        with pytest.raises(NotReadError):
+            volume._place(0, nowhere)
