@@ -1,12 +1,12 @@
 """docs/fleet.md: its commands run as they stand, its tables are those of the program, its playbook
-has commands that are there.
-
-No test runs the playbook by Ansible.
+has commands that are there, and Ansible accepts it where it is installed.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,13 @@ def test_the_playbook_has_commands_that_are_there_and_one_module_a_task() -> Non
                 assert plain.startswith("/opt/hashclient/bin/hashclient ")
                 commands += [check_invocation(rest) for rest in invocations(plain)]
     assert commands == ["init", "fetch", "scan", "fetch", "audit verify"]
+
+
+@pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="there is no Ansible")
+def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
+    words = ["ansible-playbook", "--syntax-check", "-i", "localhost,", str(PLAYBOOK)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "ERROR" in done.stderr) == (0, False), done.stderr
 
 
 def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Path) -> None:
