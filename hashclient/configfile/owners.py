@@ -8,7 +8,6 @@ with its keys, unless the operator says with `--allow-shared` that it is meant.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,8 @@ def _by_sudo() -> frozenset[int]:
 
 
 def _remedy(found: Stranger) -> str:
+    import shlex
+
     where = shlex.quote(printable(found.path))
     if found.is_missing:
         return f"others could be first in {where}: `mkdir -m 700` a directory there, and name that"

@@ -6,6 +6,7 @@ these names. Only the process that opens containers reads whole headers (`mimehe
 
 from __future__ import annotations
 
+import functools
 import re
 
 from hashclient.containers.interface import HEAD_BYTES
@@ -45,7 +46,6 @@ _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
 _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
-_first_mark = re.compile(rb"(?im)^(?:" + b"|".join(sorted(_MARKS)) + rb")" + END_OF_NAME).search
 _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
 #: Of so many lines of a header one may be no field.
 _ODD_SHARE = 4
@@ -142,6 +142,12 @@ def may_be_mail(head: bytes) -> bool:
     return may_be_odd_mail(head)
 
 
+@functools.cache
+def _mark_expression() -> re.Pattern[bytes]:
+    """Return an expression for a mark; it takes a millisecond to compile, and few files need it."""
+    return re.compile(rb"(?im)^(?:" + b"|".join(sorted(_MARKS)) + rb")" + END_OF_NAME)
+
+
 def may_be_odd_mail(head: bytes | memoryview) -> bool:
     """Return whether a file may be mail, by its first bytes, although it begins with other lines.
 
@@ -157,5 +163,5 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
     if can_be_mail(begin):
         return True
     # Of a long field, all that follows is behind the cut.
-    first = _first_mark(text) if len(begin) >= HEAD_BYTES else None
+    first = _mark_expression().search(text) if len(begin) >= HEAD_BYTES else None
     return first is not None and _is_header(begin[first.start() :])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +244,8 @@ class Spool:
             flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
             return os.open(self._directory, flags, 0o600)
         except OSError:  # a file system that knows no such files
+            import tempfile
+
             fd, name = tempfile.mkstemp(dir=self._directory)
             os.unlink(name)  # noqa: PTH108 - mkstemp gives a text
             return fd
