@@ -29,9 +29,10 @@ help: ## list the targets
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
 
-# Two minutes on two processors; ARGS=--full runs the slow ones as well, as `make coverage` does.
+# Two minutes on two processors; ARGS=--full runs the slow ones as well. The tests of documents are
+# those of `make check`; `make coverage` runs all.
 test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m 'not docs' $(ARGS)
 
 check: venv ## check format, lint, types, architecture, and that the docs are in step
 	@$(BIN)/ruff format --check
@@ -52,7 +53,7 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	    echo "make: python$$version is not here: not tested" >&2
 	    continue
 	  fi
-	  $(MAKE) VENV=".venv-$$version" PYTHON="python$$version" test ARGS=--deep
+	  $(MAKE) VENV=".venv-$$version" PYTHON="python$$version" test ARGS="--deep -m ''"
 	done
 	$(MAKE) dist
 	$(PYTHON) -m venv build/audit
@@ -70,7 +71,7 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	done
 
 coverage: ## run the slow tests as well, and demand the branch coverage set in pyproject.toml
-	@$(MAKE) test ARGS="--full --cov --cov-report=term $(ARGS)"
+	@$(MAKE) test ARGS="--full -m '' --cov --cov-report=term $(ARGS)"
 
 bench: venv ## run the benchmarks, side by side with peers and with the physical floor
 	@$(BIN)/python -m bench $(ARGS)

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from hashclient.daemon.options import UnixAddress
 from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
+from hashclient.daemon.worker import SILENT_S
 from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
 from hashclient.scan.check.members import Members
@@ -355,11 +357,13 @@ def test_a_slow_client_is_closed_when_others_wait_and_in_any_case_in_the_end(
     ground: Path,
 ) -> None:
     options = ("--max-connections", 5, "--user-share", 100)
+    began = time.monotonic()
     with (
         open_to_all(ground, *options) as daemon,
         trickling(daemon, 0, count=5) as socks,
     ):
-        assert not is_served(daemon, ATTACKER)
+        # On a busy machine, one of them may be silent for as long as closes it.
+        assert not is_served(daemon, ATTACKER) or time.monotonic() - began > SILENT_S
         wait_until(lambda: is_served(daemon, ATTACKER), daemon.process.pid)
         assert socks
     again = ("--command-time", "1s", "--socket-mode", "666")
