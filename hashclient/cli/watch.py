@@ -56,7 +56,7 @@ def command(
     options: ScanOptions,
     output_format: str,
 ) -> ExitCode:
-    """Check files at once when they change in folders, and objects in buckets as events name them.
+    """Check files as they change in folders or come to buckets.
 
     The first step is a scan of everything, with the inventory; it is repeated whenever changes may
     have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
