@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist lock clean
+.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -100,6 +100,10 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 	$(BIN)/python -m hashclient.officer.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
+
+# Needs root, mmdebstrap and bubblewrap.
+image: venv ## build the OCI image and its bill of materials into dist/
+	$(BIN)/python docs/image/build.py dist/hashclient-image.tar
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.

@@ -1,0 +1,240 @@
+"""Builds the OCI image: Debian's packages, the locked wheels, and this commit; nothing else.
+
+    python docs/image/build.py dist/hashclient-image.tar
+
+It needs root, mmdebstrap and bubblewrap, and the two registries. The same commit and the same state
+of Debian's packages give the same bytes: all dates are those of the commit. Beside the image lies
+its bill of materials, as CycloneDX 1.6. `docs/image.md` says how to run it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The release of Debian, its Python, and the packages that are named; others come as they depend.
+SUITE, PYTHON = "trixie", "3.13"
+PACKAGES = ("base-files", "ca-certificates", "libseccomp2", "libstdc++6", "python3", "tzdata")
+#: Nobody reads these in an image.
+WITHOUT = ("doc", "man", "locale", "info", "lintian", "perl5")
+#: A user that no file belongs to, and where its state is.
+USER, STATE = 65532, "/var/lib/hashclient"
+SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
+#: glibc of this Debian is newer than all of these.
+PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def main() -> None:
+    """Build the image that is named on the command line."""
+    target = Path(sys.argv[1])
+    epoch = int(_output("git", "log", "-1", "--format=%ct"))
+    machine = os.uname().machine
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        packages = _debian(work / "debian.tar", epoch)
+        _application(work / "root", work / "debian.tar", epoch, machine)
+        layers = [
+            _layer(work / "debian.tar", epoch),
+            _layer(_packed(work / "root", work / "own.tar"), epoch),
+        ]
+        _write_image(target, layers, epoch, machine)
+        bill = json.dumps(_bill(packages, epoch), indent=1, sort_keys=True)
+        target.with_suffix(".cdx.json").write_text(bill + "\n")
+    sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
+
+
+def _output(*words: str | Path, **options: Any) -> str:
+    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, **options)
+    return str(done.stdout, "utf-8").strip()
+
+
+def _debian(target: Path, epoch: int) -> list[str]:
+    """Write Debian's packages, unpacked, and return the names of their files.
+
+    None of their scripts is run.
+    """
+    options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in WITHOUT]
+    options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+    names = target.with_suffix(".names")
+    options.append(f'--extract-hook=ls "$1"/var/cache/apt/archives > {names}')
+    words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *options]
+    words += [f"--include={','.join(PACKAGES)}", SUITE, str(target)]
+    _output(*words, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
+    return [name for name in names.read_text().split() if name.endswith(".deb")]
+
+
+def _application(root: Path, debian: Path, epoch: int, machine: str) -> None:
+    """Unpack Debian, and install the locked wheels and this commit beside it."""
+    root.mkdir()
+    _output("tar", "-C", root, "--exclude=./dev/*", "-xf", debian)
+    site = root / SITE
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
+    pip += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
+    pip += [f"--platform={name}_{machine}" for name in PLATFORMS]
+    pip += ["--root-user-action=ignore", f"--target={site}"]
+    _output(*pip, "--require-hashes", "-r", ROOT / "requirements.lock")
+    dated = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
+    wheels = root / "wheels"
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
+    _output(*build, env=dated)
+    _output(*pip, "--no-index", "--upgrade", next(wheels.glob("*.whl")))
+    shutil.rmtree(wheels)
+    shutil.rmtree(site / "bin")
+    for useless in ("pyarrow/include", "pyarrow/tests", "pyarrow/src", "numpy/_core/include"):
+        shutil.rmtree(site / useless, ignore_errors=True)
+    # Bytecode that no date belongs to: the root is read-only, and each start would compile.
+    compiling = "import compileall, py_compile; compileall.compile_dir('/{}', quiet=2, workers=1,"
+    compiling += " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+    _output(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(SITE))
+
+
+def caged(root: Path, *, writable: bool = False) -> list[str]:
+    """Return the words that run a program with an unpacked image as its root."""
+    return [
+        *("bwrap", "--bind" if writable else "--ro-bind", str(root), "/"),
+        *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-all", "--clearenv"),  # noqa: S108 - that of the image
+        *("--setenv", "PATH", "/usr/bin", "--setenv", "PYTHONHASHSEED", "0"),
+    ]
+
+
+def _packed(root: Path, target: Path) -> Path:
+    """Write the second layer: the program, and the files that scripts of packages would make."""
+    authorities = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    own = {
+        "etc/ssl/certs/ca-certificates.crt": "".join(path.read_text() for path in authorities),
+        "etc/passwd": f"root:x:0:0::/:/bin/false\nhashclient:x:{USER}:{USER}::{STATE}:/bin/false\n",
+        "etc/group": f"root:x:0:\nhashclient:x:{USER}:\n",
+    }
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.add(root / "usr/local", "usr/local")
+        for name, text in own.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+        state = tarfile.TarInfo(STATE.lstrip("/"))
+        state.type, state.mode, state.uid, state.gid = tarfile.DIRTYPE, 0o700, USER, USER
+        archive.addfile(state)
+    return target
+
+
+def _layer(archive: Path, epoch: int) -> tuple[bytes, str]:
+    """Return a layer, compressed, and the digest of what it unpacks to; in a fixed order."""
+    plain = io.BytesIO()
+    with (
+        tarfile.open(archive) as source,
+        tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as packed,
+    ):
+        for member in sorted(source.getmembers(), key=lambda member: member.name):
+            if member.isdev():
+                continue
+            member.mtime, member.uname, member.gname = min(int(member.mtime), epoch), "", ""
+            if member.name != STATE.lstrip("/"):
+                member.uid = member.gid = 0
+            member.pax_headers = {}
+            packed.addfile(member, source.extractfile(member) if member.isreg() else None)
+    data = plain.getvalue()
+    return gzip.compress(data, 9, mtime=0), f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, machine: str) -> None:
+    """Write an image in the layout of OCI's image specification 1.1, as one archive."""
+    files: dict[str, bytes] = {}
+
+    def blob(data: bytes, kind: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        files[f"blobs/sha256/{digest}"] = data
+        media = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(data)}
+
+    def document(value: object, kind: str) -> dict[str, Any]:
+        return blob(json.dumps(value, sort_keys=True).encode(), kind)
+
+    version = re.findall(r'"(.+)"', (ROOT / "hashclient/core/version.py").read_text())[-1]
+    labels = {
+        "org.opencontainers.image.title": "hashclient",
+        "org.opencontainers.image.version": version,
+        "org.opencontainers.image.revision": _output("git", "rev-parse", "HEAD"),
+        "org.opencontainers.image.licenses": "Apache-2.0",
+    }
+    config = {
+        "created": _time(epoch),
+        "architecture": MACHINES[machine],
+        "os": "linux",
+        "config": {
+            "User": f"{USER}:{USER}",
+            "Env": [
+                *("PATH=/usr/bin", "LC_ALL=C.UTF-8", f"HASHCLIENT_STATE_DIR={STATE}"),
+                *("PYTHONDONTWRITEBYTECODE=1", f"HOME={STATE}"),
+            ],
+            "Entrypoint": [f"/usr/bin/python{PYTHON}", "-P", "-m", "hashclient"],
+            "Cmd": ["--help"],
+            "Volumes": {STATE: {}},
+            "Labels": labels,
+            "StopSignal": "SIGTERM",
+        },
+        "rootfs": {"type": "layers", "diff_ids": [digest for _, digest in layers]},
+        "history": [{"created": _time(epoch), "created_by": "docs/image/build.py"}] * len(layers),
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": document(config, "config.v1+json"),
+        "layers": [blob(data, "layer.v1.tar+gzip") for data, _ in layers],
+        "annotations": labels,
+    }
+    index = {"schemaVersion": 2, "manifests": [document(manifest, "manifest.v1+json")]}
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": version}  # type: ignore[index]
+    files["index.json"] = json.dumps(index, sort_keys=True).encode()
+    files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.mode = len(files[name]), epoch, 0o644
+            archive.addfile(member, io.BytesIO(files[name]))
+
+
+def _time(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _bill(packages: list[str], epoch: int) -> dict[str, Any]:
+    """Return what the image is made of: by the names of Debian's files, and by the lock file."""
+    found = []
+    for file in packages:
+        name, version, kind = unquote(file.removesuffix(".deb")).split("_")
+        url = f"pkg:deb/debian/{name}@{quote(version)}?arch={kind}&distro={SUITE}"
+        found.append({"type": "library", "name": name, "version": version, "purl": url})
+    lock = (ROOT / "requirements.lock").read_text()
+    for name, version in re.findall(r"^([\w.-]+)(?:\[\w+\])?==([^ ;\\]+)", lock, re.MULTILINE):
+        url = f"pkg:pypi/{name}@{version}"
+        found.append({"type": "library", "name": name, "version": version, "purl": url})
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "timestamp": _time(epoch),
+            "component": {"type": "container", "name": "hashclient"},
+        },
+        "components": sorted(found, key=lambda one: one["purl"]),
+    }
+
+
+if __name__ == "__main__":
+    main()
