@@ -266,8 +266,9 @@ class _Walk:
         # That of an attachment is left by some programs.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
-        # Of a multipart without an end, a boundary may be missing.
-        is_open = lines.hit is None and bool(self._stack)
+        # Of a multipart without an end, a boundary may be missing. Of a message in a mailbox, the
+        # last empty line is that before the next message.
+        is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
