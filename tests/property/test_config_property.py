@@ -37,6 +37,7 @@ REQUIRED = {
     "path": '"*"',
     "reason": '"limit"',
     "until": "2027-01-31",
+    "command": '["/usr/local/bin/facts"]',
 }
 #: The name of a table whose name is free; that of a bucket is its URI.
 NAMES = {"objects": '"s3://bucket"'}
