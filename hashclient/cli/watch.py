@@ -74,15 +74,9 @@ def command(
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
     used, or there are too many directories; all are in `hashclient --help`.
     """
-    from hashclient.cli.alerts import alerts_beside
     from hashclient.cli.run import load_lists
-    from hashclient.client import Client
     from hashclient.core.objecturi import split_paths
-    from hashclient.formats.cells import words
-    from hashclient.formats.fields import excepted_text, held_texts, not_opened_text
     from hashclient.formats.interface import Context, formatter
-    from hashclient.system.text import counted, printable
-    from hashclient.watch.watch import Watch
 
     folders, uris = split_paths(paths)
     if bool(uris) != (events is not None) or (folders and uris):
@@ -100,9 +94,29 @@ def command(
     def failed(error: HashclientError) -> None:
         app.warn(error.message, error.hint)
 
-    if events is not None:
+    if events is None:
+        _watch_folders(app, folders, settle, rescan_every, options, found, failed)
+    else:
         _watch_buckets(app, uris, events, rescan_every, options, found, failed)
-        return ExitCode.OK
+    return ExitCode.OK
+
+
+def _watch_folders(
+    app: App,
+    paths: Sequence[str],
+    settle_s: float,
+    every_s: float,
+    options: ScanOptions,
+    found: Callable[[Handled], None],
+    failed: Callable[[HashclientError], None],
+) -> None:
+    """Check files when they change, until a signal."""
+    from hashclient.cli.alerts import alerts_beside
+    from hashclient.client import Client
+    from hashclient.formats.cells import words
+    from hashclient.formats.fields import excepted_text, held_texts, not_opened_text
+    from hashclient.system.text import counted, printable
+    from hashclient.watch.watch import Watch
 
     def scanned(summary: Summary) -> None:
         app.say(
@@ -132,8 +146,8 @@ def command(
     watch = Watch(
         Client(app.session),
         paths,
-        settle_s=settle,
-        rescan_s=rescan_every,
+        settle_s=settle_s,
+        rescan_s=every_s,
         options=options,
         on_outcome=found,
         on_failure=failed,
@@ -143,7 +157,6 @@ def command(
         beside=alerts_beside(app),
     )
     watch.run(lambda count: app.say(f"watching {counted(count, 'directory', 'directories')}"))
-    return ExitCode.OK
 
 
 def _watch_buckets(
