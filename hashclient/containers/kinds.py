@@ -172,14 +172,14 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=3,
+        version=4,
         hides_end=False,
         has_readings=True,
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
     # Where a mailbox or another message says that it is one.
-    Kind("message", (), "mail:Message", version=2, has_readings=True),
+    Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),

@@ -21,6 +21,8 @@ from hashclient.containers.mimeheaders import MAX_FIELD_BYTES, Collector, is_kep
 _BOUNDARY_LINE_BYTES = 8 << 10
 #: The beginning of the line behind a boundary, as far as a field needs.
 _NEXT_LINE_BYTES = 512
+#: So many fields of a part are looked at, and so many bytes: any of them may be long.
+_PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
 #: Lines that mailboxes leave in a header.
@@ -262,7 +264,7 @@ class Lines(Forward):
         if level is None and guesses and text.strip(b"-"):
             after = self._at + len(line)
             behind = self._buffer[after : after + _NEXT_LINE_BYTES].lstrip(b"\r")
-            is_one = is_kept(behind)
+            is_one = self._begins_part(len(line))
             if is_aside and not is_one:
                 # An empty line: all fields of a part may be left out.
                 is_one = behind.startswith(b"\n") or FIELD.match(behind) is not None
@@ -274,6 +276,20 @@ class Lines(Forward):
             return None
         stack[level].add(text.removesuffix(b"--"))
         return Hit(level, is_last=False)
+
+    def _begins_part(self, behind: int) -> bool:
+        """Return whether fields stand so far ahead, and one of the first says what the body is."""
+        ahead = self.peek(behind + _PART_HEADER_BYTES)[behind:]
+        at = 0
+        for _ in range(_PART_FIELDS):
+            end = ahead.find(b"\n", at)
+            line = ahead[at : end if end >= 0 else len(ahead)].lstrip(b"\r")
+            if is_kept(line):
+                return True
+            if end < 0 or (FIELD.match(line) is None and line[:1] not in (b" ", b"\t")):
+                return False
+            at = end + 1
+        return False
 
 
 def match(stack: Stack, line: bytes) -> Hit | None:
