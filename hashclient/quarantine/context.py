@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.core.kinds import MatchState
 from hashclient.core.match import CONTEXT_ADDED
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
@@ -43,13 +42,7 @@ def add_context(
         ConfigError, StateError, AuditError: as for `Quarantine.add_context`.
     """
     with room.locked():
-        item = room.need(match_id, matches)  # 1
-        match = matches.look_up(match_id)
-        if match is not None and match.state is MatchState.PURGED:
-            raise UsageError(
-                f"{match_id} is being destroyed",
-                hint="`hashclient quarantine purge` finishes that",
-            )
+        item, match = room.need_kept(match_id, matches)  # 1
         if len(item.context) + len(paths) > MOST:
             raise UsageError(f"more than {MOST} files belong to {match_id}")
         added = [

@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 
 from hashclient.core import agefile
-from hashclient.core.kinds import MatchState
 from hashclient.core.match import RESEALED
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import StateError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.evidence import file_chunks, unsealed
@@ -71,13 +70,7 @@ def reseal(
     texts = tuple({age.canonical_recipient(text): text.strip() for text in recipients}.values())
     keys = age.parse_recipients(texts)
     with room.locked():
-        item = room.need(match_id, matches)  # 1
-        match = matches.look_up(match_id)
-        if match is not None and match.state is MatchState.PURGED:
-            raise UsageError(
-                f"{match_id} is being destroyed",
-                hint="`hashclient quarantine purge` finishes that",
-            )
+        item, match = room.need_kept(match_id, matches)  # 1
         if all(_same(r, texts) for r in (item.recipients, *(c.recipients for c in item.context))):
             return Resealed(item, done=False)
         check_space(room, item.size + sum(one.size for one in item.context))

@@ -20,7 +20,8 @@ import msgspec
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.errors import HashclientError, StateError
+from hashclient.core.match import Match
+from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine.isolators.interface import Isolator, Names
@@ -180,6 +181,21 @@ class Room:
             StateError: it cannot be read or is damaged.
         """
         return self.find(match_id, matches) or self.load(match_id)
+
+    def need_kept(self, match_id: str, matches: Matches) -> tuple[Item, Match | None]:
+        """Return an item that stays, with its match if that is on record.
+
+        Raises:
+            UsageError: there is none with this id, or it is being destroyed.
+            StateError: it cannot be read or is damaged.
+        """
+        item, match = self.need(match_id, matches), matches.look_up(match_id)
+        if match is not None and match.state is MatchState.PURGED:
+            raise UsageError(
+                f"{match_id} is being destroyed",
+                hint="`hashclient quarantine purge` finishes that",
+            )
+        return item, match
 
     def drop_restored(self, items: Sequence[Item], matches: Matches) -> None:
         """Note in the record of matches that items were restored, and drop them.
