@@ -64,7 +64,7 @@ def command(
 
     Below the URIs of buckets, the objects are checked that --events names. An event is taken from
     its queue when its object is checked; of an object that cannot be read it stays, for the queue's
-    dead-letter queue. The scan of everything runs beside it.
+    dead-letter queue. The scan of everything runs beside it, and --settle has no meaning there.
 
     \b
       hashclient watch /srv/upload /home
@@ -83,6 +83,10 @@ def command(
         raise UsageError(
             "--events is for URIs, and URIs need --events",
             hint="watch folders and buckets by commands of their own",
+        )
+    if uris and options.exclude:
+        raise UsageError(
+            "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
         )
     refuse_lost_directory(paths)
     load_lists(app)

@@ -84,9 +84,9 @@ class Checked(msgspec.Struct, frozen=True):
     """The answer about one piece of content.
 
     `kind` is the worst that was found of it and its members: `unread`, too, where no entry is hit
-    but a list is stale or missing. `reason` says why it is unread. `found` has what is unread, and
-    what is recorded now, with the results of actions; what came before under the same name within
-    an hour is only counted.
+    but a list is stale or missing. `reason` says why it is unread. `found` has each
+    outcome that is unread or recorded now, with the results of actions; content that came before
+    under the same name within an hour is only counted.
     """
 
     kind: Kind

@@ -61,11 +61,7 @@ class BucketWatch:
         self._running: dict[Future[list[Checked]], Event] = {}
 
     def run(self) -> None:
-        """Watch until SIGTERM or SIGINT, or until the source ends.
-
-        Raises:
-            ConfigError: the source refuses, from the start.
-        """
+        """Watch until SIGTERM or SIGINT, or until the source ends."""
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_stop)
         with woken_by(handlers) as woken, ThreadPoolExecutor(CHECKS, "hashclient-event") as pool:
             try:

@@ -237,6 +237,7 @@ def test_a_kill_at_any_moment_loses_no_event_and_records_no_match_twice(
         ("/srv", "--events", "-"),
         ("/srv", "s3://uploads/", "--events", "-"),
         ("s3://uploads/", "--events", "q"),
+        ("s3://uploads/", "--events", "-", "--exclude", "*.iso"),
     ],
 )
 def test_folders_and_buckets_are_watched_by_commands_of_their_own(
