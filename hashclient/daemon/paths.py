@@ -15,7 +15,7 @@ import functools
 import os
 import stat
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -50,6 +50,7 @@ class Named:
         """Name it; nothing is opened."""
         self.given = self._real = path
         self._fd = -1
+        self._trees: Trees | None = None
 
     def open(self) -> None:
         """Open what stands at the path; links are followed.
@@ -85,11 +86,16 @@ class Named:
             inodes = array("Q", [self._status.st_ino])
             yield [Group(held, [self._name], follow=False, inodes=inodes)]
         elif stat.S_ISDIR(self._status.st_mode):
-            with contextlib.closing(Trees([held], _OPTIONS)) as trees:
-                yield from trees.batches()
-                yield from trees.again()
+            with contextlib.closing(Trees([held], _OPTIONS)) as self._trees:
+                yield from self._trees.batches()
+                yield from self._trees.again()
         else:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
+
+    def lose(self, inodes: Iterable[int]) -> None:
+        """Note what was listed, and in whose place something else was read; see `batches`."""
+        if self._trees is not None:
+            self._trees.lose(inodes)
 
     def real(self, outcome: Outcome) -> Outcome:
         """Return an outcome with its path without links."""
@@ -144,6 +150,7 @@ def results_at(
     for item in Inline().run(named.batches(), lambda _: checker):
         result = Result(outcomes=[item]) if isinstance(item, Outcome) else item
         if isinstance(result, Result):
+            named.lose(result.lost)
             not_clean = (o for o in result.outcomes if o.kind not in {Kind.CLEAN, Kind.SKIPPED})
             result.outcomes = [named.real(outcome) for outcome in not_clean]
             yield result

@@ -15,6 +15,8 @@ from hashclient.config import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.paths import Named, results_at
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.values.work import Result, Task
 from hashclient.session import Session
 from hashclient.system.rights import Rights, acting_as
 from tests.kit import csv_of, make_state, open_files, write_tree
@@ -140,6 +142,29 @@ def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
                 assert Kind.MATCH not in ask(lists, path).values()
     assert attack.succeeded
     assert victim.is_untouched()
+
+
+def test_a_listed_file_that_was_away_when_its_directory_was_read_is_found_when_it_is_back(
+    lists: InUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new file had its name meanwhile, so that it counted as replaced."""
+    tree = write_tree(tmp_path / "t", {"f": LISTED})
+    tree.chmod(0o777)
+    check, calls = Checker.check, list[Task]()
+
+    def moving(checker: Checker, task: Task, **options: bool) -> Result:
+        calls.append(task)
+        if len(calls) > 1:
+            return check(checker, task, **options)
+        (tree / "f").rename(tmp_path / "away")
+        write_tree(tree, {"f": OTHER})
+        result = check(checker, task, **options)
+        (tmp_path / "away").rename(tree / "f")
+        return result
+
+    monkeypatch.setattr(Checker, "check", moving)
+    assert ask(lists, tree, None) == {str(tree / "f"): Kind.MATCH}
+    assert len(calls) == 2
 
 
 @needs_root

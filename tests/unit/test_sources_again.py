@@ -21,7 +21,7 @@ from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.work import MOVED, Result, Task, join
+from hashclient.scan.values.work import MOVED, Item, Result, Task, join
 from tests.kit import csv_of
 from tests.kit.tree import write_tree
 from tests.unit.test_checker import lists_of
@@ -158,6 +158,32 @@ def test_a_directory_that_never_comes_to_rest_is_unread(
         assert (walk.again(), walk.outcomes) == ([], outcomes)
         assert looks < 2 * again.ROUNDS
         assert walk.trees.coverage.has_failed(f"{walk.tree}/a") == bool(outcomes)
+
+
+@pytest.mark.parametrize("is_much", [False, True])
+def test_a_few_directories_are_looked_at_more_often_than_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_much: bool
+) -> None:
+    """A file comes back in the last look that many get, and something has changed in each."""
+    walk = Walk(tmp_path / "t", "b/f")
+    walk.move("b/f", "away")
+    look, looks = again.Again._look, 0
+
+    def changing(
+        notes: again.Again, at: int, end: int, lister: listing.Lister, *, is_last: bool
+    ) -> Iterator[Item]:
+        nonlocal looks
+        looks += not at
+        if not at and looks <= again.LOOKS:
+            (walk.tree / "b" / f"new{looks}").touch()
+        elif looks == again.LOOKS and (walk.tree / "away").exists():
+            walk.move("away", "a/f")
+        yield from look(notes, at, end, lister, is_last=is_last)
+
+    monkeypatch.setattr(again.Again, "_look", changing)
+    if is_much:
+        monkeypatch.setattr(again, "FEW_BYTES", 0)
+    assert (walk.again(), walk.outcomes) == ([] if is_much else ["a/f"], {})
 
 
 def test_a_directory_with_more_names_than_are_noted_is_unread_if_it_has_changed(

@@ -11,7 +11,8 @@ comes to rest is unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
 may write to are not noted. The scan of a busy server has an end: after `LOOKS` looks at everything
-it ends, too. A user who moves a file at the right time in each of them has hidden it.
+it ends, too, or after `ROUNDS` looks at a few directories. A user who moves a file at the right
+time in each of them has hidden it.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.work import Identity, Item, reason_of
 
-#: Looks at everything, and looks at what the one before has found changed.
+#: Looks at everything, if that is much; looks at what the one before has found changed.
 LOOKS, ROUNDS = 3, 12
 #: Notes in memory; more are in a file without a name.
 MOST_BYTES = 1 << 24
+#: Notes of a few directories, some hundred: a look at all of them takes milliseconds.
+FEW_BYTES = 1 << 16
 
 #: Each note begins with the device and the inode, which is 0 if another note counts; when the
 #: directory was changed; the number of its walk; whether it may have changed after it was listed
@@ -127,8 +130,10 @@ class Again:
         Raises:
             OSError: the notes cannot be read or written.
         """
-        for _ in range(LOOKS):
+        for look in range(ROUNDS):
             begin, end, rounds = 0, self._notes.seek(0, os.SEEK_END), 0
+            if look >= LOOKS and end > FEW_BYTES:
+                return
             while begin < end:
                 self._wait()
                 yield from self._look(begin, end, lister, is_last=rounds == ROUNDS)
