@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from pyrage import x25519
 from ruamel.yaml import YAML
 
+from fixtures.archives import zip_of
 from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
@@ -30,7 +32,8 @@ pytestmark = pytest.mark.docs
 
 CI = DOCS / "ci.md"
 GITHUB = DOCS / "ci" / "github-actions.yml"
-GITLAB = DOCS / "ci" / "gitlab-ci.yml"
+ACTION = DOCS / "ci" / "github" / "action.yml"
+COMPONENT = ROOT / "templates" / "hashclient.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 LISTED = b"A dummy file that is on the list.\n"
@@ -38,13 +41,41 @@ SEAL_KEY = "5a" * 32
 
 
 def load(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path)
+    return _load(path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("schema", "path"), [("vendor.github-workflows", GITHUB), ("vendor.gitlab-ci", GITLAB)]
-)
-def test_it_is_valid(schema: str, path: Path) -> None:
+def _load(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def action_steps() -> list[dict[str, Any]]:
+    return load(ACTION)["runs"]["steps"]  # type: ignore[no-any-return]
+
+
+def component() -> tuple[str, str, dict[str, str]]:
+    """Return the component's header, its job for the inputs of the document, and these."""
+    header, job = COMPONENT.read_text().split("\n---\n")
+    (block,) = marked_blocks(CI, "gitlab")
+    (included,) = _load(block)["include"]
+    name, _, version = included["component"].rpartition("/")[2].partition("@")
+    assert (name, len(version)) == (COMPONENT.stem, 40)
+    inputs = {name: one.get("default") for name, one in _load(header)["spec"]["inputs"].items()}
+    assert included["inputs"].keys() <= inputs.keys()
+    inputs |= included["inputs"]
+    return header, re.sub(r"\$\[\[ inputs\.([a-z-]+) \]\]", lambda m: inputs[m[1]], job), inputs
+
+
+def component_job() -> dict[str, Any]:
+    return _load(component()[1])["hashclient"]  # type: ignore[no-any-return]
+
+
+def scripts() -> Iterator[str]:
+    """Yield what the action, and what the component, run."""
+    yield "\n".join(step.get("run", "") for step in action_steps())
+    yield "\n".join(component_job()["script"])
+
+
+def valid(schema: str, path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path],
         env=environment(**UNMEASURED),
@@ -56,22 +87,44 @@ def test_it_is_valid(schema: str, path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_they_are_valid(tmp_path: Path) -> None:
+    """GitLab reads a header, fills the inputs in, and only then has a job."""
+    valid("vendor.github-workflows", GITHUB)
+    valid("vendor.github-actions", ACTION)
+    (included,) = marked_blocks(CI, "gitlab")
+    for number, text in enumerate((*component()[:2], included)):
+        path = tmp_path / f"{number}.yml"
+        path.write_text(text)
+        valid("vendor.gitlab-ci", path)
+
+
 def test_their_commands_have_such_options() -> None:
-    scripts = [step.get("run", "") for step in load(GITHUB)["jobs"]["scan"]["steps"]]
-    for script in ("\n".join(scripts), "\n".join(load(GITLAB)["hashclient"]["script"])):
+    for script in scripts():
         commands = [check_invocation(line) for line in invocations(script)]
         assert commands == ["init", "fetch", "scan"]
+
+
+def test_each_input_is_used_and_the_workflow_gives_what_has_no_default() -> None:
+    inputs = load(ACTION)["inputs"]
+    assert set(re.findall(r"inputs\.([a-z-]+)", ACTION.read_text())) == set(inputs)
+    given = load(GITHUB)["jobs"]["scan"]["steps"][-1]["with"]
+    assert (
+        {name for name, one in inputs.items() if one.get("required")} <= set(given) <= set(inputs)
+    )
+    _, _, values = component()
+    assert set(re.findall(r"inputs\.([a-z-]+)", COMPONENT.read_text())) == set(values)
+    assert None not in values.values()
 
 
 def test_the_document_names_what_the_examples_use() -> None:
     text = CI.read_text()
     used = set(re.findall(r"\b(?:vars|secrets)\.(\w+)", GITHUB.read_text()))
-    used |= set(re.findall(r"\$(HASHCLIENT_\w+)", GITLAB.read_text()))
+    used |= {"HASHCLIENT_TOKEN", "HASHCLIENT_SEAL_KEY"} & set(COMPONENT.read_text().split())
     assert {name for name in used if f"`{name}`" not in text} == set()
     (block,) = marked_blocks(CI, "others")
     assert [check_invocation(line) for line in invocations(block)] == ["init", "fetch", "scan"]
     (block,) = marked_blocks(CI, "pre-commit")
-    (repo,) = YAML(typ="safe", pure=True).load(block)["repos"]
+    (repo,) = _load(block)["repos"]
     assert [hook["id"] for hook in repo["hooks"]] == [hook["id"] for hook in load(HOOKS)]
     codes = [row[0] for row in table_rows(CI, "## Others")]
     named = {int(code) for row in codes if row != "others" for code in row.split(", ")}
@@ -79,16 +132,29 @@ def test_the_document_names_what_the_examples_use() -> None:
 
 
 def test_actions_are_pinned_to_a_commit() -> None:
-    for step in load(GITHUB)["jobs"]["scan"]["steps"]:
+    for step in [*load(GITHUB)["jobs"]["scan"]["steps"], *action_steps()]:
         if "uses" in step:
             assert re.search(r"@[0-9a-f]{40}$", step["uses"])
-    assert len(re.findall(r"@[0-9a-f]{40} # v\d", GITHUB.read_text())) == 4
+    text = GITHUB.read_text() + ACTION.read_text()
+    assert len(re.findall(r"@[0-9a-f]{40} # v\d", text)) == 4
 
 
 def test_no_step_has_an_expression_in_its_script() -> None:
     """Names that others choose (branches, files) would be run; a variable is only text."""
-    for step in load(GITHUB)["jobs"]["scan"]["steps"]:
-        assert "${{" not in step.get("run", "")
+    assert not [step for step in action_steps() if "${{" in step.get("run", "")]
+    assert "$[[" not in COMPONENT.read_text().partition("  script:")[2]
+
+
+def test_only_the_steps_that_need_a_secret_have_it() -> None:
+    have = {
+        step.get("name"): {n for n in ("token", "seal-key") if f"inputs.{n} " in str(step)}
+        for step in action_steps()
+    }
+    assert {name: secrets for name, secrets in have.items() if secrets} == {
+        "Inputs": {"token", "seal-key"},
+        "Pin the provider and fetch its lists": {"token", "seal-key"},
+        "Scan": {"seal-key"},
+    }
 
 
 def assignments(path: Path) -> dict[str, str]:
@@ -105,6 +171,9 @@ class Runner:
     site: Site
     token: str
     files: dict[str, bytes]
+    seal_key: str = SEAL_KEY
+    #: The commit that a pull request, or a merge request, begins at.
+    base: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     #: Of each step that ran: its name, its exit code and what it printed.
     ran: list[tuple[str, int, str]] = field(default_factory=list)
@@ -152,36 +221,52 @@ class Runner:
         assert "Traceback" not in done.stdout, done.stdout
         return done.returncode, done.stdout
 
-    def value(self, text: str) -> str:
-        """Replace the expressions of a workflow as GitHub does."""
+    def commit(self, change: str) -> str:
+        """Change the project, and return the commit."""
+        git = "git -c user.name=x -c user.email=x@example.org"
+        script = f"git init -q . && {{ {change}; }} && git add -A && {git} commit -qm x"
+        code, said = self.shell(f"{script} && git rev-parse @")
+        assert code == 0, said
+        return said.strip()
+
+    def value(self, text: str, inputs: dict[str, str]) -> str:
+        """Replace the expressions of a workflow or an action as GitHub does."""
         known = {
             "vars.HASHCLIENT_PROVIDER_URL": self.site.endpoint.url,
             "secrets.HASHCLIENT_TOKEN": self.token,
-            "secrets.HASHCLIENT_SEAL_KEY": SEAL_KEY,
+            "secrets.HASHCLIENT_SEAL_KEY": self.seal_key,
             "runner.temp": str(self.temp),
             "steps.scan.outputs.exit-code": self.outputs.get("exit-code", ""),
             "steps.scan.outputs.sarif": self.outputs.get("sarif", ""),
             "github.run_id": "1",
+            "github.event.pull_request.base.sha": self.base,
+            **{f"inputs.{name}": value for name, value in inputs.items()},
         }
         return re.sub(r"\$\{\{ *([a-zA-Z_.-]+) *\}\}", lambda m: known[m[1]], text)
 
     def github(self) -> int:
-        """Run the steps of the workflow until one fails; return the last one's exit code."""
-        code = 0
-        for step in load(GITHUB)["jobs"]["scan"]["steps"]:
+        """Run the action of the workflow until a step fails; return the last one's exit code."""
+        *_, used = load(GITHUB)["jobs"]["scan"]["steps"]
+        assert used["uses"].partition("@")[0].endswith(f"/{ACTION.parent.relative_to(ROOT)}")
+        action, code = load(ACTION), 0
+        inputs = {name: one.get("default", "") for name, one in action["inputs"].items()}
+        inputs |= {name: self.value(value, {}) for name, value in used["with"].items()}
+        for step in action["runs"]["steps"]:
             if condition := step.get("if"):
                 output, _, expected = condition.partition(" == ")
-                if self.value(f"${{{{ {output} }}}}") != expected.strip("'"):
+                if self.value(f"${{{{ {output} }}}}", inputs) != expected.strip("'"):
                     continue
             if "run" not in step:
-                self.ran.append((step["uses"].split("@")[0], 0, self.value(str(step["with"]))))
+                given = self.value(str(step["with"]), inputs)
+                self.ran.append((step["uses"].split("@")[0], 0, given))
                 continue
             paths = {f"GITHUB_{n}": self.directory / n for n in ("ENV", "PATH", "OUTPUT")}
             for path in paths.values():
                 path.write_text("")
-            env = {name: self.value(value) for name, value in step.get("env", {}).items()}
+            env = {name: self.value(value, inputs) for name, value in step.get("env", {}).items()}
+            assert step["shell"] == "bash"
             code, said = self.shell(
-                step["run"], "-e", **env, **{n: str(p) for n, p in paths.items()}
+                step["run"], "-eo", "pipefail", **env, **{n: str(p) for n, p in paths.items()}
             )
             self.ran.append((step["name"], code, said))
             if code:
@@ -192,17 +277,38 @@ class Runner:
             self.outputs |= assignments(paths["GITHUB_OUTPUT"])
         return code
 
-    def gitlab(self) -> tuple[int, str]:
+    def gitlab(self) -> int:
+        """Run the job of the component, and return its exit code."""
         for path in (self.project, *self.project.rglob("*")):  # as GitLab's helper makes a checkout
-            path.chmod(path.stat().st_mode | 0o222)
-        job = load(GITLAB)["hashclient"]
-        variables = {k: v.replace("/tmp/", f"{self.temp}/") for k, v in job["variables"].items()}
-        script = "\n".join(job["script"]).replace("/tmp/", f"{self.temp}/")
-        variables |= {
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o222)
+        known = {
             "HASHCLIENT_PROVIDER_URL": self.site.endpoint.url,
             "HASHCLIENT_TOKEN": self.token,
+            "HASHCLIENT_SEAL_KEY": self.seal_key,
+            "CI_PROJECT_DIR": str(self.project),
+            "CI_MERGE_REQUEST_DIFF_BASE_SHA": self.base,
         }
-        return self.shell(script, "-eo", "pipefail", **variables)
+        job = component_job()
+        for name, value in job["variables"].items():
+            known[name] = re.sub(r"\$(\w+)", lambda m: known[m[1]], value)
+        # The runner runs all parts as one script, in one shell.
+        script = "\n".join(job["script"]).replace("/tmp/", f"{self.temp}/")
+        code, said = self.shell(script, "-eo", "pipefail", **known)
+        self.ran.append(("script", code, said))
+        return code
+
+    def leave(self) -> None:
+        """Do what a host does before the next job."""
+        for path in (self.temp, self.project / ".hashclient" / "state"):
+            shutil.rmtree(path, ignore_errors=True)
+        self.temp.mkdir()
+
+    def results(self, path: Path) -> list[str]:
+        """Return the names that a SARIF file has results for."""
+        (run,) = json.loads(path.read_text())["runs"]
+        found = [r["locations"][0]["physicalLocation"]["artifactLocation"] for r in run["results"]]
+        return sorted(unquote(location["uri"]) for location in found)
 
 
 @pytest.fixture(scope="module")
@@ -213,82 +319,117 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 CLEAN = {"src/main.py": b"print()\n", "--output=x/y": b"A name that looks like an option.\n"}
+DAMAGED = zip_of({"a": b"benign"})[:-30]
 CASES = pytest.mark.parametrize(
     ("more", "code"), [({}, 0), ({"images/a.dat": LISTED}, 10)], ids=["clean", "match"]
 )
+HOSTS = pytest.mark.parametrize("host", ["github", "gitlab"])
+
+
+def sarif_of(runner: Runner, host: str) -> Path:
+    """Return where a job has written its SARIF file, by what it hands to its host."""
+    if host == "github":
+        value: str = load(ACTION)["outputs"]["sarif"]["value"]
+        return Path(runner.value(value, {}))
+    (name,) = component_job()["artifacts"]["paths"]
+    return runner.project / str(name)
 
 
 @pytest.mark.slow
-@CASES
-def test_the_workflow(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
+@HOSTS
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [({}, 0), ({"images/a.dat": LISTED}, 10), ({"images/b.zip": DAMAGED}, 3)],
+    ids=["clean", "match", "unread"],
+)
+def test_a_job_ends_with_the_exit_code_of_its_scan(
+    site: Site, tmp_path: Path, host: str, more: dict[str, bytes], code: int
+) -> None:
     runner = Runner(tmp_path, site, site.token, CLEAN | more)
-    assert runner.github() == code, runner.ran
-    steps = [name for name, _, _ in runner.ran]
-    assert steps[-3:] == ["Scan", "github/codeql-action/upload-sarif", "Verdict"]
-    path = runner.temp / "hashclient.sarif"
-    assert str(path) in runner.ran[-2][2]
-    (run,) = json.loads(path.read_text())["runs"]
-    found = [r["locations"][0]["physicalLocation"]["artifactLocation"] for r in run["results"]]
-    assert [location["uri"] for location in found] == sorted(more)
-    annotation = {0: "Every file was read", 10: "::error::A file is on a list"}
-    assert runner.ran[-1][2].startswith(annotation[code])
+    assert getattr(runner, host)() == code, runner.ran
+    path = sarif_of(runner, host)
+    assert runner.results(path) == sorted(more) * (code == 10)
+    if host == "github":
+        steps = [name for name, _, _ in runner.ran]
+        assert steps[-3:] == ["Scan", "github/codeql-action/upload-sarif", "Verdict"]
+        assert str(path) in runner.ran[-2][2]
+        annotation = {0: "Every", 10: "::error::A file is on a list", 3: "::error::Nothing found"}
+        assert runner.ran[-1][2].startswith(annotation[code])
     # Neither a secret nor the name of a file is in the log of the job.
     said = "".join(text for _, _, text in runner.ran if not text.startswith("{"))
     assert site.token not in said and SEAL_KEY not in said and "images" not in said
 
 
 @pytest.mark.slow
-def test_the_workflow_uses_the_lists_of_an_earlier_run(site: Site, tmp_path: Path) -> None:
+@HOSTS
+def test_a_change_is_checked_by_its_files_alone(site: Site, tmp_path: Path, host: str) -> None:
+    """A listed file that was there before is none of them, nor is one that is deleted."""
+    runner = Runner(tmp_path, site, site.token, CLEAN | {"old.dat": LISTED, "kept.dat": LISTED})
+    runner.base = runner.commit("echo .hashclient/state >> .git/info/exclude")
+    odd = "echo new > $'a\\nname'; chmod +x src/main.py; rm old.dat"
+    odd += "; ln -s kept.dat link; ln -s src folder"
+    copied = "mkdir -p sub; cp kept.dat sub/ä.dat; mv kept.dat moved.dat"
+    for change, code, expected in ((odd, 0, []), (copied, 10, ["moved.dat", "sub/ä.dat"])):
+        runner.commit(change)
+        assert getattr(runner, host)() == code, runner.ran
+        assert runner.results(sarif_of(runner, host)) == expected
+        runner.leave()
+    runner.base = "1" * 40
+    assert getattr(runner, host)() not in (0, 10)
+    assert "is not in this checkout" in runner.ran[-1][2]
+
+
+@pytest.mark.slow
+@HOSTS
+def test_a_job_uses_the_lists_of_an_earlier_one(site: Site, tmp_path: Path, host: str) -> None:
     first = Runner(tmp_path / "first", site, site.token, CLEAN)
-    assert first.github() == 0
+    assert getattr(first, host)() == 0
     second = Runner(tmp_path / "second", site, site.token, CLEAN)
-    lists = first.temp / "hashclient" / "lists"
-    assert str(lists) in str(next(text for n, _, text in first.ran if n == "actions/cache"))
-    shutil.copytree(lists, second.temp / "hashclient" / "lists")
+    if host == "github":
+        kept = first.temp / "hashclient" / "lists"
+        assert str(kept) in next(text for n, _, text in first.ran if n == "actions/cache")
+        shutil.copytree(kept, second.temp / "hashclient" / "lists")
+    else:
+        (name,) = component_job()["cache"]["paths"]
+        shutil.copytree(first.project / name, second.project / name)
     site.requests.clear()
-    assert second.github() == 0
+    assert getattr(second, host)() == 0
     assert not [line for line in site.requests if ".parquet" in line], site.requests
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("token", "code"), [("wrong", 5), ("", 2)])
-def test_the_workflow_without_a_credential(
-    site: Site, tmp_path: Path, token: str, code: int
+@HOSTS
+@pytest.mark.parametrize("secret", ["token", "seal_key"])
+def test_a_job_without_a_secret_says_which(
+    site: Site, tmp_path: Path, host: str, secret: str
 ) -> None:
-    runner = Runner(tmp_path, site, token, CLEAN)
-    assert runner.github() == code
-    name, _, said = runner.ran[-1]
-    assert name == "Pin the provider and fetch its lists"
-    assert "hashclient: error: " in said
+    runner = Runner(tmp_path, site, site.token, CLEAN)
+    setattr(runner, secret, "")
+    assert getattr(runner, host)() == 2
+    name = secret.replace("_", "-") if host == "github" else f"HASHCLIENT_{secret.upper()}"
+    ((_, _, said),) = runner.ran
+    assert said.count(f" {name} is empty") == 1
 
 
 @pytest.mark.slow
-def test_the_workflow_without_a_report(site: Site, tmp_path: Path) -> None:
-    """A scan that cannot even begin uploads nothing, and its exit code is the job's.
+@HOSTS
+def test_a_job_with_a_wrong_token(site: Site, tmp_path: Path, host: str) -> None:
+    runner = Runner(tmp_path, site, "wrong", CLEAN)
+    assert getattr(runner, host)() == 5
+    assert "hashclient: error: " in runner.ran[-1][2]
+    assert not sarif_of(runner, host).exists()
 
-    Its report says that it failed; uploaded, it would close all alerts.
-    """
+
+@pytest.mark.slow
+def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) -> None:
+    """Its exit code is the job's. Its report says that it failed: it would close alerts."""
     runner = Runner(tmp_path, site, site.token, CLEAN)
     runner.environ["HASHCLIENT_SCAN_JOBS"] = "none"
     assert runner.github() == 2
     assert [name for name, _, _ in runner.ran][-2:] == ["Scan", "Verdict"]
     assert runner.ran[-1][2] == "::error::No verdict: hashclient ended with exit code 2.\n"
-    report = json.loads((runner.temp / "hashclient.sarif").read_text())
+    report = json.loads(sarif_of(runner, "github").read_text())
     assert report["runs"][0]["invocations"][0]["executionSuccessful"] is False
-
-
-@pytest.mark.slow
-@CASES
-def test_the_gitlab_job(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
-    runner = Runner(tmp_path, site, site.token, CLEAN | more)
-    found, said = runner.gitlab()
-    assert found == code, said
-    (name,) = load(GITLAB)["hashclient"]["artifacts"]["paths"]
-    lines = [json.loads(line) for line in (runner.project / name).read_text().splitlines()]
-    assert lines[-1]["exit_code"] == code
-    assert [line["path"] for line in lines[:-1] if line["type"] == "match"] == [
-        f"./{path}" for path in more
-    ]
 
 
 @pytest.mark.slow
@@ -387,17 +528,17 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
 @pytest.mark.slow
 def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
     """Where a runner is kept from job to job, its configuration may say otherwise."""
-    scans = [step["run"] for step in load(GITHUB)["jobs"]["scan"]["steps"] if "id" in step]
-    scans.append(load(GITLAB)["hashclient"]["script"][-1])
-    scans += marked_blocks(CI, "others")
-    for number, script in enumerate(scans):
-        (line,) = [i for i in invocations(script) if " scan " in f" {i} "]
+    (scan,) = [step["run"] for step in action_steps() if step.get("id") == "scan"]
+    (other,) = marked_blocks(CI, "others")
+    (line,) = [line for line in invocations(other) if " scan " in f" {line}"]
+    for script in (f"{scan}\nexit $code", component_job()["script"][-1], f"hashclient {line}"):
         environ = {
             "HASHCLIENT_STATE_DIR": str(machine.state),
             "RUNNER_TEMP": str(machine.runner.temp),
+            "GITHUB_OUTPUT": "/dev/null",
         }
-        found, said = machine.runner.shell(f"../venv/bin/hashclient {line}", **environ)
-        assert found == 10, (number, said)
+        found, said = machine.runner.shell(f"PATH=../venv/bin:$PATH\n{script}", **environ)
+        assert found == 10, (script, said)
         assert machine.untouched()
 
 
@@ -453,16 +594,10 @@ def test_a_change_is_checked_without_the_files_that_it_deletes(site: Site, tmp_p
     state = tmp_path / "state"
     assert site.call(*site.init_arguments(), state=state).code == 0
     assert site.call("fetch", state=state).code == 0
-    git = "git -c user.name=x -c user.email=x@example.org"
-    begin = f"git init -q; git add -A; {git} commit -qm one; git branch base"
-    steps = (
-        ("git rm -q old.dat", 0),
-        ("echo new > new.txt; git add new.txt", 0),
-        ("cp kept.dat bad.dat; git add bad.dat", 10),
-    )
-    assert runner.shell(begin)[0] == 0
-    for number, (change, expected) in enumerate(steps):
-        assert runner.shell(f"{change}; {git} commit -qm {number}")[0] == 0
+    steps = (("rm old.dat", 0), ("echo new > new.txt", 0), ("cp kept.dat bad.dat", 10))
+    runner.commit("true")
+    for change, expected in steps:
+        runner.commit(change)
         code, said = runner.shell(
             with_the_command(f"set -o pipefail\n{script}"),
             HASHCLIENT_STATE_DIR=str(state),
