@@ -32,7 +32,7 @@ from hashclient.quarantine.isolators.interface import (
     UnclearError,
     hold_if_there,
 )
-from hashclient.quarantine.item import Hold, Item, ItemHit, Mark, Stage
+from hashclient.quarantine.item import Hold, Item, ItemHit, Mark, Stage, encode_item
 from hashclient.quarantine.safe_rename import GONE, reason_of
 from hashclient.quarantine.sealing import (
     check_space,
@@ -43,6 +43,7 @@ from hashclient.quarantine.sealing import (
 )
 from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
 from hashclient.quarantine.tombstone import tombstone_text
+from hashclient.system.layout import ITEM_NAME
 from hashclient.system.text import log_path_fields, path_fields
 
 #: States of a match whose file may be in quarantine.
@@ -142,7 +143,8 @@ def _take_some(
         left.popleft()
         outcomes[match_id], acts[match_id], steps[match_id] = None, act, begun
         size += act.match.size or 0
-    for match_id, result in room.run(steps, matches).items():
+    is_slow = any(is_object_uri(act.match.path) for act in acts.values())
+    for match_id, result in room.run(steps, matches, is_slow=is_slow).items():
         outcomes[match_id] = (
             _not_there(acts[match_id], result) if isinstance(result, OSError) else result
         )
@@ -316,8 +318,10 @@ def _seal(
     if match.size not in (None, held.size):  # 3
         return _not_sealed(_CHANGED)
     check_space(room, held.size)
-    with room.new_folder() as folder:
-        read, sealed = seal(room, held, match.tags, folder, recipients)  # 4, 6
+    with (
+        room.new_folder() as folder,
+        seal(room, held, match.tags, folder, recipients) as (read, copy),  # 4
+    ):
         if not held.is_unchanged() or not is_what_matched(  # 5
             read, held.size, match.tags, room.sealer
         ):
@@ -331,8 +335,8 @@ def _seal(
             path_b64=where.get("path_b64"),
             size=held.size,
             origin=spot.origin(held),
-            evidence_sha256=sealed.sha256,
-            evidence_bytes=sealed.length,
+            evidence_sha256=copy.written.sha256,
+            evidence_bytes=copy.written.length,
             recipients=config.recipients,
             taken=act.mark,
             hits=tuple(ItemHit.of(hit) for hit in match.hits),
@@ -343,6 +347,9 @@ def _seal(
             hold=_asked_hold(act) if replaced is None else replaced.hold,
         )
         keep_context(room, item, folder)
+        document = room.write(folder / ITEM_NAME, encode_item(item))
+        yield Wait(syncs=(copy.sync, document, room.syncing(folder)))  # 6, 7
+        copy.prove()  # 6
         # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
@@ -471,4 +478,4 @@ def _record(
 
     event = act.room.event("quarantined", item, mark, remains=list(remains))
     yield Wait(event, names=names, change=change if act.match.in_place else None)
-    act.room.save(msgspec.structs.replace(item, stage=Stage.REMOVED))
+    yield from act.room.saving(msgspec.structs.replace(item, stage=Stage.REMOVED))

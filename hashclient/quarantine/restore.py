@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,16 @@ from hashclient.quarantine.safe_rename import (
     open_place,
     reason_of,
 )
-from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
+from hashclient.quarantine.sealing import (
+    Digester,
+    is_what_matched,
+    sha256_on_disk,
+    sha256_synced,
+    sync_to_read,
+)
 from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
-from hashclient.system.beneath import rename_noreplace
+from hashclient.system.beneath import rename_noreplace, sync_directory
 from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import log_path_fields, path_fields, path_of, printable
@@ -185,17 +191,15 @@ def _steps(
         with open_place(path) if to is None else open_named(to.absolute()) as place:
             _check_directory(item, place, is_named=to is not None)  # 2
             missing = yield from _put(room, item, place, identities, mark)
-            elsewhere = {} if path == item.file else path_fields(path)
-            done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
-            event = room.event("restored", item, mark, to=log_path_fields(path), missing=missing)
-            yield Wait(event, names=Names(place.identity(), lambda: _sync(place)))  # 6, 7
     except OSError as error:
         raise UsageError(
             f"cannot restore to {printable(path)}: {reason_of(error)}",
             hint="make its directory, or choose another place with --output",
         ) from error
+    elsewhere = {} if path == item.file else path_fields(path)
+    done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
     item = msgspec.structs.replace(item, restored=done)
-    room.save(item)
+    yield from room.saving(item)
     return item, Restored(path, tuple(missing))
 
 
@@ -236,27 +240,26 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
 def _put(
     room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark
 ) -> Generator[Wait, None, list[str]]:
-    """Put the file in its place (steps 2 to 6); return which attributes could not be set.
+    """Put the file in its place (steps 2 to 7); return which attributes could not be set.
 
     Raises:
         OSError: the place cannot be used.
         HashclientError: the place is taken, or the sealed copy cannot be opened.
     """
+    to = log_path_fields(place.path)
     before = place.status()
     if before is not None and before.st_size != item.size and not has_tombstone(place, item):
         raise _is_taken(place)
     with _new_file(place, item.id) as (fd, name):  # 3
-        yield Wait(room.event("restoring", item, mark, to=log_path_fields(place.path)))
+        yield Wait(room.event("restoring", item, mark, to=to))
         plain = _decrypt(room, item, fd, place, identities)  # 4
         is_origin = item.origin.seen.is_directory(os.fstat(place.fd))
         with_powers = is_origin or stranger_on(place.directory) is None
         missing = give_back(fd, item.origin, with_powers=with_powers)  # 5
-        try:
-            os.fsync(fd)
-            found = sha256_on_disk(fd)
+        yield Wait(syncs=(lambda: _sync(place, fd, sync_to_read),))
+        with _errors(place):
+            found = sha256_synced(fd)
             give_times_back(fd, item.origin)
-        except OSError as error:
-            raise state_error("cannot write", Path(place.path), error) from error
         if found != (plain, item.size):
             raise StateError(f"the restored file does not read back: {printable(place.path)}")
         if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
@@ -275,17 +278,24 @@ def _put(
         hidden = place.at(PRIVATE_NAME.format(item.id))
         if has_tombstone(hidden, item):  # moved aside by a killed act
             os.unlink(hidden.name, dir_fd=hidden.fd)
-        _sync(place, fd)
+        yield Wait(
+            room.event("restored", item, mark, to=to, missing=missing),
+            syncs=(lambda: _sync(place, fd, os.fsync),),
+            names=Names(place.identity(), lambda: _sync(place, place.fd, sync_directory)),
+        )
     return missing
 
 
-def _sync(place: Place, fd: int | None = None) -> None:
-    """Make the names in a directory durable, or a file; until then the sealed copy stays."""
+def _sync(place: Place, fd: int, sync: Callable[[int], object]) -> None:
+    """Make a file durable, or the names in a directory; until then the sealed copy stays."""
+    with _errors(place):
+        sync(fd)
+
+
+@contextlib.contextmanager
+def _errors(place: Place) -> Iterator[None]:
     try:
-        if fd is None:
-            place.sync()
-        else:
-            os.fsync(fd)
+        yield
     except OSError as error:
         raise state_error("cannot write", Path(place.path), error) from error
 
@@ -348,10 +358,8 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     def sink(data: bytes) -> None:
         plain.update(data)
         proofs.update(data)
-        try:
+        with _errors(place):
             write_all(fd, data)
-        except OSError as error:
-            raise state_error("cannot write", Path(place.path), error) from error
 
     with room.errors("cannot read", path):
         evidence = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -5,10 +5,11 @@ This module also proves that a file is the one that matched.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,34 @@ def sha256_on_disk(
     Raises:
         OSError: it cannot be read.
     """
-    # Otherwise the read would come from memory and prove nothing about the disk.
+    _forget(fd)
+    return sha256_synced(fd, on_bytes)
+
+
+def sync_to_read(fd: int) -> None:
+    """Make a file durable, and begin to read it back from the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.fsync(fd)
+    _forget(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _forget(fd: int) -> None:
+    # Otherwise a read would come from memory and prove nothing about the disk.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def sha256_synced(
+    fd: int, on_bytes: Callable[[int], None] = lambda _count: None
+) -> tuple[str, int]:
+    """Read a file after `sync_to_read`; return as `sha256_on_disk`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     os.lseek(fd, 0, os.SEEK_SET)
     digest, length = hashlib.sha256(), 0
     while data := os.read(fd, READ_BYTES):
@@ -145,22 +172,55 @@ def check_space(room: Room, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+class Copy:
+    """A sealed copy that was just written: open as `fd`, and on the disk once `sync` was called."""
+
+    def __init__(self, room: Room, path: Path, fd: int, written: Written) -> None:
+        """The caller closes `fd`."""
+        self._room = room
+        self._path = path
+        self._fd = fd
+        self.written = written
+
+    def sync(self) -> None:
+        """Make it durable, and begin to read it from the disk; threads may call this.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._room.errors("cannot write", self._path):
+            sync_to_read(self._fd)
+
+    def prove(self) -> None:
+        """Verify that it reads back as it was written, after `sync`.
+
+        Raises:
+            StateError: it does not, or cannot be read.
+        """
+        with self._room.errors("cannot write", self._path):
+            found = sha256_synced(self._fd)
+        if found != (self.written.sha256, self.written.length):
+            raise StateError(
+                f"the sealed copy does not read back as it was written: {printable(self._path)}",
+                hint="the disk of the state directory may be failing; nothing was removed",
+            )
+
+
+@contextlib.contextmanager
 def seal(
     room: Room,
     held: Held,
     algorithms: Iterable[Algorithm],
     folder: Path,
     recipients: Sequence[Any],
-) -> tuple[Digester, Written]:
-    """Seal the `held` file into `folder`, durably.
-
-    Return the digester that has read the file, and the sealed copy.
+) -> Iterator[tuple[Digester, Copy]]:
+    """Seal the `held` file into `folder`; yield the digester that has read it, and the sealed copy.
 
     A file that grows is read to one byte past its size.
 
     Raises:
         OSError: the file cannot be read.
-        StateError: the copy cannot be written, or does not read back as it was written.
+        StateError: the copy cannot be written.
     """
     plain = Digester(algorithms)
 
@@ -170,7 +230,8 @@ def seal(
         room.on_bytes(len(data))
         return data
 
-    return plain, write_sealed(room, source, folder / EVIDENCE_NAME, recipients)
+    with _sealed(room, source, folder / EVIDENCE_NAME, recipients) as copy:
+        yield plain, copy
 
 
 def write_sealed(
@@ -182,7 +243,16 @@ def write_sealed(
         StateError: the copy cannot be written, or does not read back as it was written.
         BaseException: what `source` raised.
     """
+    with _sealed(room, source, path, recipients) as copy:
+        copy.sync()
+        copy.prove()
+        return copy.written
 
+
+@contextlib.contextmanager
+def _sealed(
+    room: Room, source: Callable[[int], bytes], path: Path, recipients: Sequence[Any]
+) -> Iterator[Copy]:
     def sink(data: bytes) -> None:
         with room.errors("cannot write", path):
             write_all(out, data)
@@ -190,18 +260,9 @@ def write_sealed(
     with room.errors("cannot write", path):
         out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        written = seal_stream(source, sink, recipients)
-        with room.errors("cannot write", path):
-            os.fsync(out)
-            found = sha256_on_disk(out)
+        yield Copy(room, path, out, seal_stream(source, sink, recipients))
     finally:
         os.close(out)
-    if found != (written.sha256, written.length):
-        raise StateError(
-            f"the sealed copy does not read back as it was written: {printable(path)}",
-            hint="the disk of the state directory may be failing; nothing was removed",
-        )
-    return written
 
 
 def verify_evidence(room: Room, item: Item) -> None:

@@ -48,6 +48,11 @@ LOCK_WAIT_S = 60.0
 #: other one is added.
 AT_ONCE = 64
 AT_ONCE_BYTES = 1 << 26
+#: How many threads take steps that wait for no network: more would take the interpreter from each
+#: other at every system call.
+_THREADS = 4
+#: The name of a document until it takes the place of the present one.
+_NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 #: How many free descriptors there must be for each: the two, and some while it is sealed.
 _DESCRIPTORS_EACH = 8
 
@@ -69,12 +74,14 @@ def at_once() -> int:
 class Wait(msgspec.Struct, frozen=True):
     """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
 
-    With `is_named`, a folder has got its name. `names` are those in a directory besides, and are
-    synced once for all acts in it. `change` changes the record of matches, or refuses to go on
-    because of what is there.
+    Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
+    folder has got its name. `names` are those in a directory besides, and are synced once for all
+    acts in it. `change` changes the record of matches, or refuses to go on because of what is
+    there.
     """
 
-    event: Event
+    event: Event | None = None
+    syncs: tuple[Callable[[], None], ...] = ()
     is_named: bool = False
     names: Names | None = None
     change: Callable[[], object] | None = None
@@ -235,9 +242,46 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
+        for wait in self.saving(item):
+            for sync in wait.syncs:
+                sync()
+
+    def saving(self, item: Item) -> Iterator[Wait]:
+        """Write the document of an item again, as `save`, as steps of an act.
+
+        Raises:
+            StateError: it cannot be written.
+        """
         folder = self.folder(item.id)
-        files.sweep_temporary(folder)
-        files.write_atomic(folder / ITEM_NAME, encode_item(item))
+        new = folder / _NEW_ITEM_NAME  # one that a kill has left is written again
+        yield Wait(syncs=(self.write(new, encode_item(item)),))
+        with self.errors("cannot write to the quarantine", folder):
+            os.replace(new, folder / ITEM_NAME)  # noqa: PTH105 - thousands of names
+        yield Wait(syncs=(self.syncing(folder),))
+
+    def write(self, path: Path, data: bytes) -> Callable[[], None]:
+        """Write a file of an item; return what makes it durable.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self.errors("cannot write", path):
+            fd = os.open(path, flags, 0o600)
+            try:
+                files.write_all(fd, data)
+            finally:
+                os.close(fd)
+        return self.syncing(path)
+
+    def syncing(self, path: Path) -> Callable[[], None]:
+        """Return what makes a file, or the names in a folder, durable."""
+
+        def sync() -> None:
+            with self.errors("cannot write", path):
+                files.fsync(path)
+
+        return sync
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
@@ -254,7 +298,7 @@ class Room:
                 remove_folder(folder)
 
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
-        """Write the document into a new folder and give it the item's id.
+        """Give a new folder, which is whole and durable, the item's id.
 
         A `Wait` makes the name durable. With `replaces`, it takes the place of the present item
         with that id, durably; that one stays on failure.
@@ -262,7 +306,6 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
-        files.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
             if not replaces or not self._exchange(folder, item.id):
                 if replaces:
@@ -272,11 +315,16 @@ class Room:
                 files.fsync_dir(self.directory)
 
     def run(
-        self, acts: Mapping[str, Generator[Wait, None, _Out]], matches: Matches
+        self,
+        acts: Mapping[str, Generator[Wait, None, _Out]],
+        matches: Matches,
+        *,
+        is_slow: bool = False,
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
         All go on in threads until each has ended or waits for the disk; then it is waited for once.
+        `is_slow` says that steps wait for a network.
         If something cannot be written, that is a failure of all acts that wait for it.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
@@ -286,7 +334,10 @@ class Room:
                 stack.callback(_close, act)
             while left:
                 waits: dict[str, Wait] = {}
-                steps = together(_next, list(left.values()))
+                ready = list(left.values())
+                steps = (
+                    together(_next, ready) if is_slow else together(_next, ready, threads=_THREADS)
+                )
                 for match_id, step in zip(list(left), steps, strict=True):
                     if isinstance(step, Wait):
                         waits[match_id] = step
@@ -302,14 +353,15 @@ class Room:
         self, waits: Mapping[str, Wait], matches: Matches
     ) -> dict[str, HashclientError]:
         """Make durable what acts wait for; return the failures."""
-        failed = _sync_all(waits)
+        failed = _sync_files(waits)
+        failed |= _sync_all({i: wait for i, wait in waits.items() if i not in failed})
         waits = {i: wait for i, wait in waits.items() if i not in failed}
         try:
             if any(wait.is_named for wait in waits.values()):
                 with self.errors("cannot write to the quarantine", self.directory):
                     files.fsync_dir(self.directory)
             failed |= _change_all({i: w.change for i, w in waits.items() if w.change}, matches)
-            if events := [wait.event for i, wait in waits.items() if i not in failed]:
+            if events := [w.event for i, w in waits.items() if w.event and i not in failed]:
                 self.session.audit.append(events, durable=True)
         except HashclientError as error:
             return failed | dict.fromkeys(waits, error)
@@ -393,18 +445,27 @@ class Room:
         return False
 
 
+def _sync_files(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
+    """Make the files of each act durable; return the failures."""
+    whose = [i for i, wait in waits.items() for _ in wait.syncs]
+    errors = together(_try, [sync for wait in waits.values() for sync in wait.syncs])
+    return {i: error for i, error in zip(whose, errors, strict=True) if error is not None}
+
+
+def _try(sync: Callable[[], None]) -> HashclientError | None:
+    try:
+        sync()
+    except HashclientError as error:
+        return error
+    return None
+
+
 def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
     """Sync each directory in which names have changed; return the failures of the acts in it."""
-
-    def sync(names: Names) -> HashclientError | None:
-        try:
-            names.sync()
-        except HashclientError as error:
-            return error
-        return None
-
     changed = {w.names.directory: w.names for w in waits.values() if w.names is not None}
-    errors = dict(zip(changed, together(sync, list(changed.values())), strict=True))
+    errors = dict(
+        zip(changed, together(_try, [names.sync for names in changed.values()]), strict=True)
+    )
     return {
         i: error
         for i, wait in waits.items()

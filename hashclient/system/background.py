@@ -38,7 +38,7 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
     return thread
 
 
-def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
+def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
     """Return what `do` returns for each item; several are done in threads, waiting for the disk.
 
     Where the system has no room for so many threads, those that have begun do all, or this one.
@@ -65,7 +65,7 @@ def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
     tasks: list[Task[None]] = []
     try:
         with contextlib.suppress(StateError):
-            while left and len(tasks) < min(len(items), _AT_ONCE):
+            while left and len(tasks) < min(len(items), threads):
                 tasks.append(Task(work, "together"))
         if not tasks:
             work()

@@ -38,10 +38,15 @@ MAX_STATE_BYTES = 1 << 28
 
 def fsync_dir(path: Path) -> None:
     """Make renames in directory `path` durable."""
-    _fsync(path, os.O_DIRECTORY)
+    fsync(path, os.O_DIRECTORY)
 
 
-def _fsync(path: Path, flags: int = 0) -> None:
+def fsync(path: Path, flags: int = 0) -> None:
+    """Make the bytes of a file durable, or the names in a directory.
+
+    Raises:
+        OSError: that failed.
+    """
     fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
@@ -66,7 +71,7 @@ def make_durable(paths: Iterable[Path], *directories: Path) -> None:
 
 def _sync(path: Path) -> None:
     try:
-        _fsync(path)
+        fsync(path)
     except OSError as error:
         raise state_error("cannot sync", path, error) from error
 

@@ -259,7 +259,7 @@ def test_taking_all_finishes_what_a_kill_left_between_the_record_and_the_item(
         raise StateError("as a kill does")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hashclient.quarantine.store.Room.save", stop)
+        patch.setattr("hashclient.quarantine.store.Room.saving", stop)
         assert desk.act("add", ids["one.bin"]).code == ExitCode.STATE
     damaged = desk.path / "quarantine" / ids["two.bin"] / "item.json"
     assert desk.act("verify").code == ExitCode.INCOMPLETE

@@ -390,14 +390,14 @@ def test_a_sealed_copy_is_read_back(
 ) -> None:
     """A disk that takes what it does not keep: the last byte is another one when it is read."""
     match = ward.match(file)
-    real = sealing.sha256_on_disk
+    real = sealing.sha256_synced
 
     def worn_out(fd: int) -> tuple[str, int]:
         size = os.fstat(fd).st_size
         os.pwrite(fd, bytes([os.pread(fd, 1, size - 1)[0] ^ 1]), size - 1)
         return real(fd)
 
-    monkeypatch.setattr(sealing, "sha256_on_disk", worn_out)
+    monkeypatch.setattr(sealing, "sha256_synced", worn_out)
     with pytest.raises(StateError, match="does not read back as it was written"):
         ward.take(match)
     assert file.read_bytes() == CONTENT

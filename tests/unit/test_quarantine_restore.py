@@ -318,9 +318,9 @@ def test_a_restored_file_is_read_back(
 
     def worn_out(fd: int) -> tuple[str, int]:
         os.pwrite(fd, b"\0", 5)
-        return sealing.sha256_on_disk(fd)
+        return sealing.sha256_synced(fd)
 
-    monkeypatch.setattr(restore, "sha256_on_disk", worn_out)
+    monkeypatch.setattr(restore, "sha256_synced", worn_out)
     with pytest.raises(StateError, match="does not read back"):
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
@@ -407,7 +407,7 @@ def test_no_named_plain_text_is_left_behind(
         path = ward.evidence(match).parent / "item.json"
         path.write_text(path.read_text().replace(f'"size": {len(CONTENT)}', '"size": 1'))
     else:
-        monkeypatch.setattr(restore, "sha256_on_disk", lambda _fd: ("", 0))
+        monkeypatch.setattr(restore, "sha256_synced", lambda _fd: ("", 0))
     with pytest.raises((StateError, AuthorisationError)):
         ward.restore(match, force=True, key=key)
     assert list(file.parent.iterdir()) == []
