@@ -93,9 +93,9 @@ def command(
     settings.providers()
     now = app.now()
     status = Client(app.session).status(verify=verify)
-    write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
-    if publish is not None:
+    if publish is not None:  # first, so that what is shown says how it went
         publish_status(app, status, publish)
+    write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
     return status.exit_code
 
 

@@ -25,6 +25,8 @@ LOCK_WAIT_S = 30.0
 def publish(session: Session, status: Status, where: str) -> str:
     """Publish the status in a directory or a bucket; return the place as people see it.
 
+    What `status` has about publications is brought up to date, however this one ends.
+
     Raises:
         HashclientError: it could not be published; what is there stays.
     """
@@ -35,7 +37,10 @@ def publish(session: Session, status: Status, where: str) -> str:
         before = load_published(layout)
         begun = replace(before, counter=before.counter + 1, failures=before.failures + 1)
         keep(path, begun)  # 2
+        status.published = begun
         document, data = make_document(session, status, begun.counter, before.failures)
         place.write(document.machine.file_name, data)  # 3
-        keep(path, replace(begun, at=document.made, failures=0))  # 4
+        done = replace(begun, at=document.made, failures=0)
+        keep(path, done)  # 4
+        status.published = done
     return place.text

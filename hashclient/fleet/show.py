@@ -31,7 +31,7 @@ from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.fleet.document import StatusDocument, Verified, verify_status
 from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found
-from hashclient.system.text import counted, for_people, printable
+from hashclient.system.text import counted, for_people, natural, printable
 
 #: Things that can be wrong, the worst first, with the exit code; `failed` has that of the error,
 #: and `unwell` that of the machine.
@@ -140,7 +140,7 @@ def judge(
         rows.append(_row(pins[key], file, key, *findings, document=document))
     missing = _finding("missing", "there is no document of it")
     rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]
-    return sorted(rows, key=lambda row: (STATES.index(row.state), row.name, row.file))
+    return sorted(rows, key=lambda row: (STATES.index(row.state), natural(row.name), row.file))
 
 
 def failed(where: str, error: HashclientError) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -106,6 +107,13 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return a number with what it counts: `1 file`, `2,000 files`, `3 matches`."""
     ending = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun if count == 1 else plural or noun + ending}"
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts texts by the numbers in them: `web-2` stands before `web-10`."""
+    # A number with more digits is the larger one, and may have more digits than `int` reads.
+    parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split("([0-9]+)", text))
+    return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
 
 
 class _Zone:

@@ -15,6 +15,7 @@ from fixtures.desk import A, B, Desk, desk_and_service
 from hashclient import Client
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.fleet.document import verify_status
 from hashclient.packages.document import Document, parse_document
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.evidence import unsealed
@@ -346,9 +347,10 @@ def test_facts_are_in_no_output_log_metric_alert_or_document(facts: dict[str, st
     with fast_directory() as directory:
         took = directory / "alerts"
         alerts = f'[alerts]\ncommand = ["/bin/sh", "-c", "cat >> {took}"]\npaths = true\n'
-        (directory / "fleet").mkdir()
-        fleet = f'[fleet]\npublish = "{directory / "fleet"}"\n'
-        desk = Desk(directory, alerts + fleet, review=says(directory, json.dumps(facts)))
+        (fleet := directory / "fleet").mkdir()
+        # Without a provider `status` is refused.
+        provider = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+        desk = Desk(directory, alerts + provider, review=says(directory, json.dumps(facts)))
         match, other = desk.find("a", A), desk.find("b", B)
         desk.quarantine(match)
         Client(desk.session).add_facts(other.id, **facts)  # type: ignore[arg-type]
@@ -366,11 +368,18 @@ def test_facts_are_in_no_output_log_metric_alert_or_document(facts: dict[str, st
             ("status", "--format", "prometheus"),
             ("audit", "show"),
             ("alerts", "send"),
+            ("status", "--publish", fleet),
+            ("fleet", "show", fleet, "--format", "jsonl"),
+            ("fleet", "show", fleet, "--format", "html"),
             ("report", "verify", desk.out / f"hashclient-report-{report.id}", "--format", "jsonl"),
         ):
             done = call(*(() if words[1] == "verify" else state), *words)
+            assert done.code != 2, done.err
             output += done.out + done.err
         assert desk.outbox.get(report.id).state is State.SUBMITTED, output
+        (document,) = fleet.iterdir()
+        matches = verify_status(document.read_bytes()).document.matches
+        assert matches is not None and matches["reported"] == 2, output
         written = b"".join(
             path.read_bytes()
             for path in directory.rglob("*")

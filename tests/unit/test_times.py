@@ -1,4 +1,4 @@
-"""Times as people and programs see them, also at the ends of time."""
+"""Times as people and programs see them, also at the ends of time; and the order of names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hashclient.system.text import for_people, for_programs, show_local_time
+from hashclient.system.text import for_people, for_programs, natural, show_local_time
 
 ENDS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
@@ -34,3 +34,19 @@ def test_the_ends_of_time_are_shown_whatever_the_zone(end: datetime) -> None:
 def test_both_are_in_utc_unless_local_time_is_wanted() -> None:
     at = datetime(2026, 11, 26, 1, 28, 3, tzinfo=UTC)
     assert (for_people(at), for_programs(at)) == ("2026-11-26 01:28 UTC", "2026-11-26T01:28:03Z")
+
+
+def test_names_stand_in_the_order_of_their_numbers() -> None:
+    ordered = [
+        "",
+        "7",
+        "10",
+        "a",
+        "web-2",
+        "web-002b",
+        "web-2c",
+        "web-10",
+        f"web-{'9' * 5000}",
+        "x",
+    ]
+    assert sorted(reversed(ordered), key=natural) == ordered
