@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.audit.record import Record
 from hashclient.core.version import __version__
-from hashclient.index.manifest import Manifest
-from hashclient.status.status import ListStatus, Status
 from hashclient.system.exposition import expose
+
+# What reads a status imports numpy, 17 MB, and the metrics of a fleet need none of it.
+if TYPE_CHECKING:
+    from hashclient.audit.record import Record
+    from hashclient.index.manifest import Manifest
+    from hashclient.status.status import ListStatus, Status
 
 _PREFIX = "hashclient_"
 
