@@ -1,12 +1,16 @@
-"""docs/fleet.md: its commands run as they stand, its tables are those of the program, its playbook
-has commands that are there, and Ansible accepts it where it is installed.
+"""docs/fleet.md: its commands run as they stand, its tables are those of the program, and its
+playbook sets this machine up.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,10 @@ from hashclient.fleet.document import Verified, verify_status
 from hashclient.fleet.known import load_roster, pins_of
 from hashclient.fleet.show import FINDINGS, Row
 from hashclient.fleet.writing import metrics
+from tests.cli.test_wheel import build
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.docs.commands import check_invocation, invocations
-from tests.kit import csv_of, make_state
+from tests.kit import UNMEASURED, Site, call, csv_of, environment, make_state
 
 pytestmark = pytest.mark.docs
 
@@ -103,7 +108,7 @@ def test_the_examples_of_configuration_and_roster_are_read(tmp_path: Path) -> No
 
 def tasks() -> list[dict[str, Any]]:
     (play,) = YAML(typ="safe").load(PLAYBOOK)
-    assert {"name", "hosts", "become", "vars", "tasks"} == set(play)
+    assert {"name", "hosts", "become", "gather_facts", "vars", "tasks"} == set(play)
     found: list[dict[str, Any]] = play["tasks"]
     return found
 
@@ -116,17 +121,88 @@ def test_the_playbook_has_commands_that_are_there_and_one_module_a_task() -> Non
         words = task[module]
         for text in (words.get("cmd"), words.get("job")):
             if text is not None:
-                plain = re.sub(r"\{\{.*?\}\}", "x", text)
-                assert plain.startswith("/opt/hashclient/bin/hashclient ")
+                assert text.startswith("{{ hashclient }} ")
+                plain = re.sub(r"\{\{.*?\}\}", "x", text.replace("{{ hashclient }}", "hashclient"))
                 commands += [check_invocation(rest) for rest in invocations(plain)]
     assert commands == ["init", "fetch", "scan", "fetch", "audit verify"]
 
 
-@pytest.mark.skipif(shutil.which("ansible-playbook") is None, reason="there is no Ansible")
-def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
-    words = ["ansible-playbook", "--syntax-check", "-i", "localhost,", str(PLAYBOOK)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, "ERROR" in done.stderr) == (0, False), done.stderr
+#: For a cron that keeps its table in one file.
+CRONTAB = """#!/bin/sh
+if [ "$1" = -l ]; then exec cat "$CRONTAB"; else exec cp "$1" "$CRONTAB"; fi
+"""
+
+
+@pytest.mark.slow
+def test_the_playbook_sets_up_this_machine_from_a_folder_and_changes_nothing_again(
+    tmp_path: Path,
+) -> None:
+    """With a virtual environment of its own, without an index: what the package needs is here."""
+    there, state, place = (tmp_path / name for name in ("machine", "state", "fleet"))
+    (play := tmp_path / "play").mkdir()
+    (tree := tmp_path / "tree").mkdir()
+    (tree / "a").write_bytes(b"listed")
+    place.mkdir()
+    (play / "tokens").mkdir()
+    shutil.copy(PLAYBOOK, play)
+    build(play / "wheels")
+    (here := tmp_path / "packages").mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.suffix != ".pth" and not path.name.startswith(("hashclient", "pip")):
+            (here / path.name).symlink_to(path)
+    (programs := tmp_path / "programs").mkdir()
+    (programs / "crontab").write_text(CRONTAB)
+    (programs / "crontab").chmod(0o755)
+    environ = environment(
+        **UNMEASURED,
+        ANSIBLE_PIPELINING="1",
+        ANSIBLE_HOME=str(tmp_path / "ansible"),
+        CRONTAB=str(tmp_path / "crontab"),
+        LC_ALL="C.UTF-8",
+        PATH=os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        PYTHONPATH=str(here),
+    )
+
+    def run_there(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=play, env=environ, capture_output=True, text=True, check=False
+        )
+
+    with Site(tmp_path) as site:
+        site.publish(csv_of({"e-1": b"listed"}))
+        shutil.copy(site.repository.root_file, play / "root.json")
+        shutil.copy(site.endpoint.token_file, play / "tokens" / "web-1")
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "ansible_become": False,
+            "index": "--no-index",
+            "prefix": str(there),
+            "configuration": str(state),
+            "hashclient": f"{there}/bin/hashclient --state-dir {state}",
+            "lists_url": site.endpoint.url,
+            "init_options": f"--ca {site.endpoint.ca}",
+            "publish_to": str(place),
+            "scan": f"--format jsonl --output {tmp_path}/scan.jsonl {tree}",
+        }
+        (play / "inventory").write_text("[hashclient]\nweb-1\n")
+        (play / "settings.json").write_text(json.dumps(variables))
+        words = ("ansible-playbook", "-i", "inventory", "-e", "@settings.json", "hashclient.yml")
+        for changed in (True, False):
+            done = run_there(*words)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert ("changed=0" not in done.stdout) is changed, done.stdout
+        assert str(there) in run_there(there / "bin" / "python", "-c", WHERE).stdout
+        table = (tmp_path / "crontab").read_text()
+        jobs = re.findall(r"^\d+ (?:\*|2) \* \* \* (.*)$", table, re.MULTILINE)
+        assert [run_there("sh", "-c", job).returncode for job in jobs] == [0, 10]
+    look = ("--state-dir", tmp_path / "collector", "fleet", "show", place, "--format", "jsonl")
+    shown = call(*look, "--roster", play / "roster.toml")
+    (row,) = shown.lines
+    assert (shown.code, row["machine"], row["state"]) == (10, "web-1", "match")
+
+
+WHERE = "import hashclient; print(hashclient.__file__)"
 
 
 def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Path) -> None:

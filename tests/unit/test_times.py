@@ -49,4 +49,4 @@ def test_names_stand_in_the_order_of_their_numbers() -> None:
         f"web-{'9' * 5000}",
         "x",
     ]
-    assert sorted(reversed(ordered), key=natural) == ordered
+    assert sorted(set(ordered), key=natural) == ordered
