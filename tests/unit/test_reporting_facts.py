@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.desk import A, B, Desk, desk_and_service
 from hashclient import Client
+from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.fleet.document import verify_status
@@ -379,7 +380,7 @@ def test_facts_are_in_no_output_log_metric_alert_or_document(facts: dict[str, st
         assert desk.outbox.get(report.id).state is State.SUBMITTED, output
         (document,) = fleet.iterdir()
         matches = verify_status(document.read_bytes()).document.matches
-        assert matches is not None and matches["reported"] == 2, output
+        assert matches is not None and matches[MatchState.REPORTED] == 2, output
         written = b"".join(
             path.read_bytes()
             for path in directory.rglob("*")
