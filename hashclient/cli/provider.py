@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import ROLES, TIME
-from hashclient.cli.output import Terminated, table
 from hashclient.cli.provider_ask import diff, find, show
-from hashclient.cli.provider_clients import client, server_config
+from hashclient.cli.provider_clients import client
 from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_export import command as export
 from hashclient.cli.provider_feedback import feedback
 from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
-from hashclient.cli.provider_lists import consolidate, list_group, publish, revert, withdraw
+from hashclient.cli.provider_lists import consolidate, list_group, revert, withdraw
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
@@ -34,13 +31,12 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
+from hashclient.cli.provider_publish import publish
+from hashclient.cli.provider_server import serve, server_config
 from hashclient.cli.provider_share import follow
+from hashclient.cli.provider_status import status
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import for_people, printable
-
-if TYPE_CHECKING:
-    from hashclient.provider.repository import Repository
-    from hashclient.provider.results import Status
+from hashclient.system.text import printable
 
 
 @click.group("provider")
@@ -110,58 +106,6 @@ def init(
         " has to; keys/ is yours alone"
     )
     warn_closed(app, repository)
-
-
-@command.command("status")
-@repo_argument
-@click.option(
-    "--against",
-    metavar="ADDRESS",
-    help="Compare with what is served there, or with a bundle or a copy of a public directory.",
-)
-@click.option(
-    "--ca", type=existing_path(dir_okay=False), metavar="FILE", help="The authority of ADDRESS."
-)
-@click.option(
-    "--token-file",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    help="A token of a client, for ADDRESS.",
-)
-@format_option("text", "json")
-@pass_app
-def status(
-    app: App,
-    directory: Path,
-    against: str | None,
-    ca: Path | None,
-    token_file: Path | None,
-    output_format: str,
-) -> ExitCode:
-    """Show the roles, until when each is valid, and the lists.
-
-    Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
-    too, when REPO/public cannot be read by other accounts, that of a web server among them. With
-    --against, each role is compared by its version and its content: a place that is ahead, or has
-    forked, was published to by another host with the same keys.
-
-    \b
-      hashclient provider status /srv/lists
-      hashclient provider status /srv/lists --against https://lists.example.org/ \\
-            --token-file own.token
-
-    Exit codes: 0 all roles are valid, 7 one has expired. With --against: 0 the same, 3 ADDRESS is
-    behind or ahead, 6 it has forked; all are in `hashclient --help`.
-    """
-    repository = repository_at(app, directory)
-    if against is not None:
-        return _compare(app, repository, against, ca, token_file, output_format)
-    if ca is not None or token_file is not None:
-        raise UsageError("--ca and --token-file are of use with --against only")
-    found = repository.status()
-    app.show(output_format, found, _status_text(found, app.now()), indent=2)
-    warn_closed(app, repository)
-    return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
 
 
 @command.command("rotate", short_help="Replace the keys of ROLE by new ones.")
@@ -283,109 +227,8 @@ def renew(
     return ExitCode.STALE if has_expired else ExitCode.OK
 
 
-@command.command("serve")
-@repo_argument
-@click.option(
-    "--bind",
-    metavar="HOST:PORT",
-    default="127.0.0.1:0",
-    show_default=True,
-    help="A loopback address; port 0 takes a free one.",
-)
-@format_option("text", "json")
-@click.option("-v", "--verbose", is_flag=True, help="Log requests to stderr.")
-@pass_app
-def serve(app: App, directory: Path, bind: str, output_format: str, verbose: bool) -> None:
-    """Serve REPO on this machine, to try a client against it.
-
-    HTTPS with a certificate and a bearer token made for it, on loopback only. One line says
-    where, once it listens; Ctrl-C ends it. For others, put REPO/public behind a web server.
-
-    \b
-      hashclient provider serve /srv/lists --bind 127.0.0.1:8443
-    """
-    from hashclient.provider.server import open_server
-
-    def log(text: str) -> None:
-        if verbose:
-            click.echo(text, err=True)
-        else:
-            app.debug(text)
-
-    try:
-        with open_server(repository_at(app, directory), bind, clock=app.now, log=log) as opened:
-            server, at = opened
-            # For a client that is started elsewhere.
-            ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
-            text = f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})"
-            app.show(output_format, {"url": at.url, "ca": ca, "token_file": token}, text)
-            server.serve_forever()
-    except (KeyboardInterrupt, Terminated):
-        app.debug("stopped")
-
-
-def _compare(
-    app: App,
-    repository: Repository,
-    against: str,
-    ca: Path | None,
-    token_file: Path | None,
-    output_format: str,
-) -> ExitCode:
-    """Compare a repository with another place, and say what differs."""
-    from hashclient.configfile.tables import ProviderConfig
-    from hashclient.fetch.places import addresses, copy_at
-    from hashclient.provider.against import compare
-
-    if "://" in against:
-        config = ProviderConfig(
-            root_sha256="",
-            url=against,
-            ca=None if ca is None else str(ca),
-            token_file=None if token_file is None else str(token_file),
-        )
-        (place,) = addresses("there", config)
-    else:
-        place = copy_at(Path(against))
-    with place.open() as source:
-        found = compare(repository, source, place.base)
-    rows = [["ROLE", "HERE", "THERE", "STATE"]]
-    rows += [[r.role, str(r.here or "-"), str(r.elsewhere or "-"), r.state] for r in found]
-    app.show(output_format, {"against": against, "roles": found}, table(rows), indent=2)
-    states = {role.state for role in found}
-    if states & {"forked", "foreign"}:
-        forked = ", ".join(r.role for r in found if r.state in ("forked", "foreign"))
-        who = "another host publishes this repository" if "forked" in states else "others sign it"
-        app.warn(
-            f"forked: {forked}: {who}",
-            "keep one of the two hosts, and have it serve one repository; docs/provider.md says how"
-            " clients come back",
-        )
-        return ExitCode.UNVERIFIED
-    if "ahead" in states:
-        app.warn("it is ahead: publish nothing here before the newer copy is here")
-    return ExitCode.OK if states == {"same"} else ExitCode.INCOMPLETE
-
-
 def _days(number: int | None) -> timedelta | None:
     return None if number is None else timedelta(days=number)
-
-
-def _status_text(found: Status, now: datetime) -> Iterator[str]:
-    """Yield the published state as two tables; roles expired at `now` are marked."""
-    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
-    for role in found.roles:
-        when = for_people(role.expires) + ("  expired" if role.expires <= now else "")
-        rows.append([role.name, str(role.version), f"{role.threshold} of {role.keys}", when])
-    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
-    for one in found.lists:
-        numbers = map(str, (one.generation, one.live, one.segments))
-        lists.append([one.name, *numbers, for_people(one.published_at)])
-    yield from table(rows)
-    yield from ("", *(table(lists) if found.lists else ["no list yet"]))
-    if found.ended:
-        yield from ("", f"ended: {', '.join(found.ended)}")
-    yield from ("", f"root.json sha256 {found.root_sha256}")
 
 
 for _other in (
@@ -401,7 +244,9 @@ for _other in (
     find,
     diff,
     client,
+    serve,
     server_config,
+    status,
     feedback,
     log,
     key,

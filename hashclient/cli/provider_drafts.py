@@ -310,7 +310,7 @@ def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
 
 
 def _longest(found: Draft, which: str) -> int | None:
-    from hashclient.provider.drafts import longest
+    from hashclient.provider.draftroles import longest
 
     allowed = longest(getattr(found, which)["root"])
     return None if allowed is None else allowed.days
@@ -346,7 +346,7 @@ def _document(found: Draft, ids: Mapping[str, Difference] = MappingProxyType({})
 
 
 def _roles(found: Draft) -> list[dict[str, Any]]:
-    from hashclient.provider.draftparts import known_keys, policies_of
+    from hashclient.provider.draftroles import known_keys, policies_of
     from hashclient.provider.keyfiles import name_of
 
     known = known_keys(found.before)

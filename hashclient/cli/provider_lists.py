@@ -1,23 +1,16 @@
-"""`provider publish`, `withdraw`, `consolidate` and `list end`: changes of a list."""
+"""`provider withdraw`, `revert`, `consolidate` and `list end`: changes of a list."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import (
-    SHOWN,
-    check_category,
-    make_reading,
     open_files,
-    publishing_options,
-    reading_options,
-    say_remarks,
 )
 from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
@@ -25,173 +18,14 @@ from hashclient.cli.provider_options import (
     change_text,
     conclude,
     draft_option,
-    key_options,
-    keys_wanted,
     list_option,
-    public_key_option,
     repo_argument,
     repository_at,
-    say_draft,
-    warn_expiring,
 )
-from hashclient.cli.provider_share import share_on
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
-    from hashclient.lists.importers.importfile import Reading
-    from hashclient.provider.results import Published
-
-
-@click.command("publish", short_help="Add the entries of FILE... to a list.")
-@repo_argument
-@list_option
-@click.argument("files", metavar="[FILE…]", nargs=-1)
-@reading_options
-@publishing_options
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="The files are the whole list, doubles included: withdraw what they lack, keep equal"
-    " entries.",
-)
-@click.option(
-    "--from-bundle",
-    "bundle",
-    metavar="BUNDLE",
-    type=existing_path(),
-    help="Share a list of another provider on: publish what its bundle lists, or a copy of its"
-    " public directory, as the whole list. `follow` does it again.",
-)
-@click.option(
-    "--root",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    help="The root.json of that provider; it is remembered.",
-)
-@click.option(
-    "--from-list", "of", metavar="LIST", help="The name of the list there. [default: the same]"
-)
-@click.option(
-    "--terms", metavar="TEXT", help="On which terms the list may be used; signed with the list."
-)
-@click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Check all of it, and publish nothing: show categories, and each row that cannot be used,"
-    " up to --max-bad.",
-)
-@key_options("a new list")
-@public_key_option
-@draft_option
-@passphrase_option
-@format_option("text", "json")
-@pass_app
-def publish(
-    app: App,
-    directory: Path,
-    list_name: str,
-    files: tuple[str, ...],
-    where: str | None,
-    columns: tuple[str, ...],
-    category: str | None,
-    category_map: Path | None,
-    known_good: tuple[str, ...],
-    max_bad: int,
-    replace: bool,
-    bundle: Path | None,
-    root: Path | None,
-    of: str | None,
-    terms: str | None,
-    new_list: bool,
-    dry_run: bool,
-    passphrase_file: Path | None,
-    output_format: str,
-    keys: int,
-    threshold: int,
-    public_keys: tuple[Path, ...],
-    draft: Path | None,
-) -> None:
-    """Add the entries of FILE... to a list, as its next generation.
-
-    A FILE is CSV or TSV with a header (entry_id, md5, sha1, sha256, size, category, added; one
-    digest column at least), an ICSE export, VICS JSON of Project VIC or CAID, NCMEC hash sharing
-    XML, JSONL, Parquet, output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
-    .hsb), the NSRL database (RDSv3) or NSRLFile.txt, or one digest a line; in gzip or zstd, too;
-    `-` is standard input. docs/import.md describes them all. An entry without an id gets one. All
-    is checked first: with more than --max-bad rows that cannot be used, digests of the empty file
-    among them, nothing is published. Entries whose digests are listed before are published, and
-    counted.
-
-    With --from-bundle, the entries are those that another provider lists. Its bundle is verified as
-    by a client, and `follow` brings later changes.
-
-    The first publication makes the list and its keys; beside other lists it wants --new-list. A
-    file that was published before adds nothing. With --public-key, the keys of the list are those
-    of people, who sign apart: they are given a --draft.
-
-    \b
-      hashclient provider publish /srv/lists --list baseline entries.csv
-      hashclient provider publish /srv/lists --list baseline \\
-            --where 'Baseline = true' icse.csv
-      sha256sum * | hashclient provider publish /srv/lists --list local -
-      hashclient provider publish /srv/lists --list shared --new-list \\
-            --from-bundle theirs.bundle --root theirs.json --from-list baseline
-    """
-    check_category(category)
-    if draft is not None and dry_run:
-        raise UsageError("give either --draft or --dry-run")
-    for_files = (columns, category, category_map, known_good, max_bad, replace, terms)
-    _check_source(files, bundle, with_bundle=(root, of), with_files=for_files)
-    if replace and max_bad and not dry_run:
-        raise UsageError(
-            "--replace takes no --max-bad: skipped entries would be withdrawn",
-            hint="see to the rows that cannot be used first",
-        )
-    reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    repository = repository_at(app, directory, passphrases(passphrase_file))
-    list_keys = keys_wanted(keys, threshold, public_keys)
-    if bundle is not None:
-        document, text = share_on(
-            *(app, repository, list_name, bundle),
-            root=root,
-            of=of,
-            where=where,
-            keys=list_keys,
-            may_be_new=new_list,
-            dry_run=dry_run,
-            draft=draft,
-        )
-        app.show(output_format, document, text)
-        say_draft(app, draft)
-        return
-    try:
-        done = repository.publish(
-            list_name,
-            open_files(files, sys.stdin.buffer),
-            list_keys=list_keys,
-            reading=reading,
-            category=category,
-            known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
-            replace=replace,
-            dry_run=dry_run,
-            draft=draft,
-            may_be_new=new_list,
-            again=False,
-            terms=terms,
-        )
-    except UsageError:
-        if dry_run:
-            say_remarks(app, reading, max_bad)
-        raise
-    _show_published(
-        app, done, reading, output_format, replace=replace, dry_run=dry_run, draft=draft
-    )
-    if terms is not None and not (done.changed or done.withdrawn):
-        app.warn("the terms are not in force", "they are signed with a change of the list")
-    say_draft(app, draft)
-    if not dry_run and draft is None:
-        warn_expiring(app, repository)
+    pass
 
 
 @click.command("withdraw")
@@ -354,78 +188,3 @@ def end(
     text = f"list {list_name} has ended: clients drop it with their next fetch"
     app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
     conclude(app, repository, draft)
-
-
-def _check_source(
-    files: Sequence[str],
-    bundle: Path | None,
-    *,
-    with_bundle: Sequence[object],
-    with_files: Sequence[object],
-) -> None:
-    """Refuse files beside a bundle, neither, and options of the one with the other.
-
-    Raises:
-        UsageError: they do not go together.
-    """
-    if (bundle is None) != bool(files):
-        raise UsageError("give either FILE… or --from-bundle")
-    if bundle is None and any(with_bundle):
-        raise UsageError("--root and --from-list are of use with --from-bundle only")
-    if bundle and any(with_files):
-        raise UsageError(
-            "--from-bundle takes entries and terms as they are: --where chooses among them",
-            hint="leave out options that are for files",
-        )
-
-
-def _show_published(
-    app: App,
-    done: Published,
-    reading: Reading,
-    output_format: str,
-    *,
-    replace: bool,
-    dry_run: bool,
-    draft: Path | None,
-) -> None:
-    """Show what was published, or would be, and which rows were not used.
-
-    Raises:
-        UsageError: entries of rows that cannot be used would be withdrawn.
-    """
-    remarks = reading.remarks
-    more: dict[str, Any] = {
-        "listed_before": done.listed.count if done.listed else 0,
-        "repeated": done.repeated.count if done.repeated else 0,
-        "withdrawn": done.withdrawn,
-        "added_by_category": done.categories,
-        "not_meant": remarks.not_meant,
-        "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
-        "dry_run": dry_run,
-        "draft": draft if draft and draft.exists() else None,
-    }
-    what = "would be added" if dry_run or draft else "added"
-    app.show(output_format, *change_text(done, what, more, with_withdrawn=replace))
-    say_remarks(app, reading, reading.max_bad if dry_run else SHOWN)
-    if replace and remarks.skipped:
-        raise UsageError(
-            "--replace would withdraw the entries of rows that cannot be used",
-            hint="see to these rows, and publish without --max-bad",
-        )
-    if not (done.changed or done.withdrawn):
-        app.say("all of it is listed already: nothing was published")
-    _warn_doubles(app, done, dry_run=dry_run or draft is not None)
-
-
-def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
-    """Warn of added entries whose digests were all listed before, or given twice."""
-    published = "they would be published" if dry_run else "they were published"
-    for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
-        if some is not None:
-            app.warn(
-                f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
-                f" the first from {some.first}",
-                f"{published} all the same; `hashclient provider withdraw` takes entries"
-                " off the list",
-            )

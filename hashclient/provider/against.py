@@ -14,10 +14,10 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
-from hashclient.provider.draftparts import Policy, delegated, policy_of, signers_of
-from hashclient.provider.keys import Roles
-from hashclient.provider.public import parse_metadata, read_public
+from hashclient.provider.draftroles import is_signed
+from hashclient.provider.public import metadata_file, parse_metadata, read_public
 from hashclient.provider.repository import Repository
+from hashclient.provider.roles import Roles
 from hashclient.system.files import MAX_STATE_BYTES
 
 State = Literal["same", "behind", "ahead", "forked", "foreign"]
@@ -61,13 +61,13 @@ class _Comparison:
 
     def roles(self) -> tuple[RoleElsewhere, ...]:
         timestamp = self._required("timestamp", Timestamp)
-        snapshot = self._required(f"{timestamp.snapshot_meta.version}.snapshot", Snapshot)
+        snapshot = self._required("snapshot", Snapshot, timestamp.snapshot_meta.version)
         theirs = {name.removesuffix(".json"): m.version for name, m in snapshot.meta.items()}
         theirs["snapshot"], theirs["timestamp"] = snapshot.version, timestamp.version
         version = self._roles.root.signed.version
-        while version > 1 and self._get(f"{version}.root") is None:
+        while version > 1 and self._get("root", version) is None:
             version -= 1
-        while self._get(f"{version + 1}.root") is not None:
+        while self._get("root", version + 1) is not None:
             version += 1
         theirs["root"] = version
         ours = {name: self._roles.metadata(name).signed.version for name in self._roles.names()}
@@ -82,27 +82,20 @@ class _Comparison:
         if here is not None and elsewhere is not None:
             both = min(here, elsewhere)
             # A timestamp has one name for all versions.
-            file = "timestamp" if name == "timestamp" else f"{both}.{name}"
-            found = None if name == "timestamp" and here != elsewhere else self._get(file)
-            known = self._roles.directory / f"{file}.json"
+            found = None if name == "timestamp" and here != elsewhere else self._get(name, both)
+            known = self._roles.directory / metadata_file(name, both)
             if found is not None and known.exists():
                 ours: Any = parse_metadata(read_public(known), type(found.signed), known)
                 if found.signed != ours.signed:
-                    state = "forked" if self._is_signed(name, found) else "foreign"
+                    by_us = is_signed(name, found, self._roles.root, self._roles.targets)
+                    state = "forked" if by_us else "foreign"
         return RoleElsewhere(name, here, elsewhere, state)
 
-    def _is_signed(self, name: str, metadata: Metadata[Any]) -> bool:
-        listed, root = delegated(self._roles.targets), self._roles.root.signed
-        if name in listed:
-            policy = Policy(listed[name][1], listed[name][0].threshold)
-        else:
-            policy = policy_of(root, root.roles[name])
-        return not policy.wanting(signers_of(metadata, policy))
-
-    def _get(self, name: str) -> Metadata[Any] | None:
-        """Return metadata from elsewhere; None if there are none of that name."""
+    def _get(self, role: str, version: int = 0) -> Metadata[Any] | None:
+        """Return metadata from elsewhere; None if there are none of that version."""
+        name = metadata_file(role, version)
         try:
-            data = self._place.get(f"{self._base}/metadata/{name}.json", MAX_STATE_BYTES)
+            data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
         except (UnreachableError, AuthorisationError) as error:
             # 403: the token is not for this list; some servers say it of a file that is not there.
             if getattr(error, "status", None) in (403, 404):
@@ -111,11 +104,12 @@ class _Comparison:
         try:
             found: Metadata[Any] = Metadata.from_bytes(data)
         except (RepositoryError, ValueError, RecursionError) as error:
-            raise VerificationError(f"not metadata: {name}.json") from error
+            raise VerificationError(f"not metadata: {name}") from error
         return found
 
-    def _required(self, name: str, kind: type[Any]) -> Any:
-        found = self._get(name)
+    def _required(self, role: str, kind: type[Any], version: int = 0) -> Any:
+        found = self._get(role, version)
         if found is None or not isinstance(found.signed, kind):
-            raise VerificationError(f"not a repository of hash lists: it has no {name}.json")
+            name = metadata_file(role, version)
+            raise VerificationError(f"not a repository of hash lists: it has no {name}")
         return found.signed

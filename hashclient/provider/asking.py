@@ -29,10 +29,10 @@ from hashclient.lists.wire import (
 from hashclient.provider.changes import require_list, segments_between
 from hashclient.provider.drafts import Draft, load_draft
 from hashclient.provider.find import Questions
-from hashclient.provider.keys import Roles
 from hashclient.provider.listfiles import Shown
 from hashclient.provider.repository import Repository
 from hashclient.provider.results import Answer, Difference, Overview, Step
+from hashclient.provider.roles import Roles
 from hashclient.trust.provenance import Provenance
 
 

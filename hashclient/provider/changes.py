@@ -38,10 +38,10 @@ from hashclient.provider.entries import (
     NewSegment,
     new_segment,
 )
-from hashclient.provider.keys import Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.replace import Listed
 from hashclient.provider.results import Consolidated, Published, Some
+from hashclient.provider.roles import Roles
 from hashclient.provider.screen import Named
 from hashclient.system.text import printable
 from hashclient.trust.provenance import Provenance

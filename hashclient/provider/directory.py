@@ -18,11 +18,12 @@ from hashclient.errors import StateError
 from hashclient.provider.changelog import ChangeLog
 from hashclient.provider.drafting import Change, write_draft
 from hashclient.provider.keyfiles import Passphrases
-from hashclient.provider.keys import Clock, Roles, Validity
+from hashclient.provider.keys import Clock, Validity
 from hashclient.provider.keystore import KeyStore
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.public import closed_folders, own_hints, read_public
 from hashclient.provider.results import ListStatus, RoleStatus, Status
+from hashclient.provider.roles import Roles
 from hashclient.system.files import sweep_temporary, writer_lock
 from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES
@@ -120,7 +121,8 @@ class RepositoryDirectory:
             StateError: as `status`.
         """
         roles = self.load()
-        return [(role, at, roles.wanting(role)) for role, at in roles.with_less_than(SOON)]
+        found = roles.expiry.with_less_than(SOON, roles.ends())
+        return [(role, at, roles.wanting(role)) for role, at in found]
 
     def closed(self) -> list[Path]:
         """Return the folders that a web server of another account cannot enter.

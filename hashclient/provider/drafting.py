@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata, MetaFile
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
-from hashclient.provider.draftparts import (
+from hashclient.provider.draftroles import (
     NAMING,
     Policy,
     name_changed,
@@ -34,9 +34,10 @@ from hashclient.provider.drafts import (
     load_draft,
 )
 from hashclient.provider.keyfiles import Passphrases, load_private
-from hashclient.provider.keys import Clock, Keys, Roles
+from hashclient.provider.keys import Clock, Keys
 from hashclient.provider.listfiles import ListFiles
-from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below, metadata_file
+from hashclient.provider.roles import Roles
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -119,8 +120,7 @@ def published_bytes(roles: Roles, role: str) -> bytes | None:
         StateError: it cannot be read.
     """
     version = roles.metadata(role).signed.version
-    name = "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
-    path = roles.directory / name
+    path = roles.directory / metadata_file(role, version)
     try:
         return read_regular(path, MAX_STATE_BYTES) if version else None
     except OSError as error:
@@ -140,7 +140,7 @@ def _next_versions(roles: Roles, names: Collection[str]) -> dict[str, Metadata[A
     found = {name: roles.metadata(name) for name in sorted(names)}
     for name, metadata in found.items():
         metadata.signed.version += 1
-        metadata.signed.expires = roles.expiry_of(name)
+        metadata.signed.expires = roles.expiry.of(name)
         metadata.signatures.clear()
     if "snapshot" in found:
         name_changed(roles.snapshot.signed.meta, found)

@@ -32,58 +32,50 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from securesystemslib.signer import Signature
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (
-    TOP_LEVEL_ROLE_NAMES,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, VerificationError
-from hashclient.provider.draftparts import (
+from hashclient.provider.draftfiles import (
     ListChange,
     NoticeChange,
-    Policy,
-    delegated,
-    is_valid,
-    lists_of,
-    name_changed,
-    newest,
-    notices_of,
-    policies_of,
-    policy_of,
     read_file,
     refuse,
-    signers_of,
-    snapshot_version,
     unreadable,
     verify_list,
     verify_notices,
+)
+from hashclient.provider.draftroles import (
+    Policy,
+    delegated,
+    ended_by,
+    is_of_its_kind,
+    is_valid,
+    lists_of,
+    newest,
+    policies_of,
+    policy_of,
+    signers_of,
+    unknown_fields,
+    verify_before,
+    verify_delegations,
+    verify_naming,
     with_other_root_keys,
 )
 from hashclient.provider.listfiles import Shown
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
-from hashclient.trust.additions import ENDED, FIELD, ended_lists
-from hashclient.trust.longest import FIELD as LONGEST
-from hashclient.trust.longest import longest_of
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000
-
-_KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,7 +142,7 @@ class Draft(msgspec.Struct, frozen=True):
         """Return the lists that the draft ends."""
         if "targets" not in self.roles:
             return []
-        return sorted(_ended(self.roles["targets"]) - _ended(self.before["targets"]))
+        return sorted(ended_by(self.roles["targets"]) - ended_by(self.before["targets"]))
 
     def signed(self) -> dict[str, Metadata[Any]]:
         """Return the roles with their signatures, as they are published."""
@@ -175,14 +167,14 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
     roles, _ = _load_roles(directory / "roles")
     if not roles or "root" not in before or "targets" not in before:
         refuse("something is missing in it")
-    _verify_before(before)  # 1
+    verify_before(before)  # 1
     for name, role in roles.items():
-        if not _is_of_its_kind(name, role):
+        if not is_of_its_kind(name, role):
             refuse(f"role {printable(name)} is of another kind")
         if role.signatures:
             refuse(f"role {printable(name)} has signatures of its own")
-        others = _unknown_fields(name, before[name]) if name in before else {}
-        if _unknown_fields(name, role) != others:
+        others = unknown_fields(name, before[name]) if name in before else {}
+        if unknown_fields(name, role) != others:
             refuse(f"role {printable(name)} says something that is not known here")
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
@@ -190,8 +182,8 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
     root = roles.get("root")
     if root is not None and not root.signed.consistent_snapshot:
         refuse("its root is without consistent_snapshot: no client accepts that")
-    _verify_delegations(before, roles)  # 4
-    _verify_naming(before, roles)  # 5
+    verify_delegations(before, roles)  # 4
+    verify_naming(before, roles)  # 5
     lists: dict[str, ListChange] = {}
     notices: NoticeChange | None = None
     files: dict[str, Path] = {}
@@ -277,110 +269,6 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"the draft is not valid: {printable(path)}") from error
     return found, data
-
-
-def _is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
-    return isinstance(role.signed, _KINDS.get(name, Targets))
-
-
-def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
-    root, targets = before["root"], before["targets"]
-    for name, role in before.items():
-        if not _is_of_its_kind(name, role):
-            refuse("earlier metadata is of another kind")
-    named = delegated(targets)
-    for name, role in before.items():
-        if name in TOP_LEVEL_ROLE_NAMES:
-            policy = policy_of(root.signed, root.signed.roles[name])
-        elif name in named:
-            policy = Policy(named[name][1], named[name][0].threshold)
-        else:
-            refuse(f"earlier metadata names no list {printable(name)}")
-        if policy.wanting(signers_of(role, policy)):
-            refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
-
-
-def _verify_delegations(
-    before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
-) -> None:
-    old = delegated(before["targets"])
-    new = delegated(newest("targets", before, roles))
-    if "targets" in roles:
-        if roles["targets"].signed.targets:
-            refuse("targets name files of their own")
-        ended, before_ended = _ended(roles["targets"]), _ended(before["targets"])
-        if not before_ended <= ended or not ended - before_ended <= lists_of(before["targets"]):
-            refuse("targets say of other lists that they have ended")
-        for name in sorted((set(old) | set(new)) - ended):
-            known = old.get(name) == new.get(name)
-            if not known and (name not in new or name not in roles):
-                refuse(f"targets change list {printable(name)}, which is not in the draft")
-            # `delegator_of` looks at those of notices.
-            own = [f"lists/{name}/*"] if name in lists_of(roles["targets"]) else new[name][0].paths
-            if not known and (new[name][0].paths != own or not new[name][0].terminating):
-                refuse(f"targets give list {printable(name)} files that are not its own")
-    for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):
-        if name not in new:
-            refuse(f"targets name no list {printable(name)}")
-        if name not in before and name in old:
-            refuse(f"earlier metadata of list {printable(name)} is missing")
-    if "root" in roles:
-        for name in with_other_root_keys(before["root"], roles["root"]):
-            if name not in roles:
-                refuse(f"the root has other keys for role {name}")
-
-
-def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
-    for name in {"snapshot", "timestamp"}.intersection(roles):
-        if name not in before:
-            refuse(f"earlier metadata of role {name} is missing")
-    if "snapshot" in roles:
-        meta = dict(before["snapshot"].signed.meta)
-        name_changed(meta, roles)
-        if roles["snapshot"].signed.meta != meta:
-            refuse("the snapshot names other changes than the draft")
-    if "timestamp" in roles:
-        version = snapshot_version(before["timestamp"], roles)
-        kept = before["timestamp"].signed.snapshot_meta
-        named = kept if version is None else MetaFile(version)
-        if roles["timestamp"].signed.snapshot_meta != named:
-            refuse("the timestamp names another snapshot than the one that follows")
-
-
-def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that are not TUF's; those of targets are looked at apart."""
-    fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
-    if name == "root":
-        longest(role)
-        fields.pop(LONGEST, None)
-    if name == "targets":
-        _ended(role)
-        fields.pop(ENDED, None)
-    if name == "targets" and (delegator := notices_of(role)) is not None:
-        known = delegator.delegations
-        assert known is not None
-        if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
-            del fields[FIELD]
-    return fields
-
-
-def longest(root: Metadata[Any]) -> timedelta | None:
-    """Return for how long snapshot and timestamp may be signed at most, if a root says it.
-
-    Raises:
-        VerificationError: it says no number of days.
-    """
-    try:
-        return longest_of(root.signed)
-    except RepositoryError as error:
-        refuse(str(error))
-
-
-def _ended(targets: Metadata[Any]) -> frozenset[str]:
-    try:
-        return ended_lists(targets.signed)
-    except RepositoryError as error:
-        refuse(str(error))
 
 
 def _load_signatures(

@@ -1,70 +1,20 @@
-"""The signed metadata of a provider: its keys and roles, and how a change is published.
-
-A change is published by a new `timestamp.json`: all other files of the change are written before
-it, under new names. So a kill at any instant leaves the state that was published, and the next
-change overwrites leftover files. A new root is the exception, since clients look for it by number:
-the metadata that a new root requires is published before it, signed by the old and the new keys.
-Other modules handle the content of lists, and the lock.
-"""
+"""How many keys a role has, and until when their signatures hold."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import msgspec
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Key
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (
-    TOP_LEVEL_ROLE_NAMES,
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Role,
-    Root,
-    Snapshot,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root
 
 from hashclient.errors import StateError, UsageError
-from hashclient.provider.keystore import KeyStore
-from hashclient.provider.public import PUBLIC_MODE, Kind, parse_metadata, root_versions
-from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
-from hashclient.system.text import for_people, printable
-from hashclient.trust.additions import (
-    NOTICES,
-    delegate,
-    delegator_of,
-    end,
-    ended_lists,
-    new_delegator,
-)
-from hashclient.trust.longest import FIELD as LONGEST
+from hashclient.system.text import for_people
 from hashclient.trust.longest import longest_of
 
 Clock = Callable[[], datetime]
-
-
-class Validity(msgspec.Struct, frozen=True):
-    """How long signatures hold. Short ones bound how long a frozen repository goes unnoticed."""
-
-    root: timedelta = timedelta(days=365)
-    targets: timedelta = timedelta(days=365)
-    lists: timedelta = timedelta(days=90)
-    snapshot: timedelta = timedelta(days=30)
-    timestamp: timedelta = timedelta(days=7)
-    #: The most that a new root allows for snapshot and timestamp, as before a holiday.
-    longest: timedelta = timedelta(days=60)
-
-    def of(self, role: str) -> timedelta:
-        """Return the validity of `role`, which may be the name of a list."""
-        validity: timedelta = getattr(self, role if role in TOP_LEVEL_ROLE_NAMES else "lists")
-        return validity
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -85,362 +35,48 @@ class Keys(msgspec.Struct, frozen=True):
             )
 
 
-class Roles:
-    """The newest metadata of every role, and the means to change and publish it.
+class Validity(msgspec.Struct, frozen=True):
+    """How long signatures hold. Short ones bound how long a frozen repository goes unnoticed."""
 
-    Callers hold the repository's lock, change the `signed` parts in place, and `commit`.
+    root: timedelta = timedelta(days=365)
+    targets: timedelta = timedelta(days=365)
+    lists: timedelta = timedelta(days=90)
+    snapshot: timedelta = timedelta(days=30)
+    timestamp: timedelta = timedelta(days=7)
+    #: The most that a new root allows for snapshot and timestamp, as before a holiday.
+    longest: timedelta = timedelta(days=60)
+
+    def of(self, role: str) -> timedelta:
+        """Return the validity of `role`, which may be the name of a list."""
+        validity: timedelta = getattr(self, role if role in TOP_LEVEL_ROLE_NAMES else "lists")
+        return validity
+
+
+class Expiry:
+    """When signatures end that are made now, and which roles are due to be signed again.
+
+    `ends` are the roles with the time until which each is signed.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        keys: KeyStore,
-        clock: Clock,
-        validity: Validity,
-        roles: dict[str, Metadata[Any]],
-    ) -> None:
-        self.directory = directory
-        self.keys = keys
+    def __init__(self, clock: Clock, validity: Validity) -> None:
         self._clock = clock
         self._validity = validity
-        self.root: Metadata[Root] = roles.pop("root")
-        self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
-        self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
-        self.targets: Metadata[Targets] = roles.pop("targets")
-        #: The delegation from the targets to the role of notices, if there is one.
-        self._delegator = delegator_of(self.targets.signed)
-        self.notices: Metadata[Targets] | None = None
-        if self._delegator is not None:
-            self.notices = roles.pop(NOTICES, None)
-        #: The names of lists that have ended; the snapshot goes on naming their roles.
-        self.ended = ended_lists(self.targets.signed)
-        self.lists: dict[str, Metadata[Targets]] = {
-            name: metadata for name, metadata in roles.items() if name not in self.ended
-        }
         #: Until when new signatures hold at least.
-        self.until: datetime | None = None
-        #: Called before a file is written that clients see at once.
-        self.announce: Callable[[], None] = lambda: None
+        self._until: datetime | None = None
 
-    @classmethod
-    def create(
-        cls,
-        directory: Path,
-        keys: KeyStore,
-        clock: Clock,
-        validity: Validity,
-        root_keys: Keys,
-        longest: timedelta | None = None,
-    ) -> Roles:
-        """Make and publish the first metadata: no list yet."""
-        signed: dict[str, Any] = {
-            "root": Root(consistent_snapshot=True),
-            "timestamp": Timestamp(),
-            "snapshot": Snapshot(),
-            "targets": Targets(delegations=Delegations({}, {})),
-        }
-        for part in signed.values():
-            part.version = 0  # signing raises it to 1
-        roles = cls(
-            directory, keys, clock, validity, {name: Metadata(s) for name, s in signed.items()}
-        )
-        for name in signed:
-            wanted = root_keys if name == "root" else Keys()
-            for key in keys.generate(name, wanted.count):
-                roles.root.signed.add_key(key, name)
-            roles.root.signed.roles[name].threshold = wanted.threshold
-        roles.allow(max(longest or validity.longest, validity.snapshot, validity.timestamp))
-        roles.commit_root()
-        roles.commit({"targets"})
-        return roles
-
-    @classmethod
-    def load(cls, directory: Path, keys: KeyStore, clock: Clock, validity: Validity) -> Roles:
-        """Read the published metadata.
-
-        Raises:
-            StateError: it is missing or corrupt.
-        """
-        try:
-            timestamp = _read(directory / "timestamp.json", Timestamp)
-            version = timestamp.signed.snapshot_meta.version
-            snapshot = _read(directory / f"{version}.snapshot.json", Snapshot)
-            roles: dict[str, Metadata[Any]] = {
-                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}", Targets)
-                for name, meta in snapshot.signed.meta.items()
-            }
-            newest = max(root_versions(directory), default=1)
-            root = _read(directory / f"{newest}.root.json", Root)
-        except OSError as error:
-            raise state_error("cannot read published metadata", directory, error) from error
-        roles |= {"root": root, "timestamp": timestamp, "snapshot": snapshot}
-        try:
-            return cls(directory, keys, clock, validity, roles)
-        except (RepositoryError, KeyError) as error:
-            raise StateError(f"corrupt metadata: {printable(directory)}") from error
-
-    def metadata(self, role: str) -> Metadata[Any]:
-        """Return the metadata of `role`, which may be the name of a list."""
-        return self.lists[role] if role in self.lists else getattr(self, role)
-
-    def names(self) -> list[str]:
-        """Return the names of all roles, the lists last."""
-        return ["root", "targets", "snapshot", "timestamp", *self._delegated()]
-
-    def _delegated(self) -> list[str]:
-        """Return the roles whose keys are in the targets: that of notices, and the lists."""
-        return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
-
-    def _described(self, role: str) -> Role:
-        if role == NOTICES and self._delegator is not None:
-            return self._delegator.get_delegated_role(role)
-        return self.delegations().get(role) or self.root.signed.roles[role]
-
-    def _delegator_of(self, role: str) -> Root | Targets:
-        if role == NOTICES and self._delegator is not None:
-            return self._delegator
-        return self.targets.signed if role in self.lists else self.root.signed
-
-    def add_notices(self, keys: Keys) -> Metadata[Targets]:
-        """Make the role of notices, with keys of its own; `commit` has to follow."""
-        self.notices = Metadata(Targets())
-        self.notices.signed.version = 0
-        self._delegator = new_delegator(keys.threshold)
-        self._add_keys(NOTICES, keys)
-        return self.notices
-
-    def delegations(self) -> dict[str, DelegatedRole]:
-        """Return the delegation of each list, by its name."""
-        delegations = self.targets.signed.delegations
-        if delegations is None or delegations.roles is None:
-            raise StateError("corrupt metadata: the targets role has no delegations")
-        return delegations.roles
-
-    def key_policy(self, role: str) -> tuple[list[str], int]:
-        """Return the key ids of `role` and its threshold."""
-        described = self._described(role)
-        return described.keyids, described.threshold
-
-    def require_signers(self, roles: Collection[str]) -> None:
-        """Check that the keys of `roles` are here, before a file is written.
-
-        Raises:
-            StateError: too few are, or one is not usable.
-        """
-        for role in roles:
-            try:
-                self.keys.signers(role, *self.key_policy(role))
-            except StateError as error:
-                if self.wanting(role) is not None:
-                    error.hint = f"{error.hint}; people who hold keys sign apart, with --draft DIR"
-                raise
-
-    def wanting(self, role: str) -> str | None:
-        """Return the advice for signing `role`; None if its keys are here."""
-        try:
-            self.keys.check(role, *self.key_policy(role))
-        except StateError as error:
-            return error.hint or error.message
-        return None
-
-    def can_sign(self, role: str) -> bool:
-        """Return whether `role` can be signed now; this may ask for a passphrase."""
-        try:
-            self.require_signers([role])
-        except StateError:
-            return False
-        return True
-
-    def key_files(self) -> set[str]:
-        """Return the names of the key files that count for a role."""
-        return {
-            self.keys.name_of(role, keyid)
-            for role in self.names()
-            for keyid in self.key_policy(role)[0]
-        }
-
-    def add_list(self, name: str, keys: Keys) -> None:
-        """Give list `name` a role and keys of its own; `commit` has to follow."""
-        self.lists[name] = Metadata(Targets())
-        self.lists[name].signed.version = 0
-        self.delegations()[name] = DelegatedRole(
-            name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
-        )
-        self._add_keys(name, keys)
-
-    def _add_keys(self, role: str, keys: Keys) -> None:
-        """Give a new role its keys: those of people, or new ones, which protect as the targets'."""
-        if not keys.public:
-            self.keys.protect_as("targets", self.key_policy("targets")[0])
-        for key in keys.public or self.keys.generate(role, keys.count):
-            self._delegator_of(role).add_key(key, role)
-
-    def end_list(self, name: str) -> None:
-        """Say that list `name` has ended; `commit` of the targets, or a draft, has to follow."""
-        for keyid in list(self.key_policy(name)[0]):
-            self.targets.signed.revoke_key(keyid, name)
-        del self.delegations()[name], self.lists[name]
-        self.ended |= {name}
-        end(self.targets.signed, self.ended)
-
-    def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give a role other keys: those of people, or new ones; `commit` or a draft follows."""
-        delegator = self._delegator_of(role)
-        for keyid in list(self.key_policy(role)[0]):
-            delegator.revoke_key(keyid, role)
-        for key in keys.public or self.keys.generate(role, keys.count):
-            delegator.add_key(key, role)
-        self._described(role).threshold = keys.threshold
-
-    def delegate(self) -> None:
-        """Name the role of notices and its keys in the targets, if there is one."""
-        if self._delegator is not None:
-            delegate(self.targets.signed, self._delegator)
-
-    def _replace(self, role: str, metadata: Metadata[Any]) -> None:
-        """Go on with other metadata of a role, which was signed elsewhere."""
-        if role in TOP_LEVEL_ROLE_NAMES or (role == NOTICES and self._delegator is not None):
-            setattr(self, role, metadata)
-        else:
-            self.lists[role] = metadata
-        if role == "targets":
-            self._delegator = delegator_of(self.targets.signed)
-
-    def commit(
-        self,
-        changed: Collection[str],
-        signers: Mapping[str, Sequence[Signer]] | None = None,
-        given: Mapping[str, Metadata[Any]] | None = None,
-    ) -> None:
-        """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
-
-        A role in `signers` is signed by these, whatever its policy says; one in `given` was signed
-        elsewhere, and is written as it is.
-
-        Raises:
-            StateError: a signing key is not here, or a file cannot be written; nothing is
-                published then.
-        """
-        signers, given = signers or {}, given or {}
-        if "targets" in given:  # these first: they say which roles there are
-            self._replace("targets", given["targets"])
-        else:
-            self.delegate()
-        for name in given.keys() - TOP_LEVEL_ROLE_NAMES:
-            self._replace(name, given[name])
-        below = [name for name in self._delegated() if name in changed]
-        below += ["targets"] if "targets" in changed else []
-        for name in below:
-            data = self._sign(name, signers.get(name), given)
-            self.snapshot.signed.meta[f"{name}.json"] = meta_file(self.metadata(name), data)
-        if below or "snapshot" in changed:
-            data = self._sign("snapshot", signers.get("snapshot"), given)
-            self.timestamp.signed.snapshot_meta = meta_file(self.snapshot, data)
-        self._sign("timestamp", signers.get("timestamp"), given)
-
-    def commit_root(
-        self,
-        signers: Sequence[Signer] | None = None,
-        given: Mapping[str, Metadata[Any]] | None = None,
-    ) -> None:
-        """Sign and write a new root, which clients see at once; or the one in `given`."""
-        self._sign("root", signers, given or {})
-
-    def expiry_of(self, role: str) -> datetime:
+    def of(self, role: str) -> datetime:
         """Return until when a signature of `role` holds that is made now."""
         usual = self._clock().replace(microsecond=0) + self._validity.of(role)
-        return max(usual, self.until or usual)
+        return max(usual, self._until or usual)
 
-    def _sign(
-        self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
-    ) -> bytes:
-        """Sign the next version of a role, unless it is `given`, and write it; return its bytes.
-
-        Raises:
-            StateError: as `commit`.
-        """
-        if role in given:
-            self._replace(role, given[role])
-            return self._write(role, given[role])
-        metadata = self.metadata(role)
-        if signers is None:
-            signers = self.keys.signers(role, *self.key_policy(role))
-        metadata.signed.version += 1
-        metadata.signed.expires = self.expiry_of(role)
-        metadata.signatures.clear()
-        for signer in signers:
-            metadata.sign(signer, append=True)
-        return self._write(role, metadata)
-
-    def _write(self, role: str, metadata: Metadata[Any]) -> bytes:
-        """Write signed metadata of a role; return its bytes. Clients see two roles at once.
-
-        Raises:
-            StateError: it cannot be written.
-        """
-        data = metadata.to_bytes()
-        name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
-        if role in ("timestamp", "root"):
-            self.announce()
-        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
-        if role == "root":
-            write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
-        return data
-
-    def rotate(self, role: str, wanted: Keys | None = None) -> None:
-        """Replace all keys of `role` by new ones, as many as before unless `wanted`.
-
-        The old ones are removed. For the root, its old keys are needed. For another role, the keys
-        of the role that delegates to it (root or targets) are needed, so that a lost key can be
-        replaced.
-
-        Raises:
-            StateError: as `commit`; the old keys stay in force then.
-        """
-        old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
-        wanted = wanted or Keys(len(old), threshold)
-        # All keys that are needed are looked for before anything is published.
-        above = "targets" if role in self._delegated() else "root"
-        self.require_signers([above])
-        for protecting in (role, above):
-            self.keys.protect_as(protecting, self.key_policy(protecting)[0])
-        old_signers = self.keys.present(role, old)
-        self.replace_keys(role, wanted)
-        new = self.key_policy(role)[0]
-        both = [*old_signers, *self.keys.signers(role, new, wanted.threshold)]
-        if above == "targets":
-            # One timestamp switches delegation and role together.
-            self.commit({"targets", role})
-        elif role == "root":
-            # 1. The new root is signed by the keys of the root before it and by its own.
-            self.commit_root(both)
-        else:
-            # 1. The metadata that the new root requires is written first; until then the old root's
-            # keys count. (If they are lost, clients refuse it for this moment.)
-            self.commit({role}, {role: both})
-            # 2. The new root puts the new keys in force.
-            self.commit_root()
-        self.keys.retire(role, new)
-
-    def due(self) -> list[str]:
-        """Return the roles past half of their validity, and those that expire before `until`."""
-        due = {role for role, _ in self.with_less_than(1 / 2)}
-        if self.until is not None:
-            due |= {r for r in self.names() if self.metadata(r).signed.expires < self.until}
-        return [role for role in self.names() if role in due]
-
-    def allow(self, longest: timedelta) -> None:
-        """Let the next root say for how long snapshot and timestamp may be signed at most."""
-        self.root.signed.unrecognized_fields[LONGEST] = longest.days
-
-    def hold_until(self, until: datetime) -> None:
-        """Let all that is signed hold until then.
+    def hold_until(self, until: datetime, root: Root) -> None:
+        """Let all that is signed hold until then, as far as `root` allows.
 
         Raises:
             UsageError: the root does not allow it, or `until` has passed.
         """
         try:
-            longest = longest_of(self.root.signed)
+            longest = longest_of(root)
         except RepositoryError as error:
             raise StateError(f"corrupt metadata: {error}") from error
         last = self._clock() + (longest or timedelta(0))
@@ -451,40 +87,16 @@ class Roles:
                 hint=f"give a time to come, at the latest {for_people(last)}; `hashclient provider"
                 " rotate REPO root --longest-days N` allows more",
             )
-        self.until = until
+        self._until = until
 
-    def with_less_than(self, share: float) -> list[tuple[str, datetime]]:
-        """Return the roles with less than this share of their validity left, and their expiry."""
+    def with_less_than(
+        self, share: float, ends: Mapping[str, datetime]
+    ) -> list[tuple[str, datetime]]:
+        """Return the roles with less than this share of their validity left, and their ends."""
         now = self._clock()
-        found = [(role, self.metadata(role).signed.expires) for role in self.names()]
-        return [(role, at) for role, at in found if at - now < self._validity.of(role) * share]
+        return [(r, at) for r, at in ends.items() if at - now < self._validity.of(r) * share]
 
-    def renew(self) -> tuple[list[str], list[str]]:
-        """Sign the timestamp again, and each role past half of its validity.
-
-        Return the roles that were signed, and those that are due but have a key elsewhere.
-
-        Raises:
-            StateError: as `commit`.
-        """
-        due = self.due()
-        elsewhere = set(due) - {"timestamp", "snapshot"}
-        skipped = [role for role in elsewhere if not self.can_sign(role)]
-        due = [role for role in due if role not in skipped]
-        self.commit(due)
-        if "root" in due:
-            self.commit_root()
-        signed = {"timestamp", *due}
-        if signed & {"targets", *self._delegated()}:
-            signed.add("snapshot")
-        return [role for role in self.names() if role in signed], sorted(skipped)
-
-
-def meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
-    """Return the entry in snapshot or timestamp for signed metadata, whose bytes are `data`."""
-    digest = hashlib.sha256(data).hexdigest()
-    return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
-
-
-def _read(path: Path, kind: type[Kind]) -> Metadata[Kind]:
-    return parse_metadata(read_regular(path, MAX_STATE_BYTES), kind, path)
+    def due(self, ends: Mapping[str, datetime]) -> list[str]:
+        """Return the roles past half of their validity, and those that end too early."""
+        half = dict(self.with_less_than(1 / 2, ends))
+        return [r for r, at in ends.items() if r in half or (self._until and at < self._until)]

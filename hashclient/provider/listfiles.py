@@ -32,8 +32,9 @@ from hashclient.lists.wire import (
     target_name,
 )
 from hashclient.provider.entries import NewSegment
-from hashclient.provider.keys import Clock, Roles
+from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below, read_public
+from hashclient.provider.roles import Roles
 from hashclient.system.files import state_error, write_atomic
 from hashclient.trust.provenance import Provenance, note, provenance_of
 

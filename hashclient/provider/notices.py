@@ -32,9 +32,10 @@ from hashclient.notices.document import (
 )
 from hashclient.notices.lifecycle import Kept, Standing, State, merged, standings
 from hashclient.provider.drafting import check_public, require_ready
-from hashclient.provider.keys import Keys, Roles
+from hashclient.provider.keys import Keys
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.repository import Repository
+from hashclient.provider.roles import Roles
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES
 

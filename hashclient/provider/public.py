@@ -20,7 +20,12 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from hashclient.errors import StateError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
-from hashclient.system.files import make_public_dir, read_regular, state_error
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_public_dir,
+    read_regular,
+    state_error,
+)
 from hashclient.system.text import excerpt, printable
 
 #: Anybody may read published files; a web server under another user has to.
@@ -170,6 +175,35 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
             f"corrupt metadata: {printable(path)}: it is for the role {found.signed.type}",
             hint=RESTORE_HINT,
         )
+    return found
+
+
+def metadata_file(role: str, version: int) -> str:
+    """Return the name of the published file with a version of a role, or of a list's role."""
+    return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
+
+
+def read_published(directory: Path) -> dict[str, Metadata[Any]]:
+    """Return the newest metadata of every role in `directory`, by the names of the roles.
+
+    Raises:
+        StateError: it is missing or corrupt.
+    """
+
+    def read(role: str, kind: type[Kind], version: int = 0) -> Metadata[Kind]:
+        path = directory / metadata_file(role, version)
+        return parse_metadata(read_regular(path, MAX_STATE_BYTES), kind, path)
+
+    try:
+        timestamp = read("timestamp", Timestamp)
+        snapshot = read("snapshot", Snapshot, timestamp.signed.snapshot_meta.version)
+        found: dict[str, Metadata[Any]] = {"timestamp": timestamp, "snapshot": snapshot}
+        for name, meta in snapshot.signed.meta.items():
+            role = name.removesuffix(".json")
+            found[role] = read(role, Targets, meta.version)
+        found["root"] = read("root", Root, max(root_versions(directory), default=1))
+    except OSError as error:
+        raise state_error("cannot read published metadata", directory, error) from error
     return found
 
 

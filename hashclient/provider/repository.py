@@ -33,7 +33,7 @@ from hashclient.provider.consolidate import KEEP_NEWEST
 from hashclient.provider.directory import RepositoryDirectory
 from hashclient.provider.drafting import check_place, check_public, require_ready, take_draft
 from hashclient.provider.drafts import Draft
-from hashclient.provider.keys import Keys, Roles
+from hashclient.provider.keys import Keys
 from hashclient.provider.public import (
     make_folder_below,
     make_open_dir,
@@ -42,6 +42,7 @@ from hashclient.provider.public import (
 )
 from hashclient.provider.results import Consolidated, Published, Renewed
 from hashclient.provider.revert import reversion
+from hashclient.provider.roles import Roles
 from hashclient.provider.screen import read_screened
 from hashclient.provider.sharing import Share, check_share, may_return
 from hashclient.system.text import first_of, nearest, printable
@@ -360,8 +361,9 @@ class Repository(RepositoryDirectory):
         """
         with self.changing_roles() as roles:
             if until is not None:
-                roles.hold_until(until)
-            elsewhere = {role for role in roles.due() if not roles.can_sign(role)}
+                roles.expiry.hold_until(until, roles.root.signed)
+            due = roles.expiry.due(roles.ends())
+            elsewhere = {role for role in due if not roles.can_sign(role)}
             if not elsewhere:
                 raise UsageError(
                     "no role is due whose keys are elsewhere", hint="`renew` alone is enough"
@@ -380,7 +382,7 @@ class Repository(RepositoryDirectory):
         """
         with self.changing_roles() as roles:
             if until is not None:
-                roles.hold_until(until)
+                roles.expiry.hold_until(until, roles.root.signed)
             self.announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]

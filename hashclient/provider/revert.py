@@ -23,9 +23,9 @@ from hashclient.lists.wire import (
 from hashclient.provider.changes import MAX_LOGGED_IDS, Change, changes_of, withdrawals
 from hashclient.provider.consolidate import table_of
 from hashclient.provider.entries import SEGMENT_ENTRIES, new_segment
-from hashclient.provider.keys import Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.results import Published
+from hashclient.provider.roles import Roles
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -47,9 +47,10 @@ from hashclient.lists.wire import (
     parse_index,
 )
 from hashclient.provider.consolidate import left_of
-from hashclient.provider.keys import Clock, Roles
+from hashclient.provider.keys import Clock
 from hashclient.provider.listfiles import ListFiles, parse_segment
 from hashclient.provider.public import parse_metadata
+from hashclient.provider.roles import Roles
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,

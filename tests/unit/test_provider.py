@@ -35,8 +35,8 @@ from hashclient.lists.wire import (
 )
 from hashclient.provider import changes as provider_changes
 from hashclient.provider import entries as provider_entries
-from hashclient.provider import keys as provider_keys
 from hashclient.provider import keystore, listfiles
+from hashclient.provider import roles as provider_roles
 from hashclient.provider.keys import Keys, Validity
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
@@ -617,7 +617,7 @@ def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterato
         real(path, data, mode=mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(provider_keys, "write_atomic", write)
+        patch.setattr(provider_roles, "write_atomic", write)
         patch.setattr(keystore, "write_atomic", write)
         patch.setattr(listfiles, "write_atomic", write)
         yield

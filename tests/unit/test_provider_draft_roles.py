@@ -19,7 +19,7 @@ from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
-from hashclient.provider import keys as provider_keys
+from hashclient.provider import roles as provider_roles
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
@@ -506,7 +506,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
             real(path, data, mode=mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr(provider_keys, "write_atomic", write)
+            patch.setattr(provider_roles, "write_atomic", write)
             try:
                 simulator.repository.publish_draft(draft)
                 break

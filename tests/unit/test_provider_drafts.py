@@ -25,7 +25,7 @@ from hashclient.audit import log as audit_log
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
-from hashclient.provider import keys as provider_keys
+from hashclient.provider import roles as provider_roles
 from hashclient.provider.drafting import open_signer, published_bytes, sign_draft
 from hashclient.provider.drafts import load_draft, verify_digest, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
@@ -600,7 +600,7 @@ def test_a_kill_while_a_draft_is_published_leaves_the_old_state_or_the_new(
             real(path, data, mode=mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr(provider_keys, "write_atomic", write)
+            patch.setattr(provider_roles, "write_atomic", write)
             patch.setattr(drafting, "write_atomic", write)
             try:
                 world.publish(draft)

@@ -1,0 +1,137 @@
+"""`provider status`: the roles and lists of a repository, also beside a copy that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.output import table
+from hashclient.cli.provider_options import (
+    repo_argument,
+    repository_at,
+    warn_closed,
+    warn_expiring,
+)
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import for_people
+
+if TYPE_CHECKING:
+    from hashclient.provider.repository import Repository
+    from hashclient.provider.results import Status
+
+
+@click.command("status")
+@repo_argument
+@click.option(
+    "--against",
+    metavar="ADDRESS",
+    help="Compare with what is served there, or with a bundle or a copy of a public directory.",
+)
+@click.option(
+    "--ca", type=existing_path(dir_okay=False), metavar="FILE", help="The authority of ADDRESS."
+)
+@click.option(
+    "--token-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="A token of a client, for ADDRESS.",
+)
+@format_option("text", "json")
+@pass_app
+def status(
+    app: App,
+    directory: Path,
+    against: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    output_format: str,
+) -> ExitCode:
+    """Show the roles, until when each is valid, and the lists.
+
+    Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
+    too, when REPO/public cannot be read by other accounts, that of a web server among them. With
+    --against, each role is compared by its version and its content: a place that is ahead, or has
+    forked, was published to by another host with the same keys.
+
+    \b
+      hashclient provider status /srv/lists
+      hashclient provider status /srv/lists --against https://lists.example.org/ \\
+            --token-file own.token
+
+    Exit codes: 0 all roles are valid, 7 one has expired. With --against: 0 the same, 3 ADDRESS is
+    behind or ahead, 6 it has forked; all are in `hashclient --help`.
+    """
+    repository = repository_at(app, directory)
+    if against is not None:
+        return _compare(app, repository, against, ca, token_file, output_format)
+    if ca is not None or token_file is not None:
+        raise UsageError("--ca and --token-file are of use with --against only")
+    found = repository.status()
+    app.show(output_format, found, _status_text(found, app.now()), indent=2)
+    warn_closed(app, repository)
+    return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
+
+
+def _compare(
+    app: App,
+    repository: Repository,
+    against: str,
+    ca: Path | None,
+    token_file: Path | None,
+    output_format: str,
+) -> ExitCode:
+    """Compare a repository with another place, and say what differs."""
+    from hashclient.configfile.tables import ProviderConfig
+    from hashclient.fetch.places import addresses, copy_at
+    from hashclient.provider.against import compare
+
+    if "://" in against:
+        config = ProviderConfig(
+            root_sha256="",
+            url=against,
+            ca=None if ca is None else str(ca),
+            token_file=None if token_file is None else str(token_file),
+        )
+        (place,) = addresses("there", config)
+    else:
+        place = copy_at(Path(against))
+    with place.open() as source:
+        found = compare(repository, source, place.base)
+    rows = [["ROLE", "HERE", "THERE", "STATE"]]
+    rows += [[r.role, str(r.here or "-"), str(r.elsewhere or "-"), r.state] for r in found]
+    app.show(output_format, {"against": against, "roles": found}, table(rows), indent=2)
+    states = {role.state for role in found}
+    if states & {"forked", "foreign"}:
+        forked = ", ".join(r.role for r in found if r.state in ("forked", "foreign"))
+        who = "another host publishes this repository" if "forked" in states else "others sign it"
+        app.warn(
+            f"forked: {forked}: {who}",
+            "keep one of the two hosts, and have it serve one repository; docs/provider.md says how"
+            " clients come back",
+        )
+        return ExitCode.UNVERIFIED
+    if "ahead" in states:
+        app.warn("it is ahead: publish nothing here before the newer copy is here")
+    return ExitCode.OK if states == {"same"} else ExitCode.INCOMPLETE
+
+
+def _status_text(found: Status, now: datetime) -> Iterator[str]:
+    """Yield the published state as two tables; roles expired at `now` are marked."""
+    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
+    for role in found.roles:
+        when = for_people(role.expires) + ("  expired" if role.expires <= now else "")
+        rows.append([role.name, str(role.version), f"{role.threshold} of {role.keys}", when])
+    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
+    for one in found.lists:
+        numbers = map(str, (one.generation, one.live, one.segments))
+        lists.append([one.name, *numbers, for_people(one.published_at)])
+    yield from table(rows)
+    yield from ("", *(table(lists) if found.lists else ["no list yet"]))
+    if found.ended:
+        yield from ("", f"ended: {', '.join(found.ended)}")
+    yield from ("", f"root.json sha256 {found.root_sha256}")

@@ -1,0 +1,298 @@
+"""The roles of a draft: whose keys have to sign each, and what they may say beside those before.
+
+A change needs new versions of the roles that it changes, then of the snapshot, which names these,
+then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name
+roles of the same draft by the version alone: a length and a hash would depend on who will sign. TUF
+leaves it to a provider whether it gives them. The errors of this module are also those of `drafts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.exceptions import VerificationError as BadSignatureError
+from securesystemslib.signer import Key, Signature
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    TOP_LEVEL_ROLE_NAMES,
+    DelegatedRole,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+
+from hashclient.provider.draftfiles import refuse
+from hashclient.system.text import printable
+from hashclient.trust.additions import ENDED, FIELD, NOTICES, delegator_of, ended_lists
+from hashclient.trust.longest import FIELD as LONGEST
+from hashclient.trust.longest import longest_of
+
+#: They name other roles, and are signed with every change.
+NAMING = ("snapshot", "timestamp")
+_KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """Keys; at least `threshold` of them have to sign.
+
+    With `may`, they need not. These keys are about to be replaced. A client that has fetched just
+    before still verifies the role by them.
+    """
+
+    keys: dict[str, Key]
+    threshold: int
+    may: bool = False
+
+    def wanting(self, keyids: set[str]) -> int:
+        """Return how many signatures are missing when `keyids` have signed."""
+        if self.may:
+            return 0
+        return max(0, self.threshold - len(keyids & set(self.keys)))
+
+
+def policies_of(
+    role: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
+) -> list[Policy]:
+    """Return whose keys have to sign `role` of a draft, or may.
+
+    A root has two such groups, the keys before and its own. So has another role that a root gives
+    other keys; but there the new ones are enough, since the old ones may be lost. `before` has the
+    published roles, `roles` those of the draft.
+    """
+    if role not in TOP_LEVEL_ROLE_NAMES:
+        described, keys = delegated(newest("targets", before, roles))[role]
+        return [Policy(keys, described.threshold)]
+    old, new = (
+        policy_of(root.signed, root.signed.roles[role])
+        for root in (before["root"], newest("root", before, roles))
+    )
+    if role == "root":
+        return [old, new]
+    return [new] if old == new else [new, Policy(old.keys, old.threshold, may=True)]
+
+
+def newest(
+    name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
+) -> Metadata[Any]:
+    """Return a role as it is in the draft, or else as it is before."""
+    return roles[name] if name in roles else before[name]
+
+
+def policy_of(delegator: Any, role: Any) -> Policy:
+    """Return whose keys sign a role, as the one that names it says."""
+    keys = {keyid: delegator.keys[keyid] for keyid in role.keyids if keyid in delegator.keys}
+    return Policy(keys, role.threshold)
+
+
+def with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
+    """Return the roles that a root gives other keys than the one before."""
+    return [
+        name
+        for name in ("root", "targets", "snapshot", "timestamp")
+        if policy_of(old.signed, old.signed.roles[name])
+        != policy_of(new.signed, new.signed.roles[name])
+    ]
+
+
+def notices_of(targets: Metadata[Any]) -> Targets | None:
+    """Return what targets say of the role of notices, or None if they name none."""
+    try:
+        return delegator_of(targets.signed)
+    except (RepositoryError, ValueError, TypeError, RecursionError):
+        refuse("the role of notices in targets is not valid")
+
+
+def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:
+    """Return the roles that targets name, lists and that of notices, with their keys."""
+    found = {}
+    delegator = notices_of(targets)
+    for one in (targets.signed, *([] if delegator is None else [delegator])):
+        delegations = one.delegations
+        if delegations is None or delegations.roles is None:
+            refuse("targets name no lists")
+        for name, role in delegations.roles.items():
+            found[name] = role, policy_of(delegations, role).keys
+    return found
+
+
+def known_keys(before: Mapping[str, Metadata[Any]]) -> set[str]:
+    """Return the ids of all keys that root and targets name before the draft."""
+    listed = (key for _, keys in delegated(before["targets"]).values() for key in keys)
+    return {*before["root"].signed.keys, *listed}
+
+
+def lists_of(targets: Metadata[Any]) -> set[str]:
+    """Return the names of the lists that targets name."""
+    others = {NOTICES} if FIELD in targets.signed.unrecognized_fields else set()
+    return set(delegated(targets)) - others
+
+
+def signers_of(role: Metadata[Any], policy: Policy) -> set[str]:
+    """Return the ids of the keys of a policy that have signed a role."""
+    return {
+        keyid
+        for keyid, key in policy.keys.items()
+        if keyid in role.signatures and is_valid(key, role.signatures[keyid], role)
+    }
+
+
+def is_signed(name: str, role: Metadata[Any], root: Metadata[Any], targets: Metadata[Any]) -> bool:
+    """Return whether enough keys have signed a role, as root or targets name them."""
+    if name in TOP_LEVEL_ROLE_NAMES:
+        policy = policy_of(root.signed, root.signed.roles[name])
+    else:
+        described, keys = delegated(targets)[name]
+        policy = Policy(keys, described.threshold)
+    return not policy.wanting(signers_of(role, policy))
+
+
+def is_valid(key: Key, signature: Signature, role: Metadata[Any]) -> bool:
+    """Return whether a signature is of this key and of this role."""
+    try:
+        key.verify_signature(signature, role.signed_bytes)
+    except (UnverifiedSignatureError, BadSignatureError, ValueError):
+        return False
+    return True
+
+
+def _below_snapshot(changed: Collection[str]) -> list[str]:
+    """Return the roles among `changed` that the snapshot names, targets last."""
+    lower = sorted(set(changed) - TOP_LEVEL_ROLE_NAMES)
+    return [*lower, *(["targets"] if "targets" in changed else [])]
+
+
+def with_naming(changed: Collection[str]) -> set[str]:
+    """Return the roles of a change, with snapshot and timestamp where they have to follow."""
+    found = set(changed)
+    if _below_snapshot(found) or "snapshot" in found:
+        found |= {*NAMING}
+    return found
+
+
+def name_changed(meta: dict[str, MetaFile], roles: Mapping[str, Metadata[Any]]) -> None:
+    """Let the `meta` of a snapshot name the roles of a draft, by their versions."""
+    for name in _below_snapshot(roles):
+        meta[f"{name}.json"] = MetaFile(roles[name].signed.version)
+
+
+def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) -> int | None:
+    """Return the version of the snapshot that the timestamp of a draft names; None for no new one.
+
+    `before` is the timestamp that is published, `roles` are those of the draft.
+    """
+    if "snapshot" not in with_naming(set(roles) - {"timestamp"}):
+        return None
+    version: int = before.signed.snapshot_meta.version + 1
+    return version
+
+
+def is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
+    """Return whether metadata is of the kind that a role of this name has."""
+    return isinstance(role.signed, _KINDS.get(name, Targets))
+
+
+def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
+    """Verify that earlier metadata is signed by keys that its root and targets name."""
+    root, targets = before["root"], before["targets"]
+    for name, role in before.items():
+        if not is_of_its_kind(name, role):
+            refuse("earlier metadata is of another kind")
+    named = {*TOP_LEVEL_ROLE_NAMES, *delegated(targets)}
+    for name, role in before.items():
+        if name not in named:
+            refuse(f"earlier metadata names no list {printable(name)}")
+        if not is_signed(name, role, root, targets):
+            refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
+
+
+def verify_delegations(
+    before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
+) -> None:
+    """Verify that root and targets name other keys and lists only where the draft has them."""
+    old = delegated(before["targets"])
+    new = delegated(newest("targets", before, roles))
+    if "targets" in roles:
+        if roles["targets"].signed.targets:
+            refuse("targets name files of their own")
+        ended, before_ended = ended_by(roles["targets"]), ended_by(before["targets"])
+        if not before_ended <= ended or not ended - before_ended <= lists_of(before["targets"]):
+            refuse("targets say of other lists that they have ended")
+        for name in sorted((set(old) | set(new)) - ended):
+            known = old.get(name) == new.get(name)
+            if not known and (name not in new or name not in roles):
+                refuse(f"targets change list {printable(name)}, which is not in the draft")
+            # `delegator_of` looks at those of notices.
+            own = [f"lists/{name}/*"] if name in lists_of(roles["targets"]) else new[name][0].paths
+            if not known and (new[name][0].paths != own or not new[name][0].terminating):
+                refuse(f"targets give list {printable(name)} files that are not its own")
+    for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):
+        if name not in new:
+            refuse(f"targets name no list {printable(name)}")
+        if name not in before and name in old:
+            refuse(f"earlier metadata of list {printable(name)} is missing")
+    if "root" in roles:
+        for name in with_other_root_keys(before["root"], roles["root"]):
+            if name not in roles:
+                refuse(f"the root has other keys for role {name}")
+
+
+def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
+    """Verify that snapshot and timestamp name the roles of the draft, and others as before."""
+    for name in {"snapshot", "timestamp"}.intersection(roles):
+        if name not in before:
+            refuse(f"earlier metadata of role {name} is missing")
+    if "snapshot" in roles:
+        meta = dict(before["snapshot"].signed.meta)
+        name_changed(meta, roles)
+        if roles["snapshot"].signed.meta != meta:
+            refuse("the snapshot names other changes than the draft")
+    if "timestamp" in roles:
+        version = snapshot_version(before["timestamp"], roles)
+        kept = before["timestamp"].signed.snapshot_meta
+        named = kept if version is None else MetaFile(version)
+        if roles["timestamp"].signed.snapshot_meta != named:
+            refuse("the timestamp names another snapshot than the one that follows")
+
+
+def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
+    """Return the fields of a role that are not TUF's; those of targets are looked at apart."""
+    fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
+    if name == "root":
+        longest(role)
+        fields.pop(LONGEST, None)
+    if name == "targets":
+        ended_by(role)
+        fields.pop(ENDED, None)
+    if name == "targets" and (delegator := notices_of(role)) is not None:
+        known = delegator.delegations
+        assert known is not None
+        if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
+            del fields[FIELD]
+    return fields
+
+
+def longest(root: Metadata[Any]) -> timedelta | None:
+    """Return for how long snapshot and timestamp may be signed at most, if a root says it.
+
+    Raises:
+        VerificationError: it says no number of days.
+    """
+    try:
+        return longest_of(root.signed)
+    except RepositoryError as error:
+        refuse(str(error))
+
+
+def ended_by(targets: Metadata[Any]) -> frozenset[str]:
+    """Return the names of lists that have ended, as targets say."""
+    try:
+        return ended_lists(targets.signed)
+    except RepositoryError as error:
+        refuse(str(error))
