@@ -9,6 +9,7 @@ true.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -52,6 +53,9 @@ MAX_VAIN_STARTS = 4
 #: Names of containers in one another, the outermost first.
 Chain = tuple[bytes, ...]
 
+#: Calls what starts the process, in a thread: the kernel ends the process when that thread ends.
+Starting = Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]]
+
 _DIED = "the process that opened it has died"
 _LATE = "it takes more than {} seconds"
 _BOOT = (
@@ -71,9 +75,15 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 class Cage:
     """Opens containers for one worker, in a process that is started when the first one comes."""
 
-    def __init__(self, options: Options, masks_of: Callable[[Sequence[int | None]], bytes]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        masks_of: Callable[[Sequence[int | None]], bytes],
+        starting: Starting | None = None,
+    ) -> None:
         """`masks_of` returns the algorithms to compute for members of these sizes, as masks."""
         self.options = options
+        self._starting = starting
         self._masks_of = masks_of
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -220,7 +230,8 @@ class Cage:
             ours, theirs = socket.socketpair()
             self._channel = channel = Channel(ours)
             with theirs:
-                self._process = _spawn(theirs)
+                start = functools.partial(_spawn, theirs)
+                self._process = self._starting(start) if self._starting else start()
             if self._is_stopped:
                 raise BrokenError("it was stopped")
             _log.debug("started process %d to open containers", self._process.pid)

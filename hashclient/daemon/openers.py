@@ -6,8 +6,11 @@ Each thread needs a process of its own that opens the container; processes are k
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import date
 from typing import Any
 
@@ -16,6 +19,7 @@ import msgspec
 from hashclient.config import Config
 from hashclient.configfile.tables import AcceptRule
 from hashclient.containers.limits import Options as ContainerOptions
+from hashclient.containers.protocol import BrokenError
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.uploads import BY_WORST, Content
@@ -62,6 +66,9 @@ class Openers:
         self._options = options
         self._rules = rules
         self._today = today
+        #: The kernel ends a process that opens containers with the thread that has started it, and
+        #: threads of a program may come and go.
+        self._starter = ThreadPoolExecutor(1, "hashclient-opener")
         self._idle: list[tuple[InUse, Opener]] = []
         #: Those in use, and for whom.
         self._busy: dict[Opener, object] = {}
@@ -93,7 +100,8 @@ class Openers:
             if known is lists:
                 return opener
             opener.close()
-        return Opener(lists.judge, self._options)
+        starting = functools.partial(_started, self._starter)
+        return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
         """Give up what other threads open for somebody, or for all; it is unread then."""
@@ -128,6 +136,14 @@ class Openers:
         """End the processes that open containers."""
         while self._idle:
             self._idle.pop()[1].close()
+        self._starter.shutdown()
+
+
+def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) -> Any:
+    try:
+        return starter.submit(start).result()
+    except RuntimeError as error:  # no thread, or it was closed meanwhile
+        raise BrokenError(str(error)) from error
 
 
 def _open_file(opener: Opener, content: Content) -> Opened:

@@ -1,12 +1,11 @@
-"""Archives and mail as other programs open them: a scan of a file, a stream and the daemon agree.
+"""Archives and mail as other programs open them: they have one verdict, by every door.
 
-Each row is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar extract
-without an error, or a mail with one that programs for mail do.
+Each of `ROWS` is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar
+extract without an error, or a mail with one that programs for mail do.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from fixtures import archives, images, mails, others, zipmethods
+from fixtures.differential.cases import PLANTED
+from fixtures.differential.doors import DOORS, World, differing, verdict
+from fixtures.differential.kinds import KINDS
+from fixtures.differential.ours import Said
 from hashclient.containers import meaning
 from hashclient.scan.check import marks
-from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
 
 LISTED = b"a listed file\nof some length\n"
@@ -102,9 +104,13 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": LISTED})})
+def samples() -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of files for all doors: of each kind some, as odd as they come."""
+    yield from ROWS.items()
+    for kind in KINDS.values():
+        for number in range(4):
+            yield f"{kind.name} {number}{kind.suffix}", kind.bytes_of(kind.draw(f"doors {number}"))
+    yield from {"listed": LISTED, "clean": b"clean", "empty": b"", "cut off": ZIP[:-30]}.items()
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +119,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with serving(state, tmp_path_factory.mktemp("run")) as daemon:
-        yield daemon
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    planted = {f"p-{number}": content for number, content in enumerate(PLANTED)}
+    with World(tmp_path_factory.mktemp("world"), {"e-1": LISTED, **planted}) as world:
+        yield world
 
 
 def found(state: Path, *args: object) -> set[str]:
@@ -132,31 +139,30 @@ def test_a_scan_finds_a_listed_member_in_each(tree: Path, tmp_path: Path, *, siz
     assert found(state, tree) == set(ROWS)
 
 
-def verdict_of_stream(state: Path, data: bytes) -> int:
-    return run("--state-dir", state, "scan", "-", stdin=data).code
-
-
 @pytest.mark.sampled
 @pytest.mark.parametrize("name", QUICK)
-def test_a_stream_has_the_same_verdict(state: Path, name: str) -> None:
-    assert verdict_of_stream(state, ROWS[name]) == 10
+def test_a_stream_finds_a_listed_member(world: World, tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path, {"a": ROWS[name]})
+    for door in ("stdin", "check(bytes)"):
+        assert DOORS[door](world, [tmp_path / "a"])["a"].found == {"e-1"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(ROWS)[::4])
-def test_each_has_the_same_verdict_as_a_stream(state: Path, name: str) -> None:
-    """A process for each takes long: the daemon is asked about all of them as streams."""
-    assert verdict_of_stream(state, ROWS[name]) == 10
-
-
-@pytest.mark.slow
-def test_the_daemon_finds_a_listed_member_in_each(daemon: Daemon, tree: Path) -> None:
-    answer = b"stream: Hashclient.base.e-1 FOUND\0"
-    assert not [name for name, data in ROWS.items() if daemon.ask(instream(data)) != answer]
-    for name in ROWS:
-        fd = open_for_reading(tree / name)
-        assert b"FOUND" in daemon.ask_descriptor(fd), name
-        os.close(fd)
+@pytest.mark.parametrize("door", list(DOORS)[1:])
+def test_each_file_has_one_verdict_by_every_door(
+    world: World, tmp_path_factory: pytest.TempPathFactory, door: str
+) -> None:
+    """`python -m fixtures.differential --corpus DIR --doors` does the same with files of others."""
+    names, contents = zip(*samples(), strict=True)
+    numbered = {str(number): content for number, content in enumerate(contents)}
+    folder = write_tree(tmp_path_factory.mktemp("samples"), numbered)
+    # A scan of stdin starts a process for each container.
+    files = [folder / number for number in numbered][:: 4 if door == "stdin" else 1]
+    by_path = DOORS["path"](world, files)
+    verdicts = [verdict(by_path.get(file.name, Said())) for file in files]
+    assert min(map(verdicts.count, ("match", "clean", "unread"))) > 1
+    found = [line.partition(": ") for line in differing(world, files, by_path, door)]
+    assert not [(names[int(number)], said) for number, _, said in found]
 
 
 def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(

@@ -23,7 +23,7 @@ from fixtures import buckets
 from hashclient import Checked, Client, ContentChecker, Kind, UsageError
 from hashclient.audit import log
 from hashclient.session import Session
-from tests.kit import State, environment
+from tests.kit import State, environment, wait_until
 
 LISTED = b"a file that is listed"
 #: So long that no digest of it is computed twice from kept bytes.
@@ -113,6 +113,16 @@ def test_a_match_is_on_record_and_in_the_log_when_the_answer_is_there(
     (match,) = state.call("matches", "--format", "jsonl").lines
     assert (match["id"], match["path"]) == (handled.record.id, "program:upload 4711")
     assert [record.event for record in log.read(state.path / "audit")][-1] == "match"
+
+
+def test_a_thread_that_ends_takes_no_process_with_it(checker: ContentChecker) -> None:
+    """The kernel ends what opens containers with the thread that started it."""
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as pool:
+            thread = pool.submit(threading.get_native_id).result()
+            assert pool.submit(checker.check, zip_of(b"clean")).result().may_pass
+        wait_until(lambda thread=thread: not Path(f"/proc/self/task/{thread}").exists(), thread)  # type: ignore[misc]
+    assert checker.check(zip_of(LISTED)).kind is Kind.MATCH
 
 
 def test_the_same_content_under_the_same_name_is_counted_and_recorded_once(

@@ -36,7 +36,7 @@ from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.text import MAX_EXCERPT_CHARS
 
 if TYPE_CHECKING:
-    from hashclient.containers.cage import Cage, Chain, Found
+    from hashclient.containers.cage import Cage, Chain, Found, Starting
     from hashclient.containers.protocol import Job
 
 #: The most members of one file, besides clean ones, with outcomes of their own: more fill memory.
@@ -147,11 +147,20 @@ class Opened(msgspec.Struct):
 class Members:
     """Opens containers, and judges their members."""
 
-    def __init__(self, judge: Judge, options: Options, *, keep_clean: bool = False) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        options: Options,
+        *,
+        keep_clean: bool = False,
+        starting: Starting | None = None,
+    ) -> None:
         """Judge with `judge`; nothing is started before the first container comes.
 
-        `keep_clean` gives out clean members one by one as well.
+        `keep_clean` gives out clean members one by one as well. With `starting`, another thread
+        than that of `open` may call `open` later.
         """
+        self._starting = starting
         self._judge = judge
         self._options = options
         self._cage: Cage | None = None
@@ -296,7 +305,8 @@ class Members:
 
             # Not a method: a reference cycle would keep the lists open until the garbage collector
             # runs.
-            self._cage = Cage(self._options, functools.partial(_masks_of, self._judge))
+            masks_of = functools.partial(_masks_of, self._judge)
+            self._cage = Cage(self._options, masks_of, self._starting)
         if self._is_stopped:
             self._cage.stop()
         return self._cage
