@@ -404,8 +404,10 @@ class _Count:
         ids, since = self._found.firsts()
         for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
             done, at = acts.firsts()
-            _, mine, theirs = np.intersect1d(ids, done, assume_unique=True, return_indices=True)
-            took = at[theirs] - since[mine]
+            # Both are sorted. Where an id would stand that is not there, another one does, or none.
+            place = np.searchsorted(ids, done).clip(max=max(len(ids) - 1, 0))
+            is_known = ids[place] == done if len(ids) else np.zeros(len(done), bool)
+            took = at[is_known] - since[place[is_known]]
             # Before the first record of a match: an earlier one is missing, or a clock was set.
             setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -33,7 +31,7 @@ from hashclient.fleet.document import (
     Runs,
     verify_status,
 )
-from tests.kit import UNMEASURED, Run, State, arguments, call, environment, run
+from tests.kit import Run, State, call, measured, run
 
 HOUR = timedelta(hours=1)
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
@@ -603,32 +601,6 @@ def check(yard: Yard, shown: Run) -> None:
     assert not set(states["well"]) & {name for of_word in names.values() for name in of_word}
 
 
-MEASURE = """
-import json, resource, subprocess, sys
-code = subprocess.run(sys.argv[1:]).returncode
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss]))
-"""
-
-
-def measured(yard: Yard, where: object, **variables: str) -> tuple[float, int]:
-    """Check what the command finds; return its seconds of processor time, and its peak in KiB."""
-    output = yard.state.parent / "fleet.jsonl"
-    words = ("--state-dir", yard.state, "fleet", "show", where, "--roster", yard.roster)
-    command = arguments(*words, "--format", "jsonl", "-o", output)
-    # A process has at least the peak of the one that has forked it: so a small one does.
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command],
-        env=environment(**UNMEASURED, **variables),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    code, seconds, peak_kb = json.loads(done.stdout)
-    check(yard, Run(code, output.read_text(), ""))
-    return seconds, peak_kb
-
-
 @pytest.mark.slow
 def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> None:
     yard = Yard(tmp_path, 1000)
@@ -638,7 +610,9 @@ def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> N
     assert yard.show().code == 3  # the silent ones
     for name, data in new.items():
         (yard.place / name).write_bytes(data)
-    seconds, peak_kb = measured(yard, yard.place)
+    words = ("--state-dir", yard.state, "fleet", "show", yard.place, "--roster", yard.roster)
+    shown, seconds, peak_kb = measured(*words, "--format", "jsonl")
+    check(yard, shown)
     assert seconds < 5
     assert peak_kb < 100_000
     page = tmp_path / "fleet.html"
@@ -668,7 +642,8 @@ def test_the_same_in_a_bucket(tmp_path: Path, site: Site) -> None:
     # The documents of machines that stay well may stay as they are: putting them is slow.
     for name, data in itertools.islice(new.items(), 19):
         bucket.put(f"machines/{name}", data)
-    _, peak_kb = measured(yard, where, **site.environment)
+    shown, _, peak_kb = measured(*words, "--format", "jsonl", env=site.environment)
+    check(yard, shown)
     assert peak_kb < 100_000
     bucket.put("machines/huge.jsonl", bytes(1 << 22))
     shown = run(*words, "--format", "jsonl", env=site.environment)

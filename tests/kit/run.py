@@ -115,6 +115,29 @@ def run(
     return checked(Run(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
 
 
+#: A process has at least the peak of the one that forked it: so a small one does, and not pytest's.
+_MEASURE = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True, errors="surrogateescape")
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+run = done.returncode, done.stdout, done.stderr
+print(json.dumps([*run, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+
+
+def measured(*args: object, env: Mapping[str, str] | None = None) -> tuple[Run, float, int]:
+    """Run the real command; return its result, seconds of processor time, and peak in KiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *arguments(*args)],
+        env=environment(**UNMEASURED, **(env or {})),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, out, err, seconds, peak_kb = json.loads(done.stdout)
+    return checked(Run(code, out, err)), seconds, peak_kb
+
+
 @contextlib.contextmanager
 def restored_signals() -> Iterator[None]:
     """Let signals mean in the end what they mean now: a run that has ended leaves them ignored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ from hashclient.audit.record import encode_record
 from hashclient.audit.summary import Outage, summarise
 from hashclient.core.figures import Spread
 from hashclient.errors import AuditError
+from tests.kit import measured
+from tests.kit.depth import count_of
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FRESH = {"list": "a", "generation": 3, "fresh": True}
@@ -373,6 +376,30 @@ def test_a_record_with_other_values_than_the_program_writes_ends_with_9(
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(AuditError, match="does not verify"):
         summarise(tmp_path / "audit")
+
+
+@pytest.mark.slow
+def test_a_long_log_is_summarised_in_little_memory_and_time(tmp_path: Path) -> None:
+    """One of a million records, looking deep."""
+    scans, now = count_of(1000), [START]
+    log = AuditLog(tmp_path / "audit", clock=lambda: now[0])
+    for scan in range(scans):
+        now[0] += timedelta(hours=1)
+        found = [f"{scan}-{number}" for number in range(499)]
+        log.append([
+            Event("scan-start", {"lists": [FRESH], "missing": []}),
+            *(Event("match", {"id": name, "hits": [hit()]}) for name in found),
+            *(Event("quarantined", {"id": name}) for name in found),
+            scan_end(inputs=20_000, match=499, exit_code=10),
+        ])  # fmt: skip
+    words = ("audit", "summary", "--from", "2026-01-01", "--to", "2027-01-01", "--format", "json")
+    run, seconds, peak_kb = measured("--state-dir", tmp_path, *words)
+    found_there = json.loads(run.out)
+    assert (run.code, found_there["records"]) == (0, scans * 1000 + 1)
+    assert found_there["acts"]["isolated"] == found_there["matches"]["different"] == scans * 499
+    assert found_there["checked"]["inputs"] == scans * 20_000
+    assert seconds < 10
+    assert peak_kb < 150_000
 
 
 def test_every_figure_is_a_row_with_a_name_of_its_own(tmp_path: Path) -> None:
