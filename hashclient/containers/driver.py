@@ -207,7 +207,8 @@ class Driver:
             found = self._registry.pick(head, tail, data.size, data.read_at)
             for expander in found:
                 self._expand(expander, open_data(), 0, 1)
-            if not found and (kind := not_opened(look(head)) or kind_by_end(tail)):
+            kind = not_opened(look(head), is_other=bool(found))
+            if kind or (not found and (kind := kind_by_end(tail))):
                 self._not_opened(0, kind)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
@@ -333,7 +334,7 @@ class Driver:
             self._expand(found[0], tee, inner, depth + 1)
         elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
-        kind = "" if found else not_opened(seen)
+        kind = not_opened(seen, is_other=bool(found))
         if mask:
             tee.drain()
             if tee.length or tee.error is None:
@@ -362,11 +363,12 @@ class Driver:
         """
         tee.keep()
         tee.drain()
-        if not found:
+        if not found or is_front(look(head)):
             # Of one that is too long, only the end is here.
             whole = tee.spooled()
             read_at = _nothing_at if whole is None else whole.read_at
-            found = self._registry.pick(head, tee.tail, tee.length, read_at)
+            picked = self._registry.pick(head, tee.tail, tee.length, read_at)
+            found = [*found, *(one for one in picked if one not in found)]
         if not found or (once and not self._is_new(tee, found)):
             return
         inner = self._sink.container(*place)

@@ -8,6 +8,7 @@ one file are asked.
 from __future__ import annotations
 
 import zlib
+from importlib.util import find_spec
 
 from hashclient.containers import fronts, unopened
 from hashclient.containers.fronts import ends_as_7z
@@ -200,6 +201,13 @@ OPENED = (
         "ole",
         (Mark(0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",), is_one=_is_ole),),
         "ole:Ole",
+        hides_end=False,
+    ),
+    # Without its library, which is an extra, it is counted; a zip behind it is opened all the same.
+    Kind(
+        "pdf",
+        (Mark(0, (b"%PDF-", b"\n%PDF-", b"\r\n%PDF-", b"\xef\xbb\xbf%PDF-")),),
+        "pdf:pdf" if find_spec("pikepdf") else "",
         hides_end=False,
     ),
     Kind(

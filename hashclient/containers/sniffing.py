@@ -175,9 +175,13 @@ def is_opened(found: Found) -> bool:
     return any(kind.expander for kind in found)
 
 
-def not_opened(found: Found) -> str:
-    """Return the name of the first kind that is not opened; empty if there is none."""
-    return next((kind.name for kind in found if not kind.expander and not kind.is_front), "")
+def not_opened(found: Found, *, is_other: bool = False) -> str:
+    """Return the name of the first kind that is not opened; empty if there is none.
+
+    Of a file that `is_other`, which is opened as another kind, one that hides its end says nothing.
+    """
+    kinds = (kind for kind in found if not kind.expander and not kind.is_front)
+    return next((kind.name for kind in kinds if not (is_other and kind.hides_end)), "")
 
 
 def is_front(found: Found) -> bool:

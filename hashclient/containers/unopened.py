@@ -126,5 +126,5 @@ KINDS = (
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
 )
-#: The names of all kinds; a record has their places.
-NAMES = tuple(kind.name for kind in KINDS)
+#: The names of all kinds, also of one that is opened with an extra; a record has their places.
+NAMES = (*(kind.name for kind in KINDS), "pdf")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from fixtures import archives, images, mails, others, zipmethods
+from fixtures import archives, images, mails, ole, others, pdfs, zipmethods
 from fixtures.differential.cases import PLANTED
 from fixtures.differential.doors import DOORS, World, differing, verdict
 from fixtures.differential.kinds import KINDS
@@ -95,6 +96,12 @@ def rows() -> Iterator[tuple[str, bytes]]:
         yield f"zip of a member {name}", made.end()
     yield "lha of a name in Japanese", others.lha_of(LISTED, "\u30c6\u30b9\u30c8.txt")
     yield "archive of two kinds in gzip", archives.gzip_of(both)
+    yield (
+        "zip behind an office document in a zip",
+        archives.zip_of({"x": ole.ole_of({"s": b"b"}) + ZIP}),
+    )
+    if find_spec("pikepdf"):
+        yield "file in a PDF", pdfs.pdf_of(CONTENTS)
 
 
 ROWS = dict(rows())

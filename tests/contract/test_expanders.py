@@ -6,12 +6,13 @@ import random
 import sys
 import tarfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from fixtures import archives, mails, ole
+from fixtures import archives, mails, ole, pdfs
 from hashclient.containers import libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz
 from hashclient.containers.encoded import Encoded
@@ -19,6 +20,7 @@ from hashclient.containers.interface import Expander, Unlisted
 from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
 from hashclient.containers.ole import Ole
+from hashclient.containers.pdf import Pdf
 from hashclient.containers.tar import Tar
 from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
@@ -87,6 +89,8 @@ ROWS = [
 if libarchive.is_here():
     z = libformats.reader("compress", ())
     ROWS.append(Row("compress", z, only(archives.compress_of), holds=1, tells_cuts=False))
+if find_spec("pikepdf"):
+    ROWS.append(Row("pdf", Pdf(), pdfs.pdf_of, tells_cuts=False))
 SMALL: Contents = {"a.bin": b"benign one, benign one", "dir/b.txt": bytes(range(200)), "c": b"x"}
 
 each_kind = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -1,0 +1,293 @@
+"""PDF: files that are embedded in it, and pictures whose stream is a whole file.
+
+pikepdf reads it, if the extra `documents` is installed; without it, files of the kind are counted
+and not opened. A file is embedded where a dictionary of files names it (`EF`, `RF`), wherever that
+stands, or its stream says so itself. A picture in JPEG or JPEG 2000 is stored as the file that it
+was; compressions around it are undone. Other streams are parts of pages.
+
+Of a file that has to be repaired, each stream is a member: what named it may be lost. Of one that
+nobody can repair nothing is read, and it is unread unless it has no stream at all.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+from hashclient.containers.forward import in_pieces
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+
+# Its C++ library is loaded with this module: once sandboxed, a process can open no file.
+try:
+    _pdf: Any = import_module("pikepdf")
+except ImportError:
+    _pdf = None
+_PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
+_NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
+#: What names embedded files, and files that belong to these; and how that is written.
+_FILES = "/EF", "/RF"
+_MARKS = tuple(name.encode() for name in _FILES)
+_FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
+_STREAM = b"endstream"
+#: Words in warnings.
+_REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
+_WINDOW_BYTES = 1 << 20
+#: How often the bytes of a file are read for members: streams have none in common.
+_GIVEN = 8
+
+
+class _Source(io.RawIOBase):
+    """The bytes of a file, as the library reads them, which may pass over an error."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._at = 0
+        self.error: Exception | None = None
+        self.given = 0
+
+    def readable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position, and return it."""
+        begin = (0, self._at, self._data.size)[whence]
+        self._at = max(begin + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, and return how much of it."""
+        try:
+            piece = self._data.read_at(self._at, len(buffer))
+        except Exception as error:
+            self.error = error
+            raise
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        self.given += len(piece)
+        return len(piece)
+
+    def check(self) -> None:
+        """Raise what the library has passed over: an error of reading, or of a limit."""
+        if self.error is not None:
+            raise self.error
+
+
+class _Part(NamedTuple):
+    """A stream that is a member: its name, and the number and generation of the object."""
+
+    name: bytes
+    number: tuple[int, int]
+
+
+class Pdf:
+    """PDF files; encrypted ones where no password is asked for, or a known one fits."""
+
+    name = "pdf"
+    seeks = True
+
+    def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
+        """Try `passwords` on encrypted files."""
+        self._passwords = (b"", *passwords)
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the files and pictures one by one."""
+        data = cast(Data, data)
+        if _pdf is None:
+            raise NotReadError(Why.MISSING, "no pikepdf: install the extra `documents`")
+        source = _Source(data)
+        opened = self._opened(source)
+        if opened is None:
+            if _has_stream(data):
+                raise NotReadError(Why.DAMAGED, "pdf: it cannot be repaired")
+            return
+        with opened:
+            file = _File(opened, source)
+            yield from file.unread
+            most = source.given + _GIVEN * max(data.size, _WINDOW_BYTES)
+            for part in file.parts:
+                if source.given > most:
+                    raise NotReadError(Why.LIMIT, "pdf: the same bytes are in many streams")
+                yield from file.members(part)
+
+    def _opened(self, source: _Source) -> Any:
+        """Return the file, None where it is past repair.
+
+        Raises:
+            NotReadError: it is encrypted, or its bytes cannot be read.
+        """
+        for password in self._passwords:
+            try:
+                return _pdf.open(source, password=password, suppress_warnings=True)
+            except _pdf.PasswordError:
+                continue
+            except _pdf.PdfError:
+                source.check()
+                return None
+        raise NotReadError(Why.ENCRYPTED, "pdf: it is encrypted")
+
+
+class _File:
+    """The objects of one file. The library gives warnings once, and goes on after each."""
+
+    def __init__(self, opened: Any, source: _Source) -> None:
+        """Find the streams that are members, `parts`, and what cannot be read, `unread`."""
+        self._opened = opened
+        self._source = source
+        is_repaired = _says(opened.get_warnings(), _REPAIRED)
+        streams: dict[tuple[int, int], bool] = {}
+        names: dict[tuple[int, int], bytes] = {}
+        self.unread: list[Unlisted] = []
+        for found in opened.objects:
+            if not isinstance(found, _pdf.Dictionary | _pdf.Array | _pdf.Stream):
+                continue
+            if any(mark in found.unparse(resolved=True) for mark in _MARKS):
+                names.update(_named(found))
+            if not isinstance(found, _pdf.Stream):
+                continue
+            kind = found.get("/Type")
+            if kind == "/ObjStm":
+                # The library leaves out the objects in a damaged one, with a warning at most.
+                _, error = self._content(found)
+                if error is not None:
+                    self.unread.append(Unlisted(_name(found.objgen), error.why, error.detail))
+            elif kind != "/XRef":
+                last = _filters(found)[-1:]
+                is_file = kind == "/EmbeddedFile" or not _PICTURES.isdisjoint(last)
+                streams[found.objgen] = is_file or (is_repaired and _NO_FILES.isdisjoint(last))
+        warnings = opened.get_warnings()
+        source.check()
+        if _says(warnings, _NO_MEMORY):
+            raise MemoryError
+        self._is_odd = is_repaired or _says(warnings, _OTHER_LENGTH)
+        self.parts = [
+            _Part(names.get(number, b"") or _name(number), number)
+            for number, is_file in streams.items()
+            if is_file or number in names
+        ]
+
+    def members(self, part: _Part) -> Iterator[list[Member]]:
+        """Yield one stream; twice where its length is not sure."""
+        content, error = self._content(self._opened.get_object(part.number))
+
+        def chunks(content: bytes) -> Iterator[bytes]:
+            yield from in_pieces(content)
+            if error is not None:
+                raise error
+
+        yield [Member(part.name, None, is_exact=False, chunks=partial(chunks, content))]
+        # The end of a line is left before the word that ends a stream whose length was wrong.
+        if self._is_odd and content[-1:] in (b"\n", b"\r"):
+            shorter = content[: -2 if content.endswith(b"\r\n") else -1]
+            again = partial(in_pieces, shorter)
+            yield [Member(part.name, None, is_exact=False, chunks=again, is_again=True)]
+
+    def _content(self, stream: Any) -> tuple[bytes, NotReadError | None]:
+        """Return the bytes of a stream, and why these are not all.
+
+        Raises:
+            MemoryError: they are too many.
+        """
+        filters = _filters(stream)
+        content, error = b"", None
+        try:
+            if not _PICTURES.isdisjoint(filters[-1:]):
+                content = _picture(stream, filters)
+            else:
+                content = stream.read_bytes()
+        except (_pdf.PdfError, _pdf.DataDecodingError) as fault:
+            if _NO_MEMORY in str(fault):
+                raise MemoryError from fault
+            error = NotReadError(Why.UNSUPPORTED, "pdf: compressed by an unknown method")
+        has_warnings = bool(self._opened.get_warnings())
+        self._source.check()
+        if has_warnings:
+            error = NotReadError(Why.DAMAGED, "pdf: a stream that is damaged")
+        return content, error
+
+
+def _picture(stream: Any, filters: list[bytes]) -> bytes:
+    """Return the bytes of a picture as they were before it was compressed once more."""
+    if len(filters) == 1:
+        return bytes(stream.read_raw_bytes())
+    # The library undoes all filters or none, so the dictionary keeps those that it can undo.
+    stream.Filter = _pdf.Array(list(stream.Filter)[:-1])
+    options = stream.get("/DecodeParms")
+    if isinstance(options, _pdf.Array):
+        stream.DecodeParms = _pdf.Array(list(options)[:-1])
+    return bytes(stream.read_bytes())
+
+
+def pdf(_name: str, passwords: tuple[bytes, ...]) -> Pdf:
+    """Return the expander of PDF files."""
+    return Pdf(passwords)
+
+
+def _has_stream(data: Data) -> bool:
+    return any(
+        _STREAM in data.read_at(max(at - len(_STREAM), 0), _WINDOW_BYTES + len(_STREAM))
+        for at in range(0, data.size, _WINDOW_BYTES)
+    )
+
+
+def _says(warnings: list[Any], word: str) -> bool:
+    return any(word in str(warning) for warning in warnings)
+
+
+def _name(number: tuple[int, int]) -> bytes:
+    return b"object %d" % number[0]
+
+
+def _filters(stream: Any) -> list[bytes]:
+    """Return how a stream is packed, in the order in which that is undone."""
+    filters = stream.get("/Filter")
+    named = filters if isinstance(filters, _pdf.Array) else [filters]
+    # A name may be any bytes.
+    return [one.unparse() if isinstance(one, _pdf.Name) else b"" for one in named]
+
+
+def _named(found: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Yield the numbers of embedded files that one object names, and these names."""
+    todo = [found]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, _pdf.Array):
+            todo += filter(_is_inside, one)
+            continue
+        for files in map(one.get, _FILES):
+            if isinstance(files, _pdf.Dictionary):
+                name = next(filter(None, (_text(one.get(key)) for key in _FILE_NAMES)), b"")
+                yield from ((number, name) for number in _numbers(files))
+        todo += filter(_is_inside, one.values())
+
+
+def _is_inside(value: Any) -> bool:
+    return isinstance(value, _pdf.Dictionary | _pdf.Array) and not value.is_indirect
+
+
+def _numbers(files: Any) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the streams in a dictionary of files, each one or a list."""
+    for value in files.values():
+        for one in value if isinstance(value, _pdf.Array) else [value]:
+            if isinstance(one, _pdf.Stream):
+                yield one.objgen
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, _pdf.String):
+        return b""
+    try:
+        return str(value).encode("utf-8", "replace")
+    except UnicodeError:
+        return bytes(value)

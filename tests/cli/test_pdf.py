@@ -1,0 +1,111 @@
+"""PDF with its extra and without: opened, or counted, and looked at again once it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hashclient
+from fixtures import archives, mails, pdfs
+from tests.kit import State, write_tree
+
+HAS_PIKEPDF = importlib.util.find_spec("pikepdf") is not None
+LISTED = b"a listed file of some length"
+ONE = pdfs.pdf_of({"in pdf": LISTED})
+BOTH = ONE + archives.zip_of({"in zip": LISTED})
+NOTHING = pdfs.pdf_of({"other": b"a benign file of another length"})
+FILES = {
+    "a.eml": mails.mail_of({"one.pdf": ONE}).as_bytes(),
+    "a.zip": archives.zip_of({"one.pdf": ONE, "both.pdf": BOTH}),
+    "both.pdf": BOTH,
+    "no.pdf": b"%PDF-1.4\nwithout any stream",
+    "nothing.pdf": NOTHING,
+    "one.pdf": ONE,
+}
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import pytest
+sys.path[:0] = sys.argv[1].split(":")
+from tests.kit import call, remember_at_once
+directory, state, tree = map(Path, sys.argv[2:])
+remember_at_once(pytest.MonkeyPatch(), directory)
+run = call("--state-dir", state, "scan", "--jobs", "1", "--format", "jsonl", tree)
+print(json.dumps([run.code, [json.loads(line) for line in run.out.splitlines()]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with all packages that are installed here, but for pikepdf."""
+    directory = tmp_path_factory.mktemp("packages")
+    for home in dict.fromkeys(path for path in sys.path if path.endswith("-packages")):
+        for path in Path(home).iterdir():
+            if not path.name.startswith("pikepdf") and not (directory / path.name).exists():
+                (directory / path.name).symlink_to(path)
+    return directory
+
+
+def scan(state: State, *packages: Path) -> tuple[int, dict[str, list[list[str]]], dict[str, Any]]:
+    """Scan with these packages; return the exit code, members that match by file, the summary."""
+    paths = ":".join(map(str, (Path(hashclient.__file__).parents[1], *packages)))
+    given = [paths, str(state.directory), str(state.path), str(state.tree)]
+    boot = f"import sys; sys.path[:0] = sys.argv[1].split(':')\n{PROGRAM}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", boot, *given],
+        cwd=state.directory,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, lines = json.loads(done.stdout)
+    found: dict[str, list[list[str]]] = {}
+    for line in lines[:-1]:
+        assert line["type"] == "match", line
+        found.setdefault(Path(line["container"]).name, []).append(line["members"])
+    return code, found, lines[-1]
+
+
+def test_without_its_extra_each_is_counted_and_a_zip_behind_it_is_opened(
+    tmp_path: Path, without: Path
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    write_tree(state.tree, FILES)
+    code, found, summary = scan(state, without)
+    assert code == 10
+    assert found == {"a.zip": [["both.pdf", "in zip"]], "both.pdf": [["in zip"]]}
+    assert summary["not_opened"] == {"pdf": 7}
+
+
+@pytest.mark.skipif(not HAS_PIKEPDF, reason="the extra `documents` is not installed")
+@pytest.mark.slow
+def test_once_the_extra_is_there_each_is_opened_also_where_nothing_has_changed(
+    tmp_path: Path, without: Path
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    write_tree(state.tree, {"one.pdf": ONE, "nothing.pdf": NOTHING})
+    state.let_time_pass()
+    for _ in range(2):
+        code, found, summary = scan(state, without)
+        assert (code, found, summary["not_opened"]) == (0, {}, {"pdf": 2})
+        state.let_time_pass()
+    packages = [Path(path) for path in sys.path if path.endswith("-packages")]
+    code, found, summary = scan(state, *packages)
+    assert (code, found, summary["not_opened"]) == (10, {"one.pdf": [["in pdf"]]}, {})
+    write_tree(state.tree, FILES)
+    code, found, summary = scan(state, *packages)
+    assert code == 10 and summary["not_opened"] == {}
+    assert found == {
+        "a.eml": [["one.pdf", "in pdf"]],
+        "a.zip": [["one.pdf", "in pdf"], ["both.pdf", "in pdf"], ["both.pdf", "in zip"]],
+        "both.pdf": [["in pdf"], ["in zip"]],
+        "one.pdf": [["in pdf"]],
+    }

@@ -1,0 +1,186 @@
+"""PDF: embedded files and whole pictures are members, however they lie in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+from fixtures import pdfs
+from hashclient.containers.interface import Why
+from hashclient.containers.pdf import Pdf
+from tests.opened import opened
+
+pikepdf = pytest.importorskip("pikepdf", reason="the extra `documents` is not installed")
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 30 + b"\xff\xd9"
+IMAGE = b"/Type /XObject /Subtype /Image /Width 8 /Height 8"
+DCT = IMAGE + b" /Filter /DCTDecode"
+
+
+def spec(words: bytes) -> bytes:
+    return b"<< /Type /Filespec /F (a.bin) %s >>" % words
+
+
+EMBEDDED = {
+    "as-an-attachment": pdfs.pdf_of({"a.bin": JPEG}),
+    "without-a-type": pdfs.file_of({4: pdfs.deflated(JPEG), 5: spec(b"/EF << /F 4 0 R >>")}),
+    "without-a-name-for-it": pdfs.file_of({4: pdfs.deflated(JPEG, b"/Type /EmbeddedFile")}),
+    "of-an-annotation": pdfs.file_of(
+        {
+            4: pdfs.stream(JPEG),
+            5: b"<< /Type /Page /Annots [<< /FS %s >>] >>" % spec(b"/EF << /UF 4 0 R >>"),
+        }
+    ),
+    "in-a-dictionary-elsewhere": pdfs.file_of(
+        {4: pdfs.stream(JPEG), 5: spec(b"/EF 6 0 R"), 6: b"<< /F 4 0 R >>"}
+    ),
+    "that-belongs-to-another": pdfs.file_of(
+        {4: pdfs.stream(JPEG), 5: spec(b"/RF << /F [(a) 4 0 R] >>")}
+    ),
+    "beside-odd-words": pdfs.file_of(
+        {
+            4: pdfs.stream(JPEG, b"/Filter [] /#b9x /#fe"),
+            5: b"<< /#b9 << /\xff 1 /FS %s >> >>" % spec(b"/#b9 1 /EF << /\xb9 4 0 R >>"),
+            6: pdfs.stream(b"x", b"/Filter [/#b9x]"),
+        }
+    ),
+    "by-an-escaped-word": pdfs.file_of({4: pdfs.stream(JPEG), 5: spec(b"/#45F << /F 4 0 R >>")}),
+    "named-in-a-stream-of-objects": pdfs.file_of(
+        {4: pdfs.stream(JPEG), 6: pdfs.packed({5: spec(b"/EF << /F 4 0 R >>")})}, inside={6: [5]}
+    ),
+}
+PICTURES = {
+    "jpeg": pdfs.file_of({4: pdfs.stream(JPEG, DCT)}),
+    "jpeg-2000": pdfs.file_of({4: pdfs.stream(JPEG, IMAGE + b" /Filter /JPXDecode")}),
+    "in-a-list-of-filters": pdfs.file_of({4: pdfs.stream(JPEG, IMAGE + b" /Filter [/DCTDecode]")}),
+    "compressed-again": pdfs.file_of(
+        {
+            4: pdfs.stream(
+                zlib.compress(JPEG).hex().encode() + b">",
+                IMAGE + b" /Filter [/ASCIIHexDecode /FlateDecode /DCTDecode]"
+                b" /DecodeParms [null null << /ColorTransform 0 >>]",
+            )
+        }
+    ),
+    "of-no-page-and-no-type": pdfs.file_of({4: pdfs.stream(JPEG, b"/Filter /DCTDecode")}),
+}
+ROWS = {**EMBEDDED, **PICTURES}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_embedded_files_and_whole_pictures_are_members(name: str) -> None:
+    found = opened(Pdf(), ROWS[name])
+    assert found.contents == [JPEG] and not found.unread
+    named = name in EMBEDDED and name != "without-a-name-for-it"
+    assert found.names == ([b"a.bin"] if named else [b"object 4"])
+
+
+def test_parts_of_pages_are_no_members() -> None:
+    pixels = IMAGE + b" /ColorSpace /DeviceGray /BitsPerComponent 8"
+    data = pdfs.file_of({4: pdfs.deflated(b"BT ET"), 5: pdfs.deflated(bytes(64), pixels)})
+    found = opened(Pdf(), data)
+    assert not found.members and not found.unread
+
+
+@pytest.mark.parametrize("revision", [2, 3, 4, 6])
+def test_a_file_that_asks_for_no_password_is_read_and_another_one_is_named(
+    revision: int, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").write_bytes(ROWS["as-an-attachment"])
+    with pikepdf.open(tmp_path / "plain") as plain:
+        for path, user in (("open", ""), ("closed", "geheim")):
+            how = pikepdf.Encryption(
+                owner="owner", user=user, R=revision, aes=revision > 3, metadata=revision > 3
+            )
+            plain.save(tmp_path / path, encryption=how)
+    assert opened(Pdf(), (tmp_path / "open").read_bytes()).contents == [JPEG]
+    closed = (tmp_path / "closed").read_bytes()
+    assert opened(Pdf(), closed).reasons == {Why.ENCRYPTED}
+    assert opened(Pdf((b"other", b"geheim")), closed).contents == [JPEG]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_that_has_to_be_repaired_gives_each_stream(name: str) -> None:
+    data = ROWS[name]
+    at = data.rindex(b"startxref")
+    for damaged in (data[:at], data[:at] + b"startxref\n7\n%%EOF\n", b"%PDF-1.4\njunk\n" + data):
+        found = opened(Pdf(), damaged)
+        assert JPEG in found.contents or found.unread, found
+
+
+def test_a_stream_whose_length_is_wrong_is_given_with_and_without_the_end_of_the_line() -> None:
+    for length in (0, 10, 1 << 40):
+        data = pdfs.file_of({4: pdfs.stream(JPEG, DCT, length=length)})
+        assert JPEG in opened(Pdf(), data).contents
+
+
+def test_what_is_no_pdf_behind_the_mark_is_clean_and_one_past_repair_is_unread() -> None:
+    assert not opened(Pdf(), b"%PDF-1.4\n" + bytes(range(256)) * 9000).unread
+    assert opened(Pdf(), b"%PDF-1.4\nstream\nx\nendstream\n").reasons == {Why.DAMAGED}
+    window = b"%PDF-1.4\n".ljust((1 << 20) - 4) + b"endstream"
+    assert opened(Pdf(), window).reasons == {Why.DAMAGED}
+
+
+def test_streams_that_cannot_be_read_are_named_and_those_beside_them_are_read() -> None:
+    embedded = b"/Type /EmbeddedFile"
+    cut = zlib.compress(JPEG * 9)[:-40]
+    data = pdfs.file_of(
+        {
+            4: pdfs.stream(JPEG, DCT),
+            5: pdfs.stream(b"x", embedded + b" /Filter /Foreign"),
+            6: pdfs.stream(b"no deflate", embedded + b" /Filter /FlateDecode"),
+            7: pdfs.stream(cut, embedded + b" /Filter /FlateDecode"),
+            8: pdfs.stream(JPEG[::-1], embedded),
+        }
+    )
+    found = opened(Pdf(), data)
+    assert found.contents == [JPEG, JPEG[::-1]]
+    assert found.unread == [
+        (b"object 5", Why.UNSUPPORTED),
+        (b"object 6", Why.DAMAGED),
+        (b"object 7", Why.DAMAGED),
+    ]
+
+
+def test_a_stream_of_objects_that_is_cut_is_named() -> None:
+    objects = {number: spec(b"/EF << /F 4 0 R >>") for number in range(5, 90)}
+    whole = {4: pdfs.stream(JPEG), 90: pdfs.packed(objects)}
+    assert opened(Pdf(), pdfs.file_of(whole, inside={90: objects})).contents == [JPEG]
+    cut = whole | {90: pdfs.packed(objects, cut=30)}
+    found = opened(Pdf(), pdfs.file_of(cut, inside={90: objects}))
+    assert (b"object 90", Why.DAMAGED) in found.unread
+
+
+def test_the_same_bytes_in_many_streams_are_given_a_few_times_only() -> None:
+    nested = b"x" * 100_000
+    for number in range(9, 400):
+        nested = b"%d 0 obj\n%s\nendobj\n" % (number, pdfs.stream(nested, b"/Type /EmbeddedFile"))
+    # Without a table, each object in another one is an object.
+    found = opened(Pdf(), b"%PDF-1.4\n" + nested + pdfs.file_of({})[9:])
+    assert sum(map(len, found.contents)) < 20 << 20
+    assert Why.LIMIT in found.reasons
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_cut_and_changed_byte_gives_the_content_or_a_word_and_ends(name: str) -> None:
+    data = ROWS[name]
+    begin = data.index(JPEG[:40]) if JPEG[:40] in data else 9
+    for at in [*range(9, begin, 7), *range(len(data) - 200, len(data), 3)]:
+        opened(Pdf(), data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        opened(Pdf(), data[:at])
+
+
+@pytest.mark.skipif(shutil.which("pdfdetach") is None, reason="pdfdetach is not here")
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_what_pdfdetach_extracts_is_a_member(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(ROWS[name])
+    subprocess.run(
+        ["pdfdetach", "-saveall", "a.pdf"], check=False, cwd=tmp_path, capture_output=True
+    )
+    extracted = [path.read_bytes() for path in tmp_path.iterdir() if path.name != "a.pdf"]
+    assert set(extracted) <= set(opened(Pdf(), ROWS[name]).contents)
+    assert name != "as-an-attachment" or extracted == [JPEG]
