@@ -41,7 +41,7 @@ class _Nothing:
     def ask(self, sizes: Sequence[int]) -> bytes:
         return bytes(len(sizes))
 
-    def container(self, _parent: int, _name: bytes) -> int:
+    def container(self, _parent: int, _name: bytes, _mail: object = None) -> int:
         self._last += 1
         return self._last
 

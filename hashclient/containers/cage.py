@@ -23,6 +23,7 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import MAX_CONTAINERS, Options
+from hashclient.containers.mailfacts import is_plain
 from hashclient.containers.protocol import (
     MAX_NAME_BYTES,
     Ask,
@@ -40,6 +41,7 @@ from hashclient.containers.protocol import (
 from hashclient.containers.sandbox import Locks
 from hashclient.containers.unopened import NAMES
 from hashclient.core.kinds import Algorithm
+from hashclient.core.model import Mail
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.log import Log
 from hashclient.system.process import is_debugged
@@ -66,10 +68,11 @@ _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask i
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """One member: where it is, outermost first, and its result; see `Row`."""
+    """One member: where it is, outermost first, its result (see `Row`), and the mail it is in."""
 
     chain: Chain
     row: Row
+    mail: Mail | None = None
 
 
 class Cage:
@@ -151,6 +154,7 @@ class Cage:
     ) -> Done:
         """Take the messages of the process until the end of a job."""
         chains: dict[int, Chain] = {0: ()}
+        mails: dict[int, Mail] = {}
         most = self.options.limits.members + 1
         rows = 0
         while True:
@@ -161,17 +165,21 @@ class Cage:
                 rows += len(message.rows)
                 if rows > 4 * most:
                     raise BrokenError("it says too much")
-                for number, parent, name in message.containers:
+                for number, parent, name, mail in message.containers:
                     if (
                         number in chains
                         or len(chains) > MAX_CONTAINERS + 1
                         or len(name) > MAX_NAME_BYTES
+                        or not (mail is None or is_plain(mail))
                     ):
                         raise BrokenError("it makes no sense")
                     chains[number] = (*self._chain(chains, parent), name)
                     if len(chains[number]) > self.options.limits.depth + 1:
                         raise BrokenError("it makes no sense")
-                on_found([self._found(chains, row) for row in message.rows])
+                    # A mail server knows the outermost mail.
+                    if (outermost := mails.get(parent) or mail) is not None:
+                        mails[number] = outermost
+                on_found([self._found(chains, mails, row) for row in message.rows])
             elif isinstance(message, Ask):
                 sizes = [None if size < 0 else size for size in message.sizes]
                 channel.send(Masks(self._masks_of(sizes)))
@@ -180,7 +188,7 @@ class Cage:
             else:
                 raise BrokenError("it makes no sense")
 
-    def _found(self, chains: dict[int, Chain], row: Row) -> Found:
+    def _found(self, chains: dict[int, Chain], mails: dict[int, Mail], row: Row) -> Found:
         """Check a row and say where its member is."""
         if not 0 <= row.mask <= 7 or len(row.digests) != _DIGEST_BYTES[row.mask]:
             raise BrokenError("it makes no sense")
@@ -192,7 +200,8 @@ class Cage:
             raise BrokenError("it makes no sense")
         if len(row.name) > MAX_NAME_BYTES or (row.why is not None and row.why not in set(Why)):
             raise BrokenError("it makes no sense")
-        return Found((*self._chain(chains, row.container), row.name), row)
+        chain = (*self._chain(chains, row.container), row.name)
+        return Found(chain, row, mails.get(row.container))
 
     @staticmethod
     def _chain(chains: dict[int, Chain], number: int) -> Chain:

@@ -38,6 +38,7 @@ from hashclient.containers.protocol import (
 )
 from hashclient.containers.registry import Registry
 from hashclient.containers.sandbox import die_with_parent, lock
+from hashclient.core.model import Mail
 
 #: Seconds of processor time in which a reader has to read something, or to find something.
 STALL_S = 60
@@ -105,7 +106,7 @@ class Out:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._containers: list[tuple[int, int, bytes]] = []
+        self._containers: list[tuple[int, int, bytes, Mail | None]] = []
         self._rows: list[Row] = []
         self._names_bytes = 0
         self._last = 0
@@ -119,10 +120,10 @@ class Out:
             raise BrokenError("no answer")
         return answer.masks
 
-    def container(self, parent: int, name: bytes) -> int:
+    def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
         """See `Sink`."""
         self._last += 1
-        self._containers.append((self._last, parent, name))
+        self._containers.append((self._last, parent, name, mail))
         self._count(name)
         return self._last
 

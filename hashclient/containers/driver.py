@@ -26,6 +26,7 @@ from hashclient.containers.interface import (
     Why,
 )
 from hashclient.containers.limits import Budget, LimitError, Limits
+from hashclient.containers.mailfacts import mail_facts
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
 from hashclient.containers.sniffing import (
     ReadAt,
@@ -39,7 +40,10 @@ from hashclient.containers.sniffing import (
 from hashclient.containers.unopened import END_MARK_BYTES
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Algorithm
+from hashclient.core.model import Mail
 
+#: The kinds that are a mail.
+MAILS = frozenset({"eml", "message"})
 #: Number of sizes in one question for masks.
 ASK_AT_ONCE = 100_000
 
@@ -73,8 +77,8 @@ class Sink(Protocol):
         """Return the masks of algorithms for members of these sizes."""
         ...
 
-    def container(self, parent: int, name: bytes) -> int:
-        """Return the number of a container that was found in another."""
+    def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
+        """Return the number of a container that was found in another; `mail` says which mail."""
         ...
 
     def row(self, row: Row) -> None:
@@ -330,7 +334,7 @@ class Driver:
         elif seen:
             found = self._registry.pick(head, b"")
         if len(found) == 1 and not (found[0].seeks or once):
-            inner = self._sink.container(container, name)
+            inner = self._sink.container(container, name, _mail(found, head))
             self._expand(found[0], tee, inner, depth + 1)
         elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
@@ -371,7 +375,7 @@ class Driver:
             found = [*found, *(one for one in picked if one not in found)]
         if not found or (once and not self._is_new(tee, found)):
             return
-        inner = self._sink.container(*place)
+        inner = self._sink.container(*place, _mail(found, head))
         self._open_readings += once
         try:
             for expander in found:
@@ -412,6 +416,12 @@ class Driver:
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
         self._sink.row(Row(container, name[:MAX_NAME_BYTES], None, why=str(why), detail=detail))
+
+
+def _mail(found: list[Expander], head: bytes) -> Mail | None:
+    """Return which mail a member is that is opened as one."""
+    is_mail = any(expander.name in MAILS for expander in found)
+    return mail_facts(head) if is_mail else None
 
 
 def _nothing_at(_offset: int, _count: int) -> bytes:

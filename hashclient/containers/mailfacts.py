@@ -18,23 +18,28 @@ MOST_HEADER_BYTES = 64 << 10
 #: How many recipients are named.
 MOST_RECIPIENTS = 10
 
+#: The empty line behind a header; a carriage return alone may end a line, too.
+_END = re.compile(rb"\n\r?\n|\r\r|\n\r")
 _ID = re.compile(rb"<([^\x00-\x20<>\x7f]{1,250})>")
 #: An address has 64 bytes before its `@` and 255 behind it at most (RFC 5321, 4.5.3.1).
 _ADDRESS = re.compile(
     rb"""(?<![^\s<>(),;:"])[^\s<>(),;:"@\x00-\x20\x7f]{1,64}@[\w.:\[\]\x80-\xff-]{1,255}"""
 )
+#: Each byte of an address may be shown as four characters.
+_MOST_CHARS = 4 * (64 + 1 + 255)
 _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 
 
 def mail_facts(head: bytes) -> Mail | None:
-    """Return what the header at the beginning of a file says; None if it is that of no mail.
+    """Return what the header at the beginning of a file or member says; None if it is of no mail.
 
     A mailbox has none: its first header is not that of the other messages.
     """
     text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None or not begins_as_mail(text):
         return None
-    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n\n")[0]
+    end = _END.search(text)
+    lines = text[: end.start() if end else None].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     fields: dict[bytes, list[bytes]] = {}
     for line in re.sub(rb"\n[ \t]", b" ", lines).split(b"\n"):
         if (found := FIELD.match(line)) is not None:
@@ -46,6 +51,15 @@ def mail_facts(head: bytes) -> Mail | None:
         return None
     first = ids[0] if ids else None
     return Mail(first, senders[0] if senders else None, tuple(recipients[:MOST_RECIPIENTS]))
+
+
+def is_plain(mail: Mail) -> bool:
+    """Return whether facts from a process that is not trusted could be those of `mail_facts`."""
+    texts = (mail.message_id or "-", mail.sender or "-", *mail.recipients)
+    return len(mail.recipients) <= MOST_RECIPIENTS and all(
+        0 < len(text) <= _MOST_CHARS and text.isprintable() and not set(text) & set(" <>")
+        for text in texts
+    )
 
 
 def _all(pattern: re.Pattern[bytes], fields: dict[bytes, list[bytes]], *names: bytes) -> list[str]:

@@ -17,6 +17,7 @@ import msgspec
 
 from hashclient.containers.limits import Limits
 from hashclient.containers.sandbox import Locks
+from hashclient.core.model import Mail
 
 #: Longest frame either side takes.
 MAX_FRAME_BYTES = 8 << 20
@@ -92,12 +93,12 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
-    """Members, and the containers among them: (number, number of the one it is in, its name).
+    """Members, and the containers among them: (number, number of the one it is in, its name, mail).
 
-    The file itself is number 0.
+    The file itself is number 0. `mail` says which mail the container is, if it is one.
     """
 
-    containers: list[tuple[int, int, bytes]]
+    containers: list[tuple[int, int, bytes, Mail | None]]
     rows: list[Row]
 
 

@@ -10,6 +10,8 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from email import message_from_bytes
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -408,8 +410,6 @@ def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
-    from email.message import EmailMessage
-
     mail = EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = "a@example.org", "b@example.org", "x"
     mail.set_content("hello")
@@ -425,6 +425,51 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
         assert scan(state, tree).code == 10
         shown = run("--state-dir", state, "matches", "show", result.lines[0]["id"]).out
         assert shown.count("mail: a@example.org b@example.org") == 1
+
+
+@pytest.mark.slow
+def test_the_record_says_which_mail_of_a_mailbox_or_an_archive_it_was(
+    state: Path, tmp_path: Path
+) -> None:
+    """The outermost mail: the one that a mail server knows, and not a mail attached to it."""
+
+    def mail(number: int, inner: bytes) -> bytes:
+        letter = EmailMessage()
+        letter["From"], letter["To"] = f"a{number}@example.org", f"b{number}@example.org"
+        letter["Message-ID"] = f"<{number}@example.org>"
+        letter.set_content("hello")
+        letter.add_attachment(inner, maintype="application", subtype="octet-stream", filename="a")
+        return letter.as_bytes()
+
+    line = b"From x@example.org Mon Jan  1 00:00:00 2024\n"
+    outer = EmailMessage()
+    outer["From"], outer["To"], outer["Message-ID"] = "o@example.org", "p@example.org", "<o@x.org>"
+    outer.add_attachment(message_from_bytes(mail(4, LISTED)))
+    write_tree(
+        tmp_path / "t",
+        {
+            "box": b"\n".join(line + mail(n, LISTED if n != 2 else b"other") for n in (1, 2, 3)),
+            "mails.zip": zip_of({"one.eml": mail(5, LISTED), "two": LISTED}),
+            "forwarded.zip": zip_of({"f.eml": outer.as_bytes()}),
+        },
+    )
+    found = scan(state, tmp_path / "t").lines[:-1]
+    ids = {
+        (Path(line["path"].split("!/")[0]).name, line["members"][0]): line.get("mail", {}).get(
+            "message_id"
+        )
+        for line in found
+    }
+    assert ids == {
+        ("box", "message-1"): "1@example.org",
+        ("box", "message-3"): "3@example.org",
+        ("box", "a"): None,  # some programs read a mailbox as one mail
+        ("mails.zip", "one.eml"): "5@example.org",
+        ("mails.zip", "two"): None,
+        ("forwarded.zip", "f.eml"): "o@x.org",
+    }
+    shown = run("--state-dir", state, "matches", "show", found[0]["id"]).out
+    assert "@example.org" in shown
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from hashclient.containers.protocol import (
     decode_to_worker,
 )
 from hashclient.containers.sandbox import Locks, kernel_locks
+from hashclient.core.model import Mail
 from tests.kit import descriptors_left, open_files
 
 needs_locks = pytest.mark.skipif(
@@ -284,8 +285,10 @@ class Liar:
             self.cage.close()
 
 
-def rows(*found: Row, containers: Sequence[tuple[int, int, bytes]] = ()) -> Rows:
-    return Rows(list(containers), list(found))
+def rows(
+    *found: Row, containers: Sequence[tuple[int, int, bytes]] = (), mail: Mail | None = None
+) -> Rows:
+    return Rows([(*one, mail) for one in containers], list(found))
 
 
 DIGEST = bytes(32)
@@ -305,6 +308,11 @@ LIES: list[protocol.ToWorker | bytes] = [
     rows(containers=[(1, 5, b"x")]),
     rows(containers=[(n, n - 1, b"x") for n in range(1, 9)]),
     rows(*[Row(0, b"x", 1, 4, DIGEST)] * 45),
+    rows(containers=[(1, 0, b"x")], mail=Mail("<script>")),
+    rows(containers=[(1, 0, b"x")], mail=Mail(sender="a b@example.org")),
+    rows(containers=[(1, 0, b"x")], mail=Mail(sender="x" * 5_000)),
+    rows(containers=[(1, 0, b"x")], mail=Mail(recipients=("a@example.org\n",))),
+    rows(containers=[(1, 0, b"x")], mail=Mail(recipients=("a@example.org",) * 11)),
     Ready(Locks(7, seccomp=True)),
 ]
 

@@ -43,6 +43,7 @@ from hashclient.containers.limits import (
 from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
 from hashclient.containers.sniffing import ReadAt
+from hashclient.core.model import Mail
 
 X = b"a listed file"
 SHA256 = 4
@@ -61,7 +62,7 @@ class Found:
         self.asked.append(list(sizes))
         return bytes([self.mask if size in (-1, len(X)) else 0 for size in sizes])
 
-    def container(self, parent: int, name: bytes) -> int:
+    def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
         number = len(self.chains)
         self.chains[number] = (*self.chains[parent], name)
         return number

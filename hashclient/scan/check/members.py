@@ -23,7 +23,7 @@ from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 from hashclient.containers.sandbox import kernel_locks
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Algorithm, Kind, mask_of
-from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.model import Hit, Mail, Outcome, Outer, Seen
 from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
@@ -94,6 +94,8 @@ class Opened(msgspec.Struct):
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: list[int] = msgspec.field(default_factory=list)
     claimed_sizes: list[int] = msgspec.field(default_factory=list)
+    #: Which mails matches were in, by the names of their members.
+    mails: dict[tuple[str, ...], Mail] = msgspec.field(default_factory=dict)
     #: How often each kind was found that holds others and is not opened.
     not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -395,6 +397,8 @@ class Members:
             opened.outcomes.append(outcome)
         else:
             opened.keep(outcome)
+            if found.mail is not None:
+                opened.mails[outcome.members] = found.mail
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
         """Give each match the tags of its container, by which the container is recognised later.
@@ -412,8 +416,14 @@ class Members:
             sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
             tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
         outer = Outer(size, tags, opened.members, mail)
+
+        def with_outer(outcome: Outcome) -> Outcome:
+            inner = None if mail else opened.mails.get(outcome.members)
+            its = outer if inner is None else msgspec.structs.replace(outer, mail=inner)
+            return msgspec.structs.replace(outcome, outer=its)
+
         opened.outcomes = [
-            msgspec.structs.replace(outcome, outer=outer) if outcome.kind is Kind.MATCH else outcome
+            with_outer(outcome) if outcome.kind is Kind.MATCH else outcome
             for outcome in opened.outcomes
         ]
 
