@@ -19,7 +19,14 @@ from hashclient.cli.exceptions_show import (
     waiting,
     with_obstacles,
 )
-from hashclient.cli.options import EXCEPTIONS, MATCHES, TIME, reason_option, refuse_before_command
+from hashclient.cli.options import (
+    EXCEPTIONS,
+    MATCHES,
+    TIME,
+    reason_option,
+    refuse_before_command,
+    split_entry,
+)
 from hashclient.errors import UsageError
 from hashclient.system.text import counted, printable
 
@@ -116,7 +123,7 @@ def add(
         raise UsageError("say what is excepted: LIST/ENTRY, --match ID or --file PATH")
     lists = app.session.open_lists()
     if entry is not None:
-        about = [_split(entry)], ""
+        about = [split_entry(entry)], ""
     elif match_id is not None:
         about = _of_match(app, match_id, lists.sealer.key_id)
     else:
@@ -296,17 +303,6 @@ def _keeper(app: App) -> Keeper:
     from hashclient.decisions.keeping import Keeper
 
     return Keeper(app.session, app.session.sealer())
-
-
-def _split(entry: str) -> tuple[str, str]:
-    list_name, slash, name = entry.partition("/")
-    if not (slash and list_name and name):
-        raise UsageError(
-            f"no LIST/ENTRY: {printable(entry)}",
-            hint="list and id of the entry, such as baseline/d-1; for the id in brackets of a"
-            " match: --match ID",
-        )
-    return list_name, name
 
 
 def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str]], str]:

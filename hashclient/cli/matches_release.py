@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import MATCHES, reason_option
+from hashclient.cli.options import MATCHES, reason_option, split_entry
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import printable
 
 
 @click.command("release")
@@ -64,10 +63,7 @@ def release(
                 if match.state is not MatchState.HELD:
                     raise UsageError(f"match {match.id} is not held: it is {match.state}")
         else:
-            list_name, slash, name = entry.partition("/")
-            if not slash:
-                raise UsageError(f"--entry is no LIST/ENTRY: {printable(entry)}")
-            chosen = record.held((list_name, name), -1 if most is None else most)
+            chosen = record.held(split_entry(entry), -1 if most is None else most)
     results = Results(app, output_format, match_ids)
     lists = app.session.open_lists()
     responder = Responder(app.session, lists.states)

@@ -29,6 +29,7 @@ from click.core import ParameterSource
 from hashclient.cli.app import App, existing_path, format_option
 from hashclient.errors import HashclientError, UsageError
 from hashclient.system.files import user_path
+from hashclient.system.text import printable
 
 FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 
@@ -80,6 +81,22 @@ def not_blank(_ctx: click.Context, param: click.Parameter, reason: str | None) -
             f"--{param.name} is empty", hint="give a reason: it goes into the audit log"
         )
     return reason
+
+
+def split_entry(entry: str) -> tuple[str, str]:
+    """Return the list and the id of an entry that is given as LIST/ENTRY.
+
+    Raises:
+        UsageError: it is no such text.
+    """
+    list_name, slash, name = entry.partition("/")
+    if not (slash and list_name and name):
+        raise UsageError(
+            f"no LIST/ENTRY: {printable(entry)}",
+            hint="list and id of the entry, such as baseline/d-1; for the id in brackets of a"
+            " match: --match ID",
+        )
+    return list_name, name
 
 
 def reason_option(**default: Any) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, Results, existing_path, format_option, pass_app, put_restored
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import MATCHES, not_blank, reason_option
+from hashclient.cli.options import MATCHES, not_blank, reason_option, split_entry
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError
@@ -173,6 +173,7 @@ def _named(members: list[tuple[str, ...]]) -> str:
     help="The secret key: a file of `keygen` or age-keygen, or an SSH key.",
 )
 @click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
+@click.option("--entry", metavar="LIST/ENTRY", help="All that match this entry.")
 @click.option("--output", type=existing_path(), metavar="FILE", help="Put it here instead.")
 @click.option(
     "--force", is_flag=True, help="Restore files even if their entries are not withdrawn."
@@ -185,6 +186,7 @@ def restore(
     match_ids: tuple[str, ...],
     identity_file: Path,
     withdrawn: bool,
+    entry: str | None,
     output: Path | None,
     force: bool,
     reason: str,
@@ -201,26 +203,33 @@ def restore(
           --reason 'withdrawn in generation 17'
       hashclient quarantine restore --withdrawn --identity officer.key \\
           --reason 'withdrawn'
+      hashclient quarantine restore --entry baseline/d-1 --force \\
+          --identity officer.key --reason 'ticket 4711: the entry is wrong'
 
     Exit codes: 0 all are restored, 3 without an attribute, 5 the key does not open it.
     """
     from hashclient.cli.progress import bytes_progress
     from hashclient.core.kinds import MatchState
+    from hashclient.matches.selection import Choice
     from hashclient.quarantine.vault import item_ids, load_identities
 
-    if not match_ids and not withdrawn:
-        raise UsageError("nothing to restore", hint="give ids, or --withdrawn")
-    if output is not None and (withdrawn or len(match_ids) != 1):
+    choices = []
+    if withdrawn:
+        # An item of a restored match was to be dropped when the act was killed.
+        choices.append(Choice((MatchState.WITHDRAWN, MatchState.RESTORED)))
+    if entry is not None:
+        list_name, name = split_entry(entry)
+        choices.append(Choice(list_name=list_name, entry=name))
+    if not match_ids and not choices:
+        raise UsageError("nothing to restore", hint="give ids, --withdrawn or --entry")
+    if output is not None and (choices or len(match_ids) != 1):
         raise UsageError("--output is for one item")
     identities = load_identities(identity_file)
     with open_record(app) as record, bytes_progress(app, "opened") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
-        chosen = list(match_ids)
-        if withdrawn:
-            here = set(item_ids(app.settings.layout.quarantine)) - set(chosen)
-            # An item of a restored match was to be dropped when the act was killed.
-            ended = [MatchState.WITHDRAWN, MatchState.RESTORED]
-            chosen += [m.id for m in record.find(ended) if m.id in here]
+        here = set(item_ids(app.settings.layout.quarantine)) if choices else set[str]()
+        found = (m.id for choice in choices for m in record.find(choice=choice) if m.id in here)
+        chosen = list(dict.fromkeys((*match_ids, *found)))
         results = Results(app, output_format, chosen)
         put_restored(
             results,
@@ -228,7 +237,9 @@ def restore(
                 chosen, identities, record, reason=reason, to=output, force=force
             ),
         )
-    return results.end("nothing in quarantine is withdrawn")
+    return results.end(
+        "nothing in quarantine is withdrawn" if withdrawn else "nothing in quarantine matches that"
+    )
 
 
 @command.command("reseal")

@@ -38,13 +38,14 @@ class Choice(msgspec.Struct, frozen=True):
     """Which matches: those that fit all conditions; an empty one, or None, is no condition.
 
     They are in one of `states`, at one of `paths` or below it (absolute), they hit an entry of
-    `list_name`, and a scan has seen them at `since` or later.
+    `list_name` (`entry` is that one), and a scan has seen them at `since` or later.
     """
 
     states: tuple[MatchState, ...] = ()
     paths: tuple[str, ...] = ()
     list_name: str | None = None
     since: datetime | None = None
+    entry: str | None = None
 
     def where(self) -> tuple[str, list[Any]]:
         """Return the selection as a condition of SQL, and its values."""
@@ -56,8 +57,10 @@ class Choice(msgspec.Struct, frozen=True):
             conditions.append(f"({' OR '.join([_BELOW] * len(self.paths))})")
             values += [value for path in self.paths for value in _range(path)]
         if self.list_name is not None:
-            conditions.append("id IN (SELECT match FROM hit WHERE list = ?)")
-            values.append(self.list_name)
+            conditions.append(
+                "id IN (SELECT match FROM hit WHERE list = ? AND entry = ifnull(?, entry))"
+            )
+            values += [self.list_name, self.entry]
         if self.since is not None:
             conditions.append("last_seen >= ?")
             values.append(to_text(self.since))

@@ -34,12 +34,30 @@ from hashclient.system.text import printable
 CHUNK_BYTES = 1 << 18
 
 
+def _changed(name: str) -> StateError:
+    return StateError(
+        f"not the file that matched any more: {name}",
+        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
+    )
+
+
+def _damaged(name: str) -> StateError:
+    return StateError(
+        f"sealed copy is damaged: {name}",
+        hint="`hashclient quarantine verify` checks all of them",
+    )
+
+
 class Source(msgspec.Struct, frozen=True):
-    """A source of bytes: its name for people, its length, and a way to read it again."""
+    """A source of bytes: its name for people, its length, and a way to read it again.
+
+    `changed` makes the error for bytes that are not those that they should be.
+    """
 
     name: str
     size: int
     read: Callable[[], Iterator[bytes]]
+    changed: Callable[[str], StateError] = _changed
 
 
 class Proven:
@@ -74,7 +92,7 @@ class Proven:
                 break
             held = chunk
         if left or computed.digest() != self.digests[Algorithm.SHA256]:
-            raise _changed(self.source.name)
+            raise self.source.changed(self.source.name)
         if held:
             yield held
 
@@ -97,12 +115,10 @@ def sealed_source(path: Path, sha256: str, length: int) -> Proven:
     Raises:
         StateError: it has another SHA-256 or length, or cannot be read.
     """
-    proven = prove(Source(printable(path), length, lambda: file_chunks(path)))
+    source = Source(printable(path), length, lambda: file_chunks(path), _damaged)
+    proven = prove(source)
     if proven.digests[Algorithm.SHA256].hex() != sha256:
-        raise StateError(
-            f"sealed copy is damaged: {printable(path)}",
-            hint="`hashclient quarantine verify` checks all of them",
-        )
+        raise _damaged(source.name)
     return proven
 
 
@@ -124,9 +140,8 @@ def plain_source(
     if item is None:
         raise StateError(f"neither in place nor in quarantine: {printable(match.path)}")
     path = evidence_path(quarantine_dir, match.id)
-    opened = prove(
-        Source(printable(path), item.size, lambda: unsealed(file_chunks(path), identities))
-    )
+    read = lambda: unsealed(file_chunks(path), identities)  # noqa: E731 - one expression
+    opened = prove(Source(printable(path), item.size, read, _damaged))
     # Tags under another key prove nothing; but a file in quarantine was proven when it was sealed.
     if match.key_id == sealer.key_id:
         _check_tags(opened, match, sealer)
@@ -168,7 +183,7 @@ def prove(source: Source) -> Proven:
         if digester.count > source.size:
             break
     if digester.count != source.size:
-        raise _changed(source.name)
+        raise source.changed(source.name)
     return Proven(source, digester)
 
 
@@ -177,13 +192,6 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
         raise StateError(f"there is no digest to prove the file by: {proven.source.name}")
     if not is_what_matched(proven.digester, proven.size, match.tags, sealer):
         raise _changed(proven.source.name)
-
-
-def _changed(name: str) -> StateError:
-    return StateError(
-        f"not the file that matched any more: {name}",
-        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
-    )
 
 
 @contextlib.contextmanager

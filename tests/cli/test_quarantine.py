@@ -142,6 +142,20 @@ def test_all_withdrawn_files_are_restored_by_one_command(desk: Desk, tmp_path: P
     assert "nothing in quarantine is withdrawn" in again.err
 
 
+def test_all_files_of_an_entry_are_restored_by_one_command(desk: Desk) -> None:
+    ids = desk.ids()
+    desk.act("add", "--all")
+    words = ("restore", "--identity", desk.key, "--reason", "ticket 4711", "--entry")
+    refused = desk.act(*words, "baseline/one")
+    assert refused.code == ExitCode.USAGE and "is not withdrawn" in refused.err
+    done = desk.act(*words, "baseline/one", "--force")
+    assert (done.code, done.out.split("  ")[0]) == (0, ids["one.bin"])
+    assert [p.name for p in desk.tree.rglob("*.bin")] == ["one.bin"]
+    again = desk.act(*words, "baseline/one", "--force")
+    assert (again.code, again.out) == (0, "") and "matches that" in again.err
+    assert desk.act(*words, "baseline").code == ExitCode.USAGE
+
+
 def test_items_that_were_restored_and_not_dropped_are_dropped_by_the_same_command(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,10 @@ def test_what_is_wrong_with_the_answer_holds_the_match_and_not_the_others(
     assert held(desk, second) == why
 
 
-def test_a_rehearsal_names_what_is_missing_of_each_match_and_shows_no_fact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"x", b""], ids=["another byte", "one byte less"])
+def test_a_rehearsal_names_what_is_missing_of_each_match_and_shows_no_fact(
+    tmp_path: Path, end: bytes
+) -> None:
     given = tmp_path / "given"
     answer = f"cat > {given}; grep -q good {given} && echo '{json.dumps(FACTS)}'"
     desk = Desk(tmp_path, review=program(tmp_path, answer))
@@ -170,7 +173,7 @@ def test_a_rehearsal_names_what_is_missing_of_each_match_and_shows_no_fact(tmp_p
     for match in (first, third):
         desk.quarantine(match)
     copy = desk.settings.layout.quarantine / third.id / "evidence.age"
-    copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    copy.write_bytes(copy.read_bytes()[:-1] + end)
     report = desk.prepare(first, second, third)
     words = ("--state-dir", desk.settings.state_dir, "report", "submit", report.id, "--dry-run")
     done = call(*words)
