@@ -158,6 +158,21 @@ def test_each_version_is_recorded_by_itself_and_once(world: World) -> None:
 
 
 @pytest.mark.slow
+def test_without_versions_each_content_of_a_key_is_recorded_once(world: World) -> None:
+    other = b"another file that is listed"
+    world.state.add({"e-2": other})
+    names = f"{world.bucket.uri}/a\n" * 3
+    found = []
+    for content in (LISTED, LISTED, other):
+        world.bucket.put("a", content)
+        with world.watching(events="-", stdin=subprocess.PIPE) as process:
+            out, _ = process.communicate(names, timeout=TIMEOUT_S)
+        assert {json.loads(line)["type"] for line in out.splitlines()} == {"match"}
+        found.append(len(world.matches()))
+    assert found == [1, 1, 2]
+
+
+@pytest.mark.slow
 def test_an_object_that_cannot_be_read_goes_to_the_dead_letters(world: World) -> None:
     world.bucket.put("damaged", zip_of(b"clean")[:-30])
     world.sqs.send_message(QueueUrl=world.url, MessageBody="no event")
