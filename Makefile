@@ -103,7 +103,7 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 
 # Needs root, mmdebstrap and bubblewrap.
 image: venv ## build the OCI image and its bill of materials into dist/
-	$(BIN)/python docs/image/build.py dist/hashclient-image.tar
+	$(BIN)/python -m docs.image.build dist/hashclient-image.tar
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.

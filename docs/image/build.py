@@ -1,6 +1,6 @@
 """Builds the OCI image: Debian's packages, the locked wheels, and this commit; nothing else.
 
-    python docs/image/build.py dist/hashclient-image.tar
+    python -m docs.image.build dist/hashclient-image.tar
 
 It needs root, mmdebstrap and bubblewrap, and the two registries. The same commit and the same state
 of Debian's packages give the same bytes: all dates are those of the commit. Beside the image lies
@@ -14,53 +14,49 @@ import hashlib
 import io
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-ROOT = Path(__file__).resolve().parents[2]
-#: The release of Debian, its Python, and the packages that are named; others come as they depend.
-SUITE, PYTHON = "trixie", "3.13"
+from docs.image.parts import (
+    MACHINES,
+    PYTHON,
+    SUITE,
+    commit_time,
+    formatted,
+    install,
+    output_of,
+    version,
+    write_bill,
+)
+
+#: Debian's packages that are named; others come as they depend.
 PACKAGES = ("base-files", "ca-certificates", "libseccomp2", "libstdc++6", "python3", "tzdata")
 #: Nobody reads these in an image.
 WITHOUT = ("doc", "man", "locale", "info", "lintian", "perl5")
 #: A user that no file belongs to, and where its state is.
 USER, STATE = 65532, "/var/lib/hashclient"
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
-#: glibc of this Debian is newer than all of these.
-PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def main() -> None:
     """Build the image that is named on the command line."""
     target = Path(sys.argv[1])
-    epoch = int(_output("git", "log", "-1", "--format=%ct"))
-    machine = os.uname().machine
+    epoch = commit_time()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         packages = _debian(work / "debian.tar", epoch)
-        _application(work / "root", work / "debian.tar", epoch, machine)
+        _application(work / "root", work / "debian.tar", epoch)
         layers = [
             _layer(work / "debian.tar", epoch),
             _layer(_packed(work / "root", work / "own.tar"), epoch),
         ]
-        _write_image(target, layers, epoch, machine)
-        bill = json.dumps(_bill(packages, epoch), indent=1, sort_keys=True)
-        target.with_suffix(".cdx.json").write_text(bill + "\n")
+        _write_image(target, layers, epoch)
+        write_bill(target.with_suffix(".cdx.json"), "container", _described(packages), epoch)
     sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
-
-
-def _output(*words: str | Path, **options: Any) -> str:
-    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, **options)
-    return str(done.stdout, "utf-8").strip()
 
 
 def _debian(target: Path, epoch: int) -> list[str]:
@@ -74,33 +70,20 @@ def _debian(target: Path, epoch: int) -> list[str]:
     options.append(f'--extract-hook=ls "$1"/var/cache/apt/archives > {names}')
     words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *options]
     words += [f"--include={','.join(PACKAGES)}", SUITE, str(target)]
-    _output(*words, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
+    output_of(*words, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
     return [name for name in names.read_text().split() if name.endswith(".deb")]
 
 
-def _application(root: Path, debian: Path, epoch: int, machine: str) -> None:
+def _application(root: Path, debian: Path, epoch: int) -> None:
     """Unpack Debian, and install the locked wheels and this commit beside it."""
     root.mkdir()
-    _output("tar", "-C", root, "--exclude=./dev/*", "-xf", debian)
+    output_of("tar", "-C", root, "--exclude=./dev/*", "-xf", debian)
     site = root / SITE
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
-    pip += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
-    pip += [f"--platform={name}_{machine}" for name in PLATFORMS]
-    pip += ["--root-user-action=ignore", f"--target={site}"]
-    _output(*pip, "--require-hashes", "-r", ROOT / "requirements.lock")
-    dated = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
-    wheels = root / "wheels"
-    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
-    _output(*build, env=dated)
-    _output(*pip, "--no-index", "--upgrade", next(wheels.glob("*.whl")))
-    shutil.rmtree(wheels)
-    shutil.rmtree(site / "bin")
-    for useless in ("pyarrow/include", "pyarrow/tests", "pyarrow/src", "numpy/_core/include"):
-        shutil.rmtree(site / useless, ignore_errors=True)
+    install(site, root.with_name("wheels"), epoch)
     # Bytecode that no date belongs to: the root is read-only, and each start would compile.
     compiling = "import compileall, py_compile; compileall.compile_dir('/{}', quiet=2, workers=1,"
     compiling += " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
-    _output(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(SITE))
+    output_of(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(SITE))
 
 
 def caged(root: Path, *, writable: bool = False) -> list[str]:
@@ -151,7 +134,7 @@ def _layer(archive: Path, epoch: int) -> tuple[bytes, str]:
     return gzip.compress(data, 9, mtime=0), f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, machine: str) -> None:
+def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> None:
     """Write an image in the layout of OCI's image specification 1.1, as one archive."""
     files: dict[str, bytes] = {}
 
@@ -164,16 +147,15 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, mach
     def document(value: object, kind: str) -> dict[str, Any]:
         return blob(json.dumps(value, sort_keys=True).encode(), kind)
 
-    version = re.findall(r'"(.+)"', (ROOT / "hashclient/core/version.py").read_text())[-1]
     labels = {
         "org.opencontainers.image.title": "hashclient",
-        "org.opencontainers.image.version": version,
-        "org.opencontainers.image.revision": _output("git", "rev-parse", "HEAD"),
+        "org.opencontainers.image.version": version(),
+        "org.opencontainers.image.revision": output_of("git", "rev-parse", "HEAD"),
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
     config = {
-        "created": _time(epoch),
-        "architecture": MACHINES[machine],
+        "created": formatted(epoch),
+        "architecture": MACHINES[os.uname().machine],
         "os": "linux",
         "config": {
             "User": f"{USER}:{USER}",
@@ -188,7 +170,8 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, mach
             "StopSignal": "SIGTERM",
         },
         "rootfs": {"type": "layers", "diff_ids": [digest for _, digest in layers]},
-        "history": [{"created": _time(epoch), "created_by": "docs/image/build.py"}] * len(layers),
+        "history": [{"created": formatted(epoch), "created_by": "docs/image/build.py"}]
+        * len(layers),
     }
     manifest = {
         "schemaVersion": 2,
@@ -198,7 +181,7 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, mach
         "annotations": labels,
     }
     index = {"schemaVersion": 2, "manifests": [document(manifest, "manifest.v1+json")]}
-    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": version}  # type: ignore[index]
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": version()}  # type: ignore[index]
     files["index.json"] = json.dumps(index, sort_keys=True).encode()
     files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,31 +192,14 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int, mach
             archive.addfile(member, io.BytesIO(files[name]))
 
 
-def _time(epoch: int) -> str:
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _bill(packages: list[str], epoch: int) -> dict[str, Any]:
-    """Return what the image is made of: by the names of Debian's files, and by the lock file."""
+def _described(packages: list[str]) -> list[dict[str, Any]]:
+    """Return Debian's packages as components of a bill, by the names of their files."""
     found = []
     for file in packages:
-        name, version, kind = unquote(file.removesuffix(".deb")).split("_")
-        url = f"pkg:deb/debian/{name}@{quote(version)}?arch={kind}&distro={SUITE}"
-        found.append({"type": "library", "name": name, "version": version, "purl": url})
-    lock = (ROOT / "requirements.lock").read_text()
-    for name, version in re.findall(r"^([\w.-]+)(?:\[\w+\])?==([^ ;\\]+)", lock, re.MULTILINE):
-        url = f"pkg:pypi/{name}@{version}"
-        found.append({"type": "library", "name": name, "version": version, "purl": url})
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {
-            "timestamp": _time(epoch),
-            "component": {"type": "container", "name": "hashclient"},
-        },
-        "components": sorted(found, key=lambda one: one["purl"]),
-    }
+        name, number, kind = unquote(file.removesuffix(".deb")).split("_")
+        url = f"pkg:deb/debian/{name}@{quote(number)}?arch={kind}&distro={SUITE}"
+        found.append({"type": "library", "name": name, "version": number, "purl": url})
+    return found
 
 
 if __name__ == "__main__":

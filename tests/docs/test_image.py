@@ -27,8 +27,8 @@ BUILD_S = 1200
 
 
 def build(target: Path) -> bytes:
-    words = [sys.executable, str(ROOT / "docs/image/build.py"), str(target)]
-    subprocess.run(words, check=True, capture_output=True, timeout=BUILD_S)
+    words = [sys.executable, "-m", "docs.image.build", str(target)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=BUILD_S)
     return target.read_bytes()
 
 
