@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image lock clean
+.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image deb lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -104,6 +104,10 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 # Needs root, mmdebstrap and bubblewrap.
 image: venv ## build the OCI image and its bill of materials into dist/
 	$(BIN)/python -m docs.image.build dist/hashclient-image.tar
+
+# Needs dpkg-deb.
+deb: venv ## build a package for Debian and its bill of materials into dist/
+	$(BIN)/python -m docs.debian.build dist
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.

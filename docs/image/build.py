@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 from docs.image.parts import (
     MACHINES,
     PYTHON,
+    RUNTIME,
     SUITE,
     commit_time,
     formatted,
@@ -33,13 +34,11 @@ from docs.image.parts import (
     write_bill,
 )
 
-#: Debian's packages that are named; others come as they depend.
-PACKAGES = ("base-files", "ca-certificates", "libseccomp2", "libstdc++6", "python3", "tzdata")
 #: Nobody reads these in an image.
 WITHOUT = ("doc", "man", "locale", "info", "lintian", "perl5")
 #: A user that no file belongs to, and where its state is.
 USER, STATE = 65532, "/var/lib/hashclient"
-SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
+LIBRARY, SITE = f"usr/lib/python{PYTHON}", f"usr/local/lib/python{PYTHON}/dist-packages"
 
 
 def main() -> None:
@@ -69,7 +68,7 @@ def _debian(target: Path, epoch: int) -> list[str]:
     names = target.with_suffix(".names")
     options.append(f'--extract-hook=ls "$1"/var/cache/apt/archives > {names}')
     words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *options]
-    words += [f"--include={','.join(PACKAGES)}", SUITE, str(target)]
+    words += [f"--include={','.join(('base-files', *RUNTIME))}", SUITE, str(target)]
     output_of(*words, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
     return [name for name in names.read_text().split() if name.endswith(".deb")]
 
@@ -80,10 +79,12 @@ def _application(root: Path, debian: Path, epoch: int) -> None:
     output_of("tar", "-C", root, "--exclude=./dev/*", "-xf", debian)
     site = root / SITE
     install(site, root.with_name("wheels"), epoch)
-    # Bytecode that no date belongs to: the root is read-only, and each start would compile.
+    # Bytecode that no date belongs to: the root is read-only, and each start would compile. That of
+    # Python's library is what a script of Debian's package would make.
     compiling = "import compileall, py_compile; compileall.compile_dir('/{}', quiet=2, workers=1,"
     compiling += " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
-    output_of(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(SITE))
+    for folder in (LIBRARY, SITE):
+        output_of(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(folder))
 
 
 def caged(root: Path, *, writable: bool = False) -> list[str]:
@@ -104,7 +105,8 @@ def _packed(root: Path, target: Path) -> Path:
         "etc/group": f"root:x:0:\nhashclient:x:{USER}:\n",
     }
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
-        archive.add(root / "usr/local", "usr/local")
+        for folder in (root / "usr/local", *(root / LIBRARY).rglob("__pycache__")):
+            archive.add(folder, str(folder.relative_to(root)))
         for name, text in own.items():
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
@@ -181,7 +183,10 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> N
         "annotations": labels,
     }
     index = {"schemaVersion": 2, "manifests": [document(manifest, "manifest.v1+json")]}
-    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": version()}  # type: ignore[index]
+    # What the image is called once it is loaded, as the page says.
+    index["manifests"][0]["annotations"] = {
+        "org.opencontainers.image.ref.name": "hashclient:latest"
+    }  # type: ignore[index]
     files["index.json"] = json.dumps(index, sort_keys=True).encode()
     files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
     target.parent.mkdir(parents=True, exist_ok=True)

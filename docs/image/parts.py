@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 #: The release of Debian that both are made for, and its Python.
 SUITE, PYTHON = "trixie", "3.13"
+#: Packages of Debian that the program needs; others come as these depend on them.
+RUNTIME = ("ca-certificates", "libseccomp2", "libstdc++6", "python3", "tzdata")
 #: Names of a machine: the kernel's, and Debian's.
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 #: glibc of this Debian is newer than all of these.
@@ -44,7 +46,8 @@ def formatted(epoch: int) -> str:
 
 def version() -> str:
     """Return the program's version, read as text."""
-    return re.findall(r'"(.+)"', (ROOT / "hashclient/core/version.py").read_text())[-1]
+    text = (ROOT / "hashclient/core/version.py").read_text()
+    return str(re.findall(r'"(.+)"', text)[-1])
 
 
 def install(site: Path, work: Path, epoch: int) -> None:
