@@ -172,8 +172,7 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> N
             "StopSignal": "SIGTERM",
         },
         "rootfs": {"type": "layers", "diff_ids": [digest for _, digest in layers]},
-        "history": [{"created": formatted(epoch), "created_by": "docs/image/build.py"}]
-        * len(layers),
+        "history": [{"created": formatted(epoch), "created_by": "docs.image.build"}] * len(layers),
     }
     manifest = {
         "schemaVersion": 2,
@@ -182,11 +181,10 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> N
         "layers": [blob(data, "layer.v1.tar+gzip") for data, _ in layers],
         "annotations": labels,
     }
-    index = {"schemaVersion": 2, "manifests": [document(manifest, "manifest.v1+json")]}
+    found = document(manifest, "manifest.v1+json")
     # What the image is called once it is loaded, as the page says.
-    index["manifests"][0]["annotations"] = {
-        "org.opencontainers.image.ref.name": "hashclient:latest"
-    }  # type: ignore[index]
+    found["annotations"] = {"org.opencontainers.image.ref.name": "hashclient:latest"}
+    index = {"schemaVersion": 2, "manifests": [found]}
     files["index.json"] = json.dumps(index, sort_keys=True).encode()
     files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
     target.parent.mkdir(parents=True, exist_ok=True)
