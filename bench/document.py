@@ -14,9 +14,10 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.measure import Row
+from bench.measure import MISSED, Row
 
 _CPUINFO = Path("/proc/cpuinfo")
 _HEAD = (
@@ -92,11 +93,24 @@ def write_figures(
             kept[name] = [f"| `{name}` {row.cells()} {here} |" for row in new]
         table = [line for name in order for line in kept[name]]
         where = {found[1]: line for line in lines if (found := _NOTE.match(line)) is not None}
-        where[here] = f"- {here}: {machine()}"
+        where[here] = f"- {here}: on {datetime.now(UTC):%Y-%m-%d}, {machine()}"
         used = [line for key, line in where.items() if any(f" {key} |" in row for row in table)]
-        return [*_HEAD, *table, "", "Measured at a commit and a scale, on a machine:", "", *used]
+        measured = ["Measured at a commit and a scale, on a machine:", "", *used]
+        return [*_HEAD, *table, "", *missed(table), "", *measured]
 
     _replace(document, "figures", renewed)
+
+
+def missed(table: Sequence[str]) -> list[str]:
+    """Return a sentence and a list of the goals that rows of the table miss."""
+    goals, lines = 0, []
+    for row in table:
+        _, what, _, _, *other, ratio, goal, _ = row.strip("| ").split(" | ")
+        goals += bool(goal.strip())
+        if goal.endswith(MISSED):
+            wanted = goal.removesuffix(MISSED)
+            lines.append(f"- {what}, against {' | '.join(other)}: {ratio} instead of {wanted}")
+    return [f"Of {goals} goals, {len(lines)} are **missed**{':' if lines else '.'}", "", *lines]
 
 
 def _replace(document: Path, name: str, change: Callable[[Sequence[str]], Sequence[str]]) -> None:

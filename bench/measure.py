@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+#: What follows a goal that was missed.
+MISSED = ", missed"
 LAUNCHER = Path(__file__).with_name("launch.py")
 HASHCLIENT = (sys.executable, "-m", "hashclient")
 
@@ -52,7 +54,7 @@ class Row:
         """Return the cells of a table in Markdown, with the lines around them."""
         goal = "" if self.target is None else f"{self.target:.3g}"
         if self.target is not None and self.ratio > self.target:
-            goal += ", missed"
+            goal += MISSED
         cells = (self.scenario, self.ours, self.theirs, self.against, f"{self.ratio:.2f}", goal)
         return f"| {' | '.join(cells)} |"
 

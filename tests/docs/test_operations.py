@@ -167,6 +167,11 @@ def test_every_key_is_described(
     assert sorted(described) == sorted(set(struct.__struct_fields__) - others)
 
 
+def test_the_recipes_for_mail_choose_how_long_a_list_counts_past_its_expiry() -> None:
+    (text,) = marked_blocks(DOCS / "daemon.md", "grace")
+    assert parse_config(text, "config.toml").providers["main"].grace_hours == 72
+
+
 def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     (text,) = marked_blocks(OPERATIONS, "config")
     path = tmp_path / "config.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,15 @@ def test_rows_of_one_scenario_are_renewed_and_others_stay_as_they_were_measured(
         ("fetch", "`bbbbbbb`, 0.1"),
         ("lookup", "`aaaaaaa`, 1"),
     ]
-    assert re.findall(r"^- (.*)$", text, re.MULTILINE) == [
-        "`aaaaaaa`, 1: a machine",
-        "`bbbbbbb`, 0.1: a machine",
+    today = f"on {datetime.now(UTC):%Y-%m-%d}"
+    assert re.findall(r"^- (`.*)$", text, re.MULTILINE) == [
+        f"`aaaaaaa`, 1: {today}, a machine",
+        f"`bbbbbbb`, 0.1: {today}, a machine",
     ]
+    assert (
+        "\nOf 3 goals, 3 are **missed**:\n\n- what start costs, against a peer: 2.00 instead of"
+        in text
+    )
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     # A commit that no row is left of is not named, nor is a scenario that there is no more.
     renew(page, monkeypatch, "ccccccc", 1, "lookup")
@@ -64,4 +70,7 @@ def test_each_row_of_the_page_is_of_a_scenario_in_it_and_says_what_it_was_measur
     measured = set(re.findall(r"^- (`[^`]+`, [0-9.]+): ", figures, re.MULTILINE))
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (`[^`]+`, [0-9.]+) \|$", figures, re.MULTILINE)
     assert rows and {name for name, _ in rows} <= set(scenarios)
+    # What is said of goals is what the rows say.
+    table = [line for line in figures.splitlines() if line.startswith("| `")]
+    assert "\n".join(document.missed(table)) in figures
     assert {where for _, where in rows} == measured
