@@ -29,8 +29,8 @@ help: ## list the targets
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
 
-# Two minutes on two processors; ARGS=--full runs the slow ones as well. The tests of documents are
-# those of `make check`; `make coverage` runs all.
+# Two minutes on two processors; ARGS=--full runs the slow ones as well. The tests of documents
+# and architecture are those of `make check`; `make coverage` runs all.
 test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m 'not docs' $(ARGS)
 
@@ -38,7 +38,6 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 	# Exit code 5: no test carries the mark.
 	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
 

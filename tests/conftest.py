@@ -1,4 +1,4 @@
-"""Settings of all tests: an environment of their own, and Hypothesis without chance.
+"""Settings of all tests: an environment of their own, Hypothesis without chance, and no syncs.
 
 The caller's environment does not reach a test: no home directory, no settings, no proxy, no
 umask, no signal that is ignored. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME`
@@ -122,6 +122,9 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("TZ", "UTC")
         for name in ("CACHE", "CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
+        # A sync takes a third of the work of a fixture, and no test cuts the power: tests that ask
+        # when something is synced watch the calls. Commands in processes of their own do sync.
+        patch.setattr(os, "fsync", lambda _fd: None)
         umask = os.umask(0o022)
         # A shell that starts pytest in the background ignores them, and so would all commands.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):

@@ -7,7 +7,6 @@ a bucket of S3.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,6 @@ class ObjectSide(Side):
 def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
     if request.param is ObjectSide:
         monkeypatch.setattr(ObjectSide, "site", request.getfixturevalue("site"), raising=False)
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # most of the time, and nothing to be seen
     with fast_directory() as directory:
         made: Side = request.param(directory)
         yield made

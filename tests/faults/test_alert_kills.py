@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -25,7 +24,7 @@ KILLS = int(os.environ.get("ALERT_KILLS", "60"))
 
 @pytest.fixture
 def told() -> Iterator[Told]:
-    with fast_directory() as directory, mock.patch("os.fsync"):
+    with fast_directory() as directory:
         yield Told(directory, "every_hours = 0\n")
 
 

@@ -119,11 +119,7 @@ class Step:
 
 
 @pytest.fixture(params=[(0, 3), (3, 4)], ids=["first fetch", "update"])
-def step(
-    world: Crashing, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Step:
-    # Syncing takes most of the time and changes nothing that a kill could show.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def step(world: Crashing, tmp_path: Path, request: pytest.FixtureRequest) -> Step:
     old, new = request.param
     return Step(world, old, new, tmp_path)
 

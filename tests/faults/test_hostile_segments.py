@@ -48,6 +48,7 @@ def test_a_hostile_segment_takes_little_memory_and_time(name: str, tmp_path: Pat
     assert result["mib"] < MAX_MIB
 
 
+@pytest.mark.slow
 def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -> None:
     """Each byte of page headers and footer, changed in three ways: refused, or the same rows."""
     data, kind, entries = hostile_segments.row_groups(3)

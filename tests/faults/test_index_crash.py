@@ -7,7 +7,6 @@ mend it. A run that has rotted is never forgotten once it was seen, or is seen a
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -52,8 +51,7 @@ class Merging:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Merging:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def world(tmp_path: Path) -> Merging:
     return Merging(tmp_path)
 
 

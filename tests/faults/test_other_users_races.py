@@ -34,12 +34,6 @@ rounds_of_a_race = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It takes most of the time, and no power is lost here.
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
-
-
 @pytest.fixture
 def ground() -> Iterator[Path]:
     with attacker.open_ground() as ground:

@@ -267,7 +267,7 @@ def exchange(tree: Path) -> None:
     """Exchange the contents of `a` and `b` on xfs, whose times stay."""
     a, b = (os.open(tree / name, os.O_RDWR) for name in ("a", "b"))
     for fd in (a, b):
-        os.fsync(fd)
+        os.fdatasync(fd)
     try:
         buffer = ctypes.create_string_buffer(136)
         inode, count = ctypes.c_uint64(os.fstat(a).st_ino), ctypes.c_int32()

@@ -115,12 +115,6 @@ def fast() -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It takes most of the time and changes nothing that a kill could show.
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
-
-
 def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     scene = Scene(tmp_path, tombstone="gone")

@@ -34,7 +34,7 @@ KEPT = "kept until a report of it is acknowledged"
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    with fast_directory() as directory, mock.patch("os.fsync"):
+    with fast_directory() as directory:
         yield Desk(directory, SECOND.format(directory / "out"), keep_days=30)
 
 

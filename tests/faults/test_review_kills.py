@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from unittest import mock
 
 import pytest
 
@@ -17,7 +16,7 @@ from tests.kit import fast_directory
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    with fast_directory() as directory, mock.patch("os.fsync"):
+    with fast_directory() as directory:
         yield Desk(directory, review='after = "review"\n')
 
 

@@ -43,7 +43,7 @@ SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 @pytest.fixture
 def told() -> Iterator[Told]:
-    with fast_directory() as directory, mock.patch("os.fsync"):
+    with fast_directory() as directory:
         yield Told(directory)
 
 
@@ -467,7 +467,7 @@ def test_no_path_digest_content_or_person_is_in_any_alert(
     digest: bytes,
     code: int,
 ) -> None:
-    with fast_directory() as directory, mock.patch("os.fsync"):
+    with fast_directory() as directory:
         texts = alerted(Told(directory), path, entry, person, reason, digest, code)
     for text in texts:
         assert not re.search("[\N{SNOWMAN}\N{UMBRELLA}]|u260[23]", text)

@@ -15,6 +15,8 @@ import pytest
 
 from bench.size import arrows
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[2]
 
 #: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A

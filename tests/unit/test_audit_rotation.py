@@ -63,12 +63,6 @@ class Logbook:
         (self.directory / name).write_bytes(b"".join(lines))
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It takes most of the time and changes nothing that a kill could show.
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
-
-
 @pytest.fixture
 def book(tmp_path: Path) -> Logbook:
     """A log of three files."""

@@ -38,7 +38,6 @@ PIECE = 64
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PIECE_BYTES", PIECE)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 class Clock:

@@ -102,18 +102,19 @@ def test_a_kind_that_is_gone_touches_nothing(
     assert taken(Meanings(database, records="files"), written) == [True] * 3
 
 
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_each_kind_touches_a_file_of_its_own_beginning(
-    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    for kind in KINDS:
-        for mark in kind.marks:
-            for literal in mark.literals if not mark.at else ():
-                record = plain_records((len(literal), literal))
-                others = [other for other in KINDS if other is not kind]
-                with monkeypatch.context() as before:
-                    with_kinds(before, *others)
-                    Meanings(database, records="files").give(record)
-                assert taken(Meanings(database, records="files"), record) == [False]
+    for mark in kind.marks:
+        for literal in mark.literals if not mark.at else ():
+            record = plain_records((len(literal), literal))
+            others = [other for other in KINDS if other is not kind]
+            with monkeypatch.context() as before:
+                with_kinds(before, *others)
+                Meanings(database, records="files").give(record)
+            assert taken(Meanings(database, records="files"), record) == [False]
 
 
 def test_records_from_before_there_were_meanings_are_looked_at_again(

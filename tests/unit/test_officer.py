@@ -178,6 +178,7 @@ def test_a_package_that_is_exchanged_before_it_is_extracted_leaves_nothing(
         assert len(list(tmp_path.iterdir())) == (not has_error)
 
 
+@pytest.mark.slow
 def test_evidence_is_extracted_with_the_key_and_nothing_is_overwritten(
     tool: Path, desk: Desk, tmp_path: Path
 ) -> None:
@@ -197,6 +198,7 @@ def test_evidence_is_extracted_with_the_key_and_nothing_is_overwritten(
     )
 
 
+@pytest.mark.slow
 def test_a_key_that_does_not_fit(tool: Path, desk: Desk, tmp_path: Path) -> None:
     assert use(tool, sealed_of(desk)).code == 2
     wrong = tmp_path / "wrong.key"
@@ -212,6 +214,7 @@ def test_a_key_that_does_not_fit(tool: Path, desk: Desk, tmp_path: Path) -> None
     assert use(tool, sealed_of(desk), "--identity", tmp_path / "no.key").code == 2
 
 
+@pytest.mark.slow
 def test_it_writes_an_answer_that_is_received(tool: Path, tmp_path: Path) -> None:
     key, answer = tmp_path / "answers.pem", tmp_path / "answer.json"
     make = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)]
@@ -267,6 +270,7 @@ def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_
         assert done.returncode == 2 and f"no program called {missing}" in done.stderr
 
 
+@pytest.mark.slow
 def test_programs_in_the_current_directory_are_not_run(
     tool: Path, desk: Desk, tmp_path: Path
 ) -> None:

@@ -78,7 +78,6 @@ def test_a_command_that_fails_leaves_no_key_that_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Wherever the disk fails: what clients see already decides which keys stay."""
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
     for step in range(1, 100):
         simulator = Simulator(tmp_path / f"repo-{step}", root_keys=Keys(2, 2))
         simulator.publish(csv(range(5)))

@@ -163,7 +163,6 @@ def test_so_many_at_a_time_and_the_file_gets_shorter(
     desk: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "MOST_MATCHES", 40)
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
     matches = [desk.find(f"f{n}", b"%d" % n) for n in range(60)]
     for match in matches:
         desk.settle(match)
