@@ -257,7 +257,7 @@ def _withdraw(session: Session, matches: Matches, index: Index) -> list[tuple[Ma
 
 
 def withdraw_list(session: Session, name: str, generation: int) -> tuple[tuple[Match, Hit], ...]:
-    """Note in log and record that all entries of a list are withdrawn, which has ended.
+    """Note in the log and in the record of matches that a list has ended: all its entries go.
 
     `generation` is the last one that was here. Return the matches, as they are recorded now.
 

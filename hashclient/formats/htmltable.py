@@ -29,8 +29,8 @@ class Markup(str):
 def element(name: str, *children: str, **attributes: str | bool | None) -> Markup:
     """Return an element; a child that is not Markup is text.
 
-    An attribute of True has no value; one of False or None is left out. Underscores in names stand
-    for dashes, and the last one for nothing, so that `class_` and `for_` can be written.
+    An attribute of True has no value; one of False or None is left out. An underscore in a
+    name becomes a dash; the last one, as in `class_` and `for_`, is left out.
     """
     parts = [f"<{name}"]
     for key, value in attributes.items():

@@ -1,8 +1,8 @@
 """The version of a state directory: `state.json`, which every command reads first.
 
-It has the version of the state and the hashclient that this needs, so an older hashclient can
-refuse the state and name the version to install. State without the file is of version 0: nobody has
-written to it under the lock yet.
+It names the version of the state, and the version of hashclient that can read it. So an older
+hashclient can refuse the state and say which version to install. State without the file is of
+version 0: nobody has written to it under the lock yet.
 """
 
 from __future__ import annotations

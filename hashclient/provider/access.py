@@ -49,7 +49,8 @@ def add_client(
 ) -> Given:
     """Let a client in; write its token into the new file `output`, if one is given.
 
-    It may have the `lists`, or all that there are and will be. `key` signs its feedback.
+    It may have the `lists`; with None it may have all lists, later ones too. `key` signs its
+    feedback.
 
     Raises:
         UsageError: there is a client of that name, it cannot be a name, there is no such list, the

@@ -78,7 +78,7 @@ def make_folder_below(public: Path, path: Path) -> None:
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
-    """Yield folders that keep other accounts from the published files, those above it first.
+    """Yield folders that keep other accounts from the published files: first those above `public`.
 
     Raises:
         StateError: one cannot be looked at.

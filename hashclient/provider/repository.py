@@ -127,10 +127,10 @@ class Repository(RepositoryDirectory):
         `known_good` are files of digests that must not be on a list. With `replace`, entries that
         the sources lack are withdrawn, and unchanged ones stay; without a difference there is no
         new generation. `dry_run` checks all and writes nothing. With `draft`, a new directory, the
-        change is written there, for others to sign. Without `may_be_new`, only the first list of
-        all is made. Without `again`, nothing is published if all entries are listed already.
-        `terms` are signed with the list, and stay in force. With `share`, the list is the entries
-        that another provider lists, and there are no `sources`.
+        change is written there, for others to sign. Without `may_be_new`, a list is made
+        only if there is none yet. Without `again`, nothing is published if all entries are listed
+        already. `terms` are signed with the list, and stay in force. With `share`, the list is the
+        entries that another provider lists, and there are no `sources`.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -210,7 +210,7 @@ class Repository(RepositoryDirectory):
     ) -> Published:
         """Take entries off a list, as one new generation; or write that as a `draft`.
 
-        With `generation`, all entries that it added go, whose ids are then not given.
+        With `generation`, all entries go that this generation added; `entry_ids` is empty then.
 
         Raises:
             UsageError: there is no such list, an id is not on it or is given twice.
@@ -261,8 +261,9 @@ class Repository(RepositoryDirectory):
     ) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
 
-        The `keep_newest` generations are left as they are. Unreferenced files stay for clients in
-        the middle of a fetch, until the next consolidation a day later. With `draft`, it is written
+        The `keep_newest` generations are left as they are. Files that no index names any more
+        stay for a day at least, for clients in the middle of a fetch: a later consolidation removes
+        them. With `draft`, it is written
         there, for others to sign.
 
         Raises:

@@ -138,7 +138,7 @@ class Roles:
         return {role: self.metadata(role).signed.expires for role in self.names()}
 
     def _delegated(self) -> list[str]:
-        """Return the roles whose keys are in the targets: that of notices, and the lists."""
+        """Return the roles whose keys the targets name: that of notices, if any, and the lists."""
         return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
 
     def _described(self, role: str) -> Role:

@@ -237,9 +237,10 @@ def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles)
 
 
 def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
-    """Return the ids that may come back to a list; None if it shares none on, and all may.
+    """Return the ids that may come back to a list that shares another one on, or None for all ids.
 
-    What the other provider has withdrawn is not among them.
+    An entry that the other provider has withdrawn may not come back. All ids may come back to a
+    list that shares no other one on.
 
     Raises:
         StateError: what is shared on, or a published file, cannot be read.
@@ -251,7 +252,7 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
 
 
 def load_source(folder: Path) -> Source | None:
-    """Return what a list shares on; None if it shares none on.
+    """Return which list of another provider a list shares on; None if it shares none on.
 
     Raises:
         StateError: it cannot be read, is damaged, or of a newer version.
