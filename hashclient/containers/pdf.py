@@ -179,19 +179,23 @@ class _File:
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
         """Yield one stream; twice where its length is not sure."""
-        content, error = self._content(self._opened.get_object(part.number))
+        chunks = partial(self._chunks, part.number)
+        yield [Member(part.name, None, is_exact=False, chunks=chunks)]
+        if self._is_odd:
+            chunks = partial(self._chunks, part.number, is_shorter=True)
+            yield [Member(part.name, None, is_exact=False, chunks=chunks, is_again=True)]
 
-        def chunks(content: bytes) -> Iterator[bytes]:
-            yield from in_pieces(content)
-            if error is not None:
-                raise error
+    def _chunks(self, number: tuple[int, int], *, is_shorter: bool = False) -> Iterator[bytes]:
+        """Yield a stream, or what is shorter: the end of the line before its last word is no part.
 
-        yield [Member(part.name, None, is_exact=False, chunks=partial(chunks, content))]
-        # The end of a line is left before the word that ends a stream whose length was wrong.
-        if self._is_odd and content[-1:] in (b"\n", b"\r"):
-            shorter = content[: -2 if content.endswith(b"\r\n") else -1]
-            again = partial(in_pieces, shorter)
-            yield [Member(part.name, None, is_exact=False, chunks=again, is_again=True)]
+        Where a length is wrong, nobody knows which of the two was written.
+        """
+        content, error = self._content(self._opened.get_object(number))
+        if is_shorter and content[-1:] in (b"\n", b"\r"):
+            content = content[: -2 if content.endswith(b"\r\n") else -1]
+        yield from in_pieces(content)
+        if error is not None and not is_shorter:
+            raise error
 
     def _content(self, stream: Any) -> tuple[bytes, NotReadError | None]:
         """Return the bytes of a stream, and why these are not all.
@@ -208,6 +212,7 @@ class _File:
                 content = stream.read_bytes()
         except (_pdf.PdfError, _pdf.DataDecodingError) as fault:
             if _NO_MEMORY in str(fault):
+                self._opened.get_warnings()  # they are of this stream, not of the next one
                 raise MemoryError from fault
             error = NotReadError(Why.UNSUPPORTED, "pdf: compressed by an unknown method")
         has_warnings = bool(self._opened.get_warnings())

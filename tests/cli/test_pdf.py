@@ -109,3 +109,17 @@ def test_once_the_extra_is_there_each_is_opened_also_where_nothing_has_changed(
         "both.pdf": [["in pdf"], ["in zip"]],
         "one.pdf": [["in pdf"]],
     }
+
+
+@pytest.mark.skipif(not HAS_PIKEPDF, reason="the extra `documents` is not installed")
+@pytest.mark.slow
+def test_what_takes_more_memory_than_there_may_be_is_unread_and_what_is_beside_it_is_found(
+    tmp_path: Path,
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    state.configure("[scan.containers]\nmemory_mib = 64\n")
+    write_tree(state.tree, {"a.pdf": pdfs.pdf_of({"large": bytes(200 << 20), "in pdf": LISTED})})
+    lines = state.scan("--jobs", "1").lines[:-1]
+    found = {line["type"]: (line["members"], line.get("reason")) for line in lines}
+    assert found["match"][0] == ["in pdf"]
+    assert found["unread"] == (["large"], "limit: more than 64 MiB of memory")

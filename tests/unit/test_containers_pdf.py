@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fixtures import pdfs
-from hashclient.containers.interface import Why
+from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.pdf import Pdf
-from tests.opened import opened
+from tests.opened import Whole, opened
 
 pikepdf = pytest.importorskip("pikepdf", reason="the extra `documents` is not installed")
 
@@ -56,6 +56,7 @@ EMBEDDED = {
 PICTURES = {
     "jpeg": pdfs.file_of({4: pdfs.stream(JPEG, DCT)}),
     "jpeg-2000": pdfs.file_of({4: pdfs.stream(JPEG, IMAGE + b" /Filter /JPXDecode")}),
+    "by-a-short-word": pdfs.file_of({4: pdfs.stream(JPEG, IMAGE + b" /Filter /DCT")}),
     "in-a-list-of-filters": pdfs.file_of({4: pdfs.stream(JPEG, IMAGE + b" /Filter [/DCTDecode]")}),
     "compressed-again": pdfs.file_of(
         {
@@ -77,6 +78,33 @@ def test_embedded_files_and_whole_pictures_are_members(name: str) -> None:
     assert found.contents == [JPEG] and not found.unread
     named = name in EMBEDDED and name != "without-a-name-for-it"
     assert found.names == ([b"a.bin"] if named else [b"object 4"])
+
+
+def test_a_name_in_unicode_comes_first_and_one_of_odd_bytes_is_shown() -> None:
+    names = {b"/UF (\xfe\xff\0b\0.\0c) /F (a.bin)": b"b.c", b"/F (\xfe\xff\0b\xd8)": b""}
+    for words, name in names.items():
+        words = b"<< %s /EF << /F 4 0 R >> >>" % words
+        found = opened(Pdf(), pdfs.file_of({4: pdfs.stream(JPEG), 5: words}))
+        assert found.contents == [JPEG] and (found.names == [name] or not name)
+
+
+class Failing(Whole):
+    """A file that cannot be read from a place on."""
+
+    def __init__(self, data: bytes, end: int) -> None:
+        super().__init__(data)
+        self.end = end
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        if offset + count > self.end and offset < self.size - 400:
+            raise NotReadError(Why.LIMIT, "benign")
+        return super().read_at(offset, count)
+
+
+@pytest.mark.parametrize("at", [0, 40, 5_000, 60_000])
+def test_an_error_of_reading_is_not_passed_over(at: int) -> None:
+    data = pdfs.file_of({4: pdfs.stream(JPEG * 10, DCT), 5: pdfs.stream(JPEG, DCT)})
+    assert Why.LIMIT in opened(Pdf(), Failing(data, at)).reasons
 
 
 def test_parts_of_pages_are_no_members() -> None:
@@ -115,7 +143,9 @@ def test_a_file_that_has_to_be_repaired_gives_each_stream(name: str) -> None:
 def test_a_stream_whose_length_is_wrong_is_given_with_and_without_the_end_of_the_line() -> None:
     for length in (0, 10, 1 << 40):
         data = pdfs.file_of({4: pdfs.stream(JPEG, DCT, length=length)})
-        assert JPEG in opened(Pdf(), data).contents
+        for end in (b"\n", b"\r\n", b"\r"):
+            written = data.replace(JPEG + b"\n", JPEG + end)
+            assert opened(Pdf(), written).contents == [JPEG + end, JPEG]
 
 
 def test_what_is_no_pdf_behind_the_mark_is_clean_and_one_past_repair_is_unread() -> None:
