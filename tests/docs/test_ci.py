@@ -33,7 +33,7 @@ pytestmark = pytest.mark.docs
 CI = DOCS / "ci.md"
 GITHUB = DOCS / "ci" / "github-actions.yml"
 ACTION = DOCS / "ci" / "github" / "action.yml"
-COMPONENT = ROOT / "templates" / "hashclient.yml"
+COMPONENT = DOCS / "ci" / "gitlab" / "templates" / "hashclient.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 LISTED = b"A dummy file that is on the list.\n"
