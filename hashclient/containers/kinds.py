@@ -7,6 +7,7 @@ one file are asked.
 
 from __future__ import annotations
 
+import re
 import zlib
 from importlib.util import find_spec
 
@@ -20,15 +21,17 @@ from hashclient.containers.tarheader import (
     LATE_BEGINS,
     MAGIC,
     MAGIC_AT,
-    SUM,
     SUM_AT,
     SUM_BEGINS,
     begins_late,
-    has_sum_at,
     is_header,
+    with_sum,
 )
 
 _LZMA_BYTES = 18
+#: Bytes of a window of 2^n, 3·2^n or all ones; and what `is_lzma_header` asks of the length.
+_LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
+_LZMA = rb"[^\xe1-\xff][%b]{4}(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(_LZMA_WINDOW)
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 #: The binary form begins with a number of two bytes, in either order; the type of the first member
@@ -130,16 +133,14 @@ OPENED = (
                 SUM_AT,
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[:BLOCK_BYTES]),
-                may_be=has_sum_at(SUM_AT),
-                pattern=SUM,
+                pattern=with_sum(0),
             ),
             Mark(MAGIC_AT, (MAGIC,), is_one=lambda head: len(head) >= BLOCK_BYTES),
             Mark(
                 BLOCK_BYTES + SUM_AT,
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[BLOCK_BYTES : 2 * BLOCK_BYTES]),
-                may_be=has_sum_at(BLOCK_BYTES + SUM_AT),
-                pattern=SUM,
+                pattern=with_sum(BLOCK_BYTES),
             ),
             Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
         ),
@@ -278,7 +279,7 @@ OPENED = (
     # It has no mark, and is recognised by decoding.
     Kind(
         "lzma",
-        (Mark(13, (b"\0",), is_one=is_lzma_header),),
+        (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),
         "compressed:Lzma",
         version=2,
         sure=Sure.GUESS,

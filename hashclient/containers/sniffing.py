@@ -5,9 +5,9 @@ looks at marks only, and at the first lines of a possible mail; the expander mak
 kinds, in the process that opens containers. A mark may fit a file that is no container, but every
 container has one.
 
-A file is ruled out in a few steps: its first two bytes begin no mark; one expression finds none of
-the marks at the other places near its beginning; and what may stand anywhere is not there. Only
-where one of these fits, the marks are compared one by one.
+A file is ruled out in a few steps: no mark at a place near its beginning has its first two bytes
+there; nor has one of those that begin it; and what may stand anywhere is not there. Only where one
+of these fits, the marks are compared one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from struct import error
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from hashclient.containers.fronts import parts
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
@@ -47,6 +47,13 @@ class _Row(NamedTuple):
     kind: Kind
     mark: Mark
 
+    def stands(self, data: Buffer, length: int) -> bool:
+        """Return whether its literals may stand in a file; with a pattern, `fits` is as exact."""
+        mark = self.mark
+        if mark.pattern or not mark.literals:
+            return True
+        return data.startswith(mark.literals, mark.at, length)
+
     def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
         """Return whether a file fits where the literals stand; `begin` are its first bytes."""
         mark = self.mark
@@ -59,75 +66,93 @@ class _Row(NamedTuple):
         except (error, IndexError):  # it is too short to be one
             return False
 
-    @property
-    def is_weak(self) -> bool:
-        """Whether ordinary files often have such bytes there."""
-        return bool(self.mark.pattern) or min(map(len, self.mark.literals)) < 2
 
-
-def _expression(rows: Iterable[tuple[int, bytes | tuple[bytes, ...]]]) -> bytes:
-    """Return an expression for any of what stands at some offsets: literals, or an expression."""
+def _expression(rows: Iterable[_Row]) -> bytes:
+    """Return an expression for the beginning of a file that one of some rows may fit."""
     return b"|".join(
-        b".{%d}(?:%s)" % (at, one if isinstance(one, bytes) else b"|".join(map(re.escape, one)))
-        for at, one in rows
+        row.mark.pattern
+        or b".{%d}(?:%s)" % (row.mark.at, b"|".join(map(re.escape, row.mark.literals)))
+        for row in rows
     )
 
 
-def _quick(mark: Mark) -> Callable[[Buffer, int], bool]:
-    """Return a function that says quickly whether a mark may be in the used part of a buffer."""
-    at, literals = mark.at, mark.literals
-    return mark.may_be or (lambda data, length: data.startswith(literals, at, length))
+def _differ(rows: Iterable[_Row]) -> str:
+    """Return an expression of Python: the bytes of `data` differ from those of some marks.
+
+    The first two bytes of each are compared.
+    """
+    pairs: dict[int, set[bytes]] = {}
+    for row in rows:
+        pairs.setdefault(row.mark.at, set()).update(one[:2] for one in row.mark.literals)
+    tests = [f"length > {max(pairs) + 1}"]
+    for at, begins in sorted(pairs.items()):
+        columns = [{one[place] for one in begins if one[place:]} for place in range(2)]
+        differ = [
+            f"data[{place}] not in {one}" if len(one) > 1 else f"data[{place}] != {min(one)}"
+            for place, one in enumerate(columns, at)
+            if one
+        ]
+        tests.append(f"({' or '.join(differ)})")
+    return " and ".join(tests)
 
 
-def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
-    """Return a function that returns which of `kinds` a file fits by its beginning.
+def looks_of(
+    kinds: Sequence[Kind],
+) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
+    """Return a function that says which of `kinds` a file fits by its beginning, and a quick one.
 
-    It takes a buffer, how many bytes of it are the file's, and whether these are all of the file.
+    The first takes a buffer, how many bytes of it are the file's, and whether these are all of the
+    file. The quick one is asked before: it says that no kind can fit, of most files that fit none.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
-    begins: list[dict[int, tuple[_Row, ...]]] = [{} for _ in range(256)]
+    # Many bytes begin no mark, and share a dictionary: it stays in the cache of the processor.
+    begins: list[dict[int, tuple[_Row, ...]]] = [{}] * 256
     for row in rows:
         for first, second in {one[:2] for one in row.mark.literals} if not row.mark.at else ():
-            begins[first][second] = (*begins[first].get(second, ()), row)
+            so_far = begins[first]
+            begins[first] = so_far | {second: (*so_far.get(second, ()), row)}
     near = [row for row in rows if 0 < row.mark.at <= _BEGIN_BYTES]
-    weak = [(_quick(row.mark), row) for row in near if row.is_weak]
-    strong = [row for row in near if not row.is_weak]
-    find_near = re.compile(
-        b"%s|(%s)"
-        % (
-            _expression((row.mark.at, row.mark.literals) for row in strong),
-            _expression((row.mark.at, row.mark.pattern or row.mark.literals) for _, row in weak),
-        ),
-        re.DOTALL,
-    ).match
+    weak = [row for row in near if row.mark.pattern]
+    strong = [row for row in near if not row.mark.pattern]
+    expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
+    find_near = re.compile(expression, re.DOTALL).match
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
-    far_from = min(row.mark.at for row in far)
-    anywhere = [(_quick(row.mark), row) for row in rows if row.mark.at == ANYWHERE]
+    (far_from,) = {row.mark.at for row in far}
+    far_begins = {one[0] for row in far for one in row.mark.literals}
+    # Kinds of a text, which share one quick look.
+    anywhere = [row for row in rows if row.mark.at == ANYWHERE]
+    (may_be_anywhere,) = {row.mark.may_be for row in anywhere}
+    assert may_be_anywhere is not None
+
+    def may_be_near(data: Buffer, length: int) -> bool:
+        found = find_near(data, 0, length)
+        if found is None:
+            return False
+        if not found.lastindex:
+            return True
+        begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])
+        return any(row.fits(data, length, begin) for row in weak)
+
+    # Beside the reads of files, calls and expressions of `re` take twice as long as alone.
+    fits_none = cast(
+        Callable[[Buffer, int], bool],
+        eval(  # noqa: S307 - of the rows alone
+            "lambda data, length: length < 2 or ("
+            f"({_differ(near)} or not may_be_near(data, length))"
+            " and data[1] not in begins[data[0]] and not may_be_anywhere(data, length)"
+            f" and (length <= {far_from} or data[{far_from}] not in {far_begins}))",
+            {"may_be_near": may_be_near, "begins": begins, "may_be_anywhere": may_be_anywhere},
+        ),
+    )
 
     def look_at(data: Buffer, length: int, is_all: bool) -> Found:  # noqa: FBT001 - for speed
-        if length < 2:
-            return ()
-        maybe = begins[data[0]].get(data[1], ())
-        found = find_near(data, 0, length)
-        if found is not None:
-            if not found.lastindex:
-                maybe = (*maybe, *near)
-            else:
-                for may_be, row in weak:
-                    if may_be(data, length):
-                        maybe = (*maybe, row)
-        for may_be, row in anywhere:
-            if may_be(data, length):
-                maybe = (*maybe, row)
-        if length > far_from:
-            maybe = (*maybe, *far)
-        if not maybe:
-            return ()
-        fitting = [
-            row
-            for row in maybe
-            if not row.mark.literals or data.startswith(row.mark.literals, row.mark.at, length)
+        maybe = [
+            *begins[data[0]].get(data[1], ()),
+            *(near if may_be_near(data, length) else ()),
+            *(anywhere if may_be_anywhere(data, length) else ()),
+            *(far if length > far_from else ()),
         ]
+        fitting = [row for row in maybe if row.stands(data, length)]
         if not fitting:
             return ()
         begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])
@@ -137,16 +162,16 @@ def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
             return tuple([kind for kind in fits if kind.whole is None or kind.whole(content)])
         return tuple(fits)
 
-    return look_at
+    return look_at, fits_none
 
 
-look_at = look_of(KINDS)
+look_at, fits_none = looks_of(KINDS)
 
 
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     """Return the kinds that a file fits by its first bytes, which are all of it if `is_all`."""
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
-    return look_at(data, len(data), is_all)
+    return () if fits_none(data, len(data)) else look_at(data, len(data), is_all)
 
 
 #: The bytes that are searched for near the end, each with one of them that no text has.
@@ -223,13 +248,12 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
     for rare, mark in _IN_TAIL:
         if data.find(rare, start, length) >= 0 and data.rfind(mark, start, length) >= 0:
             return True
-    if data[length - 1] in _LAST and ends_as_other(bytes(memoryview(data)[start:length])):
-        return True
-    return (
-        length >= END_MARK_BYTES
-        and data[length - END_MARK_BYTES] in _FIRST_AT_END
-        and kind_by_end(bytes(memoryview(data)[start:length])) != ""
-    )
+    is_last = data[length - 1] in _LAST
+    at_end = length >= END_MARK_BYTES and data[length - END_MARK_BYTES] in _FIRST_AT_END
+    if not is_last and not at_end:
+        return False  # as nearly all files
+    tail = bytes(memoryview(data)[start:length])
+    return (is_last and ends_as_other(tail)) or (at_end and kind_by_end(tail) != "")
 
 
 def ends_as_other(tail: bytes) -> bool:

@@ -7,7 +7,6 @@ is octal between blanks, up to a blank or a zero byte, or binary where its first
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import product
 from zlib import adler32
 
@@ -20,10 +19,8 @@ MAGIC, MAGIC_AT = b"ustar", 257
 SUM_AT = 148
 _SUM_BYTES = b" \t\n\v\f\r01234567\0"
 SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
-_FEW_DIGITS = 4  # with what ends them
-#: An expression for that field: digits and what ends them, or nothing else.
-SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
-_sum = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
+_SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
+_SUM_OF_TEXT = rb"[\t-\r ]{0,3}[0-7]{4,7}[\t-\r ]|[\t-\r 0-7]{8}"
 #: How a file begins where more than one block may come before the first header.
 LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
@@ -74,23 +71,15 @@ def number(field: bytes) -> int | None:
     return octal(field)
 
 
-def has_sum_at(at: int) -> Callable[[bytes | bytearray, int], bool]:
-    """Return a function that says whether the sum of a header may stand at an offset of a buffer.
+def with_sum(start: int) -> bytes:
+    """Return an expression for the beginning of a file that may have a header at an offset.
 
-    Many texts of numbers fit so far. A text has no zero byte and no sign: its sum is 760 at least,
-    which has four digits.
+    Many texts of numbers have digits where the sum stands. A text has no zero byte and no sign: its
+    sum is 760 at least, which has four digits, and a byte more that ends them.
     """
-    start, end = at - SUM_AT, at + 8
-
-    def has_sum(data: bytes | bytearray, _length: int) -> bool:
-        found = _sum(data, at, end)
-        if found is None:
-            return False
-        if found.end() - at > _FEW_DIGITS or data.find(0, start, start + BLOCK_BYTES) >= 0:
-            return True
-        return not data[start : start + BLOCK_BYTES].isascii()
-
-    return has_sum
+    few = rb".{%d}[\x01-\x7f]{0,511}+[\x00\x80-\xff]" % start
+    at = start + SUM_AT
+    return rb"(?=.{%d}(?:%s))(?:.{%d}(?:%s)|%s)" % (at, _SUM, at, _SUM_OF_TEXT, few)
 
 
 def is_header(block: bytes) -> bool:
@@ -98,7 +87,7 @@ def is_header(block: bytes) -> bool:
     if len(block) < BLOCK_BYTES:
         return False
     stated = _number_behind_zero(block[148:156])
-    if not stated:
+    if not stated or stated > BLOCK_BYTES * 0xFF:
         return False
     # Summed as if the field itself were eight spaces.
     apart = 8 * 0x20 - sum(block[148:156])

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Algorithm
 
@@ -56,6 +56,13 @@ def new_hash(algorithm: Algorithm) -> _Hash:
 def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
     """Return the digest of bytes in memory."""
     return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
+
+
+def digests_of(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
+    """Return the digests of bytes in memory."""
+    if len(algorithms) == 1:  # the usual case; a comprehension costs half as much as the digest
+        return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()]
+    return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
 
 
 class Digester:
@@ -146,7 +153,7 @@ def digest_fd(
     on_bytes: Callable[[int], None] | None = None,
     buffer: memoryview | None = None,
     capped: bool = True,  # noqa: FBT001, FBT002 - by position, since it is called for every file
-    on_first: Callable[[memoryview], None] | None = None,
+    on_first: Callable[[Any, int], None] | None = None,
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
@@ -154,7 +161,8 @@ def digest_fd(
     reads beyond `size`, so a read that gives all these bytes has reached the end. Otherwise only an
     empty read is the end: a network file system or FUSE may give fewer bytes than requested, and so
     does a disk before a block that it cannot read. `on_bytes` is called with the length of each
-    chunk of a long read, `on_first` with the first bytes. The content of `buffer` is overwritten.
+    chunk of a long read, `on_first` with what `buffer` is a view of, and how many bytes of it are
+    the first ones. The content of `buffer` is overwritten.
 
     Raises:
         LengthError: there are more or fewer bytes than `size`; reading stops there.
@@ -163,14 +171,11 @@ def digest_fd(
     if buffer is None:
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
-    data = buffer[:count]
     if on_first is not None:
-        on_first(data)
-    if count == size and capped and count < len(buffer):
-        if len(algorithms) == 1:  # the usual case; a comprehension costs half as much as the digest
-            return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()], count
-        digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
-        return digests, count
+        on_first(buffer.obj, count)  # of which each look takes less than of the view
+    if count == size and capped and count < CHUNK_BYTES:
+        data = buffer[:count]
+        return digests_of(algorithms, data), count
     digester = Digester(algorithms)
     while count:
         digester.update(buffer[:count])

@@ -68,30 +68,29 @@ def kinds(result: Result) -> dict[str, tuple[Kind, str | None]]:
 def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
     """The algorithms of every reading of a file, in order."""
     calls: list[tuple[Algorithm, ...]] = []
-    original = core_digests.digest_fd
+    original = core_digests.digests_of
 
-    def recorded(
-        fd: int, algorithms: tuple[Algorithm, ...], *rest: Any, **options: Any
-    ) -> tuple[list[bytes], int]:
+    def recorded(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
         calls.append(algorithms)
-        return original(fd, algorithms, *rest, **options)
+        return original(algorithms, data)
 
-    monkeypatch.setattr(reading, "digest_fd", recorded)
+    monkeypatch.setattr(core_digests, "digests_of", recorded)
+    monkeypatch.setattr(reading, "digests_of", recorded)
     return calls
 
 
 def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Call `act` with the number of the reading, after it and before its result is judged."""
-    original, count = core_digests.digest_fd, 0
+    original, count = os.readv, 0
 
-    def watched(*args: Any, **options: Any) -> tuple[list[bytes], int]:
+    def watched(fd: int, buffers: list[memoryview]) -> int:
         nonlocal count
-        result = original(*args, **options)
+        result = original(fd, buffers)
         count += 1
         act(count)
         return result
 
-    monkeypatch.setattr(reading, "digest_fd", watched)
+    monkeypatch.setattr(os, "readv", watched)
 
 
 def seen_in(tree: Path, name: str) -> Seen:

@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.config import Config, Settings
-from hashclient.core.digests import LONGER, SHORTER, digest_fd
+from hashclient.core.digests import LONGER, SHORTER
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.index.open_lists import open_lists
 from hashclient.scan.check import reading
@@ -406,13 +406,12 @@ def test_a_file_system_stays_until_the_task_ends(
     """A file system that is mounted afterwards gets neither its number nor the trust in it."""
     devices: list[int] = []
 
-    def exchanged(*args: Any, **options: Any) -> tuple[list[bytes], int]:
+    def exchange(_number: int) -> None:
         if len(devices) == 1:
             one.close()
             devices.append(others.enter_context(disk(two, "tmpfs")).stat().st_dev)
-        return digest_fd(*args, **options)
 
-    monkeypatch.setattr(reading, "digest_fd", exchanged)
+    during_reads(monkeypatch, exchange)
     two = tmp_path / "two"
     two.mkdir()
     before = len(list(Path("/proc/self/fd").iterdir()))

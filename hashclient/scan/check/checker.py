@@ -276,7 +276,7 @@ class Checker:
                     self._leave(directory, name, inode, error, result)
                 else:
                     if found[0]:
-                        add((directory, name, begin, *found))
+                        add((directory, name, begin, found))
                         continue
                     if begin >= 0:
                         self._plain.append((found[3], begin))

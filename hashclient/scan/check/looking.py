@@ -25,7 +25,7 @@ from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.judging import Row, listed_rows, outcome_of
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.opening import Directory, Look
-from hashclient.scan.check.reading import Reader, SetAside, no_file, relied_size
+from hashclient.scan.check.reading import Read, Reader, SetAside, no_file, relied_size
 from hashclient.scan.sources.directories import GONE
 from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
@@ -169,7 +169,8 @@ class Looker:
                 settled[row] = False
                 self.known[len(rows)] = records[row]
                 directory, name, status, _ = seen[row]
-                rows.append((directory, name, -1, (), [], status.st_size, status, True, None))
+                read: Read = (), [], status.st_size, status, True, None
+                rows.append((directory, name, -1, read))
         believed = records["read_day"] != 0
         is_read = wanted != 0
         # A size that no entry has does not say that a file is no container: the cache does.

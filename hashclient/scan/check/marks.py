@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any
 
 from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.sniffing import (
     ends_as_container,
+    fits_none,
     has_behind,
     is_kind,
     look_at,
@@ -42,24 +42,22 @@ class Marks:
         #: The beginning of a file that may have an archive behind it.
         self._front = b""
 
-    def first(self, data: memoryview) -> None:
-        """Look at the first bytes of a file: the beginning of a buffer."""
-        length = len(data)
-        buffer: Any = data.obj  # of which each look takes less than of the view
-        self.begin = buffer[0] if length else 0
+    def first(self, data: bytes | bytearray, length: int) -> None:
+        """Look at the first bytes of a file: so many of a buffer."""
+        self.begin = data[0] if length else 0
         self.is_sure = is_all = length == self.size
-        found = look_at(buffer, length, is_all)
+        found = () if fits_none(data, length) else look_at(data, length, is_all)
         if is_all and not found:
-            self.may_be = ends_as_container(buffer, length, length)
+            self.may_be = ends_as_container(data, length, length)
             return
         self._first_bytes, self._front = length, b""
         if found:
             self.may_be = is_kind(found)  # one that is not opened is counted there
             if not self.may_be:
-                self._front, self.is_sure = bytes(data[:FRONT_BYTES]), False
+                self._front, self.is_sure = bytes(data[: min(length, FRONT_BYTES)]), False
         else:
             # If more follows, the end is looked at later.
-            self.may_be = self.size is None and ends_as_container(buffer, length, length)
+            self.may_be = self.size is None and ends_as_container(data, length, length)
 
     def look(self, fd: int, size: int) -> None:
         """Look at an open file of a size, and read no more of it than that takes.
@@ -72,7 +70,7 @@ class Marks:
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)
         self.size = size
-        self.first(memoryview(first))
+        self.first(first, len(first))
         if not self.is_sure:
             self.look_again(fd, size)
 
@@ -85,7 +83,8 @@ class Marks:
             # asked for.
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
-                self.first(memoryview(_first_bytes(fd, wanted, length)))
+                first = _first_bytes(fd, wanted, length)
+                self.first(first, len(first))
         if not self.may_be:
             self.may_be = has_behind(self._front, length, partial(read_at, fd))
 

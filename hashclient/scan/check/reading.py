@@ -16,10 +16,12 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 
-from hashclient.core.digests import LengthError, digest_fd, new_buffer
+from hashclient.containers.sniffing import ends_as_container, fits_none
+from hashclient.core.digests import CHUNK_BYTES, LengthError, digest_fd, digests_of, new_buffer
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.scan.check.marks import Marks
 from hashclient.scan.sources.frontier import kind_of
@@ -165,6 +167,8 @@ class Reader:
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
+        # Of a view, each look at its bytes takes longer.
+        self._buffers, self._bytes = [self._buffer], cast(bytearray, self._buffer.obj)
         self._file_systems = file_systems
         #: By `st_dev`, for one task: a descriptor keeps each of them from going away.
         self.devices: dict[int, Device] = {}
@@ -259,10 +263,7 @@ class Reader:
         size = claimed if capped else relied_size(status, device.trust)
         plan, marks, unwritable = self._plan_of(size), self.marks, None
         if not plan:
-            if self._on_first is not None:
-                marks.look(fd, claimed)
-                if not marks.is_sure and os.fstat(fd).st_size != claimed:
-                    raise SetAside(Kind.UNREAD, CHANGED)
+            self._look_only(fd, claimed)
             return plan, [], claimed, status, size is not None, None
         if defer_bytes is None or claimed >= defer_bytes:
             if size is not None:
@@ -272,7 +273,6 @@ class Reader:
         computed = plan
         if self.spare and claimed < SPARE_BYTES:
             computed = plan + tuple([a for a in self.spare if a not in plan])
-        on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         is_held, marks.size = False, size
         if device.leases:
             # Before the first byte is read: later, it would prove nothing.
@@ -281,18 +281,27 @@ class Reader:
                 is_held = unwritable is True
             else:
                 unwritable = is_unwritable(fd)
-        try:
-            digests, length = digest_fd(
-                fd, computed, size, on_bytes, self._buffer, capped, self._on_first
-            )
-        except LengthError as error:
-            self.bytes_read += error.length
-            return self._read_unsteady(fd, device.trust)
-        except EndlessError:
-            if defer_bytes is None:
-                raise
-            # The file is longer than its size said.
-            raise Deferred from None
+        if capped and claimed < CHUNK_BYTES:
+            # Nearly all files: one read gives all of it, and the kernel none beyond the size.
+            length = os.readv(fd, self._buffers)
+            if length != claimed:
+                self.bytes_read += length
+                return self._read_unsteady(fd, device.trust)
+            if self._on_first is not None:
+                data = self._bytes
+                if fits_none(data, length) and not ends_as_container(data, length, length):
+                    # As `first` finds it.
+                    marks.begin = data[0] if length else 0
+                    marks.is_sure, marks.may_be = True, False
+                else:
+                    marks.first(data, length)
+            digests = digests_of(computed, self._buffer[:length])
+        else:
+            try:
+                digests, length = self._read_long(fd, computed, status, size, capped, defer_bytes)
+            except LengthError as error:
+                self.bytes_read += error.length
+                return self._read_unsteady(fd, device.trust)
         self.bytes_read += length
         if not marks.is_sure:
             marks.look_again(fd, length)
@@ -311,6 +320,32 @@ class Reader:
         ):
             return self._read_unsteady(fd, device.trust)
         return plan, digests, length, after, size is not None, unwritable
+
+    def _look_only(self, fd: int, size: int) -> None:
+        """Look for marks in a file that no entry can be."""
+        if self._on_first is not None:
+            self.marks.look(fd, size)
+            if not self.marks.is_sure and os.fstat(fd).st_size != size:
+                raise SetAside(Kind.UNREAD, CHANGED)
+
+    def _read_long(
+        self,
+        fd: int,
+        plan: Plan,
+        status: os.stat_result,
+        size: int | None,
+        capped: bool,  # noqa: FBT001 - as for `digest_fd`
+        defer_bytes: int | None,
+    ) -> tuple[list[bytes], int]:
+        """Read a file that is long, or whose size or end is not sure."""
+        on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
+        try:
+            return digest_fd(fd, plan, size, on_bytes, self._buffer, capped, self._on_first)
+        except EndlessError:
+            if defer_bytes is None:
+                raise
+            # The file is longer than its size said.
+            raise Deferred from None
 
     def look(self, fd: int) -> os.stat_result:
         """Search a file that was just opened for the marks of containers, and read no further.
