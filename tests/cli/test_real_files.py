@@ -58,6 +58,7 @@ def made(state: State, name: str, command: str) -> None:
     shutil.copy(work / name, state.tree / name)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", COUNTED)
 def test_what_a_program_writes_is_counted_by_its_kind(tmp_path: Path, name: str) -> None:
     state = State(tmp_path, {"base": {"e-1": LISTED}})
@@ -67,6 +68,7 @@ def test_what_a_program_writes_is_counted_by_its_kind(tmp_path: Path, name: str)
     assert (result.code, result.summary["not_opened"]) == (0, {kind: 1})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", OPENED)
 def test_what_a_program_writes_is_opened(tmp_path: Path, name: str) -> None:
     state = State(tmp_path, {"base": {"e-1": LISTED}})

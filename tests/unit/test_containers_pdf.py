@@ -195,6 +195,7 @@ def test_the_same_bytes_in_many_streams_are_given_a_few_times_only() -> None:
     assert Why.LIMIT in found.reasons
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ROWS)
 def test_every_cut_and_changed_byte_gives_the_content_or_a_word_and_ends(name: str) -> None:
     data = ROWS[name]
