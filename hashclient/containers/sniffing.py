@@ -79,21 +79,34 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 def _differ(rows: Iterable[_Row]) -> str:
     """Return an expression of Python: the bytes of `data` differ from those of some marks.
 
-    The first two bytes of each are compared.
+    The first two bytes of each are compared; the first alone at a place where a mark has one.
     """
     pairs: dict[int, set[bytes]] = {}
     for row in rows:
         pairs.setdefault(row.mark.at, set()).update(one[:2] for one in row.mark.literals)
     tests = [f"length > {max(pairs) + 1}"]
     for at, begins in sorted(pairs.items()):
-        columns = [{one[place] for one in begins if one[place:]} for place in range(2)]
-        differ = [
-            f"data[{place}] not in {one}" if len(one) > 1 else f"data[{place}] != {min(one)}"
-            for place, one in enumerate(columns, at)
-            if one
-        ]
+        columns = [{one[place] for one in begins} for place in range(min(map(len, begins)))]
+        differ = [f"data[{place}] not in {column}" for place, column in enumerate(columns, at)]
         tests.append(f"({' or '.join(differ)})")
     return " and ".join(tests)
+
+
+def _differ_far(rows: Iterable[_Row]) -> str:
+    """Return the same of marks that most files are too short for; one byte of each is compared."""
+    firsts: dict[int, set[int]] = {}
+    for row in rows:
+        firsts.setdefault(row.mark.at, set()).update(one[0] for one in row.mark.literals)
+    return " and ".join(
+        f"(length <= {at} or data[{at}] not in {begins})" for at, begins in firsts.items()
+    )
+
+
+def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
+    """Return a look that says what any of some says: kinds of a text share one."""
+    if len(looks) == 1:
+        return looks.pop()
+    return lambda data, length: any(look(data, length) for look in looks)
 
 
 def looks_of(
@@ -117,12 +130,9 @@ def looks_of(
     expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
     find_near = re.compile(expression, re.DOTALL).match
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
-    (far_from,) = {row.mark.at for row in far}
-    far_begins = {one[0] for row in far for one in row.mark.literals}
-    # Kinds of a text, which share one quick look.
+    far_from = min(row.mark.at for row in far)
     anywhere = [row for row in rows if row.mark.at == ANYWHERE]
-    (may_be_anywhere,) = {row.mark.may_be for row in anywhere}
-    assert may_be_anywhere is not None
+    may_be_anywhere = _any_of({row.mark.may_be for row in anywhere if row.mark.may_be})
 
     def may_be_near(data: Buffer, length: int) -> bool:
         found = find_near(data, 0, length)
@@ -140,7 +150,7 @@ def looks_of(
             "lambda data, length: length < 2 or ("
             f"({_differ(near)} or not may_be_near(data, length))"
             " and data[1] not in begins[data[0]] and not may_be_anywhere(data, length)"
-            f" and (length <= {far_from} or data[{far_from}] not in {far_begins}))",
+            f" and {_differ_far(far)})",
             {"may_be_near": may_be_near, "begins": begins, "may_be_anywhere": may_be_anywhere},
         ),
     )

@@ -37,6 +37,24 @@ def test_hardly_any_file_of_anything_is_taken_for_a_container() -> None:
     assert sum(map(has_mark, blocks)) < 20
 
 
+def test_a_new_kind_is_found_wherever_its_mark_stands_and_however_short_it_is() -> None:
+    def may_be_text(data: bytes | bytearray, length: int) -> bool:
+        return data.find(b"TEXT", 0, length) >= 0
+
+    ordinary = b"\x01" * 50_000
+    files = {
+        "one byte where tar has five": (Mark(257, (b"Q",)), ordinary[:257] + b"Q" + ordinary[:9]),
+        "far": (Mark(40_000, (b"FAR!",)), ordinary[:40_000] + b"FAR!"),
+        "anywhere": (Mark(ANYWHERE, may_be=may_be_text), ordinary[:700] + b"TEXT"),
+    }
+    added = [Kind(name, (mark,)) for name, (mark, _) in files.items()]
+    look_at, fits_none = sniffing.looks_of((*KINDS, *added))
+    assert fits_none(ordinary, len(ordinary))
+    for name, (_, data) in files.items():
+        assert not fits_none(data, len(data))
+        assert name in [kind.name for kind in look_at(data, len(data), False)]
+
+
 def test_every_tar_that_is_opened_is_looked_at() -> None:
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         out = io.BytesIO()
