@@ -153,8 +153,17 @@ def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_pat
     assert not (root / "usr/lib/hashclient").exists()
     inside(root, "dpkg", "-i", "/second.deb")
     assert inside(root, *matches) == found and (root / "etc/hashclient/root.json").exists()
+    sealed = state / "quarantine/item/evidence.age"
+    sealed.parent.mkdir(parents=True, exist_ok=True)
+    sealed.touch()
     inside(root, "dpkg", "--purge", "hashclient")
-    assert not state.exists() and not (root / "etc/hashclient").exists()
+    assert sealed.exists() and not (root / "etc/hashclient").exists()
+    inside(root, "dpkg", "-i", "/second.deb")
+    assert inside(root, *matches) == found
+    for path in state.rglob("*.age"):
+        path.unlink()
+    inside(root, "dpkg", "--purge", "hashclient")
+    assert not state.exists()
     assert not os.path.lexists(link)
     assert "hashclient" not in inside(root, "dpkg-query", "-W")
 
