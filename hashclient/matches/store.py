@@ -114,6 +114,16 @@ class Matches(Recording):
         except UsageError:
             return None
 
+    def look_up_all(self, match_ids: Sequence[str]) -> dict[str, Match]:
+        """Return the matches with these ids by id, without their hits, where there is one.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        with self._errors():
+            rows = self._many(MATCH + " WHERE id IN (%s)", match_ids)
+            return {row[0]: self._match(row, ()) for row in rows}
+
     def story(self, match_id: str) -> list[Step]:
         """Return the story of a match, in order.
 
@@ -181,14 +191,32 @@ class Matches(Recording):
         """
         with self._transaction():
             match = self._get(match_id)
-            self._step(match_id, state, now, detail)
-            if state in PROGRESS and match.state is not MatchState.GONE:
-                is_later = match.state in PROGRESS
-                state = max(state, match.state, key=PROGRESS.index) if is_later else match.state
             in_place = match.in_place if in_place is None else in_place
-            update = "UPDATE match SET state = ?, in_place = ? WHERE id = ?"
-            self._db.execute(update, (state, in_place, match_id))
-            return msgspec.structs.replace(match, state=state, in_place=in_place)
+            (reached,) = self.change_all([(match, detail, in_place)], state, now)
+            return msgspec.structs.replace(match, state=reached, in_place=in_place)
+
+    def change_all(
+        self,
+        changes: Sequence[tuple[Match, Mapping[str, Any], bool]],
+        state: MatchState,
+        now: datetime,
+    ) -> list[MatchState]:
+        """Add a step to the story of each match, as `change`; return the states that it leads to.
+
+        Each change is a match as it is in the record, the detail, and whether the file is in place.
+        The caller has read the matches in the same `batch`.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        reached = [_after(match.state, state) for match, *_ in changes]
+        with self._transaction():
+            self._steps([(match.id, detail) for match, detail, _ in changes], state, now)
+            self._db.executemany(
+                "UPDATE match SET state = ?, in_place = ? WHERE id = ?",
+                [(new, c[2], c[0].id) for new, c in zip(reached, changes, strict=True)],
+            )
+        return reached
 
     def note(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
         """Add a step that leaves the state as it is, such as a hold.
@@ -377,6 +405,13 @@ class Matches(Recording):
             rows = self._db.execute("SELECT state, count(*) FROM match GROUP BY state").fetchall()
             found = {MatchState(state): count for state, count in rows}
         return {state: found.get(state, 0) for state in MatchState}
+
+
+def _after(present: MatchState, state: MatchState) -> MatchState:
+    """Return the state that a step to `state` leads to."""
+    if state not in PROGRESS or present is MatchState.GONE:
+        return state
+    return max(state, present, key=PROGRESS.index) if present in PROGRESS else present
 
 
 def parse_step(time: str, event: str, detail: str) -> Step:

@@ -261,9 +261,16 @@ class MatchStore:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
 
     def _step(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
+        self._steps([(match_id, detail)], event, now)
+
+    def _steps(
+        self, details: Sequence[tuple[str, Mapping[str, Any]]], event: str, now: datetime
+    ) -> None:
         assert event in _EVENTS, event
-        self._db.execute(_ADD_HELD, (match_id,))
-        self._db.execute(ADD_STEP, (match_id, to_text(now), event, json.dumps(dict(detail))))
+        self._db.executemany(_ADD_HELD, [(match_id,) for match_id, _ in details])
+        time = to_text(now)
+        rows = [(match_id, time, event, json.dumps(dict(detail))) for match_id, detail in details]
+        self._db.executemany(ADD_STEP, rows)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:

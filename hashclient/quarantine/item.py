@@ -3,7 +3,8 @@
 `STATE/quarantine/<match id>/` has `evidence.age`, the file sealed in the age format, and
 `item.json`, which says what the file was, where, and how to restore it. A folder is complete in
 itself: with the officer's key it can be opened by hand even if the rest of the state is lost.
-`docs/quarantine.md` specifies the document. This module changes only `item.json`.
+`restored.json` names the items whose file is back and whose folder is still to be dropped: one
+write says it of many. `docs/quarantine.md` specifies both documents.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from hashclient.core.model import Hit, Seen, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
-from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME
 from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
+NOTES_FORMAT = "hashclient-quarantine-restored/1"
 #: Extended attributes may take some megabytes; nothing else in the document is large.
 MAX_ITEM_BYTES = 1 << 25
 
@@ -146,7 +148,8 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
     `context` are the files that belong to it, in the order of their numbers, from 1. `tombstone` is
     the text left in place of the file, if any. `restored` is set where the file was
-    restored and only the folder is still to be dropped.
+    restored and only the folder is still to be dropped; `restored.json` says so, or, of an act of
+    an earlier version, the document.
     """
 
     format: str = FORMAT
@@ -181,6 +184,24 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
         """Return the tags in the form of a match."""
         return {Algorithm.from_label(a): bytes.fromhex(tag) for a, tag in self.tags.items()}
+
+
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That the file of an item was restored.
+
+    A file that is isolated again may have the same id, but never an equal sealed copy: the note of
+    an earlier one says nothing about it.
+    """
+
+    evidence_sha256: str
+    restored: Restoration
+
+
+class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of `restored.json`: a note for each item, by id."""
+
+    format: str = NOTES_FORMAT
+    items: dict[str, Note]
 
 
 def folder_path(directory: Path, match_id: str) -> Path:
@@ -246,7 +267,49 @@ def load_item(directory: Path, match_id: str) -> Item:
         ) from error
     except OSError as error:
         raise files.state_error("cannot read", path, error) from error
-    return parse_item(data, match_id, path)
+    item = parse_item(data, match_id, path)
+    note = load_notes(directory).get(match_id)
+    if note is None or note.evidence_sha256 != item.evidence_sha256:
+        return item
+    return msgspec.structs.replace(item, restored=note.restored)
+
+
+def load_notes(directory: Path) -> dict[str, Note]:
+    """Return which items in the quarantine `directory` were restored, by id.
+
+    Raises:
+        StateError: the document cannot be read or is damaged.
+    """
+    path = directory / RESTORED_NAME
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123 - for each item that is read
+            notes = msgspec.json.decode(stream.read(), type=Notes)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise files.state_error("cannot read", path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, excerpt(error)) from error
+    if notes.format != NOTES_FORMAT:
+        raise _unknown_format(path, notes.format)
+    return notes.items
+
+
+def save_notes(directory: Path, notes: dict[str, Note]) -> None:
+    """Replace what `load_notes` returns, durably; without any note there is no document.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    path = directory / RESTORED_NAME
+    if notes:
+        files.write_atomic(path, msgspec.json.encode(Notes(items=notes)))
+        return
+    try:
+        path.unlink(missing_ok=True)
+        files.fsync_dir(directory)
+    except OSError as error:
+        raise files.state_error("cannot remove", path, error) from error
 
 
 def parse_item(data: bytes, match_id: str, path: Path) -> Item:
@@ -268,10 +331,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
     except (ValueError, KeyError, RecursionError, UsageError, binascii.Error) as error:
         raise _damaged(path, excerpt(error)) from error
     if item.format != FORMAT:
-        raise StateError(
-            f"unknown format of {printable(path)}: {excerpt(item.format)}",
-            hint="another version of hashclient wrote it",
-        )
+        raise _unknown_format(path, item.format)
     if item.id != match_id:
         raise _damaged(path, "it is of another item")
     if not is_path or any("\0" in name for name in item.origin.xattrs):
@@ -293,6 +353,13 @@ def _is_whole_path(path: str) -> bool:
 def encode_item(item: Item) -> bytes:
     """Return the document as text that people can read."""
     return msgspec.json.format(msgspec.json.encode(item), indent=2) + b"\n"
+
+
+def _unknown_format(path: Path, found: str) -> StateError:
+    return StateError(
+        f"unknown format of {printable(path)}: {excerpt(found)}",
+        hint="another version of hashclient wrote it",
+    )
 
 
 def _damaged(path: Path, why: str) -> StateError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
@@ -92,11 +94,11 @@ def restore(
        capabilities it gets in the directory that it was taken from, or where others may not write.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        The name is still that of the file.
-    7. The restoring is logged, then noted in the item, then in the record.
+    7. The restoring is logged, then noted in the quarantine, then in the record.
     8. The item is dropped.
 
     Up to `AT_ONCE` items take steps together: one write logs the intents of all (3), one that they
-    were restored (7), one changes the record, and the rest runs in threads.
+    were restored (7), one notes it, one changes the record, and the rest runs in threads.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -125,6 +127,7 @@ def _restore_some(
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
     size, most = 0, at_once()
+    known = matches.look_up_all([*itertools.islice(left, most)])
     # An id that was given twice waits until its item is gone.
     while left and left[0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id = left.popleft()
@@ -137,7 +140,7 @@ def _restore_some(
                 path = path_of(done.path, done.path_b64) if done.path else item.file
                 outcomes[match_id] = Restored(path, ())
                 continue
-            _check(item, matches, room.now(), allow_standing=allow_standing)  # 1
+            _check(item, known.get(match_id), room.now(), allow_standing=allow_standing)  # 1
         except HashclientError as error:
             outcomes[match_id] = error
             continue
@@ -156,7 +159,7 @@ def _restore_some(
 
 
 def _drop(room: Room, items: Sequence[Item], matches: Matches) -> dict[str, HashclientError]:
-    """Note in the record that items were restored, and drop them (steps 7 and 8).
+    """Note that items were restored, and drop them (steps 7 and 8).
 
     Return the failures. Together they fail together, so that each is then tried alone.
     """
@@ -198,18 +201,15 @@ def _steps(
         ) from error
     elsewhere = {} if path == item.file else path_fields(path)
     done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
-    item = msgspec.structs.replace(item, restored=done)
-    yield from room.saving(item)
-    return item, Restored(path, tuple(missing))
+    return msgspec.structs.replace(item, restored=done), Restored(path, tuple(missing))
 
 
-def _check(item: Item, matches: Matches, now: datetime, *, allow_standing: bool) -> None:
+def _check(item: Item, match: Match | None, now: datetime, *, allow_standing: bool) -> None:
     if (hold := item.held(now)) is not None:
         raise UsageError(
             f"{item.id} is on hold, by {printable(hold.by)}: {printable(hold.reason)}",
             hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
         )
-    match = matches.look_up(item.id)
     if allow_standing or (match is not None and match.state is MatchState.WITHDRAWN):
         return
     state = "not in the record" if match is None else str(match.state)

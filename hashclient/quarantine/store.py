@@ -28,10 +28,13 @@ from hashclient.quarantine.isolators.interface import Isolator, Names
 from hashclient.quarantine.item import (
     Item,
     Mark,
+    Note,
     encode_item,
     evidence_path,
     folder_path,
     load_item,
+    load_notes,
+    save_notes,
 )
 from hashclient.session import Session
 from hashclient.system import files
@@ -144,6 +147,8 @@ class Room:
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
+                    with contextlib.suppress(OSError):  # a document that has not got its name
+                        os.unlink(self.directory / name)  # noqa: PTH108 - beside a folder
                 self._swept = True
             yield
 
@@ -205,28 +210,32 @@ class Room:
         return item, match
 
     def drop_restored(self, items: Sequence[Item], matches: Matches) -> None:
-        """Note in the record of matches that items were restored, and drop them.
+        """Note that items were restored, also in the record of matches, and drop them.
 
         Raises:
             StateError: it cannot be written.
         """
+        marks = {item.id: item.restored for item in items if item.restored is not None}
+        old = load_notes(self.directory)
+        notes = {i: note for i, note in old.items() if self.folder(i).exists()}
+        notes |= {i.id: Note(i.evidence_sha256, marks[i.id]) for i in items if i.id in marks}
+        if notes != old:
+            save_notes(self.directory, notes)
         with matches.batch():
-            for item in items:
-                match = matches.look_up(item.id)
-                mark = item.restored
-                # A scan may have found the restored file again since; that has a story of its own.
-                if (
-                    mark is not None
-                    and match is not None
-                    and (
-                        match.state is MatchState.WITHDRAWN
-                        or (match.state is not MatchState.RESTORED and not match.in_place)
-                    )
-                ):
-                    detail = {"by": mark.by, "reason": mark.reason}
-                    state, in_place = MatchState.RESTORED, mark.in_place
-                    matches.change(item.id, state, self.now(), detail, in_place=in_place)
-        self.drop(*(item.id for item in items))
+            known = matches.look_up_all([*marks])
+            # A scan may have found the restored file again since; that has a story of its own.
+            changes = [
+                (match, {"by": mark.by, "reason": mark.reason}, mark.in_place)
+                for match_id, mark in marks.items()
+                if (match := known.get(match_id)) is not None
+                and (
+                    match.state is MatchState.WITHDRAWN
+                    or (match.state is not MatchState.RESTORED and not match.in_place)
+                )
+            ]
+            matches.change_all(changes, MatchState.RESTORED, self.now())
+        self.drop(*marks)
+        save_notes(self.directory, {i: note for i, note in notes.items() if i not in marks})
 
     def folder(self, match_id: str) -> Path:
         """Return the path of an item's folder."""

@@ -22,7 +22,7 @@ from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
 from hashclient.quarantine.store import Room
 from hashclient.system import files
-from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.layout import ITEM_NAME, RESTORED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
 #: States of a match whose file is in quarantine, if it is not in its place.
@@ -67,7 +67,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
         finding = _check(room, match_id, matches)
         if finding is not None:
             yield finding
-    known = {ROOM_LOCK_NAME, *ids}
+    known = {ROOM_LOCK_NAME, RESTORED_NAME, *ids}
     if room.directory.is_dir():
         with room.errors("cannot read the quarantine", room.directory):
             names = sorted(set(os.listdir(room.directory)) - known)  # noqa: PTH208

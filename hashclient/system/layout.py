@@ -43,6 +43,8 @@ AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
 ITEM_NAME = "item.json"
 EVIDENCE_NAME = "evidence.age"
+#: In the folder of the quarantine.
+RESTORED_NAME = "restored.json"
 #: In the folder of the quarantine, of all reports, of notices, of alerts or of the fleet.
 ROOM_LOCK_NAME = "lock"
 PREPARE_LOCK_NAME = "prepare.lock"
@@ -172,6 +174,7 @@ FILES: Mapping[str, str] = {
     r"mounts\.json": "the mounted file systems that earlier scans have seen",
     r"mounts\.lock": "the lock of writers of mounts.json",
     r"quarantine/lock": "the lock of writers of the quarantine",
+    r"quarantine/restored\.json": "which files are back, until their items are dropped",
     rf"quarantine/{_ID}/item\.json": "the record of an isolated file",
     rf"quarantine/{_ID}/evidence\.age": "the content of the file, sealed",
     rf"quarantine/{_ID}/evidence\.[0-9]+\.age": "a file that belongs to the match, sealed",

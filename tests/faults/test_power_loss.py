@@ -24,7 +24,7 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
-from hashclient.system.layout import MANIFEST_NAME
+from hashclient.system.layout import MANIFEST_NAME, RESTORED_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import Generations
 
@@ -231,14 +231,20 @@ def test_a_file_that_is_given_back_is_on_the_disk_before_its_copy_goes(
     ward.take(match)
     if named:
         monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
-    folder = str(ward.evidence(match).parent)
-    # First its document says that it was given back, then the folder goes.
+    folder = ward.evidence(match).parent
+    new_note = f"{folder.parent}/.tmp-"
+    # First it is noted that it was given back, then the folder goes.
     moment = Moment(
-        tmp_path, lambda name, path: name in ("rename", "replace") and path.startswith(folder)
+        tmp_path,
+        lambda name, path: (
+            (name == "rename" and path == str(folder))
+            or (name == "replace" and path.startswith(new_note))
+        ),
     )
     with watched(moment):
         ward.restore(match, force=True)
     assert len(moment.volatile) == 2
+    assert not any(path.endswith(RESTORED_NAME) for path in moment.volatile[1])
     for volatile, lingering in zip(moment.volatile, moment.lingering, strict=True):
         assert {p for p in volatile if "/quarantine/" not in p} == set()
         assert lingering <= {f"share/.hashclient-{match.id}.new"}

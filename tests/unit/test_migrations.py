@@ -67,6 +67,7 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,
         "`quarantine/*/item.json`": item.FORMAT,
+        "`quarantine/restored.json`": item.NOTES_FORMAT,
         "`quarantine/*/evidence.age`": "1",
         "`reports/*/report.json`": report.Report.__struct_defaults__[0],
         "`reports/*/document.json`": document.FORMAT,

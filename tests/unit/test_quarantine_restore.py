@@ -26,11 +26,13 @@ from hashclient.errors import (
 )
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.quarantine import restore, sealing, store
+from hashclient.quarantine import item, restore, sealing, store
 from hashclient.quarantine.age import load_identities, parse_recipients, seal
+from hashclient.quarantine.item import Note
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
+from hashclient.system.layout import RESTORED_NAME
 from tests.kit import descriptors_left, open_files
 
 
@@ -597,10 +599,19 @@ def test_many_items_share_what_is_written_of_all(
         appended.append(len(events))
         append(events, **options)
 
+    noted: list[int] = []
+    save_notes = item.save_notes
+
+    def counted_notes(directory: Path, notes: dict[str, Note]) -> None:
+        noted.append(len(notes))
+        save_notes(directory, notes)
+
     monkeypatch.setattr(ward.audit, "append", counted)
+    monkeypatch.setattr(store, "save_notes", counted_notes)
     monkeypatch.setattr(store, "AT_ONCE", 5)
     ids = [match.id for match in matches]
     done = restore_all(ward, ids)
+    assert noted == [5, 0, 2, 0]  # before the items of a batch are dropped, and after
     assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
     assert appended == [5, 5, 2, 2]  # the intents of a batch, then its results
     assert ward.events()[-4:] == ["restoring"] * 2 + ["restored"] * 2
@@ -645,20 +656,61 @@ def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = several(ward, tmp_path, 2)
-    change = Matches.change
+    change_all = Matches.change_all
 
-    def refuse(self: Matches, match_id: str, *arguments: Any, **more: Any) -> Match:
-        if match_id == bad.id:
+    def refuse(
+        self: Matches, changes: Sequence[tuple[Match, Any, bool]], *arguments: Any
+    ) -> list[MatchState]:
+        if bad.id in (match.id for match, *_ in changes):
             raise StateError("cannot use the record")
-        return change(self, match_id, *arguments, **more)
+        return change_all(self, changes, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Matches, "change", refuse)
+        patched.setattr(Matches, "change_all", refuse)
         (_, failed), (_, done) = restore_all(ward, [bad.id, good.id])
     assert isinstance(failed, StateError) and done == restore.Restored(good.path, ())
     assert ward.names() == {bad.id} and ward.item(bad).restored is not None
     ((_, again),) = restore_all(ward, [bad.id])
     assert again == restore.Restored(bad.path, ()) and ward.names() == set()
+
+
+def test_a_note_that_outlives_its_item_says_nothing_about_another_copy(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+
+    def killed(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "remove_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ward.restore(match, force=True)
+    notes = ward.settings.layout.quarantine / RESTORED_NAME
+    assert match.id in notes.read_text() and not ward.evidence(match).exists()
+    assert ward.match(file).id == match.id
+    ward.take(match)
+    assert ward.item(match).restored is None and ward.get(match).state is MatchState.QUARANTINED
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT and not notes.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("{", "damaged"), ('{"format":"x/2","items":{}}', "unknown format")]
+)
+def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
+    ward: Ward, file: Path, text: str, why: str
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    notes = ward.settings.layout.quarantine / RESTORED_NAME
+    notes.write_text(text)
+    with pytest.raises(StateError, match=why):
+        ward.restore(match, force=True)
+    notes.unlink()
+    ward.restore(match, force=True)
+    assert file.read_bytes() == CONTENT
 
 
 def test_a_log_that_fails_keeps_all_sealed_copies(
