@@ -84,15 +84,10 @@ def _differ(rows: Iterable[_Row]) -> str:
     pairs: dict[int, set[bytes]] = {}
     for row in rows:
         pairs.setdefault(row.mark.at, set()).update(one[:2] for one in row.mark.literals)
-    # A reader's buffer goes on behind a short file: what stands there asks for a closer look at
-    # most.
-    tests = [f"len(data) > {max(pairs) + 1}"]
+    tests = [f"length > {max(pairs) + 1}"]
     for at, begins in sorted(pairs.items()):
-        columns = [tuple({one[p] for one in begins}) for p in range(min(map(len, begins)))]
-        differ = [
-            f"data[{place}] not in {set(column)}" if column[1:] else f"data[{place}] != {column[0]}"
-            for place, column in enumerate(columns, at)
-        ]
+        columns = [{one[place] for one in begins} for place in range(min(map(len, begins)))]
+        differ = [f"data[{place}] not in {column}" for place, column in enumerate(columns, at)]
         tests.append(f"({' or '.join(differ)})")
     return " and ".join(tests)
 

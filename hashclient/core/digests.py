@@ -58,13 +58,11 @@ def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
     return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
 
 
-def digester_of(algorithms: tuple[Algorithm, ...]) -> Callable[[memoryview], list[bytes]]:
-    """Return a function that returns the digests of bytes in memory, for many of them."""
-    new = [_CONSTRUCTORS[a] for a in algorithms]  # to look one up takes as long as a short digest
-    if len(new) == 1:  # the usual case; a comprehension costs half as much as the digest
-        (only,) = new
-        return lambda data: [only(data, usedforsecurity=False).digest()]
-    return lambda data: [one(data, usedforsecurity=False).digest() for one in new]
+def digests_of(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
+    """Return the digests of bytes in memory."""
+    if len(algorithms) == 1:  # the usual case; a comprehension costs half as much as the digest
+        return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()]
+    return [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
 
 
 class Digester:
@@ -176,7 +174,8 @@ def digest_fd(
     if on_first is not None:
         on_first(buffer.obj, count)  # of which each look takes less than of the view
     if count == size and capped and count < CHUNK_BYTES:
-        return digester_of(algorithms)(buffer[:count]), count
+        data = buffer[:count]
+        return digests_of(algorithms, data), count
     digester = Digester(algorithms)
     while count:
         digester.update(buffer[:count])

@@ -68,19 +68,14 @@ def kinds(result: Result) -> dict[str, tuple[Kind, str | None]]:
 def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ...]]:
     """The algorithms of every reading of a file, in order."""
     calls: list[tuple[Algorithm, ...]] = []
-    original = core_digests.digester_of
+    original = core_digests.digests_of
 
-    def recorded(algorithms: tuple[Algorithm, ...]) -> Callable[[memoryview], list[bytes]]:
-        digests_of = original(algorithms)
+    def recorded(algorithms: tuple[Algorithm, ...], data: memoryview) -> list[bytes]:
+        calls.append(algorithms)
+        return original(algorithms, data)
 
-        def digests(data: memoryview) -> list[bytes]:
-            calls.append(algorithms)
-            return digests_of(data)
-
-        return digests
-
-    monkeypatch.setattr(core_digests, "digester_of", recorded)
-    monkeypatch.setattr(reading, "digester_of", recorded)
+    monkeypatch.setattr(core_digests, "digests_of", recorded)
+    monkeypatch.setattr(reading, "digests_of", recorded)
     return calls
 
 

@@ -23,7 +23,6 @@ from hashclient.core.kinds import Algorithm, Kind
 from hashclient.index.open_lists import open_lists
 from hashclient.scan.check import reading
 from hashclient.scan.check.checker import Checker
-from hashclient.scan.check.opening import directory_of
 from hashclient.scan.check.reading import (
     ATTEMPTS,
     CLAIMED_BYTES,
@@ -35,7 +34,6 @@ from hashclient.scan.check.reading import (
     Device,
     EndlessError,
     Reader,
-    Row,
     SetAside,
     bound_of,
     relied_size,
@@ -82,26 +80,6 @@ def read(
     assert unwritable is None
     assert reliable == (relied_size(status, trust) is not None)
     return plan, digests, length
-
-
-def read_in_directory(reader: Reader, path: Path) -> Row:
-    """Read a file that is ordinary, as one of a directory."""
-    rows: list[Row] = []
-    assert not left_in_directory(reader, path, rows)
-    (row,) = rows
-    return row
-
-
-def left_in_directory(
-    reader: Reader, path: Path, rows: list[Row]
-) -> list[tuple[int, int, os.stat_result | None]]:
-    """Read a file of a directory if it is ordinary; otherwise return what is left to `read`."""
-    reader.most_bytes = 1 << 30
-    with opened(path.parent) as fd:
-        directory = directory_of(
-            fd, Group(str(path.parent), [path.name], follow=False), os.fstat(fd)
-        )
-        return list(reader.unread(directory, directory.inodes, rows))
 
 
 def during_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
@@ -482,26 +460,6 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
         assert trust is not FULL or told[-1] >= 1
 
 
-def test_a_file_that_changes_is_left_at_its_beginning_and_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"benign")
-    reader = Reader(plan_of)
-    rows: list[Row] = []
-    reader.devices[path.stat().st_dev] = Device(FULL)
-    during_reads(monkeypatch, lambda number: number == 1 and path.write_bytes(b"listed now"))
-    ((place, fd, status),) = left_in_directory(reader, path, rows)
-    assert (place, rows, reader.bytes_read) == (0, [], 0)
-    try:
-        plan, digests, length, *_ = reader.read(fd, status=status)
-    finally:
-        os.close(fd)
-    # The size that was asked for before rules out no entry any more.
-    assert (plan, length) == (MD5, 10)
-    assert digests == [hashlib.md5(b"listed now").digest()]
-
-
 @pytest.mark.parametrize(
     ("elapsed_s", "lost", "expected"), [(0.4, False, True), (0.6, False, True), (0.6, True, False)]
 )
@@ -516,23 +474,23 @@ def test_a_short_file_is_read_under_a_lease(
         if not hold(fd) or not keeps_out(fd):
             pytest.skip("no such lease here")
     now = [0.0]
-    original = os.readv
 
-    def readv(fd: int, buffers: list[memoryview]) -> int:
+    def write(_: int) -> None:
         with pytest.raises(BlockingIOError):
             os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         now[0] += elapsed_s
         if lost:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        return original(fd, buffers)
 
     reader = Reader(plan_of, leases=True, clock=lambda: now[0])
-    reader.devices[path.stat().st_dev] = Device(FULL, leases=True, holds=True)
-    assert read_in_directory(reader, path)[-1] is True
-    monkeypatch.setattr(os, "readv", readv)
-    *_, digests, length, status, reliable, unwritable = read_in_directory(reader, path)
-    assert (digests, length, reliable, unwritable) == (sha1(b"benign"), 6, True, expected)
-    assert same_content(status, path.stat())
+    with opened(path) as fd:
+        reader.devices[os.fstat(fd).st_dev] = Device(FULL, leases=True, holds=keeps_out(fd))
+        assert reader.read(fd)[-1] is True
+    during_reads(monkeypatch, write)
+    with opened(path) as fd:
+        _, digests, length, status, reliable, unwritable = reader.read(fd)
+        assert (digests, length, reliable, unwritable) == (sha1(b"benign"), 6, True, expected)
+        assert same_content(status, os.fstat(fd))
 
 
 def test_a_long_file_is_not_kept_from_others_while_it_is_read(
@@ -544,8 +502,9 @@ def test_a_long_file_is_not_kept_from_others_while_it_is_read(
     writers: list[int] = []
     during_reads(monkeypatch, lambda _: writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
     reader = Reader(plan_of, leases=True)
-    reader.devices[path.stat().st_dev] = Device(FULL, leases=True, holds=True)
-    read_in_directory(reader, path)
+    with opened(path) as fd:
+        reader.devices[os.fstat(fd).st_dev] = Device(FULL, leases=True, holds=keeps_out(fd))
+        reader.read(fd)
     assert writers
     for writer in writers:
         os.close(writer)

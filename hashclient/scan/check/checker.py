@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from hashclient.index.matcher import Judge
 from hashclient.scan.cache.interface import Cache
 from hashclient.scan.check.judging import (
+    Row,
     files_of,
     judge_files,
     learn,
@@ -28,15 +29,7 @@ from hashclient.scan.check.judging import (
 from hashclient.scan.check.looking import Looker, refuse, report_clean, set_aside
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.opening import Directory, OpenedAhead, Waits, directory_of
-from hashclient.scan.check.reading import (
-    Deferred,
-    OtherFile,
-    Read,
-    Reader,
-    Row,
-    SetAside,
-    same_content,
-)
+from hashclient.scan.check.reading import Deferred, OtherFile, Read, Reader, SetAside, same_content
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
@@ -249,20 +242,18 @@ class Checker:
         reader, marks, flags = self._reader, self._reader.marks, directory.flags
         defer_bytes, known, ruled_out = None if whole else DEFER_BYTES, len(rows), 0
         ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
-        reader.most_bytes = self._most_bytes()
-        left = reader.unread(directory, inodes, rows)
-        if looks or ahead is not None:
-            left = ((place, -1, None) for place in range(len(names)))
+        # Where files are read, this loop takes most of the time of a scan: so its functions are
+        # local.
+        open_file, close_file, read, add = os.open, os.close, reader.read, rows.append
+        most_bytes, left = self._most_bytes(), zip(names, inodes, strict=True)
         try:
-            for place, file_fd, status in left:
-                name, inode = names[place], inodes[place]
-                if reader.bytes_read >= reader.most_bytes:
-                    rest = directory.group.only(names[place:], inodes[place:])
-                    result.deferred.append(rest)
+            for name, inode in left:
+                if reader.bytes_read >= most_bytes:
+                    rest = zip((name, inode), *left, strict=True)
+                    result.deferred.append(directory.group.only(*rest))
                     break
                 try:
-                    if file_fd < 0:
-                        file_fd = ahead.take() if ahead else os.open(name, flags, dir_fd=fd)
+                    file_fd = ahead.take() if ahead else open_file(name, flags, dir_fd=fd)
                     try:
                         look = looks.get(name) if looks else None
                         if (
@@ -271,21 +262,21 @@ class Checker:
                             or not same_content(reader.look(file_fd), look.status)
                         ):
                             look = None
-                            found = reader.read(file_fd, defer_bytes, inode, status)
+                            found = read(file_fd, defer_bytes, inode)
                         else:
                             found = (), [], look.status.st_size, look.status, True, None
                         begin = marks.begin
                         if marks.may_be:
                             if self._open(file_fd, directory, name, found, result, ahead, whole):
                                 begin = -1
-                            reader.most_bytes = self._most_bytes()
+                            most_bytes = self._most_bytes()
                     finally:
-                        os.close(file_fd)
+                        close_file(file_fd)
                 except (OtherFile, Deferred, OSError, SetAside) as error:
                     self._leave(directory, name, inode, error, result)
                 else:
                     if found[0]:
-                        rows.append((directory, name, begin, *found))
+                        add((directory, name, begin, found))
                         continue
                     if begin >= 0:
                         self._plain.append((found[3], begin))

@@ -28,13 +28,17 @@ from hashclient.scan.cache.cache import are_settled, today
 from hashclient.scan.cache.interface import by_file_system
 from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records, records_of
 from hashclient.scan.check.opening import Directory
-from hashclient.scan.check.reading import Reader, Row, SetAside
+from hashclient.scan.check.reading import Read, Reader, SetAside
 from hashclient.scan.sources.directories import open_listed
 from hashclient.scan.values.work import Result, reason_of
 from hashclient.system.identity import Identity
 
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
+
+#: A file that was read, or is known: its directory and name, its first byte if it was looked at and
+#: is no container, else -1, and what was read of it: of a known file, no digests.
+Row = tuple[Directory, str, int, Read]
 
 
 class Files(msgspec.Struct, gc=False):
@@ -74,7 +78,8 @@ def files_of(judge: Judge, rows: Sequence[Row], known: Mapping[int, np.void]) ->
     """Return the files of a task in columns, with their tags."""
     if not rows:
         return Files(np.zeros(0, RECORD), {}, [], [], [], [], [], [], [], [], [])
-    directories, names, begins, plans, digests, *others = zip(*rows, strict=True)
+    directories, names, begins, reads = zip(*rows, strict=True)
+    plans, digests, *others = zip(*reads, strict=True)
     records = np.zeros(len(rows), RECORD)
     files = Files(records, known, directories, names, begins, list(plans), list(digests), *others)
     different = set(plans)

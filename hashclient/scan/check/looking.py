@@ -22,10 +22,10 @@ from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache.inside import counts_of
 from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.records import PLAIN
-from hashclient.scan.check.judging import listed_rows, outcome_of
+from hashclient.scan.check.judging import Row, listed_rows, outcome_of
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.opening import Directory, Look
-from hashclient.scan.check.reading import Read, Reader, Row, SetAside, no_file, relied_size
+from hashclient.scan.check.reading import Read, Reader, SetAside, no_file, relied_size
 from hashclient.scan.sources.directories import GONE
 from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
@@ -170,7 +170,7 @@ class Looker:
                 self.known[len(rows)] = records[row]
                 directory, name, status, _ = seen[row]
                 read: Read = (), [], status.st_size, status, True, None
-                rows.append((directory, name, -1, *read))
+                rows.append((directory, name, -1, read))
         believed = records["read_day"] != 0
         is_read = wanted != 0
         # A size that no entry has does not say that a file is no container: the cache does.

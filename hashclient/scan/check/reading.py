@@ -15,16 +15,15 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
 from hashclient.containers.sniffing import ends_as_container, fits_none
-from hashclient.core.digests import CHUNK_BYTES, LengthError, digest_fd, digester_of, new_buffer
+from hashclient.core.digests import CHUNK_BYTES, LengthError, digest_fd, digests_of, new_buffer
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.scan.check.marks import Marks
-from hashclient.scan.check.opening import Directory
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
@@ -64,9 +63,6 @@ Plan = tuple[Algorithm, ...]
 #: and after, whether size and times can be relied on, and the answer of `is_unwritable` before the
 #: read. Without an algorithm, no entry has its size, and it was not read.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
-#: A file that was read, or is known: its directory and name, its first byte if it was looked at and
-#: is no container, else -1, and what was read of it: of a known file, no digests.
-Row = tuple[Directory, str, int, Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
@@ -179,8 +175,6 @@ class Reader:
         self._pins: list[int] = []
         self._ended = -math.inf
         self.bytes_read = 0
-        #: A task that has read so much is to read no further file.
-        self.most_bytes = 0
         #: Further digests to compute of short files: `read` returns them after those of the plan.
         self.spare: Plan = ()
         #: The marks of the last file.
@@ -245,119 +239,12 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def unread(
-        self, directory: Directory, inodes: Sequence[int], rows: list[Row]
-    ) -> Iterator[tuple[int, int, os.stat_result | None]]:
-        """Read the ordinary files of a directory, and yield the others, which are left to `read`.
-
-        Nearly all files are ordinary: short, no container, and on a file system whose sizes can be
-        relied on. Each is added to `rows`. Of another one, the place among the names is yielded,
-        and an open descriptor at its beginning, which is the caller's, with its status; -1 and None
-        if it cannot be opened, or after `most_bytes`.
-        """
-        # This loop takes most of the time of a scan: so what it uses is local.
-        open_file, close_file, fstat, readv = os.open, os.close, os.fstat, os.readv
-        directory_fd, flags, add = directory.fd, directory.flags, rows.append
-        view, buffers, data, devices = self._buffer, self._buffers, self._bytes, self.devices
-        plan_of, sniffs, begin = self._plan_of, self._on_first is not None, -1
-        type_of, regular = _TYPE, stat.S_IFREG
-        last: Plan = ()
-        digests_of = digests_of_short = digester_of(last)
-        for place, (name, inode) in enumerate(zip(directory.names, inodes, strict=True)):
-            if self.bytes_read >= self.most_bytes:
-                yield place, -1, None
-            try:
-                fd = open_file(name, flags, dir_fd=directory_fd)
-            except OSError:
-                yield place, -1, None
-                continue
-            is_left, status = False, None
-            try:
-                status = fstat(fd)
-                size, device = status.st_size, devices.get(status.st_dev)
-                if (
-                    size < CHUNK_BYTES
-                    and (status.st_ino == inode or not inode)
-                    and status.st_mode & type_of == regular
-                    and device is not None
-                    and device.trust is FULL
-                    and (plan := plan_of(size))
-                ):
-                    proof = is_held = None
-                    if device.leases:
-                        # Before the first byte is read: later, it would prove nothing.
-                        if device.holds and size < HELD_BYTES:
-                            proof = is_held = hold(fd)
-                        else:
-                            proof = is_unwritable(fd)
-                    # One read gives all of it, and the kernel none beyond the size.
-                    is_left = readv(fd, buffers) != size or (
-                        sniffs
-                        and (not fits_none(data, size) or ends_as_container(data, size, size))
-                        and self._may_be_container(fd, size)
-                    )
-                    if not is_left:
-                        if sniffs:
-                            begin = data[0] if size else 0
-                        if plan is not last:
-                            last, digests_of = plan, digester_of(plan)
-                            digests_of_short = digester_of(self._with_spare(plan))
-                        compute = digests_of_short if size < SPARE_BYTES else digests_of
-                        digests = compute(view[:size])
-                        after = None
-                        if is_held:
-                            before, self._ended = self._ended, self._clock()
-                            if self._ended - before < HELD_S:
-                                after = status
-                            else:
-                                proof = let_go(fd)
-                        if after is None:
-                            after = fstat(fd)
-                        # The same open file: its identity cannot have changed.
-                        if (
-                            after.st_mtime_ns == status.st_mtime_ns
-                            and after.st_ctime_ns == status.st_ctime_ns
-                            and after.st_size == size
-                        ):
-                            self.bytes_read += size
-                            add((directory, name, begin, plan, digests, size, after, True, proof))
-                            continue
-                        is_left = True
-                    os.lseek(fd, 0, os.SEEK_SET)
-                else:
-                    is_left = True
-            except OSError:
-                is_left, status = False, None  # `read` finds the cause
-            finally:
-                if not is_left:
-                    close_file(fd)
-            yield place, fd if is_left else -1, status
-
-    def _with_spare(self, plan: Plan) -> Plan:
-        """Return the algorithms to compute of a short file."""
-        return plan + tuple([a for a in self.spare if a not in plan])
-
-    def _may_be_container(self, fd: int, size: int) -> bool:
-        """Look closer at a file of which all bytes are in the buffer."""
-        self.marks.size = size
-        self.marks.first(self._bytes, size)
-        if not self.marks.is_sure:
-            self.marks.look_again(fd, size)
-        return self.marks.may_be
-
-    def read(
-        self,
-        fd: int,
-        defer_bytes: int | None = None,
-        inode: int = 0,
-        status: os.stat_result | None = None,
-    ) -> Read:
+    def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
         """Read a file that was just opened; if its `inode` is known, no other one.
 
-        `status` is that of the file, if it was asked for. Where its size and times can be relied
-        on, the length is its size; otherwise, it is read up to `bound_of` at most. Of a short file,
-        the digests of the plan may be followed by those of `spare` that are not in it. A file whose
-        size no entry has is searched for marks only.
+        Where its size and times can be relied on, the length is its size; otherwise, it is read up
+        to `bound_of` at most. Of a short file, the digests of the plan may be followed by those of
+        `spare` that are not in it. A file whose size no entry has is searched for marks only.
 
         Raises:
             OtherFile: it has another inode.
@@ -365,8 +252,7 @@ class Reader:
             SetAside: it is no file, kept changing, or is not as long as its size says.
             OSError: it cannot be read; if it is an `EndlessError`, to its end.
         """
-        if status is None:
-            status = os.fstat(fd)
+        status = os.fstat(fd)
         claimed = status.st_size
         if status.st_ino != inode and inode:
             raise OtherFile(status)
@@ -384,18 +270,47 @@ class Reader:
                 self.refuse_sparse(status)
             if defer_bytes is not None:
                 raise Deferred
-        computed = self._with_spare(plan) if claimed < SPARE_BYTES else plan
-        marks.size = size
+        computed = plan
+        if self.spare and claimed < SPARE_BYTES:
+            computed = plan + tuple([a for a in self.spare if a not in plan])
+        is_held, marks.size = False, size
         if device.leases:
-            unwritable = is_unwritable(fd)  # before the first byte is read
-        try:
-            digests, length = self._read_all(fd, computed, status, size, capped, defer_bytes)
-        except LengthError as error:
-            self.bytes_read += error.length
-            return self._read_unsteady(fd, device.trust)
+            # Before the first byte is read: later, it would prove nothing.
+            if device.holds and claimed < HELD_BYTES:
+                unwritable = hold(fd)
+                is_held = unwritable is True
+            else:
+                unwritable = is_unwritable(fd)
+        if capped and claimed < CHUNK_BYTES:
+            # Nearly all files: one read gives all of it, and the kernel none beyond the size.
+            length = os.readv(fd, self._buffers)
+            if length != claimed:
+                self.bytes_read += length
+                return self._read_unsteady(fd, device.trust)
+            if self._on_first is not None:
+                data = self._bytes
+                if fits_none(data, length) and not ends_as_container(data, length, length):
+                    # As `first` finds it.
+                    marks.begin = data[0] if length else 0
+                    marks.is_sure, marks.may_be = True, False
+                else:
+                    marks.first(data, length)
+            digests = digests_of(computed, self._buffer[:length])
+        else:
+            try:
+                digests, length = self._read_long(fd, computed, status, size, capped, defer_bytes)
+            except LengthError as error:
+                self.bytes_read += error.length
+                return self._read_unsteady(fd, device.trust)
         self.bytes_read += length
         if not marks.is_sure:
             marks.look_again(fd, length)
+        if is_held:
+            before, self._ended = self._ended, self._clock()
+            # The container is still to be opened: nobody should be blocked for so long.
+            if self._ended - before < HELD_S and not marks.may_be:
+                return plan, digests, length, status, True, True
+            unwritable = let_go(fd)
         after = os.fstat(fd)
         # The same open file: its identity cannot have changed.
         if (
@@ -413,7 +328,7 @@ class Reader:
             if not self.marks.is_sure and os.fstat(fd).st_size != size:
                 raise SetAside(Kind.UNREAD, CHANGED)
 
-    def _read_all(
+    def _read_long(
         self,
         fd: int,
         plan: Plan,
@@ -422,7 +337,7 @@ class Reader:
         capped: bool,  # noqa: FBT001 - as for `digest_fd`
         defer_bytes: int | None,
     ) -> tuple[list[bytes], int]:
-        """Read a file to its end, or to its bound."""
+        """Read a file that is long, or whose size or end is not sure."""
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         try:
             return digest_fd(fd, plan, size, on_bytes, self._buffer, capped, self._on_first)
