@@ -283,7 +283,7 @@ def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -
 def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_another(
     ground: Path, rounds: int
 ) -> None:
-    entries = {f"e-{number}": b"listed %d" % number for number in range(rounds)}
+    entries = {f"e-{number}": b"listed %d" % number for number in range(rounds + 1)}
     state = isolating(ground, entries)
     victim = Victim(ground / "closed" / "f", entries["e-0"])
     tree = give_tree(ground / "tree", {"d/f": b"benign"})
@@ -296,6 +296,10 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
             with attacking(exchange(tree / "d", tree / "link")):
                 for _ in range(3):
                     scan(daemon, tree / "d" / "f")
+        # Without an attack, so that it is seen what the policy does.
+        (place,) = (one for one in (tree / "d", tree / "link") if not one.is_symlink())
+        give_tree(place, {"f": entries[f"e-{rounds}"]})
+        scan(daemon, place / "f")
     assert victim.is_untouched()
     assert all(match["path"] != str(victim.path) for match in records(ground))
     assert items_in(state) > 0
