@@ -8,11 +8,12 @@ import itertools
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -31,8 +32,10 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
+from hashclient.matches import tables
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age, attributes, isolate, sealing, store
+from hashclient.quarantine.restore import Restored
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
@@ -40,6 +43,7 @@ from hashclient.session import Session
 from hashclient.system import background
 from hashclient.system.files import writer_lock
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
+from hashclient.system.sqlite import open_database
 from tests.kit import NoThread, descriptors_left
 
 
@@ -668,6 +672,27 @@ def test_a_withdrawal_while_a_batch_is_sealed_leaves_its_files_in_place(
             assert not Path(match.path).exists()
     assert ward.names() == {matches[0].id, matches[2].id}
     assert ward.events() == ["quarantine-sealed"] * 2 + ["quarantined"] * 2
+
+
+def test_threads_that_seal_and_restore_leave_the_record_of_matches_alone(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.12 on, threads that ask the same at the same time get each other's answers."""
+
+    def open_for_one_thread(
+        path: Path, mode: Literal["rw", "rwc"], *, one_thread: bool
+    ) -> sqlite3.Connection:
+        return open_database(path, mode, one_thread=True)
+
+    matches = several(ward, tmp_path, 9)
+    ids = [match.id for match in matches]
+    monkeypatch.setattr(tables, "open_database", open_for_one_thread)
+    assert take_all(ward, ids) == dict.fromkeys(ids, "quarantined")
+    with ward.record() as record:
+        identities = age.load_identities(ward.key)
+        quarantine = ward.open("bob")
+        done = dict(quarantine.restore_all(ids, identities, record, reason="test", force=True))
+    assert done == {match.id: Restored(match.path, ()) for match in matches}
 
 
 @pytest.mark.parametrize("free", [20, 40])
