@@ -20,7 +20,6 @@ from typing import cast
 
 import msgspec
 
-from hashclient.containers.sniffing import ends_as_container, fits_none
 from hashclient.core.digests import CHUNK_BYTES, LengthError, digest_fd, digests_of, new_buffer
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.scan.check.marks import Marks
@@ -288,13 +287,7 @@ class Reader:
                 self.bytes_read += length
                 return self._read_unsteady(fd, device.trust)
             if self._on_first is not None:
-                data = self._bytes
-                if fits_none(data, length) and not ends_as_container(data, length, length):
-                    # As `first` finds it.
-                    marks.begin = data[0] if length else 0
-                    marks.is_sure, marks.may_be = True, False
-                else:
-                    marks.first(data, length)
+                marks.first(self._bytes, length)
             digests = digests_of(computed, self._buffer[:length])
         else:
             try:
