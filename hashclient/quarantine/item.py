@@ -14,6 +14,7 @@ import binascii
 import enum
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,7 @@ MAX_ITEM_BYTES = 1 << 25
 
 _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
 
+_Id = Annotated[str, msgspec.Meta(pattern=rf"\A{_ID.pattern}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 #: Up to the highest id of a user: the next number means -1, which leaves an owner unchanged.
 _Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
@@ -73,6 +75,10 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
     in_place: bool = True
     path: str | None = None
     path_b64: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a path that is not base64; msgspec names the document then."""
+        path_of(self.path or "", self.path_b64)
 
 
 class Hold(Mark, frozen=True, forbid_unknown_fields=True):
@@ -201,7 +207,7 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The content of `restored.json`: a note for each item, by id."""
 
     format: str = NOTES_FORMAT
-    items: dict[str, Note]
+    items: dict[_Id, Note]
 
 
 def folder_path(directory: Path, match_id: str) -> Path:
@@ -246,8 +252,10 @@ def item_ids(directory: Path) -> list[str]:
         raise files.state_error("cannot read the quarantine", directory, error) from error
 
 
-def load_item(directory: Path, match_id: str) -> Item:
-    """Read the document of one item in the quarantine `directory`.
+def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None = None) -> Item:
+    """Read the document of one item in the quarantine `directory`, and its note.
+
+    `notes` are those of `load_notes`, where the caller has them.
 
     Raises:
         UsageError: there is none with this id.
@@ -268,7 +276,7 @@ def load_item(directory: Path, match_id: str) -> Item:
     except OSError as error:
         raise files.state_error("cannot read", path, error) from error
     item = parse_item(data, match_id, path)
-    note = load_notes(directory).get(match_id)
+    note = (load_notes(directory) if notes is None else notes).get(match_id)
     if note is None or note.evidence_sha256 != item.evidence_sha256:
         return item
     return msgspec.structs.replace(item, restored=note.restored)

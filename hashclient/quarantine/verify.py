@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,16 @@ from hashclient.core import agefile
 from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine.item import Belonging, Item, Stage, context_path, item_ids
+from hashclient.quarantine.item import (
+    Belonging,
+    Item,
+    Note,
+    Stage,
+    context_path,
+    item_ids,
+    load_item,
+    load_notes,
+)
 from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
 from hashclient.quarantine.store import Room
@@ -62,9 +71,14 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     Raises:
         StateError: the quarantine or the record of matches cannot be read at all.
     """
+    try:
+        notes = load_notes(room.directory)
+    except StateError as error:  # the items are checked all the same
+        notes = {}
+        yield Finding(RESTORED_NAME, ok=False, detail=error.message)
     ids = item_ids(room.directory)
     for match_id in ids:
-        finding = _check(room, match_id, matches)
+        finding = _check(room, match_id, matches, notes)
         if finding is not None:
             yield finding
     known = {ROOM_LOCK_NAME, RESTORED_NAME, *ids}
@@ -84,9 +98,11 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
             yield Finding(match.id, ok=False, detail=detail)
 
 
-def _check(room: Room, match_id: str, matches: Matches) -> Finding | None:
+def _check(
+    room: Room, match_id: str, matches: Matches, notes: Mapping[str, Note]
+) -> Finding | None:
     try:
-        item = room.load(match_id)  # 1
+        item = load_item(room.directory, match_id, notes)  # 1
         detail = _check_files(room, item)
     except UsageError:  # restored or purged meanwhile
         return None

@@ -696,8 +696,21 @@ def test_a_note_that_outlives_its_item_says_nothing_about_another_copy(
     assert file.read_bytes() == CONTENT and not notes.exists()
 
 
+BAD_PATH = (
+    '{"format":"hashclient-quarantine-restored/1","items":{"%s":{"evidence_sha256":"","restored":'
+    '{"by":"a","reason":"b","time":"2026-01-01T00:00:00Z","path":"/f","path_b64":"%s"}}}}'
+)
+
+
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "damaged"), ('{"format":"x/2","items":{}}', "unknown format")]
+    ("text", "why"),
+    [
+        ("{", "damaged"),
+        ('{"format":"x/2","items":{}}', "unknown format"),
+        (BAD_PATH % ("3kdz7wnq2m", "!"), "damaged"),
+        (BAD_PATH % ("../3kdz7wn", "Lw=="), "damaged"),
+    ],
+    ids=["no JSON", "format", "no base64", "no id"],
 )
 def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
     ward: Ward, file: Path, text: str, why: str
@@ -708,9 +721,31 @@ def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
     notes.write_text(text)
     with pytest.raises(StateError, match=why):
         ward.restore(match, force=True)
+    found = ward.verify()
+    assert why in found[RESTORED_NAME].detail and not found[RESTORED_NAME].ok
+    assert found[match.id].ok  # it is checked all the same
     notes.unlink()
     ward.restore(match, force=True)
     assert file.read_bytes() == CONTENT
+
+
+def test_an_item_whose_note_is_lost_is_dropped_by_another_restore(
+    ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+
+    def killed(_room: Room, *_ids: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Room, "drop", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ward.restore(match, force=True)
+    (ward.settings.layout.quarantine / RESTORED_NAME).unlink()
+    inode = file.stat().st_ino
+    ward.restore(match, force=True)
+    assert file.stat().st_ino == inode and ward.names() == set()
 
 
 def test_a_log_that_fails_keeps_all_sealed_copies(
