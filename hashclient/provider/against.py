@@ -14,7 +14,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
-from hashclient.provider.draftroles import is_signed
+from hashclient.provider.draftroles import delegated, is_signed
 from hashclient.provider.public import metadata_file, parse_metadata, read_public
 from hashclient.provider.repository import Repository
 from hashclient.provider.roles import Roles
@@ -87,7 +87,8 @@ class _Comparison:
             if found is not None and known.exists():
                 ours: Any = parse_metadata(read_public(known), type(found.signed), known)
                 if found.signed != ours.signed:
-                    by_us = is_signed(name, found, self._roles.root, self._roles.targets)
+                    named = delegated(self._roles.targets)
+                    by_us = is_signed(name, found, self._roles.root, named)
                     state = "forked" if by_us else "foreign"
         return RoleElsewhere(name, here, elsewhere, state)
 

@@ -143,12 +143,17 @@ def signers_of(role: Metadata[Any], policy: Policy) -> set[str]:
     }
 
 
-def is_signed(name: str, role: Metadata[Any], root: Metadata[Any], targets: Metadata[Any]) -> bool:
-    """Return whether enough keys have signed a role, as root or targets name them."""
+def is_signed(
+    name: str,
+    role: Metadata[Any],
+    root: Metadata[Any],
+    named: Mapping[str, tuple[DelegatedRole, dict[str, Key]]],
+) -> bool:
+    """Return whether enough keys have signed a role, which root names or is among `named`."""
     if name in TOP_LEVEL_ROLE_NAMES:
         policy = policy_of(root.signed, root.signed.roles[name])
     else:
-        described, keys = delegated(targets)[name]
+        described, keys = named[name]
         policy = Policy(keys, described.threshold)
     return not policy.wanting(signers_of(role, policy))
 
@@ -200,15 +205,14 @@ def is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
 
 def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
     """Verify that earlier metadata is signed by keys that its root and targets name."""
-    root, targets = before["root"], before["targets"]
     for name, role in before.items():
         if not is_of_its_kind(name, role):
             refuse("earlier metadata is of another kind")
-    named = {*TOP_LEVEL_ROLE_NAMES, *delegated(targets)}
+    named = delegated(before["targets"])
     for name, role in before.items():
-        if name not in named:
+        if name not in TOP_LEVEL_ROLE_NAMES and name not in named:
             refuse(f"earlier metadata names no list {printable(name)}")
-        if not is_signed(name, role, root, targets):
+        if not is_signed(name, role, before["root"], named):
             refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
 
 
