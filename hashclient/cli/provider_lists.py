@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.importing import (
-    open_files,
-)
+from hashclient.cli.importing import open_files
 from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
@@ -23,9 +20,6 @@ from hashclient.cli.provider_options import (
     repository_at,
 )
 from hashclient.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("withdraw")
