@@ -123,7 +123,7 @@ def add(
         raise UsageError("say what is excepted: LIST/ENTRY, --match ID or --file PATH")
     lists = app.session.open_lists()
     if entry is not None:
-        about = [split_entry(entry)], ""
+        about = [split_entry(entry, "--match ID")], ""
     elif match_id is not None:
         about = _of_match(app, match_id, lists.sealer.key_id)
     else:

@@ -83,18 +83,20 @@ def not_blank(_ctx: click.Context, param: click.Parameter, reason: str | None) -
     return reason
 
 
-def split_entry(entry: str) -> tuple[str, str]:
+def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, str]:
     """Return the list and the id of an entry that is given as LIST/ENTRY.
 
+    `by_id` is how the command takes the id of a match instead.
+
     Raises:
-        UsageError: it is no such text.
+        UsageError: it has no list, no slash or no id.
     """
     list_name, slash, name = entry.partition("/")
     if not (slash and list_name and name):
         raise UsageError(
             f"no LIST/ENTRY: {printable(entry)}",
             hint="list and id of the entry, such as baseline/d-1; for the id in brackets of a"
-            " match: --match ID",
+            f" match: {by_id}",
         )
     return list_name, name
 

@@ -266,7 +266,7 @@ def test_a_release_without_an_action_says_so_and_the_next_scan_acts(world: Brake
         ((), "say which matches"),
         (("--entry", "base/wrong", "bcdfghjkmn"), "say which matches"),
         (("bcdfghjkmn",), "no match has the id"),
-        (("--entry", "wrong"), "no LIST/ENTRY"),
+        (("--entry", "wrong"), "of a match: ID, without --entry"),
         (("bcdfghjkmn", "--most", "1"), "--most is for --entry"),
     ],
 )

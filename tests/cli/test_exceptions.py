@@ -456,7 +456,7 @@ def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
         (("base/wrong", "--match", "bcdfghjkmn"), "say what is excepted"),
         (("base/nothing",), "no such entry: base/nothing"),
         (("nothing/wrong",), "no such entry: nothing/wrong"),
-        (("wrong",), "no LIST/ENTRY"),
+        (("wrong",), "of a match: --match ID"),
         (("base/",), "no LIST/ENTRY"),
         (("--match", "bcdfghjkmn"), "no match has the id"),
         (("--file", "/nowhere"), "cannot read /nowhere"),
