@@ -12,6 +12,7 @@ nobody can repair nothing is read, and it is unread unless it has no stream at a
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -31,7 +32,9 @@ _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
 _FILES = "/EF", "/RF"
 _MARKS = tuple(name.encode() for name in _FILES)
 _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
-_STREAM = b"endstream"
+#: The beginning or the end of a stream: it may be cut off.
+_STREAM = re.compile(rb"endstream|stream[\r\n]")
+_MARK_BYTES = 9
 #: Words in warnings.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
 _WINDOW_BYTES = 1 << 20
@@ -146,10 +149,13 @@ class _File:
         self._opened = opened
         self._source = source
         is_repaired = _says(opened.get_warnings(), _REPAIRED)
+        objects = list(opened.objects)
+        # Taken before a stream is read, which takes those that are left as its own.
+        warnings = opened.get_warnings()
         streams: dict[tuple[int, int], bool] = {}
         names: dict[tuple[int, int], bytes] = {}
         self.unread: list[Unlisted] = []
-        for found in opened.objects:
+        for found in objects:
             if not isinstance(found, _pdf.Dictionary | _pdf.Array | _pdf.Stream):
                 continue
             if any(mark in found.unparse(resolved=True) for mark in _MARKS):
@@ -160,13 +166,15 @@ class _File:
             if kind == "/ObjStm":
                 # The library leaves out the objects in a damaged one, with a warning at most.
                 _, error = self._content(found)
+                if error is None and warnings:
+                    error = _damaged()
                 if error is not None:
                     self.unread.append(Unlisted(_name(found.objgen), error.why, error.detail))
             elif kind != "/XRef":
                 last = _filters(found)[-1:]
                 is_file = kind == "/EmbeddedFile" or not _PICTURES.isdisjoint(last)
                 streams[found.objgen] = is_file or (is_repaired and _NO_FILES.isdisjoint(last))
-        warnings = opened.get_warnings()
+        warnings += opened.get_warnings()
         source.check()
         if _says(warnings, _NO_MEMORY):
             raise MemoryError
@@ -218,7 +226,7 @@ class _File:
         has_warnings = bool(self._opened.get_warnings())
         self._source.check()
         if has_warnings:
-            error = NotReadError(Why.DAMAGED, "pdf: a stream that is damaged")
+            error = _damaged()
         return content, error
 
 
@@ -241,9 +249,13 @@ def pdf(_name: str, passwords: tuple[bytes, ...]) -> Pdf:
 
 def _has_stream(data: Data) -> bool:
     return any(
-        _STREAM in data.read_at(max(at - len(_STREAM), 0), _WINDOW_BYTES + len(_STREAM))
+        _STREAM.search(data.read_at(max(at - _MARK_BYTES, 0), _WINDOW_BYTES + _MARK_BYTES))
         for at in range(0, data.size, _WINDOW_BYTES)
     )
+
+
+def _damaged() -> NotReadError:
+    return NotReadError(Why.DAMAGED, "pdf: a stream that is damaged")
 
 
 def _says(warnings: list[Any], word: str) -> bool:

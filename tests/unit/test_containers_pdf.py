@@ -148,6 +148,20 @@ def test_a_stream_whose_length_is_wrong_is_given_with_and_without_the_end_of_the
             assert opened(Pdf(), written).contents == [JPEG + end, JPEG]
 
 
+def test_so_is_one_beside_a_stream_of_objects() -> None:
+    objects = {4: pdfs.stream(JPEG, DCT, length=10), 6: pdfs.packed({5: b"<< >>"})}
+    found = opened(Pdf(), pdfs.file_of(objects, inside={6: [5]}))
+    assert found.contents == [JPEG + b"\n", JPEG]
+    assert found.unread == [(b"object 6", Why.DAMAGED)]
+
+
+def test_a_file_that_is_cut_in_or_behind_its_first_stream_is_unread() -> None:
+    whole = b"%PDF-1.4\n4 0 obj\n" + pdfs.stream(JPEG, DCT)
+    begin = whole.index(JPEG)
+    for end in (begin, begin + 1, begin + len(JPEG), *range(len(whole) - 10, len(whole) + 1)):
+        assert opened(Pdf(), whole[:end]).reasons == {Why.DAMAGED}
+
+
 def test_what_is_no_pdf_behind_the_mark_is_clean_and_one_past_repair_is_unread() -> None:
     assert not opened(Pdf(), b"%PDF-1.4\n" + bytes(range(256)) * 9000).unread
     assert opened(Pdf(), b"%PDF-1.4\nstream\nx\nendstream\n").reasons == {Why.DAMAGED}
