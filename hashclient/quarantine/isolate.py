@@ -67,7 +67,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one act share; `hold` is what a body has asked for.
+    """The values that the steps of one act share; `hold` is that of the item to be sealed.
 
     Steps are taken in threads, so they use the record of matches in a `Wait` alone: threads that
     ask the same at the same time get each other's answers from Python 3.12 on.
@@ -77,7 +77,7 @@ class _Act(msgspec.Struct, frozen=True):
     match: Match
     matches: Matches
     mark: Mark
-    hold: Hold | None
+    hold: Hold | None = None
 
 
 #: Yields what has to be durable before it goes on.
@@ -135,8 +135,7 @@ def _take_some(
     while left and left[0][0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id, seen = left[0]
         try:
-            hold = _asked_hold(room, match_id, matches, mark)
-            act = _Act(room, matches.get(match_id), matches, mark, hold)
+            act = _Act(room, matches.get(match_id), matches, mark)
             begun = _begin(act, seen)
         except HashclientError as error:
             outcomes[match_id] = error
@@ -170,6 +169,8 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     # Tags of another seal key prove nothing. The file is sealed again, if it is there.
     resumed = item if item is not None and room.can_prove(item.key_id) else None
     recipients = _check(act, resumed)  # 1
+    hold = _asked_hold(act) if item is None else item.hold
+    act = msgspec.structs.replace(act, hold=hold)
     return _steps(
         act, seen or _seen_before(match, item), item, recipients, is_resumed=resumed is not None
     )
@@ -350,7 +351,7 @@ def _seal(
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
             context=() if replaced is None else replaced.context,
-            hold=act.hold if replaced is None else replaced.hold,
+            hold=act.hold,
         )
         keep_context(room, item, folder)
         document = room.write(folder / ITEM_NAME, encode_item(item))
@@ -362,12 +363,12 @@ def _seal(
     return item
 
 
-def _asked_hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Hold | None:
+def _asked_hold(act: _Act) -> Hold | None:
     """Return the hold that a body has asked for while the file was still in its place."""
-    asked = keep_asked(matches.story(match_id))
-    if asked is None or (until := datetime.fromisoformat(asked["until"])) <= room.now():
+    asked = keep_asked(act.matches.story(act.match.id))
+    if asked is None or (until := datetime.fromisoformat(asked["until"])) <= act.room.now():
         return None
-    mark = Mark.of(str(asked["by"]), str(asked["text"]), mark.time)
+    mark = Mark.of(str(asked["by"]), str(asked["text"]), act.mark.time)
     return Hold(mark.by, mark.reason, mark.time, until)
 
 
