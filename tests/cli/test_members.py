@@ -451,23 +451,29 @@ def test_the_record_says_which_mail_of_a_mailbox_or_an_archive_it_was(
             "box": b"\n".join(line + mail(n, LISTED if n != 2 else b"other") for n in (1, 2, 3)),
             "mails.zip": zip_of({"one.eml": mail(5, LISTED), "two": LISTED}),
             "forwarded.zip": zip_of({"f.eml": outer.as_bytes()}),
+            "twice.zip": zip_of({"a.eml": mail(6, LISTED), "b.eml": mail(7, LISTED)}).replace(
+                b"b.eml", b"a.eml"
+            ),
         },
     )
     found = scan(state, tmp_path / "t").lines[:-1]
-    ids = {
-        (Path(line["path"].split("!/")[0]).name, line["members"][0]): line.get("mail", {}).get(
-            "message_id"
+    ids = [
+        (
+            *(Path(line["path"].split("!/")[0]).name, line["members"][0]),
+            line.get("mail", {}).get("message_id", ""),
         )
         for line in found
-    }
-    assert ids == {
-        ("box", "message-1"): "1@example.org",
-        ("box", "message-3"): "3@example.org",
-        ("box", "a"): None,  # some programs read a mailbox as one mail
-        ("mails.zip", "one.eml"): "5@example.org",
-        ("mails.zip", "two"): None,
-        ("forwarded.zip", "f.eml"): "o@x.org",
-    }
+    ]
+    assert sorted(ids) == [
+        *[("box", "a", "")] * 2,  # some programs read a mailbox as one mail
+        ("box", "message-1", "1@example.org"),
+        ("box", "message-3", "3@example.org"),
+        ("forwarded.zip", "f.eml", "o@x.org"),
+        ("mails.zip", "one.eml", "5@example.org"),
+        ("mails.zip", "two", ""),
+        ("twice.zip", "a.eml", "6@example.org"),
+        ("twice.zip", "a.eml", "7@example.org"),
+    ]
     shown = run("--state-dir", state, "matches", "show", found[0]["id"]).out
     assert "@example.org" in shown
 

@@ -94,8 +94,8 @@ class Opened(msgspec.Struct):
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: list[int] = msgspec.field(default_factory=list)
     claimed_sizes: list[int] = msgspec.field(default_factory=list)
-    #: Which mails matches were in, by the names of their members.
-    mails: dict[tuple[str, ...], Mail] = msgspec.field(default_factory=dict)
+    #: Which mails matches were in, by their places in `outcomes`.
+    mails: dict[int, Mail] = msgspec.field(default_factory=dict)
     #: How often each kind was found that holds others and is not opened.
     not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -396,9 +396,9 @@ class Members:
         if outcome.kind is Kind.CLEAN:
             opened.outcomes.append(outcome)
         else:
-            opened.keep(outcome)
             if found.mail is not None:
-                opened.mails[outcome.members] = found.mail
+                opened.mails[len(opened.outcomes)] = found.mail
+            opened.keep(outcome)
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
         """Give each match the tags of its container, by which the container is recognised later.
@@ -416,16 +416,10 @@ class Members:
             sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
             tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
         outer = Outer(size, tags, opened.members, mail)
-
-        def with_outer(outcome: Outcome) -> Outcome:
-            inner = None if mail else opened.mails.get(outcome.members)
-            its = outer if inner is None else msgspec.structs.replace(outer, mail=inner)
-            return msgspec.structs.replace(outcome, outer=its)
-
-        opened.outcomes = [
-            with_outer(outcome) if outcome.kind is Kind.MATCH else outcome
-            for outcome in opened.outcomes
-        ]
+        for place, outcome in enumerate(opened.outcomes):
+            if outcome.kind is Kind.MATCH:
+                its = msgspec.structs.replace(outer, mail=mail or opened.mails.get(place))
+                opened.outcomes[place] = msgspec.structs.replace(outcome, outer=its)
 
 
 def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
