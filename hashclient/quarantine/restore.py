@@ -154,7 +154,8 @@ def _restore_some(
         else:
             item, outcomes[match_id] = result
             restored.append(item)
-    outcomes |= _drop(room, restored, matches)
+    if restored:
+        outcomes |= _drop(room, restored, matches)
     return {match_id: outcome for match_id, outcome in outcomes.items() if outcome is not None}
 
 

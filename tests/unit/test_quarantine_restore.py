@@ -220,6 +220,16 @@ def test_the_copy_stays_until_the_file_is_on_the_disk(
     assert file.read_bytes() == CONTENT and ward.names() == set()
 
 
+def test_a_refusal_writes_nothing_into_the_quarantine(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    directory = ward.settings.layout.quarantine
+    os.utime(directory, (0, 0))
+    with pytest.raises(UsageError, match="not withdrawn"):
+        ward.restore(match)
+    assert directory.stat().st_mtime == 0
+
+
 def test_anothers_file_of_the_same_content_is_not_the_one(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
