@@ -14,7 +14,7 @@ import pytest
 from docs.debian.build import DEPENDS, HERE, changelog_of
 from docs.image.parts import RUNTIME, SUITE
 from tests.docs.blocks import DOCS, marked_blocks
-from tests.docs.test_image import BUILD_S
+from tests.docs.test_image import BUILD_S, needs
 from tests.docs.test_quickstart import EXPECTED_EXIT, QUICKSTART, checked
 from tests.kit import ROOT
 
@@ -47,11 +47,10 @@ kill $serve
 """
 
 
-def output_of(*words: str | Path, **variables: str) -> str:
+def output_of(*words: str | Path) -> str:
     done = subprocess.run(
         words,
         cwd=ROOT,
-        env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -60,12 +59,6 @@ def output_of(*words: str | Path, **variables: str) -> str:
     )
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def needs(*programs: str) -> None:
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"there is no {', '.join(missing)}")
 
 
 def build(folder: Path) -> Path:
@@ -104,9 +97,7 @@ def inside(root: Path, *words: str) -> str:
 
 @pytest.mark.deep
 def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_path: Path) -> None:
-    needs("mmdebstrap", "bwrap")
-    if os.getuid():
-        pytest.skip("it needs root")
+    needs("mmdebstrap", "bwrap", root=True)
     root = tmp_path / "root"
     included = ",".join(["adduser", *RUNTIME])
     options = ("--quiet", "--mode=root", "--variant=minbase", f"--include={included}")

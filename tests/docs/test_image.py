@@ -30,6 +30,15 @@ PAGE = DOCS / "image.md"
 BUILD_S = 1200
 
 
+def needs(*programs: str, root: bool = False) -> None:
+    """Skip the test where a program is missing, or the rights of root."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"there is no {', '.join(missing)}")
+    if root and os.getuid():
+        pytest.skip("it needs root")
+
+
 def build(target: Path) -> None:
     words = [sys.executable, "-m", "docs.image.build", str(target)]
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=BUILD_S)
@@ -63,9 +72,7 @@ class Container:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    missing = [name for name in ("mmdebstrap", "bwrap") if shutil.which(name) is None]
-    if missing or os.getuid():
-        pytest.skip(f"there is no {', '.join(missing)}" if missing else "it needs root")
+    needs("mmdebstrap", "bwrap", root=True)
     target = tmp_path_factory.mktemp("image") / "image.tar"
     build(target)
     return target
