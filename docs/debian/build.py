@@ -2,7 +2,7 @@
 
     python -m docs.debian.build dist
 
-It needs `dpkg-deb` and the registry of the wheels; no root, and no certain Python. The same commit
+It needs `dpkg-deb` and the registry of the wheels, no root, and any Python. The same commit
 gives the same bytes: all dates are those of the commit. Beside the package lies its bill of
 materials. `docs/debian.md` says what is installed where.
 """
@@ -29,10 +29,10 @@ from docs.image.parts import (
     RUNTIME,
     SUITE,
     commit_time,
+    finish,
     install,
     output_of,
     version,
-    write_bill,
 )
 
 HERE = Path(__file__).parent
@@ -65,19 +65,9 @@ def main() -> None:
         _place(root)
         _document(root, changelog)
         _control(root, number, architecture, maintainer)
-        dated = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
-        output_of(
-            "dpkg-deb",
-            "--root-owner-group",
-            "-Zxz",
-            "-z2",
-            "--build",
-            root,
-            target.absolute(),
-            env=dated,
-        )
-    write_bill(target.with_suffix(".cdx.json"), "application", [], epoch)
-    sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
+        words = ("dpkg-deb", "--root-owner-group", "-Zxz", "-z2", "--build")
+        output_of(*words, root, target.absolute(), epoch=epoch)
+    finish(target, "application", [], epoch)
 
 
 def _place(root: Path) -> None:

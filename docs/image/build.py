@@ -27,11 +27,11 @@ from docs.image.parts import (
     RUNTIME,
     SUITE,
     commit_time,
+    finish,
     formatted,
     install,
     output_of,
     version,
-    write_bill,
 )
 
 #: Nobody reads these in an image.
@@ -54,8 +54,7 @@ def main() -> None:
             _layer(_packed(work / "root", work / "own.tar"), epoch),
         ]
         _write_image(target, layers, epoch)
-        write_bill(target.with_suffix(".cdx.json"), "container", _described(packages), epoch)
-    sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
+        finish(target, "container", _described(packages), epoch)
 
 
 def _debian(target: Path, epoch: int) -> list[str]:
@@ -69,7 +68,7 @@ def _debian(target: Path, epoch: int) -> list[str]:
     options.append(f'--extract-hook=ls "$1"/var/cache/apt/archives > {names}')
     words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *options]
     words += [f"--include={','.join(('base-files', *RUNTIME))}", SUITE, str(target)]
-    output_of(*words, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
+    output_of(*words, epoch=epoch)
     return [name for name in names.read_text().split() if name.endswith(".deb")]
 
 

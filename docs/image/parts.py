@@ -28,9 +28,13 @@ PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux201
 USELESS = ("bin", "pyarrow/include", "pyarrow/tests", "pyarrow/src", "numpy/_core/include")
 
 
-def output_of(*words: str | Path, **options: Any) -> str:
-    """Run a program in the root of the tree, and return what it has written to stdout."""
-    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, **options)
+def output_of(*words: str | Path, epoch: int | None = None) -> str:
+    """Run a program in the root of the tree, and return what it has written to stdout.
+
+    With `epoch`, the dates of what it makes are this one.
+    """
+    dated = None if epoch is None else {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
+    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, env=dated)
     return str(done.stdout, "utf-8").strip()
 
 
@@ -62,15 +66,18 @@ def install(site: Path, work: Path, epoch: int) -> None:
     pip += ["--root-user-action=ignore", f"--target={site}"]
     output_of(*pip, "--require-hashes", "-r", ROOT / "requirements.lock")
     build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work)
-    output_of(*build, env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)})
+    output_of(*build, epoch=epoch)
     # By its name: of a file pip would note where it was.
     output_of(*pip, "--no-index", f"--find-links={work}", "--upgrade", f"hashclient=={version()}")
     for name in USELESS:
         shutil.rmtree(site / name, ignore_errors=True)
 
 
-def write_bill(target: Path, kind: str, others: list[dict[str, Any]], epoch: int) -> None:
-    """Write what something is made of, as CycloneDX 1.6: `others`, and what the lock file names."""
+def finish(target: Path, kind: str, others: list[dict[str, Any]], epoch: int) -> None:
+    """Write the bill of materials of `target` beside it, and say how large `target` is.
+
+    The bill is CycloneDX 1.6. It names `others`, and what the lock file names.
+    """
     found = list(others)
     lock = (ROOT / "requirements.lock").read_text()
     for name, number in re.findall(r"^([\w.-]+)(?:\[\w+\])?==([^ ;\\]+)", lock, re.MULTILINE):
@@ -86,4 +93,6 @@ def write_bill(target: Path, kind: str, others: list[dict[str, Any]], epoch: int
         },
         "components": sorted(found, key=lambda one: str(one["purl"])),
     }
-    target.write_text(json.dumps(bill, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
+    target.with_suffix(".cdx.json").write_text(text)
+    sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
