@@ -191,7 +191,7 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
     if not match.tags:
         raise StateError(f"there is no digest to prove the file by: {proven.source.name}")
     if not is_what_matched(proven.digester, proven.size, match.tags, sealer):
-        raise _changed(proven.source.name)
+        raise proven.source.changed(proven.source.name)
 
 
 @contextlib.contextmanager

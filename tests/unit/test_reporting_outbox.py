@@ -428,7 +428,7 @@ def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: D
     with plain_source(*arguments) as proven:
         assert b"".join(proven.chunks()) == b"what matched"
     evidence_path(directory, match.id).write_bytes(other.getvalue())
-    with pytest.raises(StateError, match="not the file that matched"), plain_source(*arguments):
+    with pytest.raises(StateError, match="sealed copy is damaged"), plain_source(*arguments):
         pass
 
 
