@@ -98,7 +98,8 @@ KINDS = (
     Kind("vmdk", (Mark(0, (b"KDMV", b"COWD\1\0\0\0", b"# Disk DescriptorFile")),)),
     Kind("vhd", (Mark(0, (b"conectix",)), Mark(-END_MARK_BYTES, (b"conectix",)))),
     Kind("vhdx", (Mark(0, (b"vhdxfile",)),)),
-    Kind("vdi", (Mark(0, (b"<<< Oracle VM", b"<<< Sun ", b"<<< innotek")),)),
+    # Each program says who it is before the signature.
+    Kind("vdi", (Mark(0, (b"<<< ",), is_one=lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),)),
     Kind("parallels", (Mark(0, (b"WithoutFreeSpace", b"WithouFreSpacExt")),)),
     Kind("dmg", (Mark(-END_MARK_BYTES, (b"koly",)),)),
     Kind("wim", (Mark(0, (b"MSWIM\0\0\0", b"WLPWM\0\0\0")),)),
