@@ -12,6 +12,8 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -528,18 +530,21 @@ def test_a_file_swapped_after_it_was_proven_is_not_sent(
 ) -> None:
     """The file that was opened and proven is sent, whatever is at its path by then."""
     from hashclient.quarantine import evidence
+    from hashclient.quarantine.evidence import Proven
 
     original = evidence._check_tags
 
-    def swap(*args: object) -> None:
-        original(*args)  # type: ignore[arg-type]
-        (desk.files / "b").unlink(missing_ok=True)
-        (desk.files / "b").write_bytes(b"secret")
+    def swap(proven: Proven, *args: Any) -> None:
+        original(proven, *args)
+        path = Path(proven.source.name)
+        path.unlink()
+        path.write_bytes(b"secret")
 
     monkeypatch.setattr(evidence, "_check_tags", swap)
     desk.send_due()
-    for remote in service.reports.values():
-        assert all(f.data in (A, B) for f in remote.files.values())
+    sent = [[f.data for f in remote.files.values()] for remote in service.reports.values()]
+    assert sent == [[A, B]]
+    assert {path.read_bytes() for path in desk.files.iterdir()} == {b"secret"}
 
 
 def test_retracted_while_open_at_the_service(
