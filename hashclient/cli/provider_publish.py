@@ -199,7 +199,7 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Refuse files beside a bundle, neither, and options of the one with the other.
+    """Refuse files together with a bundle, neither of them, and options that are for the other.
 
     Raises:
         UsageError: they do not go together.

@@ -1,4 +1,4 @@
-"""The roles of a draft: whose keys have to sign each, and what they may say beside those before.
+"""The roles of a draft: whose keys have to sign each, and what may differ from before.
 
 A change needs new versions of the roles that it changes, then of the snapshot, which names these,
 then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name

@@ -74,6 +74,7 @@ class Expiry:
 
         Raises:
             UsageError: the root does not allow it, or `until` has passed.
+            StateError: the root says no number of days.
         """
         try:
             longest = longest_of(root)
