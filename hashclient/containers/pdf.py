@@ -5,15 +5,16 @@ and not opened. A file is embedded where a dictionary of files names it (`EF`, `
 stands, or its stream says so itself. A picture in JPEG or JPEG 2000 is stored as the file that it
 was; compressions around it are undone. Other streams are parts of pages.
 
-Of a file that has to be repaired, each stream is a member: what named it may be lost. Of one that
-nobody can repair nothing is read, and it is unread unless it has no stream at all.
+Of a file that has to be repaired, each stream is a member: what named it may be lost. One that is
+cut off is unread as well. Of one that nobody can repair nothing is read, and it is unread unless it
+has no stream at all.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, cast
@@ -37,6 +38,8 @@ _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
 #: Words in warnings.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
+#: The same, where a stream has no end, or an object none: the library takes them for empty.
+_LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
 #: How often the bytes of a file are read for members: streams have none in common.
 _GIVEN = 8
@@ -148,16 +151,19 @@ class _File:
         """Find the streams that are members, `parts`, and what cannot be read, `unread`."""
         self._opened = opened
         self._source = source
-        is_repaired = _says(opened.get_warnings(), _REPAIRED)
-        objects = list(opened.objects)
+        before = opened.get_warnings()
+        is_repaired = _says(before, _REPAIRED)
+        wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
+        objects = [found for found in opened.objects if isinstance(found, wanted)]
         # Taken before a stream is read, which takes those that are left as its own.
         warnings = opened.get_warnings()
+        self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
         names: dict[tuple[int, int], bytes] = {}
         self.unread: list[Unlisted] = []
+        if any(_says(before + warnings, word) for word in _LOST):
+            self.unread.append(Unlisted(b"", Why.DAMAGED, "pdf: a part of it is cut off"))
         for found in objects:
-            if not isinstance(found, _pdf.Dictionary | _pdf.Array | _pdf.Stream):
-                continue
             if any(mark in found.unparse(resolved=True) for mark in _MARKS):
                 names.update(_named(found))
             if not isinstance(found, _pdf.Stream):
@@ -174,11 +180,9 @@ class _File:
                 last = _filters(found)[-1:]
                 is_file = kind == "/EmbeddedFile" or not _PICTURES.isdisjoint(last)
                 streams[found.objgen] = is_file or (is_repaired and _NO_FILES.isdisjoint(last))
-        warnings += opened.get_warnings()
         source.check()
-        if _says(warnings, _NO_MEMORY):
+        if _says(warnings + opened.get_warnings(), _NO_MEMORY):
             raise MemoryError
-        self._is_odd = is_repaired or _says(warnings, _OTHER_LENGTH)
         self.parts = [
             _Part(names.get(number, b"") or _name(number), number)
             for number, is_file in streams.items()
@@ -186,23 +190,21 @@ class _File:
         ]
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
-        """Yield one stream; twice where its length is not sure."""
+        """Yield one stream; where its length is not sure, each that it may have."""
         chunks = partial(self._chunks, part.number)
         yield [Member(part.name, None, is_exact=False, chunks=chunks)]
-        if self._is_odd:
-            chunks = partial(self._chunks, part.number, is_shorter=True)
+        for cut in (_without_line_end, _as_said) if self._is_odd else ():
+            chunks = partial(self._chunks, part.number, cut)
             yield [Member(part.name, None, is_exact=False, chunks=chunks, is_again=True)]
 
-    def _chunks(self, number: tuple[int, int], *, is_shorter: bool = False) -> Iterator[bytes]:
-        """Yield a stream, or what is shorter: the end of the line before its last word is no part.
-
-        Where a length is wrong, nobody knows which of the two was written.
-        """
-        content, error = self._content(self._opened.get_object(number))
-        if is_shorter and content[-1:] in (b"\n", b"\r"):
-            content = content[: -2 if content.endswith(b"\r\n") else -1]
-        yield from in_pieces(content)
-        if error is not None and not is_shorter:
+    def _chunks(
+        self, number: tuple[int, int], cut: Callable[[Any, bytes], bytes] | None = None
+    ) -> Iterator[bytes]:
+        """Yield a stream, or how much of it may be all that was written."""
+        stream = self._opened.get_object(number)
+        content, error = self._content(stream)
+        yield from in_pieces(cut(stream, content) if cut else content)
+        if error is not None and cut is None:
             raise error
 
     def _content(self, stream: Any) -> tuple[bytes, NotReadError | None]:
@@ -228,6 +230,21 @@ class _File:
         if has_warnings:
             error = _damaged()
         return content, error
+
+
+def _without_line_end(_stream: Any, content: bytes) -> bytes:
+    """Return it without the end of the line before its last word."""
+    if content.endswith((b"\n", b"\r")):
+        return content[: -2 if content.endswith(b"\r\n") else -1]
+    return content
+
+
+def _as_said(stream: Any, content: bytes) -> bytes:
+    """Return as much of it as it says, where its last word is not found behind that."""
+    length = stream.get("/Length")
+    if isinstance(length, int) and length >= 0 and stream.read_raw_bytes() == content:
+        return content[:length]
+    return content
 
 
 def _picture(stream: Any, filters: list[bytes]) -> bytes:
