@@ -42,8 +42,6 @@ from hashclient.core.digests import Digester
 from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Mail
 
-#: The kinds that are a mail.
-MAILS = frozenset({"eml", "message"})
 #: Number of sizes in one question for masks.
 ASK_AT_ONCE = 100_000
 
@@ -334,7 +332,7 @@ class Driver:
         elif seen:
             found = self._registry.pick(head, b"")
         if len(found) == 1 and not (found[0].seeks or once):
-            inner = self._sink.container(container, name, _mail(found, head))
+            inner = self._sink.container(container, name, mail_facts(head))
             self._expand(found[0], tee, inner, depth + 1)
         elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
@@ -375,7 +373,7 @@ class Driver:
             found = [*found, *(one for one in picked if one not in found)]
         if not found or (once and not self._is_new(tee, found)):
             return
-        inner = self._sink.container(*place, _mail(found, head))
+        inner = self._sink.container(*place, mail_facts(head))
         self._open_readings += once
         try:
             for expander in found:
@@ -416,12 +414,6 @@ class Driver:
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
         self._sink.row(Row(container, name[:MAX_NAME_BYTES], None, why=str(why), detail=detail))
-
-
-def _mail(found: list[Expander], head: bytes) -> Mail | None:
-    """Return which mail a member is that is opened as one."""
-    is_mail = any(expander.name in MAILS for expander in found)
-    return mail_facts(head) if is_mail else None
 
 
 def _nothing_at(_offset: int, _count: int) -> bytes:
