@@ -92,16 +92,6 @@ def _differ(rows: Iterable[_Row]) -> str:
     return " and ".join(tests)
 
 
-def _differ_far(rows: Iterable[_Row]) -> str:
-    """Return the same of marks that most files are too short for; one byte of each is compared."""
-    firsts: dict[int, set[int]] = {}
-    for row in rows:
-        firsts.setdefault(row.mark.at, set()).update(one[0] for one in row.mark.literals)
-    return " and ".join(
-        f"(length <= {at} or data[{at}] not in {begins})" for at, begins in firsts.items()
-    )
-
-
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
     """Return a look that says what any of some says: kinds of a text share one."""
     if len(looks) == 1:
@@ -150,7 +140,7 @@ def looks_of(
             "lambda data, length: length < 2 or ("
             f"({_differ(near)} or not may_be_near(data, length))"
             " and data[1] not in begins[data[0]] and not may_be_anywhere(data, length)"
-            f" and {_differ_far(far)})",
+            f" and (length <= {far_from} or {_differ(far)}))",
             {"may_be_near": may_be_near, "begins": begins, "may_be_anywhere": may_be_anywhere},
         ),
     )
