@@ -19,6 +19,7 @@ from hashclient.matches.store import Matches
 from hashclient.scan.sources.directories import inode_of
 from tests.kit import attacker
 from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root, rename
+from tests.kit.depth import count_of
 from tests.kit.state import State
 from tests.kit.tree import fast_directory, write_tree
 
@@ -48,12 +49,12 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
 #: would double what a round costs.
 UNMEASURED = (pytest.mark.slow, pytest.mark.no_cover)
 #: Rounds, other files, and pauses: with 300 files in each directory, workers are processes of their
-#: own; with seldom moves, each directory comes to rest.
+#: own; with seldom moves, each directory comes to rest. These two take minutes in their 200 rounds.
 SIZES = [
     pytest.param(4, 0, 50, id="few"),
     pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),
-    pytest.param(200, 0, 10_000, id="seldom", marks=UNMEASURED),
-    pytest.param(200, 300, 50, id="many", marks=UNMEASURED),
+    pytest.param(count_of(200, least=40), 0, 10_000, id="seldom", marks=UNMEASURED),
+    pytest.param(count_of(200, least=40), 300, 50, id="many", marks=UNMEASURED),
 ]
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,8 +57,9 @@ def ground() -> Iterator[Path]:
 
 def until_seen(is_so: Callable[[], bool]) -> None:
     """Wait until an attack is under way, as a look at what it changes shows."""
+    until = time.monotonic() + 60
     while not is_so():
-        pass
+        assert time.monotonic() < until, "the attack does not succeed"
 
 
 @rounds

@@ -4,6 +4,7 @@ It runs by itself (`python -I -S`), and imports everything before it gives its r
 it may not be able to read Python's own files. Its only argument is a JSON object with `uid`,
 `steps` and `most_pause_us`. It says when its first round is over. On SIGTERM it ends its round,
 undoes nothing, and prints how many rounds it has made and how many steps of them have succeeded.
+It ends with the process that started it, too, however that ended.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def main() -> None:
     """Give all rights up, then repeat the steps."""
     given = json.loads(sys.argv[1])
     ended: list[int] = []
+    parent = os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
     os.setgroups([])
     os.setresgid(*[given["uid"]] * 3)
@@ -77,7 +79,7 @@ def main() -> None:
     steps = [(_STEPS[name], *words) for name, *words in given["steps"]]
     pauses = given["most_pause_us"] * 1_000
     rounds = succeeded = 0
-    while not ended:
+    while not ended and os.getppid() == parent:
         for step, one, other in steps:
             try:
                 step(one, other)
