@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.session import Session
-from hashclient.system.files import is_there, state_error
+from hashclient.system.files import is_there, state_errors
 
 #: How many matches are forgotten at a time; a record of the audit log names all of them.
 MOST_MATCHES = 1_000
@@ -42,15 +42,15 @@ def prune_facts(session: Session) -> int:
     from hashclient.matches.store import Matches
 
     count = 0
-    try:
-        with Matches(settings.state_dir, create=False) as record:
-            for path in directory.glob("*.json"):
-                match = record.look_up(path.stem)
-                if match is None or match.state in SETTLED:
-                    path.unlink(missing_ok=True)
-                    count += 1
-    except OSError as error:
-        raise state_error("cannot remove", directory, error) from error
+    with (
+        state_errors("cannot remove", directory),
+        Matches(settings.state_dir, create=False) as record,
+    ):
+        for path in directory.glob("*.json"):
+            match = record.look_up(path.stem)
+            if match is None or match.state in SETTLED:
+                path.unlink(missing_ok=True)
+                count += 1
     return count
 
 

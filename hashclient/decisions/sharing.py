@@ -49,7 +49,7 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.lists.wire import is_entry_id
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
-from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_errors
 from hashclient.system.layout import AUDIT_KEY_NAME
 from hashclient.system.signed import Key, sign_document, verify_document
 from hashclient.system.text import for_people, printable
@@ -269,8 +269,6 @@ def _roots(session: Session, lists: OpenLists, name: str) -> set[str]:
 
 def _history(session: Session, provider: str) -> Iterator[str]:
     directory = session.settings.layout.metadata(provider) / "root_history"
-    try:
+    with state_errors("cannot read", directory):
         for path in sorted(directory.glob("*.root.json")):
             yield hashlib.sha256(read_regular(path, MAX_STATE_BYTES)).hexdigest()
-    except OSError as error:
-        raise state_error("cannot read", directory, error) from error

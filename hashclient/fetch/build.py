@@ -47,7 +47,7 @@ from hashclient.system.files import (
     TEMP_PREFIX,
     fsync_dir,
     read_regular,
-    state_error,
+    state_errors,
     write_atomic,
 )
 from hashclient.system.layout import STAGING_NAME
@@ -331,13 +331,11 @@ def remove_list(directory: Path) -> None:
         StateError: it cannot be removed.
     """
     gone = directory.with_name(f"{TEMP_PREFIX}{directory.name}")
-    try:
+    with state_errors("cannot remove", directory):
         _remove(gone)
         directory.rename(gone)
         fsync_dir(directory.parent)
         _remove(gone)
-    except OSError as error:
-        raise state_error("cannot remove", directory, error) from error
 
 
 def sweep_removed(lists_dir: Path) -> None:

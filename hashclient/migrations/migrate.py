@@ -41,6 +41,7 @@ from hashclient.system.files import (
     open_at_once,
     read_regular,
     state_error,
+    state_errors,
     write_atomic,
     writer_lock,
 )
@@ -171,10 +172,8 @@ def _restore(layout: Layout, backup: _Backup) -> None:
         _copy(layout.backup / "files" / name, layout.root / name)
     for name in backup.absent:
         path = layout.root / name
-        try:
+        with state_errors("cannot remove", path):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise state_error("cannot remove", path, error) from error
 
 
 def _read_backup(layout: Layout) -> _Backup | None:
@@ -203,11 +202,9 @@ def _discard_backup(layout: Layout) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    try:
+    with state_errors("cannot rename", source):
         source.rename(target)
         fsync_dir(target.parent)
-    except OSError as error:
-        raise state_error("cannot rename", source, error) from error
 
 
 def _drop(folder: Path) -> None:
@@ -226,13 +223,14 @@ def _copy(source: Path, target: Path) -> None:
     if source.suffix == _DATABASE_SUFFIX:
         copy_database(source, target)
         return
-    try:
-        with open_at_once(source) as stream, atomic_file(target) as copy:
-            os.fchmod(copy.fileno(), os.fstat(stream.fileno()).st_mode & 0o777)
-            while piece := stream.read(_PIECE_BYTES):
-                copy.write(piece)
-    except OSError as error:
-        raise state_error("cannot copy", source, error) from error
+    with (
+        state_errors("cannot copy", source),
+        open_at_once(source) as stream,
+        atomic_file(target) as copy,
+    ):
+        os.fchmod(copy.fileno(), os.fstat(stream.fileno()).st_mode & 0o777)
+        while piece := stream.read(_PIECE_BYTES):
+            copy.write(piece)
 
 
 def check_state(layout: Layout) -> None:

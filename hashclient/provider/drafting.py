@@ -42,7 +42,7 @@ from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
     read_regular,
-    state_error,
+    state_errors,
     write_atomic,
 )
 from hashclient.system.outputs import make_folder, placed_directory, write_new
@@ -121,10 +121,8 @@ def published_bytes(roles: Roles, role: str) -> bytes | None:
     """
     version = roles.metadata(role).signed.version
     path = roles.directory / metadata_file(role, version)
-    try:
+    with state_errors("cannot read published metadata", path):
         return read_regular(path, MAX_STATE_BYTES) if version else None
-    except OSError as error:
-        raise state_error("cannot read published metadata", path, error) from error
 
 
 def _roles_to_sign(roles: Roles, changed: Collection[str]) -> list[str]:
@@ -369,10 +367,8 @@ def _copy(path: Path, target: Path, public: Path) -> None:
         VerificationError: it has changed since.
         StateError: it cannot be read or written.
     """
-    try:
+    with state_errors("cannot read", path):
         data = read_regular(path, MAX_SEGMENT_BYTES)
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
     if not path.name.startswith(f"{hashlib.sha256(data).hexdigest()}."):
         raise VerificationError(f"a file of the draft has changed: {printable(path)}")
     make_folder_below(public, target.parent)

@@ -35,7 +35,7 @@ from hashclient.provider.entries import NewSegment
 from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below, read_public
 from hashclient.provider.roles import Roles
-from hashclient.system.files import state_error, write_atomic
+from hashclient.system.files import state_errors, write_atomic
 from hashclient.trust.provenance import Provenance, note, provenance_of
 
 #: Seconds for which an unreferenced file stays: longer than any fetch.
@@ -225,12 +225,10 @@ class ListFiles:
         """
         keep = {self._path(target) for target in role.signed.targets.values()}
         limit = self._clock().timestamp() - UNREFERENCED_S
-        try:
+        with state_errors("cannot tidy", self.directory):
             for path in (self.directory / folder).iterdir():
                 if path not in keep and path.stat().st_mtime < limit:
                     path.unlink()
-        except OSError as error:
-            raise state_error("cannot tidy", self.directory, error) from error
 
     def _path(self, target: TargetFile) -> Path:
         folder, _, name = target.path.rpartition("/")

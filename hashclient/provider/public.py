@@ -24,7 +24,7 @@ from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_public_dir,
     read_regular,
-    state_error,
+    state_errors,
 )
 from hashclient.system.text import excerpt, printable
 
@@ -64,7 +64,7 @@ def make_folder_below(public: Path, path: Path) -> None:
         StateError: it cannot be made, or its mode not be set.
     """
     make_public_dir(path)
-    try:
+    with state_errors("cannot open to the web server", path):
         mode = stat.S_IMODE(public.stat().st_mode)
         for folder in (path, *path.parents):
             if folder == public or public not in folder.parents:
@@ -73,8 +73,6 @@ def make_folder_below(public: Path, path: Path) -> None:
                 # An account that may write to the folder of another one may not change its mode.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)
-    except OSError as error:
-        raise state_error("cannot open to the web server", path, error) from error
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
@@ -83,7 +81,7 @@ def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
     Raises:
         StateError: one cannot be looked at.
     """
-    try:
+    with state_errors("cannot look at", public):
         whole = directory.resolve()
         for folder in (*reversed(whole.parents), whole):
             if not folder.stat().st_mode & 0o011:
@@ -92,15 +90,11 @@ def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
             mode = folder.stat().st_mode
             if not (mode & 0o050 == 0o050 or mode & 0o005 == 0o005):
                 yield folder
-    except OSError as error:
-        raise state_error("cannot look at", public, error) from error
 
 
 def _set_mode(folder: Path, mode: int) -> None:
-    try:
+    with state_errors("cannot open to the web server", folder):
         folder.chmod(mode)
-    except OSError as error:
-        raise state_error("cannot open to the web server", folder, error) from error
 
 
 Kind = TypeVar("Kind", Root, Timestamp, Snapshot, Targets)
@@ -151,10 +145,8 @@ def read_public(path: Path) -> bytes:
     Raises:
         StateError: it cannot be read.
     """
-    try:
+    with state_errors("cannot read", path):
         return read_regular(path, MAX_SEGMENT_BYTES)
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
 
 
 def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
@@ -194,7 +186,7 @@ def read_published(directory: Path) -> dict[str, Metadata[Any]]:
         path = directory / metadata_file(role, version)
         return parse_metadata(read_regular(path, MAX_STATE_BYTES), kind, path)
 
-    try:
+    with state_errors("cannot read published metadata", directory):
         timestamp = read("timestamp", Timestamp)
         snapshot = read("snapshot", Snapshot, timestamp.signed.snapshot_meta.version)
         found: dict[str, Metadata[Any]] = {"timestamp": timestamp, "snapshot": snapshot}
@@ -202,8 +194,6 @@ def read_published(directory: Path) -> dict[str, Metadata[Any]]:
             role = name.removesuffix(".json")
             found[role] = read(role, Targets, meta.version)
         found["root"] = read("root", Root, max(root_versions(directory), default=1))
-    except OSError as error:
-        raise state_error("cannot read published metadata", directory, error) from error
     return found
 
 

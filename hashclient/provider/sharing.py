@@ -55,7 +55,7 @@ from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
     read_regular,
-    state_error,
+    state_errors,
     write_atomic,
 )
 from hashclient.system.strictjson import parse_json
@@ -273,10 +273,8 @@ def load_source(folder: Path) -> Source | None:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with state_errors("cannot read", path):
         return read_regular(path, MAX_STATE_BYTES)
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
 
 
 def _entries_of(trust: Trust, index: ListIndex) -> pa.Table:

@@ -55,6 +55,7 @@ from hashclient.system.files import (
     make_private_dir,
     read_regular,
     state_error,
+    state_errors,
     write_atomic,
     writer_lock,
 )
@@ -315,7 +316,7 @@ class Outbox:
     def _write_new(self, report: Report, record: Matches) -> None:
         directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
-        try:
+        with state_errors("cannot write report", temporary):
             # A report whose making was killed was never recorded anywhere.
             for leftover in directory.glob(f"{TEMP_PREFIX}*"):
                 shutil.rmtree(leftover)
@@ -324,8 +325,6 @@ class Outbox:
             save(temporary, report)
             temporary.rename(self.folder(report.id))
             fsync_dir(directory)
-        except OSError as error:
-            raise state_error("cannot write report", temporary, error) from error
 
     def write_document(
         self,

@@ -70,10 +70,8 @@ def make_durable(paths: Iterable[Path], *directories: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    try:
+    with state_errors("cannot sync", path):
         fsync(path)
-    except OSError as error:
-        raise state_error("cannot sync", path, error) from error
 
 
 @contextlib.contextmanager
@@ -87,10 +85,8 @@ def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Itera
     """
     from hashclient.system.beneath import Directory  # most commands write no file
 
-    try:
+    with state_errors("cannot write", path):
         directory = Directory.given(path.parent)
-    except OSError as error:
-        raise state_error("cannot write", path, error) from error
     with directory, file_in(directory, path.name, mode, durable=durable) as stream:
         yield stream
 
@@ -247,7 +243,7 @@ def make_public_dir(path: Path) -> Path:
 
 
 def _make_dir(path: Path, mode: int, *, durable: bool) -> Path:
-    try:
+    with state_errors("cannot make directory", path):
         for directory in (*reversed(path.parents), path):
             if not directory.is_dir():
                 directory.mkdir(mode=mode, exist_ok=True)
@@ -257,8 +253,6 @@ def _make_dir(path: Path, mode: int, *, durable: bool) -> Path:
                     fsync_dir(directory.parent)
                 except PermissionError:  # a directory with write but no read permission
                     os.sync()
-    except OSError as error:
-        raise state_error("cannot make directory", path, error) from error
     return path
 
 
@@ -291,6 +285,19 @@ def state_error(what: str, path: Path, error: OSError) -> StateError:
     return StateError(
         f"{what}: {printable(path)}: {error.strerror or error}", hint=hint_of(error.errno)
     )
+
+
+@contextlib.contextmanager
+def state_errors(what: str, path: Path) -> Iterator[None]:
+    """Translate an error of the system in the block, as `state_error` does.
+
+    Raises:
+        StateError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise state_error(what, path, error) from error
 
 
 def hint_of(number: int | None) -> str | None:
@@ -376,16 +383,12 @@ def writer_lock(
         LockedError: another process holds it for longer than `wait_s` seconds.
         StateError: it cannot be opened or locked.
     """
-    try:
+    with state_errors("cannot open lock", path):
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path if directory is None else path.name, flags, 0o600, dir_fd=directory)
-    except OSError as error:
-        raise state_error("cannot open lock", path, error) from error
     try:
-        try:
+        with state_errors("cannot lock", path):
             held = acquire(fd, wait_s=wait_s, on_wait=on_wait)
-        except OSError as error:
-            raise state_error("cannot lock", path, error) from error
         if not held:
             where = printable(path.parent)
             raise LockedError(

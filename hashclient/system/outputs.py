@@ -28,7 +28,7 @@ from typing import IO, NoReturn
 
 from hashclient.errors import UsageError
 from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
-from hashclient.system.files import TEMP_PREFIX, file_in, state_error, write_all
+from hashclient.system.files import TEMP_PREFIX, file_in, state_errors, write_all
 from hashclient.system.strangers import (
     Stranger,
     adds_names_at,
@@ -346,12 +346,10 @@ def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
         StateError: as `files.atomic_file`.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with state_errors("cannot write", path):
             place = stack.enter_context(place_of(path, follow=False))
             if place.status() is not None:
                 place.check_way()
-        except OSError as error:
-            raise state_error("cannot write", path, error) from error
         yield stack.enter_context(file_in(place.directory, place.name, mode))
 
 

@@ -17,7 +17,7 @@ from hashclient.system.files import (
     make_durable,
     make_private_dir,
     read_regular,
-    state_error,
+    state_errors,
     sweep_temporary,
     write_atomic,
 )
@@ -84,13 +84,11 @@ class MetadataDir:
             StateError: that fails.
         """
         found: dict[Path, tuple[int, int]] = {}
-        try:
+        with state_errors("cannot sync", self.path):
             for path in (path for folder in self._folders for path in folder.iterdir()):
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
                     found[path] = status.st_ino, status.st_mtime_ns
-        except OSError as error:
-            raise state_error("cannot sync", self.path, error) from error
         make_durable((p for p in found if self._durable.get(p) != found[p]), *self._folders)
         self._durable = found
 

@@ -24,7 +24,7 @@ from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile, Read
 from hashclient.lists.importers.rows import DigestBatch, no_column
 from hashclient.lists.importers.table import batch_of
 from hashclient.lists.wire import is_entry_id
-from hashclient.system.files import state_error
+from hashclient.system.files import state_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -265,10 +265,8 @@ class _Ids:
             StateError: there is no room for a temporary file.
         """
         hashes = np.array([hash(_id_of(entry)) for entry in entries], np.int64)
-        try:
+        with state_errors("cannot write", Path(gettempdir())):
             self._hashes.write(hashes.tobytes())
-        except OSError as error:
-            raise state_error("cannot write", Path(gettempdir()), error) from error
         self.count += len(entries)
 
     def close(self) -> None:
