@@ -313,8 +313,7 @@ class Client:
         Raises:
             StateError: the outbox cannot be read or written, or another command holds it.
         """
-        from hashclient.alerts.alert import noticed
-        from hashclient.alerts.kinds import Kind
+        from hashclient.alerts.alert import Kind, noticed
         from hashclient.alerts.noticing import LOG, STATE
         from hashclient.alerts.outbox import PATIENT_S, RUN_S, Outbox
         from hashclient.status.alarms import alarms

@@ -13,8 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from hashclient.alerts.alert import Alert, noticed
-from hashclient.alerts.kinds import Kind
+from hashclient.alerts.alert import Alert, Kind, noticed
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from itertools import takewhile
 
-from hashclient.alerts.alert import MOST_NAMED, Noticed
+from hashclient.alerts.alert import MOST_NAMED, Kind, Noticed
 from hashclient.alerts.book import Place
-from hashclient.alerts.kinds import Kind
 from hashclient.audit.reading import read_backward
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState

@@ -7,7 +7,7 @@
 4. Each receiver that has it is noted; an alert that every receiver has is gone. Alerts behind one
    that a receiver does not take were not tried yet: they are joined as well, with a new id.
 
-A receiver that fails is left alone for a while, as a report's destination is (`core/backoff`), and
+A receiver that fails is left alone for a while, as a report's destination is (`core/patience`), and
 holds up no other one. `reporting/outbox` keeps folders and tells the log; an alert is a pointer to
 what the log has already, so one small file is enough here.
 """
@@ -20,12 +20,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from hashclient.alerts.alert import Alert, Noticed, document_of, noticed
+from hashclient.alerts.alert import MEANINGS, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.book import Book, Receiver, book_lock, load_book, save_book
-from hashclient.alerts.kinds import MEANINGS, Kind
 from hashclient.alerts.noticing import News
 from hashclient.alerts.receivers import Message, receiver_of
-from hashclient.core.backoff import is_due, pause
+from hashclient.core.patience import is_due, pause
 from hashclient.errors import HashclientError, UnreachableError
 from hashclient.session import Session
 from hashclient.system.background import Task

@@ -184,8 +184,7 @@ def show_verified(
 
 def _checkpoints(directory: Path, where: str) -> list[Checkpoint]:
     from hashclient.audit.reading import identity_of
-    from hashclient.fleet.against import checkpoints_at
-    from hashclient.fleet.places import place_at
+    from hashclient.fleet.places import checkpoints_at, place_at
 
     return checkpoints_at(place_at(where), identity_of(directory))
 

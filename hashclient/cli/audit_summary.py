@@ -84,8 +84,7 @@ def _text(found: Summary) -> str:
 
 
 def _html(found: Summary) -> str:
-    from hashclient.formats.htmltable import Markup, element
-    from hashclient.formats.page import document
+    from hashclient.formats.htmltable import Markup, document, element
 
     sections: dict[str, list[Markup]] = {}
     for section, name, value in found.rows():

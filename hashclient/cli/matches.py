@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.matches_release import release
-from hashclient.cli.matches_review import review
+from hashclient.cli.matches_review import release, review
 from hashclient.cli.matches_stats import stats
 from hashclient.cli.options import (
     FORMAT_HELP,

@@ -16,7 +16,6 @@ from hashclient.cli.provider_export import command as export
 from hashclient.cli.provider_feedback import feedback
 from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_lists import consolidate, list_group, revert, withdraw
-from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
     conclude,
@@ -34,7 +33,7 @@ from hashclient.cli.provider_options import (
 from hashclient.cli.provider_publish import publish
 from hashclient.cli.provider_server import serve, server_config
 from hashclient.cli.provider_share import follow
-from hashclient.cli.provider_status import status
+from hashclient.cli.provider_status import log, status
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 

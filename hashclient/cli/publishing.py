@@ -40,7 +40,7 @@ def _publish_now(app: App, where: str) -> None:
 
 def publish_status(app: App, status: Status, where: str) -> None:
     """Publish a status; a failure is a warning, and `status` counts it until the next success."""
-    from hashclient.fleet.publish import publish
+    from hashclient.fleet.making import publish
 
     with _warned(app):
         app.debug(f"the status is published: {publish(app.session, status, where)}")

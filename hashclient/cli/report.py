@@ -13,9 +13,8 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, REPORTS, reason_option
-from hashclient.cli.report_receive import certificate, receive
+from hashclient.cli.report_receive import certificate, receive, verify
 from hashclient.cli.report_show import count_of, export, open_outbox, report_document, status
-from hashclient.cli.report_verify import verify
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, printable

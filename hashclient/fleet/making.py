@@ -11,6 +11,8 @@ from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from hashclient.audit.log import Record
 from hashclient.audit.reading import head_checkpoint, newest
 from hashclient.audit.record import parse_checkpoint
@@ -29,8 +31,12 @@ from hashclient.fleet.document import (
     StatusDocument,
     encode_status,
 )
+from hashclient.fleet.places import place_at
 from hashclient.session import Session
+from hashclient.status.published import keep, load_published
 from hashclient.status.status import ListStatus, Status
+from hashclient.system.files import make_private_dir, writer_lock
+from hashclient.system.layout import PUBLISHED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
 #: The time that counts are for.
@@ -164,3 +170,31 @@ def _number(data: dict[str, Any], name: str) -> int:
     """Return a count of a record; somebody else may have written the log."""
     value = data.get(name)
     return min(value, 1 << 40) if type(value) is int and value >= 0 else 0
+
+
+#: How long to wait for another process that publishes.
+LOCK_WAIT_S = 30.0
+
+
+def publish(session: Session, status: Status, where: str) -> str:
+    """Publish the status in a directory or a bucket; return the place as people see it.
+
+    What `status` has about publications is brought up to date, however this one ends.
+
+    Raises:
+        HashclientError: it could not be published; what is there stays.
+    """
+    place = place_at(where)
+    layout = session.settings.layout
+    path = make_private_dir(layout.fleet) / PUBLISHED_NAME
+    with writer_lock(layout.fleet / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):  # 1
+        before = load_published(layout)
+        begun = replace(before, counter=before.counter + 1, failures=before.failures + 1)
+        keep(path, begun)  # 2
+        status.published = begun
+        document, data = make_document(session, status, begun.counter, before.failures)
+        place.write(document.machine.file_name, data)  # 3
+        done = replace(begun, at=document.made, failures=0)
+        keep(path, done)  # 4
+        status.published = done
+    return place.text

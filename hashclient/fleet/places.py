@@ -15,9 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hashclient.audit.record import Checkpoint, Identity, parse_checkpoint
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_prefix
-from hashclient.errors import StateError, UnreachableError, UsageError
-from hashclient.fleet.document import MAX_STATUS_BYTES
+from hashclient.errors import (
+    AuditError,
+    StateError,
+    UnreachableError,
+    UsageError,
+    VerificationError,
+)
+from hashclient.fleet.document import MAX_STATUS_BYTES, SUFFIX, verify_status
 from hashclient.system.background import together
 from hashclient.system.beneath import Directory
 from hashclient.system.files import TEMP_PREFIX, read_bounded, user_path
@@ -228,3 +235,31 @@ def place_at(where: str) -> Folder | Bucket:
         UsageError: it cannot be one.
     """
     return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))
+
+
+def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoint]:
+    """Return the checkpoints of a log: those in status documents, and files with one each.
+
+    Everything else there is passed over, be it of other machines, damaged or forged.
+
+    Raises:
+        AuditError: there is none, so nothing shows what this log had.
+        HashclientError: the place cannot be read.
+    """
+    found = []
+    for one in place.read(SUFFIX, ".json"):
+        try:
+            checkpoint = verify_status(one.data).checkpoint
+        except VerificationError:
+            try:
+                checkpoint = parse_checkpoint(one.data, trim=True)
+            except AuditError:
+                continue
+        if checkpoint.identity == identity:
+            found.append(checkpoint)
+    if not found:
+        raise AuditError(
+            f"no checkpoint of this log is there: {place.text}",
+            hint="if this machine has published there, its log was replaced by another one",
+        )
+    return found

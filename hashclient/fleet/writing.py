@@ -17,7 +17,7 @@ from hashclient.fleet.document import StatusDocument
 from hashclient.fleet.show import STATES, WELL, Row
 from hashclient.formats.cells import csv_row
 from hashclient.formats.htmltable import Markup, counts, element, head_of, sortable
-from hashclient.formats.page import document as page_of
+from hashclient.formats.htmltable import document as page_of
 from hashclient.status.prometheus import Metric, metrics_text
 from hashclient.system.text import counted, for_people, for_programs
 

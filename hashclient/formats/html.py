@@ -34,12 +34,12 @@ from hashclient.formats.htmltable import (
     Markup,
     charts,
     counts,
+    document,
     element,
     files_table,
     joined,
     lists_table,
 )
-from hashclient.formats.page import document
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import counted, for_people, printable
 

@@ -12,7 +12,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root
 
 from hashclient.errors import StateError, UsageError
 from hashclient.system.text import for_people
-from hashclient.trust.longest import longest_of
+from hashclient.trust.additions import longest_of
 
 Clock = Callable[[], datetime]
 

@@ -36,6 +36,7 @@ from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE, metadata_file, read_published
 from hashclient.system.files import write_atomic
 from hashclient.system.text import printable
+from hashclient.trust.additions import FIELD as LONGEST
 from hashclient.trust.additions import (
     NOTICES,
     delegate,
@@ -44,7 +45,6 @@ from hashclient.trust.additions import (
     ended_lists,
     new_delegator,
 )
-from hashclient.trust.longest import FIELD as LONGEST
 
 
 class Roles:

@@ -31,9 +31,8 @@ from hashclient.errors import (
 )
 from hashclient.matches.store import Matches
 from hashclient.packages.document import FORMAT, Document, Provider, parse_document
-from hashclient.reporting.describing import Sealed, encode_document, make_document
+from hashclient.reporting.describing import Sealed, encode_document, make_document, sealed_items
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
-from hashclient.reporting.evidence import sealed_items
 from hashclient.reporting.report import (
     Apart,
     Decision,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hashclient.alerts.alert import Noticed, noticed
-from hashclient.alerts.kinds import Kind
+from hashclient.alerts.alert import Kind, Noticed, noticed
 from hashclient.alerts.noticing import LOG, STATE
 from hashclient.errors import ExitCode
 

@@ -14,8 +14,8 @@ mistake, and clients keep such a list. So the targets name ended lists in a memb
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 
 import msgspec
 from tuf.api.exceptions import (
@@ -23,7 +23,16 @@ from tuf.api.exceptions import (
     LengthOrHashMismatchError,
     RepositoryError,
 )
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, TargetFile, Targets
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    TargetFile,
+    Targets,
+)
 
 from hashclient.core.model import is_name
 from hashclient.system.text import printable
@@ -161,3 +170,40 @@ def ended_lists(targets: Targets) -> frozenset[str]:
 def end(targets: Targets, names: Collection[str]) -> None:
     """Let `targets` say that the lists `names` have ended; their delegations have to be gone."""
     targets.unrecognized_fields[ENDED] = sorted(names)
+
+
+#: The member of the root: a number of days.
+FIELD = "hashclient-longest-days"
+MAX_DAYS = 3660
+#: The clocks of a provider and a client may differ by so much.
+TOLERANCE = timedelta(days=1)
+
+
+def longest_of(root: Root) -> timedelta | None:
+    """Return for how long snapshot and timestamp may be signed; None if the root does not say.
+
+    Raises:
+        RepositoryError: the member is no number of days.
+    """
+    days = root.unrecognized_fields.get(FIELD)
+    if days is None:
+        return None
+    if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_DAYS:
+        raise RepositoryError(f"{FIELD} is no number of days from 1 to {MAX_DAYS:,}")
+    return timedelta(days=days)
+
+
+def verify_expiry(root: Root, roles: Mapping[str, Signed], now: datetime) -> None:
+    """Check that snapshot and timestamp among `roles` expire as soon as the root wants it.
+
+    Raises:
+        RepositoryError: one expires later, seen from `now`; or as `longest_of`.
+    """
+    longest = longest_of(root)
+    if longest is None:
+        return
+    for name in ("snapshot", "timestamp"):
+        if roles[name].expires > now + longest + TOLERANCE:
+            raise RepositoryError(
+                f"{name} is signed for more than the {longest.days:,} days that the root allows"
+            )

@@ -44,9 +44,9 @@ from hashclient.trust.additions import (
     SignedNotices,
     delegator_of,
     ended_lists,
+    verify_expiry,
     verify_role,
 )
-from hashclient.trust.longest import verify_expiry
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
 #: Default hints for metadata that cannot be trusted.

@@ -33,7 +33,7 @@ from fixtures.hostile import (
 from fixtures.mailbox import PASSWORD, USER, Mailbox
 from fixtures.tls import Authority, server_context
 from hashclient.alerts import outbox
-from hashclient.alerts.kinds import MEANINGS, Kind
+from hashclient.alerts.alert import MEANINGS, Kind
 from hashclient.alerts.receivers import parse_secret, signature
 from hashclient.cli import alerts as alerts_command
 from hashclient.errors import ExitCode, HashclientError, UnreachableError, VerificationError

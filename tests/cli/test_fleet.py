@@ -135,7 +135,7 @@ def test_an_interruption_while_it_is_published_leaves_the_verdict(
     world: State, place: Path, error: BaseException
 ) -> None:
     world.configure(f'{CONFIG}[fleet]\npublish = "{place}"\n')
-    with mock.patch("hashclient.fleet.publish.make_document", side_effect=error):
+    with mock.patch("hashclient.fleet.making.make_document", side_effect=error):
         scan = world.scan()
     assert scan.code == 10
     assert "hashclient: warning: the status was not published: " in scan.err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.alerts.kinds import MEANINGS, Kind
+from hashclient.alerts.alert import MEANINGS, Kind
 from hashclient.alerts.receivers import parse_secret, receiver_of
 from hashclient.config import parse_config
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows

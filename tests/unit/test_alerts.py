@@ -21,8 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.alerts import alert as alert_module
-from hashclient.alerts.alert import MOST_NAMED, Alert, Noticed, document_of, noticed
-from hashclient.alerts.kinds import MEANINGS, Kind
+from hashclient.alerts.alert import MEANINGS, MOST_NAMED, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.outbox import Outbox
 from hashclient.alerts.receivers import Message, parse_secret, signature
 from hashclient.core.kinds import Algorithm, MatchState

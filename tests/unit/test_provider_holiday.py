@@ -15,7 +15,7 @@ from hashclient.errors import UsageError, VerificationError
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import load_public, make_pair
 from hashclient.provider.keys import Keys, Validity
-from hashclient.trust.longest import FIELD, MAX_DAYS
+from hashclient.trust.additions import FIELD, MAX_DAYS
 from tests.kit import call
 
 DAY = timedelta(days=1)

@@ -20,7 +20,7 @@ from hashclient.packages.document import Document, Evidence, facts_name
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
-from hashclient.reporting.describing import Sealed, encode_document, missing_about
+from hashclient.reporting.describing import Sealed, encode_document, missing_about, seal_in_place
 from hashclient.reporting.destinations.interface import Rehearsal, Work
 from hashclient.reporting.destinations.package.package import (
     Packager,
@@ -28,7 +28,6 @@ from hashclient.reporting.destinations.package.package import (
     package_name,
     remove_unfinished,
 )
-from hashclient.reporting.evidence import seal_in_place
 from hashclient.reporting.facts import facts_known, seal_facts
 from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path
