@@ -11,6 +11,7 @@ import contextlib
 import io
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -87,22 +88,24 @@ class HostileSite:
 
     def run(self, *args: object, env: Mapping[str, str] | None = None) -> Run:
         """Run the real command, as talkative as it can be; no secret is to be seen anywhere."""
-        process = subprocess.Popen(
-            arguments("-v", "--state-dir", self.state, *args),
-            env=environment(HASHCLIENT_DEBUG="1", **(env or {})),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
         shown = b""
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                shown += Path(f"/proc/{process.pid}/cmdline").read_bytes()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
-        assert process.stdout is not None and process.stderr is not None
-        with process.stdout, process.stderr:
-            out, err = process.stdout.read(), process.stderr.read()
+        # Files: it would wait for ever at a full pipe that nobody reads yet.
+        with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as warned:
+            process = subprocess.Popen(
+                arguments("-v", "--state-dir", self.state, *args),
+                env=environment(HASHCLIENT_DEBUG="1", **(env or {})),
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=warned,
+            )
+            while process.poll() is None:
+                with contextlib.suppress(OSError):
+                    shown += Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.05)
+            told.seek(0)
+            warned.seek(0)
+            out, err = told.read(), warned.read()
         assert b"hashclient" in shown
         self.check_secrets({"stdout": out, "stderr": err, "command line": shown})
         return checked(Run(process.returncode, out.decode(), err.decode()))

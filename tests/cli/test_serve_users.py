@@ -223,8 +223,8 @@ def send_often(daemon: Daemon, count: int, data: bytes, **how: Any) -> None:
             now = min(50, count - start)
             sock.sendall(data * now)
             said = b""
-            while said.count(b"\0") < now:
-                said += sock.recv(1 << 16)
+            while said.count(b"\0") < now and (more := sock.recv(1 << 16)):
+                said += more
             assert said.count(b"Hashclient.base.e-1 FOUND\0") == now
 
 

@@ -164,8 +164,16 @@ def test_the_playbook_sets_up_this_machine_from_a_folder_and_changes_nothing_aga
     )
 
     def run_there(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        # Ansible forks beside its threads, and may hang: then this test fails.
         return subprocess.run(
-            words, cwd=play, env=environ, capture_output=True, text=True, check=False
+            words,
+            cwd=play,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
 
     with Site(tmp_path) as site:

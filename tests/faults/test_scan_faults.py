@@ -349,8 +349,7 @@ def test_a_signal_after_the_summary_changes_nothing(
     tree = write_tree(tmp_path / "t", {"f": LISTED})
     with running(state, tree) as process:
         assert process.stdout is not None
-        while '"type": "summary"' not in process.stdout.readline():
-            pass
+        assert any('"type": "summary"' in line for line in process.stdout)
         signal.sigtimedwait([], delay_s)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)

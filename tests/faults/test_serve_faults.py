@@ -48,11 +48,16 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
         ]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
+        # At most so often: on a busy machine, a process may need longer to serve than it may live.
+        for _ in range(40):
+            if not any(thread.is_alive() for thread in threads):
+                break
             signal.sigtimedwait([], rng.uniform(0.05, 0.3))
             for pid in rng.sample(daemon.workers(), k=1) if daemon.workers() else []:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
         # In the end it serves.
         wait_until(lambda: len(daemon.workers()) == 2, daemon.process.pid)
         wait_until(lambda: ask(daemon, names[:4], answered) == 4, daemon.process.pid)
