@@ -25,9 +25,10 @@ class Mark(NamedTuple):
     `literals` stands there, but not of a mark that stands anywhere: for that one, `may_be` is a
     quick look at a buffer and how much of it is used. Where many files have the literals, `pattern`
     is an expression that their beginning must match, and `is_one` asks for the literals as well.
-    `is_one` says of the first KiB what else must be true, and with `reaches` of the first
-    `interface.ISO_HEAD_BYTES`; where they are too short, it may raise `struct.error` or
-    `IndexError`.
+    `differs` is quicker, an expression of Python that is true of most `data` that have the first
+    two bytes of a literal and do not match. `is_one` says of the first KiB what else must be true,
+    and with `reaches` of the first `interface.ISO_HEAD_BYTES`; where they are too short, it may
+    raise `struct.error` or `IndexError`.
     """
 
     at: int
@@ -36,6 +37,7 @@ class Mark(NamedTuple):
     reaches: bool = False
     may_be: Callable[[bytes | bytearray, int], bool] | None = None
     pattern: bytes = b""
+    differs: str = ""
 
 
 class End(NamedTuple):

@@ -24,6 +24,7 @@ from hashclient.containers.tarheader import (
     SUM_AT,
     SUM_BEGINS,
     begins_late,
+    differs_from_sum,
     is_header,
     with_sum,
 )
@@ -134,6 +135,7 @@ OPENED = (
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[:BLOCK_BYTES]),
                 pattern=with_sum(0),
+                differs=differs_from_sum(0),
             ),
             Mark(MAGIC_AT, (MAGIC,), is_one=lambda head: len(head) >= BLOCK_BYTES),
             Mark(
@@ -141,6 +143,7 @@ OPENED = (
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[BLOCK_BYTES : 2 * BLOCK_BYTES]),
                 pattern=with_sum(BLOCK_BYTES),
+                differs=differs_from_sum(BLOCK_BYTES),
             ),
             Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
         ),

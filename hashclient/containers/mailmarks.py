@@ -20,7 +20,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
 _begins_with_field = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME).match
 #: The first bytes of such a mail, which are those of a field, of an end of a line, or the mark.
-_BEGINS = frozenset(b"\xef\r\n") | (frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():"))
+_IN_NAME = frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():")
+_BEGINS = _IN_NAME | frozenset(b"\xef\r\n")
+#: What may stand before its first colon.
+_BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
 
@@ -127,9 +130,14 @@ def can_be_mail(content: bytes | memoryview) -> bool:
 def may_hold_mail(data: bytes | bytearray, length: int) -> bool:
     """Return whether a closer look is needed at a file: the first `length` bytes of `data`."""
     # Not `min`, which takes as long as the search.
-    if data.find(_COLON, 0, length if length < _BEGIN_BYTES else _BEGIN_BYTES) < 0:  # noqa: FURB136
+    colon = data.find(_COLON, 0, length if length < _BEGIN_BYTES else _BEGIN_BYTES)  # noqa: FURB136
+    if colon < 0:
         return False
-    if data[0] in _BEGINS and _begins_with_field(data, 0, length):
+    if (
+        data[colon - 1] in _BEFORE_COLON
+        and data[0] in _BEGINS
+        and _begins_with_field(data, 0, length)
+    ):
         return True
     end = length if length < HEAD_BYTES else HEAD_BYTES  # noqa: FURB136
     if data.find(0, _ODD_BYTES, end) >= 0:

@@ -79,15 +79,24 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 def _differ(rows: Iterable[_Row]) -> str:
     """Return an expression of Python: the bytes of `data` differ from those of some marks.
 
-    The first two bytes of each are compared; the first alone at a place where a mark has one.
+    The first two bytes of each are compared; the first alone at a place where a mark has one. Of a
+    mark that is alone at its place, its own rule is asked as well.
     """
-    pairs: dict[int, set[bytes]] = {}
+    marks: dict[int, list[Mark]] = {}
     for row in rows:
-        pairs.setdefault(row.mark.at, set()).update(one[:2] for one in row.mark.literals)
-    tests = [f"length > {max(pairs) + 1}"]
-    for at, begins in sorted(pairs.items()):
+        marks.setdefault(row.mark.at, []).append(row.mark)
+    # A reader's buffer goes on behind a short file: what stands there asks for a closer look at
+    # most.
+    tests = [f"len(data) > {max(marks) + 1}"]
+    for at, here in sorted(marks.items()):
+        begins = {one[:2] for mark in here for one in mark.literals}
         columns = [{one[place] for one in begins} for place in range(min(map(len, begins)))]
-        differ = [f"data[{place}] not in {column}" for place, column in enumerate(columns, at)]
+        differ = [
+            f"data[{place}] " + (f"not in {column}" if len(column) > 1 else f"!= {min(column)}")
+            for place, column in enumerate(columns, at)
+        ]
+        if len(here) == 1 and here[0].differs:
+            differ.append(here[0].differs)
         tests.append(f"({' or '.join(differ)})")
     return " and ".join(tests)
 

@@ -82,6 +82,17 @@ def with_sum(start: int) -> bytes:
     return rb"(?=.{%d}(?:%s))(?:.{%d}(?:%s)|%s)" % (at, _SUM, at, _SUM_OF_TEXT, few)
 
 
+def differs_from_sum(start: int) -> str:
+    """Return an expression of Python: a text stands where the header would be, and has no sum.
+
+    It is true of no `data` that `with_sum` fits, which is slow. Two bytes that begin a sum are
+    there already: in a text, three more of its bytes follow.
+    """
+    at, end = start + SUM_AT, start + BLOCK_BYTES
+    others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))
+    return f"({others}) and data[{start}:{end}].isascii() and data.find(0, {start}, {end}) < 0"
+
+
 def is_header(block: bytes) -> bool:
     """Return whether a block has the sum of its bytes, signed or not."""
     if len(block) < BLOCK_BYTES:

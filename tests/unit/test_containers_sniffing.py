@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import tarfile
 
@@ -16,7 +17,12 @@ from hashclient.containers.kinds import KINDS
 from hashclient.containers.mail import Eml
 from hashclient.containers.mailmarks import can_be_mail, may_be_mail, may_hold_mail
 from hashclient.containers.registry import Registry
-from hashclient.containers.tarheader import parse_header
+from hashclient.containers.tarheader import (
+    SUM_BEGINS,
+    differs_from_sum,
+    parse_header,
+    with_sum,
+)
 from hashclient.scan.check.kept import may_be_container
 from tests.opened import has_mark, opened
 
@@ -90,6 +96,27 @@ def test_a_tar_whose_sum_is_that_of_signed_bytes_is_known_however_short_it_is(to
     head[148:156] = (b"%o" % total).ljust(8, b"\0")
     assert parse_header(bytes(head))
     assert has_mark(memoryview(head))
+
+
+def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() -> None:
+    chance = random.Random(12)
+    letters = b" \t013\0\x80xyz"
+    taken = passed = 0
+    for number in range(12_000):
+        start = 512 * (number % 2)
+        head = bytearray(b"a" * 2_000)
+        at = start + 148
+        head[at : at + 8] = bytes(chance.choices(letters, k=8))
+        if number % 3 == 0:  # no text, by one byte of it
+            head[start + chance.choice((0, 147, 156, 511))] = chance.choice(b"\0\x80\xff")
+        length = chance.choice((at + 5, at + 8, 2_000))
+        if head[at : at + 2] in SUM_BEGINS:
+            is_one = re.compile(with_sum(start), re.DOTALL).match(head, 0, length) is not None
+            differs = eval(differs_from_sum(start), {"data": head})
+            assert not (is_one and differs), (length, head)
+            taken += is_one
+            passed += differs
+    assert taken > 500 and passed > 300
 
 
 def heads() -> list[bytes]:
@@ -244,6 +271,8 @@ def test_the_quick_look_leaves_out_no_file_that_may_be_mail() -> None:
         b":",
         b"(c)",
         b" ",
+        b"\t",
+        b"(\xe4)",
     ]
     pieces += [b"\xef\xbb\xbf", b"\0", b"\xff", b"> ", b"text " * 60]
     accepted = 0
