@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from binascii import a2b_base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -33,6 +34,10 @@ LOCK_WAIT_S = 5.0
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
 _CHUNK_BYTES = 1 << 16
+#: A private key as it is made here: lines of PEM, and in PKCS #8 what stands before its 32 bytes
+#: (RFC 8410, section 7).
+_BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
+_PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
 
 class Closed(NamedTuple):
@@ -274,16 +279,36 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         AuditError, ConfigError: it is no such key, or not a private file.
     """
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    pem = read_secret(path, "audit key")
+    if (own := _own_form(pem)) is not None:
+        return Ed25519PrivateKey.from_private_bytes(own)
+    from cryptography.hazmat.primitives import serialization
+
     try:
-        key = serialization.load_pem_private_key(read_secret(path, "audit key"), None)
+        key = serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
         raise _not_a_key(path) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise _not_a_key(path)
     return key
+
+
+def _own_form(pem: bytes) -> bytes | None:
+    """Return the bytes of a private key in the form in which keys are made here; None of others.
+
+    To import what reads all forms takes longer than to append a record.
+    """
+    text = pem.removeprefix(_BEGIN).removesuffix(_END)
+    if len(text) != len(pem) - len(_BEGIN) - len(_END):
+        return None
+    try:
+        der = a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+    own = der.removeprefix(_PKCS8)
+    return own if len(own) == _KEY_BYTES and len(der) == len(_PKCS8) + _KEY_BYTES else None
 
 
 def load_public_key(directory: Path) -> bytes | None:

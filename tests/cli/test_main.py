@@ -277,8 +277,10 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: Modules that open containers or fetch, and those that numpy loads for unique values alone.
+#: Modules that open containers or fetch, those that numpy loads for unique values alone, and those
+#: that read any form of a key.
 IN_VAIN = {
+    "cryptography.hazmat.primitives.serialization",
     *("numpy.ma", "socket", "subprocess", "email.header"),
     *("hashclient.containers.cage", "hashclient.cli.fetch"),
 }

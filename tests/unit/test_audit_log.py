@@ -549,6 +549,19 @@ def test_a_key_that_others_can_read_is_not_used(log: AuditLog, directory: Path) 
     assert "can be read by others" in failure(lambda: log.append([match(3)]))
 
 
+def test_a_key_in_another_spelling_is_the_same_key(log: AuditLog, directory: Path) -> None:
+    pem = (directory / "key.pem").read_bytes()
+    begin, text, end = pem.splitlines()
+    halved = b"\n".join((begin, text[:40], text[40:], end))
+    for spelling in (pem, pem.replace(b"\n", b"\r\n"), halved, b"a comment\n" + pem):
+        (directory / "key.pem").write_bytes(spelling)
+        log.append([match(3)])
+        assert checkpoint(directory)
+    for none in (text, text + b"\n" + end, begin + b"\n" + text, pem.replace(text, text[:40])):
+        (directory / "key.pem").write_bytes(none)
+        assert "not an Ed25519 key" in failure(lambda: log.append([match(3)]))
+
+
 def test_a_key_that_is_not_ed25519_is_refused(log: AuditLog, directory: Path) -> None:
     other = X25519PrivateKey.generate()
     private = other.private_bytes(
