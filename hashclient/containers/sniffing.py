@@ -12,6 +12,7 @@ of these fits, the marks are compared one by one.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from struct import error
@@ -34,6 +35,8 @@ _LAST_BYTES = 1 << 10
 #: Marks at an offset begin in so many of the first bytes, with all that `is_one` looks at where it
 #: does not reach further; the others are far ones.
 _BEGIN_BYTES = 1_152
+#: A byte with which no mark near the beginning begins.
+_PAD = b"\xff"
 
 ReadAt = Callable[[int, int], bytes]
 Buffer = bytes | bytearray
@@ -127,14 +130,15 @@ def looks_of(
     weak = [row for row in near if row.mark.pattern]
     strong = [row for row in near if not row.mark.pattern]
     expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
-    find_near = re.compile(expression, re.DOTALL).match
+    # To compile it takes a millisecond, and a start with few files does not need it.
+    compiled = functools.cache(lambda: re.compile(expression, re.DOTALL))
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
     far_from = min(row.mark.at for row in far)
     anywhere = [row for row in rows if row.mark.at == ANYWHERE]
     may_be_anywhere = _any_of({row.mark.may_be for row in anywhere if row.mark.may_be})
 
     def may_be_near(data: Buffer, length: int) -> bool:
-        found = find_near(data, 0, length)
+        found = compiled().match(data, 0, length)
         if found is None:
             return False
         if not found.lastindex:
@@ -180,7 +184,12 @@ look_at, fits_none = looks_of(KINDS)
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     """Return the kinds that a file fits by its first bytes, which are all of it if `is_all`."""
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
-    return () if fits_none(data, len(data)) else look_at(data, len(data), is_all)
+    return () if fits_none(padded(data), len(data)) else look_at(data, len(data), is_all)
+
+
+def padded(head: bytes) -> bytes:
+    """Return the first bytes of a file as a buffer in which the quick look decides most files."""
+    return head.ljust(_BEGIN_BYTES, _PAD)
 
 
 #: The bytes that are searched for near the end, each with one of them that no text has.

@@ -190,14 +190,18 @@ def digest_fd(
     return digester.finish(), digester.length
 
 
+#: Masks of algorithms, the cheapest first.
+_BY_COST = sorted(range(8), key=lambda c: sum(COST_S_PER_GB[a] for a in Algorithm.in_mask(c)))
+#: Indexed by a mask of algorithms: the set of entry masks that it does not touch.
+_UNTOUCHED = [sum(1 << (m - 1) for m in range(1, 8) if not m & mask) for mask in range(8)]
+
+
 def _cheapest_cover(masks: int) -> int:
     """Return the cheapest mask of algorithms that touches every entry mask in the set `masks`.
 
     Bit m-1 of `masks` says that entries with algorithm mask m (1..7) are possible.
     """
-    possible = [m for m in range(1, 8) if masks >> (m - 1) & 1]
-    covers = [c for c in range(8) if all(c & m for m in possible)]
-    return min(covers, key=lambda c: sum(COST_S_PER_GB[a] for a in Algorithm.in_mask(c)))
+    return next(mask for mask in _BY_COST if not masks & _UNTOUCHED[mask])
 
 
 def _every(masks: int) -> int:

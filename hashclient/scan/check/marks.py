@@ -17,6 +17,7 @@ from hashclient.containers.sniffing import (
     has_behind,
     is_kind,
     look_at,
+    padded,
     wants_all_head,
 )
 from hashclient.system.descriptors import read_at
@@ -70,7 +71,7 @@ class Marks:
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)
         self.size = size
-        self.first(first, len(first))
+        self.first(padded(first), len(first))
         if not self.is_sure:
             self.look_again(fd, size)
 
