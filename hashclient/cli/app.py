@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,8 +25,6 @@ from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hashclient.config import Settings
     from hashclient.quarantine.vault import Restored
     from hashclient.session import Session
@@ -215,8 +214,6 @@ def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any
 
 def existing_path(**kwargs: Any) -> click.Path:
     """Return the type of an option that names a file by its path."""
-    from pathlib import Path
-
     return click.Path(path_type=Path, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +28,9 @@ from hashclient.cli.options import (
     refuse_before_command,
     split_entry,
 )
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
-from hashclient.system.text import counted, printable
+from hashclient.system.text import counted, is_unicode, printable
 
 if TYPE_CHECKING:
     from hashclient.decisions.keeping import Keeper
@@ -307,7 +309,6 @@ def _keeper(app: App) -> Keeper:
 
 def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str]], str]:
     """Return the entries of a recorded match, and the tag of its SHA-256."""
-    from hashclient.core.kinds import Algorithm
     from hashclient.matches.store import Matches
 
     with Matches(app.settings.state_dir, create=False) as matches:
@@ -325,12 +326,9 @@ def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str
 
 def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
     """Return the entries that a file matches, and the tag of its SHA-256."""
-    import os
-
     import msgspec
 
     from hashclient.core.digests import CHUNK_BYTES
-    from hashclient.core.kinds import Algorithm
     from hashclient.scan.check.streaming import StreamChecker
     from hashclient.system.descriptors import open_input
 
@@ -355,10 +353,7 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
 
 def _place(below: str | None) -> str:
     """Return a path without links, or a URI as scans write it; empty where none is given."""
-    import os
-
     from hashclient.core.objecturi import is_object_uri, parse_uri
-    from hashclient.system.text import is_unicode
 
     if below is None:
         return ""

@@ -12,7 +12,7 @@ from hashclient.cli.app import MOST_SHOWN, App, existing_path, format_option, pa
 from hashclient.cli.notices import document_of_fetched, show_notices
 from hashclient.cli.options import LISTS
 from hashclient.cli.publishing import publish_after
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, for_people, path_fields, printable
 
@@ -309,8 +309,6 @@ def _show_affected(app: App, fetched: Fetched) -> None:
 
 
 def _what_now(match: Match) -> str:
-    from hashclient.core.kinds import SETTLED
-
     if match.state in SETTLED:
         return f", which is {match.state}"
     if match.state is not MatchState.WITHDRAWN:

@@ -37,7 +37,12 @@ from hashclient.cli.outputfile import OutputFile
 from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.files import user_path
-from hashclient.system.process import collect_rarely
+from hashclient.system.process import (
+    collect_rarely,
+    end_at_bad_pages,
+    keep_memory_private,
+    keep_others_from_writing,
+)
 from hashclient.system.text import nearest, printable, show_local_time
 
 if TYPE_CHECKING:
@@ -345,12 +350,6 @@ def _path(text: str | None) -> Path | None:
 
 def _protect_process() -> None:
     """Protect the whole process, before a command reads anything."""
-    from hashclient.system.process import (
-        end_at_bad_pages,
-        keep_memory_private,
-        keep_others_from_writing,
-    )
-
     keep_memory_private()
     keep_others_from_writing()
     end_at_bad_pages()

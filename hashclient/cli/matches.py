@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, Results, format_option, pass_app
 from hashclient.cli.matches_review import release, review
 from hashclient.cli.matches_stats import stats
 from hashclient.cli.options import (
@@ -26,7 +26,7 @@ from hashclient.cli.options import (
 from hashclient.cli.output import facts
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
@@ -144,7 +144,6 @@ def list_matches(
       hashclient matches list --state found --path /srv/files
     """
     from hashclient.decisions.review import ReviewPolicy
-    from hashclient.formats.interface import Context, formatter
 
     states = _states(states, is_open=is_open)
     choice = _choice(states, paths, list_name, since)
@@ -281,8 +280,6 @@ def close(
       hashclient matches close --withdrawn --reason 'nothing was done to them'
       hashclient matches close --path /srv/old --reason 'disk destroyed' --dry-run
     """
-    from hashclient.cli.app import Results
-
     states = _states(states, is_open=is_open)
     if withdrawn:
         states = (*states, MatchState.WITHDRAWN)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, Results, existing_path, format_option, pass_app, put_restored
 from hashclient.cli.exceptions import prepare_exceptions, until_option
 from hashclient.cli.options import MATCHES, reason_option, split_entry
 from hashclient.core.kinds import MatchState, Verdict
@@ -72,7 +72,6 @@ def review(
 
     Exit codes: 0 noted, 3 a file was not put back.
     """
-    from hashclient.cli.app import Results, put_restored
     from hashclient.decisions.review import Review, review
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Quarantine, item_ids, load_identities
@@ -161,7 +160,6 @@ def release(
 
     Exit codes: 0 the actions are done, 3 one is not.
     """
-    from hashclient.cli.app import Results
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.matches.store import Matches
     from hashclient.scan.run.actions import Responder

@@ -32,7 +32,7 @@ import click
 
 from hashclient.cli.output import Hangup, OutputError, json_text, output_error
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
-from hashclient.system.files import acquire
+from hashclient.system.files import acquire, write_all
 from hashclient.system.text import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
@@ -283,7 +283,6 @@ def replace(path: Path, data: bytes) -> None:
         UsageError: writing there is not allowed, or there is no such directory.
         OutputError: it cannot be written; a file is as it was.
     """
-    from hashclient.system.files import write_all
     from hashclient.system.outputs import place_of, replaced_file
 
     try:

@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -72,8 +73,6 @@ def scan_progress(
     if not app.progress_wanted():
         yield lambda: None
         return
-    import time
-
     started = last = time.monotonic()
     most = 0
     large = _LargeFiles(progress.reading)
@@ -173,8 +172,6 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
     if not app.progress_wanted():
         yield lambda _count: None
         return
-    import time
-
     from rich.text import Text
 
     from hashclient.formats.text import human_bytes

@@ -37,18 +37,15 @@ def receive(app: App, paths: tuple[Path, ...], output_format: str) -> ExitCode:
     from hashclient.packages.answer import MAX_ANSWER_BYTES
     from hashclient.packages.contents import unreadable
     from hashclient.reporting.receiving import receive as note
-    from hashclient.system.files import open_regular
+    from hashclient.system.files import open_regular, translated
 
     results = Results(app, output_format, [str(path) for path in paths])
     outbox = open_outbox(app)
     with open_record(app) as record:
         for path in paths:
             with results.item(str(path)):
-                try:
-                    with open_regular(path) as stream:
-                        text = stream.read(MAX_ANSWER_BYTES + 1)
-                except OSError as error:
-                    raise unreadable(path, error) from error
+                with translated(path, unreadable), open_regular(path) as stream:
+                    text = stream.read(MAX_ANSWER_BYTES + 1)
                 report, answer = note(outbox, record, text)
                 parts = [f"{answer.body}: {counted(len(answer.accepted), 'match')} accepted"]
                 parts += [f"{len(answer.refused):,} refused"] if answer.refused else []

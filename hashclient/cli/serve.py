@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +16,6 @@ from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from hashclient.daemon.options import TcpAddress
 
@@ -257,9 +258,6 @@ def _refuse_remote(addresses: Sequence[object], allow_remote: bool) -> None:
 
 
 def _default_socket() -> Path:
-    import os
-    from pathlib import Path
-
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() != 0 and runtime.startswith("/"):
         return Path(runtime, "hashclient/clamd.sock")

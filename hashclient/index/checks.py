@@ -40,7 +40,7 @@ from hashclient.index.run import (
     unreadable,
     verify_piece,
 )
-from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, translated, write_atomic
 from hashclient.system.layout import CHECKS_NAME
 from hashclient.system.log import Log
 
@@ -202,10 +202,8 @@ def _fits(pieces: _Pieces, ref: RunRef) -> bool:
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> int:
-    try:
+    with translated(path, unreadable):
         fd = open_run(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
     stack.callback(os.close, fd)
     return fd
 

@@ -39,7 +39,7 @@ from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows, find, shift_of, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
-from hashclient.system.files import state_error
+from hashclient.system.files import state_error, translated
 from hashclient.system.text import printable
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
@@ -358,16 +358,13 @@ def digest_pieces(path: Path, *, cold: bool = False) -> bytes:
     """
     digests = []
     buffer = memoryview(bytearray(PIECE_BYTES))
-    try:
-        with os.fdopen(open_run(path), "rb", buffering=0) as stream:
-            if cold:
-                _drop(stream.fileno(), 0, 0)
-            while count := _fill(stream.fileno(), buffer):
-                digests.append(hashlib.sha256(buffer[:count]).digest())
-                if count < PIECE_BYTES:
-                    break
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with translated(path, unreadable), os.fdopen(open_run(path), "rb", buffering=0) as stream:
+        if cold:
+            _drop(stream.fileno(), 0, 0)
+        while count := _fill(stream.fileno(), buffer):
+            digests.append(hashlib.sha256(buffer[:count]).digest())
+            if count < PIECE_BYTES:
+                break
     return b"".join(digests)
 
 
@@ -383,14 +380,12 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
     """
     offset = number * PIECE_BYTES
     count = min(PIECE_BYTES, length - offset)
-    try:
+    with translated(path, unreadable):
         _drop(fd, offset, count)
         os.lseek(fd, offset, os.SEEK_SET)
         piece = memoryview(bytearray(count))
         if _fill(fd, piece) != count or hashlib.sha256(piece).digest() != digest:
             raise damaged(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def damaged(path: Path) -> DamagedError:

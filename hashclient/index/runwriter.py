@@ -83,18 +83,15 @@ class Columns(Protocol):
 
     def forget_small(self) -> None:
         """Release the small columns, which have been written."""
-        ...
 
     def ids(self) -> Iterator[Strings]:
         """Yield entry ids in row order, `id_width` bytes each."""
-        ...
 
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
         """Yield the arrays of the sections `KEY_SECTIONS[prefix]`, in pieces.
 
         The first array of each piece has the keys, which ascend over all pieces.
         """
-        ...
 
 
 class BatchColumns:

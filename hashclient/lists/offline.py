@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from hashclient.errors import DeliveryError, UnreachableError, UsageError, VerificationError
 from hashclient.lists.bundle import NAME, Bundle
-from hashclient.system.files import open_at_once, read_bounded
+from hashclient.system.files import open_at_once, read_bounded, translated
 from hashclient.system.text import excerpt, printable
 
 #: The start of the addresses of files.
@@ -145,11 +145,8 @@ class _BundleSource:
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the bytes of a file, as `Copy` says."""
         name = _name_in(url)
-        with self._named(DeliveryError):
-            try:
-                data = self._bundle.read(name, max_bytes)
-            except OSError as error:
-                raise _unreadable(self._path, error) from error
+        with self._named(DeliveryError), translated(self._path, _unreadable):
+            data = self._bundle.read(name, max_bytes)
         if data is None:
             raise MissingError(f"{self._shown}: there is no {name} in it", hint=self._why_missing())
         _check_length(data, max_bytes, expected_bytes, f"{self._shown}: {name}")

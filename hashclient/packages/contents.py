@@ -22,7 +22,7 @@ from hashclient.packages.tarstream import (
     looks_like_tar,
     read_tar,
 )
-from hashclient.system.files import open_regular
+from hashclient.system.files import open_regular, translated
 from hashclient.system.text import printable
 
 README_NAME = "README.txt"
@@ -91,13 +91,10 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
 
 def _chunks(path: Path) -> Generator[bytes]:
     """Yield the content of a file; the first chunk is long enough to say what it is."""
-    try:
-        with open_regular(path) as stream:
-            yield stream.read(_HEAD_BYTES)
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with translated(path, unreadable), open_regular(path) as stream:
+        yield stream.read(_HEAD_BYTES)
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _after(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:

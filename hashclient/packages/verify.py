@@ -30,7 +30,7 @@ from hashclient.packages.contents import (
     unreadable,
 )
 from hashclient.packages.document import Document, named_in, parse_document
-from hashclient.system.files import open_regular
+from hashclient.system.files import open_regular, translated
 from hashclient.system.text import printable
 
 #: A note holds a handful of records of the audit log.
@@ -156,13 +156,11 @@ def is_note(path: Path) -> bool:
     Raises:
         UsageError: it cannot be read.
     """
-    try:
+    with translated(path, unreadable):
         if path.is_dir():
             return False
         with open_regular(path) as stream:
             return stream.read(1) == b"{"
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedNote:
@@ -187,11 +185,8 @@ def verify_note_file(path: Path, *, public_key: str | None = None) -> VerifiedNo
         VerificationError: a check failed.
     """
     expected = None if public_key is None else _parse_key(public_key)
-    try:
-        with open_regular(path) as stream:
-            text = stream.read(MAX_NOTE_BYTES + 1)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with translated(path, unreadable), open_regular(path) as stream:
+        text = stream.read(MAX_NOTE_BYTES + 1)
     if len(text) > MAX_NOTE_BYTES:
         raise VerificationError(f"note is longer than {MAX_NOTE_BYTES} bytes")
     if text.startswith(BEGINNING):

@@ -27,7 +27,7 @@ from hashclient.lists.wire import (
 from hashclient.notices.document import Notice, parse_notice
 from hashclient.provider.entries import by_category
 from hashclient.provider.listfiles import Shown, parse_segment, show
-from hashclient.system.files import read_regular
+from hashclient.system.files import read_regular, translated
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
 from hashclient.trust.provenance import Provenance, has_note_alone, provenance_of
@@ -175,10 +175,8 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         UsageError: it cannot be read, or is longer.
     """
-    try:
+    with translated(path, unreadable):
         return read_regular(path, max_bytes)
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:

@@ -70,7 +70,7 @@ from hashclient.provider.draftroles import (
     with_other_root_keys,
 )
 from hashclient.provider.listfiles import Shown
-from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
+from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES, translated
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 
@@ -254,10 +254,8 @@ def _load_head(directory: Path) -> Head:
 def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes]]:
     """Return the roles in a folder by name, and the bytes of their files."""
     found, data = {}, {}
-    try:
+    with translated(folder, unreadable):
         paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise unreadable(folder, error) from error
     for path in paths:
         name = path.name.removesuffix(".json")
         if path.suffix != ".json" or not is_name(name):
@@ -276,10 +274,8 @@ def _load_signatures(
 ) -> dict[str, dict[str, Signature]]:
     found: dict[str, dict[str, Signature]] = {name: {} for name in roles}
     folder = directory / "signatures"
-    try:
+    with translated(folder, unreadable):
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise unreadable(folder, error) from error
     if len(paths) > MAX_SIGNATURES:
         refuse(f"more than {MAX_SIGNATURES:,} signatures")
     for path in paths:

@@ -44,7 +44,7 @@ from hashclient.reporting.report import (
     report_ids,
     save,
 )
-from hashclient.reporting.settling import is_reopened, reopen, settle, unsettled
+from hashclient.reporting.settling import is_reopened, settle, unsettled
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -147,8 +147,7 @@ class Outbox:
             self._settle_new(record)
             if not again:
                 self._refuse_reported(name, chosen.keys())
-            self._write_new(report, record)
-            return self.settle(report, record)
+            return self._write_new(report, record)
 
     def prepare_wanted(
         self, destination: str, record: Matches, *, most: int, unreviewed: bool = False
@@ -186,8 +185,7 @@ class Outbox:
                 )
             name, where = find_destination(self.settings.config.report, destination)
             report = self._new_report(name, where, chosen)
-            self._write_new(report, record)
-            return self.settle(report, record)
+            return self._write_new(report, record)
 
     def _new_report(self, name: str, table: Table, matches: Iterable[str]) -> Report:
         return Report(
@@ -270,7 +268,6 @@ class Outbox:
                     unreviewed=report.unreviewed,
                 )
                 self._write_new(made, record)
-                self.settle(made, record)
 
     def note_stuck(
         self, report: Report, stuck: Mapping[str, HashclientError], record: Matches
@@ -312,7 +309,8 @@ class Outbox:
                     " report back that was not sent",
                 )
 
-    def _write_new(self, report: Report, record: Matches) -> None:
+    def _write_new(self, report: Report, record: Matches) -> Report:
+        """Write a new report, and settle it."""
         directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         with state_errors("cannot write report", temporary):
@@ -324,6 +322,7 @@ class Outbox:
             save(temporary, report)
             temporary.rename(self.folder(report.id))
             fsync_dir(directory)
+        return self.settle(report, record)
 
     def write_document(
         self,
@@ -486,14 +485,6 @@ class Outbox:
                 self.now(), "acknowledged", reference=reference, by=self.session.operator
             )
             return self.settle(self.save(noted), record)
-
-    def reopen(self, report: Report, record: Matches, *, reason: str) -> None:
-        """Make a report that was handed over count no more; it is about to be taken back.
-
-        Raises:
-            AuditError, StateError: this cannot be noted; nothing is changed.
-        """
-        reopen(self.session, report, record, reason=reason)
 
     def decide_retraction(self, report: Report, *, reason: str, by: str | None = None) -> Report:
         """Note the decision to take a report back, before the act.

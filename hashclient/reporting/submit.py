@@ -35,6 +35,7 @@ from hashclient.reporting.destinations.registry import (
 )
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Decision, Problem, Remote, Report, Sent, State
+from hashclient.reporting.settling import reopen
 from hashclient.system.files import sweep_temporary
 from hashclient.system.text import counted
 
@@ -178,7 +179,7 @@ class Sender:
                     hint="a finished report cannot be changed; contact the recipient",
                 )
             if handed_over:  # 1
-                self._outbox.reopen(report, self._record, reason=reason)
+                reopen(self._session, report, self._record, reason=reason)
             report = self._outbox.decide_retraction(report, reason=reason)  # 2
             return self._send(report)  # 3
 

@@ -300,6 +300,15 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
         raise state_error(what, path, error) from error
 
 
+@contextlib.contextmanager
+def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> Iterator[None]:
+    """Raise what `translate` returns for an error of the system in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise translate(path, error) from error
+
+
 def hint_of(number: int | None) -> str | None:
     """Return what to do about an error of the system on a state file, if that is known."""
     hints = {

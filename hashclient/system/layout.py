@@ -51,7 +51,6 @@ PREPARE_LOCK_NAME = "prepare.lock"
 #: In the folder of a report.
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"
-SCHEMA_NAME = "schema.xsd"
 SEALED_DIR = "sealed"
 
 

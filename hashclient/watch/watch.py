@@ -25,13 +25,10 @@ from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import CHANGED, MOVED, join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.beside import Beside
-from hashclient.system.log import Log
 from hashclient.system.text import printable
 from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
-
-_log = Log("watch")
 
 #: How often a file that changed while it was read is checked again before it is unread.
 ATTEMPTS = 5

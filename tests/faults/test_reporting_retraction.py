@@ -26,6 +26,7 @@ from hashclient.errors import AuditError, HashclientError, StateError, UsageErro
 from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.store import Room
 from hashclient.reporting.report import Report, State
+from hashclient.reporting.settling import reopen
 from tests.kit import call, fast_directory
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "{}"\n'
@@ -356,7 +357,7 @@ def test_an_acknowledgement_of_a_report_that_is_being_retracted_is_not_recorded(
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):
         report = desk.acknowledge(report)
     with desk.record() as record:
-        desk.outbox.reopen(report, record, reason="killed after this")
+        reopen(desk.outbox.session, report, record, reason="killed after this")
     assert desk.send_due() == []
     desk.wait(days=400)
     assert desk.outbox.get(report.id).settled is State.ACKNOWLEDGED
@@ -367,7 +368,7 @@ def test_a_report_that_is_being_taken_back_is_not_acknowledged(desk: Desk, match
     report = desk.prepare(match)
     desk.send(report)
     with desk.record() as record:
-        desk.outbox.reopen(report, record, reason="killed after this")
+        reopen(desk.outbox.session, report, record, reason="killed after this")
     with pytest.raises(UsageError, match="is being retracted"):
         desk.acknowledge(report)
     report = desk.outbox.decide_retraction(desk.outbox.get(report.id), reason="and this")

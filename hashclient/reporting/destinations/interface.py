@@ -63,7 +63,6 @@ class Destination(Protocol):
         Raises:
             HashclientError: it cannot be handed over now.
         """
-        ...
 
     def rehearse(self, report: Report) -> Rehearsal:
         """Return what `send` would hand over now; nothing is written, and no connection opened.
@@ -71,7 +70,6 @@ class Destination(Protocol):
         Raises:
             HashclientError: this cannot be known.
         """
-        ...
 
     def renew(self, report: Report) -> Report:
         """Take back a begun report if some of its matches have ended meanwhile.
@@ -81,7 +79,6 @@ class Destination(Protocol):
         Raises:
             HashclientError: it cannot be taken back now.
         """
-        ...
 
     def take_back(self, report: Report) -> Sent:
         """Take a report back: a begun one always, one that was handed over where this is possible.
@@ -92,11 +89,9 @@ class Destination(Protocol):
             UsageError: it is finished there, and this cannot be changed.
             HashclientError: it cannot be taken back now.
         """
-        ...
 
     def is_taken_back(self, report: Report) -> bool:
         """Return whether the retraction of a report is finished at the other side."""
-        ...
 
 
 class Factory(Protocol):
@@ -104,4 +99,3 @@ class Factory(Protocol):
 
     def __call__(self, work: Work, table: Any) -> Destination:
         """Make one."""
-        ...
