@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.exceptions_share import export, import_
-from hashclient.cli.exceptions_show import (
+from hashclient.cli.exceptions_share import (
     document_of,
+    export,
     facts_of,
+    import_,
     lines_of,
     state_of,
     waiting,

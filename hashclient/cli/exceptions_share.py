@@ -1,15 +1,75 @@
-"""`exceptions export` and `import`: what one machine has decided about entries counts on others."""
+"""How exceptions are shown; `exceptions export` and `import`: they count on other machines, too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import written_option
-from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import counted, printable
+from hashclient.cli.output import facts
+from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.system.text import counted, for_people, printable
+
+if TYPE_CHECKING:
+    from hashclient.decisions.rulings import Ruling
+
+
+def with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, str | None]]:
+    """Return rulings, each with the reason why it does not count now."""
+    from hashclient.decisions.exceptions import Exceptions
+
+    try:
+        ruler = Exceptions.of(app.session, app.session.open_lists())
+    except StateError as error:
+        return [(ruling, error.message) for ruling in rulings]
+    return [(ruling, ruler.obstacle(ruling)) for ruling in rulings]
+
+
+def waiting(ruling: Ruling) -> str | None:
+    """Return the reason why a new ruling does not count yet; None if it counts."""
+    from hashclient.decisions.rulings import WAITS
+
+    return WAITS if ruling.waits else None
+
+
+def state_of(ruling: Ruling, obstacle: str | None) -> str:
+    """Return in a few words until when a ruling counts, or why it does not."""
+    if obstacle is None:
+        return f"until {for_people(ruling.until)}"
+    return f"not yet: {obstacle}" if obstacle == waiting(ruling) else f"no more: {obstacle}"
+
+
+def lines_of(shown: Sequence[tuple[Ruling, str | None]]) -> Iterator[str]:
+    """Yield a line for each ruling, with its obstacle."""
+    for ruling, obstacle in shown:
+        about = f"{ruling.about}  {printable(ruling.reason)}"
+        yield f"{ruling.id}  {state_of(ruling, obstacle)}  {about}"
+
+
+def facts_of(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
+    """Yield what there is to say of a ruling, line by line."""
+    yield f"exception {ruling.id}"
+    yield from facts(
+        (
+            ("about", ruling.about),
+            ("counts", state_of(ruling, obstacle)),
+            ("reason", printable(ruling.reason)),
+            ("by", printable(ruling.by)),
+            ("approved by", printable(ruling.approved_by)),
+            ("made", for_people(ruling.made_at)),
+        )
+    )
+
+
+def document_of(ruling: Ruling, obstacle: str | None) -> dict[str, Any]:
+    """Return a ruling as JSON."""
+    from hashclient.decisions.keeping import fields_of
+
+    return {**fields_of(ruling), "counts": obstacle is None, "obstacle": obstacle}
 
 
 @click.command("export")
@@ -81,7 +141,6 @@ def import_(
     Exit codes: 0 all are here, 3 some were left out, 4 the address cannot be reached, 6 refused: no
     trusted key has signed the file, it is older, or from the future.
     """
-    from hashclient.cli.exceptions_show import document_of, lines_of, with_obstacles
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.decisions.sharing import import_exceptions
     from hashclient.scan.run.release import except_open

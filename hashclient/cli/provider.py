@@ -10,10 +10,8 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import ROLES, TIME
 from hashclient.cli.provider_ask import diff, find, show
-from hashclient.cli.provider_clients import client
+from hashclient.cli.provider_clients import client, feedback
 from hashclient.cli.provider_drafts import draft
-from hashclient.cli.provider_export import command as export
-from hashclient.cli.provider_feedback import feedback
 from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_lists import consolidate, list_group, revert, withdraw
 from hashclient.cli.provider_notice import command as notice
@@ -32,7 +30,7 @@ from hashclient.cli.provider_options import (
 )
 from hashclient.cli.provider_publish import publish
 from hashclient.cli.provider_server import serve, server_config
-from hashclient.cli.provider_share import follow
+from hashclient.cli.provider_share import export, follow
 from hashclient.cli.provider_status import log, status
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable

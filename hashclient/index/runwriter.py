@@ -83,6 +83,8 @@ class Columns(Protocol):
 
     def forget_small(self) -> None:
         """Release the small columns, which have been written."""
+        self.masks = self.category_codes = np.zeros(0, np.uint8)
+        self.sizes = np.zeros(0, np.uint64)
 
     def ids(self) -> Iterator[Strings]:
         """Yield entry ids in row order, `id_width` bytes each."""
@@ -94,7 +96,7 @@ class Columns(Protocol):
         """
 
 
-class BatchColumns:
+class BatchColumns(Columns):
     """The columns of a run that is made from batches in memory."""
 
     def __init__(self, batches: list[SealedBatch]) -> None:
@@ -111,10 +113,6 @@ class BatchColumns:
         )
         self.category_codes = codes.take(self._order)
         self.id_width = max((b.ids.dtype.itemsize for b in batches), default=1)
-
-    def forget_small(self) -> None:
-        """Release the small columns, which have been written."""
-        _forget_small(self)
 
     def ids(self) -> Iterator[Strings]:
         """Yield all ids at once."""
@@ -145,7 +143,7 @@ class BatchColumns:
             yield (key.take(order), *payload, new_rows.take(order))
 
 
-class MergedColumns:
+class MergedColumns(Columns):
     """The columns of a run merged from several runs; dead rows are left out."""
 
     def __init__(self, runs: list[Run], dead: list[Uint32], merge_rows: int) -> None:
@@ -214,10 +212,6 @@ class MergedColumns:
             order[end : end + last - first] = np.arange(first, last, dtype=np.uint32)
             end += last - first
         return order, all_sizes
-
-    def forget_small(self) -> None:
-        """Release the small columns, which have been written."""
-        _forget_small(self)
 
     def ids(self) -> Iterator[Strings]:
         """Yield ids, some rows at a time."""
@@ -422,11 +416,6 @@ def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
                 yield bound
                 last = bound
     yield None
-
-
-def _forget_small(columns: Columns) -> None:
-    columns.masks = columns.category_codes = np.zeros(0, np.uint8)
-    columns.sizes = np.zeros(0, np.uint64)
 
 
 def _narrow(sizes: Uint64) -> Array:

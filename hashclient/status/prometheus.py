@@ -72,6 +72,43 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 )
 
 
+#: What each of the other metrics is.
+_HELP: Mapping[str, str] = {
+    "lists_missing": "Lists that should be here and cannot be used, and providers whose lists are"
+    " not known.",
+    "list_recognised_ratio": "Share of the live entries that lookups can decide about by such"
+    " digests.",
+    "matches": "Matches that are remembered.",
+    "entries_held": "Entries with matches that wait for a person.",
+    "entry_files": "Files that such an entry matched, and what was done about them.",
+    "matches_to_review": "Matches that wait for a review.",
+    "quarantine_files": "Files in quarantine.",
+    "quarantine_bytes": "Bytes that they take.",
+    "reports": "Reports that are kept.",
+    "reports_overdue": "Reports that are past the deadline of their destination.",
+    "report_oldest_open_timestamp_seconds": "When the oldest report was prepared that is still to"
+    " be sent.",
+    "notices_open": "Notices that nobody has acknowledged and that have not ended.",
+    "exceptions": "Exceptions that have not come to their end.",
+    "exceptions_ending": "Those of them that end within a week.",
+    "exceptions_waiting": "Those of them that wait for a second person.",
+    "publish_failures": "Attempts to publish the status that have failed since the last success.",
+    "published_timestamp_seconds": "When the status was last published.",
+    "alerts_waiting": "Alerts that no attempt has sent yet, or that a receiver lacks.",
+    "alert_receiver_failing": "1 if the last attempt at the receiver of alerts has failed.",
+    "build_info": "The version of hashclient; always 1.",
+    "status_exit_code": "The exit code of `hashclient status`.",
+    "audit_records": "Records in the audit log.",
+    "audit_last_record_timestamp_seconds": "When the last of them was written.",
+    "last_scan_end_timestamp_seconds": "When a scan last came to its end.",
+    "last_scan_exit_code": "The exit code of that scan.",
+    "last_scan_believed_unchanged": "Files that it did not read again, though nothing proves that"
+    " they are unchanged.",
+    "last_scan_not_opened": "Inputs of that scan which hold others and are of a kind that is not"
+    " opened.",
+}
+
+
 def render(status: Status) -> str:
     """Return `status` as metrics, all of them gauges, always in the same order."""
     return metrics_text(metric for metric in _metrics(status) if metric.values)
@@ -97,108 +134,98 @@ def metrics_text(metrics: Iterable[Metric]) -> str:
 
 def _metrics(status: Status) -> Iterator[Metric]:
     yield from _of_command(int(status.exit_code))
-    what = "Lists that should be here and cannot be used, and providers whose lists are not known."
-    yield _one("lists_missing", what, status.missing)
+    yield _one("lists_missing", status.missing)
     for name, what, of_list in _OF_LISTS:
         values: dict[str, float] = {}
         for entry in status.lists:
             # Two providers may have a list of the same name: the missing one counts.
             values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
-        yield _by(f"list_{name}", what, "list", values)
+        yield Metric(
+            f"list_{name}", what, ("list",), {(of,): value for of, value in values.items()}
+        )
     manifests = {s.name: s.manifest for s in status.lists if s.manifest is not None}
     for name, what, of_manifest in _OF_MANIFESTS:
         values = {of: of_manifest(manifest) for of, manifest in manifests.items()}
-        yield _by(f"list_{name}", what, "list", values)
-    what = "Share of the live entries that lookups can decide about by such digests."
+        yield Metric(
+            f"list_{name}", what, ("list",), {(of,): value for of, value in values.items()}
+        )
     shares: dict[tuple[str, ...], float] = {
         (entry.name, by): count / entry.manifest.entries
         for entry in status.lists
         for by, count in entry.recognised.items()
         if entry.manifest is not None and entry.manifest.entries
     }
-    yield Metric("list_recognised_ratio", what, ("list", "by"), shares)
+    yield _of("list_recognised_ratio", ("list", "by"), shares)
     if status.matches is not None:
         counts = {str(state): count for state, count in status.matches.items()}
-        yield _by("matches", "Matches that are remembered.", "state", counts)
+        yield _by("matches", "state", counts)
         entries = Counter(entry.list for entry in status.held)
-        yield _by("entries_held", "Entries with matches that wait for a person.", "list", entries)
+        yield _by("entries_held", "list", entries)
         files: dict[tuple[str, ...], float] = {
             (held.list, held.entry, state): getattr(held, state)
             for held in status.held
             for state in ("matched", "isolated", "reported", "held")
         }
-        what = "Files that such an entry matched, and what was done about them."
-        yield Metric("entry_files", what, ("list", "entry", "state"), files)
-        yield _one("matches_to_review", "Matches that wait for a review.", status.to_review)
+        yield _of("entry_files", ("list", "entry", "state"), files)
+        yield _one("matches_to_review", status.to_review)
     if status.quarantine is not None:
-        yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)
-        yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)
+        yield _one("quarantine_files", status.quarantine.files)
+        yield _one("quarantine_bytes", status.quarantine.sealed_bytes)
     if status.reports is not None:
-        yield _by("reports", "Reports that are kept.", "state", status.reports.counts)
-        what = "Reports that are past the deadline of their destination."
-        yield _by("reports_overdue", what, "destination", status.reports.overdue)
+        yield _by("reports", "state", status.reports.counts)
+        yield _by("reports_overdue", "destination", status.reports.overdue)
         oldest = status.reports.oldest_open
         if oldest is not None:
-            what = "When the oldest report was prepared that is still to be sent."
-            yield _one("report_oldest_open_timestamp_seconds", what, oldest.timestamp())
+            yield _one("report_oldest_open_timestamp_seconds", oldest.timestamp())
     if status.notices is not None:
-        what = "Notices that nobody has acknowledged and that have not ended."
         numbers: dict[tuple[str, ...], float] = {
             (provider, str(severity)): count
             for provider, of_provider in status.notices.counts.items()
             for severity, count in of_provider.items()
         }
-        yield Metric("notices_open", what, ("provider", "severity"), numbers)
+        yield _of("notices_open", ("provider", "severity"), numbers)
     if (rulings := status.exceptions) is not None:
-        yield _one("exceptions", "Exceptions that have not come to their end.", rulings.standing)
-        what = "Those of them that end within a week."
-        yield _one("exceptions_ending", what, len(rulings.ending))
-        what = "Those of them that wait for a second person."
-        yield _one("exceptions_waiting", what, len(rulings.waiting))
+        yield _one("exceptions", rulings.standing)
+        yield _one("exceptions_ending", len(rulings.ending))
+        yield _one("exceptions_waiting", len(rulings.waiting))
     if (published := status.published) is not None:
-        what = "Attempts to publish the status that have failed since the last success."
-        yield _one("publish_failures", what, published.failures)
+        yield _one("publish_failures", published.failures)
         if published.at is not None:
-            what = "When the status was last published."
-            yield _one("published_timestamp_seconds", what, published.at.timestamp())
+            yield _one("published_timestamp_seconds", published.at.timestamp())
     if (alerts := status.alerts) is not None:
-        what = "Alerts that no attempt has sent yet, or that a receiver lacks."
-        yield _one("alerts_waiting", what, len(alerts.waiting))
+        yield _one("alerts_waiting", len(alerts.waiting))
         failing = {name: int(r.problem is not None) for name, r in alerts.receivers.items()}
-        what = "1 if the last attempt at the receiver of alerts has failed."
-        yield _by("alert_receiver_failing", what, "receiver", failing)
+        yield _by("alert_receiver_failing", "receiver", failing)
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 
 
 def _of_command(exit_code: int) -> Iterator[Metric]:
-    yield _by("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
-    yield _one("status_exit_code", "The exit code of `hashclient status`.", exit_code)
+    yield _by("build_info", "version", {__version__: 1})
+    yield _one("status_exit_code", exit_code)
 
 
 def _of_audit(last: Record, last_scan: Record | None) -> Iterator[Metric]:
-    yield _one("audit_records", "Records in the audit log.", last.seq)
-    what = "When the last of them was written."
-    yield _one("audit_last_record_timestamp_seconds", what, last.time.timestamp())
+    yield _one("audit_records", last.seq)
+    yield _one("audit_last_record_timestamp_seconds", last.time.timestamp())
     if last_scan is not None:
-        what = "When a scan last came to its end."
-        yield _one("last_scan_end_timestamp_seconds", what, last_scan.time.timestamp())
+        yield _one("last_scan_end_timestamp_seconds", last_scan.time.timestamp())
         if isinstance(code := last_scan.data.get("exit_code"), int):
-            yield _one("last_scan_exit_code", "The exit code of that scan.", code)
+            yield _one("last_scan_exit_code", code)
         if isinstance(believed := last_scan.data.get("believed_unchanged"), int):
-            what = (
-                "Files that it did not read again, though nothing proves that they are unchanged."
-            )
-            yield _one("last_scan_believed_unchanged", what, believed)
+            yield _one("last_scan_believed_unchanged", believed)
         kinds = last_scan.data.get("not_opened")
         if isinstance(kinds, dict) and all(type(number) is int for number in kinds.values()):
-            what = "Inputs of that scan which hold others and are of a kind that is not opened."
-            yield _by("last_scan_not_opened", what, "kind", kinds)
+            yield _by("last_scan_not_opened", "kind", kinds)
 
 
-def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
-    return Metric(name, what, (label,), {(of,): value for of, value in values.items()})
+def _of(name: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+    return Metric(name, _HELP[name], labels, values)
 
 
-def _one(name: str, what: str, value: float) -> Metric:
-    return Metric(name, what, (), {(): value})
+def _by(name: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _of(name, (label,), {(of,): value for of, value in values.items()})
+
+
+def _one(name: str, value: float) -> Metric:
+    return _of(name, (), {(): value})

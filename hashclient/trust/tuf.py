@@ -4,7 +4,7 @@ python-tuf decides what is trusted; this module gives it our transport and our s
 translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
 (`docs/format.md`): one delegated, terminating role a list, for that list's files only, and metadata
 that every JSON parser reads alike. The role of notices, which python-tuf does not find by itself,
-is in `noticerole`. Verified metadata stay in memory, since a list has as many targets as segments;
+is in `additions`. Verified metadata stay in memory, since a list has as many targets as segments;
 its directory is in `metadatadir`. The caller holds the writers' lock, since python-tuf is not safe
 across processes on one directory.
 """
