@@ -170,21 +170,18 @@ def new_passphrase(file: Path | None) -> bytes:
 
 
 def _from_elsewhere(file: Path | None) -> bytes | None:
-    from hashclient.system.secrets import read_secret
+    from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 
     if file is not None:
-        return _line(read_secret(file, "passphrase file", forbidden=_forbidden(file)))
+        return _line(
+            read_secret(file, "passphrase file", forbidden=forbidden_bits(file, os.environ))
+        )
     if (text := os.environ.get(KEY_PASSPHRASE)) is not None:
         return os.fsencode(text)
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    directory = os.environ.get(CREDENTIALS_DIRECTORY)
     if directory and (path := Path(directory, CREDENTIAL)).exists():
-        return _line(read_secret(path, "credential", forbidden=_forbidden(path)))
+        return _line(read_secret(path, "credential", forbidden=forbidden_bits(path, os.environ)))
     return None
-
-
-def _forbidden(path: Path) -> int:
-    """Return the bits that a secret must not have: systemd lets its group read a credential."""
-    return 0o007 if str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY") else 0o077
 
 
 def _line(data: bytes) -> bytes:

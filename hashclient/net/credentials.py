@@ -24,12 +24,11 @@ import msgspec
 from hashclient.errors import ConfigError, VerificationError
 from hashclient.net.peer import PROVIDER, Peer
 from hashclient.system.files import read_regular
-from hashclient.system.secrets import read_secret
+from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 from hashclient.system.text import printable
 
 #: As a proxy's address: the proxy in HTTPS_PROXY or ALL_PROXY, except for hosts in NO_PROXY.
 FROM_ENVIRONMENT = "environment"
-CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
@@ -362,15 +361,8 @@ def user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tupl
 
 
 def _read_line(path: Path, what: str, environ: Mapping[str, str]) -> str:
-    raw = read_secret(path, what, forbidden=_forbidden_bits(path, environ))
+    raw = read_secret(path, what, forbidden=forbidden_bits(path, environ))
     return _one_line(raw, f"{what} {printable(path)}")
-
-
-def _forbidden_bits(path: Path, environ: Mapping[str, str]) -> int:
-    """Return the permissions that the file of a secret may not have."""
-    # systemd lets a unit's user in to its credentials by an access control list, whose mask shows
-    # up as the group's bits; the directory itself is closed to everybody else.
-    return 0o007 if str(path.parent) == environ.get(CREDENTIALS_DIRECTORY) else 0o077
 
 
 def _from_env(name: str, environ: Mapping[str, str]) -> str:
@@ -429,7 +421,7 @@ def tls_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if client_cert is not None:
         key = client_cert if client_key is None else client_key
-        read_secret(key, "client key", forbidden=_forbidden_bits(key, os.environ))
+        read_secret(key, "client key", forbidden=forbidden_bits(key, os.environ))
         try:
             read_regular(client_cert, MAX_PEM_BYTES)
             # The empty password keeps OpenSSL from asking for one on the terminal.

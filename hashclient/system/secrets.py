@@ -6,12 +6,15 @@ import functools
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, open_at_once, read_bounded
 from hashclient.system.text import printable
 
+#: The environment variable in which systemd names the directory of a unit's credentials.
+CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 #: A secret key of age, or a private key in PEM up to its end: as it is, or with its line breaks
 #: shown in some way. Either may be cut, or mistyped. A name of a file, such as
 #: `age-secret-key-2026.txt`, is no key: that of age has a body in Bech32, and the first line of PEM
@@ -47,6 +50,13 @@ def without_secret_keys(text: str) -> str:
 
 def _may_hold(text: str) -> bool:
     return "key" in text.lower()
+
+
+def forbidden_bits(path: Path, environ: Mapping[str, str]) -> int:
+    """Return the permissions that the file of a secret may not have."""
+    # systemd lets a unit's user in to its credentials by an access control list, whose mask shows
+    # up as the group's bits; the directory itself is closed to everybody else.
+    return 0o007 if str(path.parent) == environ.get(CREDENTIALS_DIRECTORY) else 0o077
 
 
 def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:

@@ -16,6 +16,10 @@ from typing import Any
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+class DoubledKeyError(ValueError):
+    """An object has the same key twice."""
+
+
 def parse_json(data: bytes) -> Any:
     """Return the value of a JSON document in UTF-8.
 
@@ -26,7 +30,7 @@ def parse_json(data: bytes) -> Any:
     text = data.decode("utf-8")
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
+            text, object_pairs_hook=object_of, parse_float=finite, parse_constant=finite
         )
         if _SURROGATE.search(text) is not None:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -35,14 +39,24 @@ def parse_json(data: bytes) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, for a decoder.
+
+    Raises:
+        DoubledKeyError: it has the same key twice.
+    """
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("an object has the same key twice")
+        raise DoubledKeyError("an object has the same key twice")
     return document
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """Return a number, for a decoder.
+
+    Raises:
+        ValueError: it is not finite.
+    """
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is not finite")

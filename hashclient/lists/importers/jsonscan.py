@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import re
 from typing import Any
 
 from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import ImportFile
+from hashclient.system.strictjson import DoubledKeyError, finite, object_of
 
 MAX_VALUE_CHARS = 1 << 20
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
-
-
-class _DoubledKeyError(ValueError):
-    """An object has the same key twice."""
 
 
 class Scanner:
@@ -43,7 +39,7 @@ class Scanner:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._ended = False
         self._decode = json.JSONDecoder(
-            object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite
+            object_pairs_hook=object_of, parse_float=finite, parse_constant=finite
         ).raw_decode
 
     def fill(self) -> bool:
@@ -103,7 +99,7 @@ class Scanner:
         while True:
             try:
                 value, end = self._decode(self.text, self.at)
-            except _DoubledKeyError:
+            except DoubledKeyError:
                 raise self.bad("an object that has the same key twice") from None
             except RecursionError:
                 raise self.bad("values that are nested too deeply") from None
@@ -146,17 +142,3 @@ class Scanner:
     def bad(self, what: str) -> UsageError:
         """Return the error for what is read: `what` is wrong with it."""
         return self.file.bad(self.number, what)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise _DoubledKeyError
-    return document
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number is not finite")
-    return number
