@@ -96,7 +96,7 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 	build/try/bin/pip install -q --no-deps --no-index dist/*.whl
 	build/try/bin/hashclient demo > /dev/null
 	build/try/bin/hashclient --version
-	$(BIN)/python -m hashclient.officer.bundle dist/hashclient-verify
+	$(BIN)/python -m docs.verify.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
 

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from docs.verify.bundle import bundle, modules
 from fixtures.desk import A, Desk
 from hashclient.errors import VerificationError
-from hashclient.officer.bundle import bundle, modules
 from hashclient.packages.answer import parse_answer
 from hashclient.packages.document import Document
 from hashclient.packages.index import check, extract

@@ -1,4 +1,4 @@
-"""Makes the one file: `python -m hashclient.officer.bundle dist/hashclient-verify`.
+"""Makes the one file: `python -m docs.verify.bundle dist/hashclient-verify`.
 
 It holds the modules that `tool` imports, directly or not, as they are. Two modules stand in the
 place of compiled ones. A module that needs any other package is refused.

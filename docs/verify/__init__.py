@@ -1,0 +1,1 @@
+"""`hashclient-verify`, the one file for recipients of packages: made when a release is made."""
