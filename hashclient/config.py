@@ -256,16 +256,16 @@ def parse_config(
         document = tomllib.loads(text)
         fault = apply_since(document, version)
     except (ValueError, RecursionError) as error:
-        raise _not_valid(where, no_toml(text, error)) from error
+        raise no_toml(text, error).refusal(where) from error
     if fault is not None:
-        raise _not_valid(where, fault)
+        raise fault.refusal(where)
     commands = {name: document.pop(name) for name in sorted(COMMAND_TABLES & document.keys())}
     for name, table in commands.items():
         if not isinstance(table, dict):
-            raise _not_valid(where, wrong_type(name, "at the top", "a table", table))
+            raise wrong_type(name, "at the top", "a table", table).refusal(where)
     for name in document.keys() - set(_Document.__struct_fields__):
         known_here = [*_Document.__struct_fields__, *COMMAND_TABLES, SINCE]
-        raise _not_valid(where, unknown_key(name, known_here, "at the top"))
+        raise unknown_key(name, known_here, "at the top").refusal(where)
     table = commands.get("scan", {})
     tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}
     scan = _converted(tables, _Scans, where).scan
@@ -289,14 +289,8 @@ def _converted(document: dict[str, Any], kind: type[_Kind], where: str) -> _Kind
     try:
         return msgspec.convert(document, kind)
     except (ValueError, RecursionError) as error:
-        raise _not_valid(where, find_fault(document, kind) or Fault(excerpt(error))) from error
-
-
-def _not_valid(where: str, fault: Fault) -> ConfigError:
-    return ConfigError(
-        f"configuration {where} is not valid: {fault.message}",
-        hint=fault.hint or "docs/operations/configuration.md describes every key",
-    )
+        fault = find_fault(document, kind) or Fault(excerpt(error))
+        raise fault.refusal(where) from error
 
 
 def _check_bucket(name: str, where: str) -> None:

@@ -17,7 +17,6 @@ import click
 
 from hashclient.cli.failures import reason_of
 from hashclient.cli.options import option_variables
-from hashclient.errors import ConfigError
 from hashclient.system.text import nearest
 
 if TYPE_CHECKING:
@@ -128,9 +127,9 @@ def command_defaults(
         if option is None or option.name is None:
             from hashclient.configfile.faults import unknown_key
 
-            raise _not_valid(where, unknown_key(key, list(options), f"in [{name}]"))
+            raise unknown_key(key, list(options), f"in [{name}]").refusal(where)
         if (fault := _fault_of(option, key, value, name)) is not None:
-            raise _not_valid(where, fault)
+            raise fault.refusal(where)
         # From here on they are checked like typed values.
         typed = [str(item) for item in (value if isinstance(value, list) else [value])]
         defaults[option.name] = typed if option.multiple else typed[0]
@@ -174,10 +173,3 @@ def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | 
             hint = f"see `hashclient {name} --help`"
             return Fault(f"{key!r} in [{name}]: {text[:1].lower()}{text[1:]}", hint)
     return None
-
-
-def _not_valid(where: str, fault: Fault) -> ConfigError:
-    return ConfigError(
-        f"configuration {where} is not valid: {fault.message}",
-        hint=fault.hint or "docs/operations/configuration.md describes every key",
-    )

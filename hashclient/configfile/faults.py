@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.errors import ConfigError
 from hashclient.system.text import excerpt, nearest, printable
 
 #: The keys that lead to a value; a number is an index in a list.
@@ -38,6 +39,13 @@ class Fault(msgspec.Struct, frozen=True):
 
     message: str
     hint: str | None = None
+
+    def refusal(self, where: str) -> ConfigError:
+        """Return the error of a configuration with the fault; `where` names its file."""
+        return ConfigError(
+            f"configuration {where} is not valid: {self.message}",
+            hint=self.hint or "docs/operations/configuration.md describes every key",
+        )
 
 
 def find_fault(document: Any, kind: type) -> Fault | None:
