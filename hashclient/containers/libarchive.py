@@ -47,6 +47,8 @@ _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
 #: No path is longer: what is said to be a link to such a place is written as a file by 7-Zip.
 _MAX_PATH_BYTES = 4095
 _BLOCK_BYTES = 1 << 18
+#: Entries in a row that fail while nothing more is read, until all others are given up.
+_MOST_FAILURES = 1_000
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
 _Skip = CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64)
@@ -276,12 +278,17 @@ class _Archive:
         if size is not None and length < size:
             raise NotReadError(Why.DAMAGED, f"ends after {length:,} of {size:,} bytes")
 
+    @property
+    def consumed(self) -> int:
+        """How many bytes the library has taken."""
+        return int(self._library.archive_filter_bytes(self._archive, -1))
+
     def rest(self) -> bytes:
         """Return the beginning of the bytes behind what was read of a compressed file.
 
         The first four may belong to it: the library takes the next mark, or does not.
         """
-        return self._input.rest(self._library.archive_filter_bytes(self._archive, -1) - 4)
+        return self._input.rest(self.consumed - 4)
 
     def _check(self, status: int) -> None:
         if status != _OK:
@@ -354,6 +361,7 @@ class Libarchive:
         )
         library = _LIBRARY
         assert library is not None
+        failures, failed_at = 0, -1
         try:
             while (found := archive.next()) is not None:
                 entry, status = found
@@ -361,7 +369,10 @@ class Libarchive:
                 name = (library.archive_entry_pathname_utf8(entry) or b"") if raw is None else raw
                 if status == _FAILED:
                     error = archive.error()
-                    if isinstance(error, MemoryError):
+                    # Some entries fail again and again, and nothing behind them is reached.
+                    failures = failures + 1 if archive.consumed == failed_at else 0
+                    failed_at = archive.consumed
+                    if isinstance(error, MemoryError) or failures > _MOST_FAILURES:
                         raise error
                     yield Unlisted(name, error.why, error.detail)
                     continue

@@ -96,6 +96,13 @@ def test_a_member_that_is_partly_in_another_volume_is_unread(
     assert not opened(expander(kind), make({"a": BENIGN})).unread
 
 
+def test_an_entry_that_fails_for_ever_ends_its_archive_soon() -> None:
+    """libarchive gets no further than a directory with content in a solid rar."""
+    out = opened(expander("rar5"), others.rar5_of({"d": BENIGN, "a": OTHER}, are_directories=True))
+    assert out.reasons == {Why.DAMAGED}
+    assert len(out.unread) < 2_000
+
+
 def test_a_7z_without_a_header_at_its_end_is_unread() -> None:
     data = others.seven_zip_of({"a": BENIGN}, with_end=False)
     assert opened(expander("7zip"), data).contents == [BENIGN]
