@@ -41,7 +41,7 @@ _TURN_EVENTS = 512
 BARE_S = 0.1
 #: For this long, and this many bytes, a dismissed client may go on sending: closing at once could
 #: destroy the answer before the client reads it.
-DRAIN_S = 2.0
+DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
 
 
