@@ -19,7 +19,7 @@ import pytest
 from pyrage import x25519
 
 from hashclient.containers import libarchive
-from tests.kit import Run, csv_of, digests_of, make_state, run, write_tree
+from tests.kit import Run, csv_of, digests_of, make_state, measured, run, write_tree
 
 LISTED = b"a listed file of some length"
 BENIGN = b"a benign file"
@@ -520,3 +520,19 @@ def test_after_many_matches_an_archive_of_a_size_of_no_entry_is_opened_all_the_s
     summary = result.summary
     assert (summary["inputs"], summary["clean"], summary["unread"]) == (1103, 2, 0)
     assert summary["ruled_out_by_size"] == 2
+
+
+@pytest.mark.slow
+def test_listed_members_of_many_archives_take_no_more_memory_than_those_of_few(
+    state: Path, tmp_path: Path
+) -> None:
+    data = zip_of({str(number): LISTED for number in range(5_000)}, zipfile.ZIP_STORED)
+    peaks_kb = []
+    for count in (2, 12):
+        tree = write_tree(tmp_path / str(count), {f"{n}.zip": data for n in range(count)})
+        command = ("--state-dir", state, "scan", "--format", "jsonl", tree)
+        found, _, peak_kb = measured(*command)
+        assert (found.code, found.summary["match"]) == (10, count * 5_000)
+        peaks_kb.append(peak_kb)
+    # It was 60 MiB when all outcomes of a directory were in memory together.
+    assert peaks_kb[1] - peaks_kb[0] < 40 << 10

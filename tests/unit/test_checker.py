@@ -443,6 +443,32 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
         assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
 
 
+@pytest.mark.slow
+def test_a_task_that_has_found_many_members_hands_the_rest_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
+) -> None:
+    """All of them may match, and the outcomes of a task are in memory together."""
+    monkeypatch.setattr(module, "TASK_MEMBERS", 3)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in ("x", "y"):
+            archive.writestr(name, b"listed")
+    files = dict.fromkeys(("a.zip", "b.zip", "c.zip", "d/e.zip"), out.getvalue())
+    tree = write_tree(tmp_path / "t", files)
+    task = [
+        Group(str(tree), ["a.zip", "b.zip", "c.zip"], follow=False),
+        *(Group(f"{tree}/d", ["e.zip"], follow=True) for _ in range(DIRECTORIES)),
+    ]
+    one = checker(lists, members=members_of(lists))
+    # Each task counts for itself.
+    for _ in range(2):
+        result = one.check(task)
+        assert [Path(o.path).name for o in result.outcomes] == ["a.zip"] * 2 + ["b.zip"] * 2
+        left = [(group.directory, [*group.names]) for group in result.deferred]
+        assert left == [(str(tree), ["c.zip"]), *[(f"{tree}/d", ["e.zip"])] * DIRECTORIES]
+
+
 def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     """And costs not even its being handed back."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))

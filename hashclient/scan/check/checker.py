@@ -53,6 +53,8 @@ from hashclient.system.strangers import is_shared, trusted_users
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
+#: And after so many members of containers: all may match, and their outcomes come in one result.
+TASK_MEMBERS = 4_096
 
 #: So many directories are open together, and the cache is asked once about all of their files: each
 #: question costs as much as the status of fifty files, and most directories have fewer.
@@ -134,7 +136,7 @@ class Checker:
         try:
             for start in range(0, len(task), DIRECTORIES):
                 groups = task[start : start + DIRECTORIES]
-                if reader.bytes_read >= self._most_bytes():
+                if reader.bytes_read >= self._most_bytes(result):
                     result.deferred += groups
                 else:
                     self._check_groups(groups, result, rows, whole=alone)
@@ -245,7 +247,7 @@ class Checker:
         # Where files are read, this loop takes most of the time of a scan: so its functions are
         # local.
         open_file, close_file, read, add = os.open, os.close, reader.read, rows.append
-        most_bytes, left = self._most_bytes(), zip(names, inodes, strict=True)
+        most_bytes, left = self._most_bytes(result), zip(names, inodes, strict=True)
         try:
             for name, inode in left:
                 if reader.bytes_read >= most_bytes:
@@ -269,7 +271,7 @@ class Checker:
                         if marks.may_be:
                             if self._open(file_fd, directory, name, found, result, ahead, whole):
                                 begin = -1
-                            most_bytes = self._most_bytes()
+                            most_bytes = self._most_bytes(result)
                     finally:
                         close_file(file_fd)
                 except (OtherFile, Deferred, OSError, SetAside) as error:
@@ -364,10 +366,12 @@ class Checker:
             again.looked = True
             self._check(again, result, rows, whole=whole, rounds=rounds - 1)
 
-    def _most_bytes(self) -> int:
+    def _most_bytes(self, result: Result) -> int:
         """Return how much a task may read; less, if it has opened containers."""
         if self._members is None:
             return TASK_BYTES
+        if result.members >= TASK_MEMBERS:
+            return 0
         return TASK_BYTES - (self._members.bytes_out - self._bytes_before)
 
     def _open(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,9 @@ def container_options(
     return Options(limits, requires, verify_sizes, tuple(passwords), refuses)
 
 
+_no_sizes = functools.partial(array, "Q")
+
+
 class Opened(msgspec.Struct):
     """The outcomes of one file, before they are counted."""
 
@@ -90,10 +94,11 @@ class Opened(msgspec.Struct):
     lacks: bool = False
     #: The number of outcomes beyond that limit, which are left out.
     left_out: int = 0
-    #: The record for a cache, in parts; and the claimed sizes of members that were not read.
+    #: The record for a cache, in parts, up to its limit; and the claimed sizes of members that were
+    #: not read.
     columns: list[Inside] = msgspec.field(default_factory=list)
-    exact_sizes: list[int] = msgspec.field(default_factory=list)
-    claimed_sizes: list[int] = msgspec.field(default_factory=list)
+    exact_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
+    claimed_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
     #: Which mails matches were in, by their places in `outcomes`.
     mails: dict[int, Mail] = msgspec.field(default_factory=dict)
     #: How often each kind was found that holds others and is not opened.
@@ -118,7 +123,7 @@ class Opened(msgspec.Struct):
         sizes = self.exact_sizes + self.claimed_sizes
         count = sum(map(len, self.columns)) + len(sizes)
         rows = count + sum(self.not_opened.values())
-        if count != self.members or not 0 < rows <= MAX_KNOWN:
+        if self.left_out or count != self.members or not 0 < rows <= MAX_KNOWN:
             return None
         unread = np.zeros(len(sizes), MEMBER)
         unread["size"], unread["exact"][: len(self.exact_sizes)] = sizes, 1
@@ -346,7 +351,8 @@ class Members:
         column = np.zeros(count, MEMBER)
         column["size"] = [one.row.size or 0 for one in found]
         column["mask"] = [one.row.mask for one in found]
-        opened.columns.append(column)
+        if opened.members <= MAX_KNOWN:
+            opened.columns.append(column)
         for algorithm in Algorithm:
             numbers = [n for n, one in enumerate(found) if one.row.mask & algorithm]
             if numbers:
