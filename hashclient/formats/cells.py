@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
 #: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: the text
 #: after one begins a cell.
-_SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
+_SEPARATED_FORMULA = f";(?=[\\s\"']*[{_TRIGGERS}])"
 
 
 def words(text: str) -> str:
@@ -28,12 +27,14 @@ def words(text: str) -> str:
 
 def text_cell(text: str) -> str:
     """Return a text for people as a cell that every program takes for text."""
-    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text) if ";" in text else text
+    shown = re.sub(_SEPARATED_FORMULA, r"\\x3b", text) if ";" in text else text
     return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
 
 
 def csv_row(values: Iterable[object]) -> str:
     """Return a row of figures, whose texts are cells for text; None is an empty cell."""
+    import csv  # few commands write rows
+
     line = io.StringIO()
     cells = (text_cell(words(value)) if isinstance(value, str) else value for value in values)
     csv.writer(line, lineterminator="").writerow(cells)
