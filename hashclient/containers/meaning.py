@@ -7,6 +7,7 @@ may be, by their length and their first byte: all others are still no containers
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -23,6 +24,7 @@ class Touched(NamedTuple):
     begins: frozenset[int]
 
 
+@functools.cache  # the rows are many, and a start asks twice
 def number_of(kind: Kind) -> int:
     """Return a number that a kind with another rule does not have."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
