@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, own_command, pass_app
-from hashclient.cli.options import refuse_before_command
+from hashclient.cli.options import run_alone
 from hashclient.errors import ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.beside import Beside
 from hashclient.system.text import counted, for_people, printable
@@ -40,10 +40,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
       hashclient alerts
       hashclient alerts send --due          for timers
     """
-    if ctx.invoked_subcommand is not None:
-        refuse_before_command(ctx)
-        return
-    ctx.invoke(list_alerts, **chosen)
+    run_alone(ctx, list_alerts, chosen)
 
 
 @command.command("list")

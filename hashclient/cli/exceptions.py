@@ -26,7 +26,7 @@ from hashclient.cli.options import (
     MATCHES,
     TIME,
     reason_option,
-    refuse_before_command,
+    run_alone,
     split_entry,
 )
 from hashclient.core.kinds import Algorithm
@@ -65,10 +65,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
       hashclient exceptions
       hashclient exceptions remove x-3kdz7wnq2m --reason 'it is right'
     """
-    if ctx.invoked_subcommand is not None:
-        refuse_before_command(ctx)
-        return
-    ctx.invoke(list_exceptions, **chosen)
+    run_alone(ctx, list_exceptions, chosen)
 
 
 @command.command("add")

@@ -20,7 +20,7 @@ from hashclient.cli.options import (
     TIME,
     output_option,
     reason_option,
-    refuse_before_command,
+    run_alone,
     together,
 )
 from hashclient.cli.output import facts
@@ -118,10 +118,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
       hashclient matches --format html --output matches.html
       hashclient matches show 3kdz7wnq2m
     """
-    if ctx.invoked_subcommand is not None:
-        refuse_before_command(ctx)
-        return
-    ctx.invoke(list_matches, **chosen)
+    run_alone(ctx, list_matches, chosen)
 
 
 @command.command("list")

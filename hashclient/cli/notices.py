@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import NOTICES, refuse_before_command, together
+from hashclient.cli.options import NOTICES, run_alone, together
 from hashclient.errors import AuditError, StateError
 from hashclient.system.text import for_people, printable
 
@@ -51,10 +51,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
       hashclient notices show n-20260131t120000
       hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
     """
-    if ctx.invoked_subcommand is not None:
-        refuse_before_command(ctx)
-        return
-    ctx.invoke(list_notices, **chosen)
+    run_alone(ctx, list_notices, chosen)
 
 
 @command.command("list")

@@ -18,7 +18,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
@@ -116,12 +116,17 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
     )
 
 
-def refuse_before_command(ctx: click.Context) -> None:
-    """Refuse options of a group that stand before a subcommand, which would ignore them.
+def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, Any]) -> None:
+    """Run `command` for a group that stands alone, with the options that were given.
+
+    Before a subcommand they are refused, since it would ignore them.
 
     Raises:
-        UsageError: there are such options.
+        UsageError: there are options before a subcommand.
     """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(command, **chosen)
+        return
     for name in ctx.params:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from hashclient.errors import UsageError
@@ -129,6 +130,21 @@ class Scanner:
         key = self.value()
         self.need(":")
         return str(key)
+
+    def items(self) -> Iterator[None]:
+        """Step over the next array: whoever iterates reads a value at each step.
+
+        Raises:
+            UsageError: it is no array, or not all of one.
+        """
+        self.need("[")
+        if self.take("]"):
+            return
+        while True:
+            yield
+            if not self.take(","):
+                break
+        self.need("]")
 
     def end(self) -> None:
         """Check that the document ends here.

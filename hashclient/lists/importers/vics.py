@@ -85,10 +85,7 @@ def _data_model(scanner: Scanner) -> tuple[str, bool]:
 
 
 def _cases(scanner: Scanner, media: Media, many: Many) -> Iterator[DigestBatch]:
-    scanner.need("[")
-    if scanner.take("]"):
-        return
-    while True:
+    for _ in scanner.items():
         scanner.need("{")
         has_media = False
         if not scanner.take("}"):
@@ -103,22 +100,13 @@ def _cases(scanner: Scanner, media: Media, many: Many) -> Iterator[DigestBatch]:
                 if not scanner.take(","):
                     break
             scanner.need("}")
-        if not scanner.take(","):
-            break
-    scanner.need("]")
 
 
 def _array_of_media(scanner: Scanner, media: Media, many: Many) -> Iterator[DigestBatch]:
-    scanner.need("[")
-    if scanner.take("]"):
-        return
-    while True:
+    for _ in scanner.items():
         if not many.take():
             media.add(scanner.value(), scanner.number)
             scanner.number += 1
             many.learn()
         if media.is_full and (batch := media.batch()).count:
             yield batch
-        if not scanner.take(","):
-            break
-    scanner.need("]")
