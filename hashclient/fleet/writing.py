@@ -35,10 +35,6 @@ def _of_state(state: MatchState) -> Callable[[StatusDocument], Cell]:
     return lambda document: None if document.matches is None else document.matches.get(state, 0)
 
 
-def _scanned(document: StatusDocument) -> datetime | None:
-    return document.runs["scan"].last if "scan" in document.runs else None
-
-
 #: The columns that come from a document.
 _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "published": lambda document: document.made,
@@ -48,7 +44,7 @@ _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "held": _of_state(MatchState.HELD),
     "excepted": _of_state(MatchState.EXCEPTED),
     "to_review": lambda document: document.to_review,
-    "scanned": _scanned,
+    "scanned": lambda document: document.runs["scan"].last if "scan" in document.runs else None,
     "inputs": lambda document: sum(runs.inputs for runs in document.runs.values()),
     "unread": lambda document: sum(runs.unread for runs in document.runs.values()),
     "not_opened": lambda document: sum(document.not_opened.values()),

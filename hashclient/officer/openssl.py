@@ -1,15 +1,34 @@
-"""The `openssl` program: running it, and signing with it."""
+"""Programs of the machine: finding one, running `openssl`, and signing with it."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from hashclient.errors import UsageError
-from hashclient.officer.programs import find_program
 from hashclient.system.text import printable
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program, by `PATH`.
+
+    Entries that are not absolute are passed over: they lead to the current directory, where
+    somebody's package may have been unpacked, with a program of this name beside it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folders = filter(os.path.isabs, os.get_exec_path())
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return found
+
 
 #: The bytes before the 32 of a public key in DER (RFC 8410).
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
