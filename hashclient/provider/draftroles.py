@@ -30,8 +30,15 @@ from tuf.api.metadata import (
 
 from hashclient.provider.draftfiles import refuse
 from hashclient.system.text import printable
-from hashclient.trust.additions import ENDED, FIELD, NOTICES, delegator_of, ended_lists, longest_of
-from hashclient.trust.additions import FIELD as LONGEST
+from hashclient.trust.additions import (
+    ENDED,
+    FIELD,
+    LONGEST,
+    NOTICES,
+    delegator_of,
+    ended_lists,
+    longest_of,
+)
 
 #: They name other roles, and are signed with every change.
 NAMING = ("snapshot", "timestamp")

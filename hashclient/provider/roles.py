@@ -36,8 +36,8 @@ from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE, metadata_file, read_published
 from hashclient.system.files import write_atomic
 from hashclient.system.text import printable
-from hashclient.trust.additions import FIELD as LONGEST
 from hashclient.trust.additions import (
+    LONGEST,
     NOTICES,
     delegate,
     delegator_of,

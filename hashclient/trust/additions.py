@@ -173,7 +173,7 @@ def end(targets: Targets, names: Collection[str]) -> None:
 
 
 #: The member of the root: a number of days.
-FIELD = "hashclient-longest-days"
+LONGEST = "hashclient-longest-days"
 MAX_DAYS = 3660
 #: The clocks of a provider and a client may differ by so much.
 TOLERANCE = timedelta(days=1)
@@ -185,11 +185,11 @@ def longest_of(root: Root) -> timedelta | None:
     Raises:
         RepositoryError: the member is no number of days.
     """
-    days = root.unrecognized_fields.get(FIELD)
+    days = root.unrecognized_fields.get(LONGEST)
     if days is None:
         return None
     if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_DAYS:
-        raise RepositoryError(f"{FIELD} is no number of days from 1 to {MAX_DAYS:,}")
+        raise RepositoryError(f"{LONGEST} is no number of days from 1 to {MAX_DAYS:,}")
     return timedelta(days=days)
 
 

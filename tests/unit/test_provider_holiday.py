@@ -15,7 +15,7 @@ from hashclient.errors import UsageError, VerificationError
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import load_public, make_pair
 from hashclient.provider.keys import Keys, Validity
-from hashclient.trust.additions import FIELD, MAX_DAYS
+from hashclient.trust.additions import LONGEST, MAX_DAYS
 from tests.kit import call
 
 DAY = timedelta(days=1)
@@ -98,7 +98,7 @@ def test_a_root_with_nonsense_is_refused(
     simulator: Simulator, tmp_path: Path, nonsense: Any
 ) -> None:
     def spoil(root: Root) -> None:
-        root.unrecognized_fields[FIELD] = nonsense
+        root.unrecognized_fields[LONGEST] = nonsense
 
     client = Client(tmp_path / "state", simulator, simulator.root)
     simulator.edit("root", spoil)
