@@ -2,7 +2,7 @@
 
 Others can put anything there: links, pipes, huge files, names with control characters. A name is
 only looked up in the directory that is held, a link is not followed, and no more is read than a
-document may have.
+document may have. Checkpoints of this machine's audit log are kept there as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """The directory of a repository: its lock, its log, and the published roles.
 
 `public/` goes behind a web server, `keys/` stays private, `root.json` is handed to clients out of
-band. `repository` has the changes that people ask for; each is made under the lock, and recorded
-before clients can see it.
+band. `repository` has the changes that people ask for; each is made under the lock.
+
+The log is in the client's format, in `log/`. A change is recorded, durably, before clients can see
+it: every published change is in the log. So a record names the change that was about to be
+published as version `timestamp` of the timestamp. If that failed, a record `change-failed` follows;
+after a kill, the next record with the same version shows it. `docs/audit-log.md` has the format.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What we add to TUF's top-level targets: the role that signs notices, and lists that have ended.
+"""What we add to TUF's metadata: the role of notices, lists that have ended, a longest validity.
 
 A client refuses a provider whose delegations are to anything but lists. So the delegation to the
 role of notices is a separate member of the top-level `targets`; programs that do not know the
@@ -9,6 +9,10 @@ module finds the delegation and verifies both.
 Clients drop ended lists. The delegation to one is gone, and the snapshot goes on naming its role,
 as TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
 mistake, and clients keep such a list. So the targets name ended lists in a member of their own.
+
+The root says for how long a snapshot and a timestamp may be signed at most. Their keys lie on a
+machine that publishes every day. A thief of them could otherwise sign a repository that clients
+take as fresh for years. The keys of the root are kept apart.
 """
 
 from __future__ import annotations

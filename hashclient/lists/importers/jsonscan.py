@@ -132,7 +132,7 @@ class Scanner:
         return str(key)
 
     def items(self) -> Iterator[None]:
-        """Step over the next array: whoever iterates reads a value at each step.
+        """Step over the next array; the caller reads one value at each step.
 
         Raises:
             UsageError: it is no array, or not all of one.
