@@ -3,7 +3,8 @@
 A chart is a table, so that it says the same to a reader who cannot see it; its bars are drawings,
 since browsers print these, and the page's policy allows no style on an element.
 
-The page loads nothing, and its policy keeps it from doing so. No text can break the HTML: elements are made by one function, and text is always escaped.
+The page loads nothing, and its policy keeps it from doing so. No text can break the HTML: elements
+are made by one function, and text is always escaped.
 """
 
 from __future__ import annotations
