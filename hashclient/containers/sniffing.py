@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from struct import error
 from typing import NamedTuple, cast
 
-from hashclient.containers.fronts import parts
+from hashclient.containers.fronts import FRONT_BYTES, parts
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
 from hashclient.containers.kind import ANYWHERE, Kind, Mark
 from hashclient.containers.kinds import KINDS
@@ -315,3 +315,17 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
     if has_end_of_zip(tail) or ends_as_other(tail) or kind_by_end(tail):
         return True
     return in_program(front, size, read_at)
+
+
+def kind_alone(size: int, read_at: ReadAt) -> str:
+    """Return the kind of a file in which nothing is opened; empty for others.
+
+    It is not opened itself, and nothing shows behind it: `has_behind` looks as widely as the
+    registry does.
+    """
+    head = read_at(0, ISO_HEAD_BYTES)
+    found = look(head)
+    kind = not_opened(found)
+    if not kind or is_opened(found) or has_behind(head[:FRONT_BYTES], size, read_at):
+        return ""
+    return kind

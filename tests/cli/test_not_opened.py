@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import archives, unopened
-from hashclient.containers import meaning
+from hashclient.containers import cage, meaning
 from hashclient.scan.check import marks
 from tests.clamd import instream, open_for_reading, serving
 from tests.kit import State, remember_at_once, write_tree
@@ -51,6 +51,15 @@ def test_a_scan_counts_each_kind_also_in_archives_and_in_unchanged_files(
     assert parallel.summary["not_opened"] == dict(ALL)
     ends = [data for event, data in state.events("scan-end") if data["opens_containers"]]
     assert [data["not_opened"] for data in ends] == [dict(ALL)] * 3
+
+
+def test_no_process_is_started_for_files_that_are_only_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, {"m.pst": unopened.store()})
+    monkeypatch.setattr(cage, "Cage", None)
+    run = state.scan("--jobs", "1")
+    assert (run.code, run.summary["not_opened"]) == (0, {"pst": 1})
 
 
 def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(

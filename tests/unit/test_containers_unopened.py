@@ -13,7 +13,7 @@ from fixtures import archives, unopened
 from fixtures.others import elf_of, program_of, seven_zip_of
 from hashclient.containers.interface import ISO_HEAD_BYTES, Expander, Unlisted
 from hashclient.containers.registry import Registry
-from hashclient.containers.sniffing import kind_by_end
+from hashclient.containers.sniffing import kind_alone, kind_by_end
 from hashclient.containers.unopened import KINDS, NAMES
 from tests.opened import Whole, each, has_mark, kind_by_begin, opened
 
@@ -47,6 +47,29 @@ def test_a_file_that_is_cut_is_of_no_kind_or_of_the_same(name: str) -> None:
     for length in (*range(40), 63, 100, 510, 511, 512, 1024, 1081, 1100, 1104):
         assert kind_by_begin(data[:length]) in ("", kind)
         assert kind_by_end(data[:length]) in ("", kind)
+
+
+BEHIND = {
+    "nothing": b"",
+    "a zip": archives.zip_of({"x": b"listed"}),
+    "a 7z": seven_zip_of({"x": b"listed"}),
+    "zeros": bytes(40_000),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_file_is_counted_without_being_opened_only_if_no_expander_would_open_it(
+    behind: str,
+) -> None:
+    alone = {}
+    for name, (_, kind_data) in ROWS.items():
+        data = kind_data + BEHIND[behind]
+        kind = kind_alone(len(data), lambda at, count, d=data: d[at : at + count])  # type: ignore[misc]
+        assert not kind or not picked(data)
+        alone[name] = kind
+    begins = [name for name, (kind, data) in ROWS.items() if kind_by_begin(data[:ISO_HEAD_BYTES])]
+    counted = [name for name in begins if alone[name] == ROWS[name][0]]
+    assert counted == (begins if behind in ("nothing", "zeros") else [])
 
 
 def test_a_boot_sector_without_partitions_is_no_disk() -> None:

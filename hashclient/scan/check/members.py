@@ -22,6 +22,7 @@ from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 from hashclient.containers.sandbox import kernel_locks
+from hashclient.containers.sniffing import kind_alone
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Mail, Outcome, Outer, Seen
@@ -33,7 +34,7 @@ from hashclient.scan.cache.records import SLOT
 from hashclient.scan.check.judging import columns_of, listed_rows
 from hashclient.scan.check.kept import Kept
 from hashclient.scan.values.work import CHANGED, Result, reason_of
-from hashclient.system.descriptors import NO_ROOM
+from hashclient.system.descriptors import NO_ROOM, read_at
 from hashclient.system.text import MAX_EXCERPT_CHARS
 
 if TYPE_CHECKING:
@@ -233,7 +234,13 @@ class Members:
             OSError: there is no room for the process that opens it, and it `can_wait` for room;
             else its members are unread.
         """
-        opened = self._open(fd, size, path, forced=False, can_wait=can_wait)
+        kind = ""
+        with contextlib.suppress(OSError):  # the process that opens it says what is wrong
+            kind = kind_alone(size, functools.partial(read_at, fd))
+        if kind:
+            opened = self.left(kind, path)
+        else:
+            opened = self._open(fd, size, path, forced=False, can_wait=can_wait)
         if opened.lacks:
             # An entry that was hit has other digests, or a size was wrong: compute all, of all
             # members.
