@@ -105,7 +105,7 @@ class RunRecord:
         data = {
             "host": about.host,
             "by": about.user,
-            "directory": None if about.directory is None else log_path(about.directory),
+            "directory": about.directory and log_path_fields(about.directory)["path"],
             **_argument_fields(arguments),
             "lists": _lists(self._summary),
             "missing": _missing(self._summary),
@@ -221,10 +221,9 @@ class RunRecord:
         return Unfinished(kept, self._events_of(kept))
 
     def _events_of(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
-        return self._events.of_all(kept) + [
-            Event("accepted", {**_place_fields(k.outcome), "reason": k.outcome.reason})
-            for k in kept
-            if k.outcome.kind is Kind.ACCEPTED
+        return [
+            *(self._events.of(k) for k in kept if k.outcome.kind in _LOGGED),
+            *(_accepted(k.outcome) for k in kept if k.outcome.kind is Kind.ACCEPTED),
         ]
 
     def report_failures(self) -> None:
@@ -339,10 +338,6 @@ class MatchEvents:
         """Nothing is prepared yet."""
         self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
 
-    def of_all(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
-        """Return the log entries of those of `kept` that matched or are a conflict."""
-        return [self.of(k) for k in kept if k.outcome.kind in _LOGGED]
-
     def of(self, recorded: Recorded) -> Event | Encoded:
         """Return the log entry of one."""
         outcome, record = recorded.outcome, recorded.record
@@ -395,13 +390,9 @@ def _member_fields(outcome: Outcome) -> dict[str, Any]:
     return {"members": [path_fields(n)["path"][:MAX_NAME_CHARS] for n in outcome.members]}
 
 
-def _place_fields(outcome: Outcome) -> dict[str, Any]:
-    return {**log_path_fields(outcome.path), **_member_fields(outcome)}
-
-
-def log_path(path: str) -> str:
-    """Return a path as text, or the beginning of a very long one."""
-    return log_path_fields(path)["path"]
+def _accepted(outcome: Outcome) -> Event:
+    place = {**log_path_fields(outcome.path), **_member_fields(outcome)}
+    return Event("accepted", {**place, "reason": outcome.reason})
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:

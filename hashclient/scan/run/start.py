@@ -46,11 +46,6 @@ class Inputs(msgspec.Struct, frozen=True):
     stream: Stream | None = None
     objects: Objects | None = None
 
-    @property
-    def are_none(self) -> bool:
-        """Whether there is nothing to check."""
-        return not (self.paths or self.sources or self.stream or self.objects)
-
     def arguments(self, source: Source) -> list[str]:
         """Return what the log has as the arguments of a run that reads paths from `source`."""
         of_stream = [] if self.stream is None else ["-"]
@@ -72,7 +67,7 @@ def start_scan(
         StateError: no list can be used.
         ConfigError: the seal key, a recipient, a certificate or a rule of the policy is wrong.
     """
-    if inputs.are_none:
+    if not (inputs.paths or inputs.sources or inputs.stream or inputs.objects):
         raise UsageError("nothing to scan", hint="give a path")
     front, lists = front or FrontEnd(), lists or session.open_lists()
     paths, uris = split_paths(inputs.paths)

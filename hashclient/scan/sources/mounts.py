@@ -135,7 +135,11 @@ class Mounts:
 
     def save(self) -> None:
         """Write the directories of this scan, if there is anything new."""
-        changed = {path: record for path, record in self._seen.items() if self._is_news(record)}
+        changed = {
+            path: record
+            for path, record in self._seen.items()
+            if record != self._records.get(record.real_path)
+        }
         self._seen = {}
         if not changed:
             return
@@ -143,9 +147,6 @@ class Mounts:
             add(self._state_dir, changed)
         except StateError as error:
             self._on_failure(error)
-
-    def _is_news(self, record: Record) -> bool:
-        return record != self._records.get(record.real_path)
 
     def path_of(self, fd: int) -> str | None:
         """Return the path of an open directory without links; None if it cannot be found out."""
