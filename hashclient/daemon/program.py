@@ -25,7 +25,6 @@ from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers, opening
-from hashclient.daemon.options import LEAST_ALL_KEPT_BYTES
 from hashclient.daemon.paths import Named, results_at, ruled
 from hashclient.daemon.uploads import RECORDED, Content, judge, worst
 from hashclient.errors import UsageError
@@ -48,7 +47,8 @@ SPOOL_BYTES = 1 << 30
 THREADS = 8
 #: Content that may be kept at the same time, so that not all digests are computed as it comes.
 _MOST_KEPT = 16
-_KEPT_BYTES = LEAST_ALL_KEPT_BYTES // _MOST_KEPT
+#: Of each so much, as `serve` keeps it: an archive that only its end shows is opened up to there.
+_KEPT_BYTES = 1 << 20
 #: Bytes that `acheck` digests before other tasks have a turn.
 _TURN_BYTES = 1 << 16
 
@@ -178,12 +178,12 @@ class ContentChecker:
         Raises:
             UsageError: it is none of these, the URI is wrong, or the checker is closed.
         """
-        lists = self._in_use()
+        lists, whole = self._in_use(), None
         if isinstance(content, bytes | bytearray | memoryview):
-            data = memoryview(content).cast("B")
-            if self._is_clean(data, lists):
+            whole = memoryview(content).cast("B")
+            if self._is_clean(whole, lists):
                 return _checked([], lists)
-            content = iter((data,))
+            content = iter((whole,))
         elif isinstance(content, str | os.PathLike):
             path = os.fsdecode(content)
             return (
@@ -192,6 +192,7 @@ class ContentChecker:
                 else self._check_path(path, lists)
             )
         with self._begun(name, lists) as stream:
+            stream.whole = whole
             for chunk in _chunks_of(content):
                 stream.update(_bytes_of(chunk))
             return self._finish(stream)

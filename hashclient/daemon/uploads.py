@@ -49,6 +49,8 @@ class Content:
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
         #: Its place in the spool, as long as it may be a container.
         self.kept = kept
+        #: All of it, where that is in memory anyway.
+        self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
         #: Of an open file: its status before it was read, and whether it may be a container.
@@ -71,7 +73,8 @@ class Content:
         kept = self.kept
         if kept is None:
             return False
-        is_kept = kept.finish(self.digester.content) is not None
+        content = self.digester.content if self.whole is None else self.whole
+        is_kept = kept.finish(content) is not None
         if is_kept or kept.failure is not None or kept.not_opened:
             return True
         self.let_go()
@@ -79,6 +82,7 @@ class Content:
 
     def let_go(self) -> None:
         """Drop its kept bytes, and close its file."""
+        self.whole = None
         if self.kept is not None:
             self.kept.close()
             self.kept = None

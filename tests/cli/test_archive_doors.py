@@ -59,6 +59,7 @@ def rows() -> Iterator[tuple[str, bytes]]:
     yield "zip with a comment behind junk", junk + WITH_COMMENT
     yield "zip with a comment behind much junk", junk + NOISE + WITH_COMMENT
     yield "7z behind junk", junk + SEVEN_ZIP
+    yield "zip of which only the end tells, behind 700 kB", bytes(700_000) + ZIP
     yield "zip with 200 kB after it", ZIP + NOISE + NOISE
     for name in ("a program", "a program for Windows"):
         for kind, inner in (("7z", SEVEN_ZIP), ("rar 5", RAR5), ("cab", CAB)):

@@ -202,6 +202,13 @@ def test_a_stream_that_breaks_off_raises_and_leaves_nothing(
     assert state.call("matches", "--format", "jsonl").lines == []
 
 
+def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: ContentChecker) -> None:
+    """All of them are there, however many; of a stream, no more than a part is kept."""
+    data = bytes(3 << 20) + zip_of(LISTED)
+    assert checker.check(data, name="bytes").kind is Kind.MATCH
+    assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD
+
+
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(
     checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ class Kept:
         else:
             self._keep_end(chunk)
 
-    def finish(self, content: bytearray | None = None) -> int | None:
+    def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if it is no container.
 
         Of a stream that was not kept, only the end is known. If that is the end of an archive, the
