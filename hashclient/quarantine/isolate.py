@@ -41,7 +41,7 @@ from hashclient.quarantine.sealing import (
     seal,
     verify_evidence,
 )
-from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
+from hashclient.quarantine.store import AT_ONCE_BYTES, Change, Room, Wait, at_once
 from hashclient.quarantine.tombstone import tombstone_text
 from hashclient.system.layout import ITEM_NAME
 from hashclient.system.text import log_path_fields, path_fields
@@ -107,9 +107,10 @@ def take(
     10. A tombstone is put in its place, if one is configured.
     11. The removal is noted in the record, the log and, last, the document.
 
-    Up to `AT_ONCE` files take steps together: the names of all folders are made durable at once
-    (7), one write logs the sealing of all (8), one changes the record and one logs the removal
-    (11), and the rest runs in threads.
+    Up to `AT_ONCE` files take steps together, in two halves: while what one has written becomes
+    durable, the other goes on. The names of all folders of a half are made durable at once (7), one
+    write logs their sealing (8), one changes the record and one logs the removal (11), and the
+    rest runs in threads.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -285,7 +286,8 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             f"without the seal key it cannot be proven which file matched: {error.message}",
             hint=error.hint,
         ) from error
-    _refuse_withdrawn(match)
+    if match.ended is MatchState.WITHDRAWN:
+        raise _is_withdrawn(match)
     if match.ended or not match.in_place:
         raise UsageError(
             f"match {match.id} is not open: it is {match.state}",
@@ -300,12 +302,11 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     return age.parse_recipients(act.room.config.recipients if item is None else item.recipients)
 
 
-def _refuse_withdrawn(match: Match) -> None:
-    if match.ended is MatchState.WITHDRAWN:
-        raise UsageError(
-            f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
-            hint="`hashclient matches close` ends its story",
-        )
+def _is_withdrawn(match: Match) -> UsageError:
+    return UsageError(
+        f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
+        hint="`hashclient matches close` ends its story",
+    )
 
 
 def _seal(
@@ -379,13 +380,11 @@ def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
     stays in place, and a copy that `is_new` is dropped.
     """
 
-    def check() -> None:
-        try:
-            _refuse_withdrawn(act.matches.get(item.id))
-        except UsageError:
+    def check(match: Match) -> None:
+        if match.state is MatchState.WITHDRAWN:
             if is_new and act.room.folder(item.id).exists():
                 act.room.drop(item.id)
-            raise
+            raise _is_withdrawn(match)
 
     event = act.room.event(
         "quarantine-sealed",
@@ -478,10 +477,8 @@ def _record(
     """
     mark = act.mark
 
-    def change() -> None:
-        detail = {"by": mark.by, "reason": mark.reason}
-        now = act.room.now()
-        act.matches.change(item.id, MatchState.QUARANTINED, now, detail, in_place=False)
+    def change(match: Match) -> Change:
+        return match, {"by": mark.by, "reason": mark.reason}, False
 
     event = act.room.event("quarantined", item, mark, remains=list(remains))
     yield Wait(event, names=names, change=change if act.match.in_place else None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -210,6 +211,7 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     items: dict[_Id, Note]
 
 
+@functools.lru_cache(maxsize=1 << 10)  # each act asks several times
 def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 

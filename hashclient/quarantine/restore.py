@@ -28,7 +28,7 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.attributes import give_back, give_times_back
 from hashclient.quarantine.isolators.interface import Names
-from hashclient.quarantine.item import Item, Mark, Restoration
+from hashclient.quarantine.item import Item, Mark, Restoration, load_item, load_notes
 from hashclient.quarantine.safe_rename import (
     NEW_NAME,
     PRIVATE_NAME,
@@ -92,13 +92,15 @@ def restore(
        seal key is still the same.
     5. The file gets its attributes, is on the disk, and reads back as decrypted. Set-id bits and
        capabilities it gets in the directory that it was taken from, or where others may not write.
+       Reading leaves its times as they are: nothing of the file has to be written after this.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        The name is still that of the file.
     7. The restoring is logged, then noted in the quarantine, then in the record.
     8. The item is dropped.
 
-    Up to `AT_ONCE` items take steps together: one write logs the intents of all (3), one that they
-    were restored (7), one notes it, one changes the record, and the rest runs in threads.
+    Up to `AT_ONCE` items take steps together, in two halves: while what one has written becomes
+    durable, the other goes on. One write logs the intents of a half (3), one that they were
+    restored (7); one notes it of all, one changes the record, and the rest runs in threads.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -128,12 +130,13 @@ def _restore_some(
     acts: dict[str, _Steps] = {}
     size, most = 0, at_once()
     known = matches.look_up_all([*itertools.islice(left, most)])
+    notes = load_notes(room.directory)
     # An id that was given twice waits until its item is gone.
     while left and left[0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id = left.popleft()
         outcomes[match_id] = None
         try:
-            item = room.load(match_id)
+            item = load_item(room.directory, match_id, notes)
             if item.restored is not None:
                 restored.append(item)
                 done = item.restored
@@ -257,10 +260,11 @@ def _put(
         is_origin = item.origin.seen.is_directory(os.fstat(place.fd))
         with_powers = is_origin or stranger_on(place.directory) is None
         missing = give_back(fd, item.origin, with_powers=with_powers)  # 5
+        with _errors(place):
+            give_times_back(fd, item.origin)
         yield Wait(syncs=(lambda: _sync(place, fd, sync_to_read),))
         with _errors(place):
             found = sha256_synced(fd)
-            give_times_back(fd, item.origin)
         if found != (plain, item.size):
             raise StateError(f"the restored file does not read back: {printable(place.path)}")
         if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
@@ -281,7 +285,6 @@ def _put(
             os.unlink(hidden.name, dir_fd=hidden.fd)
         yield Wait(
             room.event("restored", item, mark, to=to, missing=missing),
-            syncs=(lambda: _sync(place, fd, os.fsync),),
             names=Names(place.identity(), lambda: _sync(place, place.fd, sync_directory)),
         )
     return missing
@@ -311,7 +314,7 @@ def _is_taken(place: Place) -> UsageError:
 @contextlib.contextmanager
 def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
     """Open a new private file in the directory of a place; yield it, and its name or None."""
-    flags, name = os.O_RDWR | os.O_CLOEXEC, None
+    flags, name = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME, None
     try:
         fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)
     except OSError as error:

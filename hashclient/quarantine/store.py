@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import resource
 import tempfile
@@ -24,6 +25,7 @@ from hashclient.core.match import Match
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
+from hashclient.matches.tables import unknown_match
 from hashclient.quarantine.isolators.interface import Isolator, Names
 from hashclient.quarantine.item import (
     Item,
@@ -38,7 +40,7 @@ from hashclient.quarantine.item import (
 )
 from hashclient.session import Session
 from hashclient.system import files
-from hashclient.system.background import together
+from hashclient.system.background import beside, together
 from hashclient.system.beneath import exchange
 from hashclient.system.files import writer_lock
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
@@ -49,17 +51,21 @@ LOCK_WAIT_S = 60.0
 
 #: The most items that take each step together, each with two open files; from so many bytes on, no
 #: other one is added.
-AT_ONCE = 64
+AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
 #: How many threads take steps that wait for no network: more would take the interpreter from each
 #: other at every system call.
 _THREADS = 4
+#: How many take steps that wait for a network.
+_SLOW_THREADS = 16
 #: The name of a document until it takes the place of the present one.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 #: How many free descriptors there must be for each: the two, and some while it is sealed.
 _DESCRIPTORS_EACH = 8
 
 _Out = TypeVar("_Out")
+#: A match as it is on record, the detail of the step, and whether the file is in place afterwards.
+Change = tuple[Match, Mapping[str, Any], bool]
 
 
 def at_once() -> int:
@@ -79,15 +85,16 @@ class Wait(msgspec.Struct, frozen=True):
 
     Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
     folder has got its name. `names` are those in a directory besides, and are synced once for all
-    acts in it. `change` changes the record of matches, or refuses to go on because of what is
-    there.
+    acts in it. `change` gets the match, without its hits, as it is on record by then; it returns
+    the change to `QUARANTINED` to note there, if any, as `change_all` takes it, or refuses to go
+    on.
     """
 
     event: Event | None = None
     syncs: tuple[Callable[[], None], ...] = ()
     is_named: bool = False
     names: Names | None = None
-    change: Callable[[], object] | None = None
+    change: Callable[[Match], Change | None] | None = None
 
 
 class Room:
@@ -332,48 +339,80 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
-        All go on in threads until each has ended or waits for the disk; then it is waited for once.
+        Half of them go on in threads until each has ended or waits for the disk; meanwhile, what
+        the other half waits for is written, once for all.
         `is_slow` says that steps wait for a network.
         If something cannot be written, that is a failure of all acts that wait for it.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
-        left = dict(acts)
+        first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
+        ready = dict(itertools.islice(acts.items(), first))
+        waiting = dict(itertools.islice(acts.items(), first, None))
+        threads = _SLOW_THREADS if is_slow else _THREADS
+
+        def go_on() -> None:
+            done = together(_next, [*ready.values()], threads=threads)
+            steps.update(zip(ready, done, strict=True))
+
+        def write() -> None:
+            failed.update(self._make_durable(waits))
+
         with contextlib.ExitStack() as stack:
-            for act in left.values():
+            for act in acts.values():
                 stack.callback(_close, act)
-            while left:
-                waits: dict[str, Wait] = {}
-                ready = list(left.values())
-                steps = (
-                    together(_next, ready) if is_slow else together(_next, ready, threads=_THREADS)
-                )
-                for match_id, step in zip(list(left), steps, strict=True):
-                    if isinstance(step, Wait):
-                        waits[match_id] = step
-                    else:
-                        del left[match_id]
-                        results[match_id] = step
-                for match_id, failure in self._make_durable(waits, matches).items():
-                    del left[match_id]
-                    results[match_id] = failure
+            while ready or waiting:
+                steps: dict[str, Wait | _Out | HashclientError | OSError] = {}
+                failed: dict[str, HashclientError] = {}
+                beside(write if waits else None, go_on)
+                failed |= self._note({i: w for i, w in waits.items() if i not in failed}, matches)
+                results |= failed
+                results |= {i: step for i, step in steps.items() if not isinstance(step, Wait)}
+                waits = {i: step for i, step in steps.items() if isinstance(step, Wait)}
+                left = {i: act for i, act in waiting.items() if i not in failed}
+                ready, waiting = left, {i: ready[i] for i in waits}
         return results
 
-    def _make_durable(
-        self, waits: Mapping[str, Wait], matches: Matches
-    ) -> dict[str, HashclientError]:
-        """Make durable what acts wait for; return the failures."""
+    def _make_durable(self, waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
+        """Make durable what acts have written; return the failures."""
         failed = _sync_files(waits)
         failed |= _sync_all({i: wait for i, wait in waits.items() if i not in failed})
-        waits = {i: wait for i, wait in waits.items() if i not in failed}
         try:
             if any(wait.is_named for wait in waits.values()):
                 with self.errors("cannot write to the quarantine", self.directory):
                     files.fsync_dir(self.directory)
-            failed |= _change_all({i: w.change for i, w in waits.items() if w.change}, matches)
+        except HashclientError as error:
+            return dict.fromkeys(waits, error) | failed
+        return failed
+
+    def _note(self, waits: Mapping[str, Wait], matches: Matches) -> dict[str, HashclientError]:
+        """Change the record and log what acts wait for; return the failures."""
+        failed: dict[str, HashclientError] = {}
+        try:
+            failed |= self._change_all({i: w.change for i, w in waits.items() if w.change}, matches)
             if events := [w.event for i, w in waits.items() if w.event and i not in failed]:
                 self.session.audit.append(events, durable=True)
         except HashclientError as error:
             return failed | dict.fromkeys(waits, error)
+        return failed
+
+    def _change_all(
+        self, asked: Mapping[str, Callable[[Match], Change | None]], matches: Matches
+    ) -> dict[str, HashclientError]:
+        """Change the record, in one transaction if all succeed; return the failures."""
+        failed: dict[str, HashclientError] = {}
+        try:
+            if asked:
+                with matches.batch():
+                    known = matches.look_up_all([*asked])
+                    if missing := asked.keys() - known.keys():
+                        raise unknown_match(min(missing))
+                    changes = [change for i, ask in asked.items() if (change := ask(known[i]))]
+                    matches.change_all(changes, MatchState.QUARANTINED, self.now())
+        except HashclientError as error:
+            if len(asked) == 1:
+                return dict.fromkeys(asked, error)
+            for match_id, ask in asked.items():
+                failed |= self._change_all({match_id: ask}, matches)
         return failed
 
     def exchange(self, folder: Path, item: Item) -> None:
@@ -419,10 +458,10 @@ class Room:
         for match_id in match_ids:
             folder = self.folder(match_id)
             with self.errors("cannot remove from the quarantine", folder):
-                folder.rename(doomed / match_id)
+                os.rename(folder, f"{doomed}/{match_id}")  # noqa: PTH104 - thousands of names
         with self.errors("cannot remove from the quarantine", self.directory):
             files.fsync_dir(self.directory)
-        together(remove_folder, [doomed / match_id for match_id in match_ids])
+        together(remove_folder, [f"{doomed}/{match_id}" for match_id in match_ids])
         remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
@@ -482,25 +521,6 @@ def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
     }
 
 
-def _change_all(
-    changes: Mapping[str, Callable[[], object]], matches: Matches
-) -> dict[str, HashclientError]:
-    """Make changes of the record, in one transaction if all succeed; return the failures."""
-    try:
-        if changes:
-            with matches.batch():
-                for change in changes.values():
-                    change()
-    except HashclientError as error:
-        if len(changes) == 1:
-            return dict.fromkeys(changes, error)
-        failed: dict[str, HashclientError] = {}
-        for match_id, change in changes.items():
-            failed |= _change_all({match_id: change}, matches)
-        return failed
-    return {}
-
-
 def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | OSError:
     """Return what an act waits for, its result, or its failure."""
     try:
@@ -518,14 +538,14 @@ def _close(act: Generator[Wait, None, Any]) -> None:
         act.close()
 
 
-def remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path | str) -> None:
     """Remove the folder of an item, or one with several of these, as far as possible."""
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    remove_folder(Path(entry.path))
+                    remove_folder(entry.path)
                 else:
                     with contextlib.suppress(OSError):
                         os.unlink(entry.path)  # noqa: PTH108 - thousands of names
-        folder.rmdir()
+        os.rmdir(folder)  # noqa: PTH106 - thousands of names

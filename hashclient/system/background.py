@@ -115,6 +115,26 @@ class Task(Generic[T]):
         return self._results[0]
 
 
+def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
+    """Do `work`, if any, in a thread while this one does what is to be done `here`; wait for both.
+
+    Where the system has no room for a thread, one is done after the other.
+    """
+    if work is None:
+        here()
+        return
+    try:
+        task = Task(work, "beside")
+    except StateError:
+        work()
+        here()
+        return
+    try:
+        here()
+    finally:
+        task.result()
+
+
 def ahead(items: Iterator[T], room: int) -> Generator[T]:
     """Yield `items`; a thread makes up to `room` of them ahead of the one in use.
 

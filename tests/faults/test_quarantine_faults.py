@@ -647,7 +647,7 @@ def test_a_tombstone_that_is_there_already_is_ours(
     with monkeypatch.context() as patch:
         patch.setattr(scene.ward.audit, "append", append)
         # As where it is killed before the record of matches is written.
-        patch.setattr(Matches, "change", lambda *_args, **_kwargs: None)
+        patch.setattr(Matches, "change_all", lambda *_args, **_kwargs: None)
         with pytest.raises(AuditError):
             scene.ward.take(scene.match)
     assert scene.file.read_text() == "gone\n" and scene.ward.get(scene.match).in_place

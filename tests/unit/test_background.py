@@ -12,7 +12,7 @@ import pytest
 
 from hashclient.errors import StateError, UsageError
 from hashclient.system import background
-from hashclient.system.background import Task, ahead, together
+from hashclient.system.background import Task, ahead, beside, together
 from tests.kit import NoThread
 
 ROOM = 2
@@ -118,6 +118,18 @@ def test_what_one_of_several_raises_is_raised() -> None:
 
     with pytest.raises(UsageError, match="enough"):
         together(work, range(200))
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_is_done_beside_is_done_as_well_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    done: list[str] = []
+    if not has_room:
+        monkeypatch.setattr(background, "Thread", NoThread)
+    beside(None, lambda: done.append("here"))
+    beside(lambda: done.append("there"), lambda: done.append("here"))
+    assert sorted(done) == ["here", "here", "there"]
 
 
 def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:

@@ -632,13 +632,15 @@ def test_many_files_share_what_is_written_of_all(
         *(("quarantine-sealed", 5), ("quarantined", 5)),
         *(("quarantine-sealed", 2), ("quarantined", 2)),
     ]
-    # Folders get their names durably before the first file goes, all of a batch at once.
+    # Folders get their names durably before the first file goes, all of half a batch at once.
     room = str(ward.settings.layout.quarantine)
     calls = [(name, str(argument)) for name, argument in recorder.calls]
-    assert calls.count(("fsync", room)) == 2
-    first = min(calls.index(("unlink", PRIVATE_NAME.format(match.id))) for match in matches[:5])
-    assert calls.index(("fsync", room)) < first
-    assert sum(call == "fsync" and path.endswith("age") for call, path in calls[:first]) == 5
+    assert calls.count(("fsync", room)) == 4
+    gone = [calls.index(("unlink", PRIVATE_NAME.format(match.id))) for match in matches]
+    named = [number for number, call in enumerate(calls) if call == ("fsync", room)]
+    for first, half in zip(named, (gone[:3], gone[3:5], gone[5:6], gone[6:]), strict=True):
+        assert first < min(half)
+    assert sum(call == "fsync" and path.endswith("age") for call, path in calls[: min(gone)]) == 5
     for number, match in enumerate(matches):
         assert not Path(match.path).exists()
         assert ward.opened(match) == b"benign %d" % number
@@ -752,12 +754,14 @@ def test_what_cannot_be_noted_of_one_file_or_of_all_is_noted_by_the_next_act(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     bad, good = several(ward, tmp_path, 2)
-    change, append = Matches.change, ward.audit.append
+    change_all, append = Matches.change_all, ward.audit.append
 
-    def refuse(self: Matches, match_id: str, *arguments: Any, **more: Any) -> Match:
-        if match_id == bad.id:
+    def refuse(
+        self: Matches, changes: Sequence[tuple[Match, Any, bool]], *arguments: Any
+    ) -> list[MatchState]:
+        if bad.id in (match.id for match, *_ in changes):
             raise StateError("cannot use the record")
-        return change(self, match_id, *arguments, **more)
+        return change_all(self, changes, *arguments)
 
     def refuse_log(events: Sequence[Event], **options: bool) -> None:
         if events[0].event == "quarantined":
@@ -766,7 +770,7 @@ def test_what_cannot_be_noted_of_one_file_or_of_all_is_noted_by_the_next_act(
 
     with monkeypatch.context() as patched:
         if fails == "record":
-            patched.setattr(Matches, "change", refuse)
+            patched.setattr(Matches, "change_all", refuse)
         else:
             patched.setattr(ward.audit, "append", refuse_log)
         done = take_all(ward, [bad.id, good.id])

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -623,13 +624,42 @@ def test_many_items_share_what_is_written_of_all(
     done = restore_all(ward, ids)
     assert noted == [5, 0, 2, 0]  # before the items of a batch are dropped, and after
     assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
-    assert appended == [5, 5, 2, 2]  # the intents of a batch, then its results
+    # The intents of half a batch, then its results; the halves take turns.
+    assert appended == [3, 2, 3, 2, 1, 1, 1, 1]
     assert ward.events()[-4:] == ["restoring"] * 2 + ["restored"] * 2
     assert ward.names() == set()
     for number, match in enumerate(matches):
         assert Path(match.path).read_bytes() == b"benign %d" % number
         now = ward.get(match)
         assert (now.state, now.in_place) == (MatchState.RESTORED, True)
+
+
+def test_each_file_is_synced_once_while_another_is_opened(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 2)
+    opened = {content: threading.Event() for content in (b"benign 0", b"benign 1")}
+    synced: list[bytes] = []
+    decrypt, fsync = restore._decrypt, os.fsync
+
+    def opening(room: Room, one: item.Item, *arguments: Any) -> str:
+        opened[b"benign 0" if one.id == matches[0].id else b"benign 1"].set()
+        return decrypt(room, one, *arguments)
+
+    def syncing(fd: int) -> None:
+        with contextlib.suppress(OSError):  # a log is open for writing alone
+            content = os.pread(fd, 9, 0)
+            if content in opened:
+                synced.append(content)
+                assert all(event.wait(60) for event in opened.values())
+        fsync(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore, "_decrypt", opening)
+        patched.setattr(os, "fsync", syncing)
+        done = restore_all(ward, [match.id for match in matches])
+    assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
+    assert synced == [b"benign 0", b"benign 1"]
 
 
 def test_a_batch_ends_at_so_many_bytes(
