@@ -249,6 +249,20 @@ class Xz(_Compressed):
         return source.peek(6) == _XZ
 
 
+def _tells(head: bytes) -> bool:
+    """Return whether the beginning of an .lzma decodes."""
+    decoder, told = decoding.lzma_alone(), 0
+    pieces = iter((head,))
+    try:
+        for piece in decoded(decoder, lambda: next(pieces, b""), needs_end=False):
+            told += len(piece)
+            if told >= _TOLD_BYTES:
+                break
+    except NotReadError:
+        return False
+    return told > 0 or decoder.eof
+
+
 class Lzma(_Compressed):
     """The legacy `.lzma`, which has no mark: its fields make sense, and its beginning decodes."""
 
@@ -266,16 +280,11 @@ class Lzma(_Compressed):
         if not is_lzma_header(head):
             return False
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
-        pieces = iter((head[:1] + window.to_bytes(4, "little") + head[5:],))
-        decoder, told = decoding.lzma_alone(), 0
-        try:
-            for piece in decoded(decoder, lambda: next(pieces, b""), needs_end=False):
-                told += len(piece)
-                if told >= _TOLD_BYTES:
-                    break
-        except NotReadError:
-            return False
-        return told > 0 or decoder.eof
+        # busybox gives what comes before the end where the length is too small.
+        return any(
+            _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
+            for size in (head[5:13], b"\xff" * 8)
+        )
 
     def _decoder(self) -> Decoder:
         return decoding.lzma_alone()

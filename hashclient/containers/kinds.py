@@ -32,7 +32,9 @@ from hashclient.containers.tarheader import (
 _LZMA_BYTES = 18
 #: Bytes of a window of 2^n, 3·2^n or all ones; and what `is_lzma_header` asks of the length.
 _LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
-_LZMA = rb"[^\xe1-\xff][%b]{4}(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(_LZMA_WINDOW)
+_LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(
+    _LZMA_WINDOW
+)
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 #: The binary form begins with a number of two bytes, in either order; the type of the first member
@@ -105,7 +107,8 @@ def is_lzma_header(begin: bytes) -> bool:
     """Return whether the fields of .lzma make sense, which has no mark.
 
     Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, zstd and Python
-    one of nothing; and the rules for the length are those of `xz`.
+    one of nothing, and zstd any behind the usual first bytes. The rules for the length are those of
+    `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
@@ -113,9 +116,8 @@ def is_lzma_header(begin: bytes) -> bool:
     lowest = window & -window
     if not window and not size:
         return False  # zeros, which begin much
-    return (window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
-        size < 1 << 38 or size == (1 << 64) - 1
-    )
+    is_window = window in (lowest, 3 * lowest, 0xFFFFFFFF) or begin.startswith(b"\x5d\0")
+    return is_window and (size < 1 << 38 or size == (1 << 64) - 1)
 
 
 OPENED = (
@@ -284,7 +286,7 @@ OPENED = (
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),
         "compressed:Lzma",
-        version=2,
+        version=3,
         sure=Sure.GUESS,
     ),
 )

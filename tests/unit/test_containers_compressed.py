@@ -122,7 +122,26 @@ def test_every_window_that_programs_take_is_recognised(window: int) -> None:
         assert [one.name for one in Registry().pick(data[:ISO_HEAD_BYTES], data)] == ["lzma"]
         if window < 1 << 27:
             assert opened(Lzma(), data).contents == [content]
-    assert not is_lzma_header(lzma_of(b"x")[:1] + (5000).to_bytes(4, "little") + bytes(20))
+    assert not is_lzma_header(lzma_of(b"x")[:1] + (5001).to_bytes(4, "little") + bytes(20))
+
+
+@pytest.mark.parametrize("window", [5 << 14, 0x10900, 0x123456 << 8])
+def test_a_window_that_zstd_alone_takes_is_recognised(window: int) -> None:
+    data = b"\x5d" + window.to_bytes(4, "little") + lzma_of(B)[5:]
+    assert has_mark(data)
+    assert [one.name for one in Registry().pick(data[:ISO_HEAD_BYTES], data)] == ["lzma"]
+    if window < 1 << 27:
+        assert opened(Lzma(), data).contents == [B]
+
+
+@pytest.mark.parametrize("claimed", [1, 2, len(B) - 1])
+def test_an_lzma_that_claims_too_small_a_length_is_unread(claimed: int) -> None:
+    """busybox and unar give the bytes without a complaint."""
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16}]
+    data = lzma.compress(B, lzma.FORMAT_ALONE, filters=filters)
+    data = data[:5] + claimed.to_bytes(8, "little") + data[13:]
+    assert sniffs(Lzma(), data)
+    assert opened(Lzma(), data).unread
 
 
 def test_a_picture_whose_fields_look_like_those_of_lzma_is_none() -> None:
