@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -108,6 +108,26 @@ def test_a_directory_that_cannot_be_opened_ahead_is_left_to_the_walk(tmp_path: P
         found, outcomes = listed(tmp_path)
     assert sorted(found) == [f"{tmp_path}/a/f", f"{tmp_path}/c/f"]
     assert outcomes == [(f"{tmp_path}/b", Kind.UNREAD)]
+
+
+@pytest.mark.usefixtures("_ahead")
+@pytest.mark.parametrize("step_s", [STEP_S, 0])
+def test_a_walk_does_not_wait_for_a_thread_that_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """For want of memory, say: whether it lists a directory ahead, or looks at names of one."""
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""})
+
+    def failing(entries: Sequence[os.DirEntry[str]]) -> listing.Chunk:
+        if threading.current_thread() is not threading.main_thread():
+            raise MemoryError
+        return typed(entries)
+
+    typed = listing.typed
+    monkeypatch.setattr(listing, "typed", failing)
+    monkeypatch.setattr(listing, "STEP_S", step_s)
+    with pytest.raises(MemoryError):
+        listed(tree)
 
 
 @pytest.mark.usefixtures("_ahead")

@@ -191,7 +191,7 @@ class Listing:
         self._directory_fd, self._name = directory_fd, name
         self._opened: SimpleQueue[Open | None] = SimpleQueue()
         #: Chunks; then the rest to be read, an error, or None at the end.
-        self._chunks: SimpleQueue[Chunk | _Entries | OSError | None] = SimpleQueue()
+        self._chunks: SimpleQueue[Chunk | _Entries | Exception | None] = SimpleQueue()
         #: Guards these: whether it was begun, and whether it is not wanted any more.
         self._lock = threading.Lock()
         self._begun = self._left = False
@@ -223,22 +223,26 @@ class Listing:
         except OSError as error:
             self._chunks.put(error)
             return
-        last: _Entries | OSError | None = entries
-        for _ in range(0, NAMES_AHEAD, SLOW_ENTRIES):
-            raw: list[os.DirEntry[str]] = []
-            if self._left:
-                break
-            try:
-                raw.extend(itertools.islice(entries, SLOW_ENTRIES))
-            except OSError as error:
-                last = error
-            if raw:
-                self._chunks.put(typed(raw))
-            elif last is entries:
-                last = None
-            if last is not entries:
-                entries.close()
-                break
+        last: _Entries | Exception | None = entries
+        try:
+            for _ in range(0, NAMES_AHEAD, SLOW_ENTRIES):
+                raw: list[os.DirEntry[str]] = []
+                if self._left:
+                    break
+                try:
+                    raw.extend(itertools.islice(entries, SLOW_ENTRIES))
+                except OSError as error:
+                    last = error
+                if raw:
+                    self._chunks.put(typed(raw))
+                elif last is entries:
+                    last = None
+                if last is not entries:
+                    break
+        except Exception as error:  # noqa: BLE001 - the caller, who waits for it, raises it
+            last = error
+        if last is not entries:
+            entries.close()
         with self._lock:
             if self._left:
                 entries.close()
@@ -264,7 +268,7 @@ class Listing:
         try:
             while isinstance(item := self._chunks.get(), Chunk):
                 yield item
-            if isinstance(item, OSError):
+            if isinstance(item, Exception):
                 raise item
             if item is not None:
                 with item as entries:
@@ -296,7 +300,7 @@ class Listing:
             self._left = True
             while not self._chunks.empty():
                 item = self._chunks.get()
-                if item is not None and not isinstance(item, (Chunk, OSError)):
+                if item is not None and not isinstance(item, (Chunk, Exception)):
                     item.close()
 
 
@@ -339,18 +343,23 @@ class _Threads:
         if clock() - began < STEP_S:
             return _joined([first, typed(rest)])
         slices = [rest[at : at + _SLICE] for at in range(0, len(rest), _SLICE)]
-        parts: list[Chunk | None] = [None] * len(slices)
-        done: SimpleQueue[None] = SimpleQueue()
+        done: SimpleQueue[tuple[int, Chunk | Exception]] = SimpleQueue()
 
         def look(number: int) -> None:
-            parts[number] = typed(slices[number])
-            done.put(None)
+            try:
+                done.put((number, typed(slices[number])))
+            except Exception as error:  # noqa: BLE001 - the caller, who waits for it, raises it
+                done.put((number, error))
 
         for number in range(len(slices)):
             self._do(-1 << 30, lambda number=number: look(number))  # type: ignore[misc]
+        chunks = [first] * (1 + len(slices))
         for _ in slices:
-            done.get()
-        return _joined([first, *(part for part in parts if part is not None)])
+            number, part = done.get()
+            if isinstance(part, Exception):
+                raise part
+            chunks[1 + number] = part
+        return _joined(chunks)
 
     def _do(self, rank: int, job: Callable[[], None]) -> None:
         with self._ready:
