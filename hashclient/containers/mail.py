@@ -145,7 +145,7 @@ class _Walk:
                 # A client may read on after it, so its boundary still counts.
                 yield from self._aside(level)
                 continue
-            fields = lines.header(self._stack).fields()
+            fields = lines.header(self._stack).fields().within(level.fields)
             is_digest = b"multipart/digest" in level.fields.kinds
             yield from self._entity(fields, kind=MESSAGE if is_digest and not fields.kind else "")
         for number in reversed(range(len(self._levels))):

@@ -39,6 +39,10 @@ _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
+#: A field that matters with something else than a colon: some programs look at its name alone.
+_NO_COLON = re.compile(
+    rb"(content-(?:type|transfer-encoding|disposition))[^a-z0-9-]", re.IGNORECASE
+)
 _SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
 _WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
 _COMMENT = re.compile(rb"\([^()]*\)")
@@ -78,6 +82,12 @@ class Fields(msgspec.Struct, frozen=True):
         """The encodings that clients undo; empty for all others, of which the bytes stay."""
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
+
+    def within(self, outer: Fields) -> Fields:
+        """Return these fields of a part of `outer`: without an encoding, it may have that one's."""
+        if self.encodings != (b"",) or not any(outer.ways):
+            return self
+        return msgspec.structs.replace(self, encodings=(b"", *outer.ways))
 
     @property
     def is_text(self) -> bool:
@@ -135,14 +145,14 @@ class Collector:
             if self._current is not None and self._has_room(line):
                 self._current += b"\n" + line.rstrip()
             return True
-        found = FIELD.match(line)
-        if found is None:
-            self._current = None
+        self._current = None
+        is_field = (found := FIELD.match(line)) is not None
+        if found is None and (found := _NO_COLON.match(line)) is None:
             return False
         name = found[1].lower()
-        self._current = None
-        self._marks.add(name, is_first=is_first)
-        self.has_fields = True
+        if is_field:
+            self._marks.add(name, is_first=is_first)
+            self.has_fields = True
         if name in _KEPT and self._has_room(line):
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
@@ -152,7 +162,7 @@ class Collector:
                 self._is_cut |= len(kept) > MAX_REPEATED
                 del kept[MAX_REPEATED:]
             kept.append(self._current)
-        return True
+        return is_field
 
     def _has_room(self, line: bytes) -> bool:
         """Return whether a line is kept; where it is not, clients may differ."""

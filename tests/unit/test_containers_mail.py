@@ -110,6 +110,30 @@ def test_an_encoding_is_known_however_it_is_written(encoding: str) -> None:
         assert look(multipart(TEXT, part)).contents[1] == A
 
 
+def test_a_part_without_an_encoding_may_have_that_of_its_multipart() -> None:
+    """Also of one in another; one that a part gives itself is in force alone."""
+    mixed = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary={}\n"
+    encoded = "Content-Transfer-Encoding: base64\n"
+    part = base64_part("a", A).replace(encoded, "")
+    inner = f"{mixed.format('y')}\n--y\n{part}\n--y--\n"
+    for outer, inside, is_found in (
+        (encoded, part, True),
+        (encoded, inner, True),
+        ("", part, False),
+        (encoded, "Content-Transfer-Encoding: 7bit\n" + part, False),
+    ):
+        out = look(raw(mixed.format("x") + outer, f"--x\n{inside}\n--x--\n"))
+        assert (A in out.contents, out.unread) == (is_found, [])
+
+
+@pytest.mark.parametrize("mark", ["\xa0", " ", ";", "\t"])
+def test_a_field_that_matters_counts_with_another_character_than_a_colon(mark: str) -> None:
+    part = base64_part("a", A).replace("Transfer-Encoding:", f"Transfer-Encoding{mark}")
+    assert A in look(multipart(TEXT, part)).contents
+    header = f"MIME-Version: 1.0\nContent-Type{mark} multipart/mixed; boundary=x\nSubject: s"
+    assert A in look(raw(header, f"--x\n{base64_part('a', A)}\n--x--\n")).contents
+
+
 def test_quoted_printable_counts_in_each_way_that_programs_read_it() -> None:
     """Blanks at the ends of lines are kept by some; an escape that is none is read as many ways."""
     for body, readings in (
