@@ -283,7 +283,7 @@ class Lzma(_Compressed):
         # busybox gives what comes before the end where the length is too small.
         return any(
             _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
-            for size in (head[5:13], b"\xff" * 8)
+            for size in {head[5:13], b"\xff" * 8}  # most have no length
         )
 
     def _decoder(self) -> Decoder:
