@@ -32,6 +32,8 @@ FEW = PAGE
 #: Objects that are enough to measure what one costs, and rows of a report, at any scale.
 ENOUGH = 100_000
 ROWS = 1_000_000
+#: Objects that a watch is told about, at any scale.
+EVENTS = 2_000
 #: How often memory is looked at.
 LOOK_S = 0.1
 #: Sizes of objects, in bytes; entries of the list have such sizes as well.
@@ -101,28 +103,29 @@ class _Handler(socketserver.StreamRequestHandler):
         while line := self.rfile.readline():
             while self.rfile.readline() not in (b"\r\n", b""):
                 pass
-            self._answer(line.split()[1].decode())
+            method, target, _ = line.decode().split()
+            self._answer(target, is_head=method == "HEAD")
 
-    def _answer(self, target: str) -> None:
+    def _answer(self, target: str, *, is_head: bool) -> None:
         parts = urlsplit(target)
         query = parse_qs(parts.query)
         extra = ""
         if "list-type" in query:
             start = int(query.get("continuation-token", ["0"])[0])
             count = int(parts.path.strip("/").rpartition("-")[2])
-            body = EMPTY if query.get("prefix") == ["/"] else self.server.page(start, count)
+            body = EMPTY if "prefix" in query else self.server.page(start, count)
             status = "200 OK"
         else:
             number = int(Path(parts.path).stem)
             self.server.reads += 1
             body, size = content_of(number), size_of(number)
-            status = "206 Partial Content"
+            status = "200 OK" if is_head else "206 Partial Content"
             extra = (
                 f'ETag: "{etag_of(number)}"\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n'
                 "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
             )
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
-        self.wfile.write(head.encode() + body)
+        self.wfile.write(head.encode() + (b"" if is_head else body))
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -174,18 +177,24 @@ def served(count: int) -> Iterator[tuple[str, Callable[[], int]]]:
 
 
 def cost_of(
-    words: Sequence[str | os.PathLike[str]], url: str, codes: Sequence[int] = (0,)
+    words: Sequence[str | os.PathLike[str]],
+    url: str,
+    codes: Sequence[int] = (0,),
+    stdin: Path | None = None,
 ) -> tuple[float, int]:
     """Return how many CPU seconds a command takes, and its memory in bytes.
 
-    Memory is all that is resident, but for pages of an index: the system has those in any case, and
-    takes them back when it needs room.
+    It reads `stdin`. Memory is all that is resident, but for pages of an index: the system has
+    those in any case, and takes them back when it needs room.
 
     Raises:
         RuntimeError: it ends with none of `codes`.
     """
     env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url}
-    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as process:
+    with (
+        (stdin or Path(os.devnull)).open("rb") as given,
+        subprocess.Popen(words, env=env, stdin=given, stdout=subprocess.DEVNULL) as process,
+    ):
         memory = 0
         while True:
             time.sleep(LOOK_S)

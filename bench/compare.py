@@ -166,6 +166,8 @@ def _scan(here: Pairs, algorithm: str) -> None:
     with here.serving(root):
         words: Words = ["scan", "--no-inventory", where]
         here.row(f"scan {files:,} files, {algorithm}", words, expect=10)
+        # What it costs to look into every file for containers is the difference.
+        here.row("the same, as files alone", [*words, "--no-members"], expect=10)
 
 
 def scan_sha256(here: Pairs) -> None:
@@ -208,6 +210,24 @@ def rescan(here: Pairs) -> None:
     with here.serving(root):
         here.row(f"first scan, {files:,} files", ["scan", where], before=forget)
         here.row(f"nothing changed, {files:,} files", ["scan", where])
+
+
+def matches(here: Pairs) -> None:
+    """Every file matches, is recorded and shown."""
+    files = here.count(100_000)
+    where = tree(here.work, files=files, total_bytes=files * 4000)
+    root = repository(
+        here.work, "every", entries=files, algorithms=ALL, sizes=True, tree_dir=where, share=1.0
+    )
+
+    def forget(build: Build) -> None:
+        (build.state / "matches.db").unlink(missing_ok=True)
+        shutil.rmtree(build.state / "audit")
+
+    with here.serving(root):
+        for written in ("text", "jsonl", "csv"):
+            words: Words = ["scan", "--no-inventory", "--format", written, where]
+            here.row(f"{files:,} matches, {written}", words, expect=10, before=forget)
 
 
 def large_files(here: Pairs) -> None:
@@ -287,6 +307,7 @@ ROWS: dict[str, Callable[[Pairs], None]] = {
     "scan-md5": scan_md5,
     "sizes-known": sizes_known,
     "rescan": rescan,
+    "matches": matches,
     "large-files": large_files,
     "members": members,
     "fetch": fetch,

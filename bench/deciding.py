@@ -15,7 +15,7 @@ import pyrage
 
 from bench.measure import Row, bytes_row, cpu_seconds, hashclient, time_row
 from bench.site import LIST, site
-from hashclient.client import Client
+from hashclient.client.client import Client
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.rulings import MOST, USUAL, Entry, Ruling, write_book
 

@@ -1,7 +1,9 @@
 """Isolating files and restoring them, beside sealing and opening the same files and no more.
 
-Each run of ours gets the same files or the same quarantine again, from a copy. The floors are
-processes of their own:
+Each run of ours gets the same files or the same quarantine again, from a copy. What an earlier run
+has left is moved away and removed at the end: ext4 without a journal keeps the inodes of removed
+files back for a while, and looks at each of them for each new file. All entries are withdrawn
+before files are restored. The floors are processes of their own:
 
     python -m bench.restoring seal FILES KEY OUT      seal, write and sync each file in turn
     python -m bench.restoring open FOLDERS KEY OUT    open, write and sync each sealed copy in turn
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import HASHCLIENT, Row, hashclient, run, time_row
-from bench.site import quiet, site
+from bench.site import LIST, Site, quiet, site
 
 _FILE_BYTES = 4000
 
@@ -26,10 +28,11 @@ _FILE_BYTES = 4000
 def restore_rows(work: Path, files: int) -> Iterator[Row]:
     """Compare `scan --quarantine` and `quarantine restore` of so many files with the floors."""
     where, key, kept = work / "restored", work / "officer.key", work / "kept"
-    plain, out = work / "plain", work / "opened"
-    for path in (where, kept, plain):
+    plain, out, used = work / "plain", work / "opened", work / "used"
+    for path in (where, kept, plain, out, used):
         shutil.rmtree(path, ignore_errors=True)
     where.mkdir()
+    used.mkdir()
     key.unlink(missing_ok=True)
     dice = random.Random(files)
     for number in range(files):
@@ -46,33 +49,56 @@ def restore_rows(work: Path, files: int) -> Iterator[Row]:
         quiet(hashclient(here.state, "quarantine", "add-recipient", made.stdout.strip()))
         shutil.copytree(here.state, kept)
         shutil.copytree(where, plain)
-        again = f"rm -rf {here.state} {where}; cp -a {kept} {here.state}; cp -a {plain} {where}"
+        again = (
+            f"{_aside(used, here.state, where)}; cp -a {kept} {here.state}; cp -a {plain} {where}"
+        )
         ours = run(
             hashclient(here.state, "scan", "--quarantine", where),
             before=["sh", "-c", f"{again}; sync"],
             expect=[10],
         )
+        new = f"{_aside(used, out)}; mkdir {out}; sync"
         floor = run(
             [sys.executable, "-m", "bench.restoring", "seal", plain, key, out],
-            before=["sh", "-c", f"rm -rf {out}; mkdir {out}; sync"],
+            before=["sh", "-c", new],
         )
         yield time_row(
             f"isolate {files:,} files", ours.wall_s, floor.wall_s, "seal, write, fsync", 2.0
         )
-        shutil.rmtree(kept)
+        _withdraw_all(here)
+        kept.rename(used / "kept")
         shutil.copytree(here.state, kept)
-        folders = kept / "quarantine"
-        ids = [folder.name for folder in folders.iterdir() if folder.is_dir()]
-        again = f"rm -rf {here.state} {where}/*; cp -a {kept} {here.state}; sync"
-        words = ["quarantine", "restore", "--force", "--reason", "bench", "--identity"]
-        ours = run(hashclient(here.state, *words, key, *ids), before=["sh", "-c", again])
+        again = f"{_aside(used, here.state)}; cp -a {kept} {here.state}; sync"
+        files_aside = f"find {where} -mindepth 1 -exec mv -t $(mktemp -d {used}/XXXX) {{}} +"
+        words = ["quarantine", "restore", "--withdrawn", "--reason", "bench", "--identity"]
+        ours = run(
+            hashclient(here.state, *words, key), before=["sh", "-c", f"{files_aside}; {again}"]
+        )
+        restored = sum(1 for _ in where.iterdir())
+        assert restored == files, restored
         floor = run(
-            [sys.executable, "-m", "bench.restoring", "open", folders, key, out],
-            before=["sh", "-c", f"rm -rf {out}; mkdir {out}; sync"],
+            [sys.executable, "-m", "bench.restoring", "open", kept / "quarantine", key, out],
+            before=["sh", "-c", new],
         )
         yield time_row(
-            f"restore {len(ids):,} files", ours.wall_s, floor.wall_s, "open, write, fsync", 2.0
+            f"restore {files:,} files", ours.wall_s, floor.wall_s, "open, write, fsync", 2.0
         )
+    shutil.rmtree(used)
+
+
+def _aside(used: Path, *paths: Path) -> str:
+    """Return the command that moves these away, if they are there."""
+    return f"mv -t $(mktemp -d {used}/XXXX) {' '.join(map(str, paths))} 2> /dev/null"
+
+
+def _withdraw_all(here: Site) -> None:
+    """Withdraw all entries, and fetch that. The repository is made again for the next benchmark."""
+    ids = here.csv.with_name("ids")
+    ids.write_text("".join(row.split(",")[0] + "\n" for row in here.csv.read_text().split()[1:]))
+    (here.repo.parent / "complete").unlink()
+    words = ("provider", "withdraw", here.repo, "--list", LIST, "--from", ids)
+    quiet([*HASHCLIENT, *words])
+    quiet(hashclient(here.state, "fetch"))
 
 
 def main(what: str, directory: str, key: str, out: str) -> None:

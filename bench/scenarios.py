@@ -468,6 +468,11 @@ def objects(bench: Bench) -> Iterator[Row]:
         first = min(seconds_to_first_line(words, env) for _ in range(5))
         reported = whole(scan(count, "--no-read", "--inventory-report", report))
         bare = whole([PYTHON, "-m", "bench.buckets", "parquet", report])
+        few = f"s3://{buckets.bucket_of(buckets.FEW)}/"
+        new = bench.work / "new-objects"
+        new.write_text("".join(f"{few}{buckets.key_of(n)}\n" for n in range(buckets.EVENTS)))
+        watch = hashclient(here.state, "watch", "--events", "-", few)
+        events, _ = buckets.cost_of(watch, url, stdin=new)
     name = f"{count:,} objects"
     yield time_row(f"{name}: CPU", ours, listed, "obstore, listing alone", 2.0)
     yield time_row(f"{name}: CPU", ours, paged, "botocore's paginator", 0.1)
@@ -478,6 +483,7 @@ def objects(bench: Bench) -> Iterator[Row]:
     yield time_row(
         f"a report of {buckets.ROWS:,} rows: CPU", reported, bare, "reading the Parquet file", 3.0
     )
+    yield time_row(f"{buckets.EVENTS:,} events: CPU", events, 60.0, "a minute", 1.0)
 
 
 def known_archives(bench: Bench) -> Iterator[Row]:

@@ -6,9 +6,9 @@ is first asked for, so that importing the package costs nothing.
 
 #: The module of each public name. Names with an underscore, or not in this table, may change.
 _MODULES = {
-    "hashclient.client": ("Client",),
+    "hashclient.client.client": ("Client",),
     "hashclient.session": ("Session",),
-    "hashclient.config": ("Settings", "resolve_settings"),
+    "hashclient.config.settings": ("Settings", "resolve_settings"),
     "hashclient.core.kinds": ("Action", "Algorithm", "Kind", "MatchState", "Verdict"),
     "hashclient.core.model": (
         *("Acted", "Gap", "Handled", "Hit", "ListState", "MatchRef", "MissingList", "Outcome"),
@@ -24,7 +24,7 @@ _MODULES = {
     "hashclient.daemon.program": ("Checked", "ContentChecker"),
     "hashclient.fetch.switch": ("Fetched",),
     "hashclient.status.status": ("Status",),
-    "hashclient.errors": (
+    "hashclient.core.errors": (
         *("ExitCode", "HashclientError", "UsageError", "ConfigError", "UnreachableError"),
         *("AuthorisationError", "VerificationError", "StaleError", "StateError", "LockedError"),
         "AuditError",
@@ -34,8 +34,21 @@ _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hashclient.client import Client
-    from hashclient.config import Settings, resolve_settings
+    from hashclient.client.client import Client
+    from hashclient.config.settings import Settings, resolve_settings
+    from hashclient.core.errors import (
+        AuditError,
+        AuthorisationError,
+        ConfigError,
+        ExitCode,
+        HashclientError,
+        LockedError,
+        StaleError,
+        StateError,
+        UnreachableError,
+        UsageError,
+        VerificationError,
+    )
     from hashclient.core.kinds import Action, Algorithm, Kind, MatchState, Verdict
     from hashclient.core.match import Match
     from hashclient.core.model import (
@@ -51,19 +64,6 @@ if TYPE_CHECKING:
     from hashclient.core.verdict import Summary
     from hashclient.core.version import __version__
     from hashclient.daemon.program import Checked, ContentChecker
-    from hashclient.errors import (
-        AuditError,
-        AuthorisationError,
-        ConfigError,
-        ExitCode,
-        HashclientError,
-        LockedError,
-        StaleError,
-        StateError,
-        UnreachableError,
-        UsageError,
-        VerificationError,
-    )
     from hashclient.fetch.switch import Fetched
     from hashclient.scan.check.streaming import Stream
     from hashclient.scan.run.pipeline import FrontEnd, Guard, Observer, Run, Scan

@@ -33,6 +33,10 @@ def main() -> NoReturn:
         # An ignored signal, as in the background of a shell, stays ignored.
         if callable(signal.getsignal(number)) or number is signal.SIGTERM:
             signal.signal(number, _end)
+    from hashclient.system.process import collect_rarely
+
+    # A start makes many objects, and nearly all of them stay.
+    collect_rarely()
     from hashclient.cli.main import main as run
 
     run()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hashclient.config import Settings
+from hashclient.config.settings import Settings
 from hashclient.core.model import Invocation
-from hashclient.migrations.migrate import check_state
+from hashclient.migrations.migrate import check_state, writing
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
@@ -90,6 +91,22 @@ class Session:
         self.environ = os.environ if environ is None else environ
         self._operator = operator
 
+    @classmethod
+    def of(cls, state_dir: Path) -> Session:
+        """Return a session of a state directory and its own `config.toml`, like `--state-dir`.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+            StateError: as for a session.
+        """
+        from hashclient.config.settings import resolve_settings
+
+        return cls(
+            resolve_settings(
+                state_dir=state_dir, config_path=None, seal_key_file=None, environ=os.environ
+            )
+        )
+
     @functools.cached_property
     def operator(self) -> str:
         """The operator, as the audit log names them."""
@@ -117,6 +134,12 @@ class Session:
 
         most = round(self.settings.config.keep.audit_mib * (1 << 20))
         return AuditLog(self.settings.layout.audit, clock=self.now, max_bytes=most or None)
+
+    def writing(
+        self, *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """Hold the writers' lock of the state directory, as `migrations.migrate.writing` says."""
+        return writing(self.settings.layout, wait_s=wait_s, on_wait=on_wait)
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer with this machine's key; with `create`, a missing key is made.

@@ -17,7 +17,7 @@ from tuf.api.metadata import DelegatedRole
 
 from fixtures.client import Client, digests_of
 from fixtures.simulator import Simulator
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.core.errors import ExitCode, HashclientError
 
 #: Generation 1 lists entries 0-9, 2 adds 10-14, 3 withdraws 0 and 1.
 OLD, NEW = set(range(15)), set(range(2, 15))

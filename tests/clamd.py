@@ -52,6 +52,8 @@ class Daemon:
         self.process = process
         self.addresses = addresses
         self.warnings = warnings
+        #: How long an answer may take.
+        self.timeout_s: float = TIMEOUT_S
 
     @property
     def unix(self) -> str:
@@ -72,7 +74,7 @@ class Daemon:
     def connect(self, *, tcp: bool = False, uid: int | None = None) -> socket.socket:
         """Connect to it, as another user if `uid` is given."""
         sock = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
-        sock.settimeout(TIMEOUT_S)
+        sock.settimeout(self.timeout_s)
         with contextlib.nullcontext() if uid is None else acting(uid):
             sock.connect(self.tcp if tcp else self.unix)
         return sock

@@ -13,7 +13,7 @@ from fixtures.desk import Desk
 from hashclient.alerts.book import Book
 from hashclient.alerts.outbox import Attempt, Outbox
 from hashclient.audit.log import Event
-from hashclient.config import parse_config
+from hashclient.config.settings import parse_config
 
 
 def into(inbox: Path) -> str:

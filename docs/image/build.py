@@ -82,8 +82,10 @@ def _application(root: Path, debian: Path, epoch: int) -> None:
     # Python's library is what a script of Debian's package would make.
     compiling = "import compileall, py_compile; compileall.compile_dir('/{}', quiet=2, workers=1,"
     compiling += " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+    # -B: what this run imports would else be written before, with dates, and stay.
     for folder in (LIBRARY, SITE):
-        output_of(*caged(root, writable=True), f"python{PYTHON}", "-c", compiling.format(folder))
+        words = (f"python{PYTHON}", "-B", "-c", compiling.format(folder))
+        output_of(*caged(root, writable=True), *words)
 
 
 def caged(root: Path, *, writable: bool = False) -> list[str]:

@@ -19,8 +19,8 @@ from click.shell_completion import BashComplete, FishComplete, ShellComplete, Zs
 from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import cli
 from hashclient.cli.options import option_variables
+from hashclient.core.errors import ExitCode
 from hashclient.core.version import __version__
-from hashclient.errors import ExitCode
 
 NAME = "hashclient"
 CONFIG_PAGE = f"{NAME}-config"

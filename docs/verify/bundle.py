@@ -22,7 +22,7 @@ STANDINS = {
 }
 #: The public names of the package load what is not here.
 EMPTY = frozenset({"hashclient"})
-_MAIN = "from hashclient.officer.tool import main\n\nmain()\n"
+_MAIN = "from hashclient.cli.officer.tool import main\n\nmain()\n"
 _FIRST_LINE = b"#!/usr/bin/env python3\n"
 #: All files have this time, so that the same tree gives the same file.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -35,7 +35,7 @@ def modules() -> dict[str, Path | None]:
         ValueError: one imports a package that has no stand-in.
     """
     found: dict[str, Path | None] = {}
-    names = ["hashclient.officer.tool"]
+    names = ["hashclient.cli.officer.tool"]
     while names:
         name = names.pop()
         parent = name.rpartition(".")[0]

@@ -15,8 +15,8 @@ from hashclient.alerts.alert import MOST_NAMED, Kind, Noticed
 from hashclient.alerts.book import Place
 from hashclient.audit.reading import read_backward
 from hashclient.audit.record import Record
+from hashclient.core.errors import AuditError, ExitCode, StateError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.recent import FoundMatch, Recent
 from hashclient.session import Session
 from hashclient.system.files import is_there

@@ -24,8 +24,8 @@ from hashclient.alerts.alert import MEANINGS, Alert, Kind, Noticed, document_of,
 from hashclient.alerts.book import Book, Receiver, book_lock, load_book, save_book
 from hashclient.alerts.noticing import News
 from hashclient.alerts.receivers import Message, receiver_of
+from hashclient.core.errors import HashclientError, UnreachableError
 from hashclient.core.patience import is_due, pause
-from hashclient.errors import HashclientError, UnreachableError
 from hashclient.session import Session
 from hashclient.system.background import Task
 from hashclient.system.text import printable

@@ -20,8 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from hashclient.configfile.tables import AlertsConfig
-from hashclient.errors import AuthorisationError, ConfigError, HashclientError, UnreachableError
+from hashclient.config.tables import AlertsConfig
+from hashclient.core.errors import (
+    AuthorisationError,
+    ConfigError,
+    HashclientError,
+    UnreachableError,
+)
 from hashclient.system.command import run_command
 from hashclient.system.files import user_path
 from hashclient.system.text import excerpt

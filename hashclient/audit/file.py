@@ -11,10 +11,12 @@ import os
 from binascii import a2b_base64
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
+
+import msgspec
 
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
-from hashclient.errors import AuditError, ConfigError, StateError
+from hashclient.core.errors import AuditError, ConfigError, StateError
 from hashclient.system import files
 from hashclient.system.layout import (
     AUDIT_PUBLIC_KEY_NAME,
@@ -40,14 +42,14 @@ _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n
 _PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
 
-class Closed(NamedTuple):
+class Closed(msgspec.Struct, frozen=True):
     """A closed file of the log, and its number."""
 
     number: int
     path: Path
 
 
-class Log(NamedTuple):
+class Log(msgspec.Struct, frozen=True):
     """An open log at a moment without a writer: `end` is the end of its last whole line.
 
     `closed` are its earlier files that are there, in order; `name` is this file's name in messages.
@@ -64,7 +66,7 @@ class Log(NamedTuple):
         return f"{self.name} line {line}".lstrip()
 
 
-class Tail(NamedTuple):
+class Tail(msgspec.Struct, frozen=True):
     """The end of a log: its last whole record, the last signed one, and how many follow that."""
 
     last: Record | None
@@ -145,7 +147,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
         with contextlib.suppress(FileNotFoundError):  # archived just now
             if current is None or not is_current(current, directory / name):
                 found.append(Closed(int(match[1]), directory / name))
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda part: part.number))
 
 
 @contextlib.contextmanager

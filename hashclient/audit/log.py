@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,7 +55,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.audit.rotation import NoLinksError, Rotated, rotate
-from hashclient.errors import AuditError, StateError, UsageError
+from hashclient.core.errors import AuditError, StateError, UsageError
 from hashclient.system import files
 from hashclient.system.files import write_all
 from hashclient.system.layout import AUDIT_KEY_NAME, AUDIT_PUBLIC_KEY_NAME, LOG_NAME
@@ -281,7 +280,7 @@ class AuditLog:
             bodies.insert(0, encode_body(RECOVERED, repair))
         if tail.last is None or tail.signed is None:
             seq, prev = 0, NO_HASH
-            identity = {"log_id": secrets.token_hex(16), "public_key": public_key}
+            identity = {"log_id": os.urandom(16).hex(), "public_key": public_key}
             bodies.insert(0, encode_body(GENESIS, {"format": FORMAT, **identity}))
         else:
             verify_signature(tail.signed, public_key, "its last signed line")

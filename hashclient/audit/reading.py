@@ -54,7 +54,7 @@ from hashclient.audit.record import (
     parse_head,
     verify_signature,
 )
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 from hashclient.system.layout import AUDIT_KEY_NAME, CLOSED_LOG_NAME
 from hashclient.system.text import printable
 

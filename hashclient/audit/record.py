@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -51,8 +51,8 @@ _TAG_CHECKPOINT = b"hashclient audit checkpoint v1\n"
 _KEYS = ("seq", "time", "event", "data", "prev", "hash")
 _CHECKPOINT_KEYS = ("format", "log_id", "public_key", "seq", "hash", "time", "sig")
 _HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_HEX_KEY = re.compile(r"[0-9a-f]{64}")
-_HEX_ID = re.compile(r"[0-9a-f]{32}")
+_HEX_KEY = r"[0-9a-f]{64}"
+_HEX_ID = r"[0-9a-f]{32}"
 
 _HINT_ALTERED = "the log was altered or the disk fails; keep a copy, see docs/audit-log.md"
 _HINT_CHECKPOINT = "give a file made by `hashclient audit checkpoint`, whole and unchanged"
@@ -275,8 +275,8 @@ def parse_genesis(record: Record, where: str) -> Identity:
         or record.data != {"format": FORMAT, "log_id": log_id, "public_key": public_key}
         or not isinstance(log_id, str)
         or not isinstance(public_key, str)
-        or not _HEX_ID.fullmatch(log_id)
-        or not _HEX_KEY.fullmatch(public_key)
+        or not re.fullmatch(_HEX_ID, log_id)
+        or not re.fullmatch(_HEX_KEY, public_key)
     ):
         broken(where, "not a genesis record")
     verify_signature(record, public_key, where)
@@ -368,7 +368,7 @@ def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
     texts = [sig, *(values[key] for key in ("log_id", "public_key", "hash", "time"))]
     if type(seq) is not int or seq < 1 or not all(isinstance(text, str) for text in texts):
         broken(where, "a value of the wrong type or form")
-    if not _HEX_SIGNATURE.fullmatch(sig) or not _HEX_KEY.fullmatch(values["public_key"]):
+    if not _HEX_SIGNATURE.fullmatch(sig) or not re.fullmatch(_HEX_KEY, values["public_key"]):
         broken(where, "a value of the wrong type or form")
     identity = Identity(values["log_id"], values["public_key"])
     checkpoint = Checkpoint(identity, seq, values["hash"], values["time"])

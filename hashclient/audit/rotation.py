@@ -33,7 +33,7 @@ from hashclient.audit.record import (
     parse_head,
     segment_data,
 )
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 from hashclient.system.files import (
     TEMP_PREFIX,
     fsync_dir,

@@ -17,10 +17,10 @@ import msgspec
 
 from hashclient.audit.reading import Gap, Line, chained
 from hashclient.audit.record import broken
+from hashclient.core.errors import AuditError, ExitCode
 from hashclient.core.figures import Precision, Spread, spread, wilson
 from hashclient.core.kinds import Kind, Verdict
 from hashclient.core.verdict import Counts, add_by_kind
-from hashclient.errors import AuditError, ExitCode
 
 SCHEMA = "hashclient-audit-summary/1"
 _OTHERS = ("files_read", "bytes_read", "gone")

@@ -10,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, format_option, own_command, pass_app
 from hashclient.cli.options import run_alone
-from hashclient.errors import ConfigError, ExitCode, HashclientError, LockedError
+from hashclient.core.errors import ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.beside import Beside
 from hashclient.system.text import counted, for_people, printable
 
@@ -115,7 +115,7 @@ def send(app: App, due: bool, output_format: str) -> ExitCode:
     Exit codes: 0 nothing waits any more, or nothing was due, 2 a setting is wrong, 4 a receiver
     cannot be reached, 5 it refuses the credential, 8 the outbox cannot be written.
     """
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     _refuse_without_receivers(app)
     return _show(app, Client(app.session).alert(at_once=not due, patient=True), output_format)
@@ -126,7 +126,7 @@ def after_run(app: App, exit_code: int) -> None:
 
     A failure is a warning.
     """
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     try:
         for attempt in Client(app.session).alert(exit_code=exit_code):

@@ -20,12 +20,12 @@ import click
 
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import OutputFile
-from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
+from hashclient.core.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.config import Settings
+    from hashclient.config.settings import Settings
     from hashclient.quarantine.vault import Restored
     from hashclient.session import Session
 
@@ -49,9 +49,7 @@ class App:
         `load_to_edit` does the same for a command that adds missing parts of config.toml.
         """
         self._load_settings = load_settings
-        #: Returns the settings, for a command that completes config.toml: a missing part of it is
-        #: no error.
-        self.settings_to_edit = load_to_edit or load_settings
+        self._load_to_edit = load_to_edit or load_settings
         self.verbosity = verbosity
         #: Whether files that others may write to may decide what is done.
         self.allows_shared = False
@@ -60,20 +58,19 @@ class App:
         #: Takes a progress bar off the screen; called before anything else is written.
         self.before_output: Callable[[], None] = lambda: None
 
-    @functools.cached_property
+    @property
     def settings(self) -> Settings:
-        """The settings, resolved on first use.
+        """The settings of the session.
 
         Raises:
-            ConfigError: the configuration is wrong.
+            ConfigError, StateError: as for the session.
         """
-        return self._load_settings()
+        return self.session.settings
 
     @property
     def loaded(self) -> Settings | None:
         """The settings, if the command has used them."""
-        found: Settings | None = vars(self).get("settings")
-        return found
+        return self.settings if "session" in vars(self) else None
 
     def refuse_shared(self, path: Path, what: str) -> None:
         """Refuse a named file that decides something, where others may write to it.
@@ -81,21 +78,30 @@ class App:
         Raises:
             ConfigError: they may, and `--allow-shared` was not given.
         """
-        from hashclient.configfile.owners import refuse_shared
+        from hashclient.config.owners import refuse_shared
 
         if not self.allows_shared:
             refuse_shared(path, what)
 
     @functools.cached_property
     def session(self) -> Session:
-        """The session of this run.
+        """The session of this run, made on first use.
 
         Raises:
             ConfigError: the configuration is wrong.
+            StateError: this hashclient cannot use the state directory.
         """
+        return self._session_of(self._load_settings())
+
+    @functools.cached_property
+    def session_to_edit(self) -> Session:
+        """The same for a command that completes config.toml: a missing part of it is no error."""
+        return self._session_of(self._load_to_edit())
+
+    def _session_of(self, settings: Settings) -> Session:
         from hashclient.session import Session
 
-        return Session(self.settings, now=self.now)
+        return Session(settings, now=self.now)
 
     @staticmethod
     def now() -> datetime:

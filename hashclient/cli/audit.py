@@ -15,7 +15,7 @@ from hashclient.cli.audit_summary import summary
 from hashclient.cli.options import TIME, together
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system.descriptors import open_input
 from hashclient.system.text import path_of, printable
 

@@ -12,7 +12,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import TIME, whole_output_option
 from hashclient.cli.output import json_text, table
 from hashclient.cli.outputfile import write_whole
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import click
 
 from hashclient.cli.app import App
 from hashclient.cli.options import gathered, negative
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 
 if TYPE_CHECKING:
     from hashclient.core.objecturi import ObjectUri

@@ -20,7 +20,7 @@ from hashclient.cli.options import option_variables
 from hashclient.system.text import nearest
 
 if TYPE_CHECKING:
-    from hashclient.configfile.faults import Fault
+    from hashclient.config.faults import Fault
 
 #: The prefix of our environment variables.
 ENV_PREFIX = "HASHCLIENT"
@@ -33,7 +33,7 @@ OTHER_VARIABLES = {
     f"{ENV_PREFIX}_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",
 }
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
-_OF_SERVICES = re.compile(
+_OF_SERVICES = (
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 
@@ -94,7 +94,11 @@ def unknown_variables(
         return set() if command is None else set(variables_of(command))
 
     for name in sorted(names):
-        if not name.startswith(f"{ENV_PREFIX}_") or name in known or _OF_SERVICES.fullmatch(name):
+        if (
+            not name.startswith(f"{ENV_PREFIX}_")
+            or name in known
+            or re.fullmatch(_OF_SERVICES, name)
+        ):
             continue
         word = name.split("_")[1].lower()
         own = of_command(word) if word in commands else set[str]().union(*map(of_command, commands))
@@ -125,7 +129,7 @@ def command_defaults(
     for key, value in table.items():
         option = options.get(key)
         if option is None or option.name is None:
-            from hashclient.configfile.faults import unknown_key
+            from hashclient.config.faults import unknown_key
 
             raise unknown_key(key, list(options), f"in [{name}]").refusal(where)
         if (fault := _fault_of(option, key, value, name)) is not None:
@@ -149,7 +153,7 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
 
 def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | None:
     """Return what is wrong with a value in the table of command `name`; None if it fits."""
-    from hashclient.configfile.faults import Fault, not_one_of, wrong_type
+    from hashclient.config.faults import Fault, not_one_of, wrong_type
 
     values = value if isinstance(value, list) else [value]
     kind, one, many = _kind_of(option)

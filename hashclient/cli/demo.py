@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from hashclient.cli.app import App, existing_path, pass_app
-from hashclient.errors import ExitCode, HashclientError, UnreachableError, UsageError
+from hashclient.core.errors import ExitCode, HashclientError, UnreachableError, UsageError
 from hashclient.system.files import make_private_dir
 
 #: Seconds a step may take; far above what any needs.

@@ -29,8 +29,8 @@ from hashclient.cli.options import (
     run_alone,
     split_entry,
 )
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.system.text import counted, is_unicode, printable
 
 if TYPE_CHECKING:
@@ -326,27 +326,27 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
     """Return the entries that a file matches, and the tag of its SHA-256."""
     import msgspec
 
-    from hashclient.core.digests import CHUNK_BYTES
-    from hashclient.scan.check.streaming import StreamChecker
+    from hashclient.core.digests import CHUNK_BYTES, StreamDigester
+    from hashclient.scan.check.streaming import judge_streams
     from hashclient.system.descriptors import open_input
 
     with_sha256 = msgspec.structs.replace(lists, also=int(Algorithm.SHA256))
-    checker = StreamChecker(with_sha256.judge(all_digests=True))
-    digester = checker.digester()
+    judge = with_sha256.judge(all_digests=True)
+    digester = StreamDigester(judge.plan(None))
     try:
         with os.fdopen(open_input(str(path)), "rb", buffering=0) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 digester.update(memoryview(chunk))
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from error
-    outcomes = checker.check("-", digester).outcomes
-    found = [(hit.list_name, hit.entry) for outcome in outcomes for hit in outcome.hits]
+    (outcome,) = judge_streams(judge, [("-", digester)])
+    found = [(hit.list_name, hit.entry) for hit in outcome.hits]
     if not found:
         raise UsageError(
             f"it matches no entry: {printable(path)}",
             hint="a member of an archive is excepted by its entry, or by the match of the archive",
         )
-    return found, outcomes[0].tags[Algorithm.SHA256].hex()
+    return found, outcome.tags[Algorithm.SHA256].hex()
 
 
 def _place(below: str | None) -> str:

@@ -11,7 +11,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import written_option
 from hashclient.cli.output import facts
-from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.core.errors import ExitCode, StateError, UsageError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def import_(
 
 
 def _read(source: str, token_file: Path | None, ca: Path | None) -> bytes:
-    from hashclient.configfile.tables import AccessConfig
+    from hashclient.config.tables import AccessConfig
     from hashclient.decisions.sharing import MAX_EXPORT_BYTES
     from hashclient.fetch.places import read_address
     from hashclient.system.files import read_regular

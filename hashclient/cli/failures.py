@@ -16,16 +16,14 @@ from click.core import ParameterSource
 
 from hashclient.cli.options import has_directory, lost_directory, option_variables
 from hashclient.cli.output import Terminated
-from hashclient.errors import ExitCode, HashclientError, out_of_memory
+from hashclient.core.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
 #: The lines of a key in PEM have at least so many characters; shorter words may be any.
 _SHORTEST_PART = 4
 #: What click says of a value that is no number, or no number of the range.
-_NO_NUMBER = re.compile(
-    r"(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\.", re.DOTALL
-)
+_NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
 
 
 def explain(
@@ -111,7 +109,7 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
     """Return why a value is wrong, by click's message about a `parameter`."""
     kind = parameter.type
     if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and (
-        found := _NO_NUMBER.fullmatch(message)
+        found := re.fullmatch(_NO_NUMBER, message)
     ):
         return f"{found['value']} is not {_number_of(kind)}"
     return message

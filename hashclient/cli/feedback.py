@@ -8,7 +8,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.options import written_option
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.text import counted, printable
 
 

@@ -12,8 +12,8 @@ from hashclient.cli.app import MOST_SHOWN, App, existing_path, format_option, pa
 from hashclient.cli.notices import document_of_fetched, show_notices
 from hashclient.cli.options import LISTS
 from hashclient.cli.publishing import publish_after
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import SETTLED, MatchState
-from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def fetch_lists(
         HashclientError: as for `Client.fetch`.
     """
     from hashclient.cli.progress import fetch_progress
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     with fetch_progress(app) as progress:
         yield from Client(app.session).fetch(

@@ -13,7 +13,7 @@ from hashclient.cli.audit_summary import RENDERERS
 from hashclient.cli.options import refuse_lost_directory, whole_output_option
 from hashclient.cli.output import json_text, table
 from hashclient.cli.outputfile import write_whole
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.core.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path
 from hashclient.cli.options import together
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 

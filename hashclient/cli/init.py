@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.core.errors import UsageError
 from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
-from hashclient.errors import UsageError
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.configfile.tables import ProviderConfig
+    from hashclient.config.tables import ProviderConfig
 
 _file = existing_path(dir_okay=False)
 
@@ -150,7 +150,7 @@ def command(
     Exit codes: 2 wrong options, 4 unreachable, 5 not authorised, 6 the root does not fit the
     provider; all are in `hashclient --help`.
     """
-    from hashclient.configfile.owners import files_named
+    from hashclient.config.owners import files_named
     from hashclient.fetch.pinning import pin_provider
 
     if url is None and copy is None:
@@ -187,7 +187,7 @@ def _provider(url: str | None, given: Mapping[str, Any]) -> ProviderConfig:
     Raises:
         UsageError: the options of OAuth 2 are not whole.
     """
-    from hashclient.configfile.tables import OAuthConfig, ProviderConfig
+    from hashclient.config.tables import OAuthConfig, ProviderConfig
 
     values = {key: _in_file(value) for key, value in given.items()}
     of_oauth = [key for key in values if key.startswith("oauth_")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system.files import is_there
 from hashclient.system.text import counted, log_path_fields, path_fields, printable
 

@@ -9,7 +9,7 @@ import click
 from hashclient.cli.app import App, load_numpy, pass_app
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
 from hashclient.cli.options import OutcomeOptions, declared, outcome_options
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.scan.values.options import ScanOptions
 
 
@@ -70,7 +70,7 @@ def command(
     """
     load_numpy()
     from hashclient.cli.run import RunOutput, load_lists
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     if not digests and not sources:
         raise UsageError(

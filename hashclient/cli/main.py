@@ -34,11 +34,10 @@ from hashclient.cli.output import (
     raise_at_signals,
 )
 from hashclient.cli.outputfile import OutputFile
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.version import __version__
-from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.files import user_path
 from hashclient.system.process import (
-    collect_rarely,
     end_at_bad_pages,
     keep_memory_private,
     keep_others_from_writing,
@@ -48,7 +47,7 @@ from hashclient.system.text import nearest, printable, show_local_time
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hashclient.config import Settings
+    from hashclient.config.settings import Settings
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
@@ -292,10 +291,9 @@ def cli(
     show_local_time(wanted=local_time)
 
     def load(*, complete: bool = True) -> Settings:
-        from hashclient.config import resolve_settings
-        from hashclient.migrations.migrate import check_state
+        from hashclient.config.settings import resolve_settings
 
-        settings = resolve_settings(
+        return resolve_settings(
             state_dir=_path(state_dir),
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
@@ -305,8 +303,6 @@ def cli(
             complete=complete,
             allow_shared=allow_shared,
         )
-        check_state(settings.layout)
-        return settings
 
     app = App(load, 0, process.output, functools.partial(load, complete=False))
     ctx.obj = app
@@ -317,7 +313,7 @@ def cli(
     if not {"-h", "--help"}.isdisjoint(words):
         return
     _warn_of_variables(ctx, app, words)
-    from hashclient.config import COMMAND_TABLES
+    from hashclient.config.settings import COMMAND_TABLES
 
     if name in COMMAND_TABLES:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
@@ -360,7 +356,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # One BLAS thread: there is no linear algebra here, a pool would only cost time and memory, and
     # would make forking unsafe. This must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    collect_rarely()
     open_streams()
     code: int
     try:

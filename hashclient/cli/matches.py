@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ from hashclient.cli.options import (
     together,
 )
 from hashclient.cli.output import facts
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.core.kinds import SETTLED, MatchState
-from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.system.text import counted, for_people, path_fields, printable
 
@@ -228,7 +228,8 @@ def _lines(match: Match, story: list[Step]) -> Iterator[str]:
     )
     yield "story"
     for step in story:
-        yield f"  {for_people(step.time)}  {step.event:<19}{_explain(step.detail)}".rstrip()
+        about = ", ".join(f"{key}: {printable(_plain(v))}" for key, v in step.detail.items())
+        yield f"  {for_people(step.time)}  {step.event:<19}{about}".rstrip()
 
 
 def _entry(hit: Hit) -> str:
@@ -366,10 +367,6 @@ def open_record(app: App) -> Matches:
     from hashclient.matches.store import Matches
 
     return Matches(app.settings.state_dir, create=False)
-
-
-def _explain(detail: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {printable(_plain(value))}" for key, value in detail.items())
 
 
 def _plain(value: object) -> str:

@@ -10,8 +10,8 @@ import click
 from hashclient.cli.app import App, Results, existing_path, format_option, pass_app, put_restored
 from hashclient.cli.exceptions import prepare_exceptions, until_option
 from hashclient.cli.options import MATCHES, reason_option, split_entry
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.core.kinds import MatchState, Verdict
-from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted
 
 

@@ -13,13 +13,13 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.options import NOTICES, run_alone, together
-from hashclient.errors import AuditError, StateError
+from hashclient.core.errors import AuditError, StateError
 from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
+    from hashclient.client.journal import Journal
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.notices.document import Notice
-    from hashclient.notices.journal import Journal
     from hashclient.notices.lifecycle import Standing
 
 
@@ -141,7 +141,7 @@ def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_for
 
 
 def _journal(app: App) -> Journal:
-    from hashclient.notices.journal import Journal
+    from hashclient.client.journal import Journal
 
     return Journal(app.session)
 

@@ -27,7 +27,7 @@ import click
 from click.core import ParameterSource
 
 from hashclient.cli.app import App, existing_path, format_option
-from hashclient.errors import HashclientError, UsageError
+from hashclient.core.errors import HashclientError, UsageError
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
 
@@ -206,7 +206,7 @@ _VERBOSITY: dict[tuple[str, str], dict[str, Any]] = {
     ("-v", "--verbose"): {"count": True, "type": click.IntRange(min=0)},
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(?P<number>[0-9]+)(?P<unit>[smhd]?)")
+_DURATION = r"(?P<number>[0-9]+)(?P<unit>[smhd]?)"
 
 
 class _Duration(click.ParamType[Any]):
@@ -215,7 +215,7 @@ class _Duration(click.ParamType[Any]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = _DURATION.fullmatch(str(value))
+        found = re.fullmatch(_DURATION, str(value))
         if found is None or not int(found["number"]):
             self.fail(f"{value!r} is no length of time, such as 90, 30m or 1h", param, ctx)
         return float(int(found["number"]) * _UNITS[found["unit"] or "s"])
@@ -348,7 +348,7 @@ def _offering(names: Callable[[click.Context], list[str]]) -> Complete:
 
 
 def _state_dir(context: click.Context) -> Path:
-    from hashclient.config import resolve_settings
+    from hashclient.config.settings import resolve_settings
 
     given = context.find_root().params
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hashclient.errors import ExitCode, StateError
+from hashclient.core.errors import ExitCode, StateError
 from hashclient.system.text import for_programs, printable
 
 

@@ -31,7 +31,7 @@ from typing import TextIO
 import click
 
 from hashclient.cli.output import Hangup, OutputError, json_text, output_error
-from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
+from hashclient.core.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.files import acquire, write_all
 from hashclient.system.text import printable
 
@@ -88,6 +88,8 @@ class OutputFile:
             words = words[words[:1] == ["list"] :]  # the same as the group alone
             if not command.commands.keys().isdisjoint(words):
                 return  # that of `matches` is for the list, not for `matches show`
+        if not _may_be_named(context, name, command, words):
+            return
         found = command.make_context(
             name,
             _without_values_of_flags(command, words),
@@ -340,6 +342,19 @@ def _emptied(path: Path, inputs: Sequence[str]) -> int:
 
 def _text_stream(fd: int) -> TextIO:
     return os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _may_be_named(
+    context: click.Context, name: str, command: click.Command, words: Sequence[str]
+) -> bool:
+    """Return whether anything may name an output: to parse the words takes much of a start."""
+    option = next(one for one in command.params if one.name == "output")
+    return (
+        # A short flag may stand behind others, in one word.
+        any(flag[1] != "-" or word.startswith(flag) for flag in option.opts for word in words)
+        or option.value_from_envvar(context) is not None
+        or "output" in (context.default_map or {}).get(name, {})
+    )
 
 
 def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ from hashclient.cli.provider_publish import publish
 from hashclient.cli.provider_server import serve, server_config
 from hashclient.cli.provider_share import export, follow
 from hashclient.cli.provider_status import log, status
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
 

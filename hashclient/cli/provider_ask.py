@@ -13,7 +13,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.system.text import counted, for_people
 
 if TYPE_CHECKING:

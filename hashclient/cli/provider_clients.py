@@ -12,7 +12,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import LISTS_OF_REPOSITORY, together
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import repo_argument, repository_at
-from hashclient.errors import AuditError, ExitCode, HashclientError, LockedError, UsageError
+from hashclient.core.errors import AuditError, ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hashclient.cli.provider_options import (
     repository_at,
     warn_expiring,
 )
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:

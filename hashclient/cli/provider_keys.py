@@ -15,7 +15,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.defaults import KEY_PASSPHRASE
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:

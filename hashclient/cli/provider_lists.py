@@ -19,7 +19,7 @@ from hashclient.cli.provider_options import (
     repo_argument,
     repository_at,
 )
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 
 
 @click.command("withdraw")

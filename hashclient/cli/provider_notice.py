@@ -21,7 +21,7 @@ from hashclient.cli.provider_options import (
     say_draft,
     warn_expiring,
 )
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import for_people
 
 if TYPE_CHECKING:

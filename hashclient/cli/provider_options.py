@@ -12,7 +12,7 @@ import click
 
 from hashclient.cli.app import App, existing_path
 from hashclient.cli.options import LISTS_OF_REPOSITORY, together
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:

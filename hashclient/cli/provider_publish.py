@@ -33,7 +33,7 @@ from hashclient.cli.provider_options import (
     warn_expiring,
 )
 from hashclient.cli.provider_share import share_on
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading

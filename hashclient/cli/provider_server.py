@@ -11,7 +11,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import together
 from hashclient.cli.output import Terminated
 from hashclient.cli.provider_options import repo_argument, repository_at
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
 

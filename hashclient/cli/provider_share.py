@@ -18,7 +18,7 @@ from hashclient.cli.provider_options import (
     repo_argument,
     repository_at,
 )
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import counted, first_of, for_people, printable
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
-from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.core.errors import ExitCode, StateError, UsageError
 from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _compare(
     output_format: str,
 ) -> ExitCode:
     """Compare a repository with another place, and say what differs."""
-    from hashclient.configfile.tables import ProviderConfig
+    from hashclient.config.tables import ProviderConfig
     from hashclient.fetch.places import addresses, copy_at
     from hashclient.provider.against import compare
 

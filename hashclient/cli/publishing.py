@@ -13,7 +13,7 @@ import click
 
 from hashclient.cli.app import App
 from hashclient.cli.output import Terminated, interrupts
-from hashclient.errors import HashclientError
+from hashclient.core.errors import HashclientError
 
 if TYPE_CHECKING:
     from hashclient.status.status import Status
@@ -29,7 +29,7 @@ def publish_after(app: App) -> None:
 def _publish_now(app: App, where: str) -> None:
     if interrupts:  # somebody waits for the end
         return
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     try:
         with _warned(app):

@@ -14,7 +14,7 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, not_blank, reason_option, split_entry
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.core.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import counted, first_of, printable
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def restore(
     with open_record(app) as record, bytes_progress(app, "opened") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
         here = set(item_ids(app.settings.layout.quarantine)) if choices else set[str]()
-        found = (m.id for choice in choices for m in record.find(choice=choice) if m.id in here)
+        found = (i for choice in choices for i in record.ids(choice=choice) if i in here)
         chosen = list(dict.fromkeys((*match_ids, *found)))
         results = Results(app, output_format, chosen)
         put_restored(

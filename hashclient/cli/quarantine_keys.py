@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.text import printable
 
 #: A placeholder for a key that is not made yet. Nobody owns it, and it is never written.
@@ -86,12 +86,11 @@ def add_recipient(app: App, keys: tuple[str, ...]) -> None:
 
 def _add(app: App, *keys: str) -> None:
     """Add public keys to the configuration, under the lock of all its writers."""
-    from hashclient.configfile.edit import write_config_text
-    from hashclient.migrations.migrate import writing
+    from hashclient.config.edit import write_config_text
 
-    settings = app.settings_to_edit()
-    path = settings.config_path
-    with writing(settings.layout):
+    session = app.session_to_edit
+    path = session.settings.config_path
+    with session.writing():
         before, after = _edited(app, *keys)
         if after != before:
             write_config_text(path, after)
@@ -106,10 +105,10 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     Raises:
         ConfigError: it cannot be read, or the keys must be added by hand.
     """
-    from hashclient.config import parse_config
-    from hashclient.configfile.edit import read_config_text, with_recipient
+    from hashclient.config.edit import read_config_text, with_recipient
+    from hashclient.config.settings import parse_config
 
-    path = app.settings_to_edit().config_path
+    path = app.session_to_edit.settings.config_path
     before = after = read_config_text(path)
     for key in keys:
         after = with_recipient(after, key, printable(path))

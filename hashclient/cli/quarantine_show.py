@@ -11,7 +11,7 @@ from hashclient.cli.app import App, Results, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES
 from hashclient.cli.output import facts
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, REPORTS, reason_option
 from hashclient.cli.report_receive import certificate, receive, verify
 from hashclient.cli.report_show import count_of, export, open_outbox, report_document, status
+from hashclient.core.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:

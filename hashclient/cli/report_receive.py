@@ -11,7 +11,7 @@ from hashclient.cli.app import App, Results, existing_path, format_option, pass_
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import REPORTS
 from hashclient.cli.report_show import open_outbox
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.system.text import counted, printable
 
 

@@ -11,7 +11,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.options import REPORTS
 from hashclient.cli.output import facts, table
-from hashclient.errors import ExitCode, StateError
+from hashclient.core.errors import ExitCode, StateError
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
 from hashclient.cli.output import OutputError, Signals, Terminated
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, not_opened_text
 from hashclient.scan.run.pipeline import PORTION, FrontEnd, Observer, Run
@@ -24,7 +24,7 @@ from hashclient.system.text import counted, for_people, printable
 if TYPE_CHECKING:
     from hashclient.cli.options import OutcomeOptions
     from hashclient.cli.sorter import Sorter
-    from hashclient.config import Settings
+    from hashclient.config.settings import Settings
     from hashclient.core.model import Handled
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report
@@ -179,18 +179,19 @@ class RunOutput(Observer):
     def _show_portion(self, portion: Sequence[Handled]) -> None:
         lines: list[str] = []
         chars = 0
+        write = self._written.outcome
         for handled in portion:
-            outcome, record = handled.outcome, handled.record
+            kind, record = handled.outcome.kind, handled.record
             if record is not None and record.state is MatchState.FOUND and not handled.acted:
                 self._is_open = True
-            if not self._show_all and outcome.kind in _COUNTED:
+            if not self._show_all and kind in _COUNTED:
                 continue
             if self._sorter is not None:
                 self._sorter.add(handled)
                 continue
-            text = self._written.outcome(handled)
+            text = write(handled)
             if text is not None:
-                lines.append(self._coloured(text, outcome.kind))
+                lines.append(self._coloured(text, kind) if self._has_colour else text)
                 chars += len(text)
                 # Text that fits into the buffer of a stream is written whole, or not at all.
                 if chars >= _CHARS_AT_ONCE:
@@ -217,8 +218,8 @@ class RunOutput(Observer):
             self._write(text)
 
     def _coloured(self, text: str, kind: Kind) -> str:
-        """Return a line about an outcome with its first word in colour, on a terminal."""
-        colour = _COLOURS.get(kind) if self._has_colour else None
+        """Return a line about an outcome with its first word in colour."""
+        colour = _COLOURS.get(kind)
         if colour is None:
             return text
         word, space, rest = text.partition(" ")

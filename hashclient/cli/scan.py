@@ -16,7 +16,7 @@ from hashclient.cli.options import (
     refuse_lost_directory,
 )
 from hashclient.cli.publishing import publish_after
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.scan.values.options import ScanOptions
 from hashclient.system.descriptors import open_input
@@ -192,7 +192,7 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.run import RunOutput, load_lists
-    from hashclient.client import Client
+    from hashclient.client.client import Client
     from hashclient.core.objecturi import split_paths
 
     publish_after(app)

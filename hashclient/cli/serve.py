@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, format_option, own_command, pass_app
 from hashclient.cli.options import DURATION, declared
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from hashclient.cli.notices import severity_of
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import write_whole
 from hashclient.cli.publishing import publish_status
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.alerts.book import Book
     from hashclient.audit.record import Record
-    from hashclient.config import Settings
+    from hashclient.config.settings import Settings
     from hashclient.status.notices import NoticesStatus
     from hashclient.status.status import ExceptionsStatus, ListStatus, ReportsStatus, Status
 
@@ -87,7 +87,7 @@ def command(
     are in `hashclient --help`.
     """
     load_numpy()
-    from hashclient.client import Client
+    from hashclient.client.client import Client
 
     settings = app.settings
     settings.providers()

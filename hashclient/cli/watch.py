@@ -8,16 +8,16 @@ import click
 
 from hashclient.cli.app import App, format_option, own_command, pass_app
 from hashclient.cli.options import DURATION, declared_options, refuse_lost_directory
-from hashclient.errors import ExitCode, UsageError
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hashclient.core.errors import HashclientError
     from hashclient.core.model import Handled
     from hashclient.core.objecturi import ObjectUri
     from hashclient.core.verdict import Summary
-    from hashclient.errors import HashclientError
 
 
 @click.command("watch")
@@ -116,7 +116,7 @@ def _watch_folders(
 ) -> None:
     """Check files when they change, until a signal."""
     from hashclient.cli.alerts import alerts_beside
-    from hashclient.client import Client
+    from hashclient.client.client import Client
     from hashclient.formats.cells import words
     from hashclient.formats.fields import excepted_text, held_texts, not_opened_text
     from hashclient.system.text import counted, printable
@@ -174,7 +174,7 @@ def _watch_buckets(
 ) -> None:
     """Check objects as events name them, until a signal, or until the lines of stdin end."""
     from hashclient.cli.alerts import alerts_beside
-    from hashclient.client import Client
+    from hashclient.client.client import Client
     from hashclient.system.beside import Beside
     from hashclient.watch.bucket import BucketWatch
     from hashclient.watch.events import Lines, Queue

@@ -208,15 +208,24 @@ class Driver:
             tail = data.read_at(max(0, data.size - TAIL_BYTES), TAIL_BYTES)
             found = self._registry.pick(head, tail, data.size, data.read_at)
             for expander in found:
-                self._expand(expander, open_data(), 0, 1)
+                self._expand(expander, open_data(), 0, 1, found)
             kind = not_opened(look(head), is_other=bool(found))
             if kind or (not found and (kind := kind_by_end(tail))):
                 self._not_opened(0, kind)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
 
-    def _expand(self, expander: Expander, data: Data | Stream, container: int, depth: int) -> None:
+    def _expand(
+        self,
+        expander: Expander,
+        data: Data | Stream,
+        container: int,
+        depth: int,
+        among: Sequence[Expander],
+    ) -> None:
         """Work through one container; an error that ends it early is a row of its own.
+
+        `expander` is one `among` those that open it.
 
         Raises:
             LimitError: the file has used up what it may.
@@ -246,7 +255,9 @@ class Driver:
                     self._guarded(
                         container,
                         _name(member),
-                        lambda m=member, w=mask: self._member(m, w, container, depth, once=once),  # type: ignore[misc]
+                        lambda m=member, w=mask: self._member(  # type: ignore[misc]
+                            m, w, container, depth, once=once, among=among
+                        ),
                     )
 
         self._guarded(container, b"", work)
@@ -310,10 +321,21 @@ class Driver:
             for first in range(0, len(sizes), ASK_AT_ONCE)
         )
 
-    def _member(self, member: Member, mask: int, container: int, depth: int, *, once: bool) -> None:
+    def _member(
+        self,
+        member: Member,
+        mask: int,
+        container: int,
+        depth: int,
+        *,
+        once: bool,
+        among: Sequence[Expander],
+    ) -> None:
         """Read one member as far as it has to be, and open it if it is a container.
 
-        With `once`, as all within another reading, unless the same bytes were opened as one.
+        With `once`, as all within another reading, unless the same bytes were opened as one. A
+        mailbox is read as one mail as well: where the text of this mail is the rest of the mailbox,
+        it is opened as a mailbox alone, or each message would be read as often as it has a place.
         """
         once |= member.is_again
         name = _name(member)
@@ -331,9 +353,11 @@ class Driver:
             found = self._registry.named(member.kind)
         elif seen:
             found = self._registry.pick(head, b"")
+        if found == among and all(self._registry.has_readings(one.name) for one in found):
+            found = found[:1]
         if len(found) == 1 and not (found[0].seeks or once):
             inner = self._sink.container(container, name, mail_facts(head))
-            self._expand(found[0], tee, inner, depth + 1)
+            self._expand(found[0], tee, inner, depth + 1, found)
         elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1, once=once)
         kind = not_opened(seen, is_other=bool(found))
@@ -382,7 +406,7 @@ class Driver:
                     detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
                     self._unread(inner, b"", Why.LIMIT, detail)
                     return
-                self._expand(expander, kept, inner, depth)
+                self._expand(expander, kept, inner, depth, found)
         finally:
             self._open_readings -= once
 

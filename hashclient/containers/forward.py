@@ -185,21 +185,26 @@ class Anywhere:
 
 
 class Joined(Anywhere):
-    """Some bytes, and behind them a part of other data."""
+    """Some bytes, behind them a part of other data, and some more bytes."""
 
-    def __init__(self, head: bytes, data: Data, start: int, length: int) -> None:
-        """Have `length` bytes from `start` on behind `head`."""
+    def __init__(self, head: bytes, data: Data, start: int, length: int, tail: bytes = b"") -> None:
+        """Have `length` bytes from `start` on between `head` and `tail`."""
         self._head = head
         self._data = data
         self._start = start
-        self.size = len(head) + length
+        self._tail = tail
+        self.size = len(head) + length + len(tail)
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return the bytes there."""
-        count = min(count, max(0, self.size - offset))
-        head = self._head[offset : offset + count]
-        start = self._start + max(0, offset - len(self._head))
-        return head + self._data.read_at(start, count - len(head))
+        end = min(offset + count, self.size)
+        first, behind = len(self._head), self.size - len(self._tail)
+        found = self._head[offset:end]
+        if (at := max(offset, first)) < (until := min(end, behind)):
+            found += self._data.read_at(self._start + at - first, until - at)
+            if len(found) < until - offset:
+                return found  # the data ends too early
+        return found + self._tail[max(0, offset - behind) : max(0, end - behind)]
 
 
 def part_of(data: Data, start: int) -> Joined:

@@ -23,9 +23,9 @@ from hashclient.containers.kind import Kind, Mark
 PROGRAMS = b"MZ", b"\x7fELF"
 #: Bytes at the beginning that tell where a program ends.
 FRONT_BYTES = 1 << 12
-#: How much of what follows a program is searched, and of its resources.
-_BEHIND_BYTES = 1 << 16
-_RESOURCE_BYTES = 4 << 20
+#: How much of what follows a program is searched, and of its resources. 7-Zip looks no further for
+#: the beginning of an archive; programs without one end at their end.
+_SEARCHED_BYTES = 8 << 20
 #: The last bytes of 7z: of a header that is packed, how it is packed and its checksum; of another
 #: one, the attributes of all members.
 _ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
@@ -50,12 +50,12 @@ def ends_as_7z(last: bytes) -> bool:
     return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
-def _front(name: str, *literals: bytes) -> Kind:
-    return Kind(name, (Mark(0, literals),), is_front=True)
+def _front(name: str, *literals: bytes, version: int = 1) -> Kind:
+    return Kind(name, (Mark(0, literals),), is_front=True, version=version)
 
 
 KINDS = (
-    _front("program", *PROGRAMS),
+    _front("program", *PROGRAMS, version=2),
     _front("script", b"#!"),
     _front(
         "program of macOS or Java",
@@ -121,7 +121,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
         end = 0  # it is cut off, or hides its parts
     end = max(end, 0)
     if end < size:
-        yield end, min(_BEHIND_BYTES, size - end)
+        yield end, min(_SEARCHED_BYTES, size - end)
 
 
 def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
@@ -137,7 +137,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
         name, length, offset = _SECTION.unpack_from(head, place)
         end = max(end, offset + length)
         if name.rstrip(b"\0") == b".rsrc":
-            resources = offset, min(length, _RESOURCE_BYTES)
+            resources = offset, min(length, _SEARCHED_BYTES)
     return end, resources
 
 

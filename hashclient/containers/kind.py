@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,7 @@ import msgspec
 ANYWHERE = -1 << 20
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True):
     """Bytes by which a kind is recognised.
 
     `at` is the offset from the beginning; from the end where it is negative; or `ANYWHERE`. One of
@@ -40,7 +39,7 @@ class Mark(NamedTuple):
     differs: str = ""
 
 
-class End(NamedTuple):
+class End(msgspec.Struct, frozen=True):
     """The last bytes of a file of a kind, and what else must be true of its last KiB."""
 
     last: bytes

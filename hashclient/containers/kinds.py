@@ -8,14 +8,12 @@ one file are asked.
 from __future__ import annotations
 
 import re
-import zlib
 from importlib.util import find_spec
 
 from hashclient.containers import fronts, unopened
 from hashclient.containers.fronts import ends_as_7z
 from hashclient.containers.kind import ANYWHERE, End, Kind, Mark, Sure
 from hashclient.containers.mailmarks import MAX_LINE_BYTES, can_be_mail, may_be_mail, may_hold_mail
-from hashclient.containers.mimedecode import begins_file
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
     LATE_BEGINS,
@@ -49,6 +47,9 @@ def _is_cpio(head: bytes) -> bool:
     )
 
 
+OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
 def _is_ole(head: bytes) -> bool:
     """Return whether its sectors have a length that there is."""
     return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
@@ -66,6 +67,12 @@ def _is_form(head: bytes) -> bool:
     )
 
 
+def _is_uuencoded(head: bytes) -> bool:
+    from hashclient.containers.mimedecode import begins_file  # few files begin like that
+
+    return begins_file(head) is not None
+
+
 def _is_mail(head: bytes) -> bool:
     return not _is_form(head) and may_be_mail(head)
 
@@ -78,11 +85,6 @@ def _is_warc(head: bytes) -> bool:
 def _is_bzip2(head: bytes) -> bool:
     """Return whether the level and a mark of a block follow: with data, or without any."""
     return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
-
-
-def _is_xz(head: bytes) -> bool:
-    """Return whether the sum of the flags is right."""
-    return len(head) >= 12 and zlib.crc32(head[6:8]) == int.from_bytes(head[8:12], "little")
 
 
 def _is_compress(head: bytes) -> bool:
@@ -156,7 +158,7 @@ OPENED = (
     ),
     Kind("gzip", (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),), "compressed:Gzip"),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
-    Kind("xz", (Mark(0, (b"\xfd7zXZ\0",), is_one=_is_xz),), "compressed:Xz"),
+    Kind("xz", (Mark(0, (b"\xfd7zXZ\0",)),), "compressed:Xz"),
     Kind(
         "tnef",
         (Mark(0, (b"x\x9f\x3e\x22",), is_one=lambda head: len(head) <= 6 or head[6] in b"\1\2"),),
@@ -198,7 +200,7 @@ OPENED = (
     Kind(
         "encoded",
         (
-            Mark(0, (b"begin ", b"begin-base64 "), is_one=lambda h: begins_file(h) is not None),
+            Mark(0, (b"begin ", b"begin-base64 "), is_one=_is_uuencoded),
             Mark(0, (b"=ybegin ", b"(This file must be converted with BinHex")),
         ),
         "encoded:Encoded",
@@ -206,7 +208,7 @@ OPENED = (
     ),
     Kind(
         "ole",
-        (Mark(0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",), is_one=_is_ole),),
+        (Mark(0, (OLE_MARK,), is_one=_is_ole),),
         "ole:Ole",
         hides_end=False,
     ),
@@ -266,7 +268,14 @@ OPENED = (
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
-    Kind("lha", (Mark(2, tuple(b"-%b-" % one for one in _LHA)),), "libformats:reader"),
+    # Self-extractors are packed by lh5; a shorter mark would be in many programs.
+    Kind(
+        "lha",
+        (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
+        "libformats:reader",
+        in_programs=b"-lh5-",
+        in_programs_at=2,
+    ),
     Kind(
         "warc",
         (Mark(0, (b"WARC/",), is_one=_is_warc),),

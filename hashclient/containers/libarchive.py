@@ -105,7 +105,7 @@ def is_here() -> bool:
 #: may name any; these are of Japan, China, Korea, and of DOS and Windows in other places.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
-    *("CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
+    *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
 )
 
 
@@ -344,7 +344,9 @@ class Libarchive:
         """Yield the encrypted members only; the passwords are tried on each."""
         yield from self._members(data, only_encrypted=True)
 
-    def with_options(self, data: Data, options: bytes) -> Iterator[list[Member] | Unlisted]:
+    def with_options(
+        self, data: Data | Stream, options: bytes
+    ) -> Iterator[list[Member] | Unlisted]:
         """Yield the members as the library reads them with `options` of its own."""
         yield from self._members(data, only_encrypted=False, options=options)
 

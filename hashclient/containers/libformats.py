@@ -1,7 +1,6 @@
 """Which formats libarchive reads here, and what it passes over without a word.
 
-It lists no 7z whose last header nobody knows the place of, no member of a 7z that is said to be a
-directory, and no member of a rar that began in another volume.
+It lists no member of a rar that began in another volume, and no damaged header of a cpio.
 """
 
 from __future__ import annotations
@@ -16,16 +15,20 @@ from zlib import crc32
 from hashclient.containers.cab import Cab
 from hashclient.containers.compressed import Zstd
 from hashclient.containers.decoding import HAS_ZSTD
-from hashclient.containers.forward import Joined
-from hashclient.containers.interface import Data, Expander, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import (
+    Data,
+    Expander,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
 from hashclient.containers.iso import DiskImage
-from hashclient.containers.libarchive import LINK, Filtered, Libarchive, is_here
+from hashclient.containers.lha import Lha
+from hashclient.containers.libarchive import Filtered, Libarchive, is_here
+from hashclient.containers.sevenzip import SevenZip
 
-_HEAD_BYTES = 32
-#: Bytes at the end in which 7-Zip looks for a header whose place is not said, and how one begins.
-_END_BYTES = 512
-_HEADERS = (b"\x17\x06", b"\x01\x04")
-_SEVEN_ZIP = Struct("<2QL")
 #: checksum, type, flags, length, length of the data behind
 _RAR = Struct("<2xBHHL")
 _RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
@@ -34,39 +37,6 @@ _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
 #: No header is longer, by the documents of rar.
 _RAR_MAX_BYTES = 2 << 20
 _COMPRESS_FLAGS_AT, _COMPRESS_FLAGS = 2, 0x9F
-
-
-class SevenZip(Libarchive):
-    """7z archives."""
-
-    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """See `Expander`."""
-        data = cast(Data, data)
-        head = data.read_at(0, _HEAD_BYTES)
-        if len(head) == _HEAD_BYTES and not any(head[8:]):
-            end = data.read_at(max(_HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
-            at = max(end.rfind(mark) for mark in _HEADERS)
-            if at < 0:
-                yield Unlisted(b"", Why.DAMAGED, "7z: no header at its end")
-                return
-            header = end[at:]
-            place = data.size - len(header) - _HEAD_BYTES
-            fields = _SEVEN_ZIP.pack(place, len(header), crc32(header))
-            start = head[:8] + crc32(fields).to_bytes(4, "little") + fields
-            data = Joined(start, data, _HEAD_BYTES, data.size - _HEAD_BYTES)
-        yield from super().members(data)
-
-    def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a checksum, and says where the last one ends."""
-        head = data.read_at(0, _HEAD_BYTES)
-        if len(head) < _HEAD_BYTES or crc32(head[12:]) != int.from_bytes(head[8:12], "little"):
-            return 0
-        offset, length, _ = _SEVEN_ZIP.unpack_from(head, 12)
-        return int(_HEAD_BYTES + offset + length)
-
-    def _has_bytes(self, kind: int, size: int | None) -> bool:
-        # 7z has the type of a member in its attributes only.
-        return bool(size) and kind != LINK
 
 
 class Rar(Libarchive):
@@ -242,7 +212,11 @@ class Cpio(Libarchive):
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
         headers = _Headers(data)
-        yield from super().members(headers)
+        try:
+            yield from super().members(headers)
+        except NotReadError:
+            if not headers.is_damaged:
+                raise
         if headers.is_damaged:
             yield Unlisted(b"", Why.DAMAGED, "cpio: a header that is damaged")
 
@@ -255,7 +229,7 @@ _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "cpio": partial(Cpio, is_exact=True),
     "ar": partial(Libarchive, is_exact=True),
     "xar": partial(Libarchive, seeks=True),
-    "lha": Libarchive,
+    "lha": Lha,
     "compress": Compress,
     "warc": partial(Libarchive, is_exact=True),
     "iso9660": partial(DiskImage, seeks=True, is_exact=True),

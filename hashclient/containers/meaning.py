@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from hashclient.containers.fronts import PROGRAMS
 from hashclient.containers.kind import ANYWHERE, Kind
 from hashclient.containers.kinds import KINDS
 
 
-class Touched(NamedTuple):
+class Touched(msgspec.Struct, frozen=True):
     """Files that may be of some kinds: none is shorter, and each begins with one of `begins`."""
 
     least_bytes: int
@@ -49,7 +50,8 @@ def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | 
     if not changed:
         return None
     each = [_touched(kind) for kind in changed]
-    return Touched(min(least for least, _ in each), frozenset().union(*(one for _, one in each)))
+    begins = frozenset().union(*(one.begins for one in each))
+    return Touched(min(one.least_bytes for one in each), begins)
 
 
 def _touched(kind: Kind) -> Touched:

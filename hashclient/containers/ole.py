@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.kinds import OLE_MARK
 from hashclient.containers.officeart import BATCH, has_more, inside
 from hashclient.containers.runs import Runs
 
@@ -34,6 +35,16 @@ _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
 #: How often the bytes of a file are searched: streams have none in common.
 _SEARCHED = 4
+
+
+def end_of(data: Data) -> int:
+    """Return where the sectors in use end; 0 if these bytes are no compound file."""
+    if data.read_at(0, len(OLE_MARK)) != OLE_MARK:
+        return 0
+    try:
+        return _File(data).end
+    except NotReadError:
+        return 0
 
 
 class _Entry(NamedTuple):
@@ -88,7 +99,7 @@ class _File:
         shift, self._short, self._directory, self._limit, short_table, listed = fields
         if len(head) < _HEADER_BYTES or not 7 <= shift <= 20 or self._short > shift:
             raise NotReadError(Why.DAMAGED, "ole: an invalid header")
-        self._bytes = 1 << shift
+        self._bytes: int = 1 << shift
         #: As many as there may be: no chain is longer.
         self._count = max(data.size - 1, 0) // self._bytes
         self._table = array("I")
@@ -109,6 +120,14 @@ class _File:
                 return
             words = _words(self._sector(listed))
             places, listed = words[:-1], words[-1] if words else _NONE
+
+    @property
+    def end(self) -> int:
+        """Where the last sector ends that the table does not call free."""
+        used = len(self._table)
+        while used and self._table[used - 1] == _NONE:
+            used -= 1
+        return (used + 1) * self._bytes
 
     def _sector(self, number: int) -> bytes:
         return self._data.read_at((number + 1) * self._bytes, self._bytes)

@@ -32,6 +32,8 @@ _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
 #: How much of the end `End.is_one` looks at.
 _LAST_BYTES = 1 << 10
+#: A program is searched for marks in steps.
+_STEP_BYTES = 1 << 20
 #: Marks at an offset begin in so many of the first bytes, with all that `is_one` looks at where it
 #: does not reach further; the others are far ones.
 _BEGIN_BYTES = 1_152
@@ -197,6 +199,7 @@ _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
 _IN_PROGRAMS = [kind.in_programs for kind in KINDS if kind.in_programs]
+_MOST_IN_PROGRAMS = max(map(len, _IN_PROGRAMS))
 _AT_END = [(kind, mark) for kind in KINDS for mark in kind.marks if ANYWHERE < mark.at < 0]
 _FIRST_AT_END = frozenset(literal[0] for _, mark in _AT_END for literal in mark.literals)
 _LONG_BEGINS = tuple(
@@ -266,12 +269,12 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
     for rare, mark in _IN_TAIL:
         if data.find(rare, start, length) >= 0 and data.rfind(mark, start, length) >= 0:
             return True
-    is_last = data[length - 1] in _LAST
-    at_end = length >= END_MARK_BYTES and data[length - END_MARK_BYTES] in _FIRST_AT_END
-    if not is_last and not at_end:
+    if data[length - 1] not in _LAST and (
+        length < END_MARK_BYTES or data[length - END_MARK_BYTES] not in _FIRST_AT_END
+    ):
         return False  # as nearly all files
     tail = bytes(memoryview(data)[start:length])
-    return (is_last and ends_as_other(tail)) or (at_end and kind_by_end(tail) != "")
+    return ends_as_other(tail) or kind_by_end(tail) != ""
 
 
 def ends_as_other(tail: bytes) -> bool:
@@ -298,10 +301,12 @@ def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
 
     `head` are `FRONT_BYTES` at its beginning, and `read_at` returns any others.
     """
-    for offset, count in parts(head, size):
-        part = read_at(offset, count)
-        if any(mark in part for mark in _IN_PROGRAMS):
-            return True
+    for begin, count in parts(head, size):
+        end = min(begin + count, size)
+        for offset in range(begin, end, _STEP_BYTES):
+            part = read_at(offset, min(_STEP_BYTES + _MOST_IN_PROGRAMS, end - offset))
+            if any(mark in part for mark in _IN_PROGRAMS):
+                return True
     return False
 
 

@@ -16,7 +16,10 @@ from collections.abc import Generator, Iterator
 from functools import partial
 from typing import cast
 
+import msgspec
+
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.ole import end_of
 from hashclient.containers.zipdirectory import (
     LOCAL_MARK,
     MAX32,
@@ -53,6 +56,20 @@ _MAX_MOVED = 1 << 31
 #: Headers nearer than this are read together.
 _NEAR_BYTES = 4 << 10
 _TOGETHER_BYTES = 64 << 10
+
+
+#: The words of an error where the bytes of an archive lie elsewhere.
+_ELSEWHERE = frozenset(
+    f"zip: {detail}"
+    for detail in (
+        "no directory",
+        "no local header where the directory says",
+        "a member that is cut off",
+        "a header that is cut off",
+        "its checksum does not agree",
+        "compressed data ends too early",
+    )
+)
 
 
 class Ranges:
@@ -109,20 +126,61 @@ class Zip:
     ends = staticmethod(may_end)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of all directories in batches, then those without an entry."""
-        return _Archive(cast(Data, data)).members()
+        """Yield the members of all directories in batches, then those without an entry.
+
+        A zip in a compound file (doc, ppt) lies in its streams, which are members of that. Where a
+        stream lies in pieces, what this finds in the file is damaged, and is no member.
+        """
+        data = cast(Data, data)
+        compound = end_of(data)
+        if compound and max((end.end for end in ends(data)), default=data.size) <= compound:
+            return _without_damaged(_Archive(data, is_scattered=True).members())
+        return _Archive(data).members()
+
+
+def _without_damaged(
+    found: Iterator[list[Member] | Unlisted],
+) -> Iterator[list[Member] | Unlisted]:
+    """Yield what can be read; a damaged member ends where its bytes do."""
+    for part in found:
+        if not isinstance(part, Unlisted):
+            yield [
+                msgspec.structs.replace(
+                    member, head=None, is_exact=False, chunks=partial(_before_damage, member)
+                )
+                for member in part
+            ]
+        elif not _is_elsewhere(part.detail):
+            yield part
+
+
+def _before_damage(member: Member) -> Iterator[bytes]:
+    """Yield the bytes of a member, as far as they can be read."""
+    try:
+        yield from member.chunks()
+    except NotReadError as error:
+        if not _is_elsewhere(error.detail):
+            raise
+
+
+def _is_elsewhere(detail: str) -> bool:
+    """Return whether an error says that bytes of a member lie elsewhere, so no program has them."""
+    return detail in _ELSEWHERE or detail.startswith("compressed data: ")
 
 
 class _Archive:
     """One archive that is being listed."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
         self._data = data
+        self._search = Search(data, is_scattered=is_scattered)
         self._ranges = Ranges()
         self._doubtful = Ranges()  # of members that are read as the directory alone says
         self._structure: list[tuple[int, int]] = []
         self._lowest = data.size  # where the structure begins
         self._seen: set[int] = set()
+        # Of directories beyond the most: those of many small archives, one behind another, fit.
+        self._left = data.size
 
     def members(self) -> Iterator[list[Member] | Unlisted]:
         """Yield all there is."""
@@ -140,6 +198,8 @@ class _Archive:
                     is_complete = True
                     continue
                 if len(self._seen) >= MAX_DIRECTORIES:
+                    self._left -= directory.limit - directory.start
+                if self._left < 0:
                     yield Unlisted(b"", Why.LIMIT, "zip: too many directories")
                     is_complete = True
                     break
@@ -149,7 +209,7 @@ class _Archive:
                 yield Unlisted(b"", Why.DAMAGED, "zip: a directory with another number of entries")
         if not is_found:
             yield Unlisted(b"", Why.DAMAGED, "zip: no directory")
-        yield from Search(self._data).members(self._gaps())
+        yield from self._search.members(self._gaps())
 
     def _reserve(self, start: int, end: int) -> None:
         self._structure.append((start, end))

@@ -25,7 +25,8 @@ _ENTRY = Struct("<4s4x2H4x3L3H8xL")
 ENTRY_BYTES = _ENTRY.size
 
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-#: No honest archive has more than two; each may name millions of members.
+#: No honest archive has more than two; each may name millions of members. A presentation holds
+#: tens of small archives, which together name no more than there are bytes.
 MAX_DIRECTORIES = 16
 _MAX_PARTS = 10_000
 #: The longest entry has 196,651 bytes.

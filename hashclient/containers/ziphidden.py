@@ -61,9 +61,10 @@ class _Found(msgspec.Struct, frozen=True):
 class Search:
     """The search of one archive."""
 
-    def __init__(self, data: Data) -> None:
-        """Nothing is read yet."""
+    def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
+        """Nothing is read yet; where an archive `is_scattered`, no header is expected anywhere."""
         self._data = data
+        self._is_scattered = is_scattered
         self._window = b""
         self._window_at = 0
         self._tries = _MAX_TRIES
@@ -73,7 +74,8 @@ class Search:
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
         """Yield the members found in `gaps`, which are in order."""
         for start, end in gaps:
-            expected: int | None = start  # where a program that reads a stream looks next
+            # Where a program that reads a stream looks next.
+            expected = None if self._is_scattered else start
             at = self._find(LOCAL_MARK, start, end)
             while at is not None:
                 found = self._header(at, end, is_expected=at == expected)
@@ -83,7 +85,8 @@ class Search:
                     at, expected = found.start, None
                     if found.is_certain and found.packed and at + found.packed <= end:
                         at += found.packed
-                        expected = at + self._descriptor_bytes(found)
+                        if not self._is_scattered:
+                            expected = at + self._descriptor_bytes(found)
                 elif expected == at - len(LOCAL_MARK):
                     yield Unlisted(b"", Why.DAMAGED, "zip: a header that is cut off")
                 at = self._find(LOCAL_MARK, at, end)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 
 #: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
 CHUNK_BYTES = 1 << 16
@@ -81,7 +81,7 @@ def looks_sealed(head: bytes) -> bool:
     )
 
 
-def sealed_bytes(header: Header, size: int) -> int:
-    """Return the length of an age file with this header that holds `size` bytes."""
+def sealed_bytes(header_bytes: int, size: int) -> int:
+    """Return the length of an age file with a header of this length that holds `size` bytes."""
     chunks = max(1, -(-size // CHUNK_BYTES))
-    return header.header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES
+    return header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

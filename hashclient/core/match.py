@@ -5,8 +5,8 @@ Frozen, and without I/O; `matches` stores matches.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -97,7 +97,7 @@ LEAVABLE = COMES_FROM[MatchState.GONE]
 
 
 #: What `session` writes of somebody who became another user: by their login, or root by `sudo`.
-_BECAME = re.compile(r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)")
+_BECAME = r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)"
 
 #: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
 #: slash. A stream of the daemon is named by the socket and the client that it came from.
@@ -265,7 +265,7 @@ def _said_in(story: Sequence[Step]) -> dict[str, str]:
 
 def person_of(operator: str) -> str:
     """Return the person behind a name of the audit log: who logged in, or who called `sudo`."""
-    became = _BECAME.fullmatch(operator)
+    became = re.fullmatch(_BECAME, operator)
     return (became[1] or became[2]) if became else operator
 
 
@@ -325,5 +325,5 @@ def _letters(count: int) -> str:
     found = b""
     while len(found) < count:
         # Bytes that would make some letters more likely than others are dropped.
-        found += secrets.token_bytes(count + 4).translate(_TO_LETTERS, _LEFT_OUT)
+        found += os.urandom(count + 4).translate(_TO_LETTERS, _LEFT_OUT)
     return found[:count].decode("ascii")

@@ -19,6 +19,9 @@ from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
 #: so characters with a meaning in a URL or a file system are not allowed.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MAX_ENTRY_ID_BYTES = 64
+_HEX = frozenset("0123456789abcdefABCDEF")
+_OF_IDS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:-")
 #: The most lists that a provider may have (`docs/format.md`): every scan reports each of them.
 MAX_LISTS = 256
 
@@ -26,6 +29,13 @@ MAX_LISTS = 256
 def is_name(text: str) -> bool:
     """Return whether `text` may name a list, a provider or a part of a target path."""
     return NAME_PATTERN.fullmatch(text) is not None and ".." not in text
+
+
+def is_entry_id(text: str) -> bool:
+    """Return whether `text` may be an entry id; one that looks like a digest may not."""
+    if not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or not _OF_IDS.issuperset(text):
+        return False
+    return len(text) not in (32, 40, 64) or not _HEX.issuperset(text)
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):

@@ -14,17 +14,18 @@ from typing import Literal
 
 import msgspec
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 
 Scheme = Literal["s3", "gs", "az"]
 
-_URI = re.compile(r"(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?", re.DOTALL)
-_PREFIX = re.compile(r"(?:s3|gs|az)://")
+# Texts, since few runs name an object; `re` compiles one when it is first used.
+_URI = r"(?s)(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?"
+_PREFIXES = ("s3://", "gs://", "az://")
 #: The names that buckets and containers may have in the three stores, at most.
-_BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}")
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_BUCKET = r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}"
+_ESCAPE = rb"%([0-9A-Fa-f]{2})?"
 #: Characters that are escaped: they would mean something else, or cannot be shown.
-_ESCAPED = re.compile(r"[\x00-\x1f\x7f%?#\udc80-\udcff]")
+_ESCAPED = r"[\x00-\x1f\x7f%?#\udc80-\udcff]"
 
 
 class ObjectUri(msgspec.Struct, frozen=True, gc=False):
@@ -51,7 +52,7 @@ class ObjectUri(msgspec.Struct, frozen=True, gc=False):
 
 def key_text(key: str) -> str:
     """Return a key in the form of a URI."""
-    return _ESCAPED.sub(lambda m: "".join(f"%{b:02X}" for b in os.fsencode(m[0])), key)
+    return re.sub(_ESCAPED, lambda m: "".join(f"%{b:02X}" for b in os.fsencode(m[0])), key)
 
 
 def version_text(version: str | None) -> str:
@@ -61,7 +62,7 @@ def version_text(version: str | None) -> str:
 
 def is_object_uri(text: str) -> bool:
     """Return whether an argument names objects; a file with such a name is given as `./s3:…`."""
-    return _PREFIX.match(text) is not None
+    return text.startswith(_PREFIXES)
 
 
 def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
@@ -86,14 +87,14 @@ def parse_uri(text: str) -> ObjectUri:
     Raises:
         UsageError: it is no such URI.
     """
-    found = _URI.fullmatch(text)
+    found = re.fullmatch(_URI, text)
     if found is None:
         raise UsageError(
             f"not the URI of an object: {_shown(text)}",
             hint="write s3://BUCKET/PREFIX; a ? in a key is %3F, a # is %23",
         )
     scheme, bucket, key, version = found.groups()
-    if not _BUCKET.fullmatch(bucket):
+    if not re.fullmatch(_BUCKET, bucket):
         raise UsageError(
             f"not the URI of a bucket: {_shown(text)}",
             hint="write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
@@ -129,4 +130,4 @@ def _unescaped(part: str, text: str) -> str:
             )
         return bytes.fromhex(found[1].decode())
 
-    return os.fsdecode(_ESCAPE.sub(byte, os.fsencode(part)))
+    return os.fsdecode(re.sub(_ESCAPE, byte, os.fsencode(part)))

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, HeldEntry, ListState, MissingList, Outcome
-from hashclient.errors import ExitCode, HashclientError
 
 
 def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:

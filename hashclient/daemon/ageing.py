@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
-from hashclient.errors import HashclientError
+from hashclient.core.errors import HashclientError
 from hashclient.index.manifest import Manifest, load_manifest
 from hashclient.index.reader import list_folders
 from hashclient.session import Session

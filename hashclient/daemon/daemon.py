@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.daemon.ageing import Ageing
 from hashclient.daemon.checks import STOP
 from hashclient.daemon.counts import Count, Counts, Row
@@ -25,7 +26,6 @@ from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
 from hashclient.daemon.sockets import listen, notify, passed_sockets
 from hashclient.daemon.worker import Worker
-from hashclient.errors import HashclientError, StateError
 from hashclient.session import Session
 from hashclient.system.beside import Beside
 from hashclient.system.log import Log

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from hashclient.core.errors import AuditError, HashclientError, StateError
 from hashclient.core.match import Place
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary, add_by_kind
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
-from hashclient.errors import AuditError, HashclientError, StateError
 from hashclient.matches.rows import place_of
 from hashclient.scan.run.actions import Responder, prepare_wanted
 from hashclient.scan.run.recorder import RunRecord

@@ -10,10 +10,10 @@ import copy
 import time
 from datetime import UTC, datetime, timedelta
 
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.core.model import ListState
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.interface import Rule, as_it_is
-from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.index.reader import CLOCK_TOLERANCE

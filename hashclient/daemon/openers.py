@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from hashclient.config import Config
-from hashclient.configfile.tables import AcceptRule
+from hashclient.config.settings import Config
+from hashclient.config.tables import AcceptRule
 from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.containers.protocol import BrokenError
 from hashclient.core.model import Outcome

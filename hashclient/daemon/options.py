@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.containers.limits import Options as ContainerOptions
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
 #: Bytes that are kept of all streams of a daemon together, and of those of one of its processes at

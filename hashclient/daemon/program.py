@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import msgspec
 
 from hashclient.core.digests import CHUNK_BYTES, digest_of
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
@@ -27,7 +28,6 @@ from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers, opening
 from hashclient.daemon.paths import Named, results_at, ruled
 from hashclient.daemon.uploads import RECORDED, Content, judge, worst
-from hashclient.errors import UsageError
 from hashclient.scan.check.kept import Spool, may_be_container
 from hashclient.scan.check.members import Members
 from hashclient.scan.values.work import Result, reason_of
@@ -280,7 +280,7 @@ class ContentChecker:
                 stream.inside.append(unread)
         judge([stream])
         self._leave(stream.not_opened, stream.lists)
-        return self._answer(stream.recorded(), stream.lists)
+        return self._answer(stream.outcomes(), stream.lists)
 
     def _check_path(self, path: str, lists: InUse) -> Checked:
         outcomes: list[Outcome] = []

@@ -18,8 +18,8 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from hashclient.core.errors import LockedError, StateError, UsageError
 from hashclient.daemon.options import Address, UnixAddress
-from hashclient.errors import LockedError, StateError, UsageError
 from hashclient.system.beneath import Directory, Identity, identity_of
 from hashclient.system.files import make_public_dir, writer_lock
 from hashclient.system.listening import cannot_listen

@@ -56,7 +56,8 @@ class Content:
         #: Of an open file: its status before it was read, and whether it may be a container.
         self.status: os.stat_result | None = None
         self.opens = False
-        #: What decides the answer: the worst of its own outcome and those of its members.
+        #: Its own outcome, and what decides the answer: the worst of this and those of its members.
+        self.own: Outcome | None = None
         self.outcome: Outcome | None = None
         #: The outcomes of its members; and of it and its members, those that are not opened.
         self.inside: list[Outcome] = []
@@ -100,10 +101,14 @@ class Content:
             return True  # no entry has this size, and all entries have a size
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
+    def outcomes(self) -> list[Outcome]:
+        """Return all outcomes that are not clean, when it is judged: its own first."""
+        own = [] if self.own is None else [self.own]
+        return [o for o in own + self.inside if o.kind in BY_WORST]
+
     def recorded(self) -> list[Outcome]:
-        """Return the outcomes to record: the one that decides the answer, and the rest."""
-        first = [self.outcome] if self.outcome is not None else []
-        return first + [o for o in self.inside if o is not self.outcome and o.kind in RECORDED]
+        """Return the outcomes to record, and the one that decides the answer."""
+        return [o for o in self.outcomes() if o is self.outcome or o.kind in RECORDED]
 
 
 class Upload(Content):
@@ -146,7 +151,8 @@ def judge(contents: Iterable[Content]) -> None:
         lists = same[0].lists
         outcomes = judge_streams(lists.judge, [(one.door, one.digester) for one in same])
         for one, outcome in zip(same, outcomes, strict=True):
-            one.outcome = worst([lists.rule(outcome), *one.inside])
+            one.own = lists.rule(outcome)
+            one.outcome = worst([one.own, *one.inside])
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:

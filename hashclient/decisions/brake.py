@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from hashclient.configfile.tables import BrakeConfig
+from hashclient.config.tables import BrakeConfig
 from hashclient.core.kinds import Action, MatchState
 from hashclient.core.match import PROGRESS, Match
 from hashclient.decisions.policy import Policy

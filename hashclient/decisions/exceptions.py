@@ -12,30 +12,32 @@ A match is excepted if every entry that it hits is covered by a ruling. A ruling
 6. it does not wait for the approval of a second person.
 
 Anything that is not known leaves the match a match. The file of rulings is looked at with each
-match, so a daemon follows each change and each end.
+match, or once for all that have come together, so a daemon follows each change and each end.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.decisions.rulings import WAITS, Book, Entry, Ruling, load_book
-from hashclient.errors import StateError, UsageError
-from hashclient.index.fingerprints import Fingerprint, fingerprints
 from hashclient.index.open_lists import OpenLists
 from hashclient.index.reader import CLOCK_TOLERANCE
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.index.fingerprints import Fingerprint
 
 #: After so many entries, the lists are read once for the entries of all rulings.
 _FEW = 4
@@ -107,6 +109,15 @@ class Exceptions:
             reason="; ".join(ruling.text for ruling in rulings),
             exceptions=tuple(ruling.id for ruling in rulings),
         )
+
+    def rule_all(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Return outcomes as `rule` does; without rulings, their file is looked at only once."""
+        if Kind.MATCH not in [outcome.kind for outcome in outcomes]:
+            return outcomes
+        with self._lock:
+            self._refresh()
+            is_empty = self._book.is_empty
+        return outcomes if is_empty else list(map(self.rule, outcomes))
 
     @property
     def lists(self) -> OpenLists:
@@ -198,6 +209,8 @@ class Exceptions:
         return self._current[key]
 
     def _look_up(self, entries: Collection[tuple[str, str]]) -> None:
+        from hashclient.index.fingerprints import fingerprints  # few runs have a ruling
+
         self._current |= dict.fromkeys(entries)
         for index in self._lists.indexes:
             name = index.manifest.list
@@ -235,7 +248,7 @@ class Exceptions:
 
 
 def _stamp_of(path: Path) -> _Stamp:
-    """Return what changes with each new file of rulings; it is asked for each match."""
+    """Return what changes with each new file of rulings; it is asked for often."""
     try:
         status = path.stat()
     except OSError:

@@ -10,18 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hashclient.core.model import Outcome
-from hashclient.matches.permits import Case, Permits
+
+if TYPE_CHECKING:
+    from hashclient.matches.permits import Case, Permits
 
 #: Returns an outcome as a person has ruled it: the same one, or one of another kind.
 Rule = Callable[[Outcome], Outcome]
+#: The same for outcomes that have come together, in their order.
+Rules = Callable[[Sequence[Outcome]], Sequence[Outcome]]
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
     """Return an outcome as it is: the rule of those who want no exceptions."""
     return outcome
+
+
+def as_they_are(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Return outcomes as they are."""
+    return outcomes
 
 
 class Decision(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from hashclient.audit.log import Event
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.match import new_id, person_of
 from hashclient.decisions.rulings import (
     KNOWN_GOOD,
@@ -30,11 +31,9 @@ from hashclient.decisions.rulings import (
     load_book,
     write_book,
 )
-from hashclient.errors import StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.index.fingerprints import fingerprints
 from hashclient.index.reader import Index
-from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.text import for_people, printable
 
@@ -179,7 +178,7 @@ class Keeper:
         Raises:
             AuditError, StateError: it cannot be logged or kept.
         """
-        with writing(self._layout, wait_s=LOCK_WAIT_S):
+        with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             try:
                 imports = load_book(self._layout, self._sealer).imports
@@ -194,7 +193,7 @@ class Keeper:
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
     ) -> list[Ruling]:
         """Change the rulings; return those with these ids, after the change or before it."""
-        with writing(self._layout, wait_s=LOCK_WAIT_S):
+        with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             book: Book = load_book(self._layout, self._sealer)
             known = {ruling.id: ruling for ruling in book.rulings}

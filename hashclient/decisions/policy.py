@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 
-from hashclient.config import Settings
-from hashclient.configfile.tables import PolicyRule
+from hashclient.config.settings import Settings
+from hashclient.config.tables import PolicyRule
+from hashclient.core.errors import ConfigError
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Hit, Outcome
-from hashclient.errors import ConfigError
 from hashclient.index.open_lists import known_lists
 from hashclient.system.text import nearest, printable
 

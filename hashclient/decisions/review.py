@@ -21,10 +21,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.configfile.tables import ReportConfig
+from hashclient.config.tables import ReportConfig
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import REVIEW_REASONS, SETTLED, MatchState, Verdict
 from hashclient.core.match import Match, Step, is_doubted, verdict_of
-from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.text import path_fields, printable

@@ -19,11 +19,12 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.migrations.version import read_version, write_version
 from hashclient.system.files import (
     MAX_STATE_BYTES,
+    is_there,
     make_private_dir,
     read_regular,
     state_error,
@@ -208,6 +209,11 @@ class Book:
         """Return the ruling at a place, as JSON."""
         start, end = self._data.rfind(b"\n", 0, place) + 1, self._data.index(b"\n", place)
         return self._data[max(start, self._rest + 1) : end - 1]  # between `[` and `,`, or `]`
+
+
+def has_book(layout: Layout) -> bool:
+    """Return whether exceptions are here, or should be, since they were written once."""
+    return is_there(layout.exceptions) or bool(read_version(layout).exceptions)
 
 
 def load_book(layout: Layout, sealer: Sealer) -> Book:

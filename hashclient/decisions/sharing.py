@@ -32,7 +32,8 @@ import msgspec
 
 from hashclient.audit.file import load_key, load_public_key
 from hashclient.audit.log import Event
-from hashclient.core.model import is_name
+from hashclient.core.errors import UsageError, VerificationError
+from hashclient.core.model import is_entry_id, is_name
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.keeping import LOCK_WAIT_S, check_number, exchange
 from hashclient.decisions.rulings import (
@@ -44,10 +45,7 @@ from hashclient.decisions.rulings import (
     Ruling,
     load_book,
 )
-from hashclient.errors import UsageError, VerificationError
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.wire import is_entry_id
-from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_errors
 from hashclient.system.layout import AUDIT_KEY_NAME
@@ -153,7 +151,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             hint="the clock of that machine is wrong, or the one here",
         )
     origin = f"{_ORIGIN}{key}"
-    with writing(layout, wait_s=LOCK_WAIT_S):
+    with session.writing(wait_s=LOCK_WAIT_S):
         book = load_book(layout, sealer)
         last = book.imports.versions.get(key, -1)
         since = book.imports.since

@@ -20,7 +20,7 @@ from typing import Final, Literal
 import msgspec
 from tuf.api.metadata import TargetFile
 
-from hashclient.errors import StateError, VerificationError
+from hashclient.core.errors import StateError, VerificationError
 from hashclient.fetch.guard import Inspection, PoisonGuard
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.manifest import (

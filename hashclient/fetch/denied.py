@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import AuthorisationError, HashclientError
+from hashclient.core.errors import AuthorisationError, HashclientError
 from hashclient.index.open_lists import denied_lists
 from hashclient.lists.wire import INDEX_NAME
 from hashclient.system.files import write_atomic

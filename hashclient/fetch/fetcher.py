@@ -24,8 +24,7 @@ import msgspec
 import numpy as np
 
 from hashclient.audit.log import Event
-from hashclient.decisions.keeping import set_aside
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     HashclientError,
@@ -33,6 +32,7 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
+from hashclient.decisions.keeping import set_aside
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.denied import ask_for
 from hashclient.fetch.guard import PoisonGuard, open_guard

@@ -21,8 +21,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import ConfigError, UsageError, VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
 from hashclient.index.reader import RunSet

@@ -15,7 +15,7 @@ from http import HTTPStatus
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import HashclientError, UnreachableError, VerificationError
+from hashclient.core.errors import HashclientError, UnreachableError, VerificationError
 from hashclient.fetch.places import log_refusal
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, parse_notice
 from hashclient.notices.lifecycle import Kept, Standing, merged, standings

@@ -16,18 +16,17 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.config import Settings, parse_config
-from hashclient.configfile.edit import (
+from hashclient.config.edit import (
     provider_table,
     read_config_text,
     with_provider,
     write_config_text,
 )
-from hashclient.configfile.tables import ProviderConfig
+from hashclient.config.settings import Settings, parse_config
+from hashclient.config.tables import ProviderConfig
+from hashclient.core.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.core.model import is_name
-from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.fetch.places import addresses, copy_at
-from hashclient.migrations.migrate import writing
 from hashclient.net.peer import NEW_PROVIDER
 from hashclient.session import Session
 from hashclient.system.files import (
@@ -91,7 +90,7 @@ def pin_provider(
         return with_provider(read_config_text(settings.config_path), name, table, where)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(writing(layout))
+        stack.enter_context(session.writing())
         # Before files are removed of a provider that another run may have pinned under this name.
         added()
         directory = stack.enter_context(_new_trust_dir(layout.provider(name)))

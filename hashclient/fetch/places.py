@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import AuditLog, Event
-from hashclient.configfile.tables import AccessConfig, ProviderConfig
-from hashclient.errors import ConfigError, HashclientError
+from hashclient.config.tables import AccessConfig, ProviderConfig
+from hashclient.core.errors import ConfigError, HashclientError
 from hashclient.lists.offline import BASE, open_copy
 from hashclient.net.client import Access, Limits, Transport, access_of, limits_of
 from hashclient.net.peer import EXPORTER, PROVIDER, Peer

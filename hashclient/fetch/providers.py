@@ -23,8 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.config import Settings
-from hashclient.errors import (
+from hashclient.config.settings import Settings
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     DeliveryError,
@@ -43,7 +43,6 @@ from hashclient.fetch.switch import Fetched
 from hashclient.index.blinding import Sealer
 from hashclient.index.open_lists import UNCONFIGURED_HINT, delegated_lists, denied_lists
 from hashclient.index.reader import lists_on_disk
-from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import make_private_dir
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
@@ -256,7 +255,7 @@ def fetch_all(
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
     unknown = set(only)
-    with writing(settings.layout, wait_s=wait_s, on_wait=on_wait):
+    with session.writing(wait_s=wait_s, on_wait=on_wait):
         sealer = session.sealer(create=not lists_on_disk(settings.layout.lists))
         if not only and provider is None and copy is None:
             for abandoned in _without_provider(settings, sealer):

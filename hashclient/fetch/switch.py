@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 
 from hashclient.audit.log import Event
+from hashclient.core.errors import ConfigError, HashclientError, StateError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import LISTED_AGAIN, Match
 from hashclient.core.model import Hit, hit_fields
-from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.fetch.build import tidy
 from hashclient.fetch.known_listed import KnownListed
 from hashclient.index.blinding import Sealer

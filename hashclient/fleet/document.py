@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from hashclient.audit.record import Checkpoint, parse_checkpoint
+from hashclient.core.errors import AuditError, VerificationError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import AuditError, VerificationError
 from hashclient.system.signed import sign_document, verify_document
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.status.published import keep, load_kept
 from hashclient.system.files import MAX_STATE_BYTES, make_private_dir, read_regular, writer_lock
 from hashclient.system.layout import KNOWN_LOCK_NAME, KNOWN_NAME, Layout

@@ -24,9 +24,9 @@ from msgspec.structs import replace
 from hashclient.audit.log import Record
 from hashclient.audit.reading import head_checkpoint, newest
 from hashclient.audit.record import parse_checkpoint
+from hashclient.core.errors import ExitCode
 from hashclient.core.model import is_name
 from hashclient.core.version import __version__
-from hashclient.errors import ExitCode
 from hashclient.fleet.document import (
     FORMAT,
     MOST_LISTS,

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hashclient.audit.record import Checkpoint, Identity, parse_checkpoint
-from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_prefix
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuditError,
     StateError,
     UnreachableError,
     UsageError,
     VerificationError,
 )
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_prefix
 from hashclient.fleet.document import MAX_STATUS_BYTES, SUFFIX, verify_status
 from hashclient.system.background import together
 from hashclient.system.beneath import Directory

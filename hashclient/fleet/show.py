@@ -27,7 +27,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from hashclient.audit.record import parse_checkpoint
-from hashclient.errors import ExitCode, HashclientError, VerificationError
+from hashclient.core.errors import ExitCode, HashclientError, VerificationError
 from hashclient.fleet.document import StatusDocument, Verified, verify_status
 from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from hashclient.audit.summary import SCHEMA, Outage, Summary
+from hashclient.core.errors import UsageError
 from hashclient.core.figures import Precision, Spread, wilson
 from hashclient.core.kinds import Verdict
-from hashclient.errors import UsageError
 from hashclient.system.strictjson import parse_json
 
 #: No log has a higher count.

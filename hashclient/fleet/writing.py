@@ -11,8 +11,8 @@ from datetime import datetime
 
 import msgspec
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode
 from hashclient.fleet.document import StatusDocument
 from hashclient.fleet.show import STATES, WELL, Row
 from hashclient.formats.cells import csv_row

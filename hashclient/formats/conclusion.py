@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.cells import words
 from hashclient.formats.fields import signal_name
 from hashclient.system.text import counted

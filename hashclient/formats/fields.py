@@ -11,10 +11,11 @@ import base64
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import (
     ENTRY_FIELDS,
@@ -30,7 +31,6 @@ from hashclient.core.model import (
     hit_fields,
 )
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.cells import words
 from hashclient.system.text import counted, for_people, for_programs, path_fields, printable
 
@@ -193,7 +193,11 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
-        **(_object_fields(summary) if summary.asks_stores else {}),
+        **(
+            {"objects": summary.objects, "by_store_digest": summary.by_store_digest}
+            if summary.asks_stores
+            else {}
+        ),
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
@@ -233,10 +237,6 @@ def held_texts(summary: Summary) -> list[str]:
     return texts or [f"held, waiting for a person: {counted(summary.held, 'match')}"]
 
 
-def _object_fields(summary: Summary) -> dict[str, int]:
-    return {"objects": summary.objects, "by_store_digest": summary.by_store_digest}
-
-
 def _inside_fields(summary: Summary) -> dict[str, Any]:
     """Return the counts of members of containers, where a run can have them."""
     if summary.opens_containers is None:
@@ -270,7 +270,7 @@ def signal_name(stopped: ExitCode) -> str:
 EARLY = "the clock is behind the last check"
 
 
-class Remark(NamedTuple):
+class Remark(msgspec.Struct, frozen=True):
     """A reason why a run is not whole, in a word and in a sentence; the list, where it is one's."""
 
     subject: str

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.cells import words
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Acted, Handled, Hit, MatchRef
+from hashclient.core.model import Acted, Handled, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
@@ -36,7 +36,7 @@ class JsonlFormatter:
         """Write what `context` asks for."""
         self._context = context
         self._show_digests = context.show_digests
-        self._hits = HitParts(_around_entry)
+        self._hits = HitParts(lambda hit: json_around_entry(hit, entry_names(hit)))
         self._records = RecordParts(_record_text)
         self._acted = ActedParts(_acted_text)
         self._host = {} if context.host is None else {"host": context.host}
@@ -99,10 +99,6 @@ class JsonlFormatter:
             return None
         about = {**run_fields(self._context), **summary_fields(summary)}
         return json.dumps({"type": "summary", "schema": SCHEMA, **about})
-
-
-def _around_entry(hit: Hit) -> tuple[str, str]:
-    return json_around_entry(hit, entry_names(hit))
 
 
 def _acted_text(acted: tuple[Acted, ...]) -> str:

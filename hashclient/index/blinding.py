@@ -14,18 +14,17 @@ of its own, so that no document can pass for one of another format.
 
 from __future__ import annotations
 
-import secrets
+import hmac
+import os
 from collections.abc import Mapping
-from hmac import compare_digest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives import hashes, hmac
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from hashclient.core.errors import ConfigError, StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import ConfigError, StateError
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
     is_there,
@@ -36,6 +35,9 @@ from hashclient.system.files import (
 from hashclient.system.layout import Layout
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
 KEY_BYTES = 32
 KEY_ENV = "HASHCLIENT_SEAL_KEY"
@@ -52,6 +54,7 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         """Derive the subkeys; `key` has `KEY_BYTES` bytes."""
         self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
+        self._ciphers: dict[Algorithm, Any] = {}
         #: The id of the key; it reveals nothing about the key. A search under the wrong key finds
         #: nothing, and that must not look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
@@ -69,7 +72,7 @@ class Sealer:
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
         """Return whether all digests of one input have these tags; False without any digest."""
         return bool(tags) and all(
-            a in digests and self.tags_of(a, [digests[a]]).tobytes() == tag
+            a in digests and self.encryptor(a).update(digests[a][:16]) == tag
             for a, tag in tags.items()
         )
 
@@ -78,15 +81,22 @@ class Sealer:
 
         Each purpose has its subkey.
         """
-        mac = hmac.HMAC(_derive(self._mac_key, purpose), hashes.SHA256())
+        mac = hmac.new(_derive(self._mac_key, purpose), digestmod="sha256")
         for part in parts:
             mac.update(part)
-        return mac.finalize().hex()
+        return mac.hexdigest()
 
     def encryptor(self, algorithm: Algorithm) -> CipherContext:
         """Return the encryptor that turns 16 bytes of a digest into a tag; for one thread."""
-        # ECB on purpose: each digest is one independent block, and equal digests give equal tags.
-        return Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB()).encryptor()  # noqa: S305 - see above
+        if algorithm not in self._ciphers:
+            # Few starts with one file need it, and to load it takes a while.
+            from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+            # ECB on purpose: each digest is an independent block, and equal ones give equal tags.
+            key = algorithms.AES(self._subkeys[algorithm])
+            self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - see above
+        encryptor: CipherContext = self._ciphers[algorithm].encryptor()
+        return encryptor
 
     def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
         return np.frombuffer(self.encryptor(algorithm).update(blocks), "<u8").reshape(-1, 2)
@@ -94,9 +104,7 @@ class Sealer:
 
 def _derive(key: bytes, purpose: str) -> bytes:
     """Return a 32-byte subkey: HMAC-SHA-256 as the one block of HKDF-Expand (RFC 5869)."""
-    mac = hmac.HMAC(key, hashes.SHA256())
-    mac.update(b"hashclient seal 1: " + purpose.encode() + b"\x01")
-    return mac.finalize()
+    return hmac.digest(key, b"hashclient seal 1: " + purpose.encode() + b"\x01", "sha256")
 
 
 def load_sealer(
@@ -126,16 +134,20 @@ def load_sealer(
             raise ConfigError(f"cannot read systemd credential {KEY_CREDENTIAL}") from error
     if key_file is not None:
         return Sealer(_parse(read_secret(key_file, "seal key file"), printable(key_file)))
-    path = Layout(state_dir).seal_key
+    layout = Layout(state_dir)
+    path = layout.seal_key
     if not is_there(path):
         if not create:
+            was_here = is_there(layout.lists) or is_there(layout.matches)
             raise StateError(
                 f"no seal key: {printable(path)}",
                 hint="restore the key that sealed these lists, or remove the folders in lists/"
-                " and run `hashclient fetch`",
+                " and run `hashclient fetch`"
+                if was_here
+                else "run `hashclient fetch` first: it makes the key",
             )
         make_private_dir(state_dir)
-        write_atomic(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
+        write_atomic(path, os.urandom(KEY_BYTES).hex().encode() + b"\n")
     try:
         return Sealer(_parse(read_secret(path, "seal key"), printable(path)))
     except ConfigError as error:
@@ -179,5 +191,5 @@ def verify_document(document: bytes, mac: str, format_: str, sealer: Sealer) -> 
     parts = memoryview(document)
     expected = sealer.mac(format_, parts[:at], NO_MAC.encode(), parts[at + len(digits) :])
     # In constant time: an attacker who can measure how many digits are right finds the others.
-    if not compare_digest(digits, expected.encode()):
+    if not hmac.compare_digest(digits, expected.encode()):
         raise ValueError("a code that is not the document's")

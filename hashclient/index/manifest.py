@@ -5,8 +5,6 @@ authentication code under the seal key covers the whole manifest, its expiry inc
 changed bytes on the disk are noticed.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.run import REBUILD_HINT, Count, DamagedError, damaged, digest_pieces, root_of
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic

@@ -13,8 +13,6 @@ verified here, and the modules for that are not loaded. If somebody removes a na
 metadata, the manifests of the other lists still name the list.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -23,9 +21,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hashclient.config import Settings
+from hashclient.config.settings import Settings
+from hashclient.core.errors import ConfigError, StateError
 from hashclient.core.model import MAX_LISTS, ListState, MissingList, is_name
-from hashclient.errors import ConfigError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
 from hashclient.index.matcher import Judge

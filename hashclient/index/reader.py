@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Hit, ListState, is_name
-from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows

@@ -35,8 +35,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows, find, shift_of, table_lengths
 from hashclient.lists.wire import Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error, translated
@@ -56,16 +56,16 @@ ROT_HINT = "run `hashclient fetch --rebuild`"
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
 #: The sections of its prefix table.
 TABLE = {"bits": "<u8", "starts": "<u4"}
-#: The types that sections may have; numpy would accept other words. `dead` stands for every section
-#: `dead.<run>`.
+#: Expressions for the types that sections may have; numpy would accept other words. `dead` stands
+#: for every section `dead.<run>`.
 _TYPES = {
-    "masks": re.compile(r"\|u1"),
-    "categories": re.compile(r"\|u1"),
-    "sizes": re.compile(r"<u[48]"),
-    "ids": re.compile(r"\|S[1-9][0-9]?"),
-    "dead": re.compile(r"<u4"),
+    "masks": r"\|u1",
+    "categories": r"\|u1",
+    "sizes": r"<u[48]",
+    "ids": r"\|S[1-9][0-9]?",
+    "dead": r"<u4",
 } | {
-    f"{prefix}.{part}": re.compile("<u4" if part in {"row", "starts"} else "<u8")
+    f"{prefix}.{part}": "<u4" if part in {"row", "starts"} else "<u8"
     for prefix, parts in KEY_SECTIONS.items()
     for part in (*parts, *TABLE)
 }
@@ -148,7 +148,7 @@ class Run:
         start = aligned(end)
         for name, dtype, offset, count in header.sections:
             type_name = "dead" if name.startswith("dead.") else name
-            if not _TYPES[type_name].fullmatch(dtype):
+            if not re.fullmatch(_TYPES[type_name], dtype):
                 raise ValueError(name)
             kind = np.dtype(dtype)
             if start + offset + count * kind.itemsize > actual:

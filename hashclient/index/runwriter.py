@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import TableWriter, table_lengths
 from hashclient.index.run import (

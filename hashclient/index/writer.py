@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
 from hashclient.index.reader import Index, RunSet

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
@@ -244,7 +244,8 @@ def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None
             )
         expected, logical_types = _expected(field)
         column = columns.pop(field.name)
-        physical = (column.physical_type, _length(column))
+        is_fixed = column.physical_type == "FIXED_LEN_BYTE_ARRAY"
+        physical = (column.physical_type, column.length if is_fixed else None)
         logical = _logical(column)
         is_logical = any(kind.items() <= logical.items() for kind in logical_types)
         # A column that is neither REQUIRED nor OPTIONAL has several values a row.
@@ -273,10 +274,6 @@ def _expected(field: pa.Field) -> tuple[tuple[str, int | None], list[dict[str, A
     if pa.types.is_timestamp(field.type):
         return ("INT64", None), [_INSTANT]
     return ("INT64", None), [_NONE, _SIGNED]
-
-
-def _length(column: pq.ColumnSchema) -> int | None:
-    return column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else None
 
 
 def _logical(column: pq.ColumnSchema) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from hashclient.core.model import is_name
-from hashclient.errors import VerificationError
-from hashclient.lists.wire import is_entry_id
+from hashclient.core.errors import VerificationError
+from hashclient.core.model import is_entry_id, is_name
 from hashclient.system.signed import Key, sign_document, verify_document
 
 if TYPE_CHECKING:

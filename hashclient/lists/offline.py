@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from hashclient.errors import DeliveryError, UnreachableError, UsageError, VerificationError
+from hashclient.core.errors import DeliveryError, UnreachableError, UsageError, VerificationError
 from hashclient.lists.bundle import NAME, Bundle
 from hashclient.system.files import open_at_once, read_bounded, translated
 from hashclient.system.text import excerpt, printable

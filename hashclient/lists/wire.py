@@ -16,12 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.core.model import is_name
-from hashclient.errors import VerificationError
-from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_columns, check_footer, check_pages
+from hashclient.core.model import MAX_ENTRY_ID_BYTES, is_name
 from hashclient.system.process import memory_cap
-from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ MAX_SEGMENT_BYTES = 512 << 20
 MAX_LIST_ENTRIES = 400_000_000
 MAX_LIST_BYTES = 64 << 30
 MAX_GENERATION = 2**53 - 1
-MAX_ENTRY_ID_BYTES = 64
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
@@ -118,6 +115,8 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
     Raises:
         VerificationError: a rule of the format is broken.
     """
+    from hashclient.system.strictjson import parse_json
+
     what = f"index of list {list_name}"
     if len(data) > MAX_INDEX_BYTES:
         raise VerificationError(f"{what} is too large: {len(data)} bytes")
@@ -291,6 +290,9 @@ def _read_batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # These are for those who fetch, not for the many who scan.
+    from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_columns, check_footer, check_pages
+
     check_footer(data, what)
     wanted = batch_rows or BATCH_ROWS
     rows = 0
@@ -448,16 +450,6 @@ def _categories(column: pa.Array, what: str) -> tuple[tuple[str, ...], Uint8]:
 def is_category(text: str) -> bool:
     """Return whether `text` may be a category: a name of at most 31 characters."""
     return len(text) <= MAX_CATEGORY_BYTES and is_name(text)
-
-
-def is_entry_id(text: str) -> bool:
-    """Return whether `text` may be an entry id."""
-    if not text.isascii() or not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or "\0" in text:
-        return False
-    raw = np.frombuffer(text.encode(), np.uint8)
-    if not _ID_BYTES[raw].all():
-        return False
-    return len(text) not in (32, 40, 64) or not bool(_HEX_BYTES[raw].all())
 
 
 def _byte_table(characters: bytes) -> npt.NDArray[np.bool_]:

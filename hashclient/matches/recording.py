@@ -7,13 +7,14 @@ paths to it; the second time it is known.
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from hashclient.core.kinds import MatchState, Verdict
+from hashclient.core.kinds import Kind, MatchState, Verdict
 from hashclient.core.match import (
     CONTENT_CHANGED,
     IN_MEMBER,
@@ -30,14 +31,12 @@ from hashclient.matches.rows import (
     Found,
     Row,
     again,
-    complete,
     detail_of,
     event_of,
     excepted_as,
+    found_at,
     has_tags_of,
-    held_by,
     hit_rows,
-    joined,
     needs_step,
     new_row,
     paths_of,
@@ -54,7 +53,9 @@ MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
 #: A path is bytes; as text, if it is Unicode, it takes less time on its way to SQLite.
-ADD_MATCH = "INSERT INTO match VALUES (?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
+_MATCH = "(?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
+#: A batch that fails is rolled back whole: a statement of many rows needs no way back of its own.
+ADD_MATCH = f"INSERT OR FAIL INTO match VALUES {_MATCH}"  # noqa: S608 - ours
 _by_entry = operator.itemgetter(1, 2, 0)
 #: Number of paths in one range query.
 _SIDE_BY_SIDE = 64
@@ -64,12 +65,15 @@ _RENEW = (
     "UPDATE match SET path = ?, size = ?, state = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
     " last_seen = ?, standing = ?, directory_inode = ?, inode = ? WHERE id = ?"
 )
-_ADD_HIT = """
-INSERT INTO hit (match, list, entry, category, algorithms, generation) VALUES (?, ?, ?, ?, ?, ?)
+_HIT = "(?, ?, ?, ?, ?, ?)"
+_ADD_HIT = f"""
+INSERT OR FAIL INTO hit (match, list, entry, category, algorithms, generation) VALUES {_HIT}
 ON CONFLICT (list, entry, match) DO UPDATE SET
     category = excluded.category, algorithms = excluded.algorithms,
     generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
-"""
+"""  # noqa: S608 - ours
+#: Rows that one statement adds: 14 values each, and older builds of SQLite take 999.
+_TOGETHER = 64
 
 
 _Rows = Sequence[Row]
@@ -98,11 +102,7 @@ class Recording(Permits):
         """
         if places is None:
             places = [place_of(outcome) for outcome in outcomes]
-        found = [
-            Found(held_by(outcome), place, complete(outcome.hits))
-            for outcome, place in zip(outcomes, places, strict=True)
-        ]
-        found = joined(found)
+        found = found_at(outcomes, places)
         with self._transaction():
             recorded = [
                 ref
@@ -112,35 +112,6 @@ class Recording(Permits):
         if len(recorded) == len(outcomes):  # as mostly
             return recorded
         return [ref for one, ref in zip(found, recorded, strict=True) for _ in range(one.count)]
-
-    def begin_record(
-        self,
-        outcomes: Sequence[Outcome],
-        key_id: str,
-        now: datetime,
-        places: Sequence[Place] | None = None,
-        hold: Hold | None = None,
-        since: datetime | None = None,
-    ) -> list[MatchRef]:
-        """Do what `record` does, but for waiting until it is durable: `commit` does that.
-
-        Closing the record instead takes it back.
-
-        Raises:
-            StateError: they cannot be written.
-        """
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            return self.record(outcomes, key_id, now, places, hold, since)
-
-    def commit(self) -> None:
-        """Make the work of `begin_record` durable. Another thread may call this.
-
-        Raises:
-            StateError: it cannot be written; nothing is recorded then.
-        """
-        with self._errors():
-            self._db.execute("COMMIT")
 
     def _record(
         self,
@@ -175,7 +146,7 @@ class Recording(Permits):
             recorded = [
                 ruled_as(ref, ruled[ref.id]) if ref.id in ruled else ref for ref in recorded
             ]
-        if any(one.is_excepted for one in found):
+        if Kind.EXCEPTED in [one.outcome.kind for one in found]:
             begun = since and datetime.fromisoformat(to_text(since))
             recorded = [
                 excepted_as(ref, one, old, begun) if one.is_excepted else ref
@@ -184,44 +155,62 @@ class Recording(Permits):
         self._write(
             added=[
                 new_row(one, key_id, time, numbers, ref)
-                for ref, (_, one, old) in zip(recorded, rows, strict=True)
+                for ref, one, old in zip(recorded, found, before, strict=True)
                 if old is None
             ],
             renewed=[
                 renewed_row(ref.state, old, one, key_id, time, numbers)
-                for ref, (_, one, old) in zip(recorded, rows, strict=True)
+                for ref, one, old in zip(recorded, found, before, strict=True)
                 if old is not None
             ],
-            hits=[row for i, one, _ in rows for row in hit_rows(i, one.hits)],
+            hits=hit_rows([(i, one.hits) for i, one, _ in rows]),
             streams=[(i,) for i, one, _ in rows if one.outcome.is_stream for _ in range(one.count)],
-            steps=[
-                (i, time, event_of(old), detail_of(one, old))
-                for i, one, old in rows
-                if needs_step(one, old)
-            ]
-            + [
-                (i, time, CONTENT_CHANGED, "{}")
-                for i, one, old in rows
-                if old is not None and not has_tags_of(one, old, key_id) and self._is_reviewed(i)
-            ]
-            + [
-                (ref.id, time, HELD if ref.held else RELEASED, "{}")
-                for ref, old in zip(recorded, before, strict=True)
-                if old is not None
-                and ref.state is not MatchState.EXCEPTED
-                and (ref.state is MatchState.HELD) != (old.state is MatchState.HELD)
-            ]
-            + [
-                (i, time, EXCEPTED, json.dumps({"exceptions": one.outcome.exceptions}))
-                for ref, (i, one, old) in zip(recorded, rows, strict=True)
-                if ref.state is MatchState.EXCEPTED
-                and (old is None or old.state is not MatchState.EXCEPTED)
-            ],
+            steps=self._steps_of(
+                [
+                    (ref, one, old)
+                    for ref, one, old in zip(recorded, found, before, strict=True)
+                    if old is not None or ref.state is MatchState.EXCEPTED or needs_step(one, None)
+                ],
+                key_id,
+                time,
+            ),
         )
         for match_id, one, _ in rows:
             if one.members or one.outcome.members:
                 self._note_members(match_id, one, time)
         return recorded
+
+    def _steps_of(
+        self, rows: Sequence[tuple[MatchRef, Found, Match | None]], key_id: str, time: str
+    ) -> list[Row]:
+        """Return the steps in the stories of matches; each has its record before, and now."""
+        return [
+            *(
+                (ref.id, time, event_of(old), detail_of(one, old))
+                for ref, one, old in rows
+                if needs_step(one, old)
+            ),
+            *(
+                (ref.id, time, CONTENT_CHANGED, "{}")
+                for ref, one, old in rows
+                if old is not None
+                and not has_tags_of(one, old, key_id)
+                and self._is_reviewed(ref.id)
+            ),
+            *(
+                (ref.id, time, HELD if ref.held else RELEASED, "{}")
+                for ref, _, old in rows
+                if old is not None
+                and ref.state is not MatchState.EXCEPTED
+                and (ref.state is MatchState.HELD) != (old.state is MatchState.HELD)
+            ),
+            *(
+                (ref.id, time, EXCEPTED, json.dumps({"exceptions": one.outcome.exceptions}))
+                for ref, one, old in rows
+                if ref.state is MatchState.EXCEPTED
+                and (old is None or old.state is not MatchState.EXCEPTED)
+            ),
+        ]
 
     def _known(self, one: Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
         """Return the record of the file, if one of `known` is of it: it has a tag or an entry."""
@@ -265,18 +254,21 @@ class Recording(Permits):
     def _write(
         self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
     ) -> None:
-        db = self._db
+        self._add(ADD_MATCH, _MATCH, added)
         # In the order of the table: neighbours share a page.
-        hits = sorted(hits, key=_by_entry)
-        for statement, rows in (
-            (ADD_MATCH, added),
-            (_RENEW, renewed),
-            (_ADD_HIT, hits),
-            (COUNT_STREAM, streams),
-            (ADD_STEP, steps),
-        ):
+        self._add(_ADD_HIT, _HIT, sorted(hits, key=_by_entry))
+        for statement, rows in ((_RENEW, renewed), (COUNT_STREAM, streams), (ADD_STEP, steps)):
             if rows:
-                db.executemany(statement, rows)
+                self._db.executemany(statement, rows)
+
+    def _add(self, statement: str, row: str, rows: _Rows) -> None:
+        """Add rows, many by each statement: SQLite's module hands over Python's lock at each."""
+        whole = len(rows) - len(rows) % _TOGETHER
+        together = statement.replace(row, ", ".join([row] * _TOGETHER))
+        for start in range(0, whole, _TOGETHER):
+            values = itertools.chain.from_iterable(rows[start : start + _TOGETHER])
+            self._db.execute(together, [*values])
+        self._db.executemany(statement, rows[whole:])
 
     def _add_hits(self, match_id: str, hits: Sequence[Hit]) -> None:
-        self._db.executemany(_ADD_HIT, hit_rows(match_id, hits))
+        self._db.executemany(_ADD_HIT, hit_rows([(match_id, hits)]))

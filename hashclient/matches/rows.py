@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -28,8 +28,9 @@ _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
 #: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
 #: `bytes` and enumerations: so rows that come by the thousand have none of these.
-FOUND, HELD = MatchState.FOUND.value, MatchState.HELD.value
-EXCEPTED = MatchState.EXCEPTED.value
+STATES = {state: state.value for state in MatchState}
+FOUND, HELD = STATES[MatchState.FOUND], STATES[MatchState.HELD]
+EXCEPTED = STATES[MatchState.EXCEPTED]
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -58,11 +59,20 @@ class Found(msgspec.Struct, frozen=True, gc=False):
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
 
-def held_by(outcome: Outcome) -> Outcome:
-    """Return an outcome for the record: the place of a member is that of its file."""
-    if outcome.outer is None:
-        return outcome
-    return msgspec.structs.replace(outcome, size=outcome.outer.size, tags=outcome.outer.tags)
+def found_at(outcomes: Sequence[Outcome], places: Sequence[Place]) -> list[Found]:
+    """Return outcomes for the record, each with its place: that of a member is that of its file."""
+    return joined(
+        [
+            Found(
+                outcome
+                if (outer := outcome.outer) is None
+                else msgspec.structs.replace(outcome, size=outer.size, tags=outer.tags),
+                place,
+                complete(outcome.hits),
+            )
+            for outcome, place in zip(outcomes, places, strict=True)
+        ]
+    )
 
 
 def place_of(outcome: Outcome) -> Place:
@@ -75,10 +85,11 @@ def place_of(outcome: Outcome) -> Place:
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 
 
-def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[Row]:
-    """Return the hits of a match as rows."""
+def hit_rows(matches: Iterable[tuple[str, Sequence[Hit]]]) -> list[Row]:
+    """Return the hits of matches, by their ids, as rows."""
     return [
         (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
+        for match_id, hits in matches
         for h in hits
     ]
 
@@ -104,7 +115,7 @@ def joined(found: list[Found]) -> list[Found]:
 
     Equal place and tags show that it is one file. The order stays.
     """
-    if all(one.outcome.outer is None for one in found):  # as mostly
+    if not [one for one in found if one.outcome.outer is not None]:  # as mostly
         return found
     joined: list[Found] = []
     for _, group in itertools.groupby(found, _file_of):
@@ -153,13 +164,13 @@ def new_row(
 ) -> Row:
     """Return a match as a row of its table."""
     outcome, place = one.outcome, one.place
-    path, tag_of = place.path, outcome.tags.get
-    md5, sha1, sha256 = tag_of(Algorithm.MD5), tag_of(Algorithm.SHA1), tag_of(Algorithm.SHA256)
+    path = place.path
+    md5, sha1, sha256 = map(outcome.tags.get, _ALGORITHMS)
     return (
         ref.id,
         path if is_unicode(path) else bytearray(os.fsencode(path)),
         outcome.size,
-        EXCEPTED if one.is_excepted else HELD if ref.held else FOUND,
+        STATES[ref.state],
         1,
         key_id,
         md5 if md5 is None else bytearray(md5),

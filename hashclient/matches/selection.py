@@ -93,13 +93,13 @@ class Selection(MatchStore):
         with self._errors():
             yield from self._matches(f"{MATCH} WHERE {where} ORDER BY rowid", tuple(values))
 
-    def ids(self, states: Collection[MatchState]) -> list[str]:
-        """Return the ids of the matches in any of `states`, in the order they were first found.
+    def ids(self, states: Collection[MatchState] = (), choice: Choice | None = None) -> list[str]:
+        """Return the ids of the matches that `find` yields, in its order.
 
         Raises:
             StateError: they cannot be read.
         """
-        where, values = Choice(tuple(states)).where()
+        where, values = (choice or Choice(tuple(states))).where()
         with self._errors():
             rows = self._db.execute(f"SELECT id FROM match WHERE {where} ORDER BY rowid", values)  # noqa: S608 - ours
             return [match_id for (match_id,) in rows]

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import SETTLED, Algorithm, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
@@ -33,7 +34,6 @@ from hashclient.core.match import (
     taken_back,
 )
 from hashclient.core.model import Hit, hit_fields
-from hashclient.errors import UsageError
 from hashclient.matches.recording import ADD_MATCH, Recording
 from hashclient.matches.tables import MATCH, inodes_of, to_text, unknown_match
 

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import BESIDE_STATE, STREAM_PREFIXES, Match
 from hashclient.core.model import Hit, Seen
-from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
@@ -110,7 +110,7 @@ AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.event = m.state)
 """  # noqa: S608 - ours
 _EVENTS = frozenset((*MatchState, *BESIDE_STATE))
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
-_TWO_64 = 1 << 64
+_TWO_63, _TWO_64 = 1 << 63, 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 _NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
 _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
@@ -340,12 +340,10 @@ def inodes_of(seen: Seen | None) -> tuple[int | None, int | None]:
     """Return the inodes of directory and file as columns, whose numbers end at 2^63 - 1."""
     if seen is None:
         return None, None
-    directory = seen.directory_inode
-    return directory if directory is None else _signed(directory), _signed(seen.inode)
-
-
-def _signed(inode: int) -> int:
-    return inode if inode < _TWO_64 >> 1 else inode - _TWO_64
+    directory, inode = seen.directory_inode, seen.inode
+    if directory is not None and directory >= _TWO_63:
+        directory -= _TWO_64
+    return directory, inode if inode < _TWO_63 else inode - _TWO_64
 
 
 def _inode(column: int | None) -> int | None:

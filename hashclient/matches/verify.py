@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import RECORDED_AGAIN, STREAM_PREFIXES, Match
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import StateError
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import MATCH
 from hashclient.system.layout import Layout

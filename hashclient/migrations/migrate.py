@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import HashclientError, StateError
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.migrations.version import (
     CURRENT,
     FIRST,

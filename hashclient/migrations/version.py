@@ -5,21 +5,19 @@ hashclient can refuse the state and say which version to install. State without 
 version 0: nobody has written to it under the lock yet.
 """
 
-from __future__ import annotations
-
 import re
 
 import msgspec
 
+from hashclient.core.errors import StateError
 from hashclient.core.version import __version__
-from hashclient.errors import StateError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 from hashclient.system.versions import older
 
 FORMAT = "hashclient-state"
-_FORMAT = re.compile(rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})", re.ASCII)
+_FORMAT = rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})"
 
 
 #: The version of the first release; no release has written a lower one.
@@ -71,7 +69,7 @@ def read_version(layout: Layout) -> Version:
         document = msgspec.json.decode(data, type=_Document)
     except (ValueError, RecursionError) as error:
         raise _damaged(layout) from error
-    format_ = _FORMAT.fullmatch(document.format)
+    format_ = re.fullmatch(_FORMAT, document.format)
     if format_ is None:
         raise _damaged(layout)
     return Version(int(format_[1]), document.needs, document.migrating, document.exceptions)

@@ -26,8 +26,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from hashclient.configfile.tables import AccessConfig, ProviderConfig, ServiceDestination
-from hashclient.errors import AuthorisationError, ConfigError
+from hashclient.config.tables import AccessConfig, ProviderConfig, ServiceDestination
+from hashclient.core.errors import AuthorisationError, ConfigError
 from hashclient.net.credentials import (
     Access,
     Endpoint,

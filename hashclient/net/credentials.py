@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from hashclient.errors import ConfigError, VerificationError
+from hashclient.core.errors import ConfigError, VerificationError
 from hashclient.net.peer import PROVIDER, Peer
 from hashclient.system.files import read_regular
 from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret

@@ -16,7 +16,7 @@ from http import HTTPStatus
 import httpcore
 import httpx
 
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     HashclientError,
     UnreachableError,

@@ -17,8 +17,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpcore
 import httpx
 
+from hashclient.core.errors import DeliveryError, UnreachableError
 from hashclient.core.version import __version__
-from hashclient.errors import DeliveryError, UnreachableError
 from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (

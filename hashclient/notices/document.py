@@ -20,8 +20,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.model import is_name
-from hashclient.errors import VerificationError
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.errors import StateError
 from hashclient.core.model import is_name
-from hashclient.errors import StateError
 from hashclient.notices.lifecycle import Kept, Time
 from hashclient.system.files import (
     MAX_STATE_BYTES,

@@ -11,7 +11,7 @@ import enum
 import re
 from typing import Any
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 
 HINT_EXTRA = "`pip install '.[objects]'` in a checkout installs the clients of object stores"
 

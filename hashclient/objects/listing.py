@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from hashclient.core.errors import UsageError
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError, Trouble
 from hashclient.objects.interface import Store
 from hashclient.objects.others import Other, listed

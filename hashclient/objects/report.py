@@ -25,8 +25,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashclient.core.errors import UsageError
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
-from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError

@@ -15,7 +15,7 @@ import msgspec
 
 from hashclient.audit.ed25519 import BadSignatureError, verify
 from hashclient.audit.record import format_time
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_programs

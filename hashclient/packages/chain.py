@@ -24,7 +24,7 @@ from hashclient.audit.record import (
     parse_record,
     verify_signature,
 )
-from hashclient.errors import AuditError, VerificationError
+from hashclient.core.errors import AuditError, VerificationError
 from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
 

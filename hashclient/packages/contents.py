@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hashclient.core.agefile import MAGIC, looks_sealed
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.packages.tarstream import (
     BLOCK_BYTES,
     CHUNK_BYTES,

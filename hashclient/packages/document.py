@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.match import Step, was_viewed
-from hashclient.errors import VerificationError
 from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, path_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     HashclientError,
     StateError,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from hashclient.core.agefile import Chunks
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: A reader takes pieces of this size.

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.record import Record
-from hashclient.errors import UsageError, VerificationError
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.packages.answer import BEGINNING, Answer, parse_answer
 from hashclient.packages.chain import Custody, verify_checkpoint, verify_custody, verify_note
 from hashclient.packages.contents import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.provider.changes import require_list
 from hashclient.provider.clients import Client, Clients, Token
 from hashclient.provider.repository import Repository

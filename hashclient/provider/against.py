@@ -13,7 +13,7 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
-from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
+from hashclient.core.errors import AuthorisationError, UnreachableError, VerificationError
 from hashclient.provider.draftroles import delegated, is_signed
 from hashclient.provider.public import metadata_file, parse_metadata, read_public
 from hashclient.provider.repository import Repository

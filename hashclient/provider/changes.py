@@ -14,10 +14,9 @@ import msgspec
 import numpy as np
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
-from hashclient.core.model import is_name
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
+from hashclient.core.model import MAX_ENTRY_ID_BYTES, is_entry_id, is_name
 from hashclient.lists.wire import (
-    MAX_ENTRY_ID_BYTES,
     AddBatch,
     ListIndex,
     Segment,
@@ -25,7 +24,6 @@ from hashclient.lists.wire import (
     checksum_of,
     entry_hashes,
     is_category,
-    is_entry_id,
     target_name,
     withdraw_schema,
 )

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.model import is_name
-from hashclient.errors import StateError, UsageError
 from hashclient.lists.feedback import KEY_PATTERN
 from hashclient.provider.keys import Clock
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.audit.log import AuditLog, Event
-from hashclient.errors import HashclientError, StateError
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.provider.drafting import Change, write_draft
 from hashclient.provider.keyfiles import Passphrases
 from hashclient.provider.keys import Clock, Validity
@@ -73,11 +73,39 @@ class RepositoryDirectory:
         Raises:
             StateError: there is none.
         """
-        if not (self._metadata / "timestamp.json").exists():
+        if not self._timestamp(self.directory).exists():
+            above = self._above()
             raise StateError(
                 f"not a provider's repository: {printable(self.directory)}",
-                hint="`hashclient provider init` makes one",
+                hint="`hashclient provider init` makes one"
+                if above is None
+                else f"the repository that it is in: {printable(above)}",
             )
+
+    def refuse_inside(self) -> None:
+        """Refuse a new repository inside another one, which could publish its keys.
+
+        Raises:
+            UsageError: this is one.
+        """
+        if (above := self._above()) is not None:
+            raise UsageError(
+                f"in a repository already: {printable(self.directory)} is in {printable(above)}",
+                hint="a repository has a directory of its own",
+            )
+
+    def _above(self) -> Path | None:
+        """Return the repository that this directory is in, if it is in one."""
+        for folder in self.directory.resolve().parents:
+            with contextlib.suppress(OSError):
+                if self._timestamp(folder).exists():
+                    return folder
+        return None
+
+    @staticmethod
+    def _timestamp(directory: Path) -> Path:
+        """Return the file that a repository in `directory` has from its making on."""
+        return directory / "public" / "metadata" / "timestamp.json"
 
     def load(self) -> Roles:
         """Return the published roles, with their keys, for changes.

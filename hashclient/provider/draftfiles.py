@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import msgspec
 from tuf.api.metadata import Metadata, TargetFile
 
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.core.model import is_name
-from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.wire import (
     INDEX_NAME,
     MAX_SEGMENT_BYTES,

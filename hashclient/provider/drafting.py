@@ -16,7 +16,7 @@ import msgspec
 from securesystemslib.signer import Signature, Signer
 from tuf.api.metadata import Metadata, MetaFile
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
 from hashclient.provider.draftroles import (
     NAMING,

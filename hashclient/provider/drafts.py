@@ -41,8 +41,8 @@ from securesystemslib.signer import Signature
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root
 
+from hashclient.core.errors import StateError, VerificationError
 from hashclient.core.model import is_name
-from hashclient.errors import StateError, VerificationError
 from hashclient.provider.draftfiles import (
     ListChange,
     NoticeChange,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError, VerificationError
+from hashclient.core.model import is_entry_id
 from hashclient.lists.empty_file import rows_of_the_empty_file
 from hashclient.lists.importers.rows import DigestBatch, Int64
 from hashclient.lists.wire import (
@@ -30,7 +31,6 @@ from hashclient.lists.wire import (
     encode_segment,
     entry_hashes,
     is_category,
-    is_entry_id,
     parse_add_segment,
 )
 from hashclient.provider.doubles import NewDigests

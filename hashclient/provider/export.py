@@ -22,7 +22,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.lists.bundle import Mark, write_bundle
 from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
 from hashclient.provider.public import (

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.lists.feedback import EntryFeedback, verify_feedback
 from hashclient.provider.asking import find
 from hashclient.provider.clients import Clients

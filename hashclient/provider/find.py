@@ -13,20 +13,13 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
+from hashclient.core.model import is_entry_id
 from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.importers.rows import DigestBatch
-from hashclient.lists.wire import (
-    NO_SIZE,
-    AddBatch,
-    Segment,
-    Strings,
-    Uint64,
-    entry_hashes,
-    is_entry_id,
-)
+from hashclient.lists.wire import NO_SIZE, AddBatch, Segment, Strings, Uint64, entry_hashes
 from hashclient.provider.doubles import is_in, keys_of
 from hashclient.provider.results import Answer, Entry
 from hashclient.system.text import printable

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
+from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.model import is_name
-from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular
 from hashclient.system.outputs import remove_new, replaced_file, write_new
 from hashclient.system.secrets import read_secret

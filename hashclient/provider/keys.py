@@ -10,7 +10,7 @@ from securesystemslib.signer import Key
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system.text import for_people
 from hashclient.trust.additions import longest_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import Key, Signer, SSlibKey
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private, private_bytes
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
 from hashclient.system.text import counted, printable

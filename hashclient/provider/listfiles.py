@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import (
     FORMAT,
     INDEX_NAME,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.notices.document import (
     FORMAT,
     LINES,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
 from hashclient.system.files import (
     MAX_STATE_BYTES,

@@ -14,19 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
+from hashclient.core.model import MAX_ENTRY_ID_BYTES
 from hashclient.lists.importers.rows import DigestBatch
-from hashclient.lists.wire import (
-    MAX_ENTRY_ID_BYTES,
-    AddBatch,
-    Segment,
-    Strings,
-    Uint8,
-    Uint32,
-    Uint64,
-    entry_hashes,
-)
+from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint32, Uint64, entry_hashes
 from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 

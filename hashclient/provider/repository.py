@@ -18,8 +18,8 @@ from typing import BinaryIO
 import msgspec
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
+from hashclient.core.errors import UsageError
 from hashclient.core.model import MAX_LISTS
-from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import Reading
 from hashclient.provider.changes import (
     addition,
@@ -72,9 +72,10 @@ class Repository(RepositoryDirectory):
         The root allows the `longest` time for snapshot and timestamp, or that of the validity.
 
         Raises:
-            UsageError: the directory holds a repository, or other files.
+            UsageError: the directory holds a repository, or other files, or is in a repository.
             StateError: it cannot be written.
         """
+        self.refuse_inside()
         with own_hints("cannot make repository", self.directory):
             make_open_dir(self.directory)
             # Files of a killed `create` may be there.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.wire import (
     ListIndex,
     Uint64,

@@ -30,7 +30,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.provider.keys import Clock, Expiry, Keys, Validity
 from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE, metadata_file, read_published

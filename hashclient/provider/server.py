@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.provider.clients import Doorkeeper
 from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.provider.clients import TOKEN_PATTERN, Client, Token
 from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES

@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from tuf.api.metadata import Root
 
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.where import parse_where
 from hashclient.lists.offline import BASE, Copy, MissingError

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hashclient.config import HINT_RECIPIENTS
+from hashclient.config.faults import HINT_RECIPIENTS
 from hashclient.core.agefile import VERSION_LINE
-from hashclient.errors import AuthorisationError, ConfigError, StateError
+from hashclient.core.errors import AuthorisationError, ConfigError, StateError
 from hashclient.system.outputs import write_new
 from hashclient.system.secrets import holds_secret_key, read_secret
 from hashclient.system.text import excerpt, printable
@@ -165,12 +165,12 @@ def seal(
         StateError: it cannot be encrypted.
         BaseException: what `source` or `sink` raised.
     """
-    from pyrage import EncryptError, encrypt_io
+    import pyrage
 
     streams = _Streams(source, sink)
     try:
-        encrypt_io(streams, streams, recipients)
-    except (EncryptError, OSError, ValueError) as error:
+        pyrage.encrypt_io(streams, streams, recipients)
+    except (pyrage.EncryptError, OSError, ValueError) as error:
         if streams.error is None:
             raise StateError(f"cannot encrypt: {excerpt(error)}") from error
     if streams.error is not None:
@@ -187,12 +187,12 @@ def unseal(
         StateError: it is damaged or no age file.
         BaseException: what `source` or `sink` raised.
     """
-    from pyrage import DecryptError, decrypt_io
+    import pyrage
 
     streams = _Streams(source, sink)
     try:
-        decrypt_io(streams, streams, identities)
-    except (DecryptError, OSError, ValueError) as error:
+        pyrage.decrypt_io(streams, streams, identities)
+    except (pyrage.DecryptError, OSError, ValueError) as error:
         if streams.error is None:
             # pyrage has no class for this error; its other errors are about the format.
             if "No matching keys" in str(error):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.match import CONTEXT_ADDED
-from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.item import Belonging, Item, Mark, context_path

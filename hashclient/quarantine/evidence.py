@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from hashclient.core.agefile import Chunks
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.match import Match
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine.age import unseal
 from hashclient.quarantine.isolators.everywhere import Everywhere

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from hashclient.audit.log import Event
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, keep_asked
 from hashclient.core.model import Seen
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.selection import Choice
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
@@ -109,8 +109,7 @@ def take(
 
     Up to `AT_ONCE` files take steps together, in two halves: while what one has written becomes
     durable, the other goes on. The names of all folders of a half are made durable at once (7), one
-    write logs their sealing (8), one changes the record and one logs the removal (11), and the
-    rest runs in threads.
+    write logs their sealing (8), one changes the record and one logs the removal (11).
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.

@@ -22,11 +22,11 @@ from typing import Annotated
 
 import msgspec
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, Seen, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri
-from hashclient.errors import StateError, UsageError
 from hashclient.system import files
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, RESTORED_NAME
 from hashclient.system.text import excerpt, path_of, printable
@@ -266,8 +266,9 @@ def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None =
     folder = folder_path(directory, match_id)
     path = folder / ITEM_NAME
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_ITEM_BYTES + 1)
+        with open(path, "rb") as stream:  # noqa: PTH123 - thousands of names
+            size = os.fstat(stream.fileno()).st_size
+            data = files.read_bounded(stream, size, MAX_ITEM_BYTES)
     except FileNotFoundError as error:
         if folder.is_dir():
             raise _damaged(path, "it is missing") from error

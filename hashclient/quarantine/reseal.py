@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from hashclient.core import agefile
+from hashclient.core.errors import StateError
 from hashclient.core.match import RESEALED
-from hashclient.errors import StateError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.evidence import file_chunks, unsealed

@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.attributes import give_back, give_times_back
@@ -47,6 +47,7 @@ from hashclient.quarantine.sealing import (
 )
 from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
+from hashclient.system.background import beside
 from hashclient.system.beneath import rename_noreplace, sync_directory
 from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
@@ -54,6 +55,8 @@ from hashclient.system.text import log_path_fields, path_fields, path_of, printa
 
 #: The attributes that show that a file in place was restored by an interrupted act.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
+#: How often items are taken before other acts may have the quarantine.
+_IN_A_ROW = 4
 #: The errors of a file system that does not support files without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
@@ -67,6 +70,8 @@ class Restored(msgspec.Struct, frozen=True):
 
 #: Yields what to log before it goes on; returns the item as it is then.
 _Steps = Generator[Wait, None, tuple[Item, Restored]]
+#: The result or the failure by id; None while the act goes on.
+_Outcomes = dict[str, Restored | HashclientError | None]
 
 
 def restore(
@@ -100,39 +105,54 @@ def restore(
 
     Up to `AT_ONCE` items take steps together, in two halves: while what one has written becomes
     durable, the other goes on. One write logs the intents of a half (3), one that they were
-    restored (7); one notes it of all, one changes the record, and the rest runs in threads.
+    restored (7); one notes it of all, and one changes the record. The items are dropped while the
+    next ones are opened.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
     """
+
+    def begin(item: Item) -> _Steps:
+        return _steps(room, item, identities, mark, to)
+
     left = deque(match_ids)
     while left:
+        outcomes: _Outcomes = {}
+        restored: list[Item] = []
         with room.locked():
-            outcomes = _restore_some(
-                room, left, identities, matches, mark, to=to, allow_standing=allow_standing
-            )
-        yield from outcomes.items()
+            for _ in range(_IN_A_ROW):
+                if not left:
+                    break
+                restored = _restore_some(
+                    room, left, outcomes, restored, begin, matches, allow_standing=allow_standing
+                )
+            outcomes |= _together(room, restored, room.drop_noted)
+        yield from ((i, outcome) for i, outcome in outcomes.items() if outcome is not None)
 
 
 def _restore_some(
     room: Room,
     left: deque[str],
-    identities: Sequence[Any],
+    outcomes: _Outcomes,
+    before: Sequence[Item],
+    begin: Callable[[Item], _Steps],
     matches: Matches,
-    mark: Mark,
     *,
-    to: Path | None,
     allow_standing: bool,
-) -> dict[str, Restored | HashclientError]:
-    """Take the first ids from `left`, and restore these items together; return the results."""
-    outcomes: dict[str, Restored | HashclientError | None] = {}
+) -> list[Item]:
+    """Take the first ids from `left`, and restore these items together; return those to drop.
+
+    Those `before` are dropped meanwhile. The results are added to `outcomes`.
+    """
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
     size, most = 0, at_once()
     known = matches.look_up_all([*itertools.islice(left, most)])
     notes = load_notes(room.directory)
-    # An id that was given twice waits until its item is gone.
-    while left and left[0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
+    for _ in range(most):
+        # An id that was given twice waits until its item is gone.
+        if not left or left[0] in outcomes or size >= AT_ONCE_BYTES:
+            break
         match_id = left.popleft()
         outcomes[match_id] = None
         try:
@@ -148,8 +168,13 @@ def _restore_some(
             outcomes[match_id] = error
             continue
         size += item.size
-        acts[match_id] = _steps(room, item, identities, mark, to)
-    for match_id, result in room.run(acts, matches).items():
+        acts[match_id] = begin(item)
+    results: dict[str, tuple[Item, Restored] | HashclientError | OSError] = {}
+    beside(
+        (lambda: outcomes.update(_together(room, before, room.drop_noted))) if before else None,
+        lambda: results.update(room.run(acts, matches)),
+    )
+    for match_id, result in results.items():
         if isinstance(result, HashclientError):
             outcomes[match_id] = result
         elif isinstance(result, OSError):
@@ -157,25 +182,29 @@ def _restore_some(
         else:
             item, outcomes[match_id] = result
             restored.append(item)
-    if restored:
-        outcomes |= _drop(room, restored, matches)
-    return {match_id: outcome for match_id, outcome in outcomes.items() if outcome is not None}
+    failed = _together(room, restored, lambda items: room.note_restored(items, matches))  # 7
+    outcomes |= failed
+    return [item for item in restored if item.id not in failed]
 
 
-def _drop(room: Room, items: Sequence[Item], matches: Matches) -> dict[str, HashclientError]:
-    """Note that items were restored, and drop them (steps 7 and 8).
+def _together(
+    room: Room, items: Sequence[Item], do: Callable[[Sequence[Item]], None]
+) -> dict[str, HashclientError]:
+    """Do something with items (steps 7 and 8); return the failures.
 
-    Return the failures. Together they fail together, so that each is then tried alone.
+    Together they fail together, so that each is then tried alone.
     """
+    if not items:
+        return {}
     try:
-        room.drop_restored(items, matches)
+        do(items)
     except HashclientError as error:
         if len(items) == 1:
             return {items[0].id: error}
         failed: dict[str, HashclientError] = {}
         for item in items:
             if room.folder(item.id).exists():
-                failed |= _drop(room, [item], matches)
+                failed |= _together(room, [item], do)
         return failed
     return {}
 
@@ -269,7 +298,7 @@ def _put(
             raise StateError(f"the restored file does not read back: {printable(place.path)}")
         if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
             raise _is_taken(place)
-        if not _is_there(place, fd, plain):
+        if before is None or not _is_there(place, fd, plain):
             try:
                 _give_name(place, fd, name)
             except FileExistsError as error:
@@ -353,8 +382,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     plain, sealed, proofs = hashlib.sha256(), hashlib.sha256(), Digester(tags)
 
     def source(count: int) -> bytes:
-        with room.errors("cannot read", path):
-            data = os.read(evidence, count)
+        data = os.read(evidence, count)
         sealed.update(data)
         room.on_bytes(len(data))
         return data
@@ -367,10 +395,10 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
     with room.errors("cannot read", path):
         evidence = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        age.unseal(source, sink, identities)
-    finally:
-        os.close(evidence)
+        try:
+            age.unseal(source, sink, identities)
+        finally:
+            os.close(evidence)
     if (
         sealed.hexdigest() != item.evidence_sha256
         or proofs.count != item.size

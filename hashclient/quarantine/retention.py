@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     HOLD_ENDED,
@@ -24,7 +25,6 @@ from hashclient.core.match import (
     destruction_ordered,
     standing_steps,
 )
-from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.context import context_paths
 from hashclient.quarantine.item import Hold, Item, Mark, Stage, item_ids

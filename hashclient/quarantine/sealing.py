@@ -17,8 +17,8 @@ import msgspec
 
 from hashclient.core import agefile
 from hashclient.core.digests import new_hash
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import age
 from hashclient.quarantine.isolators.interface import Held
@@ -155,7 +155,7 @@ def seal_stream(
 
     age.seal(read, write, recipients)
     # pyrage drops an error of the last write.
-    if length != agefile.sealed_bytes(agefile.parse_header(bytes(head)), plain_bytes):
+    if length != agefile.sealed_bytes(agefile.parse_header(bytes(head)).header_bytes, plain_bytes):
         raise StateError("the sealed copy lacks its end", hint="nothing was removed; try again")
     return Written(sealed.hexdigest(), length)
 
@@ -168,7 +168,7 @@ def check_space(room: Room, size: int) -> None:
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)
-        if space.f_bavail * space.f_frsize < size + size // agefile.CHUNK_BYTES + _OVERHEAD_BYTES:
+        if space.f_bavail * space.f_frsize < agefile.sealed_bytes(_OVERHEAD_BYTES, size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from hashclient.audit.log import Event
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import unknown_match
@@ -43,7 +43,7 @@ from hashclient.system import files
 from hashclient.system.background import beside, together
 from hashclient.system.beneath import exchange
 from hashclient.system.files import writer_lock
-from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
+from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields, printable
 
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.
@@ -53,10 +53,8 @@ LOCK_WAIT_S = 60.0
 #: other one is added.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
-#: How many threads take steps that wait for no network: more would take the interpreter from each
-#: other at every system call.
-_THREADS = 4
-#: How many take steps that wait for a network.
+#: How many threads take steps that wait for a network. Other steps are taken by one: threads would
+#: take the interpreter from each other at every system call, which costs as much as all the work.
 _SLOW_THREADS = 16
 #: The name of a document until it takes the place of the present one.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
@@ -222,6 +220,15 @@ class Room:
         Raises:
             StateError: it cannot be written.
         """
+        self.note_restored(items, matches)
+        self.drop_noted(items)
+
+    def note_restored(self, items: Sequence[Item], matches: Matches) -> None:
+        """Note that items were restored, also in the record of matches.
+
+        Raises:
+            StateError: it cannot be written.
+        """
         marks = {item.id: item.restored for item in items if item.restored is not None}
         old = load_notes(self.directory)
         notes = {i: note for i, note in old.items() if self.folder(i).exists()}
@@ -241,8 +248,17 @@ class Room:
                 )
             ]
             matches.change_all(changes, MatchState.RESTORED, self.now())
-        self.drop(*marks)
-        save_notes(self.directory, {i: note for i, note in notes.items() if i not in marks})
+
+    def drop_noted(self, items: Sequence[Item]) -> None:
+        """Drop items that were noted as restored, and then the notes.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        dropped = {item.id for item in items}
+        self.drop(*dropped)
+        notes = load_notes(self.directory)
+        save_notes(self.directory, {i: note for i, note in notes.items() if i not in dropped})
 
     def folder(self, match_id: str) -> Path:
         """Return the path of an item's folder."""
@@ -339,8 +355,8 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
-        Half of them go on in threads until each has ended or waits for the disk; meanwhile, what
-        the other half waits for is written, once for all.
+        Half of them go on until each has ended or waits for the disk; meanwhile, what the other
+        half waits for is written in threads, once for all.
         `is_slow` says that steps wait for a network.
         If something cannot be written, that is a failure of all acts that wait for it.
         """
@@ -348,10 +364,10 @@ class Room:
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
         ready = dict(itertools.islice(acts.items(), first))
         waiting = dict(itertools.islice(acts.items(), first, None))
-        threads = _SLOW_THREADS if is_slow else _THREADS
 
         def go_on() -> None:
-            done = together(_next, [*ready.values()], threads=threads)
+            turns = [*ready.values()]
+            done = together(_next, turns, threads=_SLOW_THREADS) if is_slow else map(_next, turns)
             steps.update(zip(ready, done, strict=True))
 
         def write() -> None:
@@ -461,7 +477,7 @@ class Room:
                 os.rename(folder, f"{doomed}/{match_id}")  # noqa: PTH104 - thousands of names
         with self.errors("cannot remove from the quarantine", self.directory):
             files.fsync_dir(self.directory)
-        together(remove_folder, [f"{doomed}/{match_id}" for match_id in match_ids])
+        together(_remove_item, [f"{doomed}/{match_id}" for match_id in match_ids])
         remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
@@ -536,6 +552,16 @@ def _close(act: Generator[Wait, None, Any]) -> None:
     """End an act; leave one that still runs, since a second interrupt has ended the wait for it."""
     with contextlib.suppress(ValueError):
         act.close()
+
+
+def _remove_item(folder: str) -> None:
+    """Remove the folder of an item, which most often holds two files."""
+    with contextlib.suppress(OSError):
+        os.unlink(f"{folder}/{ITEM_NAME}")  # noqa: PTH108 - thousands of names
+        os.unlink(f"{folder}/{EVIDENCE_NAME}")  # noqa: PTH108
+        os.rmdir(folder)  # noqa: PTH106
+        return
+    remove_folder(folder)
 
 
 def remove_folder(folder: Path | str) -> None:

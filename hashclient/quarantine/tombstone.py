@@ -63,6 +63,8 @@ def put_tombstone(place: Place, item: Item) -> str | None:
 
 def has_tombstone(place: Place, item: Item) -> bool:
     """Return whether the file at a place is the unchanged tombstone of an item."""
+    if item.tombstone is None:
+        return False
     with contextlib.suppress(OSError), open_file(place) as (fd, _):
         return _is_tombstone(fd, item)
     return False

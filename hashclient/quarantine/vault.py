@@ -30,9 +30,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import context, isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from hashclient.core import agefile
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import (
     Belonging,
@@ -160,7 +160,7 @@ def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
     if header.recipients != len(one.recipients):
         expected = len(one.recipients)
         return f"{path.name} is for {header.recipients} recipients instead of {expected}"
-    if length != agefile.sealed_bytes(header, one.size):
+    if length != agefile.sealed_bytes(header.header_bytes, one.size):
         return f"{path.name} does not hold {one.size:,} bytes"
     return None
 

@@ -25,7 +25,7 @@ from hashclient.audit.record import (
     parse_head,
     verify_signature,
 )
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 from hashclient.packages.chain import (
     ANSWERED,
     COPIED,

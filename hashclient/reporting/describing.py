@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.configfile.tables import ReportConfig
+from hashclient.config.tables import ReportConfig
 from hashclient.core.agefile import Chunks
+from hashclient.core.errors import StateError
 from hashclient.core.match import Match, Step, was_viewed
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.core.version import __version__
-from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.packages.document import (
     FORMAT,

@@ -20,8 +20,8 @@ import msgspec
 
 from hashclient.audit.log import Event
 from hashclient.core.agefile import Chunks
+from hashclient.core.errors import AuthorisationError, StateError, UnreachableError, UsageError
 from hashclient.core.match import Match
-from hashclient.errors import AuthorisationError, StateError, UnreachableError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.packages.document import Evidence, facts_name
 from hashclient.quarantine.age import parse_recipients

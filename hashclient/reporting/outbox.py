@@ -20,15 +20,15 @@ from types import MappingProxyType
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.core.match import REPORT_HELD, Match
-from hashclient.decisions.review import ReviewPolicy
-from hashclient.errors import (
+from hashclient.core.errors import (
     ConfigError,
     HashclientError,
     StateError,
     UsageError,
     VerificationError,
 )
+from hashclient.core.match import REPORT_HELD, Match
+from hashclient.decisions.review import ReviewPolicy
 from hashclient.matches.store import Matches
 from hashclient.packages.document import FORMAT, Document, Provider, parse_document
 from hashclient.reporting.describing import Sealed, encode_document, make_document, sealed_items

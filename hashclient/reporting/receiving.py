@@ -12,9 +12,9 @@ from typing import Any
 
 from hashclient.audit.log import Event, read
 from hashclient.audit.record import format_time, parse_head
-from hashclient.configfile.tables import PackageDestination
+from hashclient.config.tables import PackageDestination
+from hashclient.core.errors import ConfigError, VerificationError
 from hashclient.core.match import ANSWERED as STORY_EVENT
-from hashclient.errors import ConfigError, VerificationError
 from hashclient.matches.store import Matches
 from hashclient.packages.answer import Answer, Request, parse_answer
 from hashclient.packages.chain import ANSWERED

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.core.match import new_id
 from hashclient.core.patience import LAST, is_due, pause
-from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.reporting.destinations.registry import KINDS
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import RECORD_NAME

@@ -11,6 +11,7 @@ import contextlib
 from typing import Any
 
 from hashclient.audit.log import Event
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     REPORT_PREPARED,
@@ -18,7 +19,6 @@ from hashclient.core.match import (
     REPORT_RETRACTING,
     taken_back,
 )
-from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.packages.chain import RETRACTED
 from hashclient.reporting.report import Report, State

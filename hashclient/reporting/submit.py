@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuditError,
     AuthorisationError,
     ConfigError,

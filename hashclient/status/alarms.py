@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.alerts.alert import Kind, Noticed, noticed
 from hashclient.alerts.noticing import LOG, STATE
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from hashclient.status.status import Status

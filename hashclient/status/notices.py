@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from hashclient.config import Settings
-from hashclient.errors import ExitCode, HashclientError, StateError
+from hashclient.config.settings import Settings
+from hashclient.core.errors import ExitCode, HashclientError, StateError
 from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, standings
 from hashclient.notices.store import (

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import PUBLISHED_NAME, Layout
 from hashclient.system.text import printable

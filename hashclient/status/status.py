@@ -15,20 +15,19 @@ import msgspec
 from hashclient.alerts.book import Book
 from hashclient.alerts.book import load_book as load_alerts
 from hashclient.audit.log import Record, read
-from hashclient.config import Settings
+from hashclient.config.settings import Settings
+from hashclient.core.errors import AuditError, ConfigError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
 from hashclient.decisions.review import ReviewPolicy
-from hashclient.decisions.rulings import SOON, Ruling, load_book
-from hashclient.errors import AuditError, ConfigError, ExitCode, StateError
+from hashclient.decisions.rulings import SOON, Ruling, has_book, load_book
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
 from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
-from hashclient.migrations.version import read_version
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.status.published import Published, load_published
 from hashclient.system.files import is_there, state_error
@@ -388,7 +387,7 @@ def _exceptions(
     settings: Settings, environ: Mapping[str, str], now: datetime
 ) -> ExceptionsStatus | None:
     layout = settings.layout
-    if not is_there(layout.exceptions) and not read_version(layout).exceptions:
+    if not has_book(layout):
         return None
     sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
     standing = [ruling for ruling in load_book(layout, sealer).rulings if now < ruling.until]

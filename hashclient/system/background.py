@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from queue import SimpleQueue
 from threading import Condition, Event, Semaphore, Thread
 from typing import Generic, TypeVar
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 
 T = TypeVar("T")
 _In = TypeVar("_In")
 
 #: How many wait for the disk at the same time: one commit of its journal serves them all.
-_AT_ONCE = 16
+_AT_ONCE = 8
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:
@@ -144,6 +143,8 @@ def ahead(items: Iterator[T], room: int) -> Generator[T]:
     Raises:
         StateError: the system has no room for a thread.
     """
+    from queue import SimpleQueue
+
     ready: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
     free = Semaphore(room)
     wanted = True

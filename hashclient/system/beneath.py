@@ -19,7 +19,6 @@ import ctypes
 import errno
 import functools
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import Self
@@ -173,7 +172,7 @@ class Directory:
         status = self.status(name)
         if status is None or identity_of(status) != identity:
             return False
-        aside = f".hashclient-{secrets.token_hex(8)}"
+        aside = f".hashclient-{os.urandom(8).hex()}"
         move_aside(self.fd, name, aside)
         found = os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
         if identity_of(found) != identity:

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from hashclient.errors import ConfigError, UnreachableError
+from hashclient.core.errors import ConfigError, UnreachableError
 
 #: All that a program gets of our environment.
 _KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from hashclient.errors import ConfigError, LockedError, StateError
+from hashclient.core.errors import ConfigError, LockedError, StateError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+import msgspec
 
 
-class Mount(NamedTuple):
+class Mount(msgspec.Struct, frozen=True):
     """A line of /proc/self/mountinfo: mount point, directory of the source, type, source."""
 
     point: str
@@ -60,7 +60,9 @@ def parse_mountinfo(text: bytes) -> dict[int, Mount]:
 
 def unescaped(raw: bytes) -> bytes:
     """Return a field unescaped: the kernel and mount(8) write white space and `\\` in octal."""
-    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
+    if b"\\" not in raw:
+        return raw
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
 
 
 def mount_number(fd: int) -> int | None:

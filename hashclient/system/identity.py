@@ -30,7 +30,8 @@ from array import array
 from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from hashclient.system.filesystems import (
     BTRFS,
@@ -72,12 +73,12 @@ _STATX_ATTR_MOUNT_ROOT = 0x2000
 _SYS = Path("/sys")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: A device with one of these in its path in /sys can be pulled out, or is no disk.
-_LOOSE = re.compile(r"/(usb|mmc|fw|pcmcia|virtual)", re.ASCII)
+_LOOSE = r"/(usb|mmc|fw|pcmcia|virtual)"
 #: How many layers of device mapper and RAID are followed.
 _MAX_LAYERS = 16
 
 
-class Identity(NamedTuple):
+class Identity(msgspec.Struct, frozen=True):
     """A file system: its number, of 63 bits, under which its files are remembered.
 
     `proves` says whether a lease proves that nobody can change a file without a trace; where
@@ -262,7 +263,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
         if None in names or (not own and (path / "dm").exists()):
             return None
         return b" ".join(filter(None, [own, *sorted(filter(None, names))]))
-    if _LOOSE.search(str(path)):
+    if re.search(_LOOSE, str(path)):
         return None
     for place in (path, *path.parents):
         if _read(place / "removable") in {b"1", b"removable"}:

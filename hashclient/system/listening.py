@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 
 
 def cannot_listen(where: str, error: OSError, *, hint: str | None = None) -> StateError:

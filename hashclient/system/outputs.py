@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
 from hashclient.system.files import TEMP_PREFIX, file_in, state_errors, write_all
 from hashclient.system.strangers import (

@@ -31,7 +31,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hashclient.errors import ExitCode, StateError
+from hashclient.core.errors import ExitCode, StateError
 
 #: The message when a page of an index cannot be read, and its hint.
 BAD_PAGE = "index file cannot be read: the disk has a bad block, or the file was cut short in use"

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, open_at_once, read_bounded
 from hashclient.system.text import printable
 

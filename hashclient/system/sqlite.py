@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.files import hint_of, make_private_dir, refuse_irregular, state_error
 from hashclient.system.text import excerpt, printable
 

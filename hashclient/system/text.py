@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -54,11 +54,13 @@ def path_fields(path: str) -> dict[str, str]:
 
     `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
     """
+    if path.isascii():
+        return {"path": path}
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode()}
     except UnicodeDecodeError:
-        encoded = base64.b64encode(raw).decode()
+        encoded = binascii.b2a_base64(raw, newline=False).decode()
         return {"path": raw.decode(errors="replace"), "path_b64": encoded}
 
 
@@ -70,7 +72,7 @@ def path_of(path: str, path_b64: str | None) -> str:
     """
     if path_b64 is None:
         return path
-    return os.fsdecode(base64.b64decode(path_b64, validate=True))
+    return os.fsdecode(binascii.a2b_base64(path_b64, strict_mode=True))
 
 
 def log_path_fields(path: str) -> dict[str, str]:

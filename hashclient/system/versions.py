@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.text import printable
 
 

@@ -12,8 +12,8 @@ import re
 import msgspec
 from tuf.api.metadata import TargetFile
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.model import is_name
-from hashclient.errors import VerificationError
 from hashclient.system.text import excerpt, printable
 
 FIELD = "hashclient-provenance"

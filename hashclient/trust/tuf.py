@@ -26,8 +26,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, Snapshot, Targe
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
-from hashclient.core.model import MAX_LISTS, is_name
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     DeliveryError,
     HashclientError,
@@ -35,6 +34,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
+from hashclient.core.model import MAX_LISTS, is_name
 from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, for_people, printable

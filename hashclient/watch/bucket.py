@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
+from hashclient.core.errors import ConfigError, HashclientError, StateError, UnreachableError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.objecturi import ObjectUri
 from hashclient.daemon.program import NO_OBJECT, Checked, ContentChecker
-from hashclient.errors import ConfigError, HashclientError, StateError, UnreachableError
 from hashclient.system.beside import Beside
 from hashclient.system.text import printable
 from hashclient.system.wakeup import wait, woken_by

@@ -33,7 +33,7 @@ from typing import NamedTuple, Self
 
 from inotify_simple import INotify, flags
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.scan.values.work import join
 from hashclient.system.beneath import open_plain
 from hashclient.system.filesystems import parse_mountinfo, reports_changes

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from hashclient.core.errors import ConfigError, UnreachableError, UsageError
 from hashclient.core.objecturi import ObjectUri, parse_uri
-from hashclient.errors import ConfigError, UnreachableError, UsageError
 from hashclient.system.text import printable
 
 #: Seconds that one question waits for events: a signal is heeded after it.

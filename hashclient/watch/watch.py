@@ -14,11 +14,11 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from hashclient.client import Client
+from hashclient.client.client import Client
+from hashclient.core.errors import ExitCode, HashclientError, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.scan.run.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.values.options import ScanOptions

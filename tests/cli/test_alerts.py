@@ -36,7 +36,7 @@ from hashclient.alerts import outbox
 from hashclient.alerts.alert import MEANINGS, Kind
 from hashclient.alerts.receivers import parse_secret, signature
 from hashclient.cli import alerts as alerts_command
-from hashclient.errors import ExitCode, HashclientError, UnreachableError, VerificationError
+from hashclient.core.errors import ExitCode, HashclientError, UnreachableError, VerificationError
 from tests.clamd import instream
 from tests.kit import State, arguments, edit_manifest, environment, wait_until
 from tests.told import documents, into
@@ -513,7 +513,7 @@ def test_long_running_commands_say_it_while_they_run(
 
 def test_a_long_running_command_runs_it_only_with_receivers(state: State, inbox: Path) -> None:
     from hashclient.cli.app import App
-    from hashclient.config import resolve_settings
+    from hashclient.config.settings import resolve_settings
 
     def app() -> App:
         return App(

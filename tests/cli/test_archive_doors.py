@@ -66,6 +66,7 @@ def rows() -> Iterator[tuple[str, bytes]]:
             signed = inner + NOISE[:5000]
             yield f"{kind} behind {name}, with a signature", FRONTS[name] + signed
             yield f"{kind} behind {name} and its settings", FRONTS[name] + b";!@Install" + inner
+        yield f"cab behind {name} and much more", FRONTS[name] + NOISE + CAB + NOISE
     yield "cab in the resources of a program", others.program_of(b"", NOISE[:999] + CAB)
     yield from mails.odd_mails(LISTED).items()
     types = {"directory": 0o040755, "fifo": 0o010644, "device": 0o020644, "socket": 0o140644}

@@ -12,7 +12,7 @@ from resource import RLIMIT_FSIZE, setrlimit
 import pytest
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, verify
-from hashclient.config import resolve_settings
+from hashclient.config.settings import resolve_settings
 from hashclient.session import Session
 from hashclient.system.text import path_fields
 from tests.kit import UNMEASURED, Run, arguments, call, environment, run

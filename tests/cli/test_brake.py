@@ -10,7 +10,8 @@ import pytest
 from pyrage import x25519
 
 from fixtures.archives import zip_of
-from hashclient.core.kinds import MatchState
+from hashclient import Client
+from hashclient.core.kinds import Kind, MatchState
 from hashclient.matches.store import Matches
 from tests.kit import Run, State
 
@@ -63,6 +64,15 @@ def world(tmp_path: Path) -> Braked:
 
 
 SENTENCE = "entry wrong of base matched 8 files: 3 isolated, 5 held"
+
+
+def test_what_a_program_checks_is_held_above_the_limit_too(world: Braked) -> None:
+    with Client(world.path).checker() as checker:
+        answers = [checker.check(path) for path in sorted(world.tree.iterdir())]
+    assert {answer.kind for answer in answers} == {Kind.MATCH} and checker.failures == 0
+    records = [one.record for answer in answers for one in answer.found]
+    assert [record is not None and record.held for record in records].count(True) == 5
+    assert world.counts() == {"quarantined": 5, "held": 5}
 
 
 def test_what_is_above_the_limit_is_held_and_other_entries_are_acted_upon(world: Braked) -> None:

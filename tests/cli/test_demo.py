@@ -9,8 +9,8 @@ import pytest
 
 from hashclient.cli.app import App
 from hashclient.cli.demo import _Demo
-from hashclient.config import Config, Settings
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import ExitCode, HashclientError
 from tests.kit import ROOT, call, run
 
 

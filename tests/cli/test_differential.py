@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.differential import compare
-from fixtures.differential.cases import PLANTED, Recipe
+from fixtures import archives
+from fixtures.differential import compare, corpus
+from fixtures.differential.cases import PLANTED, Kind, Recipe
 from fixtures.differential.compare import Comparison
 from fixtures.differential.kinds import KINDS
 from fixtures.differential.oracles import PROGRAMS
+from fixtures.differential.ours import Said
 from fixtures.differential.streams import FORMS
 
 
@@ -47,6 +49,15 @@ def test_each_program_extracts_what_is_written_as_usual(kind: str) -> None:
         found = compare.extracting(set(chosen.programs) - missing, cases)
     assert {name for names in found.values() for name in names} | missing == set(chosen.programs)
     name_missing(kind)
+
+
+def test_a_tree_is_read_that_is_deeper_than_python_calls_functions() -> None:
+    if PROGRAMS["tar"].missing:
+        pytest.skip("tar is not here")
+    name = "d/" * 1_100 + "x"
+    deep = Kind("deep", ".tar", {}, lambda _, planted: archives.tar_of({name: planted}), ("tar",))
+    with compare.written([(deep, {})]) as cases:
+        assert compare.extracting(deep.programs, cases) == {case: ["tar"] for case in cases}
 
 
 def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
@@ -80,6 +91,23 @@ def test_a_seed_always_gives_the_same_bytes(kind: str) -> None:
     } == set(range(len(PLANTED)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_others_are_shown_to_each_program_that_may_open_them(kind: str) -> None:
+    chosen = KINDS[kind]
+    forms: list[Recipe] = [{"as": form} for form in FORMS] if chosen.always else [{}]
+    for program in chosen.programs:
+        asked = [corpus.is_asked(program, chosen.bytes_of(recipe)) for recipe in forms]
+        assert any(asked), program
+
+
+def test_a_member_of_a_file_of_others_is_found_or_the_reason_is_named() -> None:
+    disk, pst, damaged = "not-opened: disk", "not-opened: pst", "damaged: tar: a header"
+    assert corpus.answer(Said({"m-1"}, {damaged}), "m-1") == "found"
+    assert corpus.answer(Said({"m-1"}, {damaged, disk}), "m-2") == "unread"
+    assert corpus.answer(Said(set(), {pst, disk}), "m-2") == f"{disk}; {pst}"
+    assert corpus.answer(Said({"m-1"}), "m-2") == "clean"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_clean_that_a_program_extracts(comparison: Comparison, kind: str) -> None:
@@ -109,7 +137,11 @@ def test_each_reason_for_a_difference_stands_in_the_documents() -> None:
         ("cab", {"front": ["picture", 60]}, ["cabextract"], True),
         ("cab", {"front": ["picture", 60]}, ["cabextract", "bsdtar"], False),
         ("cab", {"front": ["MZ", 60]}, ["cabextract"], False),
-        ("cab", {"front": ["ELF", 70_000]}, ["cabextract", "7z"], True),
+        ("cab", {"front": ["ELF", 70_000]}, ["cabextract", "7z"], False),
+        ("compressed", {"as": "xz", "front": ["zeros", 60]}, ["7z", "busybox xzcat"], True),
+        ("compressed", {"as": "xz", "front": ["zeros", 60]}, ["7z", "xz"], False),
+        ("compressed", {"as": "lzma", "edits": [[0.23, "set", 108]]}, ["busybox lzcat"], True),
+        ("compressed", {"as": "lzma", "edits": [[0.9, "set", 108]]}, ["busybox lzcat"], False),
         ("zip", {"front": ["picture", 60], "behind": ["junk", 5_000]}, ["unzip"], False),
         ("zip", {"front": ["zeros", 1], "behind": ["junk", 5_000]}, ["unzip"], True),
         ("mail", {"front": ["text", 60]}, ["munpack"], False),

@@ -14,9 +14,9 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator
-from hashclient.config import Config
-from hashclient.configfile.tables import ProviderConfig
-from hashclient.errors import ExitCode, VerificationError
+from hashclient.config.settings import Config
+from hashclient.config.tables import ProviderConfig
+from hashclient.core.errors import ExitCode, VerificationError
 from hashclient.fetch import fetcher
 from hashclient.fetch.places import Place
 from hashclient.fetch.providers import fetch_in_turn

@@ -229,7 +229,7 @@ def test_another_file_with_the_same_md5_is_no_part_of_an_exception(tmp_path: Pat
     world = Ruled(tmp_path, algorithms=[Algorithm.MD5])
     world.add("--file", world.tree / "wrong-2")
     assert world.scan().code == 0
-    from hashclient.client import Client
+    from hashclient.client.client import Client
     from hashclient.core.kinds import Kind
     from hashclient.core.model import Hit, Outcome
     from hashclient.decisions.exceptions import Exceptions

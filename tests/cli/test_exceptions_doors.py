@@ -159,6 +159,17 @@ def test_a_daemon_answers_ok_counts_and_logs_it_and_follows_each_change(
     assert sum(data["excepted"] for _, data in world.events("serve-end")) == 6
 
 
+@pytest.mark.slow
+def test_a_daemon_records_an_excepted_container_beside_its_listed_member(tmp_path: Path) -> None:
+    packed = zip_of({"right": RIGHT})
+    world = State(tmp_path, {"base": {"wrong": packed, "right": RIGHT}})
+    make_exception(world)
+    with serving(world.path, tmp_path / "run") as daemon:
+        assert daemon.ask(instream(packed)).endswith(b"right FOUND\0")
+        assert daemon.stop() == 0
+    assert [len(world.events(kind)) for kind in ("match", "excepted")] == [1, 1]
+
+
 def asked_after_exception(
     world: State, daemon: Daemon, *, seconds: int
 ) -> tuple[datetime, Run, bytes]:

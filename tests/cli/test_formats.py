@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.test_formats import TABLE
 from tests.kit import call, csv_of, make_state, write_tree

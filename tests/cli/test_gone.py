@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit import log
-from hashclient.client import Client
+from hashclient.client.client import Client
 from hashclient.core.match import Place
 from hashclient.scan.sources import trees
 from hashclient.scan.sources.frame import Frame

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hashclient.cli.app import App
-from hashclient.configfile.edit import provider_table
-from hashclient.configfile.tables import MAX_GRACE_HOURS, ProviderConfig
+from hashclient.config.edit import provider_table
+from hashclient.config.tables import MAX_GRACE_HOURS, ProviderConfig
 from tests.kit import Run, State, edit_manifest, write_tree
 
 NOW = datetime(2026, 5, 10, 12, tzinfo=UTC)

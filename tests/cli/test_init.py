@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.config import Config, Settings
-from hashclient.configfile.tables import ProviderConfig
-from hashclient.errors import ConfigError
+from hashclient.config.settings import Config, Settings
+from hashclient.config.tables import ProviderConfig
+from hashclient.core.errors import ConfigError
 from hashclient.fetch.pinning import pin_provider
 from hashclient.provider.repository import Repository
 from hashclient.session import Session

@@ -19,8 +19,8 @@ import pytest
 
 from fixtures.client import content, csv
 from fixtures.crash import in_child
+from hashclient.core.errors import HashclientError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import HashclientError
 from hashclient.scan.cache import cache, records
 from hashclient.scan.cache.cache import Inventory
 from hashclient.scan.check import judging

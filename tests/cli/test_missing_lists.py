@@ -14,7 +14,7 @@ import pytest
 from fixtures.client import Client
 from fixtures.simulator import Simulator, status
 from hashclient.audit.log import read
-from hashclient.errors import UnreachableError
+from hashclient.core.errors import UnreachableError
 from tests.kit import Run, call, csv_of, digests_of, edit_manifest, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'

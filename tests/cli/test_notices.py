@@ -13,7 +13,7 @@ import capvalidator
 import pytest
 
 from fixtures.notices import make_notice
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.notices.lifecycle import Kept
 from hashclient.notices.store import Book, changing, load_book, write_book
 from hashclient.status.notices import NoticesStatus, read_notices

@@ -11,7 +11,7 @@ import pytest
 
 from hashclient.cli.main import cli
 from hashclient.cli.options import TIME
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.kit import ROOT, call, csv_of, make_state, run, write_tree
 
 TREE = {"clean.txt": b"clean", "listed.txt": b"listed"}

@@ -19,11 +19,11 @@ from typing import NoReturn
 
 import pytest
 
-from hashclient import config
 from hashclient.cli import main as command
 from hashclient.cli.output import OutputError, Terminated
 from hashclient.cli.sorter import Sorter
-from hashclient.errors import ExitCode
+from hashclient.config import settings as config
+from hashclient.core.errors import ExitCode
 from hashclient.formats.interface import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
@@ -223,7 +223,7 @@ def test_a_signal_or_a_bug_before_it_begins(
 
 def test_killed_before_the_configuration_is_read(state: Path, report: Path) -> None:
     code = (
-        "import os, hashclient.config as c; from hashclient.cli.main import main\n"
+        "import os, hashclient.config.settings as c; from hashclient.cli.main import main\n"
         "c.resolve_settings = lambda **_: os.kill(os.getpid(), 9)\n"
         "main()"
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.formats.interface import DOCUMENTS, FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE

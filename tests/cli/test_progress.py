@@ -19,7 +19,7 @@ import pytest
 from hashclient.cli import progress as bars
 from hashclient.cli.app import App
 from hashclient.cli.progress import files_counted
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from fixtures.simulator import Simulator
 from hashclient.cli.main import cli
-from hashclient.errors import (
+from hashclient.core.errors import (
     UsageError,
 )
 from hashclient.provider.repository import Repository

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ExitCode, StateError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.store import Room
 from tests.kit import Run, State, bytes_path, call, run

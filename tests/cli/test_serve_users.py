@@ -20,7 +20,8 @@ import pytest
 from msgspec.structs import replace
 
 from fixtures.archives import zip_of
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import HashclientError
 from hashclient.daemon.checks import Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
@@ -30,7 +31,6 @@ from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
 from hashclient.daemon.worker import SILENT_S
-from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
 from hashclient.scan.check.members import Members
 from hashclient.session import Session

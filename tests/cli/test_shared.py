@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hashclient.configfile.owners import ALLOW_SHARED, allows_shared, files_named
-from hashclient.configfile.tables import (
+from hashclient.config.owners import ALLOW_SHARED, allows_shared, files_named
+from hashclient.config.tables import (
     ClusterConfig,
     MirrorConfig,
     OAuthConfig,

@@ -16,7 +16,7 @@ from fixtures.client import content, csv, digests_of
 from fixtures.simulator import Simulator
 from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
-from hashclient.configfile.edit import provider_table
+from hashclient.config.edit import provider_table
 from hashclient.core.kinds import Algorithm
 from hashclient.matches.store import Matches
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME

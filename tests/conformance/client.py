@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from hashclient.cli import main as command
-from hashclient.errors import HashclientError, VerificationError
+from hashclient.core.errors import HashclientError, VerificationError
 from hashclient.system.files import make_private_dir, write_atomic
 from hashclient.system.layout import Layout
 from hashclient.trust import tuf

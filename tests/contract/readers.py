@@ -21,10 +21,10 @@ from typing import Any
 
 import jsonschema
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.fields import done_word, failure_text
 from tests.kit import ROOT, bytes_path

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
@@ -22,8 +22,9 @@ from hashclient.scan.cache.interface import Cache, CachePlace
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Received, Remembered
-from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
+from hashclient.scan.cluster.messages import ToCheck, decode_files, names_elsewhere
 from hashclient.scan.executors.here import Inline
+from hashclient.scan.executors.wire import encode
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions

@@ -15,10 +15,10 @@ import pytest
 from fixtures.desk import A, B, Desk, desk_and_service, load_unconfined
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import verify as verify_audit
-from hashclient.configfile.tables import ReportConfig
+from hashclient.config.tables import ReportConfig
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import UsageError
 from hashclient.reporting.destinations.interface import Destination, Work
 from hashclient.reporting.destinations.registry import KINDS, kind_of
 from hashclient.reporting.outbox import Outbox

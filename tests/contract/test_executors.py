@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome, Seen
 from hashclient.core.verdict import Summary
-from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.backlog import MOST_NAMES
 from hashclient.scan.cluster.executor import Dask
@@ -78,7 +78,7 @@ class OnCluster(Executor):
 
 
 def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
-    from hashclient.scan.cluster.messages import encode  # it cannot be sent to the worker
+    from hashclient.scan.executors.wire import encode  # it cannot be sent to the worker
 
     return encode(caught(lambda: checked(lambda _known: make_checker(None), None, payload)))
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import (
     Acted,
@@ -33,7 +34,6 @@ from hashclient.core.model import (
     MissingList,
 )
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS, Context, formatter
 from tests.contract.readers import (
     JSONL_SCHEMA,

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 
 from fixtures import exports
+from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import ConfigError, UsageError
 from hashclient.fetch.guard import Inspection, open_guard
 from hashclient.index.blinding import Sealer
 from hashclient.lists.importers import importfile

@@ -16,9 +16,9 @@ import pytest
 from fixtures.blobs import Blobs, BlobStore
 from fixtures.buckets import Site, error
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import StateError
 from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator, hold_if_there
 from hashclient.quarantine.isolators.objects import Objects

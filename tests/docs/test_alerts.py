@@ -12,7 +12,7 @@ import pytest
 
 from hashclient.alerts.alert import MEANINGS, Kind
 from hashclient.alerts.receivers import parse_secret, receiver_of
-from hashclient.config import parse_config
+from hashclient.config.settings import parse_config
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.kit import State
 from tests.told import documents, into

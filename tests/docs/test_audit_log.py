@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import AuditError, StateError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
-from hashclient.errors import AuditError, StateError
 from hashclient.scan.run.recorder import RunRecord
 from hashclient.session import Session
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 
 from fixtures.archives import zip_of
 from hashclient.audit.log import read
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from tests.docs.blocks import DOCS, ROOT, marked_blocks, table_rows
 from tests.docs.commands import check_invocation, invocations
@@ -216,7 +216,7 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert "Traceback" not in done.stdout, done.stdout

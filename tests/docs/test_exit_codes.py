@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Kind
-from hashclient.errors import ExitCode, HashclientError
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 
 pytestmark = pytest.mark.docs
@@ -29,7 +29,7 @@ def test_every_class_of_errors_has_a_code_of_its_own_kind() -> None:
     def leaves(root: type[HashclientError]) -> set[type[HashclientError]]:
         return {root}.union(*(leaves(child) for child in root.__subclasses__()))
 
-    ours = {c for c in leaves(HashclientError) if c.__module__ == "hashclient.errors"}
+    ours = {c for c in leaves(HashclientError) if c.__module__ == "hashclient.core.errors"}
     codes = {c.exit_code for c in ours}
     assert codes == set(ExitCode) - {
         ExitCode.OK,

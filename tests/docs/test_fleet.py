@@ -18,8 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from fixtures.fleet import NOW, Box
-from hashclient.config import parse_config
-from hashclient.errors import UsageError
+from hashclient.config.settings import parse_config
+from hashclient.core.errors import UsageError
 from hashclient.fleet.document import Verified, verify_status
 from hashclient.fleet.known import load_roster, pins_of
 from hashclient.fleet.show import FINDINGS, Row

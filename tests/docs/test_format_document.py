@@ -18,13 +18,9 @@ from tuf.ngclient.config import UpdaterConfig
 from fixtures import exports
 from fixtures.client import csv
 from fixtures.simulator import Simulator
-from hashclient.core.model import MAX_LISTS, NAME_PATTERN
+from hashclient.core.model import MAX_ENTRY_ID_BYTES, MAX_LISTS, NAME_PATTERN
 from hashclient.lists import bounds, wire
-from hashclient.lists.wire import (
-    checksum_of,
-    entry_hashes,
-    parse_index,
-)
+from hashclient.lists.wire import checksum_of, entry_hashes, parse_index
 from hashclient.notices import document as notices
 from hashclient.notices.document import parse_notice
 from hashclient.provider.drafts import load_draft
@@ -95,7 +91,7 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         f"together must have at most {wire.MAX_LIST_ENTRIES:,} rows",
         f"a segment's file at most {wire.MAX_SEGMENT_BYTES >> 20} MiB",
         f"segments that one fetch downloads at most {wire.MAX_LIST_BYTES >> 30} GiB",
-        f"must be 1 to {wire.MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
+        f"must be 1 to {MAX_ENTRY_ID_BYTES} of `A-Z a-z 0-9 . _ : -`",
         f"must have at most {wire.MAX_CATEGORIES}\n",
         wire.FORMAT,
     ):

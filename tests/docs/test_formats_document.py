@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Hit, Invocation, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
 from hashclient.formats.interface import FORMATS, Context, formatter

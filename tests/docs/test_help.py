@@ -10,7 +10,7 @@ import click
 import pytest
 
 from hashclient.cli.main import cli
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.docs.blocks import run_command
 from tests.kit.context import context_of
 

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import COMMANDS, cli
 from hashclient.cli.options import option_variables
-from hashclient.config import COMMAND_TABLES, Config, parse_config, resolve_settings
-from hashclient.configfile.tables import (
+from hashclient.config.settings import COMMAND_TABLES, Config, parse_config, resolve_settings
+from hashclient.config.tables import (
     AcceptRule,
     AlertsConfig,
     BrakeConfig,
@@ -46,9 +46,9 @@ from hashclient.configfile.tables import (
 )
 from hashclient.containers import unopened
 from hashclient.containers.kinds import OPENED
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import COMES_FROM, REVIEW_REASONS, MatchState, Verdict
 from hashclient.core.match import BESIDE_STATE
-from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hashclient.config import parse_config
-from hashclient.configfile.tables import QuarantineConfig
+from hashclient.config.settings import parse_config
+from hashclient.config.tables import QuarantineConfig
 from hashclient.quarantine import age, isolate, item, safe_rename
 from hashclient.quarantine.isolators import files
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.cli.main import COMMANDS
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.docs.blocks import (
     DOCS,
     ROOT,

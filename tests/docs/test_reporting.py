@@ -10,9 +10,9 @@ from pyrage import x25519
 
 from hashclient import packages as read_by_recipients
 from hashclient import quarantine, reporting
-from hashclient.config import parse_config
-from hashclient.configfile.tables import PackageDestination, ServiceDestination
-from hashclient.errors import HashclientError
+from hashclient.config.settings import parse_config
+from hashclient.config.tables import PackageDestination, ServiceDestination
+from hashclient.core.errors import HashclientError
 from hashclient.packages.contents import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,

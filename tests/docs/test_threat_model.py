@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.docs.blocks import DOCS, ROOT, names_of_tests, table_rows
 
 pytestmark = pytest.mark.docs

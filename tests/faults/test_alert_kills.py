@@ -14,7 +14,7 @@ import pytest
 from fixtures.crash import in_child, kill_at, watched
 from hashclient.alerts.book import Book
 from hashclient.alerts.outbox import Outbox
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.faults.test_reporting_retraction import each_change
 from tests.kit import State, arguments, environment, fast_directory
 from tests.told import Told, documents, into

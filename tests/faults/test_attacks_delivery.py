@@ -21,7 +21,7 @@ from fixtures.hostile import Behaviour, Connection, HostileServer, Request, repl
 from fixtures.simulator import Simulator, endless, status, truncated
 from fixtures.tls import Authority, server_context
 from hashclient.cli import main as command
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.core.errors import ExitCode, HashclientError
 from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, roles_of
 
 # Unsigned bytes

@@ -24,7 +24,7 @@ from tuf.api.metadata import (
 from fixtures import hostile_segments
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.lists.wire import add_schema, checksum_of, encode_segment, entry_hashes
 from tests.attack_world import ALL, G2, OLD, Generations, refused
 

@@ -23,11 +23,11 @@ from fixtures.crash import in_child, kill_at, watched
 from fixtures.notices import make_notice
 from fixtures.simulator import PlainClient, Simulator, endless, status, truncated
 from hashclient.audit.log import read
+from hashclient.client.journal import Journal
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.model import is_name
-from hashclient.errors import ExitCode, HashclientError
 from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, Severity, Type, encode_notice
-from hashclient.notices.journal import Journal
 from hashclient.notices.lifecycle import Standing, State
 from hashclient.notices.store import load_book, write_book
 from hashclient.provider.keys import Keys

@@ -28,7 +28,7 @@ from tuf.api.metadata import (
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES

@@ -16,7 +16,7 @@ import pytest
 
 from fixtures.crash import Recorder, watched
 from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
-from hashclient.errors import AuditError, StateError
+from hashclient.core.errors import AuditError, StateError
 from hashclient.system import files
 
 ROOT = Path(__file__).parents[2]
@@ -283,7 +283,7 @@ import resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from hashclient.audit.log import AuditLog, Event
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), limits[1]))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import item_ids
 from tests.cli.test_brake import RIGHT, WRONG, Braked

@@ -18,10 +18,10 @@ import pytest
 
 from fixtures.cluster import started as started_cluster
 from fixtures.tls import Authority
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.scan.cluster import backlog, crew
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import decode_files, paths_of

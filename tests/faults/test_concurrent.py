@@ -16,7 +16,7 @@ import pytest
 from fixtures.client import Client, content, csv, numbers_in
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
-from hashclient.errors import ExitCode, LockedError
+from hashclient.core.errors import ExitCode, LockedError
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index
 from hashclient.index.writer import Room

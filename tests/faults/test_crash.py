@@ -29,8 +29,8 @@ from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_a
 from fixtures.hostile import Connection, HostileServer, Request, reply
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
-from hashclient.configfile.edit import provider_table
-from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
+from hashclient.config.edit import provider_table
+from hashclient.core.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
 from hashclient.index.writer import Room
 from tests.kit import edit_manifest

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.scan.sources.directories import inode_of
 from tests.kit import attacker

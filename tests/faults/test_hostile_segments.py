@@ -13,7 +13,7 @@ import pytest
 
 from fixtures import hostile_segments
 from fixtures.hostile_segments import SEGMENTS
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.lists import bounds
 from hashclient.lists.wire import Segment, add_schema, encode_segment, parse_withdraw_segment
 from tests.kit.run import ROOT

@@ -18,7 +18,7 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
 from fixtures.simulator import Simulator
-from hashclient.errors import HashclientError
+from hashclient.core.errors import HashclientError
 from hashclient.index.manifest import load_manifest
 from hashclient.index.run import DamagedError
 from tests.kit.depth import changes

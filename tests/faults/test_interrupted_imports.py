@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.kit import Run, Site, csv_of, environment
 from tests.kit.depth import count_of
 

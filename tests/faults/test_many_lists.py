@@ -12,8 +12,8 @@ from tuf.api.metadata import DelegatedRole
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
+from hashclient.core.errors import ExitCode, UsageError
 from hashclient.core.model import MAX_LISTS
-from hashclient.errors import ExitCode, UsageError
 from hashclient.index.open_lists import expected_lists
 from hashclient.lists.importers.importfile import Reading
 from hashclient.provider import repository

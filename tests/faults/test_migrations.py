@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
 from fixtures.used_state import LISTED, use
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.migrations import migrate, version
 from hashclient.migrations.migrate import STEPS, Step, check_state, writing
 from hashclient.migrations.version import FIRST, Version, read_version

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from fixtures import hostile
 from fixtures.hostile import HostileServer, head, reply
 from fixtures.tls import Authority, server_context
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     ExitCode,
     HashclientError,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
 from hashclient.quarantine import restore as restoring

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.client import Client
+from hashclient.client.client import Client
 from hashclient.core.model import Handled
 from hashclient.quarantine.vault import item_ids
 from hashclient.scan.values.options import ScanOptions

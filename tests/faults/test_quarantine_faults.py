@@ -21,9 +21,9 @@ import pytest
 from fixtures.crash import FailAt, Recorder, drop_capabilities, in_child, kill_at, watched
 from fixtures.quarantine import Ward
 from hashclient.audit.log import Event
+from hashclient.core.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate

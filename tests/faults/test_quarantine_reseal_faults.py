@@ -19,8 +19,8 @@ import pytest
 
 from fixtures.crash import FailAt, Recorder, in_child, kill_at, watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.core.errors import AuditError, AuthorisationError, StateError
 from hashclient.core.match import Match
-from hashclient.errors import AuditError, AuthorisationError, StateError
 from hashclient.quarantine.age import unseal
 from hashclient.quarantine.vault import Stage, load_identities, write_identity
 from hashclient.system import files

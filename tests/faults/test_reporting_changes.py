@@ -12,10 +12,10 @@ import pytest
 
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.configfile.tables import PackageDestination
+from hashclient.config.tables import PackageDestination
+from hashclient.core.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import AuditError, ConfigError, ExitCode, StateError, UnreachableError
 from hashclient.reporting.report import Call, Report, State
 from tests.kit import fast_directory
 

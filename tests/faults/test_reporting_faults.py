@@ -23,11 +23,8 @@ from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import Event
 from hashclient.audit.log import verify as verify_audit
-from hashclient.configfile.tables import ServiceDestination
-from hashclient.core.kinds import Algorithm, Kind, MatchState
-from hashclient.core.match import Match
-from hashclient.core.model import Hit, Outcome
-from hashclient.errors import (
+from hashclient.config.tables import ServiceDestination
+from hashclient.core.errors import (
     AuditError,
     AuthorisationError,
     ConfigError,
@@ -38,6 +35,9 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.core.kinds import Algorithm, Kind, MatchState
+from hashclient.core.match import Match
+from hashclient.core.model import Hit, Outcome
 from hashclient.packages.verify import verify_package
 from hashclient.reporting.destinations.cybertipline.plan import make_plan
 from hashclient.reporting.destinations.interface import Work

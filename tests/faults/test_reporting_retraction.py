@@ -20,9 +20,9 @@ from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import WHO, A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault
 from hashclient.audit.log import read
+from hashclient.core.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import AuditError, HashclientError, StateError, UsageError
 from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.store import Room
 from hashclient.reporting.report import Report, State

@@ -20,7 +20,7 @@ from fixtures.client import csv
 from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import Passphrases, change_passphrase, load_public, make_pair
@@ -53,6 +53,14 @@ rounds = pytest.mark.parametrize(
 def ground() -> Iterator[Path]:
     with attacker.open_ground() as ground:
         yield ground
+
+
+_urandom = os.urandom
+
+
+def guessable(count: int) -> bytes:
+    """Zeros for the names of temporary files, which are made of eight bytes."""
+    return bytes(count) if count == 8 else _urandom(count)
 
 
 def until_seen(is_so: Callable[[], bool]) -> None:
@@ -198,7 +206,7 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
     victim = Victim(ground / "closed" / "file", b"root's")
     give_tree(desk.out, {})
     attack_once(link(desk.out / "link", victim.path.parent))
-    monkeypatch.setattr(os, "urandom", bytes)  # the names that are not to be guessed are zeros
+    monkeypatch.setattr(os, "urandom", guessable)
     for number in range(rounds):
         match = desk.find(f"f{number}", A)
         report = desk.prepare(match, to="sealed" if is_sealed else "police")
@@ -264,7 +272,7 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
     theirs = give_tree(ground / "theirs", {})
     attack_once(link(theirs / "link", victim.path.parent))
     temporary = theirs / f".tmp-{'0' * 16}"
-    monkeypatch.setattr(os, "urandom", bytes)
+    monkeypatch.setattr(os, "urandom", guessable)
     for number in range(rounds):
         draft = theirs / f"draft-{number}"
         with (
@@ -346,7 +354,7 @@ def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_
     desk = Desk(ground / "desk")
     victim = Victim(ground / "closed" / "file", b"root's")
     give_tree(desk.out, {})
-    monkeypatch.setattr(os, "urandom", bytes)
+    monkeypatch.setattr(os, "urandom", guessable)
     retracted = 0
     for number in range(rounds):
         report = desk.prepare(desk.find(f"f{number}", A))

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fixtures.cluster import Cluster, started
-from hashclient.config import Config, Settings
-from hashclient.configfile.tables import ClusterConfig
+from hashclient.config.settings import Config, Settings
+from hashclient.config.tables import ClusterConfig
 from hashclient.core.version import __version__
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan.cluster.address import Scheduler, parse_executor

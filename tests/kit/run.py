@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.cli import main as command
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
 #: A command before it for root, so that files without permission are really unreadable.

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 from hashclient.system.text import path_fields
 from tests.kit.depth import examples
 

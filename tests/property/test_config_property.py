@@ -11,8 +11,8 @@ from msgspec import inspect
 
 from hashclient.cli.defaults import command_defaults
 from hashclient.cli.main import COMMANDS, cli
-from hashclient.config import COMMAND_TABLES, _Document, _Scans, parse_config
-from hashclient.errors import ConfigError, ExitCode
+from hashclient.config.settings import COMMAND_TABLES, _Document, _Scans, parse_config
+from hashclient.core.errors import ConfigError, ExitCode
 from tests.kit import State
 
 #: Values as they are written: of each type of TOML, and what is easily mistaken for another.

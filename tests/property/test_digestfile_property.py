@@ -10,8 +10,8 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.lists.importers import importfile
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import NO_SIZE

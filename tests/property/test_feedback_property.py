@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.client import Client
+from hashclient.client.client import Client
 from hashclient.core.kinds import REVIEW_REASONS, Algorithm, Kind, Verdict
 from hashclient.core.model import Hit, Outcome
 from hashclient.decisions.review import Review, review

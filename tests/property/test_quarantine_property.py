@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fixtures.crash import watched
 from fixtures.quarantine import Ward
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError
 from hashclient.quarantine.item import Item, encode_item, parse_item
 from tests.kit import fast_directory
 from tests.kit.depth import examples

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary

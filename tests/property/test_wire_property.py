@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.kinds import Algorithm, mask_of
-from hashclient.errors import VerificationError
+from hashclient.core.model import is_entry_id
 from hashclient.lists.wire import (
     FORMAT,
     NO_SIZE,
@@ -27,7 +28,6 @@ from hashclient.lists.wire import (
     encode_segment,
     entry_hashes,
     is_category,
-    is_entry_id,
     parse_add_segment,
     parse_index,
 )

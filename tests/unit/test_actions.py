@@ -11,11 +11,11 @@ import pytest
 
 from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
-from hashclient.config import Settings, parse_config
+from hashclient.config.settings import Settings, parse_config
+from hashclient.core.errors import ConfigError, ExitCode
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, ListState, Outer, Recorded
-from hashclient.errors import ConfigError, ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine.vault import item_ids
 from hashclient.scan.run import actions

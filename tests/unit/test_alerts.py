@@ -24,10 +24,10 @@ from hashclient.alerts import alert as alert_module
 from hashclient.alerts.alert import MEANINGS, MOST_NAMED, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.outbox import Outbox
 from hashclient.alerts.receivers import Message, parse_secret, signature
+from hashclient.core.errors import ConfigError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.kinds import Kind as OutcomeKind
 from hashclient.core.model import Hit, Outcome
-from hashclient.errors import ConfigError, ExitCode, StateError
 from hashclient.matches.recent import _FOUND, Recent
 from tests.kit import fast_directory
 from tests.kit.depth import examples

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fixtures.answers import PUBLIC, answer_of, signed
 from fixtures.desk import A, Desk
 from hashclient.audit.log import Event, read
+from hashclient.core.errors import ConfigError, UsageError, VerificationError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, keep_asked
-from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.packages.answer import Answer, Request, parse_answer
 from hashclient.packages.chain import spelled_note
 from hashclient.packages.verify import verify_retraction

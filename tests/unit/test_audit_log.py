@@ -30,7 +30,7 @@ from hashclient.audit.record import (
     encode_record,
     parse_record,
 )
-from hashclient.errors import AuditError, HashclientError, StateError
+from hashclient.core.errors import AuditError, HashclientError, StateError
 from hashclient.system.text import path_fields
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

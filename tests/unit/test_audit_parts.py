@@ -11,7 +11,7 @@ import pytest
 from hashclient.audit.log import AuditLog, Encoded, Event, read, verify
 from hashclient.audit.parts import MAX_BODY_CHARS, bodies_of
 from hashclient.audit.record import MAX_LINE_BYTES, encode_body
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 HITS = [{"list": f"l{n}", "entry": "e" * 60} for n in range(30_000)]

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fixtures.crash import FailAt, in_child, kill_at, watched
 from hashclient.audit.log import AuditLog, Event, checkpoint, read, verify
 from hashclient.audit.record import segment_data
-from hashclient.errors import AuditError, UsageError
+from hashclient.core.errors import AuditError, UsageError
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 #: More changes of the disk than an append makes that closes a file.

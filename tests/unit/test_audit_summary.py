@@ -14,8 +14,8 @@ import pytest
 from hashclient.audit.log import AuditLog, Event
 from hashclient.audit.record import encode_record
 from hashclient.audit.summary import Outage, summarise
+from hashclient.core.errors import AuditError
 from hashclient.core.figures import Spread
-from hashclient.errors import AuditError
 from tests.kit import measured
 from tests.kit.depth import count_of
 

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, verify
-from hashclient.errors import AuditError
+from hashclient.core.errors import AuditError
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "audit"
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -139,7 +139,7 @@ def build(name: str, directory: Path) -> None:
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     with (
         mock.patch.object(Ed25519PrivateKey, "generate", return_value=key),
-        mock.patch("secrets.token_hex", lambda count: "0123456789abcdef" * (count // 8)),
+        mock.patch("os.urandom", lambda count: bytes.fromhex("0123456789abcdef" * (count // 8))),
         mock.patch.object(os, "fsync"),
     ):
         CASES[name](directory)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system import background
 from hashclient.system.background import Task, ahead, beside, together
 from tests.kit import NoThread

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from hashclient.core.errors import ConfigError, StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import ConfigError, StateError
 from hashclient.index.blinding import (
     KEY_BYTES,
     KEY_CREDENTIAL,
@@ -92,7 +92,7 @@ def test_a_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with pytest.raises(StateError, match="no seal key") as caught:
         load_sealer(state, None, {})
-    assert caught.value.hint
+    assert str(caught.value.hint).startswith("run `hashclient fetch` first")
     first = load_sealer(state, None, {}, create=True)
     path = state / KEY_FILE
     assert path.stat().st_mode & 0o777 == 0o600
@@ -100,6 +100,14 @@ def test_a_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert len(bytes.fromhex(path.read_text())) == KEY_BYTES
     assert load_sealer(state, None, {}, create=True).key_id == first.key_id
     assert load_sealer(tmp_path / "other", None, {}, create=True).key_id != first.key_id
+
+
+@pytest.mark.parametrize("name", ["lists", "matches.db"])
+def test_a_key_that_was_there_is_to_be_restored(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StateError, match="no seal key") as caught:
+        load_sealer(tmp_path, None, {})
+    assert str(caught.value.hint).startswith("restore the key")
 
 
 def test_a_key_that_was_named_is_never_made(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.lists import bundle
 from hashclient.lists.bundle import MARK_NAME, Bundle, Mark, write_bundle
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import (
     BLOCK_INODES,

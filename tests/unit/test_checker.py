@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.containers.limits import Options
 from hashclient.core import digests as core_digests
 from hashclient.core.kinds import Algorithm, Kind, mask_of

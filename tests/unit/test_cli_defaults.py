@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.cli.defaults import command_defaults, unknown_variables
 from hashclient.cli.main import COMMANDS, cli
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from tests.kit import run
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from hashclient.cli.app import MOST_SHOWN, App, shortened
 from hashclient.cli.output import facts, json_text, table
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
-from hashclient.errors import ExitCode
 
 
 class Inner(msgspec.Struct):

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hashclient.cli.status import _lines
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
-from hashclient.errors import ExitCode
 from hashclient.status.status import Status
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from hashclient.configfile.tables import ClusterConfig
+from hashclient.config.tables import ClusterConfig
+from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
-from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.cluster import probes, worker
@@ -42,7 +42,6 @@ from hashclient.scan.cluster.messages import (
     answer_of,
     decode_answer,
     decode_object_answer,
-    encode,
     paths_of,
     some_of,
 )
@@ -51,6 +50,7 @@ from hashclient.scan.executors.wire import (
     Checked,
     Names,
     WireOutcomes,
+    encode,
     group_of,
     names_of,
     pack_result,
@@ -395,7 +395,7 @@ class TestBacklog:
         backlog = Backlog()
         backlog.add_groups([names("/a", "x"), names("b", "y"), names("b/c", "z")])
         backlog.add_groups([names("/d", "first")], first=True)
-        backlog.add_large([names("/l", "large")])
+        backlog.large.append(names("/l", "large"))
         taken = []
         while (batch := backlog.take_files()) is not None:
             taken.append(list(paths_of(batch.groups)))
@@ -423,7 +423,7 @@ class TestBacklog:
                 yield names("/w", *map(str, range(500)))
 
         backlog = Backlog()
-        backlog.add_wide("/w", endless())
+        backlog.wide.append(("/w", endless()))
         assert not backlog.read_wide()
         assert read == FIRST_NAMES // 500
         groups, directories = backlog.empty()

@@ -11,7 +11,8 @@ from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import parse_uri
 from hashclient.objects.listing import ListingEndedError
 from hashclient.scan.cluster.buckets import ClusterBucket
-from hashclient.scan.cluster.messages import ListedRange, Lost, encode
+from hashclient.scan.cluster.messages import ListedRange, Lost
+from hashclient.scan.executors.wire import encode
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import WORKER_DIED
 

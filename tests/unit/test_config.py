@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.config import Settings, parse_config, resolve_settings
-from hashclient.configfile.edit import provider_table
-from hashclient.configfile.tables import (
+from hashclient.config.edit import provider_table
+from hashclient.config.settings import Settings, parse_config, resolve_settings
+from hashclient.config.tables import (
     MirrorConfig,
     OAuthConfig,
     PackageDestination,
@@ -24,7 +24,7 @@ from hashclient.configfile.tables import (
     ReportConfig,
     ServiceDestination,
 )
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.configfile.edit import (
+from hashclient.config.edit import (
     read_config_text,
     with_provider,
     with_recipient,
     write_config_text,
 )
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES
 
 KEY = "age1" + "x" * 58

@@ -88,7 +88,8 @@ def test_marks_are_strict() -> None:
     assert not sniffs(Gzip(), good[:2] + b"\7" + good[3:])
     assert not sniffs(Bzip2(), b"BZh9 benign text of somebody")
     assert sniffs(Bzip2(), bz2.compress(b""))
-    assert not sniffs(Xz(), xz_of(A)[:8] + bytes(4))
+    assert not sniffs(Xz(), xz_of(A)[:5] + b"\1" + xz_of(A)[6:])
+    assert sniffs(Xz(), xz_of(A)[:8] + bytes(4))  # unar goes on behind a sum that is wrong
     assert sniffs(Zstd(), b"\x50\x2a\x4d\x18\2\0\0\0xx\x28\xb5\x2f\xfd" + bytes(9))
 
 
@@ -100,6 +101,16 @@ def test_legacy_lzma_counts_only_if_its_beginning_decodes() -> None:
     assert not sniffs(Lzma(), good[:1] + b"\1\2\3\4" + good[5:])
     for _ in range(300):
         assert not sniffs(Lzma(), chance.randbytes(600))
+
+
+def test_a_sum_of_the_header_of_gzip_that_does_not_agree_is_damage() -> None:
+    good = gzip_of(A, "a.txt")
+    end = good.index(b"a.txt\0") + 6
+    head = good[:3] + bytes([good[3] | 2]) + good[4:end]
+    for wrong, contents, unread in ((0, [A], set()), (1, [], {Why.DAMAGED})):
+        total = (zlib.crc32(head) ^ wrong) & 0xFFFF
+        out = opened(Gzip(), head + total.to_bytes(2, "little") + good[end:])
+        assert (out.contents, out.reasons) == (contents, unread)
 
 
 @pytest.mark.parametrize("flag", [0x20, 0x40, 0x80, 0xE0])

@@ -114,3 +114,13 @@ def test_a_short_mail_is_no_forest_of_readings(ends: bytes) -> None:
     found = drive(((text + b"--b--\n\n") * 3).replace(b"\n", ends))
     assert len(found.chains) < 200
     assert max(map(len, found.chains.values())) < 12
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_messages_without_texts_are_read_as_often_as_others(ends: bytes) -> None:
+    """Read as one mail, a mailbox of them has a text that is a mailbox and a mail again."""
+    message = b"From x Fri May  1 12:00:00 2026\nFrom: a@b.c\nSubject: x\n\n".replace(b"\n", ends)
+    few, many = (len(drive(message * count).rows) for count in (20, 60))
+    assert many < 3.1 * few
+    attached = (MAIL + b"\n\n--b\n\nattached\n--b--\n").replace(b"\n", ends)
+    assert drive(message * 20 + message[: -len(ends)] + attached).places_of(b"attached")

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fixtures.ole import SHORT, book, document, metafile, ole_of, package, pictu
 from hashclient.containers.interface import Why
 from hashclient.containers.ole import Ole
 from hashclient.containers.runs import Runs
+from hashclient.containers.zip import Zip
 from tests.opened import MAX_PIECE_BYTES, Opened, Whole, has_mark, opened, sniffs
 
 CHANCE = random.Random(4)
@@ -190,6 +192,41 @@ def test_an_archive_in_a_stream_and_behind_a_document_is_recognised() -> None:
 
     behind = data + archives.zip_of({"x": A})
     assert {one.name for one in Registry().pick(behind[:33_000], behind[-9_000:])} == {"ole", "zip"}
+
+
+def test_a_zip_whose_stream_lies_in_pieces_is_a_member_of_that_alone() -> None:
+    """As in each presentation that PowerPoint 2007 has saved as ppt."""
+    inside = archives.zip_of({"x": A, "y": B, "z": CHANCE.randbytes(9_000)})
+    data = ole_of({"a": inside}, scattered=True)
+    assert look(data).contents == [inside]
+    assert not opened(Zip(), data).unread
+
+
+def test_a_zip_behind_a_document_is_read_as_any_other() -> None:
+    damaged_zip = archives.zip_of({"x": B}).replace(B[500:600], bytes(100))
+    assert opened(Zip(), ole_of({"a": A}) + damaged_zip).unread == [(b"x", Why.DAMAGED)]
+    no_directory = archives.zip_of({"x": B}).replace(b"PK\1\2", b"PK\0\0")
+    for behind in (no_directory, no_directory[:-22]):
+        assert (b"", Why.DAMAGED) in opened(Zip(), ole_of({"a": A}) + behind).unread
+
+
+def test_in_a_document_only_what_lies_in_pieces_is_left_out() -> None:
+    """Programs extract members that overlap, or whose headers disagree."""
+    inside = bytearray(archives.zip_of({"x": B}))
+    inside[14:18] = bytes(4)  # the checksum in the local header
+    out = opened(Zip(), ole_of({"a": bytes(inside)}))
+    assert set(out.contents) == {B} and out.unread == [(b"x", Why.DAMAGED)]
+
+
+def test_a_compressed_document_may_lack_its_end_but_no_byte() -> None:
+    """PowerPoint writes no last block."""
+    packer = zlib.compressobj()
+    packed = packer.compress(B) + packer.flush(zlib.Z_SYNC_FLUSH)
+    for claimed, unread in ((len(B), []), (len(B) + 1, [(b"PowerPoint Document", Why.DAMAGED)])):
+        stream = record(0x1011, 1, struct.pack("<L", claimed) + packed)
+        out = look(ole_of({"PowerPoint Document": stream}))
+        assert out.unread == unread
+        assert (B in out.contents) == (not unread)
 
 
 def test_pieces_of_other_data_are_read_as_one() -> None:

@@ -294,3 +294,10 @@ def test_of_a_stream_the_same_end_counts_as_of_a_file(size: int) -> None:
             is_one = sniffing.ends_as_container(data, size, size)
             assert is_one == (before <= max(534, size // 64))
             assert may_be_container(memoryview(data)) == is_one
+
+
+def test_128_kib_may_stand_behind_a_zip_whose_file_begins_as_another_kind() -> None:
+    data = b"\xff\xd8\xff\xe0" + archives.zip_of({"a": b"x"}) + bytes(128 << 10)
+    for more, is_found in ((b"", True), (b"\0", False)):
+        count = sniffing.tail_bytes(len(data + more), is_front=True)
+        assert sniffing.has_end_of_zip((data + more)[-count:]) is is_found

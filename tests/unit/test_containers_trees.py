@@ -7,12 +7,14 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from fixtures import images, others
 from fixtures.differential.kinds import KINDS
-from hashclient.containers import libarchive, udf
+from hashclient.containers import kinds, libarchive, udf
+from hashclient.containers.behind import Begun, Behind
 from hashclient.containers.interface import Expander, NotReadError, Unlisted, Why
 from hashclient.containers.registry import Registry
 from tests.opened import Once, Opened, Whole, opened
@@ -72,6 +74,23 @@ def test_a_tree_of_another_kind_is_unread() -> None:
     assert (out.contents, out.reasons) == ([BENIGN], {Why.UNSUPPORTED})
 
 
+def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -> None:
+    """Such an image is for two systems; a map in it says where the partitions begin."""
+    volume = BENIGN.ljust(1024, b"x") + b"H+"
+    for content, reasons in ((BENIGN, {Why.UNSUPPORTED}), (volume, set())):
+        data = bytearray(images.image_of({"A": content}))
+        if content is volume:
+            start = data.index(volume)
+        else:
+            start = 20 << 10
+            data[start : start + len(volume)] = volume
+        for number, (kind, at) in enumerate(((b"Apple_map", 1), (b"Apple_HFS", start // 512)), 1):
+            entry = (b"PM" + bytes(6) + at.to_bytes(4, "big")).ljust(48, b"\0") + kind
+            data[number * 512 : number * 512 + len(entry)] = entry
+        out = in_image(bytes(data))
+        assert (out.contents, out.reasons) == ([content], reasons)
+
+
 def test_a_damaged_tree_of_udf_is_unread_and_the_others_are_read() -> None:
     whole = images.image_of({"A": BENIGN}, None, {"b": OTHER})
     at = whole.index(OTHER)
@@ -101,6 +120,72 @@ def test_an_entry_that_fails_for_ever_ends_its_archive_soon() -> None:
     out = opened(expander("rar5"), others.rar5_of({"d": BENIGN, "a": OTHER}, are_directories=True))
     assert out.reasons == {Why.DAMAGED}
     assert len(out.unread) < 2_000
+
+
+@pytest.mark.parametrize("attributes", [0x20, 0, 2, 0xFF])
+def test_an_lha_with_attributes_of_any_system_is_read(attributes: int) -> None:
+    """libarchive knows those of DOS; programs for the Amiga write others."""
+    contents = {"a": BENIGN, "b": OTHER, "-lh4-": BENIGN}
+    for level in (0, 1):
+        data = others.old_lha_of(contents, level, attributes)
+        out = opened(expander("lha"), data)
+        assert (out.members, out.unread) == (
+            [(name.encode(), content) for name, content in contents.items()],
+            [],
+        )
+    data = others.lha_of(BENIGN, "a", attributes)[:-1]
+    out = opened(expander("lha"), data + others.lha_of(OTHER, "b", attributes))
+    assert (out.members, out.unread) == ([(b"a", BENIGN), (b"b", OTHER)], [])
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_lha_behind_a_program_is_found(level: int) -> None:
+    program = b"MZ" + bytes(600) + b"-lh5- is a method"
+    data = program + others.packed_lha_of(b"-lh5-", 250, level)
+    (kind,) = [one for one in kinds.KINDS if one.name == "lha"]
+    behind = Behind([(kind, cast(Begun, expander("lha")))])
+    assert opened(behind, data).contents == [b"bs" * 250]
+    second = others.lha_of(BENIGN, "a").replace(b"-lh0-", b"-lh5-")
+    assert opened(behind, program + second).members == []
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_name_in_an_lha_may_separate_directories_as_on_unix(level: int) -> None:
+    data = bytearray(others.old_lha_of({"a|b": BENIGN}, level, 0x20))
+    data[data.index(b"|")] = 0xFF
+    data[1] = data[1] + 0xFF - ord("|") & 0xFF
+    out = opened(expander("lha"), bytes(data))
+    assert (out.members, out.unread) == ([(b"a/b", BENIGN)], [])
+
+
+@pytest.mark.parametrize("name", ["日本".encode("cp932"), "é".encode(), b"\x80\xe9\xfd"])
+def test_a_name_in_an_lha_may_be_any_bytes(name: bytes) -> None:
+    data = bytearray(others.old_lha_of({"?" * len(name): BENIGN, "b": OTHER}, 1, 0x20))
+    at = data.index(b"?")
+    data[at : at + len(name)] = name
+    data[1] = data[1] + sum(name) - len(name) * ord("?") & 0xFF
+    out = opened(expander("lha"), bytes(data))
+    assert (out.members, out.unread) == ([(name, BENIGN), (b"b", OTHER)], [])
+    said = opened(expander("lha"), others.lha_of(BENIGN, "日本"))
+    assert said.names == ["日本".encode()]
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("method", [b"-lh4-", b"-lh5-"])
+def test_an_lha_with_a_small_window_is_read(method: bytes, level: int) -> None:
+    out = opened(expander("lha"), others.packed_lha_of(method, 250, level))
+    assert (out.contents, out.unread) == ([b"bs" * 250], [])
+
+
+def test_what_is_wrong_in_an_lha_stays_wrong() -> None:
+    """Headers are changed for the library, and their checksums along, but not made right."""
+    for whole in (others.lha_of(BENIGN, "a", 2), others.old_lha_of({"a": BENIGN}, 1, 2)):
+        for at in (16, 20, whole.index(BENIGN) - 4, len(whole) - 9):
+            data = bytearray(whole)
+            data[at] ^= 1
+            assert Why.DAMAGED in opened(expander("lha"), bytes(data)).reasons, at
+    cut = opened(expander("lha"), others.old_lha_of({"a": BENIGN}, 1, 2)[:-60])
+    assert cut.reasons == {Why.DAMAGED}
 
 
 def test_a_7z_without_a_header_at_its_end_is_unread() -> None:
@@ -149,6 +234,12 @@ def test_a_damaged_header_of_a_cpio_is_unread_wherever_it_stands(form: str) -> N
         damaged = whole[:at] + b"/" + whole[at + 1 :]
         for source in (Whole(damaged), Once(damaged, 33)):
             assert Why.DAMAGED in opened(expander("cpio"), source).reasons
+
+
+def test_a_cpio_at_which_libarchive_stops_is_unread_because_of_its_header() -> None:
+    data = KINDS["cpio"].bytes_of({"edits": [[0.0774859730284001, "set", 9]], "zeros": 5})
+    found = [one for one in expander("cpio").members(Whole(data)) if isinstance(one, Unlisted)]
+    assert [one.detail for one in found] == ["cpio: a header that is damaged"]
 
 
 def test_pieces_of_a_file_that_go_on_in_themselves_have_an_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import shutil
+import struct
 import subprocess
 import zipfile
 import zlib
@@ -57,6 +58,12 @@ def test_a_claim_that_is_too_large_is_unread() -> None:
     assert look(made.end()).unread == [(b"hidden", Why.DAMAGED)]
 
 
+def test_a_member_that_is_compressed_to_as_many_bytes_is_decoded() -> None:
+    texts = (bytes(range(least)) + bytes(8) for least in range(200))
+    content = next(text for text in texts if len(archives.raw_deflate(text)) == len(text))
+    assert look(archives.Zip().add(b"a", content).end()).contents == [content]
+
+
 def test_only_a_size_that_is_not_compressed_is_exact() -> None:
     assert [(m.size, m.is_exact) for m in look(two().end()).listed] == [
         (len(A), False),
@@ -75,8 +82,12 @@ def test_headers_that_do_not_agree_are_unread(field: str, method: int) -> None:
         assert B in out.contents
 
 
-def test_a_descriptor_that_does_not_agree_is_unread() -> None:
-    good = archives.Zip().add(b"a", A, described=True).add(b"b", B)
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_descriptor_that_does_not_agree_is_unread(is_known: bool) -> None:
+    """Also where the header says the same as the directory already."""
+    true = {"crc": zlib.crc32(A), "packed": len(archives.raw_deflate(A)), "size": len(A)}
+    local = true if is_known else {}
+    good = archives.Zip().add(b"a", A, described=True, local=local).add(b"b", B)
     assert look(good.end()).contents == [A, B]
     mark = bytes(good.body).index(b"PK\7\x08")
     for at in (4, 8, 12):
@@ -279,16 +290,21 @@ def test_a_directory_with_another_number_of_entries_is_unread() -> None:
 
 
 def test_directories_without_end_are_unread() -> None:
-    made = archives.Zip().add(b"a", A)
-    ends = []
-    for number in range(MAX_DIRECTORIES + 1):
-        piece = archives.Zip()
-        piece.body, piece.base = bytearray(), 0
-        fresh = archives.entry(
-            b"%d" % number, flags=0, method=8, crc=0, packed=0, size=0, offset=number
-        )
-        ends.append(piece.end(entries=[fresh], offset=99))
-    assert Why.LIMIT in look(made.end() + b"".join(ends)).reasons
+    """Each names all entries but some of the first ones: together, far more than are there."""
+    names = {"flags": 0, "method": 8, "crc": 0, "packed": 0, "size": 0}
+    entries = [archives.entry(b"%03d" % n, **names, offset=n) for n in range(3 * MAX_DIRECTORIES)]
+    data = b"".join(entries)
+    for number in range(2 * MAX_DIRECTORIES):
+        start = sum(map(len, entries[:number]))
+        data += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, len(data) - start, 0, 0)
+    assert Why.LIMIT in look(data).reasons
+
+
+def test_many_small_archives_one_behind_another_are_all_read() -> None:
+    """A presentation holds tens of them, as PowerPoint 2007 writes it for older programs."""
+    contents = [b"content %d of a small archive" % number for number in range(3 * MAX_DIRECTORIES)]
+    out = look(b"".join(archives.zip_of({"a": content}) for content in contents))
+    assert (sorted(out.contents), out.unread) == (sorted(contents), [])
 
 
 # Ranges

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.daemon import checks, worker
 from hashclient.daemon.checks import READERS, Checks
 from hashclient.daemon.counts import Counts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.paths import Named, results_at

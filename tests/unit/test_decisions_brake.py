@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashclient.configfile.tables import BrakeConfig, PolicyRule
+from hashclient.config.tables import BrakeConfig, PolicyRule
 from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.decisions.brake import Brake

@@ -12,12 +12,12 @@ import pytest
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault
 from hashclient.audit.log import read
-from hashclient.config import parse_config
-from hashclient.configfile.tables import ReportConfig
+from hashclient.config.settings import parse_config
+from hashclient.config.tables import ReportConfig
+from hashclient.core.errors import AuditError, ConfigError, UsageError, VerificationError
 from hashclient.core.kinds import REVIEW_REASONS, Verdict
 from hashclient.core.match import CONTENT_CHANGED, Step, new_ids, verdict_of, was_viewed
 from hashclient.decisions.review import Review, ReviewPolicy
-from hashclient.errors import AuditError, ConfigError, UsageError, VerificationError
 from hashclient.packages.document import parse_document
 from hashclient.reporting.report import State
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from hashclient.core.errors import StateError
 from hashclient.decisions.rulings import Book, Entry, Ruling, load_book, write_book
-from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.system.layout import Layout
 

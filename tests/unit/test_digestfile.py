@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers import importfile
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.importers.rows import DigestBatch, digests_of_arguments

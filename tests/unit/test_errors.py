@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from hashclient import errors
 from hashclient.cli.main import exit_code_table
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.core import errors
+from hashclient.core.errors import ExitCode, HashclientError
 
 NUMBERS = {
     "OK": 0,

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
+from hashclient.core.model import is_entry_id
 from hashclient.lists.feedback import (
     FORMAT,
     EntryFeedback,
@@ -25,7 +26,6 @@ from hashclient.lists.feedback import (
     encode_feedback,
     verify_feedback,
 )
-from hashclient.lists.wire import is_entry_id
 from tests.kit.depth import examples
 
 ROOT = Path(__file__).parents[2]

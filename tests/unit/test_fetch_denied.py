@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
-from hashclient.errors import AuthorisationError, HashclientError, VerificationError
+from hashclient.core.errors import AuthorisationError, HashclientError, VerificationError
 from hashclient.fetch.fetcher import How
 from hashclient.fetch.providers import fetch_in_turn
 from hashclient.fetch.switch import Fetched

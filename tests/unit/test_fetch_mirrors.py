@@ -15,8 +15,8 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, endless, status, truncated
-from hashclient.configfile.tables import MirrorConfig, OAuthConfig, ProviderConfig
-from hashclient.errors import (
+from hashclient.config.tables import MirrorConfig, OAuthConfig, ProviderConfig
+from hashclient.core.errors import (
     ConfigError,
     ExitCode,
     HashclientError,

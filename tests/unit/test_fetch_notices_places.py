@@ -11,7 +11,8 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, status, truncated
-from hashclient.errors import ExitCode, HashclientError, StateError
+from hashclient.client.journal import Journal
+from hashclient.core.errors import ExitCode, HashclientError, StateError
 from hashclient.fetch.fetcher import How
 from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
@@ -19,7 +20,6 @@ from hashclient.fetch.providers import fetch_in_turn
 from hashclient.fetch.switch import Fetched
 from hashclient.migrations.migrate import writing
 from hashclient.notices.document import Severity
-from hashclient.notices.journal import Journal
 from hashclient.provider.export import export_bundle
 from hashclient.provider.notices import NoticeBoard, Said
 

@@ -14,7 +14,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.errors import (
+from hashclient.core.errors import (
     DeliveryError,
     ExitCode,
     HashclientError,

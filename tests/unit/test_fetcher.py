@@ -22,15 +22,15 @@ import pytest
 from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
-from hashclient.configfile.tables import AccessConfig, OAuthConfig
-from hashclient.core.kinds import Algorithm
-from hashclient.errors import (
+from hashclient.config.tables import AccessConfig, OAuthConfig
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     StateError,
     UnreachableError,
     VerificationError,
 )
+from hashclient.core.kinds import Algorithm
 from hashclient.fetch import build, fetcher
 from hashclient.fetch.fetcher import Fetcher, How
 from hashclient.fetch.providers import Received

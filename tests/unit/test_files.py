@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import Recorder, watched
-from hashclient.errors import ConfigError, LockedError, StateError
+from hashclient.core.errors import ConfigError, LockedError, StateError
 from hashclient.system import files as system_files
 from hashclient.system.files import (
     MAX_TEXT_BYTES,

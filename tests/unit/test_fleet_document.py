@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from fixtures.fleet import HOUR, NOW, Box, edited
 from hashclient.audit.log import AuditLog, Event
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import ExitCode, VerificationError
 from hashclient.core.kinds import MatchState
 from hashclient.core.model import HeldEntry
-from hashclient.errors import ExitCode, VerificationError
 from hashclient.fleet import making
 from hashclient.fleet.document import (
     MAX_STATUS_BYTES,

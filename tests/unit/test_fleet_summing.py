@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hashclient.audit.log import Event
 from hashclient.audit.summary import SCHEMA, Outage, Summary, summarise
+from hashclient.core.errors import UsageError
 from hashclient.core.figures import Spread
-from hashclient.errors import UsageError
 from hashclient.fleet.summing import add_up, parse_summary
 from tests.kit import call
 from tests.kit.depth import examples

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import ListState, MissingList
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.conclusion import conclusion
 
 THEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
 from hashclient.formats.interface import Context
 from hashclient.system.text import for_programs

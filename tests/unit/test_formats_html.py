@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import (
     Acted,
@@ -23,7 +24,6 @@ from hashclient.core.model import (
     MissingList,
 )
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats import html
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter

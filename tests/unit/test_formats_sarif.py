@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 from hashclient.formats import sarif
 from hashclient.formats.interface import Context
 from hashclient.formats.sarif import SarifFormatter, uri_of

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from fixtures.client import digests_of
+from hashclient.core.errors import ExitCode, HashclientError, VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.fetch.guard import Inspection, open_guard, verify_guard
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import RunSet

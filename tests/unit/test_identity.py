@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hashclient.system import filesystems, identity
@@ -157,7 +158,7 @@ def test_a_share_is_known_by_what_was_mounted(told: Told) -> None:
     assert len(set(found)) == 4
     # Wherever that is, and by whichever number.
     told.numbers = [None]
-    assert told.identity(NFS, mounts[0]._replace(point="/elsewhere")) == found[0]
+    assert told.identity(NFS, msgspec.structs.replace(mounts[0], point="/elsewhere")) == found[0]
     first = found[0]
     assert first is not None
     assert (first.proves, first.is_local) == (False, False)

@@ -7,8 +7,8 @@ import io
 import pytest
 
 from fixtures import exports
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers import ncmec
 from hashclient.lists.importers.importfile import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests

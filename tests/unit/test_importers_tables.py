@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fixtures import exports
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import OTHER_HASHES, Reading, parse_columns
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.importers.rows import DigestBatch

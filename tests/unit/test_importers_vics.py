@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fixtures import exports
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.lists.importers import vicsbatch
 from hashclient.lists.importers.importfile import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests

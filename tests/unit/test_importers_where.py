@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.where import parse_where
 
 COLUMNS: dict[str, list[str | None]] = {

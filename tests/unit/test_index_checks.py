@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
-from hashclient.errors import UnreachableError
+from hashclient.core.errors import UnreachableError
 from hashclient.index import checks, run
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LEAST, OVERDUE, ROUND, note_pieces, verify_due

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
-from hashclient.errors import StateError, UnreachableError
+from hashclient.core.errors import StateError, UnreachableError
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.manifest import (
     MANIFEST_FORMAT,

@@ -15,8 +15,8 @@ import pytest
 from fixtures.client import Client, content, csv, digests_of
 from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError
 from hashclient.index import reader as index_module
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.manifest import (

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from hashclient.core.errors import StateError, VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import StateError, VerificationError
 from hashclient.index import runwriter
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.errors import StateError
 from hashclient.scan.sources import listing, trees
 from hashclient.scan.sources.interface import TASK_S, TaskBuilder
 from hashclient.scan.sources.listing import (
@@ -145,6 +145,29 @@ def test_a_link_that_takes_the_place_of_a_directory_is_not_followed_ahead(tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "open_in", swapping)
         found, outcomes = listed(tree)
+    assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
+    assert outcomes == [(f"{tree}/b", Kind.UNREAD)]
+
+
+def test_a_link_that_takes_the_place_of_a_directory_that_was_moved_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
+    write_tree(tmp_path / "elsewhere", {"secret": b""})
+
+    def swapping(fd: int | None, name: str, *, follow: bool) -> listing.Open:
+        if name == "b" and (tree / "b").exists():
+            (tree / "b").rename(tree / "moved")
+        elif name == "moved" and not (tree / "moved").is_symlink():
+            (tree / "moved").rename(tmp_path / "away")
+            (tree / "moved").symlink_to("../elsewhere")
+        return opened(fd, name, follow=follow)
+
+    opened = listing.open_in
+    monkeypatch.setattr(listing, "open_in", swapping)
+    # Of another file system, any inode would do.
+    monkeypatch.setattr("hashclient.scan.sources.walk.is_mount_root", lambda _: True)
+    found, outcomes = listed(tree)
     assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
     assert outcomes == [(f"{tree}/b", Kind.UNREAD)]
 

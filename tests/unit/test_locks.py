@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import LockedError
+from hashclient.core.errors import LockedError
 from hashclient.system import files
 from hashclient.system.files import acquire, release, writer_lock
 

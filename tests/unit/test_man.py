@@ -15,7 +15,7 @@ import pytest
 from docs.manpages.commands import CONFIG_PAGE, data_files, page, pages
 from docs.manpages.configuration import config_page
 from hashclient.cli.main import COMMANDS, cli
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 from tests.kit import ROOT, environment
 from tests.kit.context import context_of
 

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from fixtures.crash import in_child
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
@@ -31,7 +32,6 @@ from hashclient.core.match import (
     standing_steps,
 )
 from hashclient.core.model import Hit, MatchRef, Outcome, Outer, Seen
-from hashclient.errors import StateError, UsageError
 from hashclient.matches import selection
 from hashclient.matches.pruning import Pruner
 from hashclient.matches.store import Matches

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.matches.verify import verify_matches
 from tests.kit import call, csv_of, make_state, write_tree
 

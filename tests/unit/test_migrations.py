@@ -10,10 +10,10 @@ import pytest
 
 from hashclient.alerts.book import BOOK_FORMAT
 from hashclient.audit import record
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import LockedError, StateError
 from hashclient.core.version import __version__
 from hashclient.decisions import rulings
-from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources
 from hashclient.fetch.known_listed import _Document as _KnownListed

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fixtures import hostile
 from fixtures.hostile import HostileServer, Request, head, ranged, reply
 from fixtures.tls import Authority, server_context
-from hashclient.errors import (
+from hashclient.core.errors import (
     ConfigError,
     HashclientError,
     UnreachableError,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.hostile import HostileServer
 from fixtures.tls import Authority
-from hashclient.errors import (
+from hashclient.core.errors import (
     ConfigError,
     VerificationError,
 )

@@ -13,7 +13,7 @@ import pytest
 from fixtures import hostile
 from fixtures.hostile import HostileServer, Request, reply
 from fixtures.tls import Authority, server_context
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     HashclientError,
     VerificationError,

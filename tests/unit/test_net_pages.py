@@ -6,7 +6,7 @@ import pytest
 
 from fixtures import hostile
 from fixtures.hostile import Behaviour, HostileServer, head, reply
-from hashclient.errors import AuthorisationError, HashclientError, UnreachableError
+from hashclient.core.errors import AuthorisationError, HashclientError, UnreachableError
 from hashclient.net import exchange
 from hashclient.net.client import HttpStatusError, RefusedError
 from tests.transports import complete_text, opened

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fixtures.notices import SENT, make_notice
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.notices.document import (
     LINES,
     MAX_LISTS,

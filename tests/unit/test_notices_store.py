@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.notices import SENT, make_notice
-from hashclient.errors import LockedError, StateError
+from hashclient.core.errors import LockedError, StateError
 from hashclient.notices import store
 from hashclient.notices.lifecycle import Acknowledged, Kept
 from hashclient.notices.store import (

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.notices import SENT, make_notice
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.notices.document import Notice, Severity, Status, Type, encode_notice, parse_notice
 from hashclient.notices.lifecycle import Kept, merged, standings
 from hashclient.system.text import for_programs

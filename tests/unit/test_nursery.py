@@ -53,16 +53,15 @@ def test_a_forked_worker_is_as_at_the_start_and_serves() -> None:
         one.ask_for_one()
         assert one.asked == 2
         born = one.born(wait=True)
-        assert len({process.pid for process, _ in born}) == 2
+        assert len({pid for pid, _ in born}) == 2
         for _, connection in born:
             connection.send_bytes(encode_task(TASK))
             result = decode_message(connection.recv_bytes())
             assert isinstance(result, Result)
             assert result.outcomes == [Outcome(Kind.UNREAD, "f", reason="of the start")]
-        for process, connection in born:
+        for pid, connection in born:
             connection.close()
-            process.join()
-            assert process.exitcode == 0
+            assert one.exit_code(pid) == 0
     finally:
         STATE["value"] = before
         one.close()
@@ -75,12 +74,10 @@ def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
     one.ask_for_one()
     (dying, connection), (waiting, other) = one.born(wait=True)
     connection.send_bytes(encode_task([Group("d", ["die"], follow=False)]))
-    dying.join()
-    assert dying.exitcode == 7
+    assert one.exit_code(dying) == 7
     other.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
-    waiting.terminate()
-    waiting.join()
-    assert waiting.exitcode == -signal.SIGTERM
+    os.kill(waiting, signal.SIGTERM)
+    assert one.exit_code(waiting) == -signal.SIGTERM
     connection.close()
     other.close()
     one.close()
@@ -89,10 +86,10 @@ def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
 def test_a_forked_worker_ends_with_the_nursery() -> None:
     one = nursery()
     one.ask_for_one()
-    ((process, connection),) = one.born(wait=True)
+    ((pid, connection),) = one.born(wait=True)
     connection.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
     one.close()
-    assert not Path(f"/proc/{process.pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
     connection.close()
 
 
@@ -113,13 +110,11 @@ def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
     with pytest.raises(OSError, match=r"child|pipe"):
         another()
     assert one.asked == 0
-    late.terminate()
-    late.join()
-    assert late.exitcode is None
+    assert one.exit_code(late) is None
     # Its worker goes on, and ends when its connection does.
     connection.send_bytes(encode_task(TASK))
     assert isinstance(decode_message(connection.recv_bytes()), Result)
     connection.close()
-    wait_until(lambda: not Path(f"/proc/{late.pid}").exists(), os.getpid())
+    wait_until(lambda: not Path(f"/proc/{late}").exists(), os.getpid())
     one.close()
     assert open_files() == files

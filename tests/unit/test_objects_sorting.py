@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import StateError, UsageError
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import (
     NAME,
@@ -292,6 +292,21 @@ def test_pending_objects_are_returned_once(tmp_path: Path) -> None:
         ("k\udcff", 7, "v"),
     ]
     assert (pending.settle(), list(pending.take())) == (0, [])
+
+
+@pytest.mark.parametrize("error", [OSError("broken disk"), pa.ArrowInvalid("other bytes")])
+def test_pending_objects_that_cannot_be_read_back_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_file: object) -> None:
+        raise error
+
+    pending = Pending(Spool(tmp_path, 1 << 20))
+    pending.add(Wanted("k", 7, None, None))
+    monkeypatch.setattr(pa.ipc, "open_stream", fail)
+    with pytest.raises(StateError, match="cannot be read back"):
+        list(pending.take())
+    assert pending.count == 0
 
 
 def test_a_token_is_of_one_uri() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.core.errors import UsageError
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
-from hashclient.errors import UsageError
 
 KEYS = st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

@@ -18,7 +18,7 @@ import pytest
 
 from docs.verify.bundle import bundle, modules
 from fixtures.desk import A, Desk
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.packages.answer import parse_answer
 from hashclient.packages.document import Document
 from hashclient.packages.index import check, extract
@@ -90,7 +90,7 @@ def test_it_is_one_small_file_that_holds_no_compiled_module(tool: Path) -> None:
     with zipfile.ZipFile(tool) as archive:
         assert all(name.endswith(".py") for name in archive.namelist())
     rooms = {name.split(".")[1] for name in modules() if name.startswith("hashclient.")}
-    assert rooms == {"audit", "cli", "core", "errors", "formats", "officer", "packages", "system"}
+    assert rooms == {"audit", "cli", "core", "formats", "packages", "system"}
     version = use(tool, "--version")
     assert (version.code, version.out[:18]) == (0, "hashclient-verify ")
 

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.index import open_lists as index_open_lists
 from hashclient.index.open_lists import delegated_lists, expected_lists, open_lists
 from hashclient.system.layout import TARGETS_NAME

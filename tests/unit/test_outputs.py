@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.system.beneath import Directory
 from hashclient.system.outputs import (
     make_folder,

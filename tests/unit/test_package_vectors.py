@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from fixtures.desk import Desk
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.age import load_identities
 from hashclient.quarantine.evidence import opener_of

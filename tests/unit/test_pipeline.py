@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Handled, Hit, Outcome
 from hashclient.core.model import Recorded as RecordedOutcome
 from hashclient.core.verdict import Summary
-from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.run.engine import Progress
 from hashclient.scan.run.pipeline import (
@@ -261,6 +261,13 @@ def test_giving_up_counts_what_failed(world: Recorded, when: str) -> None:
     assert list(run) == []
 
 
+def test_an_interruption_after_the_end_is_none_of_the_run(world: Recorded) -> None:
+    run = world.run([match("/a")])
+    assert paths(list(run)) == ["/a"]
+    run.give_up(KeyboardInterrupt())
+    assert run.exit_code is ExitCode.MATCH and run.summary.stopped is None
+
+
 def test_a_failure_to_record_is_reported_and_counts_and_the_run_goes_on(world: Recorded) -> None:
     (world.directory / MATCHES_NAME).mkdir()
     watching = Watching()
@@ -299,7 +306,7 @@ def test_a_large_batch_waits_for_the_disk_while_the_next_one_is_gathered(
     gathered, finish = threading.Event(), RunRecord.finish
 
     def finish_late(self: RunRecord, batch: Unfinished) -> list[RecordedOutcome]:
-        if len(batch.kept) >= BESIDE:
+        if len(batch.outcomes) >= BESIDE:
             assert gathered.wait(60)
         return finish(self, batch)
 
@@ -359,10 +366,10 @@ def test_a_large_batch_that_cannot_be_recorded_is_given_out_and_said_once(
 ) -> None:
     world.may_thread = True
 
-    def fail(_: Matches) -> None:
+    def fail(*_: object) -> None:
         raise StateError("no room")
 
-    monkeypatch.setattr(Matches, "commit", fail)
+    monkeypatch.setattr(Matches, "record", fail)
     watching = Watching()
     run = world.run([None, *many("a"), None, *many("b")], observer=watching)
     found = list(run)
@@ -388,9 +395,7 @@ def test_a_batch_that_memory_was_short_for_is_recorded_once_more_and_given_out(
         failed.append(batch)
         if is_committed:
             finish(self, batch)
-        assert batch.matches is not None
-        with contextlib.nullcontext() if is_committed else batch.matches:
-            raise MemoryError
+        raise MemoryError
 
     monkeypatch.setattr(RunRecord, "finish", finish_once_without_memory)
     first, later = many("a"), many("b", 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hashclient.configfile.tables import PolicyRule
+from hashclient.config.tables import PolicyRule
 from hashclient.core.kinds import Action, Algorithm, Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.decisions.policy import Policy

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.process import (
     BAD_PAGE,
     BAD_PAGE_HINT,
@@ -29,7 +29,7 @@ WAYS = """
 import hashlib, json, mmap, os, signal, sys, threading
 import numpy as np
 from hashclient.system.process import end_at_bad_pages, exit_code_at_bad_pages
-from hashclient.errors import ExitCode
+from hashclient.core.errors import ExitCode
 
 path = sys.argv[1]
 SIZE = 8 << 20

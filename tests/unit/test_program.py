@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import buckets
+from fixtures import archives, buckets
 from hashclient import Checked, Client, ContentChecker, Kind, UsageError
 from hashclient.audit import log
 from hashclient.session import Session
@@ -188,6 +188,32 @@ def test_what_cannot_be_read_is_unread_with_a_reason(
     damaged = zip_of(b"clean")[:-30]
     assert checker.check(damaged).kind is Kind.UNREAD
     assert checker.check(io.BytesIO(damaged)).kind is Kind.UNREAD
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_each_reason_for_which_content_is_unread_is_told_beside_a_match(
+    checker: ContentChecker, door: str
+) -> None:
+    packed = archives.zip_of({"a": b"harmed", "listed": LISTED, "b": b"harmed"}, 0)
+    checked = DOORS[door](checker, packed.replace(b"harmed", b"HARMED"))
+    told = [(one.outcome.kind, one.outcome.members) for one in checked.found]
+    assert sorted(told) == [(Kind.MATCH, ("listed",)), (Kind.UNREAD, ("a",)), (Kind.UNREAD, ("b",))]
+    assert all(one.outcome.reason for one in checked.found if one.outcome.kind is Kind.UNREAD)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_container_that_is_excepted_is_on_record_beside_a_member_that_is_not(
+    state: State, door: str
+) -> None:
+    packed = zip_of(LISTED)
+    state.add({"e-3": packed})
+    added = state.call("exceptions", "add", "base/e-3", "--reason", "harmless: a licence")
+    assert added.code == 0, added.err
+    with Client(state.path).checker() as checker:
+        checked = DOORS[door](checker, packed)
+    assert checked.kind is Kind.MATCH
+    assert sorted(one.outcome.kind for one in checked.found) == [Kind.EXCEPTED, Kind.MATCH]
+    assert None not in [one.record for one in checked.found]
 
 
 def test_a_stream_that_breaks_off_raises_and_leaves_nothing(

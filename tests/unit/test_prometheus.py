@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.alerts.book import Book, Receiver
 from hashclient.audit.record import Record
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import MatchState
 from hashclient.core.model import HeldEntry
 from hashclient.decisions.rulings import Ruling
-from hashclient.errors import ExitCode
 from hashclient.index.manifest import Manifest, RunRef
 from hashclient.notices.document import Severity
 from hashclient.status.notices import NoticesStatus

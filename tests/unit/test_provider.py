@@ -19,12 +19,12 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
-from hashclient.core.kinds import Algorithm
-from hashclient.errors import (
+from hashclient.core.errors import (
     LockedError,
     StateError,
     UsageError,
 )
+from hashclient.core.kinds import Algorithm
 from hashclient.lists.wire import (
     AddBatch,
     ListIndex,
@@ -114,6 +114,20 @@ def test_a_repository_is_not_made_among_other_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"directory is not empty: .*\(there is photos\)"):
         Repository(tmp_path, clock=lambda: datetime.now(UTC)).create()
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize("inside", ["public", "public/metadata", "public/new", "deep/below"])
+def test_a_repository_is_not_made_in_another(simulator: Simulator, inside: str) -> None:
+    outer = simulator.repository.directory
+    before = set(outer.rglob("*"))
+    inner = Repository(outer / inside, clock=lambda: datetime.now(UTC))
+    with pytest.raises(UsageError, match="in a repository already") as refused:
+        inner.create()
+    assert str(refused.value).endswith(f" is in {outer.resolve()}")
+    with pytest.raises(StateError, match="not a provider's repository") as missing:
+        inner.status()
+    assert str(outer.resolve()) in str(missing.value.hint)
+    assert set(outer.rglob("*")) == before
 
 
 def test_a_repository_needs_a_directory_that_can_be_made(tmp_path: Path) -> None:

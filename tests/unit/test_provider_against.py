@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator
-from hashclient.errors import HashclientError, VerificationError
+from hashclient.core.errors import HashclientError, VerificationError
 from hashclient.fetch.fetcher import How
 from hashclient.fetch.places import Place
 from hashclient.fetch.providers import fetch_in_turn

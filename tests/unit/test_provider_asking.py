@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.importfile import Reading
 from hashclient.provider import find as provider_find
 from hashclient.provider.asking import difference, find, overview

@@ -13,7 +13,7 @@ import pytest
 from fixtures.client import csv
 from fixtures.simulator import Simulator
 from hashclient.audit import log as audit_log
-from hashclient.errors import AuditError, StateError, UsageError
+from hashclient.core.errors import AuditError, StateError, UsageError
 from hashclient.notices.document import Severity
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said

@@ -16,7 +16,7 @@ import pytest
 from fixtures.client import csv
 from fixtures.simulator import Simulator
 from hashclient.audit import log as audit_log
-from hashclient.errors import AuditError, StateError, UsageError
+from hashclient.core.errors import AuditError, StateError, UsageError
 from hashclient.provider.access import add_client, all_clients, revoke_client, rotate_client
 from hashclient.provider.clients import Clients, Doorkeeper
 from hashclient.provider.server import open_server

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.wire import MAX_SEGMENTS, Segment
 from hashclient.provider.consolidate import KEEP_NEWEST, RATIO, ranges_to_join
 from hashclient.provider.listfiles import UNREFERENCED_S

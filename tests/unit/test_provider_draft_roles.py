@@ -17,7 +17,7 @@ from fixtures.client import csv
 from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
-from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.core.errors import StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import roles as provider_roles
 from hashclient.provider.drafts import load_draft

@@ -22,7 +22,7 @@ from fixtures.client import csv
 from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
-from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.core.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import roles as provider_roles

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.provider.keys import Keys
 from hashclient.provider.repository import Repository
 from hashclient.system import beneath

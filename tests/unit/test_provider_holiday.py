@@ -11,7 +11,7 @@ from tuf.api.metadata import Root
 
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError, VerificationError
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import load_public, make_pair
 from hashclient.provider.keys import Keys, Validity

@@ -12,7 +12,7 @@ import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from fixtures.client import csv
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import State
 from hashclient.provider import notices

@@ -19,7 +19,7 @@ import pytest
 from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.cli.provider import command as provider_command
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.provider.keyfiles import (
     Passphrases,
     change_passphrase,

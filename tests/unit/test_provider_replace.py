@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.wire import parse_add_segment, parse_index, parse_withdraw_segment
 from hashclient.provider.results import Published
 from tests.kit import call

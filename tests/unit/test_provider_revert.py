@@ -11,7 +11,7 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.crash import in_child, kill_at, watched
 from fixtures.simulator import Simulator
-from hashclient.errors import UsageError, VerificationError
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.provider.asking import difference, find
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.find import Questions

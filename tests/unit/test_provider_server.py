@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 
 from fixtures.simulator import Simulator
-from hashclient.errors import (
+from hashclient.core.errors import (
     StateError,
     UsageError,
 )

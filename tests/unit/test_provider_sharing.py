@@ -15,7 +15,7 @@ from fixtures.client import Client, csv
 from fixtures.people import sign
 from fixtures.simulator import Simulator
 from hashclient.audit import log as audit_log
-from hashclient.errors import (
+from hashclient.core.errors import (
     HashclientError,
     StaleError,
     StateError,

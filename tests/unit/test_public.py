@@ -9,7 +9,7 @@ import pytest
 
 import hashclient
 from hashclient.cli.main import COMMANDS
-from hashclient.config import COMMAND_TABLES
+from hashclient.config.settings import COMMAND_TABLES
 
 
 @pytest.mark.parametrize("name", hashclient.__all__)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.agefile import parse_header, sealed_bytes
-from hashclient.errors import (
+from hashclient.core.agefile import looks_sealed, parse_header, sealed_bytes
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     HashclientError,
@@ -67,7 +67,7 @@ def test_a_sealed_copy_opens_and_has_the_computed_length(key: Path, size: int) -
     assert opened(copy, key) == data
     header = parse_header(copy)
     assert header.recipients == 1
-    assert sealed_bytes(header, size) == len(copy)
+    assert sealed_bytes(header.header_bytes, size) == len(copy)
 
 
 @needs_age
@@ -82,7 +82,7 @@ def test_the_age_tool_opens_it_and_is_opened(key: Path, size: int, tmp_path: Pat
         ["age", "-r", public(key)], input=data, capture_output=True, check=True
     ).stdout
     assert opened(theirs, key) == data
-    assert sealed_bytes(parse_header(theirs), size) == len(theirs)
+    assert sealed_bytes(parse_header(theirs).header_bytes, size) == len(theirs)
 
 
 def test_each_of_several_recipients_opens_it(tmp_path: Path) -> None:
@@ -185,6 +185,21 @@ def test_damage_is_reported(key: Path, damage: Any) -> None:
 def test_a_file_without_a_valid_header_is_no_age_file(data: bytes) -> None:
     with pytest.raises(StateError, match="not a file in the age format"):
         parse_header(data)
+
+
+@pytest.mark.parametrize(
+    ("head", "looks"),
+    [
+        (b"age-encr", True),
+        (b"age-encryption.org/v2\n", True),
+        (b"age\0encryption.org/v1\n-> X25519 abc\n", True),
+        (b"agenda\n", False),
+        (b"age-encryption.html\n", False),
+        (b"an age\n-> x y\n", False),
+    ],
+)
+def test_a_damaged_age_file_is_told_from_other_files(head: bytes, looks: bool) -> None:
+    assert looks_sealed(head) is looks
 
 
 def test_a_secret_key_among_the_recipients_is_never_repeated(key: Path) -> None:

@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 from fixtures.desk import A, Desk
+from hashclient.core.errors import StateError
 from hashclient.core.match import Match
-from hashclient.errors import StateError
 from hashclient.packages.document import parse_document
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.evidence import unsealed

@@ -20,10 +20,8 @@ import pytest
 from fixtures.crash import Recorder, watched
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.audit.log import Event, read
-from hashclient.core.kinds import Algorithm, MatchState
-from hashclient.core.match import Match
-from hashclient.core.model import Seen
-from hashclient.errors import (
+from hashclient.core.agefile import sealed_bytes
+from hashclient.core.errors import (
     AuditError,
     ConfigError,
     HashclientError,
@@ -31,6 +29,9 @@ from hashclient.errors import (
     StateError,
     UsageError,
 )
+from hashclient.core.kinds import Algorithm, MatchState
+from hashclient.core.match import Match
+from hashclient.core.model import Seen
 from hashclient.index.blinding import Sealer
 from hashclient.matches import tables
 from hashclient.matches.store import Matches
@@ -360,6 +361,19 @@ def test_a_copy_that_the_disk_has_no_room_for_is_not_begun(
     assert file.exists() and ward.names() == set()
 
 
+@pytest.mark.parametrize("size", [0, 1, 10 << 30])
+def test_a_copy_needs_room_for_its_sealed_length_and_its_document(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    room, needed = ward.open()._room, sealed_bytes(1 << 20, size)
+    real = os.statvfs(ward.state)
+    for free, fits in ((needed, True), (needed - 1, False)):
+        status = os.statvfs_result((real.f_bsize, 1, *real[2:4], free, *real[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda _path, status=status: status)
+        with contextlib.nullcontext() if fits else pytest.raises(StateError, match="No space left"):
+            sealing.check_space(room, size)
+
+
 def test_acts_wait_for_each_other_and_not_for_ever(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +442,17 @@ def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
         ward.take(match)
     assert file.read_bytes() == CONTENT
     assert ward.names() == set()
+
+
+def test_an_attribute_whose_name_is_no_text_is_left_out(ward: Ward, file: Path) -> None:
+    try:
+        for name in (b"user.\xff", b"user.note"):
+            os.setxattr(file, name, b"x")
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    match = ward.match(file)
+    assert ward.take(match).taken
+    assert [*ward.item(match).origin.xattrs] == ["user.note"]
 
 
 def test_attributes_beyond_measure_are_left_out(

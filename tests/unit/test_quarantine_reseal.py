@@ -8,9 +8,15 @@ import pytest
 
 from fixtures.crash import Recorder, watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.core.errors import (
+    AuditError,
+    AuthorisationError,
+    ConfigError,
+    StateError,
+    UsageError,
+)
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import AuditError, AuthorisationError, ConfigError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine.age import unseal
 from hashclient.quarantine.vault import Resealed, load_identities, write_identity

@@ -17,14 +17,14 @@ import pytest
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.audit.log import Event
-from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuditError,
     AuthorisationError,
     StateError,
     UsageError,
 )
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine import item, restore, sealing, store
@@ -692,9 +692,12 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
     assert ward.names() == {taken.id, held.id, damaged.id}
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 def test_a_match_that_cannot_be_noted_keeps_no_other_item(
-    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    """Whether it is noted together with the other one or while that one is opened."""
+    monkeypatch.setattr(store, "AT_ONCE", at_once)
     bad, good = several(ward, tmp_path, 2)
     change_all = Matches.change_all
 
@@ -712,6 +715,28 @@ def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     assert ward.names() == {bad.id} and ward.item(bad).restored is not None
     ((_, again),) = restore_all(ward, [bad.id])
     assert again == restore.Restored(bad.path, ()) and ward.names() == set()
+
+
+def test_a_kill_while_items_are_dropped_beside_others_loses_nothing(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "AT_ONCE", 1)
+    matches = several(ward, tmp_path, restore._IN_A_ROW + 2)
+    ids = [match.id for match in matches]
+
+    def killed(_room: Room, *_ids: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Room, "drop", killed)
+        with pytest.raises(KeyboardInterrupt):
+            restore_all(ward, ids)
+    assert [Path(match.path).exists() for match in matches[:3]] == [True, True, False]
+    assert ward.names() == set(ids)
+    again = restore_all(ward, [*ids, ids[0]])
+    assert again[:-1] == [(match.id, restore.Restored(match.path, ())) for match in matches]
+    assert isinstance(again[-1][1], UsageError) and ward.names() == set()
+    assert all(Path(match.path).read_bytes() for match in matches)
 
 
 def test_a_note_that_outlives_its_item_says_nothing_about_another_copy(

@@ -13,9 +13,9 @@ import pytest
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.audit.log import read
+from hashclient.core.errors import AuditError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, standing_steps
-from hashclient.errors import AuditError, UsageError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
 from hashclient.core.digests import LONGER, SHORTER
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.index.open_lists import open_lists

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hashclient.audit import log as audit_log
-from hashclient.config import Config, Settings
+from hashclient.config.settings import Config, Settings
+from hashclient.core.errors import AuditError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
-from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.run.recorder import SIGNED_EACH, RunRecord
 from hashclient.session import Session, current_operator

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from fixtures.desk import A, B, Desk, desk_and_service
 from hashclient import Client
+from hashclient.client.upkeep import prune_facts
+from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.fleet.document import verify_status
 from hashclient.packages.document import Document, parse_document
 from hashclient.quarantine.age import load_identities, write_identity
@@ -23,7 +24,6 @@ from hashclient.quarantine.evidence import unsealed
 from hashclient.reporting import facts as module
 from hashclient.reporting.facts import parse_facts
 from hashclient.reporting.report import Report, State
-from hashclient.upkeep import prune_facts
 from tests.kit import call, fast_directory
 
 FACTS = {

@@ -11,8 +11,8 @@ import pytest
 from fixtures.desk import WHO, A, B, Desk
 from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import read
+from hashclient.core.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.core.kinds import MatchState
-from hashclient.errors import AuditError, ConfigError, LockedError, StateError, UsageError
 from hashclient.quarantine.age import parse_recipients, seal
 from hashclient.quarantine.evidence import plain_source, source_in_place
 from hashclient.quarantine.vault import evidence_path

@@ -27,8 +27,7 @@ from fixtures.desk import Desk
 from hashclient.audit.log import Event, read, verify
 from hashclient.audit.record import encode_body, encode_record, format_time, parse_record
 from hashclient.core.agefile import parse_header
-from hashclient.core.match import Match
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     ExitCode,
@@ -36,6 +35,7 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.core.match import Match
 from hashclient.packages.chain import verify_custody
 from hashclient.packages.document import Document, file_path, parse_document
 from hashclient.packages.index import check
@@ -284,7 +284,7 @@ def test_a_document_that_is_signed_and_means_two_things(
 def test_a_document_that_asks_for_any_amount_of_memory() -> None:
     """In a process of its own: one that has had much memory has some left, and asks for none."""
     code = (
-        "from hashclient.errors import VerificationError\n"
+        "from hashclient.core.errors import VerificationError\n"
         "from hashclient.packages import document\n"
         "document.MAX_PARSING_BYTES = 64 << 20\n"
         "try: document.parse_document(b'{\"format\": [' + b'{},' * 4_000_000 + b'{}]}')\n"

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA, ReportingService
-from hashclient.errors import ConfigError, VerificationError
+from hashclient.core.errors import ConfigError, VerificationError
 from hashclient.reporting.destinations.cybertipline.cybertipline import CyberTipline
 from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
 from hashclient.reporting.destinations.registry import load

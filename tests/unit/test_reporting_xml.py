@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA
-from hashclient.errors import ConfigError, UnreachableError, VerificationError
+from hashclient.core.errors import ConfigError, UnreachableError, VerificationError
 from hashclient.packages.document import Document
 from hashclient.reporting.destinations.cybertipline.xml import (
     Schema,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.lists.empty_file import EMPTY_DIGESTS
 from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests

@@ -11,7 +11,7 @@ from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 
 from fixtures.client import csv
 from fixtures.simulator import URL, PlainClient, Simulator, endless, status, truncated
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     HashclientError,
     UnreachableError,

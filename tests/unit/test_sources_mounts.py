@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.sources import mounts as module
 from hashclient.scan.sources.mounts import Mounts, _objection
 from hashclient.scan.sources.remembered import (

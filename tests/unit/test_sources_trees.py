@@ -22,6 +22,7 @@ from hashclient.scan.sources.directories import open_directory
 from hashclient.scan.sources.frontier import compile_excludes, kind_of
 from hashclient.scan.sources.interface import TASK_CHARS
 from hashclient.scan.sources.listing import Chunk, Lister
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH, Walk
 from hashclient.scan.values.options import ScanOptions
@@ -432,24 +433,24 @@ def test_reasons_are_the_systems_words() -> None:
     assert reason_of(OSError("odd")) == "odd"
 
 
-class FakePlaces:
+class FakePlaces(Mounts):
     """Remembers what it is shown; watches `watched`, and objects to `objected`."""
 
     def __init__(self, *watched: str, objected: str = "") -> None:
-        self._watched = frozenset(watched)
-        self._objected = objected
+        self._below_here = frozenset(watched)
+        self._wrong = objected
         self.shown: list[tuple[str, bool]] = []
         self.below: list[str] = []
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
         assert os.fstat(fd).st_ino == Path(path).stat().st_ino
         self.below.append(path)
-        return self._watched
+        return self._below_here
 
     def look(self, fd: int, *, given: bool) -> str | None:
         path = str(Path(f"/proc/self/fd/{fd}").readlink())
         self.shown.append((path, given))
-        return "not mounted" if path == self._objected else None
+        return "not mounted" if path == self._wrong else None
 
     def save(self) -> None:
         raise AssertionError("a walk saves nothing")

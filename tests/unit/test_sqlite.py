@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.matches import tables
 from hashclient.matches.store import Matches
 from hashclient.scan.cache import cache

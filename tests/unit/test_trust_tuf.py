@@ -29,7 +29,7 @@ from fixtures.client import csv
 from fixtures.crash import Recorder, watched
 from fixtures.hostile import HostileServer, reply
 from fixtures.simulator import URL, Simulator, status
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     StateError,
     UnreachableError,

@@ -13,13 +13,13 @@ import pytest
 
 from fixtures.crash import in_child
 from fixtures.desk import Desk
-from hashclient import upkeep
 from hashclient.audit.log import read
-from hashclient.config import parse_config
-from hashclient.configfile.tables import KeepConfig
+from hashclient.client import upkeep
+from hashclient.config.settings import parse_config
+from hashclient.config.tables import KeepConfig
+from hashclient.core.errors import ConfigError, HashclientError, StateError
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.core.match import Match
-from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.matches.pruning import Pruner
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import DAY_S, Inventory

@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
+from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import ListState, MissingList, Outcome
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = ListState("fresh", 1, THEN, fresh=True)

@@ -21,9 +21,9 @@ import pytest
 
 from fixtures import client as fixture
 from fixtures.simulator import Simulator
-from hashclient.client import Client
+from hashclient.client.client import Client
+from hashclient.core.errors import HashclientError
 from hashclient.core.model import Handled, Outcome
-from hashclient.errors import HashclientError
 from hashclient.scan.run.pipeline import Run
 from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.scan.values.options import ScanOptions

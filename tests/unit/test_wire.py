@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hashclient.core.errors import VerificationError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import VerificationError
+from hashclient.core.model import is_entry_id
 from hashclient.lists import wire
 from hashclient.lists.wire import (
     FORMAT,
@@ -30,7 +31,6 @@ from hashclient.lists.wire import (
     encode_segment,
     entry_hashes,
     is_category,
-    is_entry_id,
     parse_add_segment,
     parse_index,
     parse_withdraw_segment,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.lists.wire import (
     NO_SIZE,
     AddBatch,

@@ -21,7 +21,7 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.errors import VerificationError
+from hashclient.core.errors import VerificationError
 from hashclient.lists.wire import (
     FORMAT,
     add_schema,

@@ -6,7 +6,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from hashclient.officer.openssl import PUBLIC_PREFIX, no_openssl, run_openssl
+from hashclient.cli.officer.openssl import PUBLIC_PREFIX, no_openssl, run_openssl
 
 #: The second test of RFC 8032, section 7.1: a public key, a message, and its signature.
 _KEY = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")

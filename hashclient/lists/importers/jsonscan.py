@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.system.strictjson import DoubledKeyError, finite, object_of
 

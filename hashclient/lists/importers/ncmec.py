@@ -19,11 +19,11 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
+from hashclient.core.model import is_entry_id
 from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile, Reading
 from hashclient.lists.importers.rows import DigestBatch, no_column
 from hashclient.lists.importers.table import batch_of
-from hashclient.lists.wire import is_entry_id
 from hashclient.system.files import state_errors
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile, Reading
 from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.table import batch_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashclient.errors import HashclientError, UsageError
+from hashclient.core.errors import HashclientError, UsageError
 from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.rows import DigestBatch, our_columns
 from hashclient.lists.importers.table import batch_of

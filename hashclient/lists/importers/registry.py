@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.clamav import ClamAv
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep

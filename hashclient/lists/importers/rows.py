@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm
-from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import COLUMNS, OTHER_HASHES, ImportFile
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 from hashclient.system.text import printable

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.jsonscan import Scanner
 from hashclient.lists.importers.rows import DigestBatch

@@ -22,12 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType
 
+from hashclient.core.model import is_entry_id
 from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile
 from hashclient.lists.importers.jsonscan import Scanner
 from hashclient.lists.importers.rows import DigestBatch, Int64, no_column
 from hashclient.lists.importers.table import batch_of, text_of
 from hashclient.lists.importers.where import numbered
-from hashclient.lists.wire import Uint8, Uint32, is_entry_id
+from hashclient.lists.wire import Uint8, Uint32
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.lists.wire import is_category
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable

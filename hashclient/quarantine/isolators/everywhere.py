@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from hashclient.configfile.tables import ObjectsConfig
+from hashclient.config.tables import ObjectsConfig
 from hashclient.core.model import Seen
 from hashclient.core.objecturi import is_object_uri
 from hashclient.quarantine.isolators.files import Files

@@ -17,10 +17,10 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from hashclient.configfile.tables import ObjectsConfig
+from hashclient.config.tables import ObjectsConfig
+from hashclient.core.errors import UsageError
 from hashclient.core.model import Seen as SeenFile
 from hashclient.core.objecturi import ObjectUri, parse_uri
-from hashclient.errors import UsageError
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Seen, Store
 from hashclient.objects.s3 import S3

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from hashclient.configfile.tables import PackageDestination, ReportConfig, ServiceDestination
-from hashclient.errors import ConfigError, UsageError
+from hashclient.config.tables import PackageDestination, ReportConfig, ServiceDestination
+from hashclient.core.errors import ConfigError, UsageError
 from hashclient.system.text import printable
 
 #: The configuration of a destination.

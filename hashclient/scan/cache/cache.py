@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.inside import Inside
 from hashclient.scan.cache.interface import Cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -114,7 +115,7 @@ def by_file_system(
 
     `identities` has for each `st_dev` the file system that is there now.
     """
-    devices = [status.st_dev for status in statuses]
+    devices = list(map(attrgetter("st_dev"), statuses))
     for device in set(devices):
         identity = identities.get(device)
         if identity is not None and devices.count(device) == len(devices):  # as mostly

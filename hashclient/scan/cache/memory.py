@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.cache.cache import REREAD_DAYS, DamagedInventoryError, Inventory
 from hashclient.scan.cache.interface import Cache, CachePlace
 from hashclient.scan.values.work import Block, Container, Result
@@ -55,7 +55,7 @@ class Memory:
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # this is a late worker; SQLite must not be carried over a fork
+            return None  # it checks what was moved while it was listed: that is little, and read
         try:
             reader = self._place.reader()
         except StateError:

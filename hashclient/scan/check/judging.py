@@ -15,6 +15,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import msgspec
 import numpy as np
@@ -63,9 +64,11 @@ class Files(msgspec.Struct, gc=False):
 
     def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
         """Note the tags of digests; they stand at `start` and behind it, of each of the files."""
-        rows = np.array(numbers)
+        is_all = len(numbers) == len(self.digests)
+        digests = self.digests if is_all else [self.digests[number] for number in numbers]
+        rows = slice(None) if is_all else np.array(numbers)
         for place, algorithm in enumerate(plan, start):
-            tags = judge.sealer.tags_of(algorithm, [self.digests[n][place] for n in numbers])
+            tags = judge.sealer.tags_of(algorithm, list(map(itemgetter(place), digests)))
             self.records["tags"][rows, SLOT[algorithm]] = tags
         self.records["mask"][rows] |= np.uint8(mask_of(plan))
 
@@ -272,12 +275,12 @@ def _learned(
         if identity.is_local:
             kept &= [nobody is not False for nobody in unwritable]
         if files is not None:
-            kept &= files.reliable
-            kept &= [bool(digests) for digests in files.digests]
+            kept &= np.fromiter(files.reliable, np.bool_, len(kept))
+            kept &= np.fromiter(map(bool, files.digests), np.bool_, len(kept))
         rows = rows[kept[rows]]
         is_all = len(rows) == len(statuses)
         records = records_of(statuses if is_all else [statuses[row] for row in rows.tolist()])
-        begin = np.array(begins, np.int16).take(rows)
+        begin = np.fromiter(begins, np.int16, len(statuses)).take(rows)
         records["mask"] = np.where(begin >= 0, np.uint8(PLAIN), np.uint8(0))
         records["begin"] = begin.astype(np.uint8)
         records["read_day"] = today()

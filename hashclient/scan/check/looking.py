@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import add_by_kind
-from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache.inside import counts_of
 from hashclient.scan.cache.interface import Cache

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from hashclient.configfile.tables import ContainersConfig
+from hashclient.config.tables import ContainersConfig
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
-from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 from hashclient.containers.sandbox import kernel_locks
-from hashclient.containers.sniffing import kind_alone
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Mail, Outcome, Outer, Seen
@@ -32,7 +30,6 @@ from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
 from hashclient.scan.cache.records import SLOT
 from hashclient.scan.check.judging import columns_of, listed_rows
-from hashclient.scan.check.kept import Kept
 from hashclient.scan.values.work import CHANGED, Result, reason_of
 from hashclient.system.descriptors import NO_ROOM, read_at
 from hashclient.system.text import MAX_EXCERPT_CHARS
@@ -40,6 +37,7 @@ from hashclient.system.text import MAX_EXCERPT_CHARS
 if TYPE_CHECKING:
     from hashclient.containers.cage import Cage, Chain, Found, Starting
     from hashclient.containers.protocol import Job
+    from hashclient.scan.check.kept import Kept
 
 #: The most members of one file, besides clean ones, with outcomes of their own: more fill memory.
 MAX_KEPT = 10_000
@@ -234,6 +232,8 @@ class Members:
             OSError: there is no room for the process that opens it, and it `can_wait` for room;
             else its members are unread.
         """
+        from hashclient.containers.sniffing import kind_alone
+
         kind = ""
         with contextlib.suppress(OSError):  # the process that opens it says what is wrong
             kind = kind_alone(size, functools.partial(read_at, fd))
@@ -278,14 +278,13 @@ class Members:
 
     def _open(self, fd: int, size: int, path: str, *, forced: bool, can_wait: bool) -> Opened:
         opened = Opened()
-        namer = _Namer(path)
         waiting: list[Found] = []
 
         def on_found(found: Sequence[Found]) -> None:
             for one in found:
-                self._count(one, path, namer, opened, waiting)
+                self._count(one, path, opened, waiting)
             if len(waiting) >= ROWS_AT_ONCE:
-                self._judge_rows(waiting, path, namer, opened, forced=forced)
+                self._judge_rows(waiting, path, opened, forced=forced)
                 waiting.clear()
 
         try:
@@ -297,7 +296,7 @@ class Members:
             if can_wait or error.errno not in NO_ROOM:
                 raise
             return _failed(path, reason_of(error), str(Why.FAILED))
-        self._judge_rows(waiting, path, namer, opened, forced=forced)
+        self._judge_rows(waiting, path, opened, forced=forced)
         if opened.left_out:
             # Together they count as one unread input: so none is left out.
             opened.members -= opened.left_out - 1
@@ -325,34 +324,30 @@ class Members:
             self._cage.stop()
         return self._cage
 
-    def _count(
-        self, found: Found, path: str, namer: _Namer, opened: Opened, waiting: list[Found]
-    ) -> None:
+    def _count(self, found: Found, path: str, opened: Opened, waiting: list[Found]) -> None:
         """Count a member that was not read; one that was has to be looked up."""
         row = found.row
         if row.not_opened:
-            members = namer.members(found.chain, is_whole=True)
+            members = _names(path, found.chain, is_whole=True)
             refuses = self._options.refuses_unopened
             opened.leave(row.not_opened, path, members, refuses=refuses)
             return
         opened.members += 1
         if row.why is not None:
-            members = namer.members(found.chain, is_whole=not row.name)
+            members = _names(path, found.chain, is_whole=not row.name)
             opened.keep(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
             opened.clean += 1
             (opened.exact_sizes if row.exact else opened.claimed_sizes).append(row.size or 0)
             if self._keep_clean:
-                members = namer.members(found.chain)
+                members = _names(path, found.chain)
                 outcome = Outcome(Kind.CLEAN, path, row.size, members=members)
                 opened.outcomes.append(outcome)
         else:
             opened.read += 1
             waiting.append(found)
 
-    def _judge_rows(
-        self, found: list[Found], path: str, namer: _Namer, opened: Opened, *, forced: bool
-    ) -> None:
+    def _judge_rows(self, found: list[Found], path: str, opened: Opened, *, forced: bool) -> None:
         """Look up members that were read, all together, and judge those that hit."""
         judge, count = self._judge, len(found)
         column = np.zeros(count, MEMBER)
@@ -381,14 +376,13 @@ class Members:
             by_row = judge.hits_by_row(columns_of(column[hit_rows]), sizes)
             hits = {hit_rows[row]: of_row for row, of_row in by_row.items()}
         for number in range(count) if self._keep_clean else hit_rows:
-            self._add_outcome(found[number], path, namer, opened, hits.get(number), column[number])
+            self._add_outcome(found[number], path, opened, hits.get(number), column[number])
         opened.clean += sum(number not in hits for number in hit_rows)
 
     def _add_outcome(
         self,
         found: Found,
         path: str,
-        namer: _Namer,
         opened: Opened,
         hits: tuple[Hit, ...] | None,
         known: np.void,
@@ -404,7 +398,7 @@ class Members:
             hits=hits or (),
             digests={a: _digest(found, a) for a in in_mask},
             tags={a: known["tags"][SLOT[a]].tobytes() for a in in_mask} if hits else {},
-            members=namer.members(found.chain),
+            members=_names(path, found.chain),
         )
         if outcome.kind is Kind.CLEAN:
             opened.outcomes.append(outcome)
@@ -419,6 +413,8 @@ class Members:
         A container that cannot be read any more gets no tags: the match stays, but it is not
         certain which file to isolate.
         """
+        from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
+
         plan = tuple(Algorithm)
         tags: dict[Algorithm, bytes] = {}
         mail = None
@@ -440,21 +436,16 @@ def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
     return bytes([mask_of(judge.plan(size)) for size in sizes])
 
 
-class _Namer:
-    """Names of members in outcomes; a single compressed file is named after its container."""
-
-    def __init__(self, path: str) -> None:
-        self._base = os.path.basename(path)  # noqa: PTH119 - any text is a path
-
-    def members(self, chain: Chain, *, is_whole: bool = False) -> tuple[str, ...]:
-        names: list[str] = []
-        last = len(chain) - 1
-        for number, raw in enumerate(chain):
-            name = os.fsdecode(raw)
-            if not name and not (is_whole and number == last):
-                name = _stem(names[-1] if names else self._base)
-            names.append(name)
-        return tuple(names)
+def _names(path: str, chain: Chain, *, is_whole: bool = False) -> tuple[str, ...]:
+    """Return the names of a member; a single compressed file is named after its container."""
+    names: list[str] = []
+    for number, raw in enumerate(chain, 1):
+        name = os.fsdecode(raw)
+        if not name and not (is_whole and number == len(chain)):
+            above = names[-1] if names else os.path.basename(path)  # noqa: PTH119 - any text
+            name = _stem(above)
+        names.append(name)
+    return tuple(names)
 
 
 def _stem(name: str) -> str:

@@ -11,23 +11,26 @@ network file system that hangs.
 from __future__ import annotations
 
 import errno
+import functools
 import math
 import os
 import stat
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from hashclient.core.digests import CHUNK_BYTES, LengthError, digest_fd, digests_of, new_buffer
 from hashclient.core.kinds import Algorithm, Kind
-from hashclient.scan.check.marks import Marks
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.identity import Identities, Identity
 from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
+
+if TYPE_CHECKING:
+    from hashclient.scan.check.marks import Marks
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 3
@@ -176,11 +179,18 @@ class Reader:
         self.bytes_read = 0
         #: Further digests to compute of short files: `read` returns them after those of the plan.
         self.spare: Plan = ()
-        #: The marks of the last file.
-        self.marks = Marks()
-        # Of another object: a reference cycle would keep all of this until the garbage collector
-        # runs.
-        self._on_first = self.marks.first if sniffs else None
+        self._sniffs = sniffs
+
+    @functools.cached_property
+    def marks(self) -> Marks:
+        """The marks of the last file; files that are not opened need no module for these."""
+        from hashclient.scan.check.marks import Marks
+
+        return Marks()
+
+    @property
+    def _on_first(self) -> Callable[[bytes | bytearray, int], None] | None:
+        return self.marks.first if self._sniffs else None
 
     def begin_task(self) -> None:
         """Count from zero, and find out again how far each file system is trusted."""
@@ -286,7 +296,7 @@ class Reader:
             if length != claimed:
                 self.bytes_read += length
                 return self._read_unsteady(fd, device.trust)
-            if self._on_first is not None:
+            if self._sniffs:
                 marks.first(self._bytes, length)
             digests = digests_of(computed, self._buffer[:length])
         else:
@@ -316,7 +326,7 @@ class Reader:
 
     def _look_only(self, fd: int, size: int) -> None:
         """Look for marks in a file that no entry can be."""
-        if self._on_first is not None:
+        if self._sniffs:
             self.marks.look(fd, size)
             if not self.marks.is_sure and os.fstat(fd).st_size != size:
                 raise SetAside(Kind.UNREAD, CHANGED)

@@ -9,50 +9,9 @@ from hashclient.core.digests import StreamDigester, new_buffer
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
-from hashclient.scan.check.kept import Kept
 from hashclient.scan.check.members import Members
 from hashclient.scan.values.work import Advance, Result, reason_of
 from hashclient.system.descriptors import read_into
-
-
-class StreamChecker:
-    """Checks streams against open lists."""
-
-    def __init__(
-        self, judge: Judge, *, keep_clean: bool = False, members: Members | None = None
-    ) -> None:
-        """Check with `judge`, and open containers with `members`."""
-        self._judge = judge
-        self._keep_clean = keep_clean
-        self._members = members
-
-    def digester(self) -> StreamDigester:
-        """Return a sink for a stream of unknown length, for `check`."""
-        return StreamDigester(self._judge.plan(None))
-
-    def keeper(self) -> Kept | None:
-        """Return a store for a stream that may be a container, for `check`."""
-        return None if self._members is None else Kept(self._members.memory_bytes)
-
-    def check(self, name: str, stream: StreamDigester, kept: Kept | None = None) -> Result:
-        """Judge a stream that was read to its end; `name` is its name in outcomes.
-
-        Its members are checked as well, if it was `kept`.
-        """
-        result = self._judge_whole(name, stream)
-        if kept is not None and self._members is not None:
-            with contextlib.closing(kept):
-                self._members.open_kept(kept, name, stream.content).add_to(result)
-        return result
-
-    def _judge_whole(self, name: str, stream: StreamDigester) -> Result:
-        """Judge a stream by its own digests."""
-        (outcome,) = judge_streams(self._judge, [(name, stream)])
-        result = Result(files_read=1, bytes_read=stream.length)
-        result.clean = int(outcome.kind is Kind.CLEAN)
-        if outcome.kind is not Kind.CLEAN or self._keep_clean:
-            result.outcomes.append(outcome)
-        return result
 
 
 class Stream:
@@ -66,29 +25,39 @@ class Stream:
         self._fd = fd
         self._name = name
 
-    def check(self, checker: StreamChecker) -> Iterator[Advance | Result]:
-        """Read it and yield the progress, and then the result.
+    def check(
+        self, judge: Judge, members: Members | None, *, keep_clean: bool
+    ) -> Iterator[Advance | Result]:
+        """Read it and yield the progress, and then the result, by `judge`.
 
-        A stream that cannot be read to its end is unread.
+        `members` opens it if it is a container. A stream that cannot be read to its end is unread.
         """
+        from hashclient.scan.check.kept import Kept
+
         yield Advance()  # before the first wait
         shown = f"stdin:{self._name}"  # no path, as the record of matches has it
-        digester, kept = checker.digester(), checker.keeper()
-        buffer = new_buffer()
-        try:
-            while count := read_into(self._fd, buffer):
-                digester.update(buffer[:count])
-                if kept is not None:
-                    kept.update(buffer[:count])
-                yield Advance(count, shown)
-        except OSError as error:
-            if kept is not None:
-                kept.close()
-            outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
-            reported = Advance(digester.length, shown)
-            yield Result(bytes_read=digester.length, outcomes=[outcome], reported=reported)
-            return
-        result = checker.check(self._name, digester, kept)
+        digester, buffer = StreamDigester(judge.plan(None)), new_buffer()
+        with contextlib.ExitStack() as stack:
+            kept = None
+            if members is not None:
+                kept = stack.enter_context(contextlib.closing(Kept(members.memory_bytes)))
+            try:
+                while count := read_into(self._fd, buffer):
+                    digester.update(buffer[:count])
+                    if kept is not None:
+                        kept.update(buffer[:count])
+                    yield Advance(count, shown)
+            except OSError as error:
+                outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
+                result = Result(outcomes=[outcome])
+            else:
+                (outcome,) = judge_streams(judge, [(self._name, digester)])
+                result = Result(files_read=1, clean=int(outcome.kind is Kind.CLEAN))
+                if keep_clean or outcome.kind is not Kind.CLEAN:
+                    result.outcomes.append(outcome)
+                if members is not None and kept is not None:
+                    members.open_kept(kept, self._name, digester.content).add_to(result)
+        result.bytes_read = digester.length
         result.reported = Advance(digester.length, shown)
         yield result
 

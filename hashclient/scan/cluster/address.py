@@ -11,13 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.configfile.tables import ClusterConfig
-from hashclient.errors import ConfigError, UsageError
+from hashclient.config.tables import ClusterConfig
+from hashclient.core.errors import ConfigError, UsageError
+from hashclient.scan.values.options import PROCESSES
 from hashclient.system.files import user_path
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
-PROCESSES = "processes"
 DEFAULT_PORT = 8786
 MOST_WORKERS = 256
 FORMS = "`processes`, `local-cluster:N` or `dask://HOST:PORT`"

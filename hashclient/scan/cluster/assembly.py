@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Callable
 
 from hashclient.containers.limits import Options
+from hashclient.core.errors import UsageError
 from hashclient.core.version import __version__
-from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster.address import LocalCluster, Scheduler

@@ -32,11 +32,13 @@ class Backlog:
         """There is no work. Of files that are added, those are kept that `kept` returns."""
         self._kept = kept
         self._groups: deque[Names] = deque()
-        self._large: list[Names] = []
+        #: Files that are batches of their own, and come next.
+        self.large: list[Names] = []
         #: How many files are waiting, without those that are batches of their own.
         self.names = 0
         self._starts: list[Start] = []
-        self._wide: list[tuple[str, Wide]] = []
+        #: Directories that are listed here, as far as there is room, by their paths.
+        self.wide: list[tuple[str, Wide]] = []
         self._per_s = FIRST_NAMES / BATCH_S
 
     @property
@@ -58,29 +60,21 @@ class Backlog:
         else:
             self._groups.extend(groups)
 
-    def add_large(self, groups: list[Names]) -> None:
-        """Add files that are batches of their own, and come next."""
-        self._large += groups
-
     def add_starts(self, starts: list[Start]) -> None:
         """Add directories; the first one is the next."""
         self._starts += reversed(starts)
 
-    def add_wide(self, path: str, wide: Wide) -> None:
-        """Add a directory that is listed here, as far as there is room."""
-        self._wide.append((path, wide))
-
     def wants_names(self) -> bool:
         """Return whether there is not enough to be checked."""
-        return not self._large and self.names < self.batch_names
+        return not self.large and self.names < self.batch_names
 
     def read_wide(self) -> list[Outcome]:
         """Read on in wide directories until there is work for some time; return outcomes."""
         outcomes: list[Outcome] = []
-        while self._wide and not self._starts and self.wants_names():
-            item = next(self._wide[-1][1], None)
+        while self.wide and not self._starts and self.wants_names():
+            item = next(self.wide[-1][1], None)
             if item is None:
-                self._wide.pop()
+                self.wide.pop()
             elif isinstance(item, Outcome):
                 outcomes.append(item)
             elif isinstance(item, Start):
@@ -93,8 +87,8 @@ class Backlog:
 
     def take_files(self) -> ToCheck | None:
         """Take the next batch of files."""
-        if self._large:
-            return ToCheck((self._large.pop(),))
+        if self.large:
+            return ToCheck((self.large.pop(),))
         groups: list[Names] = []
         count = 0
         while self._groups and count < self.batch_names:
@@ -114,26 +108,16 @@ class Backlog:
         return ToList(tuple(taken)) if taken else None
 
     @property
-    def has_starts(self) -> bool:
-        """Whether there are directories to be listed."""
-        return bool(self._starts)
-
-    @property
-    def has_wide(self) -> bool:
-        """Whether there are directories that are listed here."""
-        return bool(self._wide)
-
-    @property
     def is_empty(self) -> bool:
         """Whether no work waits."""
-        return not (self._large or self._groups or self._starts or self._wide)
+        return not (self.large or self._groups or self._starts or self.wide)
 
     def empty(self) -> tuple[list[Names], list[str]]:
         """Return the remaining files and paths of directories; forget them."""
         directories = [os.fsdecode(start.path) for start in self._starts]
-        directories += [path for path, _ in self._wide]
-        groups = [*self._large, *self._groups]
-        self._large.clear()
+        directories += [path for path, _ in self.wide]
+        groups = [*self.large, *self._groups]
+        self.large.clear()
         self._groups.clear()
-        self._starts, self._wide, self.names = [], [], 0
+        self._starts, self.wide, self.names = [], [], 0
         return groups, directories

@@ -21,16 +21,15 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import StateError
 from hashclient.objects.listing import REPEATED, ListingEndedError
 from hashclient.objects.pages import page_of_columns
 from hashclient.scan.cluster import objectwork
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.messages import (
-    Failed,
     ListedRange,
     Lost,
     ReadObjects,
@@ -38,9 +37,9 @@ from hashclient.scan.cluster.messages import (
     ToRead,
     answer_of,
     decode_object_answer,
-    encode,
     unpack_read,
 )
+from hashclient.scan.executors.wire import Failed, encode
 from hashclient.scan.objects.threads import BACKLOG, Page, Work
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED, Result
@@ -198,7 +197,7 @@ class ClusterBucket(Work):
         for batch, answer in ended:
             message = answer_of(decode_object_answer, answer)
             if isinstance(message, Failed):
-                failure = StateError(message.message, hint=message.hint)
+                failure = message.error
             elif isinstance(batch, _Reads):
                 if isinstance(message, ReadObjects) and len(message.results) == len(batch.wanted):
                     self._checked += unpack_read(message, batch.wanted)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hashclient.errors import ConfigError, StateError, UnreachableError, UsageError
+from hashclient.core.errors import ConfigError, StateError, UnreachableError, UsageError
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.system.log import Log
 from hashclient.system.process import is_debugged

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hashclient.errors import ConfigError, StateError, UnreachableError
+from hashclient.core.errors import ConfigError, StateError, UnreachableError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.address import problem_with_worker
 from hashclient.scan.cluster.connection import Connection
-from hashclient.scan.cluster.messages import Setup, Spec, decode_problems, encode
+from hashclient.scan.cluster.messages import Setup, Spec, decode_problems
 from hashclient.scan.cluster.probes import without, written
-from hashclient.scan.executors.wire import Names
+from hashclient.scan.executors.wire import Names, encode
 from hashclient.system.text import printable
 
 #: Seconds for the first worker to come.

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import StateError, UsageError
 from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.backlog import Backlog
@@ -30,7 +30,6 @@ from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees
 from hashclient.scan.cluster.messages import (
-    Failed,
     Listed,
     Lost,
     Spec,
@@ -38,13 +37,19 @@ from hashclient.scan.cluster.messages import (
     ToList,
     answer_of,
     decode_answer,
-    encode,
     paths_of,
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
-from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
-from hashclient.scan.sources.frontier import KnownMounts
+from hashclient.scan.executors.wire import (
+    Checked,
+    Failed,
+    encode,
+    names_of,
+    unpack_outcomes,
+    unpack_result,
+)
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import (
     CLUSTER_GONE,
@@ -100,7 +105,7 @@ class Dask(Executor):
         self._opened = contextlib.ExitStack()
 
     def trees(
-        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None
+        self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None
     ) -> ClusterTrees:
         """Return the trees of a scan, whose directories workers list.
 
@@ -275,9 +280,9 @@ class _Run:
         """Return the next batch: files if there are enough, and else directories to find more."""
         backlog = self._backlog
         while backlog.wants_names():
-            if backlog.has_starts:
-                return backlog.take_directories(self._crew.slots)
-            if backlog.has_wide:
+            if (directories := backlog.take_directories(self._crew.slots)) is not None:
+                return directories
+            if backlog.wide:
                 self._outcomes += backlog.read_wide()
                 continue
             item = None if self._is_read else next(work, None)
@@ -308,14 +313,14 @@ class _Run:
                 self._backlog.took(total - left, message.taken_s)
                 self._backlog.add_groups(message.deferred, first=True)
                 message.deferred = []
-                self._backlog.add_large(message.large)
+                self._backlog.large += message.large
                 result = unpack_result(message)
                 result.seen += self._remembered.seen()
                 yield result
             elif isinstance(message, Listed):
                 borders += self._take_listed(message)
             elif isinstance(message, Failed):
-                self._failure = StateError(message.message, hint=message.hint)
+                self._failure = message.error
             else:
                 reason = message.reason if isinstance(message, Lost) else WORKER_FAILED
                 self._outcomes += self._lose(batch, reason)
@@ -332,7 +337,8 @@ class _Run:
         self._backlog.add_starts([s for s in listed.rest if not (s.is_wide or s.is_border)])
         for start in listed.rest:
             if start.is_wide:
-                self._backlog.add_wide(os.fsdecode(start.path), self._trees.list_wide(start))
+                wide = os.fsdecode(start.path), self._trees.list_wide(start)
+                self._backlog.wide.append(wide)
         return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import Inventory
 from hashclient.scan.cache.inside import Inside, unchanged

@@ -23,8 +23,9 @@ from hashclient.scan.cluster.messages import Listed, names_elsewhere
 from hashclient.scan.executors.wire import Names, pack_outcomes
 from hashclient.scan.sources.directories import open_directory, with_status
 from hashclient.scan.sources.frame import Frame
-from hashclient.scan.sources.frontier import Frontier, KnownMounts
+from hashclient.scan.sources.frontier import Frontier
 from hashclient.scan.sources.listing import Chunk, Lister
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Tree, Trees
 from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
@@ -164,7 +165,7 @@ class ClusterTrees(Trees):
     """The files at paths and below them; workers list the directories."""
 
     def __init__(
-        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None = None
+        self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None = None
     ) -> None:
         """List the trees at `paths`, as `Trees` does; links that are met are never followed."""
         super().__init__(paths, options, mounts)

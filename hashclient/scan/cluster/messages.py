@@ -21,6 +21,7 @@ from hashclient.containers.limits import Options
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.executors.wire import (
     Checked,
+    Failed,
     Names,
     WireOutcomes,
     group_of,
@@ -174,13 +175,6 @@ class Listed(msgspec.Struct, array_like=True, tag="listed"):
     rest: list[Start]
 
 
-class Failed(msgspec.Struct, array_like=True, tag="failed"):
-    """A worker cannot read an index: the run ends."""
-
-    message: str
-    hint: str | None
-
-
 class Lost(msgspec.Struct, array_like=True, tag="lost"):
     """A worker could not check a batch at all."""
 
@@ -189,7 +183,6 @@ class Lost(msgspec.Struct, array_like=True, tag="lost"):
 
 Answer = Checked | Listed | Failed | Lost
 
-encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_setup = msgspec.msgpack.Decoder(Setup).decode
 decode_probes = msgspec.msgpack.Decoder(list[Probe]).decode

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashclient.core.errors import StateError
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import StateError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3

@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from hashclient.config import Settings, resolve_settings
+from hashclient.config.settings import Settings, resolve_settings
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
-from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import InventoryPlace, Memory
@@ -37,7 +37,6 @@ from hashclient.scan.cluster.known import Received, as_before, identities_beside
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
-    Failed,
     Known,
     Lost,
     Setup,
@@ -46,13 +45,12 @@ from hashclient.scan.cluster.messages import (
     decode_files,
     decode_probes,
     decode_setup,
-    encode,
     problem_with_lists,
 )
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
-from hashclient.scan.executors.wire import Checked, group_of, pack_result
+from hashclient.scan.executors.wire import Checked, Failed, encode, group_of, pack_result
 from hashclient.scan.values.work import (
     TASK_NAMES,
     WORKER_FAILED,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.frontier import KnownMounts
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Advance, Result, Task
@@ -52,9 +52,7 @@ class Checkers(Protocol):
 class Executor(Protocol):
     """Runs batches."""
 
-    def trees(
-        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None
-    ) -> Trees:
+    def trees(self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None) -> Trees:
         """Return the source of the files at `paths` and below them, as `run` wants it.
 
         By default this process lists the directories.

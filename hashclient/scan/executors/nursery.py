@@ -1,4 +1,4 @@
-"""A process that forks workers later in a run, from the state at the start of the run.
+"""A process that forks all workers of a run, from the state at the start of the run.
 
 Later, the process that hands out work has threads, which list directories, and SQLite open, which
 writes records: a fork would carry both into a worker that can use neither. The nursery is forked
@@ -23,35 +23,10 @@ from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, recv_fds, send_fds, so
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
 
-#: Questions: to fork, with a descriptor to serve; to end a process, or to wait for it.
-_FORK, _END, _WAIT = range(3)
-#: A question has its kind and the process. An answer has a process or an exit code, and the number
-#: of an error.
-_QUESTION = struct.Struct("=qq")
+#: A question has the process to wait for, or 0 to fork one, with a descriptor to serve. An answer
+#: has an exit code or a process, and the number of an error.
+_QUESTION = struct.Struct("=q")
 _ANSWER = struct.Struct("=qi")
-
-
-class Late:
-    """A worker that the nursery has forked; `join` has to wait for it."""
-
-    def __init__(self, ask: Callable[[int, int], int], pid: int) -> None:
-        self._ask = ask
-        self.pid: int | None = pid
-        self.exitcode: int | None = None
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        with contextlib.suppress(OSError):  # the nursery has ended, and its workers with it
-            self._ask(_END, self.pid or 0)
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, unless there is a `timeout`: then the nursery waits for it.
-
-        Its exit code stays unknown if the nursery has ended, too.
-        """
-        if timeout is None and self.exitcode is None:
-            with contextlib.suppress(OSError):
-                self.exitcode = self._ask(_WAIT, self.pid or 0)
 
 
 class Nursery:
@@ -66,7 +41,7 @@ class Nursery:
         #: The connections to workers that were asked for; the workers that are there; the last
         #: error.
         self._asked: deque[Connection] = deque()
-        self._born: list[tuple[Late, Connection]] = []
+        self._born: list[tuple[int, Connection]] = []
         self._error = 0
         self.end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
@@ -91,7 +66,7 @@ class Nursery:
         """
         ours, its = Pipe()
         try:
-            send_fds(self.end, [_QUESTION.pack(_FORK, 0)], [its.fileno()])
+            send_fds(self.end, [_QUESTION.pack(0)], [its.fileno()])
         except OSError:
             ours.close()
             raise
@@ -99,7 +74,7 @@ class Nursery:
             its.close()
         self._asked.append(ours)
 
-    def born(self, *, wait: bool = False) -> list[tuple[Late, Connection]]:
+    def born(self, *, wait: bool = False) -> list[tuple[int, Connection]]:
         """Return the workers that are there since the last time, with the connections to them.
 
         With `wait`, wait for all that were asked for.
@@ -128,21 +103,18 @@ class Nursery:
             connection.close()
             self._error = error
         else:
-            self._born.append((Late(self._ask, pid), connection))
+            self._born.append((pid, connection))
 
-    def _ask(self, what: int, pid: int) -> int:
-        """Ask, and wait for the answer.
-
-        Raises:
-            OSError: the error in the nursery; or the nursery has ended.
-        """
-        self.end.send(_QUESTION.pack(what, pid))
-        while self._asked:  # these were asked before
-            self._take_one(0)
-        number, error = self._answer(0)
-        if error:
-            raise OSError(error, os.strerror(error))
-        return number
+    def exit_code(self, pid: int) -> int | None:
+        """Wait until a worker has ended; return its exit code, None if the nursery has ended."""
+        try:
+            self.end.send(_QUESTION.pack(pid))
+            while self._asked:  # these were asked for before
+                self._take_one(0)
+        except OSError:
+            return None
+        code, error = self._answer(0)
+        return None if error else code
 
     def _answer(self, flags: int) -> tuple[int, int]:
         try:
@@ -186,21 +158,19 @@ def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
         message, fds, _, _ = recv_fds(end, _QUESTION.size, 1)
         if not message:
             return
-        what, pid = _QUESTION.unpack(message)
+        (pid,) = _QUESTION.unpack(message)
         number, error = 0, 0
         try:
-            if what == _FORK:
-                with Connection(fds[0]) as connection:
-                    process = forked(serve, connection, [end], make)
-                number = process.pid or 0
-                born[number] = process
-            elif what == _END:
-                born[pid].terminate()
-            else:
+            if pid:
                 process = born.pop(pid)
                 process.join()
                 number = process.exitcode or 0
                 process.close()
+            else:
+                with Connection(fds[0]) as connection:
+                    process = forked(serve, connection, [end], make)
+                number = process.pid or 0
+                born[number] = process
         except OSError as failure:
             error = failure.errno or errno.EIO
         with contextlib.suppress(BrokenPipeError):

@@ -1,33 +1,33 @@
 """Worker processes: tasks go out, results come back, and no file is lost when a worker dies.
 
-Workers are forked with the lists already mapped, so they start at once and share the pages. The
-parent walks only when a worker has room, which keeps memory flat. There are as many as processors,
-and more as long as they wait for storage (`pacing`). When a worker dies, its files are unread and
-it is replaced. A worker that cannot read an index ends the run, since no other one can read it
-either.
+A nursery forks all workers, with the lists already mapped, so they start at once and share the
+pages. The parent walks only when a worker has room, which keeps memory flat. There are as many as
+processors, and more as long as they wait for storage (`pacing`). When a worker dies, its files are
+unread and it is replaced. A worker that cannot read an index ends the run, since no other one can
+read it either.
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, Pipe, wait
-from typing import Protocol
+from multiprocessing.connection import Connection, wait
 
 import msgspec
 
+# Loaded before the fork, so that not every worker loads it.
+from cryptography.hazmat.primitives import ciphers  # noqa: F401
+
+from hashclient.containers import sniffing  # noqa: F401 - before the fork as well
+from hashclient.core.errors import ExitCode, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.errors import ExitCode, StateError
 from hashclient.scan.executors.interface import Executor, MakeChecker, single_tasks
-from hashclient.scan.executors.nursery import Nursery, forked
+from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
-from hashclient.scan.executors.worker import serve
 from hashclient.scan.values.work import WORKER_DIED, Advance, Result, Task, join
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
@@ -43,19 +43,8 @@ _log = Log("scan")
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
-class _Process(Protocol):
-    """A process that was forked, by this one or by the nursery."""
-
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def exitcode(self) -> int | None: ...
-    def terminate(self) -> None: ...
-    def join(self, timeout: float | None = None) -> None: ...
-
-
 class _Worker(msgspec.Struct):
-    process: _Process
+    pid: int
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
     #: How many bytes of the first of them it has reported.
@@ -87,11 +76,17 @@ class Pool:
     """Runs tasks in worker processes; use it as a context manager."""
 
     def __init__(self, jobs: int, make: MakeChecker, most: int | None = None) -> None:
-        """Start `jobs` workers, each with a checker from `make`, and later up to `most`."""
-        self._make = make
+        """Start `jobs` workers, each with a checker from `make`, and later up to `most`.
+
+        Raises:
+            StateError: the system has no room for a process.
+        """
+        try:
+            self._nursery = Nursery(make)
+        except OSError as error:
+            raise _no_room(error) from error
         self._pacing = Pacing(jobs, most)
         self._workers: list[_Worker] = []
-        self._nursery: Nursery | None = None
         self._replaced = 0
         #: Large files, and tasks too long to wait at a worker: they go to one that is idle.
         self._waiting: deque[Task] = deque()
@@ -101,70 +96,32 @@ class Pool:
 
     def __enter__(self) -> Pool:
         try:
-            with contextlib.suppress(OSError):  # without a nursery, this process forks
-                self._nursery = Nursery(self._make)
             for _ in range(self._pacing.jobs):
-                self._start()
-        except BaseException:
+                self._nursery.ask_for_one()
+            while len(self._workers) < self._pacing.jobs:
+                self._take_born(wait=True)
+        except BaseException as error:
             self.__exit__()
+            if isinstance(error, OSError):
+                raise _no_room(error) from error
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.process.terminate()
             worker.connection.close()
-        # A worker that waits for a server which never answers cannot be ended by any signal.
-        until = time.monotonic() + END_S
-        for worker in self._workers:
-            worker.process.join(max(0.0, until - time.monotonic()))
-        if self._nursery is not None:
-            self._nursery.close(max(0.0, until - time.monotonic()))
+        # The workers end with the nursery; not one that waits for a server which never answers.
+        self._nursery.close(END_S)
 
-    def _start(self) -> None:
-        """Start one more worker.
+    def _take_born(self, *, wait: bool = False) -> None:
+        """Take the workers that are there since the last time; `wait` for all that were asked for.
 
         Raises:
-            StateError: the system has no room for it.
+            OSError: the system has no room for one, or the nursery has ended.
         """
-        try:
-            self._fork()
-        except OSError as error:
-            raise StateError(
-                f"cannot start a worker process: {error.strerror}",
-                hint="try fewer --jobs, or raise the limits of processes and open files",
-            ) from error
-
-    def _fork(self) -> None:
-        # Forking is safe here: the parent has one thread, and the lists are mapped already.
-        ours, theirs = Pipe()
-        ends = [*(w.connection for w in self._workers), ours]
-        nursery = [] if self._nursery is None else [self._nursery.end]
-        try:
-            process = forked(serve, theirs, [*ends, *nursery], self._make)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._add(process, ours)
-
-    def _add(self, process: _Process, connection: Connection) -> None:
-        self._workers.append(_Worker(process, connection))
-        _log.debug("started worker process %d", process.pid)
-
-    def _start_late(self) -> bool:
-        """Start one more worker, in a run that has begun; return whether there is one."""
-        if self._nursery is None:
-            return False
-        try:
-            self._nursery.ask_for_one()
-            for process, connection in self._nursery.born(wait=True):
-                self._add(process, connection)
-        except OSError as error:
-            _log.info("no worker process: %s", error.strerror)
-            return False
-        return True
+        for pid, connection in self._nursery.born(wait=wait):
+            self._workers.append(_Worker(pid, connection))
+            _log.debug("started worker process %d", pid)
 
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
@@ -186,7 +143,7 @@ class Pool:
             if not begun:
                 begun = True
                 yield Advance()
-            asked = [self._nursery.end] if self._nursery is not None and self._nursery.asked else []
+            asked = [self._nursery.end] if self._nursery.asked else []
             left_s = self._pacing.due - time.monotonic()
             ready = wait([*busy, *asked], max(0, min(tick_s, left_s)))
             if not ready and time.monotonic() < self._pacing.due:
@@ -260,11 +217,10 @@ class Pool:
 
     def _grow(self) -> None:
         """Ask for missing workers, and give work to those that have come."""
-        if self._nursery is None or not (self._nursery.asked or self._lacks_workers):
+        if not (self._nursery.asked or self._lacks_workers):
             return
         try:
-            for process, connection in self._nursery.born():
-                self._add(process, connection)
+            self._take_born()
             while self._lacks_workers:
                 self._nursery.ask_for_one()
         except OSError as error:
@@ -274,8 +230,7 @@ class Pool:
     @property
     def _lacks_workers(self) -> bool:
         """Whether there should be more workers, and there is work for them."""
-        asked = 0 if self._nursery is None else self._nursery.asked
-        return len(self._workers) + asked < self._pacing.wanted and bool(
+        return len(self._workers) + self._nursery.asked < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
 
@@ -283,13 +238,13 @@ class Pool:
         """Look at how workers spend their time; end those that are not needed any more."""
         unread = wait([w.connection for w in self._workers], 0)
         read = [w for w in self._workers if w.connection not in unread]
-        self._pacing.look([(w.process.pid or 0, w.times) for w in read])
+        self._pacing.look([(w.pid, w.times) for w in read])
         # The last ones first: those that were there from the beginning stay.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
                 self._workers.remove(worker)
                 worker.connection.close()
-                worker.process.join()
+                self._nursery.exit_code(worker.pid)
 
     def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
         """Return the message of a worker, None if it has died; an error is that of an index."""
@@ -316,19 +271,21 @@ class Pool:
         """
         self._workers.remove(worker)
         worker.connection.close()
-        worker.process.join()
-        if worker.process.exitcode in _BAD_PAGE_CODES:
+        code = self._nursery.exit_code(worker.pid)
+        if code in _BAD_PAGE_CODES:
             raise bad_page()
-        _log.info("a worker process has died: %s", worker.process.exitcode)
+        _log.info("a worker process has died: %s", code)
         self._replaced += 1
         if self._replaced > MAX_REPLACED:
             raise StateError(
-                f"worker processes keep dying (exit code {worker.process.exitcode})",
+                f"worker processes keep dying (exit code {code})",
                 hint="the machine may be out of memory; try fewer --jobs",
             )
-        # Beside a thread nothing is forked: the child would have all that the thread holds.
-        if not self._start_late() and threading.active_count() == 1:
-            self._start()
+        try:
+            self._nursery.ask_for_one()
+            self._take_born(wait=True)
+        except OSError as error:
+            _log.info("no worker process: %s", error.strerror)
         if not self._workers:
             raise StateError(
                 "a worker process has died, and there is no room for another",
@@ -343,3 +300,10 @@ class Pool:
             ],
             reported=worker.reported,
         )
+
+
+def _no_room(error: OSError) -> StateError:
+    return StateError(
+        f"cannot start a worker process: {error.strerror}",
+        hint="try fewer --jobs, or raise the limits of processes and open files",
+    )

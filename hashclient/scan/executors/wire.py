@@ -1,8 +1,8 @@
 """Messages between a scan and its workers, in processes and on other machines: msgpack.
 
 Paths are bytes. Tasks go to a worker. A worker sends results, numbers of bytes that were read of a
-large file, or an error in two lines: an index cannot be read, and no other worker could read it.
-What a cluster says besides is in `cluster.messages`.
+large file, or an error: an index cannot be read. What a cluster says besides is in
+`cluster.messages`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from struct import Struct
 
 import msgspec
 
+from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.core.verdict import Counts
-from hashclient.errors import StateError
 from hashclient.scan.values.work import Group, Identity, Result, Task
 
 #: Lengths of digests, and of tags.
@@ -146,14 +146,26 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
     large: list[Names] = []
 
 
+class Failed(msgspec.Struct, array_like=True, tag="failed"):
+    """A worker cannot read an index, and no other worker could: the run ends."""
+
+    message: str
+    hint: str | None
+
+    @property
+    def error(self) -> StateError:
+        """The error that ends the run."""
+        return StateError(self.message, hint=self.hint)
+
+
 _decode_task = msgspec.msgpack.Decoder(list[Names]).decode
-_decode_message = msgspec.msgpack.Decoder(int | str | Checked).decode
-_encode = msgspec.msgpack.Encoder().encode
+_decode_message = msgspec.msgpack.Decoder(int | Checked | Failed).decode
+encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_task(task: Task) -> bytes:
     """Return the message that asks for a task."""
-    return _encode(list(map(names_of, task)))
+    return encode(list(map(names_of, task)))
 
 
 def decode_task(message: bytes) -> Task:
@@ -161,30 +173,12 @@ def decode_task(message: bytes) -> Task:
     return list(map(group_of, _decode_task(message)))
 
 
-def encode_result(result: Result) -> bytes:
-    """Return the message with the result of a task."""
-    return _encode(pack_result(result))
-
-
-def encode_count(count: int) -> bytes:
-    """Return the message that so many more bytes of a large file were read."""
-    return _encode(count)
-
-
-def encode_error(error: StateError) -> bytes:
-    """Return the message that an index cannot be read."""
-    return _encode(f"{error.message}\n{error.hint or ''}")
-
-
 def decode_message(message: bytes) -> Result | StateError | int:
     """Return the content of a message: a result, an error, or how many more bytes were read."""
     decoded = _decode_message(message)
-    if isinstance(decoded, int):
-        return decoded
-    if isinstance(decoded, str):
-        text, _, hint = decoded.partition("\n")
-        return StateError(text, hint=hint or None)
-    return unpack_result(decoded)
+    if isinstance(decoded, Failed):
+        return decoded.error
+    return unpack_result(decoded) if isinstance(decoded, Checked) else decoded
 
 
 def names_of(group: Group) -> Names:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from socket import socket
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.executors.interface import MakeChecker
-from hashclient.scan.executors.wire import decode_task, encode_count, encode_error, encode_result
+from hashclient.scan.executors.wire import Failed, decode_task, encode, pack_result
 from hashclient.system.process import end_at_bad_pages, forget_exit_codes, is_debugged
 
 #: Bytes of a large file between two notes of progress.
@@ -54,7 +54,7 @@ def serve(
         nonlocal unsaid
         unsaid += count
         if unsaid >= PROGRESS_BYTES:
-            connection.send_bytes(encode_count(unsaid))
+            connection.send_bytes(encode(unsaid))
             unsaid = 0
 
     checker = make(on_bytes)
@@ -65,10 +65,10 @@ def serve(
             try:
                 result = checker.check(task)
             except StateError as error:  # an index is damaged; any other worker would see the same
-                connection.send_bytes(encode_error(error))
+                connection.send_bytes(encode(Failed(error.message, error.hint)))
                 return
             result.taken_s = time.monotonic() - began
-            connection.send_bytes(encode_result(result))
+            connection.send_bytes(encode(pack_result(result)))
             unsaid = 0
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -15,7 +15,7 @@ from struct import Struct
 
 import numpy as np
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.cache.cache import today
 from hashclient.scan.cache.inside import MEMBER, Inside
 from hashclient.scan.cache.memory import InventoryPlace

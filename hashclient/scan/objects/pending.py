@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.objects.pages import SCHEMA, page_of
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects.sorting import objects_of

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.objects.reader import StoppedError
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.system.background import start_thread

@@ -11,8 +11,8 @@ import os
 
 import msgspec
 
+from hashclient.core.errors import UsageError
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import UsageError
 
 _VERSION = 1
 #: A key has 1,024 bytes at most, and a URI three characters for each.

@@ -14,7 +14,7 @@ from datetime import date
 
 import msgspec
 
-from hashclient.configfile.tables import AcceptRule
+from hashclient.config.tables import AcceptRule
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.values.work import NOT_THERE

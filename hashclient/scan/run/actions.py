@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.decisions.brake import Brake
 from hashclient.decisions.policy import Policy, check_policy
 from hashclient.decisions.review import ReviewPolicy
-from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.rows import place_of
 from hashclient.matches.store import Matches
 from hashclient.session import Session
@@ -245,7 +245,7 @@ class Responder:
         from hashclient.quarantine.store import AT_ONCE
 
         reason = self._reason(first.outcome)
-        wanted = {record.id: first.outcome.seen}
+        wanted = {record.id: first.outcome}
         for recorded in self._batch:
             outcome, later = recorded.outcome, recorded.record
             if len(wanted) == AT_ONCE:
@@ -257,15 +257,18 @@ class Responder:
                 and later.id not in wanted
                 and self._may_isolate(outcome)
                 and (later.id in self._noted or not self._is_to_be_reported(outcome))
-                and _refused_for_a_link(outcome, matches.get(later.id)) is None
             ):
-                wanted[later.id] = outcome.seen
+                wanted[later.id] = outcome
+        for match_id, match in matches.look_up_all([*wanted]).items():
+            if match_id != record.id and _refused_for_a_link(wanted[match_id], match) is not None:
+                del wanted[match_id]
         now = self._session.now()
         if now - record.last_seen > LATE:
             matches.use(tuple(wanted), now, now - LATE)
         self._taking = frozenset(wanted)
-        self._taken |= self._open_quarantine().take_all(wanted.items(), matches, reason=reason)
-        self._refs = {i: match.ref for i in wanted if (match := matches.look_up(i)) is not None}
+        seen = [(match_id, outcome.seen) for match_id, outcome in wanted.items()]
+        self._taken |= self._open_quarantine().take_all(seen, matches, reason=reason)
+        self._refs = {i: match.ref for i, match in matches.look_up_all([*wanted]).items()}
 
     def _reason(self, outcome: Outcome) -> str:
         by_rule = Action.QUARANTINE in self._rules.actions_for(outcome)

@@ -17,13 +17,13 @@ from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.decisions.interface import Rule, as_it_is
+from hashclient.decisions.interface import Rules, as_they_are
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.streaming import Stream, StreamChecker
+from hashclient.scan.check.streaming import Stream
 from hashclient.scan.executors.here import Here, Inline
 from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
 from hashclient.scan.sources.interface import Source
@@ -124,7 +124,7 @@ def scan(
     stream: Stream | None = None,
     objects: Objects | None = None,
     containers: Options | None = None,
-    accept: Rule = as_it_is,
+    accept: Rules = as_they_are,
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
@@ -134,7 +134,7 @@ def scan(
     machine. When all that was listed is checked, the trees `again` say what was moved meanwhile,
     and this process checks it. A `stream` comes first and `objects` come last; both are read in
     this process. Members of containers are checked as `containers` says, and only with it; `accept`
-    returns an outcome as the configuration accepts it, and as people have ruled.
+    returns outcomes as the configuration accepts them, and as people have ruled.
 
     Raises:
         StateError: worker processes keep dying.
@@ -152,8 +152,7 @@ def scan(
     if again is not None:
         parts.append(Inline().run(again.again(), make))
     if stream is not None:
-        checker = StreamChecker(judge, keep_clean=keep_clean, members=make.members())
-        parts.insert(0, stream.check(checker))
+        parts.insert(0, stream.check(judge, make.members(), keep_clean=keep_clean))
     of_objects: Generator[Result | Outcome | Advance] | None = None
     if objects is not None:
         # After all forks: threads that their libraries start live in one process only.
@@ -164,7 +163,7 @@ def scan(
             if isinstance(item, Advance):
                 progress.advance(item)
             elif isinstance(item, Outcome):
-                item = accept(item)
+                (item,) = accept([item])
                 summary.add(item)
                 yield item
             else:
@@ -172,7 +171,7 @@ def scan(
                 if again is not None:
                     again.lose(item.lost)
                 progress.count(item)
-                for outcome in map(accept, item.outcomes):
+                for outcome in accept(item.outcomes) if item.outcomes else ():
                     # Clean ones are in the count already, whether or not they are asked for.
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import numpy as np
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule, as_it_is
-from hashclient.errors import UsageError
 from hashclient.index.matcher import Gaps, verdict
 from hashclient.index.open_lists import OpenLists
 from hashclient.lists.importers.rows import DigestBatch

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from hashclient.core.errors import ExitCode, HashclientError, StateError, out_of_memory
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode, HashclientError, StateError, out_of_memory
 from hashclient.scan.run.recorder import RunRecord
 from hashclient.system.background import Task
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
-#: For a batch of at least so many matches a thread waits for the disk; the next one is gathered.
+#: A batch of at least so many matches is recorded by a thread; the next one is gathered meanwhile.
 #: Fewer are given out at once.
 BESIDE = 512
 #: The number of outcomes that are returned at once to a caller that takes several.
-PORTION = 32
+PORTION = 512
 
 
 class Guard(Protocol):
@@ -153,7 +153,7 @@ class Run(Iterator[Handled]):
         #: Outcomes that are not recorded yet; recorded ones that are not acted upon yet; and those
         #: that are not given out yet.
         self._waiting: list[Outcome] = []
-        #: Waits for the disk, for a batch that is recorded: this one.
+        #: Records a batch: this one.
         self._beside: tuple[Task[list[Recorded]], list[Outcome]] | None = None
         self._may_thread = False
         self._ready: collections.deque[Recorded] = collections.deque()
@@ -339,7 +339,7 @@ class Run(Iterator[Handled]):
     def _begin_beside(self) -> bool:
         """Have a thread record the waiting outcomes, if they are many; return whether it does.
 
-        It waits for the disk, while workers are given work, and results are read.
+        Workers are given work meanwhile, and results are read.
         """
         if not self._may_thread or self._actions is not None or len(self._waiting) < BESIDE:
             return False

@@ -10,23 +10,18 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hashclient.audit.log import Encoded, Event
+from hashclient.core.errors import AuditError, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
-from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
+from hashclient.core.model import LOGGED_FIELDS, MatchRef, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
-from hashclient.decisions.interface import Decision
-from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import HELD_ENTRIES, gap_fields
 from hashclient.formats.ready import HitParts, json_around_entry, quote
-from hashclient.matches.permits import Hold
-from hashclient.matches.recording import MAX_NAME_CHARS
-from hashclient.matches.selection import Left, Selection
-from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.log import Log
@@ -36,6 +31,12 @@ from hashclient.system.text import (
     log_path_fields,
     path_fields,
 )
+
+if TYPE_CHECKING:
+    from hashclient.decisions.interface import Decision
+    from hashclient.matches.permits import Hold
+    from hashclient.matches.selection import Left, Selection
+    from hashclient.matches.store import Matches
 
 _log = Log("scan")
 
@@ -52,11 +53,11 @@ _LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTE
 
 
 class Unfinished(msgspec.Struct, frozen=True):
-    """A batch that is not durable yet: its outcomes, its log entries, and the open record."""
+    """A batch to be recorded: its outcomes, and those of them to be remembered, at their places."""
 
-    kept: list[Recorded]
-    events: Sequence[Event | Encoded]
-    matches: Matches | None = None
+    outcomes: Sequence[Outcome]
+    chosen: Sequence[Outcome]
+    places: Sequence[Place] | None = None
 
 
 class RunRecord:
@@ -124,39 +125,47 @@ class RunRecord:
         return kept
 
     def begin(self, outcomes: Sequence[Outcome]) -> Unfinished:
-        """Begin what `keep` does: all but waiting for the disk, which `finish` does.
+        """Begin what `keep` does: find where the files are. `finish` does the rest.
 
         Another thread may call that. It must end before the next batch begins, and then
         `report_failures` has to follow.
         """
-        chosen = [outcome for outcome in outcomes if _is_remembered(outcome)]
-        if self._matches_failed or not chosen:
-            return self._unrecorded(outcomes)
-        matches: Matches | None = None
-        try:
-            places = None if self._places_of is None else self._places_of(chosen)
+        chosen = () if self._matches_failed else [o for o in outcomes if _is_remembered(o)]
+        if not chosen or self._places_of is None:
+            return Unfinished(outcomes, chosen)
+        return Unfinished(outcomes, chosen, self._places_of(chosen))
+
+    def _remember(self, batch: Unfinished) -> list[Recorded]:
+        """Record the matches of a batch; return its outcomes."""
+        found: Sequence[MatchRef] = ()
+        if batch.chosen:
             now = self._session.now()
-            matches = Matches(self._session.settings.state_dir)
-            found = matches.begin_record(
-                chosen, self._key_id, now, places, self._hold(now), self._started
-            )
-        except BaseException as error:
-            if matches is not None:
-                matches.close()
-            if not isinstance(error, StateError):
-                raise
-            self._matches_failed = True
-            self._failures.append(error)
-            return self._unrecorded(outcomes)
-        if len(chosen) == len(outcomes):
-            kept = list(map(Recorded, outcomes, found))
-        else:
-            refs = iter(found)
-            kept = [
-                Recorded(outcome, next(refs) if _is_remembered(outcome) else None)
-                for outcome in outcomes
-            ]
-        return Unfinished(kept, self._events_of(kept), matches)
+            try:
+                with self._open() as matches:
+                    found = matches.record(
+                        batch.chosen,
+                        self._key_id,
+                        now,
+                        batch.places,
+                        self._hold(now),
+                        self._started,
+                    )
+                _log.info("recorded %d matches", len(found))
+            except StateError as error:
+                self._matches_failed = True
+                self._failures.append(error)
+        if len(found) == len(batch.outcomes):
+            return list(map(Recorded, batch.outcomes, found))
+        refs = iter(found)
+        return [
+            Recorded(o, next(refs, None) if _is_remembered(o) else None) for o in batch.outcomes
+        ]
+
+    def _open(self, *, create: bool = True) -> Matches:
+        # Most runs have no match, and need no record of matches.
+        from hashclient.matches.store import Matches
+
+        return Matches(self._session.settings.state_dir, create=create)
 
     def _hold(self, now: datetime) -> Hold | None:
         decision = self._decision
@@ -166,28 +175,20 @@ class RunRecord:
 
     def finish(self, batch: Unfinished) -> list[Recorded]:
         """Make a batch durable, on record and then in the log; return its outcomes."""
-        if batch.matches is not None:
-            try:
-                with batch.matches as matches:
-                    matches.commit()
-                _log.info("recorded %d matches", sum(k.record is not None for k in batch.kept))
-            except StateError as error:
-                self._matches_failed = True
-                self._failures.append(error)
-                batch = self._unrecorded([k.outcome for k in batch.kept])
-        if batch.events:
+        kept = self._remember(batch)
+        if events := self._events_of(kept):
             # A report hands over single signed records. A signature takes longer than all the rest
             # of recording a match. So of many records only the last one is signed, which covers the
             # others; preparing a report signs the records in it.
-            reportable = any(k.record is not None for k in batch.kept)
-            sign_each = reportable and len(batch.events) <= SIGNED_EACH
-            self._log(batch.events, durable=True, sign_each=sign_each)
+            reportable = any(k.record is not None for k in kept)
+            sign_each = reportable and len(events) <= SIGNED_EACH
+            self._log(events, durable=True, sign_each=sign_each)
         if self._decision is not None:
             self._summary.held += sum(
                 k.outcome.kind is Kind.MATCH and k.record is not None and k.record.held
-                for k in batch.kept
+                for k in kept
             )
-        return batch.kept
+        return kept
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
         """Note on record and in the log how often outcomes came again, and in which last mails."""
@@ -200,7 +201,7 @@ class RunRecord:
         ]
         try:
             if rows and not self._matches_failed:
-                with Matches(self._session.settings.state_dir) as matches:
+                with self._open() as matches:
                     matches.seen_again(rows, self._session.now())
         except StateError as error:
             self._matches_failed = True
@@ -214,11 +215,6 @@ class RunRecord:
         ]
         self._log(events, durable=True)
         self.report_failures()
-
-    def _unrecorded(self, outcomes: Sequence[Outcome]) -> Unfinished:
-        """Return a batch that is only logged."""
-        kept = [Recorded(outcome) for outcome in outcomes]
-        return Unfinished(kept, self._events_of(kept))
 
     def _events_of(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
         return [
@@ -243,7 +239,7 @@ class RunRecord:
         if self._matches_failed or self._audit_failed or not is_there(path):
             return
         try:
-            with Matches(self._session.settings.state_dir, create=False) as matches:
+            with self._open(create=False) as matches:
                 found = find(matches, self._started)
                 while batch := list(itertools.islice(found, GONE_BATCH)):
                     with matches.batch():
@@ -309,7 +305,7 @@ class RunRecord:
     def _name_held(self) -> None:
         """Note in the summary of which entries there are held matches, and how many."""
         try:
-            with Matches(self._session.settings.state_dir, create=False) as matches:
+            with self._open(create=False) as matches:
                 self._summary.held_entries = matches.held_entries(HELD_ENTRIES + 1)
         except StateError as error:
             self._failures.append(error)
@@ -387,6 +383,8 @@ def _member_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the names of a member of a container, where room is limited."""
     if not outcome.members:
         return {}
+    from hashclient.matches.recording import MAX_NAME_CHARS
+
     return {"members": [path_fields(n)["path"][:MAX_NAME_CHARS] for n in outcome.members]}
 
 

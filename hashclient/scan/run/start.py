@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hashclient.containers.limits import Options
+from hashclient.core.errors import UsageError
+from hashclient.core.match import Place
+from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri, split_paths
 from hashclient.core.verdict import Summary
-from hashclient.decisions.interface import Rule
-from hashclient.errors import UsageError
+from hashclient.decisions.interface import Rule, Rules, as_they_are
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check.members import container_options
@@ -23,10 +25,9 @@ from hashclient.scan.run.accept import accepting, ignoring_missing
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.run.pipeline import FrontEnd, Scan, exceptions_of
 from hashclient.scan.run.recorder import RunRecord
-from hashclient.scan.run.whereabouts import Whereabouts
 from hashclient.scan.sources.interface import Several, Source
 from hashclient.scan.sources.mounts import Mounts
-from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.options import PROCESSES, ScanOptions
 from hashclient.session import Session
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ def start_scan(
             options.passwords,
             verify_sizes=options.verify_sizes,
         )
-    rule = _rule(session, options)
+    rules = _rules(session, options)
     if options.exceptions:
         ruler = exceptions_of(session, lists, summary, observer)
-        lists, rule = ruler.lists, _then(rule, ruler.rule)
+        lists, rules = ruler.lists, _then(rules, ruler.rule_all)
     executor = _executor_of(
         options,
         session,
@@ -118,7 +119,7 @@ def start_scan(
         stream=inputs.stream,
         objects=inputs.objects,
         containers=containers,
-        accept=rule,
+        accept=rules,
     )
     responder = _responder(session, options, lists)
     recorder = RunRecord(
@@ -127,12 +128,21 @@ def start_scan(
         summary,
         key_id,
         on_failure=observer.failed,
-        places_of=Whereabouts(mounts).of,
+        places_of=_places_at(mounts),
         decision=None if responder is None else responder.decision,
         brief=options.brief,
     )
     parts = outcomes, recorder, progress, mounts, trees.coverage
     return Scan(*parts, arguments=inputs.arguments(source), actions=responder, front=front)
+
+
+def _places_at(mounts: Mounts) -> Callable[[Sequence[Outcome]], list[Place]]:
+    def places_of(outcomes: Sequence[Outcome]) -> list[Place]:
+        from hashclient.scan.run.whereabouts import Whereabouts  # few scans have a match
+
+        return Whereabouts(mounts).of(outcomes)
+
+    return places_of
 
 
 def objects_of(
@@ -202,7 +212,7 @@ def _executor_of(
         UsageError: there is none like that, or it cannot do what other options ask for.
         ConfigError: the certificates for a cluster are missing, or cannot be used.
     """
-    if options.executor is not None:
+    if options.executor not in (None, PROCESSES):
         from hashclient.scan.cluster.address import parse_executor
 
         where = parse_executor(options.executor, session.settings.config.cluster)
@@ -224,14 +234,20 @@ def _executor_of(
     return Inline() if options.jobs == 0 else Here(options.jobs)
 
 
-def _rule(session: Session, options: ScanOptions) -> Rule:
-    """Return the rule of the configuration and the options."""
-    accept = accepting(session.settings.config.accept, session.now().date())
-    return _then(accept, ignoring_missing) if options.ignore_missing else accept
+def _rules(session: Session, options: ScanOptions) -> Rules:
+    """Return the rules of the configuration and the options."""
+    rules: Rules = as_they_are
+    if accept := session.settings.config.accept:
+        rules = _each(accepting(accept, session.now().date()))
+    return _then(rules, _each(ignoring_missing)) if options.ignore_missing else rules
 
 
-def _then(first: Rule, second: Rule) -> Rule:
-    return lambda outcome: second(first(outcome))
+def _each(rule: Rule) -> Rules:
+    return lambda outcomes: list(map(rule, outcomes))
+
+
+def _then(first: Rules, second: Rules) -> Rules:
+    return lambda outcomes: second(first(outcomes))
 
 
 def _responder(session: Session, options: ScanOptions, lists: OpenLists) -> Responder | None:

@@ -12,12 +12,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.listing import Chunk
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Identity, Start, join
 
@@ -43,19 +43,6 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
     return excluded
 
 
-class KnownMounts(Protocol):
-    """Knows the file systems of directories when they were scanned before."""
-
-    def watched(self, path: str, fd: int) -> frozenset[str]:
-        """Return the directories below `path`, open as `fd`, that `look` wants to see."""
-
-    def look(self, fd: int, *, given: bool) -> str | None:
-        """Note an open directory, `given` or met; return why it is not the one scanned before."""
-
-    def save(self) -> None:
-        """Keep the notes for the next scan."""
-
-
 def kind_of(mode: int) -> str:
     """Return the name of a file type that is never read."""
     for test, name in (
@@ -74,7 +61,7 @@ def kind_of(mode: int) -> str:
 class Frontier:
     """Admission to the directories of one tree: it is asked about each before that is entered."""
 
-    def __init__(self, options: ScanOptions, mounts: KnownMounts | None = None) -> None:
+    def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
         """Enter what the options allow; what is not as `mounts` knows it is unread."""
         self._one_file_system = options.one_file_system
         self._mounts = mounts

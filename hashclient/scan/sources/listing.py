@@ -19,12 +19,11 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.sources.directories import (
     DIRECTORY_FLAGS,
     Entry,
@@ -187,6 +186,8 @@ class Listing:
     """A directory that a thread opens and reads; the caller takes it or leaves it."""
 
     def __init__(self, threads: _Threads, directory_fd: int, name: str) -> None:
+        from queue import SimpleQueue
+
         self._threads = threads
         self._directory_fd, self._name = directory_fd, name
         self._opened: SimpleQueue[Open | None] = SimpleQueue()
@@ -337,6 +338,8 @@ class _Threads:
 
     def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> Chunk:
         """Return entries as `typed` does; use threads if the first look takes long."""
+        from queue import SimpleQueue
+
         began = clock()
         first = typed(entries[:1])
         rest = entries[1:]

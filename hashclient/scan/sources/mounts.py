@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.scan.sources.remembered import MAX_PATH_BYTES, Record, add, by_path
 from hashclient.scan.values.work import join
 from hashclient.system.filesystems import Mount, mount_number, parse_mountinfo
@@ -54,7 +54,7 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 class Mounts:
-    """The remembered directories, and those that one scan sees; a `frontier.KnownMounts`.
+    """The remembered directories, and those that one scan sees.
 
     A failure is reported once and never stops a scan; but while the earlier file systems are
     unknown, the scan is not complete.

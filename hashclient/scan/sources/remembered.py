@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.core.errors import StateError
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,

@@ -13,9 +13,10 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import looked_at
-from hashclient.scan.sources.frontier import Frontier, KnownMounts, compile_excludes, kind_of
+from hashclient.scan.sources.frontier import Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.sources.listing import Lister
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Group, Identity, Item, Task, reason_of
@@ -78,7 +79,7 @@ class Trees:
         self,
         paths: Sequence[str],
         options: ScanOptions,
-        mounts: KnownMounts | None = None,
+        mounts: Mounts | None = None,
         *,
         looks_again: bool = True,
     ) -> None:

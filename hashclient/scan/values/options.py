@@ -6,9 +6,10 @@ and its part of the help, the man pages and the completion. A build has to read 
 pages, so it imports the standard library alone.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, NamedTuple
+
+#: The executor that needs no cluster.
+PROCESSES = "processes"
 
 
 class Flag(NamedTuple):

@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from hashclient.configfile.tables import ServiceDestination
-from hashclient.errors import (
+from hashclient.config.tables import ServiceDestination
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     HashclientError,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from hashclient.configfile.tables import ServiceDestination
-from hashclient.errors import AuthorisationError, ExitCode, HashclientError, UsageError
+from hashclient.config.tables import ServiceDestination
+from hashclient.core.errors import AuthorisationError, ExitCode, HashclientError, UsageError
 from hashclient.reporting.describing import missing_about
 from hashclient.reporting.destinations.cybertipline.api import Service
 from hashclient.reporting.destinations.cybertipline.filing import Filing

@@ -24,8 +24,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from hashclient.core.kinds import Algorithm
-from hashclient.errors import (
+from hashclient.core.errors import (
     AuthorisationError,
     ConfigError,
     HashclientError,
@@ -34,6 +33,7 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.core.kinds import Algorithm
 from hashclient.packages.document import ReportedMatch
 from hashclient.reporting.destinations.cybertipline.api import (
     ALREADY_FINISHED,

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 
 import msgspec
 
-from hashclient.configfile.tables import ServiceDestination
+from hashclient.config.tables import ServiceDestination
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import HashclientError, StateError
 from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-from hashclient.errors import ConfigError, HashclientError, VerificationError
+from hashclient.core.errors import ConfigError, HashclientError, VerificationError
 from hashclient.reporting.destinations.cybertipline.xml import Schema, unusable
 from hashclient.system.process import keep_memory_private
 

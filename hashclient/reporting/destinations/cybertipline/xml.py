@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
-from hashclient.errors import ConfigError, UnreachableError, VerificationError
+from hashclient.core.errors import ConfigError, UnreachableError, VerificationError
 from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.system.text import excerpt, printable
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.configfile.tables import PackageDestination
-from hashclient.errors import HashclientError, UsageError
+from hashclient.config.tables import PackageDestination
+from hashclient.core.errors import HashclientError, UsageError
 from hashclient.packages.contents import DOCUMENT_NAME
 from hashclient.packages.document import Document, Evidence, facts_name
 from hashclient.quarantine.age import canonical_recipient

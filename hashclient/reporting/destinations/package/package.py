@@ -20,7 +20,7 @@ import msgspec
 
 from hashclient.audit.log import checkpoint
 from hashclient.core.agefile import Chunks
-from hashclient.errors import HashclientError, StateError
+from hashclient.core.errors import HashclientError, StateError
 from hashclient.packages.contents import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hashclient.cli.officer import answering
+from hashclient.cli.officer.age import opener_of
 from hashclient.cli.package_lines import FORMATS, package_lines
+from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.version import __version__
-from hashclient.errors import ExitCode, HashclientError
-from hashclient.officer import answering
-from hashclient.officer.age import opener_of
 from hashclient.packages.index import check, extract
 from hashclient.system.text import counted, printable
 

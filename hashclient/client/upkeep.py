@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from hashclient.errors import ConfigError, HashclientError, StateError
+from hashclient.core.errors import ConfigError, HashclientError, StateError
 from hashclient.session import Session
 from hashclient.system.files import is_there, state_errors
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from hashclient.errors import UsageError, VerificationError
-from hashclient.officer.age import opener_of
-from hashclient.officer.openssl import sign_with
+from hashclient.cli.officer.age import opener_of
+from hashclient.cli.officer.openssl import sign_with
+from hashclient.core.errors import UsageError, VerificationError
 from hashclient.packages.answer import FORMAT, Answer, Request, encode_answer, parse_answer
 from hashclient.packages.verify import verify_package
 from hashclient.system.outputs import write_new

@@ -15,8 +15,14 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.text import excerpt, nearest, printable
+
+#: What to do where no public key is configured that isolated files are sealed to.
+HINT_RECIPIENTS = (
+    "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient"
+    " quarantine add-recipient` names the public one here"
+)
 
 #: The keys that lead to a value; a number is an index in a list.
 Place = tuple[str | int, ...]

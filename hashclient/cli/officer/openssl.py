@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hashclient.errors import UsageError
+from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
 

@@ -5,8 +5,6 @@ names it. Secrets are never in it, only references to them. Tables named after a
 defaults for that command's options; the command line checks them, since it knows the options.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import tomllib
@@ -16,9 +14,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
-from hashclient.configfile.owners import allows_shared, files_named, refuse_shared
-from hashclient.configfile.tables import (
+from hashclient.config.faults import (
+    HINT_RECIPIENTS,
+    Fault,
+    find_fault,
+    no_toml,
+    unknown_key,
+    wrong_type,
+)
+from hashclient.config.owners import allows_shared, files_named, refuse_shared
+from hashclient.config.tables import (
     SINCE,
     AcceptRule,
     AlertsConfig,
@@ -37,11 +42,11 @@ from hashclient.configfile.tables import (
     ReportConfig,
     apply_since,
 )
+from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
 from hashclient.core.objecturi import is_object_uri, parse_prefix, parse_uri
 from hashclient.core.version import __version__
-from hashclient.errors import ConfigError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
@@ -52,12 +57,6 @@ CONFIG_NAME = "config.toml"
 #: The commands that have a table of config.toml, with defaults of their options; these do not apply
 #: to programs.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
-
-#: The hint where no recipient is configured.
-HINT_RECIPIENTS = (
-    "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient"
-    " quarantine add-recipient` names the public one here"
-)
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

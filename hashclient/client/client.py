@@ -12,16 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.core.errors import ExitCode, StateError, UsageError
 from hashclient.session import Session
 
 if TYPE_CHECKING:
     from hashclient.alerts.alert import Noticed
     from hashclient.alerts.outbox import Attempt
+    from hashclient.core.errors import HashclientError
     from hashclient.core.kinds import Verdict
     from hashclient.core.match import Match
     from hashclient.daemon.program import ContentChecker
-    from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.fetch.switch import Fetched
@@ -50,7 +50,7 @@ class Client:
         Raises:
             ConfigError: the configuration is wrong.
         """
-        self.session = state if isinstance(state, Session) else _session_of(Path(state))
+        self.session = state if isinstance(state, Session) else Session.of(Path(state))
 
     def fetch(
         self,
@@ -82,9 +82,9 @@ class Client:
                 with failures of an address if another address succeeded.
             UsageError: no provider offers a list in `only`.
         """
+        from hashclient.client.upkeep import tidy
         from hashclient.fetch.fetcher import How
         from hashclient.fetch.providers import fetch_all
-        from hashclient.upkeep import tidy
 
         def report_failure(fetched: FetchedNotices) -> None:
             if fetched.error is not None:
@@ -351,16 +351,3 @@ class Client:
         session = self.session
         check_policy(session.settings)
         return read_status(session.settings, session.environ, session.now(), verify=verify)
-
-
-def _session_of(state_dir: Path) -> Session:
-    from hashclient.config import resolve_settings
-
-    return Session(
-        resolve_settings(
-            state_dir=state_dir,
-            config_path=None,
-            seal_key_file=None,
-            environ=os.environ,
-        )
-    )

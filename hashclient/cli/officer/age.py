@@ -8,8 +8,8 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-from hashclient.errors import AuthorisationError, StateError, UsageError
-from hashclient.officer.openssl import find_program
+from hashclient.cli.officer.openssl import find_program
+from hashclient.core.errors import AuthorisationError, StateError, UsageError
 from hashclient.packages.contents import Opener
 from hashclient.packages.tarstream import CHUNK_BYTES
 from hashclient.system.text import excerpt

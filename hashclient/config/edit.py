@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, atomic_file, make_public_dir, read_regular
 from hashclient.system.text import printable
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import StateError, UsageError
+from hashclient.core.errors import StateError, UsageError
 from hashclient.notices.lifecycle import Acknowledged, Kept, Standing, State, standings
 from hashclient.notices.store import (
     are_missing,

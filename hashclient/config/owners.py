@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import ConfigError
+from hashclient.core.errors import ConfigError
 from hashclient.system.strangers import Stranger, stranger_on
 from hashclient.system.text import printable
 

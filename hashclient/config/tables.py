@@ -10,8 +10,6 @@ below `[since."0.3"]` counts as if it were at the top of the file, and outranks 
 client ignores it. Below it an unknown key is an error, too.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from typing import Annotated, Any, Literal
@@ -19,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from hashclient.configfile.faults import Fault, wrong_type
+from hashclient.config.faults import Fault, wrong_type
 from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.log import Log
 from hashclient.system.signed import Key

@@ -1,0 +1,253 @@
+"""7z archives: libarchive reads them, and this module helps where it refuses a method.
+
+libarchive has no Deflate64, takes back a filter (Delta, the branches of a processor) behind some
+methods only, and takes a copy for a step only where it is the only one. Where a folder needs more,
+the header is read here: each folder is given to libarchive as an archive of its own without what it
+refuses, and liblzma takes back the filter.
+
+Limits: an archive is left to libarchive as it is if its header is longer than `_MOST_HEADER_BYTES`,
+or any folder has a password, several packed streams (BCJ2) or a filter that liblzma lacks.
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from functools import partial
+from struct import Struct
+from typing import cast
+from zlib import crc32
+
+from hashclient.containers import zipold
+from hashclient.containers.forward import PIECE_BYTES, Forward, Joined, pieces_of
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.libarchive import LINK, Libarchive
+from hashclient.containers.sevenzipheader import (
+    FILES,
+    FOLDER_SIZES,
+    FOLDERS,
+    HAS_PROPERTIES,
+    HEAD_BYTES,
+    HEADER,
+    NAMES,
+    PACKED,
+    PARTS,
+    SIZES,
+    STREAMS,
+    SUM,
+    UNPACKED,
+    Coder,
+    Folder,
+    Header,
+    Part,
+)
+
+_MARK = b"7z\xbc\xaf\x27\x1c\0\4"
+_START = Struct("<2QL")
+#: Bytes at the end in which 7-Zip looks for a header whose place is not said, and how one begins.
+_END_BYTES = 512
+_HEADERS = (b"\x17\x06", b"\x01\x04")
+_MOST_HEADER_BYTES = 16 << 20
+#: How often a header may be packed.
+_MOST_PACKED = 4
+
+_LZMA, _LZMA2, _DEFLATE64, _DELTA, _X86 = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3", b"\3\3\1\3"
+#: To copy is a step that changes nothing. Its number can be written in no byte.
+_COPY = b"\0"
+_FILTERS = {
+    _DELTA: lzma.FILTER_DELTA,
+    _X86: lzma.FILTER_X86,
+    b"\3\3\2\5": lzma.FILTER_POWERPC,
+    b"\3\3\4\1": lzma.FILTER_IA64,
+    b"\3\3\5\1": lzma.FILTER_ARM,
+    b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
+    b"\3\3\x08\5": lzma.FILTER_SPARC,
+}
+#: Bytes in a piece of LZMA2 that is not compressed.
+_PLAIN_BYTES = 1 << 16
+
+
+class SevenZip(Libarchive):
+    """7z archives."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        data = cast(Data, data)
+        head = data.read_at(0, HEAD_BYTES)
+        if len(head) == HEAD_BYTES and not any(head[8:]):
+            end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
+            at = max(end.rfind(mark) for mark in _HEADERS)
+            if at < 0:
+                yield Unlisted(b"", Why.DAMAGED, "7z: no header at its end")
+                return
+            start = _start(data.size - len(end[at:]) - HEAD_BYTES, end[at:])
+            data = Joined(start, data, HEAD_BYTES, data.size - HEAD_BYTES)
+        try:
+            parts = _refused(data)
+        except (ValueError, LookupError, NotReadError):
+            parts = []  # libarchive says what is wrong
+        yield from _members(data, parts) if parts else super().members(data)
+
+    def length(self, data: Data) -> int:
+        """See `behind.Begun`: the first header has a checksum, and says where the last one ends."""
+        head = data.read_at(0, HEAD_BYTES)
+        if len(head) < HEAD_BYTES or crc32(head[12:]) != int.from_bytes(head[8:12], "little"):
+            return 0
+        offset, length, _ = _START.unpack_from(head, 12)
+        return int(HEAD_BYTES + offset + length)
+
+    def _has_bytes(self, kind: int, size: int | None) -> bool:
+        # 7z has the type of a member in its attributes only.
+        return bool(size) and kind != LINK
+
+
+def _start(offset: int, header: bytes) -> bytes:
+    """Return the first header, which says where the last one is."""
+    fields = _START.pack(offset, len(header), crc32(header))
+    return _MARK + SUM.pack(crc32(fields)) + fields
+
+
+def _refused(data: Data) -> list[Part]:
+    """Return the members of an archive that libarchive refuses, or a folder of it; else none.
+
+    Raises:
+        ValueError: it is not read here.
+        LookupError: neither.
+        NotReadError: its header cannot be read.
+    """
+    header = _header(data)
+    if header.says_parts and not any(map(_is_refused, header.folders)):
+        return []
+    for folder in header.folders:
+        for method, properties, _ in _steps(folder)[1:]:
+            if method not in _FILTERS or len(properties) != (method == _DELTA):
+                raise ValueError(method)
+    return header.members()
+
+
+def _header(data: Data) -> Header:
+    offset, length, crc = _START.unpack_from(data.read_at(0, HEAD_BYTES).ljust(HEAD_BYTES), 12)
+    if length > _MOST_HEADER_BYTES or offset + length > data.size:
+        raise ValueError(length)
+    raw = data.read_at(HEAD_BYTES + offset, length)
+    for _ in range(_MOST_PACKED):
+        if crc32(raw) != crc:
+            raise ValueError(crc)
+        header = Header(raw)
+        if not header.is_packed:
+            return header
+        (folder,) = header.folders
+        if folder.size > _MOST_HEADER_BYTES:
+            raise ValueError(folder.size)
+        raw, crc = b"".join(_unpacked(data, folder)), folder.crc
+    raise ValueError(_MOST_PACKED)
+
+
+def _steps(folder: Folder) -> list[Coder]:
+    """Return the coders of a folder, the first a method and the others filters."""
+    coders = [coder for coder in folder.coders if coder.method.strip(_COPY)]
+    if coders and coders[0].method not in _FILTERS:
+        return coders
+    return [Coder(_COPY, b"", folder.packed), *coders]
+
+
+def _is_refused(folder: Folder) -> bool:
+    """Return whether libarchive does not unpack a folder; some that it does, it need not."""
+    if (steps := _steps(folder)) != folder.coders:
+        return True
+    first, *filters = [coder.method for coder in steps]
+    is_read = not filters or first == _LZMA2 or (first, *filters) == (_LZMA, _X86)
+    return first == _DEFLATE64 or not is_read or len(filters) > 1
+
+
+def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
+    """Yield members, each of which can be read until the next one is asked for."""
+    folder, out = None, None
+    for part in parts:
+        if out is None or part.folder is not folder:
+            folder, out = part.folder, Forward(_Unpacked(data, part.folder))
+        yield [Member(part.name, part.size, False, partial(_chunks, out, part))]  # noqa: FBT003 - a field
+
+
+class _Unpacked:
+    """The bytes that come out of a folder."""
+
+    def __init__(self, data: Data, folder: Folder) -> None:
+        self._pieces = _unpacked(data, folder)
+
+    def read(self, _: int) -> bytes:
+        return next(self._pieces, b"")
+
+
+def _chunks(out: Forward, part: Part) -> Iterator[bytes]:
+    """Yield the bytes of a member, and those before it are skipped."""
+    out.skip(part.start - out.position)
+    left, found = part.size, 0
+    while left and (piece := out.some(min(left, PIECE_BYTES))):
+        left, found = left - len(piece), crc32(piece, found)
+        yield piece
+    if left:
+        raise NotReadError(Why.DAMAGED, "7z: ends too early")
+    if part.crc not in (None, found):
+        raise NotReadError(Why.DAMAGED, "7z: a checksum does not agree")
+
+
+def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
+    """Yield what comes out of a folder.
+
+    Raises:
+        NotReadError: it is damaged, or packed by a method that libarchive does not know.
+    """
+    if folder.start + folder.packed > data.size:
+        raise NotReadError(Why.DAMAGED, "7z: ends too early")
+    first, *filters = _steps(folder)
+    if not _is_refused(folder):
+        return _by_library(data, folder, folder.coders)
+    packed = pieces_of(data, folder.start, folder.packed)
+    if first.method == _COPY:
+        pieces = packed
+    elif first.method == _DEFLATE64:
+        old = zipold.Old(zipold.DEFLATED64, 0, first.size, lambda: next(packed, b""))
+        pieces = old.chunks()
+    else:
+        pieces = _by_library(data, folder, [first])
+    return _filtered(pieces, filters) if filters else pieces
+
+
+def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
+    """Yield bytes with filters taken back, which liblzma does behind LZMA2 only."""
+    chain = [
+        {"id": _FILTERS[method]} | ({"dist": properties[0] + 1} if method == _DELTA else {})
+        for method, properties, _ in reversed(filters)
+    ]
+    lzma2 = {"id": lzma.FILTER_LZMA2, "dict_size": _PLAIN_BYTES}
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[*chain, lzma2])
+    for piece in pieces:
+        for at in range(0, len(piece), _PLAIN_BYTES):
+            plain = piece[at : at + _PLAIN_BYTES]
+            yield decoder.decompress(b"\1" + (len(plain) - 1).to_bytes(2, "big") + plain)
+    yield decoder.decompress(b"\0")
+
+
+def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[bytes]:
+    """Have libarchive unpack a 7z of this folder alone."""
+    coded = b"".join(
+        bytes([len(method) | HAS_PROPERTIES]) + method + _number(len(properties)) + properties
+        for method, properties, _ in coders
+    )
+    follows = b"".join(bytes([n, n - 1]) for n in range(1, len(coders)))
+    sizes = b"".join(_number(coder.size) for coder in coders)
+    tail = bytes([HEADER, STREAMS, PACKED, 0, 1, SIZES]) + _number(folder.packed) + b"\0"
+    tail += bytes([UNPACKED, FOLDERS, 1, 0, len(coders)]) + coded + follows
+    tail += bytes([FOLDER_SIZES]) + sizes + bytes([0, PARTS, 0, 0])
+    tail += bytes([FILES, 1, NAMES, 5, 0, *b"x\0\0\0", 0, 0])
+    alone = Joined(_start(folder.packed, tail), data, folder.start, folder.packed, tail)
+    for found in Libarchive("7zip", seeks=True).members(alone):
+        if isinstance(found, Unlisted):
+            raise NotReadError(found.why, found.detail)
+        yield from found[0].chunks()
+
+
+def _number(value: int) -> bytes:
+    """Return a number in its longest form."""
+    return b"\xff" + value.to_bytes(8, "little")

@@ -1,0 +1,218 @@
+"""The last header of a 7z: its folders, and how what comes out of them is divided into members.
+
+`ValueError` or `LookupError` says that a header is damaged, or has what is not read here: coders
+with several streams (BCJ2), parts of the header in other streams, or fields that nobody writes.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from struct import Struct
+from typing import NamedTuple
+
+HEAD_BYTES, SUM = 32, Struct("<L")
+
+# Marks, by 7zFormat.txt of 7-Zip.
+HEADER, STREAMS, FILES, PACKED, UNPACKED, PARTS, SIZES, _SUMS = 1, 4, 5, 6, 7, 8, 9, 10
+FOLDERS, FOLDER_SIZES, _COUNTS, _EMPTY, NAMES, _PACKED_HEADER = 11, 12, 13, 14, 17, 23
+#: Of a coder: the length of its method, and whether there are properties. No other bit is read.
+_METHOD_BYTES, HAS_PROPERTIES = 0x0F, 0x20
+_MOST_CODERS = 4
+
+
+class Coder(NamedTuple):
+    """One step of unpacking; `size` is the length of what comes out."""
+
+    method: bytes
+    properties: bytes
+    size: int
+
+
+class Folder(NamedTuple):
+    """Packed bytes, by which coders they are unpacked in turn, and the sum of what comes out."""
+
+    start: int
+    packed: int
+    coders: list[Coder]
+    crc: int | None
+
+    @property
+    def size(self) -> int:
+        """The length of what comes out."""
+        return self.coders[-1].size
+
+
+class Part(NamedTuple):
+    """A member: a part of what comes out of a folder."""
+
+    name: bytes
+    folder: Folder
+    start: int
+    size: int
+    crc: int | None
+
+
+class Header:
+    """A header, read as far as its folders."""
+
+    def __init__(self, header: bytes) -> None:
+        """Read the folders; those of a packed header say where it comes out of."""
+        self._fields = fields = _Fields(header)
+        self.is_packed = header[0] == _PACKED_HEADER
+        fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
+        self.folders = _folders(fields)
+        #: Where nothing says how many members a folder has, each has one.
+        self.says_parts = fields.is_next(PARTS)
+
+    def members(self) -> list[Part]:
+        """Read the rest: all members that have bytes."""
+        parts = _parts(self._fields, self.folders)
+        return [Part(name, *part) for name, part in zip(_names(self._fields), parts, strict=True)]
+
+
+class _Fields:
+    """The fields of a header, in turn."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        piece = self._header[self._at : self._at + self.checked(count)]
+        if len(piece) < count:
+            raise ValueError(count)
+        self._at += count
+        return piece
+
+    def checked(self, count: int) -> int:
+        """Return a number of things that have a byte in the header each, at least."""
+        if count > len(self._header):
+            raise ValueError(count)
+        return count
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def expect(self, *marks: int) -> None:
+        if (found := self.take(len(marks))) != bytes(marks):
+            raise ValueError(found)
+
+    def is_next(self, mark: int) -> bool:
+        return self._header[self._at : self._at + 1] == bytes([mark])
+
+    def number(self) -> int:
+        first, more = self.byte(), 0
+        while more < 8 and first & 0x80 >> more:
+            more += 1
+        return int.from_bytes(self.take(more), "little") | (first & 0x7F >> more) << 8 * more
+
+    def count(self) -> int:
+        return self.checked(self.number())
+
+    def numbers(self, count: int) -> list[int]:
+        return [self.number() for _ in range(count)]
+
+    def bits(self, count: int) -> list[bool]:
+        given = self.take(-(-count // 8))
+        return [bool(given[n // 8] & 0x80 >> n % 8) for n in range(count)]
+
+    def sums(self, count: int) -> list[int | None]:
+        are_there = [True] * count if self.byte() else self.bits(count)
+        return [SUM.unpack(self.take(4))[0] if one else None for one in are_there]
+
+
+def _folders(fields: _Fields) -> list[Folder]:
+    fields.expect(PACKED)
+    start, count = HEAD_BYTES + fields.number(), fields.count()
+    fields.expect(SIZES)
+    packed = fields.numbers(count)
+    while fields.byte():
+        fields.sums(count)
+    fields.expect(UNPACKED, FOLDERS)
+    number = fields.count()
+    fields.expect(0)
+    chains = [_chain(fields) for _ in range(number)]
+    fields.expect(FOLDER_SIZES)
+    # Sizes are in the order of the header, not of the chain.
+    sizes = [fields.numbers(len(chain)) for chain in chains]
+    sums: list[int | None] = [None] * number
+    while fields.byte():
+        sums = fields.sums(number)
+    coders = [
+        [Coder(method, properties, out[place]) for place, method, properties in chain]
+        for chain, out in zip(chains, sizes, strict=True)
+    ]
+    starts = accumulate(packed[:-1], initial=start)
+    return [Folder(*one) for one in zip(starts, packed, coders, sums, strict=True)]
+
+
+def _chain(fields: _Fields) -> list[tuple[int, bytes, bytes]]:
+    """Return place, method and properties of the coders of a folder, in the order of unpacking."""
+    coders = []
+    if (count := fields.byte()) > _MOST_CODERS:
+        raise ValueError(count)
+    for place in range(count):
+        flags = fields.byte()
+        if flags & ~(_METHOD_BYTES | HAS_PROPERTIES):
+            raise ValueError(flags)
+        method = fields.take(flags & _METHOD_BYTES)
+        coders.append(
+            (place, method, fields.take(fields.number()) if flags & HAS_PROPERTIES else b"")
+        )
+    # Of each pair, the first takes what comes out of the second.
+    pairs = [fields.numbers(2) for _ in range(count - 1)]
+    follows = {before: after for after, before in pairs}
+    (at,) = set(range(count)).difference(follows.values())
+    return [coders[at], *(coders[at := follows[at]] for _ in pairs)]
+
+
+def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, int, int | None]]:
+    """Return folder, start, size and sum of each member."""
+    counts = [1] * len(folders)
+    starts = [[0] for _ in folders]
+    sums = [[folder.crc] for folder in folders]
+    mark = fields.byte()
+    if mark == PARTS:
+        mark = fields.byte()
+        if mark == _COUNTS:
+            counts = fields.numbers(len(folders))
+            fields.checked(sum(counts))
+            mark = fields.byte()
+        if mark == SIZES:
+            starts = [[*accumulate(fields.numbers(count - 1), initial=0)] for count in counts]
+            mark = fields.byte()
+        # A member that is a whole folder has its sum, if there is one.
+        sums = [
+            one if count == 1 else [None] * count for one, count in zip(sums, counts, strict=True)
+        ]
+        if mark == _SUMS:
+            missing = [(one, n) for one in sums for n, crc in enumerate(one) if crc is None]
+            for (one, n), crc in zip(missing, fields.sums(len(missing)), strict=True):
+                one[n] = crc
+            mark = fields.byte()
+        fields.expect(0)
+    parts = []
+    for folder, begins, crcs in zip(folders, starts, sums, strict=True):
+        ends = [*begins[1:], folder.size]
+        if crcs and (len(crcs) != len(ends) or begins[-1] > folder.size):
+            raise ValueError(ends)
+        parts += [
+            (folder, begin, end - begin, crc)
+            for begin, end, crc in zip(begins, ends, crcs, strict=False)
+        ]
+    return parts
+
+
+def _names(fields: _Fields) -> list[bytes]:
+    """Return the names of all members that have bytes."""
+    fields.expect(FILES)
+    count = fields.count()
+    names: list[str] = []
+    are_empty = [False] * count
+    while mark := fields.number():
+        block = fields.take(fields.number())
+        if mark == NAMES:
+            names = block[1:].decode("utf-16-le", "replace").split("\0")
+        elif mark == _EMPTY:
+            are_empty = _Fields(block).bits(count)
+    return [name.encode() for name, is_empty in zip(names, are_empty, strict=False) if not is_empty]

@@ -1,0 +1,176 @@
+"""7z with methods that libarchive refuses, or takes back only behind some others."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import random
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fixtures.archives import raw_deflate
+from fixtures.others import seven_zip_of, solid_seven_zip_of
+from fixtures.zipmethods import deflated64
+from hashclient.containers import libarchive
+from hashclient.containers.interface import Expander, Why
+from hashclient.containers.registry import Registry
+from tests.opened import opened
+
+pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+
+#: Branches of each processor are among them, and the last one is cut off.
+CONTENTS = {
+    "one": b"\xe8\x00\x01\x02\x00" * 900 + b"\x48\x00\x10\x01" * 900,
+    "two": b"\x00\x20\x00\xeb" * 700 + random.Random(1).randbytes(20_000),
+    "three": b"\x40\x00\x00\x11" * 17_000 + b"\x11\x00\x00\x00\x00\x0a" * 300 + b"\xe8\x00",
+}
+ALL = b"".join(CONTENTS.values())
+
+
+def stored(content: bytes) -> bytes:
+    """Return deflate without a match, which is Deflate64 as well."""
+    packer = zlib.compressobj(0, wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+PACKERS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x00": bytes,
+    b"\x04\x01\x08": raw_deflate,
+    b"\x04\x01\x09": stored,
+    b"\x04\x02\x02": bz2.compress,
+}
+FILTERS = {
+    (b"\x03", b"\x03"): {"id": lzma.FILTER_DELTA, "dist": 4},
+    (b"\x03\x03\x01\x03", b""): {"id": lzma.FILTER_X86},
+    (b"\x03\x03\x02\x05", b""): {"id": lzma.FILTER_POWERPC},
+    (b"\x03\x03\x04\x01", b""): {"id": lzma.FILTER_IA64},
+    (b"\x03\x03\x05\x01", b""): {"id": lzma.FILTER_ARM},
+    (b"\x03\x03\x07\x01", b""): {"id": lzma.FILTER_ARMTHUMB},
+    (b"\x03\x03\x08\x05", b""): {"id": lzma.FILTER_SPARC},
+}
+DELTA, X86 = list(FILTERS)[:2]
+
+
+def expander() -> Expander:
+    return Registry().named("7zip")[0]
+
+
+def filtered(*coders: tuple[bytes, bytes]) -> bytes:
+    """Return all contents as filters make them, of which the last one is taken back first."""
+    lzma2 = {"id": lzma.FILTER_LZMA2}
+    chain = [*(FILTERS[coder] for coder in reversed(coders)), lzma2]
+    packed = lzma.compress(ALL, lzma.FORMAT_RAW, filters=chain)
+    return lzma.decompress(packed, lzma.FORMAT_RAW, filters=[lzma2])
+
+
+def archive(packer: bytes, *coders: tuple[bytes, bytes], packs_header: bool = False) -> bytes:
+    packed = PACKERS[packer](filtered(*coders))
+    return solid_seven_zip_of(CONTENTS, packed, (packer, b""), *coders, packs_header=packs_header)
+
+
+@pytest.mark.parametrize("packs_header", [True, False])
+@pytest.mark.parametrize("packer", PACKERS)
+def test_every_filter_is_taken_back_behind_every_method(
+    packer: bytes, *, packs_header: bool
+) -> None:
+    for coders in [(), *((coder,) for coder in FILTERS), (X86, DELTA)]:
+        assert not coders or filtered(*coders) != ALL
+        out = opened(expander(), archive(packer, *coders, packs_header=packs_header))
+        assert (out.contents, out.unread) == (list(CONTENTS.values()), [])
+        assert out.names == [name.encode() for name in CONTENTS]
+
+
+LZMA2 = (b"\x21", b"\x18")
+
+
+@pytest.mark.parametrize("copy", [b"", b"\0"])
+def test_a_copy_is_a_step_anywhere_and_a_filter_needs_no_method(copy: bytes) -> None:
+    """So 7-Zip reads it, and libarchive refuses each, or takes it for damaged."""
+    packed = lzma.compress(ALL, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
+    of_x86 = filtered(X86)
+    for data, coders in (
+        (packed, [LZMA2, (copy, b"")]),
+        (packed, [(copy, b""), LZMA2]),
+        (of_x86, [X86]),
+        (of_x86, [X86, (copy, b"")]),
+        (of_x86, [(copy, b""), (copy, b""), X86]),
+        (filtered(X86, DELTA), [X86, DELTA]),
+        (ALL, [(copy, b"")]),
+        (ALL, [(copy, b""), (copy, b"")]),
+    ):
+        out = opened(expander(), solid_seven_zip_of(CONTENTS, data, *coders))
+        assert (out.contents, out.unread) == (list(CONTENTS.values()), []), coders
+
+
+@pytest.mark.parametrize("coder", [(b"\0", b""), LZMA2])
+def test_a_folder_is_one_member_where_nothing_says_how_many(coder: tuple[bytes, bytes]) -> None:
+    packed = lzma.compress(ALL, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
+    packed = packed if coder == LZMA2 else ALL
+    out = opened(expander(), solid_seven_zip_of({"a": ALL}, packed, coder, says_parts=False))
+    assert (out.contents, out.names, out.unread) == ([ALL], [b"a"], [])
+
+
+def test_another_program_reads_such_archives_as_we_do(tmp_path: Path) -> None:
+    if shutil.which("7z") is None:
+        pytest.skip("no 7z")
+    for packer in PACKERS:
+        for coder in FILTERS:
+            (tmp_path / "a.7z").write_bytes(archive(packer, coder))
+            words = ["7z", "x", "-y", f"-o{tmp_path}", str(tmp_path / "a.7z")]
+            subprocess.run(words, check=True, capture_output=True)
+            assert [(tmp_path / name).read_bytes() for name in CONTENTS] == [*CONTENTS.values()]
+
+
+def test_a_member_far_behind_in_deflate64_is_read() -> None:
+    content = random.Random(2).randbytes(60_000)
+    packed = deflated64(content, 50_000)
+    content += content[-50_000:][:1_000]
+    data = solid_seven_zip_of({"a": content}, packed, (b"\x04\x01\x09", b""))
+    assert opened(expander(), data).contents == [content]
+
+
+def test_what_is_damaged_is_unread() -> None:
+    """The sum of each member is checked, and nothing is read behind the end."""
+    whole = archive(b"\x00", DELTA)
+    data = bytearray(whole)
+    data[32] ^= 1
+    out = opened(expander(), bytes(data))
+    assert {why for _, why in out.unread} == {Why.DAMAGED} and CONTENTS["one"] not in out.contents
+    packed = PACKERS[b"\x04\x01\x09"](ALL)
+    cut = solid_seven_zip_of(CONTENTS, packed[:-40], (b"\x04\x01\x09", b""))
+    assert Why.DAMAGED in opened(expander(), cut).reasons
+
+
+@pytest.mark.parametrize(
+    "coder", [(b"\x03", b""), (b"\x03\x03\x01\x03", b"\x01\0\0\0"), (b"\x0b", b"")]
+)
+def test_a_filter_that_is_not_read_leaves_all_to_the_library(coder: tuple[bytes, bytes]) -> None:
+    data = solid_seven_zip_of(CONTENTS, ALL, (b"\x00", b""), coder)
+    out = opened(expander(), data)
+    assert out.unread and set(out.contents) <= {*CONTENTS.values()}
+
+
+def test_a_header_of_any_bytes_ends_soon() -> None:
+    """Each byte of it is another one: what comes out is right, or unread; or it is left alone."""
+    contents = {"one": bytes(100), "two": b"benign" * 9}
+    packed = stored(b"".join(contents.values()))
+    whole = solid_seven_zip_of(contents, packed, (b"\x04\x01\x09", b""))
+    start = whole.index(b"\x01\x04\x06", len(whole) - 200)
+    header = whole[start:]
+    for at in range(len(header)):
+        for value in (0, 1, 0x7F, 0xFF):
+            changed = header[:at] + bytes([value]) + header[at + 1 :]
+            data = whole[:8] + bytes(24) + whole[32:start] + changed
+            out = opened(expander(), data)
+            assert out.unread or set(out.contents) <= {*contents.values()}, (at, value)
+
+
+def test_usual_archives_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hashclient.containers.sevenzip._members", None)
+    assert opened(expander(), seven_zip_of(CONTENTS)).contents == [*CONTENTS.values()]
+    assert opened(expander(), archive(b"\x04\x01\x08")).contents == [*CONTENTS.values()]
