@@ -7,9 +7,12 @@ themselves.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ from tests.kit import restored_signals
 from tests.kit.depth import count_of, set_depth
 
 if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
     from tests.kit.cluster import SharedCluster
 
 # The same examples in every run; a busy machine must not make a test fail.
@@ -46,9 +51,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help=deep)
 
 
+@pytest.hookimpl(trylast=True)  # pytest's own is before it
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the depth, before modules of tests ask for it."""
+    """Set the depth, before modules of tests ask for it, and where a worker has its last words."""
     set_depth(deep=config.getoption("--deep"))
+    if directory := getattr(config, "workerinput", {}).get("last_words"):
+        path = Path(directory, str(os.getpid()))
+        config.stash[_LAST_WORDS] = os.open(path, os.O_CREAT | os.O_WRONLY)
+        faulthandler.enable(config.stash[_LAST_WORDS])
+    else:
+        config.stash[_LAST_WORDS] = os.dup(2)  # tests have another one
+
+
+#: The descriptor to which a process writes where it is when it dies, or has been at one test for
+#: `_HANGS_S` seconds; the directory that has those of the workers.
+_LAST_WORDS = pytest.StashKey[int]()
+_DIRECTORY = pytest.StashKey[str]()
+_HANGS_S = 600
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Give a worker a directory for its last words."""
+    if _DIRECTORY not in node.config.stash:
+        node.config.stash[_DIRECTORY] = tempfile.mkdtemp(prefix="hashclient-tests-")
+    node.workerinput["last_words"] = node.config.stash[_DIRECTORY]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that hangs fail with its process; another one runs the other tests."""
+    faulthandler.dump_traceback_later(_HANGS_S, file=item.config.stash[_LAST_WORDS], exit=True)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show where the workers were that died; the end of a long log is what is read."""
+    if (directory := terminalreporter.config.stash.get(_DIRECTORY, None)) is None:
+        return
+    for path in sorted(Path(directory).iterdir()):
+        if text := path.read_text():
+            terminalreporter.section(f"where process {path.name} was when it died")
+            terminalreporter.write(text)
+    shutil.rmtree(directory)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -100,14 +100,19 @@ def members(session: int) -> set[int]:
 
 
 def workers_reading(session: int, name: str) -> set[int]:
-    """Return the processes of a session that have a file called `name` open."""
+    """Return the processes of a session that have read from a file called `name`.
+
+    One that has only opened it may find that it is large, and leave it for a task of its own.
+    """
     found = set()
     for pid in members(session):
         with contextlib.suppress(OSError):
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
                     if link.readlink().name == name:
-                        found.add(pid)
+                        place = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
+                        if not place.startswith("pos:\t0\n"):
+                            found.add(pid)
     return found
 
 
