@@ -32,9 +32,9 @@ class Begun(Expander, Protocol):
     """An expander of a kind that may stand behind other bytes."""
 
     def length(self, data: Data) -> int:
-        """Return how many of the first bytes are one archive: none if it is none.
+        """Return the length of the archive that begins here; 0 without one.
 
-        Where an archive does not say so, these are all.
+        All bytes, if the archive does not show it.
         """
         ...
 
@@ -62,7 +62,7 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
-        """Yield kinds and archives, each with its expander; none that lies in the one before."""
+        """Yield archives with kind and expander, but none that lies within the one before."""
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
         window = b""
         places: dict[str, int] = {}  # of the next mark of each kind, as far as the window goes

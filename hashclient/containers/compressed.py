@@ -46,7 +46,7 @@ _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|LZIP"
 )
 _FOLLOWS = "a stream of another kind follows that of {}"
-#: So much of what a head gives tells enough, and this window suffices for it.
+#: So many bytes decoded from a head show the kind; the window suffices for them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
@@ -114,7 +114,7 @@ class _Compressed:
                 yield Unlisted(b"", Why.UNSUPPORTED, _FOLLOWS.format(self.name))
 
     def _joined(self, source: _Input) -> Iterator[bytes]:
-        """Yield what the streams of this kind give, and those of the next kind behind them."""
+        """Yield the bytes of the streams of this kind, then of the next kind behind them."""
         kind = self
         while True:
             yield from kind.streams(source)
@@ -180,7 +180,7 @@ class Gzip(_Compressed):
             source.give_back(len(decoder.unused_data))
             trailer = source.peek(_GZIP_TRAILER.size)
             source.skip(len(trailer))
-            # Some programs compare all of these, some the first sum alone, some none.
+            # Some programs check both sums and the length, some one sum, some nothing.
             if not is_right:
                 error = "gzip: the checksum of its header does not agree"
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
@@ -275,7 +275,7 @@ class Lzma(_Compressed):
     def sniff(self, head: bytes) -> bool:
         """Recognise it by the rules of xz for guessing, and by decoding the first bytes.
 
-        Pictures in EMF have such fields as well, and a window of 2 GiB; none of them decodes.
+        EMF pictures have such fields too, and a window of 2 GiB, but they do not decode.
         """
         if not is_lzma_header(head):
             return False

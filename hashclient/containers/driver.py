@@ -76,7 +76,7 @@ class Sink(Protocol):
         ...
 
     def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
-        """Return the number of a container that was found in another; `mail` says which mail."""
+        """Return the number of a container found in `parent`; `mail` describes a mail."""
         ...
 
     def row(self, row: Row) -> None:
@@ -223,9 +223,9 @@ class Driver:
         depth: int,
         among: Sequence[Expander],
     ) -> None:
-        """Work through one container; an error that ends it early is a row of its own.
+        """Work through one container; an error that ends it early becomes a row.
 
-        `expander` is one `among` those that open it.
+        `among` are its expanders, `expander` included.
 
         Raises:
             LimitError: the file has used up what it may.
@@ -263,7 +263,7 @@ class Driver:
         self._guarded(container, b"", work)
 
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
-        """Return whether the first bytes show that a member is no container, with none behind it.
+        """Return whether a member's first bytes show that no container is in or behind it.
 
         Other members, and unreadable ones, stay undecided: they are read as any other.
         """
@@ -331,9 +331,9 @@ class Driver:
         once: bool,
         among: Sequence[Expander],
     ) -> None:
-        """Read one member as far as it has to be, and open it if it is a container.
+        """Read one member as far as needed, and open it if it is a container.
 
-        With `once`, as all within another reading, unless the same bytes were opened as one. A
+        With `once`, set within another reading, bytes opened as a reading are not opened again. A
         mailbox is read as one mail as well: where the text of this mail is the rest of the mailbox,
         it is opened as a mailbox alone, or each message would be read as often as it has a place.
         """
@@ -390,7 +390,7 @@ class Driver:
         tee.keep()
         tee.drain()
         if not found or is_front(look(head)):
-            # Of one that is too long, only the end is here.
+            # Only the end of a long member is kept.
             whole = tee.spooled()
             read_at = _nothing_at if whole is None else whole.read_at
             picked = self._registry.pick(head, tee.tail, tee.length, read_at)

@@ -44,7 +44,7 @@ class Buffered:
     def _more(self) -> bool:
         """Read a block behind the bytes that are left; return False at the end.
 
-        Of small blocks, several are read: else many of them would each move all that is left.
+        Several small blocks are read at once, since each read moves the bytes that are left.
         """
         if self._is_over:
             return False
@@ -94,7 +94,7 @@ class Buffered:
         self._at -= count
 
     def some(self, most: int) -> bytes:
-        """Return between one and `most` bytes that are at hand; none at the end only."""
+        """Return 1 to `most` bytes that are at hand; no bytes mean the end."""
         at = self._at
         if at == len(self._buffer):
             self._buffer = self._block()
@@ -188,7 +188,7 @@ class Joined(Anywhere):
     """Some bytes, behind them a part of other data, and some more bytes."""
 
     def __init__(self, head: bytes, data: Data, start: int, length: int, tail: bytes = b"") -> None:
-        """Have `length` bytes from `start` on between `head` and `tail`."""
+        """Join `head`, `length` bytes of `data` at `start`, and `tail`."""
         self._head = head
         self._data = data
         self._start = start

@@ -93,8 +93,8 @@ class Member(msgspec.Struct, frozen=True):
     the kind (a message in a message), and `NEVER` for another reading of bytes that are opened
     already; empty where the bytes have to show it. `head` returns the
     first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
-    With `is_again`, it is another reading of bytes that a member before it is read from: of those
-    with the same bytes one is opened, since each may have further readings.
+    With `is_again`, it is another reading of an earlier member's bytes: of readings that give the
+    same bytes, one is opened, since each may have further readings.
     """
 
     name: bytes

@@ -27,7 +27,7 @@ _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
 #: A directory of so many bytes names a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
-#: How often the bytes of an image are read as directories: these have none in common.
+#: Directories have at most so many times the image's size: they share no bytes.
 _READ_AGAIN = 4
 #: Where HFS and HFS+ have their marks, and how a map of partitions begins.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")

@@ -21,13 +21,13 @@ class Mark(msgspec.Struct, frozen=True):
     """Bytes by which a kind is recognised.
 
     `at` is the offset from the beginning; from the end where it is negative; or `ANYWHERE`. One of
-    `literals` stands there, but not of a mark that stands anywhere: for that one, `may_be` is a
-    quick look at a buffer and how much of it is used. Where many files have the literals, `pattern`
-    is an expression that their beginning must match, and `is_one` asks for the literals as well.
-    `differs` is quicker, an expression of Python that is true of most `data` that have the first
-    two bytes of a literal and do not match. `is_one` says of the first KiB what else must be true,
-    and with `reaches` of the first `interface.ISO_HEAD_BYTES`; where they are too short, it may
-    raise `struct.error` or `IndexError`.
+    `literals` stands there. A mark at `ANYWHERE` has `may_be` instead, a quick test of a buffer and
+    its used length. Where many files have the literals, `pattern` is an expression that their
+    beginning must match, and `is_one` asks for the literals as well. `differs` is quicker, an
+    expression of Python that is true of most `data` that have the first two bytes of a literal and
+    do not match. `is_one` says of the first KiB what else must be true, and with `reaches` of the
+    first `interface.ISO_HEAD_BYTES`; where they are too short, it may raise `struct.error` or
+    `IndexError`.
     """
 
     at: int

@@ -90,8 +90,8 @@ def _is_bzip2(head: bytes) -> bool:
 def _is_compress(head: bytes) -> bool:
     """Return whether the longest code has a length that there is, and the first codes are known.
 
-    Each byte has a code, and each code that is read makes another one. 256 may mean that all of
-    these are dropped. The first codes have nine bits.
+    Each byte has a code, and each code that is read defines a new one. 256 may mean that all new
+    codes are dropped. The first codes have nine bits.
     """
     if head[2] & 0x1F > 16:
         return False
@@ -188,7 +188,7 @@ OPENED = (
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    # Where a mailbox or another message says that it is one.
+    # Only where a mailbox or an outer message says so.
     Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
@@ -212,7 +212,7 @@ OPENED = (
         "ole:Ole",
         hides_end=False,
     ),
-    # Without its library, which is an extra, it is counted; a zip behind it is opened all the same.
+    # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
     Kind(
         "pdf",
         (Mark(0, (b"%PDF-", b"\n%PDF-", b"\r\n%PDF-", b"\xef\xbb\xbf%PDF-")),),
@@ -251,7 +251,7 @@ OPENED = (
         version=2,
         in_programs=b"MSCF\0\0\0\0",
     ),
-    # What follows its headers is one member, a compressed cpio.
+    # Its headers are followed by one member, a compressed cpio.
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
     Kind(
         "cpio",

@@ -147,7 +147,7 @@ class _Input:
         return len(self._block)
 
     def rest(self, consumed: int) -> bytes:
-        """Return the bytes behind the first `consumed`, of those that were read last."""
+        """Return the bytes that were read beyond `consumed`, if the last block has them."""
         left = self._position - consumed
         return self._last[-left:] if 0 < left <= len(self._last) else b""
 

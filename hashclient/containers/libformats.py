@@ -1,4 +1,4 @@
-"""Which formats libarchive reads here, and what it passes over without a word.
+"""The formats that libarchive reads here, and the damage that it hides.
 
 It lists no member of a rar that began in another volume, and no damaged header of a cpio.
 """

@@ -63,7 +63,7 @@ _BINHEX = b"application/mac-binhex40"
 
 
 class Message:
-    """A message, whatever it begins with: its mailbox or outer message says that it is one."""
+    """A message, whatever its first bytes: its mailbox or outer message says that it is one."""
 
     name = MESSAGE
     seeks = False
@@ -79,12 +79,12 @@ class Eml(Message):
     name = "eml"
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; none where the header turns out to be of no mail."""
+        """Yield the parts one by one; no parts if the header is not that of a mail."""
         return _Walk(Lines(data)).members(_MAX_UNTOLD_BYTES)
 
 
 class _Level:
-    """A multipart that is open; `text` is what came before its first part."""
+    """An open multipart; `text` is the text before its first part."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -164,7 +164,7 @@ class _Walk:
             yield from self._before(level, is_part=False)
 
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield what is before the first boundary, by clients that take other lines for one.
+        """Yield what clients that take other lines for boundaries see before the first one.
 
         Without a part behind it, it is all there is.
         """
@@ -174,7 +174,7 @@ class _Walk:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Yield a multipart as one text: it is that to clients that find no part."""
+        """Yield a multipart as one text, as clients that find no part read it."""
         name = self._next_name(level.fields.name)
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
@@ -237,7 +237,7 @@ class _Walk:
         yield from files_as_members(finder.files)
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
-        """Yield a part that is no multipart, to some client at least, and how others read it."""
+        """Yield a part that some client takes for no multipart, and its other readings."""
         messages = [
             each.startswith(b"message/") and each not in _NO_MESSAGES
             for each in fields.no_multiparts

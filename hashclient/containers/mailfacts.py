@@ -33,7 +33,7 @@ _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 def mail_facts(head: bytes) -> Mail | None:
     """Return what the header at the beginning of a file or member says; None if it is of no mail.
 
-    A mailbox has none: its first header is not that of the other messages.
+    None for a mailbox, too: its first header is that of one message only.
     """
     text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None or not begins_as_mail(text):

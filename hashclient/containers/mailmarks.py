@@ -17,12 +17,12 @@ END_OF_NAME = rb"[ \t]*(?:\([^\r\n:]{0,200}\)[ \t]*)?:"
 FIELD = re.compile(rb"([!-'*-9;-~]+)" + END_OF_NAME)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
-#: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
+#: bytes. A word is matched as a whole: to try its parts is slow if a large file is one word.
 _begins_with_field = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME).match
-#: The first bytes of such a mail, which are those of a field, of an end of a line, or the mark.
+#: Possible first bytes of a mail: of a field, of a line end, or of the byte order mark.
 _IN_NAME = frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():")
 _BEGINS = _IN_NAME | frozenset(b"\xef\r\n")
-#: What may stand before its first colon.
+#: Bytes that may precede the first colon.
 _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
@@ -45,19 +45,19 @@ _WEAK = frozenset(
 _MARKS = _STRONG | _WEAK
 #: The name of a field with blanks and a comment behind it, up to the colon.
 _MOST_NAME_BYTES = 300
-#: Names at the beginning of lines behind the first one, as any of those may stand there.
+#: Possible field names at the beginning of all lines but the first.
 _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
 #: Each with one line end: for two of them at once, a search takes ten times as long.
 _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
 _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
-#: Of so many lines of a header one may be no field.
+#: One in so many lines of a header may be no field.
 _ODD_SHARE = 4
 _COLON = ord(":")
 #: The first colon stands in so many bytes.
 _BEGIN_BYTES = 1 << 10
-#: Behind so many bytes, a zero shows that this is no text.
+#: A zero behind so many bytes shows that this is no text.
 _ODD_BYTES = 16
 
 
@@ -97,7 +97,7 @@ def begins_as_mail(head: bytes) -> bool:
 def _is_header(text: bytes) -> bool:
     """Return whether lines are fields, up to a cut behind which more may follow.
 
-    Programs pass over some lines that are none.
+    Programs skip some lines that are no fields.
     """
     lines = _ENDS.split(text)[:-1]
     odd = sum(line[:1] not in (b" ", b"\t") and not FIELD.match(line) for line in lines)

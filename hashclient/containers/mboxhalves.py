@@ -1,7 +1,7 @@
 """Messages of a mailbox that are only halves: a line within one seems to begin the next.
 
-A mail server that keeps one mail as a mailbox does not mark such lines in it, so a sender could
-hide parts of the mail after one. A message is reported if it begins a multipart and does not end it
+A mail server that keeps one mail as a mailbox does not mark such lines, so a sender could hide
+parts of the mail behind one. A message is reported if it begins a multipart and does not end it
 before the line, and the boundary occurs after the line: its parts are then uncertain. A message
 that merely lacks its end, as many do, has no boundary there.
 """
@@ -12,12 +12,12 @@ from hashclient.containers.mimeheaders import Collector
 
 #: A header may be longer; the fields that show its kind come before.
 MAX_HEADER_BYTES = 64 << 10
-#: More boundaries than that are not looked for: then any of those messages may be a half.
+#: The most boundaries that are searched; with more, a message counts as a half.
 MAX_OPEN = 256
 
 
 class Halves:
-    """Sees all bytes of all messages; `found` are the names of those that are halves."""
+    """Reads all bytes of all messages; `found` has the names of the halves."""
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
@@ -50,7 +50,7 @@ class Halves:
         for delimiter in [each for each in self._open if each in text]:
             self.found.append(self._open.pop(delimiter))
         for delimiter in list(self._delimiters):
-            # Of the bytes before, only those of a line that may not have been whole.
+            # Of the earlier bytes, only as many as a cut delimiter may have.
             self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 

@@ -42,9 +42,9 @@ READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 
 
 def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:
-    """Return the files that kinds may be which had another number `before`; None if there are none.
+    """Return the files that may be of changed kinds; None if all numbers are as `before`.
 
-    A kind that is gone touches nothing: what was no container is none.
+    A removed kind touches no file: it makes no file a container.
     """
     changed = [kind for kind in kinds if before.get(kind.name) != number_of(kind)]
     if not changed:

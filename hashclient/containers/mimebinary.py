@@ -180,7 +180,7 @@ def _last(text: bytes) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes | None:
-    """Return bytes of which 0x90 and a number repeat the last one; None where they are too many."""
+    """Undo runs: 0x90 and a number repeat the byte before. None if the result is too long."""
     out, at = bytearray(), 0
     while 0 <= (mark := data.find(_REPEATS, at)) < len(data) - 1:
         out += data[at:mark]

@@ -33,7 +33,7 @@ begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4200
-#: The end of a line with blanks before it, and a line end that is none.
+#: Blanks before a line end; and places that clients decode differently.
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _DISPUTED = re.compile(rb"[ \t](?:\r?\n|\Z)|=(?![0-9A-Fa-f]{2}|\r?\n)")
 _SOFT_BREAK = re.compile(rb"=\r?\n")
@@ -136,7 +136,7 @@ def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield whole lines, of those without an end pieces that are cut between escapes."""
+    """Yield whole lines; a line that is too long is cut, but not within an escape."""
     rest = b""
     for piece in pieces:
         rest += piece
@@ -163,9 +163,8 @@ class UuFile(msgspec.Struct, frozen=True):
 class UuFinder:
     """Finds uuencoded files in a text that passes by.
 
-    Some programs end a file at the first line that is none of it, some at the line without bytes,
-    and some at `end` alone: they pass over lines whose length is not that of their bytes. Where
-    these give other bytes, each is a file.
+    Some programs end a file at the first foreign line, some at the line without bytes, and some at
+    `end` alone: these skip lines whose length is wrong. If their results differ, each is a file.
     """
 
     def __init__(self, *, is_old: bool = False) -> None:
@@ -226,7 +225,7 @@ class UuFinder:
         at = self._at + 1  # behind the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].rstrip(b"\r")):
-                # What ends it may begin the next one.
+                # This line may begin the next file.
                 self._at = at - 1
                 self._finish()
                 return True

@@ -84,7 +84,7 @@ class Fields(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(known))
 
     def within(self, outer: Fields) -> Fields:
-        """Return these fields of a part of `outer`: without an encoding, it may have that one's."""
+        """Return the fields of a part of `outer`, whose encoding may apply if the part has none."""
         if self.encodings != (b"",) or not any(outer.ways):
             return self
         return msgspec.structs.replace(self, encodings=(b"", *outer.ways))
@@ -126,7 +126,7 @@ class Collector:
         #: Whether there is more than is kept.
         self._is_cut = False
         self._rest = bytearray()
-        #: Whether a line was passed that is no field; what follows is to be passed as well.
+        #: Whether a line that is no field was skipped; what follows is skipped as well.
         self.has_passed = False
         #: Whether an empty line ends it.
         self.has_end = True

@@ -21,7 +21,7 @@ from hashclient.containers.mimeheaders import MAX_FIELD_BYTES, Collector, is_kep
 _BOUNDARY_LINE_BYTES = 8 << 10
 #: The beginning of the line behind a boundary, as far as a field needs.
 _NEXT_LINE_BYTES = 512
-#: So many fields of a part are looked at, and so many bytes: any of them may be long.
+#: The most fields and bytes of a part that are looked at: a field may be long.
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
@@ -31,7 +31,7 @@ _LINE_END = re.compile(rb"\r{0,3}\n|\r")
 
 
 class Boundaries:
-    """The boundaries of one multipart: those that its header names, and those that were guessed."""
+    """The boundaries of one multipart, named by its header or guessed."""
 
     def __init__(self, named: Iterable[bytes] = ()) -> None:
         """Begin with those of a header."""
@@ -50,11 +50,11 @@ class Boundaries:
         self._all.add(boundary)
 
     def is_line(self, text: bytes) -> bool:
-        """Return whether a line is one of them, behind its dashes."""
+        """Return whether a line, without its dashes, is a boundary."""
         return text in self._all
 
     def begins(self, text: bytes) -> bool:
-        """Return whether a line begins with one of them, in letters of either case."""
+        """Return whether a line begins with a named boundary, in any case."""
         if self._begins is None and self.named:
             self._begins = re.compile(b"|".join(map(re.escape, self.named)), re.IGNORECASE)
         return self._begins is not None and self._begins.match(text) is not None
@@ -64,7 +64,7 @@ Stack = Sequence[Boundaries]
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """The line of a boundary: of which level, and whether it is the last of that level."""
+    """The line of a boundary: its level, and whether it ends that level."""
 
     level: int
     is_last: bool
@@ -86,7 +86,7 @@ class Lines(Forward):
         self.is_old = is_old
         self._fields_until = 0
         self._is_first = True
-        #: Whether the first header is behind lines that are none of it.
+        #: Whether other lines precede the first header.
         self.is_behind_text = False
         #: The boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
@@ -96,7 +96,7 @@ class Lines(Forward):
         self.may_end_with_return = False
 
     def line(self, most: int = MAX_LINE_BYTES) -> bytes:
-        """Return the next line with its end; empty at the end. Of a very long one, a piece."""
+        """Return the next line with its end, or a piece of a long one; empty at the end."""
         seen = 0
         found = _LINE_END.search(self._buffer, self._at)
         # A carriage return may be the first byte of a line end.
@@ -256,8 +256,8 @@ class Lines(Forward):
     ) -> Hit | None:
         """Return which boundary a line resembles, if it ends this body; otherwise note it.
 
-        It begins with a boundary, in letters of either case: some clients compare no more. Or else
-        fields of a part follow, so that some take it for a boundary that no header names.
+        It begins with a boundary, in any case: some clients compare no more. Or fields of a part
+        follow: some clients then take it for a boundary that no header names.
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
@@ -293,7 +293,7 @@ class Lines(Forward):
 
 
 def match(stack: Stack, line: bytes) -> Hit | None:
-    """Return which boundary a line is, the innermost first; None where it is none."""
+    """Return the innermost boundary that a line is; None if it is no boundary."""
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")
     for level in range(len(stack) - 1, -1, -1):

@@ -21,11 +21,11 @@ from hashclient.containers.kinds import OLE_MARK
 from hashclient.containers.officeart import BATCH, has_more, inside
 from hashclient.containers.runs import Runs
 
-#: Exponents of the sectors, long and short; the directory; up to which size a stream is short, and
-#: the table of these; and where the list of sectors of the table goes on.
+#: Exponents of long and short sectors; the directory; the limit in size of short streams, and their
+#: table; and where the list of the table's sectors goes on.
 _HEADER = Struct("<30xHH14xL4xLL4xL4x")
 _LISTED_AT, _HEADER_BYTES = 76, 512
-#: name, its length, kind; the entries before and behind it, and the first one in it; sector, size
+#: name, its length, kind; siblings before and behind, first child; sector, size
 _ENTRY = Struct("<64sHBx3L36xLQ")
 _EMPTY, _STORAGE, _ROOT = 0, 1, 5
 _NONE = 0xFFFFFFFF
@@ -33,7 +33,7 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: How often the bytes of a file are searched: streams have none in common.
+#: So many times the file's size is searched: its streams share no bytes.
 _SEARCHED = 4
 
 
@@ -139,7 +139,7 @@ class _File:
     def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
         """Yield the bytes of a chain in parts of `most` bytes, or a sector more.
 
-        It is followed no further than it is asked for: many streams may have one chain.
+        The chain is followed on demand: many streams may have the same one.
         """
         data: Data
         if is_short:

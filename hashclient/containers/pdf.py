@@ -6,8 +6,8 @@ stands, or its stream says so itself. A picture in JPEG or JPEG 2000 is stored a
 was; compressions around it are undone. Other streams are parts of pages.
 
 Of a file that has to be repaired, each stream is a member: what named it may be lost. One that is
-cut off is unread as well. Of one that nobody can repair nothing is read, and it is unread unless it
-has no stream at all.
+cut off is unread as well. Nothing is read of a file beyond repair: it is unread, unless it has no
+stream at all.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class _File:
     def _chunks(
         self, number: tuple[int, int], cut: Callable[[Any, bytes], bytes] | None = None
     ) -> Iterator[bytes]:
-        """Yield a stream, or how much of it may be all that was written."""
+        """Yield a stream, or the part of it that `cut` returns."""
         stream = self._opened.get_object(number)
         content, error = self._content(stream)
         yield from in_pieces(cut(stream, content) if cut else content)
@@ -240,7 +240,7 @@ def _without_line_end(_stream: Any, content: bytes) -> bytes:
 
 
 def _as_said(stream: Any, content: bytes) -> bytes:
-    """Return as much of it as it says, where its last word is not found behind that."""
+    """Return a stream cut to its `/Length`, where no `endstream` follows."""
     length = stream.get("/Length")
     if isinstance(length, int) and length >= 0 and stream.read_raw_bytes() == content:
         return content[:length]

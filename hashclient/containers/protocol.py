@@ -72,12 +72,12 @@ class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One member, in the container of this number; its `name` is as it stands there.
+    """One member of the container with this number; `name` is as it stands there.
 
-    It was read, and `digests` are those of `mask`, one behind the other; or no entry has the size
-    that it claims (`ruled_out`, and `exact` where it cannot have another); or it was not read, and
-    `why` says so. A row without a name is about the other contents of the container. One that has
-    a kind in `not_opened` says that its container is of that kind, and what is in it is not listed.
+    It was read, and `digests` are those of `mask`, joined; or it is `ruled_out`, as no entry has
+    the size that it claims (`exact` if the size is certain); or it was not read, and `why` says so.
+    A row without a name is about the other contents of the container. A row with a kind in
+    `not_opened` says that its container is of that kind, and is not listed.
     """
 
     container: int
@@ -95,7 +95,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
     """Members, and the containers among them: (number, number of the one it is in, its name, mail).
 
-    The file itself is number 0. `mail` says which mail the container is, if it is one.
+    The file itself is number 0. `mail` describes the container if it is a mail.
     """
 
     containers: list[tuple[int, int, bytes, Mail | None]]

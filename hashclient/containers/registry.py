@@ -50,10 +50,10 @@ class Registry:
     ) -> list[Expander]:
         """Return the expanders of bytes that begin and end like this.
 
-        Where their `size` is given, `read_at` returns any others of them.
+        With `size`, `read_at` returns other bytes of the content.
 
-        A beginning may fit several kinds: each is opened. Where it shows none that hides its end,
-        the end counts as well.
+        A beginning may fit several kinds: each is opened. Unless it shows a kind that hides its
+        end, the end counts, too.
         """
         fitting = look(head)
         found = [

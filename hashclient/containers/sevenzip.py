@@ -108,7 +108,7 @@ def _start(offset: int, header: bytes) -> bytes:
 
 
 def _refused(data: Data) -> list[Part]:
-    """Return the members of an archive that libarchive refuses, or a folder of it; else none.
+    """Return the members if libarchive refuses the archive or a folder of it; else nothing.
 
     Raises:
         ValueError: it is not read here.

@@ -1,4 +1,4 @@
-"""The last header of a 7z: its folders, and how what comes out of them is divided into members.
+"""The last header of a 7z: its folders, and how their content is divided into members.
 
 `ValueError` or `LookupError` says that a header is damaged, or has what is not read here: coders
 with several streams (BCJ2), parts of the header in other streams, or fields that nobody writes.
@@ -56,12 +56,12 @@ class Header:
     """A header, read as far as its folders."""
 
     def __init__(self, header: bytes) -> None:
-        """Read the folders; those of a packed header say where it comes out of."""
+        """Read the folders; those of a packed header hold the real header."""
         self._fields = fields = _Fields(header)
         self.is_packed = header[0] == _PACKED_HEADER
         fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
         self.folders = _folders(fields)
-        #: Where nothing says how many members a folder has, each has one.
+        #: If unset, each folder has one member.
         self.says_parts = fields.is_next(PARTS)
 
     def members(self) -> list[Part]:

@@ -2,12 +2,12 @@
 
 The tables here are made once, from the rows in `kinds`. The worker, which holds lists and keys,
 looks at marks only, and at the first lines of a possible mail; the expander makes sure of some
-kinds, in the process that opens containers. A mark may fit a file that is no container, but every
-container has one.
+kinds, in the process that opens containers. A file that is no container may fit a mark; every
+container fits one.
 
-A file is ruled out in a few steps: no mark at a place near its beginning has its first two bytes
-there; nor has one of those that begin it; and what may stand anywhere is not there. Only where one
-of these fits, the marks are compared one by one.
+A file is ruled out in a few steps: at the beginning, and at each place near it, the first two bytes
+of no mark are found; and no mark that may stand anywhere is in it. Otherwise the marks are compared
+one by one.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 def _differ(rows: Iterable[_Row]) -> str:
     """Return an expression of Python: the bytes of `data` differ from those of some marks.
 
-    The first two bytes of each are compared; the first alone at a place where a mark has one. Of a
-    mark that is alone at its place, its own rule is asked as well.
+    The first two bytes of each mark are compared; only the first at a place where a mark has one
+    byte. The rule of a mark that is alone at its place is tested, too.
     """
     marks: dict[int, list[Mark]] = {}
     for row in rows:
@@ -107,7 +107,7 @@ def _differ(rows: Iterable[_Row]) -> str:
 
 
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
-    """Return a look that says what any of some says: kinds of a text share one."""
+    """Return a look that is true if any look is: kinds of a text share one."""
     if len(looks) == 1:
         return looks.pop()
     return lambda data, length: any(look(data, length) for look in looks)
@@ -119,7 +119,7 @@ def looks_of(
     """Return a function that says which of `kinds` a file fits by its beginning, and a quick one.
 
     The first takes a buffer, how many bytes of it are the file's, and whether these are all of the
-    file. The quick one is asked before: it says that no kind can fit, of most files that fit none.
+    file. The quick one is called first: it rules out most files that fit no kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
     # Many bytes begin no mark, and share a dictionary: it stays in the cache of the processor.
@@ -224,7 +224,7 @@ def is_opened(found: Found) -> bool:
 def not_opened(found: Found, *, is_other: bool = False) -> str:
     """Return the name of the first kind that is not opened; empty if there is none.
 
-    Of a file that `is_other`, which is opened as another kind, one that hides its end says nothing.
+    If the file `is_other`, opened as another kind, kinds that hide their end do not count.
     """
     kinds = (kind for kind in found if not kind.expander and not kind.is_front)
     return next((kind.name for kind in kinds if not (is_other and kind.hides_end)), "")

@@ -68,7 +68,7 @@ class Area:
         return taken
 
     def some(self, most: int) -> bytes:
-        """Return between one and `most` bytes; none where all were given.
+        """Return 1 to `most` bytes; no bytes once all were returned.
 
         Raises:
             NotReadError: the archive ends before.

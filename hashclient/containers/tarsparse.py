@@ -26,11 +26,11 @@ class Bytes(Protocol):
     left: int
 
     def take(self, count: int) -> bytes:
-        """Return exactly so many."""
+        """Return `count` bytes."""
         ...
 
     def some(self, most: int) -> bytes:
-        """Return between one and so many."""
+        """Return 1 to `most` bytes."""
         ...
 
 

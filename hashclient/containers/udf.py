@@ -36,7 +36,7 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
-#: How often the bytes of an image are read as directories: these have none in common.
+#: Directories have at most so many times the image's size: they share no bytes.
 _READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
@@ -96,7 +96,7 @@ def _number(data: bytes, at: int, count: int) -> int:
 
 
 def _tag_of(block: bytes) -> int:
-    """Return the number of a descriptor; 0 if it is none."""
+    """Return the number of a descriptor; 0 for other bytes."""
     tag = block[:_TAG_BYTES]
     is_one = len(tag) == _TAG_BYTES and (sum(tag) - tag[4]) & 0xFF == tag[4]
     return _number(tag, 0, 2) if is_one else 0
@@ -162,7 +162,7 @@ class _Volume:
         raise _damaged("no anchor")
 
     def _descriptors(self, sector: int, length: int) -> bytes:
-        """Read the descriptors of the volume; return the one that says how it is divided."""
+        """Read the descriptors of the volume; return that of the logical volume."""
         volume = b""
         for number in range(min(length // _SECTOR, _MAX_DESCRIPTORS)):
             block = self._data.read_at((sector + number) * _SECTOR, _SECTOR)

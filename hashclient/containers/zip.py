@@ -129,7 +129,7 @@ class Zip:
         """Yield the members of all directories in batches, then those without an entry.
 
         A zip in a compound file (doc, ppt) lies in its streams, which are members of that. Where a
-        stream lies in pieces, what this finds in the file is damaged, and is no member.
+        stream lies in pieces, members found in the file are damaged, and are dropped.
         """
         data = cast(Data, data)
         compound = end_of(data)
@@ -179,7 +179,7 @@ class _Archive:
         self._structure: list[tuple[int, int]] = []
         self._lowest = data.size  # where the structure begins
         self._seen: set[int] = set()
-        # Of directories beyond the most: those of many small archives, one behind another, fit.
+        # Bytes of directories beyond the limit: those of many small archives in a row fit.
         self._left = data.size
 
     def members(self) -> Iterator[list[Member] | Unlisted]:
@@ -246,7 +246,7 @@ class _Archive:
     ) -> list[Member]:
         """Return the members of entries; unreadable entries go to `unlisted`.
 
-        The usual entry takes the short way: few microseconds, most of them for one read.
+        The usual entry takes few microseconds, most of them for one read.
         """
         read_at = self._data.read_at
         unpack = LOCAL.unpack_from

@@ -158,7 +158,7 @@ class Packed:
         return piece
 
     def chunks(self, most: int | None) -> Iterator[bytes]:
-        """Yield the decoded bytes; what has no mark at its end ends after `most` of them.
+        """Yield the decoded bytes; a method without an end mark stops after `most`.
 
         Raises:
             NotReadError: they are damaged.

@@ -76,7 +76,7 @@ class Old:
         yield self._give()
 
     def _give(self) -> bytes:
-        """Return what was decoded since, and keep as much as a match may repeat."""
+        """Return the newly decoded bytes; keep as many as a match may repeat."""
         out = self._out
         piece = bytes(out[self._given :])
         del out[: max(0, len(out) - _WINDOW_BYTES)]
@@ -207,7 +207,7 @@ class Old:
                 yield
 
     def _tree(self, count: int) -> _Table:
-        """Read the lengths of codes: how many have one, in runs."""
+        """Read the lengths of codes, which come in runs."""
         lengths: list[int] = []
         for _ in range(self._take(8) + 1):
             run = self._take(8)
