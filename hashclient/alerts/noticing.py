@@ -41,7 +41,7 @@ class News:
         before = place or Place(0, 0, 0, session.now() - FIRST_LOOK)
         self._counts: dict[Kind, Counter[str]] = {}
         self._matches: list[Noticed] = []
-        #: Fetches of these subjects were good, after what failed before.
+        #: Subjects that were fetched: earlier failures do not count.
         self.fetched: set[str] = set()
         #: Parts of the state that cannot be read.
         self.damaged: list[str] = []

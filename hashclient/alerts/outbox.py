@@ -232,9 +232,9 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 
 
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
-    """Return the alerts in their order; of each kind, those are joined that nobody was given yet.
+    """Return the alerts in their order; those of one kind that nobody was given yet are joined.
 
-    A receiver is given its alerts in their order, so at most the first of them was tried there.
+    A receiver gets its alerts in their order, so only its first one may have been tried.
     """
     left = list(waiting)
     tried = {next((a.id for a in left if name in (a.to or ())), "") for name in receivers}

@@ -96,7 +96,7 @@ def parse_secret(text: str) -> bytes:
     """Return the key in a secret of Standard Webhooks.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: not a secret.
     """
     encoded = text.removeprefix(_PREFIX)
     with contextlib.suppress(ValueError):
@@ -122,7 +122,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
     from hashclient.net.peer import ALERT_RECEIVER
 
     class Answer(Download):
-        """Any success is one, whatever comes after the status."""
+        """Any 2xx status is a success, whatever follows it."""
 
         def begin(self, status: int, headers: Any, now: float) -> int:
             if 200 <= status < 300:

@@ -1,6 +1,6 @@
 """Verifies Ed25519 signatures by the cryptography package.
 
-In the one-file tool for recipients another module, which asks `openssl`, stands in this place.
+The one-file tool for recipients replaces this module by one that runs `openssl`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
     """Verify a signature of 64 bytes by a key of 32.
 
     Raises:
-        BadSignatureError: it is none.
+        BadSignatureError: it is wrong.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -52,7 +52,7 @@ class Closed(msgspec.Struct, frozen=True):
 class Log(msgspec.Struct, frozen=True):
     """An open log at a moment without a writer: `end` is the end of its last whole line.
 
-    `closed` are its earlier files that are there, in order; `name` is this file's name in messages.
+    `closed` are its present earlier files, in order; `name` is this file's name in messages.
     """
 
     stream: IO[bytes]
@@ -80,8 +80,8 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
     """Open the log to read its present records; writers may go on meanwhile.
 
     Raises:
-        AuditError: it cannot be read; or there is none, but `required` or a public key says that
-            there was one.
+        AuditError: it cannot be read; or it is missing, but `required` or a public key says that it
+            existed.
         StateError: there is none.
     """
     path = directory / LOG_NAME
@@ -317,7 +317,7 @@ def load_public_key(directory: Path) -> bytes | None:
     """Return the 32 bytes of the public key beside the log in `directory`, None without one.
 
     Raises:
-        AuditError: it is no such key.
+        AuditError: it is not a key.
         OSError: it cannot be read.
     """
     from cryptography.hazmat.primitives import serialization

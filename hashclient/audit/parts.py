@@ -1,8 +1,8 @@
 """Events that are too large for one line of the log become several records, and none is lost.
 
-How many lists and entries a match has is for providers to say. Each part has the values of the
-event that are no lists, and some elements of each list, in their order; `part` and `parts` say
-which it is, and of how many.
+How many lists and entries a match has is for providers to say. Each part has all values of the
+event but its lists, and some elements of each list, in their order; `part` is its number, and
+`parts` their count.
 """
 
 from __future__ import annotations

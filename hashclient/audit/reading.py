@@ -106,8 +106,8 @@ def verify(
        That key is `public_key` (32 bytes), or else `key.pub` where it exists, and the checkpoint's.
     4. Records count from 1, and each holds the hash of the one before.
     5. Each signature is right, and the last record has one.
-    6. The record of each checkpoint is there, unaltered; where there are several, those of archived
-       records are passed over.
+    6. The record of each checkpoint is there, unaltered. Of several checkpoints, those of archived
+       records are skipped.
     7. Where there are several files, each but the last is closed by its last record, and each but
        the first begins with a record that names it. Those that are missing are the first.
 

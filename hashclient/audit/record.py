@@ -1,7 +1,7 @@
 """Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
 
 Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Every record
-must equal, byte for byte, the writer's encoding of its content, so it has one spelling.
+must equal, byte for byte, the writer's encoding of its content: no other is valid.
 `docs/audit-log.md` specifies it for other programs.
 """
 

@@ -404,7 +404,7 @@ class _Count:
         ids, since = self._found.firsts()
         for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
             done, at = acts.firsts()
-            # Both are sorted. Where an id would stand that is not there, another one does, or none.
+            # Both are sorted. An id that `ids` lacks gets the place of another id.
             place = np.searchsorted(ids, done).clip(max=max(len(ids) - 1, 0))
             is_known = ids[place] == done if len(ids) else np.zeros(len(done), bool)
             took = at[is_known] - since[place[is_known]]

@@ -366,7 +366,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except OutputError as error:
-        # The reader of stdout has gone; the exit code already says what was found, or it says this.
+        # The reader of stdout has gone. The exit code says so, unless it says what was found.
         code = code or error.exit_code
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # The process ends, so a last garbage collection is useless. Measured in CPU time: `--version`

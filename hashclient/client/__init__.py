@@ -1,1 +1,1 @@
-"""What front ends and programs use: one object for all of it, and the upkeep that it does."""
+"""The interface for front ends and programs: one object, and the upkeep that it does."""

@@ -171,7 +171,7 @@ def _faults_of_text(value: str, info: Any, place: Place) -> Iterator[Fault]:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    """Return whether a value of TOML is one of a simple `kind`, as decoding has it."""
+    """Return whether decoding takes a value of TOML for one of a simple `kind`."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is dt.date:

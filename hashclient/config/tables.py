@@ -123,7 +123,7 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many persons make an exception: with two, one makes it, and another one approves it.
+    """How many persons an exception needs: with two, one makes it and the other approves it.
 
     `trusted` are the keys that may sign exported exceptions, by a name for each.
     """
@@ -245,8 +245,8 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one bucket.
 
-    With `trust_etag`, an ETag that may be an MD5 is one. `isolate` says what is done to an object
-    that is isolated, once its sealed copy is complete: it is deleted, or put on legal hold. With
+    With `trust_etag`, an ETag that may be an MD5 is taken for one. `isolate` says what is done to
+    an isolated object, once its sealed copy is complete: it is deleted, or put on legal hold. With
     `conditional_delete`, the store heeds the condition under which an object is to be deleted.
     """
 
@@ -325,7 +325,7 @@ _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII
 
 
 def parse_version(text: str, *, whole: bool = True) -> Version | None:
-    """Return a version as three numbers, None if it is none; a missing number is 0.
+    """Return a version as three numbers, None if it is wrong; a missing number is 0.
 
     Text after the numbers is ignored, unless `whole` is set.
     """
