@@ -60,7 +60,7 @@ def parse_header(data: bytes) -> Header:
     """Read the header of an age file in its first `MAX_HEADER_BYTES`.
 
     Raises:
-        StateError: there is none, or it is longer.
+        StateError: no header, or a longer one.
     """
     end = _END.search(data, 0, MAX_HEADER_BYTES)
     if not data.startswith(MAGIC) or end is None:

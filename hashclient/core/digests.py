@@ -161,8 +161,8 @@ def digest_fd(
     reads beyond `size`, so a read that gives all these bytes has reached the end. Otherwise only an
     empty read is the end: a network file system or FUSE may give fewer bytes than requested, and so
     does a disk before a block that it cannot read. `on_bytes` is called with the length of each
-    chunk of a long read, `on_first` with what `buffer` is a view of, and how many bytes of it are
-    the first ones. The content of `buffer` is overwritten.
+    chunk of a long read, `on_first` with the object behind `buffer`, and how many first bytes it
+    holds. The content of `buffer` is overwritten.
 
     Raises:
         LengthError: there are more or fewer bytes than `size`; reading stops there.

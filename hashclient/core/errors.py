@@ -98,7 +98,7 @@ class VerificationError(HashclientError):
 
 
 class DeliveryError(VerificationError):
-    """The bytes that came are not the signed ones; another address may have those."""
+    """The received bytes are not the signed ones, which another address may have."""
 
 
 class StaleError(HashclientError):

@@ -59,7 +59,7 @@ CONTEXT_ADDED = "context-added"
 #: The event that says what a body answers to a report of the match, and what it asks for.
 ANSWERED = "answered"
 
-#: All events of a story besides the states; `docs/operations/story.md` says what each is.
+#: All events of a story that are no states; `docs/operations/story.md` explains them.
 BESIDE_STATE = (
     *Verdict,
     CONTENT_CHANGED,
@@ -79,7 +79,7 @@ BESIDE_STATE = (
     IN_MEMBER,
     RECORDED_AGAIN,
 )
-#: The events of reviews, and the one that ends what they say.
+#: The verdicts of reviews, and the event that voids them.
 REVIEW_EVENTS = (*Verdict, CONTENT_CHANGED)
 
 #: The usual states of a match, in their order, while its entry is on the list. Three things lead
@@ -246,7 +246,7 @@ def was_viewed(story: Sequence[Step]) -> bool:
 
 
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
-    """Return what so many people say of a match, None if they do not, or not all say the same."""
+    """Return the verdict on which at least `people` reviewers agree, all of them; else None."""
     said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:
         return None

@@ -156,7 +156,7 @@ class Outer(msgspec.Struct, frozen=True):
     """The file that holds a matching member, with the facts that actions need.
 
     `size` is its length in bytes, `tags` are the tags of the file itself, and `members` is the
-    number of its members, at all depths. `mail` says which mail it is, if it is one.
+    number of its members, at all depths. `mail` describes it, if it is a mail.
     """
 
     size: int
@@ -318,8 +318,8 @@ class Invocation(msgspec.Struct, frozen=True):
 class Gap(msgspec.Struct, frozen=True):
     """Entries of one list that digests of some algorithms cannot rule out.
 
-    `rows` inputs came with digests of `algorithms` only. `entries` of the list's `live` entries
-    have no digest of these algorithms, so such an input may be one of them.
+    `rows` inputs came with digests of `algorithms` only. Of the list's `live` entries, `entries`
+    have no digest of these algorithms, so such an input may be listed.
     """
 
     list_name: str

@@ -341,8 +341,8 @@ def answer(
 ) -> list[str]:
     """Return the reply about one input, after its name; with `every`, a line for each entry.
 
-    `outcome` is None for a clean input; an excepted one is answered as that. `doubt` is one word
-    that says why it may not be clean.
+    `outcome` is None for a clean input; an excepted one is answered as that. `doubt` is one word:
+    why it may not be clean.
     """
     kind = Kind.CLEAN if outcome is None else outcome.kind
     if outcome is not None and kind is Kind.MATCH:

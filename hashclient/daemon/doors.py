@@ -1,7 +1,7 @@
 """Who a client is, and the names of doors: through which socket something came, and from whom.
 
 Records of streams have such a name in place of a path. A name has no port and no process of the
-client, so that the same content from one client has one record however often it comes.
+client: so content that a client sends often has one record.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SO_PEERGROUPS, _GROUPS_BYTES = 59, 1024
 class Peer(msgspec.Struct, frozen=True):
     """The other side of a connection.
 
-    `door` names it in records. All connections of one `user`, a user id or an address, share what
-    one user may have. `rights` are None for a client at a port, who has no credentials.
+    `door` names it in records. All connections of one `user`, a user id or an address, share the
+    limits of one user. `rights` are None for a client at a port, who has no credentials.
     """
 
     door: str

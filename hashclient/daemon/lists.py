@@ -62,7 +62,7 @@ class InUse:
 
     @property
     def doubt(self) -> str | None:
-        """Why an input without a match may be listed all the same, as one word for clients.
+        """Why an input without a match may be listed nevertheless: one word for clients.
 
         This is checked with each answer, since a list can become stale while the daemon runs. After
         the clock was set back, this is not known.

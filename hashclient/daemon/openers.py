@@ -30,7 +30,7 @@ from hashclient.system.rights import Ourselves
 
 
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
-    """Return how containers are opened, none of them for longer than `most_s` seconds.
+    """Return the options to open containers, each for at most `most_s` seconds.
 
     `noticed` is called with the protections that the kernel lacks.
     """

@@ -14,8 +14,7 @@ from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.core.errors import UsageError
 from hashclient.system.text import printable
 
-#: Bytes that are kept of all streams of a daemon together, and of those of one of its processes at
-#: least.
+#: Bytes kept of all streams of a daemon together; and the least for the streams of one process.
 ALL_KEPT_BYTES = 32 << 20
 LEAST_ALL_KEPT_BYTES = 4 << 20
 
@@ -71,7 +70,7 @@ def parse_address(text: str) -> Address:
     """Read `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it has another form.
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = Path(text.removeprefix("unix:"))
@@ -100,8 +99,8 @@ class Options(msgspec.Struct, frozen=True):
     percent of what all may have. `max_connections` and `kept_bytes` apply to each process: that
     many bytes are kept of all its streams together, so that not all digests must be computed as
     they arrive. Containers are opened by the options in `containers`; the streams of one process
-    may use `spool_bytes` of disk for this. Without `exceptions`, what people have excepted is a
-    match all the same.
+    may use `spool_bytes` of disk for this. Without `exceptions`, inputs that people have excepted
+    are matches.
     """
 
     no_verdict: NoVerdict

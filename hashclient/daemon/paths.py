@@ -56,9 +56,9 @@ class Named:
         """Open what stands at the path; links are followed.
 
         1. It is opened by its path. 2. The kernel gives a path without links for it. 3. By that
-        path, through no link, the client reaches the same file or directory. So a link in /proc
-        leads to nothing behind a closed directory, though this process may have it open. 4. Of a
-        file, its directory is held in place of the file.
+        path, through no link, the client reaches the same file or directory. So no link in /proc
+        leads to a file that this process has open and the client cannot reach. 4. Of a file, its
+        directory is held in place of the file.
 
         Raises:
             OSError: it cannot be opened, or something else has its name by now.

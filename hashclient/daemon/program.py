@@ -45,9 +45,9 @@ DOOR = "program"
 SPOOL_BYTES = 1 << 30
 #: Threads that check for `acheck`.
 THREADS = 8
-#: Content that may be kept at the same time, so that not all digests are computed as it comes.
+#: How many contents are kept at a time, so that not all digests are computed on arrival.
 _MOST_KEPT = 16
-#: Of each so much, as `serve` keeps it: an archive that only its end shows is opened up to there.
+#: Bytes kept of each, as `serve` does: up to this size, an archive that only its end shows opens.
 _KEPT_BYTES = 1 << 20
 #: Bytes that `acheck` digests before other tasks have a turn.
 _TURN_BYTES = 1 << 16
@@ -176,7 +176,7 @@ class ContentChecker:
         that has no path: give each upload a name of its own.
 
         Raises:
-            UsageError: it is none of these, the URI is wrong, or the checker is closed.
+            UsageError: it has another type, the URI is wrong, or the checker is closed.
         """
         lists, whole = self._in_use(), None
         if isinstance(content, bytes | bytearray | memoryview):
@@ -218,7 +218,7 @@ class ContentChecker:
                 for at in range(0, len(data), _TURN_BYTES):
                     stream.update(data[at : at + _TURN_BYTES])
                     await asyncio.sleep(0)
-            # From here on the thread lets go of it, even if nobody waits for the answer any more.
+            # From here on the thread frees the stream, even if nobody awaits the answer any more.
             rest = stack.pop_all()
 
             def finish() -> Checked:

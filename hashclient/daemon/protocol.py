@@ -134,7 +134,7 @@ class Parser:
     def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
         """Take the next bytes and return the events that they complete, at most `most`.
 
-        Chunks are views of `data`. After `Broken` there are no more.
+        Chunks are views of `data`. No events follow `Broken`.
         """
         events: list[Event] = []
         at, end = 0, len(data)
@@ -159,7 +159,7 @@ class Parser:
         return events
 
     def alone(self, data: memoryview) -> Whole | None:
-        """Take bytes that are one whole stream of one chunk, and nothing else; else return None."""
+        """Take the bytes if they are exactly one whole stream of one chunk; else return None."""
         if not self.is_between:
             return None
         whole = self._whole(data, 0, len(data))

@@ -77,7 +77,7 @@ class Records:
     def _add(self, found: list[Upload]) -> None:
         """Record streams, each with the lists that it was judged with.
 
-        Its tags are of the seal key of these lists, which may be another one by now.
+        Its tags are made with the seal key of these lists; a newer key may be in use.
         """
         for same in by_lists(found):
             outcomes = [outcome for upload in same for outcome in upload.recorded()]

@@ -21,7 +21,7 @@ class Share:
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """There are `most` for all; each user may have `percent` of them, one at least."""
+        """All users may have `most`; each one may have `percent` of them, but at least one."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class Share:
         self._by_user: dict[str, int] = {}
 
     def take(self, peer: Peer, count: int = 1) -> bool:
-        """Take `count` if they are left and the user may have them; return whether it took them."""
+        """Take `count` if so many are left and the user may have them; return whether it did."""
         with self._lock:
             mine = self.of(peer.user) + count
             of_each = self._most if peer.is_trusted else self._of_each
@@ -68,7 +68,7 @@ class Room(msgspec.Struct, frozen=True):
     peer: Peer
 
     def take(self, count: int) -> bool:
-        """Take `count` if they are left and the user may have them; return whether it took them."""
+        """Take `count` if so many are left and the user may have them; return whether it did."""
         return self.share.take(self.peer, count)
 
     def give_back(self, count: int) -> None:
@@ -80,14 +80,14 @@ class HandedOver:
     """Open files that a client has handed over and that are not answered."""
 
     def __init__(self, share: Share, peer: Peer) -> None:
-        """There is none yet; those of a user are counted in `share`."""
+        """Start without files; `share` counts those of the user."""
         self._share, self._peer = share, peer
-        #: The whole, and the part of it that the user's share counts.
+        #: All files, and those that the user's share counts.
         self._files = self._counted = 0
 
     @property
     def is_beyond(self) -> bool:
-        """Whether the share of its user has no room for one; each client may have one such file."""
+        """Whether a file is beyond its user's share; each client may have one such file."""
         return self._files > self._counted
 
     def begin(self) -> None:

@@ -33,7 +33,7 @@ BACKLOG = 1024
 def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.socket:
     """Listen at an address; the end of `stack` removes a socket in the file system.
 
-    That gets `mode`; one without a listener is replaced.
+    The socket gets `mode`; an unused one is replaced.
 
     Raises:
         StateError: it cannot listen there.

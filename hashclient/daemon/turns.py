@@ -2,8 +2,8 @@
 
 A disk may be slow, and a tree may be the whole disk. So reading for a client is cut into pieces;
 after each piece, another user has a turn, and of each user another client. One user has a part of
-the threads. Each client has one request at work at a time, and none while it does not read its
-answers. Only the pieces themselves run outside of the thread of the loop.
+the threads. Each client has one request at work at a time, and none while its answers are unread.
+Only the pieces themselves run outside of the thread of the loop.
 
 Limit: a piece that the kernel never answers keeps its thread.
 """
@@ -37,7 +37,7 @@ P = ParamSpec("P")
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
     """Make jobs that run up to their first `yield` at once.
 
-    So `close` has them let go of what they hold even if their turn has never come.
+    So `close` frees what they hold, even if they never had a turn.
     """
 
     @functools.wraps(pieces)
@@ -55,12 +55,12 @@ class Turns:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, threads: int, name: str, percent: int = 100
     ) -> None:
-        """Do at most `threads` pieces at the same time, `percent` of them for one user."""
+        """Do at most `threads` pieces at a time, at most `percent` of them for one user."""
         self._loop = loop
         self._threads = Share(threads, percent)
         self._pool = ThreadPoolExecutor(threads, name)
         self._jobs: dict[Client, deque[Job]] = {}
-        #: By user, those who wait for their turn; the user whose turn is next comes first.
+        #: The waiting clients of each user; the user whose turn is next comes first.
         self._ring: dict[str, deque[Client]] = {}
         self._parked: set[Client] = set()
 

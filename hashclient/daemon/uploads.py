@@ -39,7 +39,7 @@ class Content:
         kept: Spooled | None = None,
         fd: int | None = None,
     ) -> None:
-        """Begin; up to `kept_bytes` of it are kept, and all of it in `kept` or in the file `fd`.
+        """Begin; up to `kept_bytes` are held in memory, all bytes in `kept` or the file `fd`.
 
         `door` is its name in records: where it came from.
         """
@@ -49,17 +49,17 @@ class Content:
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
         #: Its place in the spool, as long as it may be a container.
         self.kept = kept
-        #: All of it, where that is in memory anyway.
+        #: All bytes, if they are in memory anyway.
         self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
         #: Of an open file: its status before it was read, and whether it may be a container.
         self.status: os.stat_result | None = None
         self.opens = False
-        #: Its own outcome, and what decides the answer: the worst of this and those of its members.
+        #: Its own outcome; and the worst of its own and its members', which decides the answer.
         self.own: Outcome | None = None
         self.outcome: Outcome | None = None
-        #: The outcomes of its members; and of it and its members, those that are not opened.
+        #: The outcomes of its members; and how many containers in it are not opened, by kind.
         self.inside: list[Outcome] = []
         self.not_opened: dict[str, int] = {}
 
@@ -146,7 +146,7 @@ def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
 
 
 def judge(contents: Iterable[Content]) -> None:
-    """Set the outcomes of those that were read to their end; each stays None if it is clean."""
+    """Set the outcome of each content that was read to its end; it stays None if clean."""
     for same in by_lists(contents):
         lists = same[0].lists
         outcomes = judge_streams(lists.judge, [(one.door, one.digester) for one in same])

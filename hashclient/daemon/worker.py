@@ -46,7 +46,7 @@ SPARE_DESCRIPTORS = (
 )
 #: Connections may have this part of all descriptors in any case.
 _LEAST_SHARE = 4
-#: Files that clients hand over may take one in so many descriptors, and so many at most.
+#: Files from clients may take 1 in so many descriptors, and at most so many in all.
 _FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and for new lists.
 SWEEP_S = 1.0
@@ -176,8 +176,8 @@ class Worker:
             self._loop.stop()
 
 
-#: A connection that was silent for this long is closed if there are too many and others come; and
-#: the seconds between two searches for such connections by one user.
+#: Seconds of silence after which a connection is closed if others need its place; and between two
+#: searches for such connections by one user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
@@ -201,9 +201,9 @@ class Connections:
         return iter(list(self._clients))
 
     def take(self, peer: Peer) -> bool:
-        """Take a place for one more connection; return whether there is one.
+        """Take a place for one more connection; return whether it is taken.
 
-        If there is none, a connection is closed that is silent or slow, or whose user has the most.
+        If no place is free, close a connection that is silent or slow, or whose user has the most.
         """
         if self._share.take(peer):
             return True
