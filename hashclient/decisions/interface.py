@@ -24,7 +24,7 @@ Rules = Callable[[Sequence[Outcome]], Sequence[Outcome]]
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
-    """Return an outcome as it is: the rule of those who want no exceptions."""
+    """Return an outcome as it is: the rule without exceptions."""
     return outcome
 
 
@@ -37,7 +37,7 @@ class Decision(Protocol):
     """One rule about what may be done."""
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
-        """Return by id whether matches are held, of those that something is to be done about.
+        """Return, by id, whether the matches that have actions to be done are held.
 
         It is called within the transaction that records `cases`, and may write to `permits`.
         """

@@ -53,7 +53,7 @@ class Keeper:
         self._session = session
         self._layout = session.settings.layout
         self._sealer = sealer
-        #: Whether what one person makes waits for another one.
+        #: Whether a new exception waits for a second person.
         self._waits = session.settings.config.decisions.people > 1
 
     def rulings(self) -> tuple[Ruling, ...]:

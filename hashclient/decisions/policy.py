@@ -1,8 +1,8 @@
 """The actions for a match, as the configuration says; this module does none of them.
 
 The first rule that fits an entry decides for it; where none fits, the match is recorded and no
-more. A match of several entries gets the actions of all of them. Conflicts get none: the file may
-be another one than the entry stands for.
+more. A match of several entries gets the actions of all of them. Conflicts get no action: the file
+may not be the one that the entry means.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Policy:
 
 
 def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
-    """Refuse rules for a list that is none of the `known` ones: their actions would never happen.
+    """Refuse rules for a list that is not `known`: their actions would never happen.
 
     Raises:
         ConfigError: there is such a rule.

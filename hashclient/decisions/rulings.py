@@ -71,9 +71,9 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
     """What a person has ruled: these entries are not acted upon, for a while.
 
     `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
-    path, or the URI, at or below which it counts. Both are empty where there is no such limit.
-    `origin` says what made it, if no person did. While it `waits`, it does not count: another
-    person than the one who made it has to approve it.
+    path, or the URI, at or below which it counts. Each is empty if there is no such limit. `origin`
+    says what made it, if no person did. While it `waits`, it does not count: another person than
+    the one who made it has to approve it.
     """
 
     id: str
@@ -128,7 +128,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 #: How many digits a place has.
 _DIGITS = 8
-#: After so many entries, all rulings are decoded: that takes as long as to search for so many.
+#: After look-ups of so many entries, all rulings are decoded, which takes as long.
 _MANY = 4_000
 
 
@@ -136,7 +136,7 @@ class Book:
     """All rulings, as they are kept."""
 
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
-        """Take the first line of the file, and all of it; by default there is none."""
+        """Take the file's first line, and the file; without them, the book is empty."""
         self._head = head or _Head(RULINGS_FORMAT)
         self._data = data  # whole: a copy of megabytes takes longer than all else
         self._places = data.index(b"\n") + 1

@@ -5,7 +5,7 @@ stay where they are, so no digest and no path is in the file; so do those that w
 made because an entry is known to be good. The key is that of the audit log of the machine that
 exports; `trusted` in [decisions] names the keys that may decide here.
 
-An import puts the exceptions of a file in the place of those that came before from its key. It is
+An import replaces the exceptions that came before from the file's key by those of the file. It is
 refused unless
 
 1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
@@ -89,7 +89,7 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What an import did: the name of the key, what is here from it now, and what was left out."""
+    """What an import did: the name of the key, its exceptions here now, and those left out."""
 
     name: str
     version: int
@@ -135,7 +135,7 @@ def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list
 
 
 def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Imported:
-    """Take the exceptions of a file, by the numbers of the module; the log has each.
+    """Import the exceptions of a file by the module's numbered rules, and log each.
 
     Raises:
         VerificationError: it is refused.

@@ -240,7 +240,7 @@ class Build(msgspec.Struct, frozen=True):
             while not download.wait(PROGRESS_S):
                 report()
             data = download.result()
-            del download  # it has them, too
+            del download  # it holds `data`
             yield segment, data
             del data
             done += info.length

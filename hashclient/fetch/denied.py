@@ -26,7 +26,7 @@ _FORBIDDEN = 403
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What the roles of new lists have given.
+    """The results of loading roles of new lists.
 
     `refused` are the lists that this address refuses, and those that were denied before and whose
     role fails in another way; `failed` are other failures. `denied` were denied before, and are not
@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection[str]) -> Asked:
-    """Load the roles of those of the `new` lists that are wanted; forget which are denied no more.
+    """Load the roles of the `new` lists that are wanted; forget denials that have ended.
 
     `folder` is that of the provider.
 

@@ -162,11 +162,11 @@ class Fetcher:
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
 
-        Where `lists` of the provider is set, these are the lists in it and those that have a folder
-        here: scans expect each of them, so each has to be kept up to date. After a refused list,
-        the others are still fetched. A name in `only` that this provider does not offer is ignored:
-        another provider may offer it. With only `NO_LIST`, notices are fetched and no list.
-        Lists that this place refuses come first, with `is_denied`.
+        If the provider's `lists` is set, every list is one in it or one with a folder here: scans
+        expect each of them, so each is kept up to date. After a refused list, the others are still
+        fetched. A name in `only` that this provider does not offer is ignored: another provider may
+        offer it. With only `NO_LIST`, notices are fetched and no list. Lists that this place
+        refuses come first, with `is_denied`.
 
         Raises:
             HashclientError: the provider as a whole is refused, cannot be reached or refuses the
@@ -267,8 +267,8 @@ class Fetcher:
         """Return the lists that have a folder, and no manifest in `here` that says whose they are.
 
         A folder that could be that of another provider is left out, and scans say that the list is
-        missing. With several providers, this is each of them; else those that a provider offers
-        which is no longer in the configuration.
+        missing. With several providers, that is every folder; with one, those of lists that an
+        unconfigured provider offers.
         """
         if len(self._settings.config.providers) > 1:
             return set()
@@ -350,7 +350,7 @@ class Fetcher:
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _name_fork(self, base: Index, index: ListIndex) -> None:
-        """Say that a new generation does not follow the one that is here, if that one is whole."""
+        """Report that a new generation does not follow the one here, if the one here is intact."""
         with contextlib.suppress(DamagedError):
             if checksum_of(base.live_id_hashes()) == int(base.manifest.checksum, 16):
                 error = VerificationError(
@@ -363,9 +363,8 @@ class Fetcher:
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove what is here of it.
 
-        Unless it `is_here`, only the configuration names it; what is here of that name may be of
-        another provider. After a kill the next fetch does it again: the folder vanishes in one
-        step.
+        Unless it `is_here`, only the configuration names it; a folder of that name may be another
+        provider's. After a kill the next fetch does it again: the folder vanishes in one step.
         """
         dropped = Fetched(name, self._provider, source=self._origin, is_ended=True)
         if not is_here:

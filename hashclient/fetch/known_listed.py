@@ -1,11 +1,11 @@
-"""Entries that are known to be good, by the files of `known_good`, and what comes of them.
+"""Listed entries that files of `known_good` show to be good, and how they are treated.
 
 An entry that such a file has by its SHA-256 is set aside, whenever it was listed: it becomes an
 exception (`decisions`), and the rest of the list is used. One that it has by an MD5 or a SHA-1
-alone stays in use, since another file can be made with that digest. So do all of them where more
-would be set aside than may be. Each fetch and `status` name them. A list is compared as a whole
-when the files of known good digests have changed, when entries came that they have, and while there
-are such entries; otherwise nothing is read.
+alone stays in use, since another file can be made with that digest. All stay in use if more than
+the limit would be set aside. Each fetch and `status` name them. A list is compared as a whole when
+the files of known good digests have changed, when entries came that they have, and while there are
+such entries; otherwise nothing is read.
 """
 
 from __future__ import annotations

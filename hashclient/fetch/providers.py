@@ -245,8 +245,8 @@ def fetch_all(
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
             code is raised after the others were tried.
-        UsageError: a list in `only` is offered by none of them; it is not known of which of several
-        providers `copy` is.
+        UsageError: no provider offers a list in `only`; or it is unknown which of several providers
+        `copy` is from.
     """
     settings = session.settings
     received = Received()

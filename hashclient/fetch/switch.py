@@ -116,10 +116,10 @@ class Fetched(msgspec.Struct, frozen=True):
     whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
-    is set and does not name the list. `known_good` says which entries are known to be good, and
-    `has_exceptions` that there are new exceptions of some of them.
-    `is_ended` says that the provider has ended the list, and that it was dropped here. `is_denied`
-    says that the place refuses a list that was never here.
+    is set and does not name the list. `known_good` are the entries known to be good;
+    `has_exceptions` says that some became new exceptions. `is_ended` says that the provider has
+    ended the list, and that it was dropped here. `is_denied` says that the place refuses a list
+    that was never here.
     """
 
     list_name: str

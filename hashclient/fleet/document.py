@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMAT: Literal["hashclient-status/1"] = "hashclient-status/1"
 MAX_STATUS_BYTES = 64 << 10
 SUFFIX = ".jsonl"
-#: So many lists fit, however long their names are; those that are fresh are left out first.
+#: So many lists always fit, with names of any length; fresh lists are left out first.
 MOST_LISTS = 150
 _TAG = b"hashclient status v1\n"
 

@@ -169,7 +169,7 @@ def _not_opened(last_scan: Record | None) -> dict[str, int]:
 
 
 def _code(data: dict[str, Any]) -> int | None:
-    """Return the exit code of a record; None if it has none, which is not 0."""
+    """Return the exit code of a record; without one None, which is not 0."""
     value = data.get("exit_code")
     return value if type(value) is int and 0 <= value <= 255 else None
 

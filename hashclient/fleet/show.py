@@ -7,8 +7,8 @@
    two different documents with one number.
 4. A document with a lower number than the last one that was seen is replayed, or else the machine
    was rolled back: if it was made later.
-5. The checkpoint in it is not before the last one that was seen, and not another one in its place.
-   A machine that was rolled back stays so, however far it gets, until its key is pinned again.
+5. Its checkpoint is neither older than the last one seen, nor a different one in its place. A
+   machine that was rolled back stays so, however far it gets, until its key is pinned again.
 6. It was made within the interval that it promises, and not in the future.
 7. The machine says that it has no problem and that no match waits, and others have no newer
    generation of a list that was published longer ago than its interval.
@@ -56,7 +56,7 @@ STATES = (*FINDINGS, WELL)
 #: Clocks may differ by so much.
 TOLERANCE = timedelta(minutes=5)
 _VERDICTS = (ExitCode.OK, ExitCode.MATCH)
-#: The codes that `status` ends with; any other one says nothing.
+#: The exit codes of `status`; any other code says nothing.
 _CODES = {code.value: code for code in ExitCode if ExitCode.INCOMPLETE <= code < ExitCode.MATCH}
 
 
@@ -107,8 +107,8 @@ def judge(
 ) -> list[Row]:
     """Return a row for each machine and each document, the worst first.
 
-    `pins` has the names of machines by their keys; `seen` the last document of each key, and is
-    brought up to date.
+    `pins` has the names of machines by their keys. `seen` has the last document of each key, and is
+    updated.
     """
     rows: list[Row] = []
     given: list[_Given] = []
@@ -231,7 +231,7 @@ def _content(document: StatusDocument, generations: _Generations) -> Iterator[Fi
 
 
 def _generations(documents: Iterable[StatusDocument]) -> _Generations:
-    """Return all generations of each list: one that came just now hides none before it."""
+    """Return all generations of each list: a new one must not hide older ones."""
     found: _Generations = {}
     for document in documents:
         for one in document.lists:

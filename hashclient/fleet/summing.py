@@ -22,7 +22,7 @@ from hashclient.system.strictjson import parse_json
 #: No log has a higher count.
 MOST = 1 << 63
 FLEET_SCHEMA = "hashclient-fleet-summary/1"
-#: What says which log a summary is of, and up to where; none of it can be added.
+#: The fields that identify a log and a part of it; they cannot be added up.
 _OF_ONE_LOG = ("schema", "since", "until", "log_id", "first_seq", "last_seq", "last_hash")
 
 

@@ -63,7 +63,7 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 
 
 def _machines(rows: Sequence[Row]) -> int:
-    """Return how many machines are pinned: twins have one name, and other files are of none."""
+    """Return how many machines are pinned: twins have one name; other files have no machine."""
     return len({row.name for row in rows if row.state not in ("failed", "forged", "unknown")})
 
 

@@ -32,8 +32,8 @@ class Version(msgspec.Struct, frozen=True):
     """The version of a state directory, and the lowest hashclient that can read it.
 
     With `migrating`, a migration to the next version has begun and has not succeeded yet.
-    `exceptions` is how often the file of exceptions was written: an earlier one, or none, is not
-    the last one.
+    `exceptions` counts how often the file of exceptions was written: this shows an older or missing
+    file.
     """
 
     number: int = 0
