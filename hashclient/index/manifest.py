@@ -51,7 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `mac` is the code in the document that the manifest was read from. `expires` is the earliest
     expiry of the metadata that signed the generation. `index_hash` is the signed hash of its
     `index.json`. `with_digest` counts live entries by algorithm, `with_size` those with a size.
-    `epoch` stands for the keys under which generations are counted, see `Trust.epoch`.
+    `epoch` names the keys for which generations count, see `Trust.epoch`.
 
     `verified_at` is when a fetch last compared pieces of the runs with their digests;
     `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a

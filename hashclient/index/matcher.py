@@ -86,9 +86,8 @@ class Judge:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
 
         Empty if no entry could match. The cheapest set with one digest of each remaining entry
-        suffices: a digest that hits shows which others to compute. It does not suffice where the
-        digests of one entry are of several files: only all digests find such an entry for each of
-        its files.
+        suffices: a digest that hits shows which others to compute. If the digests of one entry are
+        of several files, it does not suffice: only all digests find the entry for each file.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -173,7 +172,7 @@ class Judge:
         for index in self._indexes:
             for algorithm, (tags, rows) in columns.items():
                 found = index.find(algorithm, tags)
-                # Not by np.unique, which loads numpy.ma: 15 ms in each process that looks one up.
+                # np.unique would load numpy.ma, which takes 15 ms in each process.
                 for number in sorted(set(found.runs.tolist())):
                     of_run = found.runs == number
                     inputs = rows[found.queries[of_run]]

@@ -339,8 +339,8 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
 def denied_lists(path: Path) -> frozenset[str]:
     """Return the names of the lists that a provider's server has refused to this client.
 
-    Nothing verifies the file. A list that is here is expected whatever it says, and so is one that
-    the manifest of another list offers: so it hides only what was never here.
+    Nothing verifies the file. A list that is here, or that another list's manifest offers, is
+    always expected: so the file hides only lists that were never here.
     """
     try:
         return frozenset(msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=list[str]))
@@ -422,7 +422,7 @@ def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
 def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]:
     """Return the providers that the configuration does not name but the state directory has.
 
-    `here` are those of which a list is here.
+    `here` are the providers of present lists.
 
     Raises:
         StateError: the folder of trusted providers cannot be read.
@@ -456,8 +456,8 @@ def _open(
 ) -> Iterator[ExpectedList]:
     """Open one list that comes from `providers`; a folder alone has no provider.
 
-    The result has one entry, unless several providers offer a list of that name: at most one of
-    these is here.
+    The result has one entry, or one for each of several providers that offer the name: at most one
+    is here.
     """
     document, manifest, index = None, None, None
     try:
@@ -465,7 +465,7 @@ def _open(
         if document is not None:
             manifest = document.manifest if sealer is None else document.verify(sealer)
             index = open_index(directory, sealer, verify=verify)
-            # From the manifest that was opened: another one may have replaced the one read above.
+            # Compare the opened manifest: it may have replaced the one read above.
             if index is not None and index.manifest.list != name:
                 raise StateError(
                     f"the folder of list {name} holds list {index.manifest.list}",

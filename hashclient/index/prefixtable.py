@@ -68,7 +68,7 @@ def find(
 ) -> tuple[Rows, Rows]:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
 
-    With `once`, not all pairs are there of a key that occurs very often, but one at least.
+    With `once`, a key that occurs very often may lack pairs, but has one at least.
 
     Raises:
         ValueError: the table does not belong to the column; this is noticed by chance only.
@@ -133,7 +133,7 @@ class Lookup(NamedTuple):
 
 
 def may_have(lookup: Lookup, key: int) -> bool:
-    """Return whether a column may have one key: a microsecond, where `find` takes twenty.
+    """Return whether a column may have a key: in 1 microsecond, where `find` takes 20.
 
     False is certain. True may be wrong where a sure answer would take long, or where the table does
     not belong to the column: then `find` decides.

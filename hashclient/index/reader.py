@@ -89,9 +89,9 @@ class RunSet:
         return masks
 
     def of_sizes(self, sizes: Uint64) -> tuple[Flags, Uint8]:
-        """Return which of many sizes an entry may have, and the algorithms that all of those have.
+        """Return which sizes an entry may have, and the algorithms that all such entries have.
 
-        The second is a mask for each size; of one that no entry has it means nothing. Withdrawn
+        The second is a mask for each size; it is undefined if no entry has the size. Withdrawn
         entries may still count, as in `masks_of_size`.
         """
         possible = np.full(len(sizes), self.unsized_masks != 0)
@@ -395,6 +395,6 @@ def _may_exist(directory: Path) -> bool:
         (directory / MANIFEST_NAME).stat()
     except FileNotFoundError:
         return False
-    except OSError:  # a user who may not look cannot say that there is none
+    except OSError:  # a user without access cannot know that it is missing
         return True
     return True

@@ -150,7 +150,7 @@ class MergedColumns(Columns):
         """Merge `runs`, each without its `dead` rows, by pieces of about `merge_rows` rows."""
         self._runs = runs
         self._merge_rows = merge_rows
-        #: By run, the rows that are alive, ascending; None stands for all of them.
+        #: By run, the live rows, ascending; None stands for all rows.
         self._alive = [
             _alive(run.count, dead_rows) for run, dead_rows in zip(runs, dead, strict=True)
         ]
@@ -331,7 +331,7 @@ def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array
 
 
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield `items`; another thread makes the next item while one is used, and none is left."""
+    """Yield `items`; a thread makes the next item meanwhile, and has ended at the end."""
 
     def make() -> _T | None:
         return next(items, None)
@@ -394,7 +394,7 @@ def _take(column: Array, rows: Uint32 | None) -> Array:
 
 
 def _sized(run: Run, rows: Uint32 | None) -> Array:
-    """Return the sizes of the rows that are alive and have one; these come first in a run."""
+    """Return the sizes of the live rows with a size; rows with a size come first in a run."""
     if rows is None:
         return run.sizes
     return run.sizes.take(rows[: int(rows.searchsorted(len(run.sizes)))])

@@ -49,7 +49,7 @@ MAX_DECODING_BYTES = 256 << 20
 #: Rows in a row group of the segments that are written here.
 ROW_GROUP_ROWS = 1 << 20
 
-#: The size of an entry that has none. No file has it: Linux file sizes are below 2**63.
+#: Stands for a missing size. No file has it: Linux file sizes are below 2**63.
 NO_SIZE = np.uint64(2**64 - 1)
 
 Uint8 = npt.NDArray[np.uint8]
@@ -420,7 +420,7 @@ def _entry_ids(column: pa.Array, what: str) -> Strings:
     padded = pc.ascii_rpad(column, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
     matrix = _fixed_width(padded, width)
     length_array = lengths.to_numpy()
-    # The padding is NUL; an id with a NUL inside has fewer other bytes than its length says.
+    # The padding is NUL: an id with a NUL inside has fewer other bytes than its length.
     if not _ID_BYTES[matrix].all() or (np.count_nonzero(matrix, axis=1) != length_array).any():
         raise VerificationError(f"{what} has an entry id with a character that is not allowed")
     ids = matrix.reshape(-1).view(f"S{width}")

@@ -1,9 +1,8 @@
 """Permits: which matched files may be acted upon, and because of which entry.
 
-A permit is written in the transaction that records its match, so several scans cannot give more of
-them than there may be; a kill can leave one that is never used. Its time is when it was given, or
-when the file was acted upon if that came later; it has none if a person has given it. `decisions`
-says who gets one.
+A permit is written in the transaction that records its match, so several scans together cannot give
+too many; a kill can leave an unused one. Its time is when it was given, or when the file was acted
+upon if that came later; a person's permit has no time. `decisions` says who gets one.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class Permits(Selection):
         self._db.execute(query, (match_id,))
 
     def held(self, entry: Entry | None = None, most: int = -1) -> list[Match]:
-        """Return the held matches, or those of an entry; of more than `most` those found first.
+        """Return the held matches, or those of an entry; only the `most` that were found first.
 
         Raises:
             StateError: they cannot be read.

@@ -1,7 +1,7 @@
 """The rows of matches that a scan found: values from outcomes, for `recording` to write.
 
-Several outcomes may be of one file, such as the members of a container; they have one row. There
-may be very many rows, so the usual case of each function comes first and is short.
+Several outcomes of one file, such as the members of a container, have one row. There may be very
+many rows, so the usual case of each function comes first and is short.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Row = tuple[Any, ...]
 
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
-#: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
-#: `bytes` and enumerations: so rows that come by the thousand have none of these.
+#: SQLite's module binds values of its own types at once, and searches adapters for others, such as
+#: `bytes` and enumerations: rows that come by the thousand avoid these.
 STATES = {state: state.value for state in MatchState}
 FOUND, HELD = STATES[MatchState.FOUND], STATES[MatchState.HELD]
 EXCEPTED = STATES[MatchState.EXCEPTED]
@@ -36,9 +36,9 @@ EXCEPTED = STATES[MatchState.EXCEPTED]
 class Found(msgspec.Struct, frozen=True, gc=False):
     """One outcome to be recorded: where it is, and which entries it hit, all of them complete.
 
-    Outcomes of one file, such as the members of a container, are joined: `hits` are those of all,
-    and `members` has the names and hits of each that is a member. `count` is how many they are.
-    Excepted ones have no hits there, unless all are excepted.
+    Outcomes of one file, such as the members of a container, are joined: `hits` are the hits of
+    all, `members` has the names and hits of each member, `count` is the number of outcomes.
+    Excepted outcomes have no hits there, unless all are excepted.
     """
 
     outcome: Outcome
@@ -111,7 +111,7 @@ def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
 
 
 def joined(found: list[Found]) -> list[Found]:
-    """Join neighbours that are of one file: it has one record, however many of its members match.
+    """Join neighbours of one file: it has one record, however many of its members match.
 
     Equal place and tags show that it is one file. The order stays.
     """
@@ -259,7 +259,7 @@ def needs_step(one: Found, before: Match | None) -> bool:
 
 
 def event_of(before: Match | None) -> str:
-    """Return the step of an outcome; one that changes no state leaves the story where it is."""
+    """Return the event of an outcome's step; `SEEN_AGAIN` leaves the state as it is."""
     return SEEN_AGAIN if before is not None and before.state in PROGRESS else FOUND
 
 

@@ -35,7 +35,7 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which matches: those that fit all conditions; an empty one, or None, is no condition.
+    """Selects the matches that fit all conditions; an empty value, or None, is no condition.
 
     They are in one of `states`, at one of `paths` or below it (absolute), they hit an entry of
     `list_name` (`entry` is that one), and a scan has seen them at `since` or later.
@@ -137,7 +137,7 @@ class Selection(MatchStore):
             start, last = rows[-1].path, rows[-1].id
 
     def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
-        """Note that the files of these are missing; return those for which it was noted.
+        """Note that the files of matches are missing; return those for which it was noted.
 
         Matches that another scan has seen meanwhile stay as they are.
 

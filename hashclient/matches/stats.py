@@ -53,7 +53,7 @@ class About(NamedTuple):
 class Line(msgspec.Struct, frozen=True):
     """The counts of some matches.
 
-    `held` counts those that were held at any time, the others how they stand now.
+    `held` counts matches that were ever held; the others count the state now.
     """
 
     about: About

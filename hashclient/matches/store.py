@@ -61,7 +61,7 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: The first step of a story is one of these, and may be left out if it is the first of them.
+#: A story begins with one of these steps; the first of them may be left out.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: A report that was prepared earlier does not fulfil a later wish.
 _REPORT_WANTED = """

@@ -26,7 +26,7 @@ _DELIMITERS = (",", ";", "\t")
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """A header: its columns in small letters, and which of them is which of ours."""
+    """A header: its columns in lower case, and which column is which of ours."""
 
     delimiter: str
     columns: list[str]

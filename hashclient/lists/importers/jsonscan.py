@@ -94,7 +94,7 @@ class Scanner:
         """Return the next value.
 
         Raises:
-            UsageError: it is none that means one thing to every parser, or too long.
+            UsageError: it is too long, or parsers may read it differently.
         """
         self.peek()
         while True:
@@ -135,7 +135,7 @@ class Scanner:
         """Step over the next array; the caller reads one value at each step.
 
         Raises:
-            UsageError: it is no array, or not all of one.
+            UsageError: it is no array, or it is cut off.
         """
         self.need("[")
         if self.take("]"):

@@ -101,7 +101,7 @@ class _Document:
         self._doubled = False
         self._entries: list[dict[str, str]] = []
         self._numbers: list[int] = []
-        #: The ids of entries: of those that were read, and of the deleted ones.
+        #: The ids of entries that were read, and of deleted entries.
         self._known, self._deleted = _Ids(), _Ids()
 
     @property

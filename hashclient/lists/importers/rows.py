@@ -170,7 +170,7 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Texts of which each such beginning has one. Few names have any; many names are searched at once.
+#: Each such beginning has one of these texts. Few names have any; many names are searched at once.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 

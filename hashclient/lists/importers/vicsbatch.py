@@ -57,7 +57,7 @@ class KeyEnds:
         self._last_three: Uint32 = ends[0] | ends[1] | ends[2]
 
     def may_have(self, name: str) -> bool:
-        """Return whether there is a key that ends as this one."""
+        """Return whether a key ends in the same three bytes."""
         return bool((self._last_three == _last_three(name)).any())
 
     def count(self, name: str, expected: int) -> int:
