@@ -271,7 +271,7 @@ EARLY = "the clock is behind the last check"
 
 
 class Remark(msgspec.Struct, frozen=True):
-    """A reason why a run is not whole, in a word and in a sentence; the list, where it is one's."""
+    """A reason why a run is not whole: a word, a sentence, and the list if it is about one."""
 
     subject: str
     text: str
@@ -283,7 +283,7 @@ class Remark(msgspec.Struct, frozen=True):
 def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -> Iterator[Remark]:
     """Yield all reasons why a run is not whole, in the order in which every format has them.
 
-    A new reason is one more here. Times are as `written` writes them.
+    New reasons are added here. Times are as `written` writes them.
     """
     for missing in summary.missing:
         yield Remark("missing", missing_text(missing), missing.name or "")

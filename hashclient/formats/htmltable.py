@@ -49,7 +49,7 @@ def element(name: str, *children: str, **attributes: str | bool | None) -> Marku
 
 
 def joined(*parts: str) -> Markup:
-    """Return `parts` one after the other; those that are not Markup are text."""
+    """Join `parts`; those that are not Markup are escaped as text."""
     return Markup("".join(part if isinstance(part, Markup) else text(part) for part in parts))
 
 

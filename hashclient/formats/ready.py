@@ -72,7 +72,7 @@ class RecordParts(Generic[T]):
 
 
 class ActedParts(Generic[T]):
-    """Keeps the result of `render` for actions; those of held matches are one value."""
+    """Keeps the last result of `render`: the actions of held matches are all equal."""
 
     def __init__(self, render: Callable[[tuple[Acted, ...]], T]) -> None:
         """Nothing is rendered yet."""

@@ -13,7 +13,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 PROVIDER = Peer("provider", "lists that are here stay in use")
-#: One that `init` is about to pin: no list of it is here yet.
+#: A provider before `init` pins it: no list of it is here.
 NEW_PROVIDER = Peer("provider", "nothing was pinned")
 EXPORTER = Peer("server of the exceptions", "exceptions that are here stay in use")
 REPORTING_SERVICE = Peer(

@@ -90,7 +90,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Its name here with the provider, since notices of several providers may have one id."""
+        """Its id with the provider, since notices of several providers may have one id."""
         return f"{self.provider}/{self.kept.notice.id}"
 
 

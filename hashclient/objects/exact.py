@@ -9,7 +9,7 @@ credentials, and signs requests. So it sends them to an address of this process:
 4. obstore reads the page and asks for the next one. Here the keys are read back.
 
 Others on this machine cannot use the address: a request needs a secret in its name of the client.
-Requests to it stay within this machine: if a proxy would get them, there is no such listing.
+Requests to it stay within this machine: if a proxy would get them, nothing is listed so.
 
 Limit: such a key can be listed, and not be read.
 """

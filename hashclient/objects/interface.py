@@ -72,7 +72,7 @@ class Store:
 
     @property
     def namespace(self) -> str:
-        """A text that differs from that of a bucket of the same name elsewhere."""
+        """A text that distinguishes this bucket from others of the same name."""
         raise NotImplementedError
 
     def head(self, key: str, version: str | None) -> Seen:
@@ -90,7 +90,7 @@ class Store:
     ) -> Seen:
         """Give the bytes in a `span` of an object that has this ETag and version, if given.
 
-        None is all of it: not every store accepts that as a range. The caller counts the bytes. An
+        None means all: not every store accepts that as a range. The caller counts the bytes. An
         object that is another one now is an error.
         """
         raise NotImplementedError
@@ -108,7 +108,7 @@ def quoted(etag: str | None) -> str | None:
 
 
 def condition(etag: str | None) -> str | None:
-    """Return the ETag that a request has as its condition; a weak one never matches."""
+    """Return an ETag to use as a condition; not a weak one, which never matches."""
     return None if etag is None or etag.startswith("W/") else etag
 
 

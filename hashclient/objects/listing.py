@@ -4,8 +4,8 @@
    at its end, only the objects below.
 2. Each store is listed by its client. Of Google and Azure, pages with a key that obstore cannot
    name are listed by `exact`, and so are buckets with keys that begin with a slash.
-3. Keys come in the order of their bytes. If a key goes back, the store repeats itself: the listing
-   ends then, incomplete.
+3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
+   the listing ends there.
 
 Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key, and behind
 a proxy one at its beginning.

@@ -35,7 +35,7 @@ class Other(Store):
 
     @property
     def namespace(self) -> str:
-        """A text that differs from that of a bucket of the same name elsewhere."""
+        """A text that distinguishes this bucket from others of the same name."""
         return f"{self.scheme} {self._endpoint or self._account} {self.bucket}"
 
     @property

@@ -43,8 +43,8 @@ def open_bucket(
 ) -> Any:
     """Return a bucket for obstore.
 
-    `config` is what obstore does not find by itself. With `is_http`, the store has no TLS;
-    `options` are those of obstore's client.
+    `config` has settings that obstore does not find itself. With `is_http`, the store has no TLS;
+    `options` go to obstore's client.
 
     Raises:
         StoreError: it cannot be opened.

@@ -43,7 +43,7 @@ from hashclient.objects.interface import (
 #: Endpoints of Amazon itself, and those that are found by the region alone.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
-#: The region of stores that have none.
+#: The region for stores without one.
 _DEFAULT_REGION = "us-east-1"
 _YES = frozenset({"1", "true", "yes", "on"})
 #: How often credentials are asked for again; botocore renews them before they expire.
@@ -66,7 +66,7 @@ MOST_PAGES = 1_000
 
 #: An object of a listing: its key, size, ETag and version.
 Row = tuple[str, int, str | None, str | None]
-#: A page, and what asks for the next one; None at the end.
+#: A page, and the request for the next; None at the end.
 _Page = tuple[Any, dict[str, str] | None]
 
 
