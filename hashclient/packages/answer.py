@@ -24,7 +24,7 @@ FORMAT: Literal["hashclient-answer/1"] = "hashclient-answer/1"
 #: An answer names up to 10,000 matches a few times.
 MAX_ANSWER_BYTES = 1 << 20
 
-#: How each answer begins, as it has one spelling.
+#: The fixed first bytes of every answer.
 BEGINNING = b'{"format":"hashclient-answer/'
 
 _TAG = b"hashclient answer v1\n"

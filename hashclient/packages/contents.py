@@ -41,7 +41,7 @@ HEAD = {
 }
 #: The first two headers of an archive lie within as many bytes.
 _HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
-#: A directory with none of these names is no package; anything may have a README.txt.
+#: A package directory has one of these names; any directory may have a README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 
 #: Yields the plain bytes of an age file that is given in chunks. Raises AuthorisationError if no
@@ -159,7 +159,7 @@ def unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def _no_package(path: Path) -> UsageError:
-    """Return the error for what has nothing of a package; it must not pass for a verified one."""
+    """Return the error for a path without parts of a package; it must not pass as verified."""
     return UsageError(
         f"no package, and nothing was verified: {printable(path)}",
         hint="give the directory or the file that was handed over; if this is it, ask for it again",

@@ -33,7 +33,7 @@ from hashclient.packages.verify import (
 from hashclient.system.outputs import placed_directory
 from hashclient.system.text import for_programs, path_fields, printable
 
-#: The columns of a row, which is about one entry that one match of one document has.
+#: The columns of a row: one entry of one match of one document.
 DOCUMENT_COLUMNS = (
     *("report", "created", "organisation", "machine"),
     *("match", "path", "path_b64", "size", "state", "viewed", "evidence"),
@@ -130,7 +130,7 @@ class SameEntries:
     """Finds the reports that concern the same entry.
 
     Entries are the same if their ids, their lists, and the roots or addresses of their providers
-    are. Each root and each address stands for one provider, and so do both of one entry.
+    are. A root, or an address, names one provider; both of one entry name the same one.
     """
 
     def __init__(self, checked: Sequence[Checked]) -> None:
@@ -168,7 +168,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each entry of each match of each package, by `COLUMNS`.
 
-    A note of retraction, and what does not verify, has one row; an answer has one for each match.
+    A note of retraction, or a refused path, has one row; an answer has one for each match.
     """
     same = SameEntries(checked)
     for one in checked:
@@ -214,7 +214,7 @@ def rows(
 
 
 def document_rows(document: Document) -> Iterator[tuple[dict[str, Any], Entry | None]]:
-    """Yield the columns that a document has, for each entry of each match; one row at least."""
+    """Yield a row for each entry of each match of a document, but at least one row."""
     row = {
         "report": document.report,
         "created": for_programs(document.created),

@@ -18,7 +18,7 @@ from hashclient.core.errors import VerificationError
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: A reader takes pieces of this size.
 CHUNK_BYTES = 1 << 16
-#: Where a header says that it is one.
+#: Where a header has its mark.
 _MARK_AT = 257
 
 

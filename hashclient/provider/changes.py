@@ -306,7 +306,7 @@ def check_entry_ids(entry_ids: Sequence[str]) -> None:
     """Check ids of entries that are to be withdrawn.
 
     Raises:
-        UsageError: there is none, one cannot be an id, or is given twice.
+        UsageError: no ids, a text that is no id, or an id given twice.
     """
     if not entry_ids:
         raise UsageError("no entries to withdraw")
@@ -360,5 +360,5 @@ def _some(entries: Entries, rows: Int64) -> Some | None:
 
 
 def _category_of(list_name: str) -> str:
-    """Return the category of entries that have none: the list's name, if it may be one."""
+    """Return the category of entries without one: the list's name, if it is allowed."""
     return list_name if is_category(list_name) else DEFAULT_CATEGORY

@@ -32,9 +32,8 @@ Range = list[Segment]
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
     """Return the neighbouring ranges that are worth joining into one; fewer than two mean none.
 
-    The first of them is looked for from the front, not from the end: where each publication is
-    followed by a small withdrawal, the last range is a small one, which must not keep all those
-    before it apart for good.
+    The search for the first one begins at the front, not at the end: if a small withdrawal follows
+    each publication, the last range is small, and must not keep all earlier ones apart for good.
     """
     ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
     old = [r for r in ranges if r[0].last <= generation - keep_newest]

@@ -66,7 +66,7 @@ def verify_list(
     files: dict[str, Path],
     to: Sequence[Shown],
 ) -> ListChange | None:
-    """Verify the new files of a list, and add them to `files`; None says that there are none.
+    """Verify the new files of a list, and add them to `files`; return None without new files.
 
     One file at a time is in memory. Their contents are shown `to` these.
     """

@@ -235,7 +235,7 @@ def _write_signature(
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A draft that may be published: the roles that change, and those that come out of it."""
+    """A draft that may be published: its changed roles, and the signed roles that result."""
 
     draft: Draft
     changed: set[str]

@@ -46,9 +46,9 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Keys; at least `threshold` of them have to sign.
+    """Keys of which at least `threshold` have to sign.
 
-    With `may`, they need not. These keys are about to be replaced. A client that has fetched just
+    With `may`, they need not sign: they are about to be replaced, but a client that fetched just
     before still verifies the role by them.
     """
 
@@ -87,12 +87,12 @@ def policies_of(
 def newest(
     name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> Metadata[Any]:
-    """Return a role as it is in the draft, or else as it is before."""
+    """Return a role of the draft, or else the published one."""
     return roles[name] if name in roles else before[name]
 
 
 def policy_of(delegator: Any, role: Any) -> Policy:
-    """Return whose keys sign a role, as the one that names it says."""
+    """Return the keys that sign a role, as its delegator says."""
     keys = {keyid: delegator.keys[keyid] for keyid in role.keyids if keyid in delegator.keys}
     return Policy(keys, role.threshold)
 

@@ -15,12 +15,12 @@ Loading one verifies it, as far as that is possible from the draft alone:
    those that targets name for lists and notices. People who sign compare the root with the one they
    know.
 2. Each role is the next version of the one before, and has no other fields than that.
-3. A list has the files that it had, but for those that are new, and these are here, whole: their
-   digests are in the role, and they are read as a client reads them. So do notices.
-4. Targets name the lists that they named, and notices, with the same keys, but for those in the
-   draft and lists that they end; and so does a root with the roles that it names.
-5. A snapshot names the same as before, but the roles of the draft by their new versions; a
-   timestamp names the snapshot after the one before.
+3. A list keeps its files. New files are here, whole: their digests are in the role, and they are
+   read as a client reads them. The same holds for notices.
+4. Targets keep all delegations to lists and notices, and their keys, but for those in the draft and
+   ended lists; a root keeps all roles in the same way.
+5. A snapshot names the same roles as before, those of the draft by their new versions; a timestamp
+   names the next snapshot.
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
 

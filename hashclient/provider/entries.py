@@ -112,7 +112,7 @@ class Entries(msgspec.Struct):
             )
 
     def _encode(self, at_least: int) -> None:
-        """Make segments of the pending rows, as long as there are `at_least` of them."""
+        """Make segments of the pending rows while `at_least` of them are left."""
         import pyarrow as pa
 
         table = pa.concat_tables(self.pending)
@@ -213,7 +213,7 @@ def _is_valid(table: pa.Table) -> bool:
 
 
 def _table(batch: DigestBatch, generation: int, number: int, category: str) -> pa.Table:
-    """Return the rows of `batch` as an `add` segment has them; `number` is that of the first.
+    """Return the rows of `batch` in the form of an `add` segment; the first has `number`.
 
     Entries without a category get `category`.
     """

@@ -81,7 +81,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
         UsageError: there is no such list or generation, or `to` is something else than a file, or
             lies in the repository.
         StateError: there is no repository, it is being changed or is corrupt, or `to` cannot be
-            written; the file that was there before is there then.
+            written; an earlier file stays then.
     """
     public = directory / "public"
     if not (public / "metadata" / "timestamp.json").exists():

@@ -147,7 +147,7 @@ def tallies(repository: Repository, least: int) -> list[Tally]:
 
 
 def _listed(repository: Repository, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the entries with the ids of those `wanted` that are on a list now."""
+    """Return the listed entries that have the ids of `wanted` ones."""
     ids = sorted({entry for _, entry in wanted})
     answers = find(repository, Questions(ids)) if ids else []
     return {(e.list_name, e.entry_id) for a in answers for e in a.entries if e.is_listed}

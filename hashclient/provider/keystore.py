@@ -98,7 +98,7 @@ class KeyStore:
         return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
 
     def protect_as(self, role: str, keyids: Sequence[str]) -> None:
-        """Use the passphrase of those of `keyids` that are here for new keys, too.
+        """Use the passphrase of the present keys of `keyids` for new keys, too.
 
         Without one, or if new keys have a passphrase already, nothing changes.
 

@@ -94,9 +94,9 @@ class ListFiles:
     def live_hashes(self, roles: Roles, index: ListIndex, *to: Shown) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
-        The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
-        one list of 300,000; the later of them is then refused, and needs another id. All is shown
-        `to` these, too.
+        The 64-bit hashes of the checksum stand for the ids. In one of 300,000 lists with 10 million
+        ids, two ids share a hash: the later id is refused, and has to change. All is shown `to`
+        these, too.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.

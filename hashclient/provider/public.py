@@ -99,7 +99,7 @@ def _set_mode(folder: Path, mode: int) -> None:
 
 Kind = TypeVar("Kind", Root, Timestamp, Snapshot, Targets)
 
-#: As TUF writes it, so that no two names are of one version.
+#: As TUF writes it, so that each version has one name.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 RESTORE_HINT = "restore the repository from a copy"
@@ -122,8 +122,8 @@ def own_hints(what: str, directory: Path) -> Iterator[None]:
     """Give errors of the operating system the hints of a repository.
 
     Raises:
-        StateError: that of the block, with another hint; or for an `OSError`, one with `what`
-        failed for `directory`.
+        StateError: that of the block, with another hint; an `OSError` becomes one with `what` and
+        `directory`.
     """
     try:
         yield

@@ -1,9 +1,9 @@
 """Replaces a list by a source: adds entries that the list lacks, withdraws those the source lacks.
 
-Equal entries are left alone, so that clients download the difference only. An entry is the same if
-its digests, size and category are, and its id where the source gives one; when it was added does
-not count. Both are compared by 64-bit hashes, as ids are. Entries that are the same but for their
-ids are counted: afterwards the list has as many of them as the source.
+Equal entries are left alone, so that clients download the difference only. Entries are equal if
+their digests, size and category are, and their id if the source has one; the time of adding does
+not count. Both are compared by 64-bit hashes, as ids are. Entries that differ only in their ids are
+counted: afterwards the list has as many as the source.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _of_source(
     texts: list[str] = []
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:
-        # One character more than an id may have: a longer one is equal to none.
+        # One character more than the limit: a longer id equals no valid id.
         texts += [
             (t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count
         ]

@@ -227,7 +227,7 @@ class Repository(RepositoryDirectory):
     def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
         """Undo a generation of a list, as one new generation; or write that as a `draft`.
 
-        What it added and is still listed goes, what it withdrew comes back.
+        Added entries that are still listed go, withdrawn ones come back.
 
         Raises:
             UsageError: there is no such list or generation, nothing of it is left to undo, or

@@ -86,7 +86,7 @@ class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
 class Renewed(msgspec.Struct, frozen=True):
     """Roles that were signed again, and roles that are due but whose keys are not here.
 
-    `wanting` says for each of these which keys suffice.
+    `wanting` has the keys that suffice for each.
     """
 
     signed: tuple[str, ...]

@@ -264,7 +264,7 @@ class Roles:
     ) -> None:
         """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
 
-        A role in `signers` is signed by these, whatever its policy says; one in `given` was signed
+        `signers` sign their roles, whatever the policy says; a role in `given` was signed
         elsewhere, and is written as it is.
 
         Raises:
@@ -374,7 +374,7 @@ class Roles:
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp again, and each role past half of its validity.
 
-        Return the roles that were signed, and those that are due but have a key elsewhere.
+        Return the signed roles, and the due roles that have a key elsewhere.
 
         Raises:
             StateError: as `commit`.

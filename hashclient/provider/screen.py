@@ -1,8 +1,8 @@
 """Rows that are not published: digests of the empty file, and of known good files.
 
-Neither may be on a list: clients refuse the first, and users refuse the second. Such rows are
-skipped and counted like rows that cannot be used, up to the same bound; with one more, no row is
-published. Known good files are looked for in one pass over their lists, however long.
+Neither may be on a list: clients refuse the first, and users refuse the second. These rows are
+skipped and counted like unusable rows, up to the same bound; beyond it, no row is published. Known
+good files are looked for in one pass over their lists, however long.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ REPO/sources/LIST/ has what is needed for that:
     source.json     which list, which of its entries, and ids that stay out
 
 1. The bundle, or copy of a public directory, is verified from the pinned root, and the list's
-   generation is none before the one that was taken last.
-2. All segments are verified and parsed; count and checksum of what is left are those of its index.
+   generation is not older than the last one taken.
+2. All segments are verified and parsed; count and checksum of live entries are those of its index.
 3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
    out, until they are added again here.
 4. The other entries that `where` chooses become the whole list (`replace`), in memory.
@@ -74,7 +74,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`source.json`: a list of another provider, and which of its entries are shared on.
 
     `where` is a condition as of `--where`; without one, all are. `left_out` are ids that were
-    withdrawn here and that the other provider lists all the same.
+    withdrawn here and that the other provider still lists.
     """
 
     list: str
@@ -84,10 +84,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Share:
-    """One list that shares another one on, from one copy of its provider's files."""
+    """Shares a list of another provider on, from a copy of that provider's files."""
 
     def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
-        """Read from `copy`; `folder` is that of the list in `sources/`, and need not be there.
+        """Read from `copy`; `folder` is the list's in `sources/`, and need not exist.
 
         Unless it `writes`, nothing is kept there, as for a dry run.
         """
@@ -239,8 +239,8 @@ def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles)
 def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
     """Return the ids that may come back to a list that shares another one on, or None for all ids.
 
-    An entry that the other provider has withdrawn may not come back. All ids may come back to a
-    list that shares no other one on.
+    An entry that the other provider has withdrawn may not come back. All ids may come back to other
+    lists.
 
     Raises:
         StateError: what is shared on, or a published file, cannot be read.
