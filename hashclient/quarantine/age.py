@@ -183,7 +183,7 @@ def unseal(
     """Decrypt the bytes that `source` returns; `sink` gets each chunk after it was authenticated.
 
     Raises:
-        AuthorisationError: none of `identities` opens it.
+        AuthorisationError: no key of `identities` fits.
         StateError: it is damaged or no age file.
         BaseException: what `source` or `sink` raised.
     """

@@ -1,4 +1,4 @@
-"""What belongs to a match: files beside the one that matched, such as a chat or an account's data.
+"""Files that belong to a match beside the matched one, such as a chat or an account's data.
 
 A sealed copy of each goes with the item: it is shown, sealed again, kept and destroyed with it. The
 files themselves stay in their places, so restoring the item drops the copies.

@@ -67,10 +67,10 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one act share; `hold` is that of the item to be sealed.
+    """The values that the steps of one act share; the item to be sealed gets `hold`.
 
-    Steps are taken in threads, so they use the record of matches in a `Wait` alone: threads that
-    ask the same at the same time get each other's answers from Python 3.12 on.
+    Steps are taken in threads, so they use the record of matches only in a `Wait`: from Python 3.12
+    on, threads that ask the same at a time get each other's answers.
     """
 
     room: Room
@@ -107,9 +107,9 @@ def take(
     10. A tombstone is put in its place, if one is configured.
     11. The removal is noted in the record, the log and, last, the document.
 
-    Up to `AT_ONCE` files take steps together, in two halves: while what one has written becomes
-    durable, the other goes on. The names of all folders of a half are made durable at once (7), one
-    write logs their sealing (8), one changes the record and one logs the removal (11).
+    Up to `AT_ONCE` files take steps together, in two halves: while one waits for the disk, the
+    other goes on. The names of all folders of a half are made durable at once (7), one write logs
+    their sealing (8), one changes the record and one logs the removal (11).
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -130,8 +130,8 @@ def _take_some(
     steps: dict[str, _Steps] = {}
     inodes = set[int]()
     size, most = 0, at_once()
-    # An id that was given twice waits until it is done; so does another name of the same file,
-    # which changes when it loses the first one.
+    # A repeated id waits for its first act; so does another name of the same file, which changes
+    # when it loses the first name.
     while left and left[0][0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id, seen = left[0]
         try:

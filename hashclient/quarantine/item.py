@@ -194,10 +194,10 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """That the file of an item was restored.
+    """Says that an item's file was restored.
 
-    A file that is isolated again may have the same id, but never an equal sealed copy: the note of
-    an earlier one says nothing about it.
+    A file that is isolated again may have the same id, but never the same sealed copy: an earlier
+    note does not apply to it.
     """
 
     evidence_sha256: str
@@ -257,7 +257,7 @@ def item_ids(directory: Path) -> list[str]:
 def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None = None) -> Item:
     """Read the document of one item in the quarantine `directory`, and its note.
 
-    `notes` are those of `load_notes`, where the caller has them.
+    `notes` is the result of `load_notes`, if the caller has it.
 
     Raises:
         UsageError: there is none with this id.
@@ -307,7 +307,7 @@ def load_notes(directory: Path) -> dict[str, Note]:
 
 
 def save_notes(directory: Path, notes: dict[str, Note]) -> None:
-    """Replace what `load_notes` returns, durably; without any note there is no document.
+    """Replace the notes, durably; without notes, remove the document.
 
     Raises:
         StateError: it cannot be written.

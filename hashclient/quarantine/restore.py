@@ -68,7 +68,7 @@ class Restored(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-#: Yields what to log before it goes on; returns the item as it is then.
+#: Yields changes to wait for; returns the item in its new state.
 _Steps = Generator[Wait, None, tuple[Item, Restored]]
 #: The result or the failure by id; None while the act goes on.
 _Outcomes = dict[str, Restored | HashclientError | None]
@@ -104,9 +104,9 @@ def restore(
     8. The item is dropped.
 
     Up to `AT_ONCE` items take steps together, in two halves: while what one has written becomes
-    durable, the other goes on. One write logs the intents of a half (3), one that they were
-    restored (7); one notes it of all, and one changes the record. The items are dropped while the
-    next ones are opened.
+    durable, the other goes on. For each half, one write logs the intents (3), one logs the
+    restoring (7), one notes it, and one changes the record. The items are dropped while the next
+    ones are opened.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -256,7 +256,7 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
     """Refuse a directory that others may have put in place of the one that the file was in.
 
     Raises:
-        UsageError: it is one.
+        UsageError: refused.
         OSError: it cannot be found out who may change the way to it.
     """
     if is_named or item.origin.seen.is_directory(os.fstat(place.fd)):

@@ -49,8 +49,8 @@ from hashclient.system.text import log_path_fields, printable
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
-#: The most items that take each step together, each with two open files; from so many bytes on, no
-#: other one is added.
+#: The most items that take a step together, each with two open files; beyond so many bytes, no item
+#: is added.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
 #: How many threads take steps that wait for a network. Other steps are taken by one: threads would
@@ -82,7 +82,7 @@ class Wait(msgspec.Struct, frozen=True):
     """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
 
     Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
-    folder has got its name. `names` are those in a directory besides, and are synced once for all
+    folder has got its name. `names` are other names in a directory; they are synced once for all
     acts in it. `change` gets the match, without its hits, as it is on record by then; it returns
     the change to `QUARANTINED` to note there, if any, as `change_all` takes it, or refuses to go
     on.
@@ -237,7 +237,7 @@ class Room:
             save_notes(self.directory, notes)
         with matches.batch():
             known = matches.look_up_all([*marks])
-            # A scan may have found the restored file again since; that has a story of its own.
+            # A scan may have found the restored file again since: its match stays as it is.
             changes = [
                 (match, {"by": mark.by, "reason": mark.reason}, mark.in_place)
                 for match_id, mark in marks.items()
@@ -332,8 +332,8 @@ class Room:
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
         """Give a new folder, which is whole and durable, the item's id.
 
-        A `Wait` makes the name durable. With `replaces`, it takes the place of the present item
-        with that id, durably; that one stays on failure.
+        A `Wait` makes the name durable. With `replaces`, it durably replaces the present item with
+        that id, which stays on failure.
 
         Raises:
             StateError: it cannot be written.
@@ -355,9 +355,8 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
-        Half of them go on until each has ended or waits for the disk; meanwhile, what the other
-        half waits for is written in threads, once for all.
-        `is_slow` says that steps wait for a network.
+        One half goes on until each act has ended or waits for the disk; meanwhile, threads write
+        the changes of the other half, once for all. `is_slow` says that steps wait for a network.
         If something cannot be written, that is a failure of all acts that wait for it.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
@@ -565,7 +564,7 @@ def _remove_item(folder: str) -> None:
 
 
 def remove_folder(folder: Path | str) -> None:
-    """Remove the folder of an item, or one with several of these, as far as possible."""
+    """Remove the folder of an item, or a folder of such folders, as far as possible."""
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
             for entry in entries:

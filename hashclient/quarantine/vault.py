@@ -102,7 +102,7 @@ class Quarantine:
     ) -> Taken:
         """Seal the file of a match and remove it from its place; also finish an interrupted act.
 
-        The file is the one that was `seen` when it was read; without this, the one on record.
+        The file is the one `seen` when it was read; by default, the one on record.
 
         Raises:
             UsageError: the match is withdrawn, its story has ended, or it is not known which file

@@ -166,7 +166,7 @@ def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
 
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
-    """Return the next step for an item, and where its file is; None if there is none."""
+    """Return the next step for an unfinished item, and where its file is; else None."""
     match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but not dropped: `hashclient quarantine purge` finishes that"

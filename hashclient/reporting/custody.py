@@ -70,7 +70,7 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 
 
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
-    """Log a signed copy of each record that has one of `ids` and no signature.
+    """Log a signed copy of each unsigned record with one of `ids`.
 
     Returns the hashes of all records of which the log now has a copy, older copies included.
 
@@ -171,7 +171,7 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
 def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) -> bytes | None:
     """Return the note that sealed files were destroyed as the body asked; None if none was.
 
-    `matches` are those whose destruction it has asked for.
+    The body asked to destroy the files of `matches`.
 
     Raises:
         AuditError: the log is broken.

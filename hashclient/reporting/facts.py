@@ -96,7 +96,7 @@ def parse_facts(values: Any) -> Facts:
     """Return JSON values as facts.
 
     Raises:
-        UsageError: they are none; the message names the key, and has no value.
+        UsageError: they are not; the message names the key, but no value.
     """
     if not isinstance(values, dict):
         raise UsageError("the facts are no JSON object")

@@ -21,8 +21,8 @@ _COUNTS = ("confirmed", "rejected", "excepted", "held")
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
     """Return the feedback for a provider, and the signed file; log it first.
 
-    It has those entries of the provider's lists that have a count above zero here. The key is that
-    of the audit log.
+    It has the entries of the provider's lists with a count above zero here. The key is that of the
+    audit log.
 
     Raises:
         ConfigError: there is no such provider, or no seal key.
@@ -31,7 +31,7 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
     settings = session.settings
     root = settings.provider(provider).root_sha256
     expected = expected_lists(settings, session.sealer())
-    # A list of that name may be here from another provider, whose entries are not for this one.
+    # Another provider's list may have the same name: its entries are not for this provider.
     owners = {one.name: one.provider for one in expected if one.index is not None}
     lists = {
         one.name

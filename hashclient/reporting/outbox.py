@@ -221,8 +221,8 @@ class Outbox:
     ) -> tuple[Report, Report]:
         """Move matches that cannot be sent into a report of their own; return both reports.
 
-        Nobody outside has the report. `stuck` has the reason of each match; without one, it only
-        waits for a review.
+        Nobody outside has the report. `stuck` has the reason of each match; None: it only waits for
+        a review.
 
         1. The move is logged.
         2. The report is saved without them. After a kill, the next command goes on from here.
@@ -368,7 +368,7 @@ class Outbox:
         )
 
     def sealed(self, report: Report) -> dict[str, Sealed]:
-        """Return what is in quarantine of the matches of a report, as far as the report has it.
+        """Return the sealed files of a report's matches, with context if the report has it.
 
         Raises:
             StateError: an item cannot be read, or is damaged.
@@ -412,8 +412,8 @@ class Outbox:
     def export(self, report: Report, record: Matches) -> Document:
         """Log that a report is exported, and return its document.
 
-        It leaves as it would be sent now: without the matches that have ended or were rejected, and
-        only if none waits for a review.
+        The document is as it would be sent now: without ended or rejected matches, and only if no
+        match waits for a review.
 
         Raises:
             UsageError: a match in it waits for a review.
@@ -525,8 +525,8 @@ class Outbox:
     def waiting(self, report: Report, record: Matches) -> list[str]:
         """Return the matches of a report that wait for a review, so that it must not leave yet.
 
-        There are none if a person has let the report leave unreviewed, or if the other side may
-        have it already.
+        Empty if a person has let the report leave unreviewed, or if the other side may have it
+        already.
 
         Raises:
             StateError: the record of matches cannot be read.

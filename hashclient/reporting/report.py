@@ -194,7 +194,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is certain that the other side has no finished report: so it can wait here."""
+        """Whether the other side certainly has no finished report, so that it can wait here."""
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:

@@ -1,9 +1,9 @@
 """The interface of isolators: hold a matched object at its place, read it, remove exactly it.
 
 `isolate` decides the order of the steps and proves the content; an isolator does what depends on
-the kind of place. Errors are those of the system (`OSError`); an act on one match ends with them,
-put into words. A file is always restored to the file system, wherever it came from, so `restore`
-does not use isolators.
+the kind of place. Errors are those of the system (`OSError`); as messages, they end the act on one
+match. A file is always restored to the file system, wherever it came from, so `restore` does not
+use isolators.
 """
 
 from __future__ import annotations

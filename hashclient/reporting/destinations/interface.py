@@ -81,7 +81,7 @@ class Destination(Protocol):
         """
 
     def take_back(self, report: Report) -> Sent:
-        """Take a report back: a begun one always, one that was handed over where this is possible.
+        """Take a report back: a begun one always, a handed-over one where possible.
 
         Afterwards it is retracted. For a retracted report, unfinished steps are finished.
 

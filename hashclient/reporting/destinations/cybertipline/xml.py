@@ -77,8 +77,8 @@ def report_element(
     """Return the report that opens a submission.
 
     `with_file` are the matches whose file will follow; the others are described here, with the
-    `facts` about their sources. The files of those in `sealed` will be sealed. An account is the
-    person who is reported, if no other one is known.
+    `facts` about their sources. Matches in `sealed` have sealed files. An account is the person who
+    is reported, if no other one is known.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -119,7 +119,7 @@ def file_element(
 
     `digests` has the known digests of the original file, hexadecimal, by the name of the algorithm;
     `sealed_to` has the public keys, if the sealed form was uploaded. `facts` are about the source;
-    those that have no element of their own are in the text.
+    facts without an XML element are in the text.
     """
     name = printable(os.path.basename(file_path(match)))  # noqa: PTH119 - any bytes
     others = {name: facts[name] for name in ("account", "message_id") if name in facts}

@@ -156,7 +156,7 @@ class HandOver:
     def _refused(self, document: Document) -> dict[str, HashclientError]:
         """Return the matches with a sealed file that some recipient of the package cannot open.
 
-        There are none if a person allows it.
+        Empty if a person allows it.
         """
         if self._work.allow_closed:
             return {}
