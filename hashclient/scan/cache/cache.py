@@ -251,8 +251,8 @@ class Inventory(Cache):
 
         `containers` are the members that were found inside of files.
 
-        All of it becomes visible at once. A later record of an inode replaces an earlier one; of
-        the same content, it adds its tags, as `records` says.
+        All becomes visible at once. A later record of an inode replaces an earlier one, or adds its
+        tags if the content is the same (`records`).
 
         Raises:
             StateError: it cannot be written.
@@ -366,14 +366,14 @@ class Inventory(Cache):
 
 
 def today() -> int:
-    """Return the day as records have it: one at least, since 0 says that a record is proven."""
+    """Return the day for records: at least 1, since 0 says that a record is proven."""
     return min(max(1, int(time.time() // DAY_S)), _LAST_DAY)
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     """Return which files, read at `since_ns` or later, can be known by their status from now on.
 
-    Not one that changed so shortly before that another change may bear the same time.
+    Not a file that changed so recently that another change may have the same time.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)

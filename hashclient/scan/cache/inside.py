@@ -78,10 +78,10 @@ def unchanged(
     day: int,
     reread_days: int,
 ) -> Iterator[tuple[int, Inside, bool]]:
-    """Yield the members of those files that are still as their records say.
+    """Yield the members of the files that are still as recorded.
 
-    A file is given by its place among `statuses`. With its members goes whether they are only
-    believed to be what is there.
+    A file is given by its place among `statuses`. With its members comes whether they are believed,
+    not proven.
     """
     if not containers:
         return

@@ -88,7 +88,7 @@ _ANY = meaning.Touched(0, frozenset(range(256)))
 
 
 def _read(database: sqlite3.Connection) -> dict[int, str]:
-    """Return the kinds of each meaning, as text; those whose checksum is right."""
+    """Return the kinds of each meaning with a right checksum, as text."""
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meanings'").fetchone():
         return {}  # it was written before there were any
     rows: list[tuple[Any, ...]] = database.execute(

@@ -34,7 +34,7 @@ class Memory:
         use: bool = True,
         on_failure: Callable[[StateError], None] = lambda _: None,
     ) -> None:
-        """Remember at `place`; with `use` unset, files are read all the same."""
+        """Remember at `place`; with `use` unset, known files are read again."""
         self._place = place
         self._use = use
         self._on_failure = on_failure

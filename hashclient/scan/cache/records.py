@@ -1,9 +1,8 @@
 """Records of files that were read, as a cache keeps them: in columns.
 
 A record is proven if nobody could have changed the file since without a new time (`leases`), and
-believed otherwise. A proven one does not age. A believed one becomes due, and answers no more, at
-the latest so many days after the file was read. The day depends on the inode, so that each day has
-its share.
+believed otherwise. A proven one does not age. A believed one becomes due, and is ignored, at most
+so many days after the file was read. The day depends on the inode, so that each day has its share.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Records = npt.NDArray[np.void]
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
 #: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
 #: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
-#: the tags was made, counted from 1970, or 0 if the record is proven. Of a file that is no
-#: container, `begin` is the first byte, and `meaning` on the disk what that says; before there were
-#: meanings, these two were the upper bytes of the day, and zero.
+#: the tags was made, counted from 1970, or 0 if the record is proven. For a file that is no
+#: container, `begin` is its first byte, and `meaning`, on the disk, the meaning of that; older
+#: records have the upper bytes of the day there, which are zero.
 RECORD = np.dtype(
     [
         ("ino", "<u8"),
@@ -93,7 +92,7 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
 
 def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
-    """Return the record of each inode, or of another one, from records that ascend by inode."""
+    """Return each inode's record, or another one, from records that ascend by inode."""
     if not len(stored):
         return np.zeros(len(inodes), RECORD)
     position = stored["ino"].searchsorted(inodes)

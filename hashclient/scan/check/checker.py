@@ -104,8 +104,7 @@ class Checker:
         self._looker = Looker(
             judge, self._reader, cache=cache, members=members, keep_clean=keep_clean
         )
-        #: Files of one task that are no containers, whatever else is known of them, and their first
-        #: bytes.
+        #: All files of one task that are no containers, and their first bytes.
         self._plain: list[tuple[os.stat_result, int]] = []
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
@@ -191,7 +190,7 @@ class Checker:
 
         Named files are looked for by their names there, and are unread if these are missing.
         A new directory was put there as a file is saved over another; so was an older one if only
-        root or we can have done so. Otherwise the listed one may still be somewhere.
+        root or we can have done so. Otherwise the listed one may still exist.
 
         Raises:
             OSError: it cannot be opened; if it is a `MovedError`, another one is in its place.
@@ -218,8 +217,8 @@ class Checker:
     def _looks_first(self, directory: Directory) -> bool:
         """Return whether the files of a directory are looked at before they are opened.
 
-        Where most files hit and must be read, that is only one more request; so it is where members
-        count, since each file is opened then. A named file that was not listed may be of any kind.
+        If most files hit, or members count, each file is opened anyway, and a look is only one more
+        request. A named file that was not listed may be of any kind.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look
@@ -338,8 +337,8 @@ class Checker:
     ) -> None:
         """Check files of a directory that were missed, under the names that they have now.
 
-        If one is gone, the file that has its name now is read; the listed one is unread if there is
-        none, or one that has come from elsewhere.
+        If a file is gone, the one with its name now is read; the listed file is unread if the name
+        is gone, or its file came from elsewhere.
         """
         found: dict[str, int] = {}
         try:

@@ -4,9 +4,8 @@ Where a digest of a file hits, the other digests that the entry has are computed
 the order of the directories; then all files that hit are judged at once. So a file that matches
 costs little more than one that does not.
 
-Files that were read are remembered (`learn`). A file that somebody had open for writing while it
-was read is left out, and so is one that changed so shortly before that another change may bear the
-same time.
+Files that were read are remembered (`learn`). A file is left out if somebody had it open for
+writing while it was read, or if it changed so recently that another change may have the same time.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from hashclient.system.identity import Identity
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
 
-#: A file that was read, or is known: its directory and name, its first byte if it was looked at and
-#: is no container, else -1, and what was read of it: of a known file, no digests.
+#: A file that was read, or is known: its directory and name; its first byte if a look showed no
+#: container, else -1; and the result of reading it: no digests for a known file.
 Row = tuple[Directory, str, int, Read]
 
 
@@ -226,7 +225,7 @@ def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
 
 
 def listed_rows(judge: Judge, records: Records, masks: Uint8) -> set[int]:
-    """Look up, of each record, the tags in its mask; return the rows of those that are listed."""
+    """Look up the tags in the mask of each record; return the rows of listed records."""
     listed: set[int] = set()
     for algorithm, (tags, rows) in columns_of(records, masks).items():
         listed.update(rows[judge.are_listed(algorithm, tags)].tolist())
@@ -243,9 +242,9 @@ def learn(
 ) -> None:
     """Add to a result what scans remember of files that were looked at, or read, since a time.
 
-    `plain` are those that are no containers, with their first bytes; `inside` are containers, with
-    the members that were found. `identities` has the file systems by `st_dev`, None where nothing
-    is remembered.
+    `plain` are the files that are no containers, with their first bytes; `inside` are containers,
+    with their members. `identities` has the file systems by `st_dev`, None where nothing is
+    remembered.
     """
     since = identities, started_ns
     statuses, begins = [status for status, _ in plain], [begin for _, begin in plain]

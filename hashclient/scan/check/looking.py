@@ -31,7 +31,7 @@ from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE
 
-#: A file of a directory whose size and times can be relied on, and what would be computed of it.
+#: A file of a directory, with reliable size and times, and the digests to compute for it.
 _Seen = tuple[Directory, str, os.stat_result, Plan]
 
 

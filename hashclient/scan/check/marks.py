@@ -61,7 +61,7 @@ class Marks:
             self.may_be = self.size is None and ends_as_container(data, length, length)
 
     def look(self, fd: int, size: int) -> None:
-        """Look at an open file of a size, and read no more of it than that takes.
+        """Look at an open file of `size` bytes; read no more than needed.
 
         Raises:
             OSError: it cannot be read.

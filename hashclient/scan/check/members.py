@@ -130,14 +130,14 @@ class Opened(msgspec.Struct):
         return b"".join(part.tobytes() for part in parts)
 
     def leave(self, kind: str, path: str, members: tuple[str, ...], *, refuses: bool) -> None:
-        """Count what is of a kind that is not opened; with `refuses`, what is in it is unread."""
+        """Count a container that is not opened; with `refuses`, its content is unread."""
         add_by_kind(self.not_opened, {kind: 1})
         if refuses:
             self.members += 1
             self.keep(_unread(path, members, Why.NOT_OPENED, kind))
 
     def add_to(self, result: Result, seen: Seen | None = None) -> None:
-        """Count it in the result of a task; `seen` is the file, if it is one."""
+        """Add the counts to the result of a task; `seen` is set for a file."""
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
@@ -256,8 +256,7 @@ class Members:
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
         """Return which containers have no listed member, by their known members.
 
-        Each of the others has a listed member, or may have one: an unread member of a listed size,
-        say.
+        The others have a listed member, or may have one: an unread member of a listed size, say.
         """
         if not insides:
             return []
@@ -325,7 +324,7 @@ class Members:
         return self._cage
 
     def _count(self, found: Found, path: str, opened: Opened, waiting: list[Found]) -> None:
-        """Count a member that was not read; one that was has to be looked up."""
+        """Count a member that was not read; read ones wait to be looked up."""
         row = found.row
         if row.not_opened:
             members = _names(path, found.chain, is_whole=True)

@@ -53,8 +53,8 @@ class Directory(msgspec.Struct):
     """An open directory, and its files that are still to be opened: their names.
 
     `status` is that of the directory itself. `inodes` are those of the files, as they were listed
-    or looked at; 0 stands for any. `listed` are those of all files of the group that should be in
-    the directory still, under whatever names. `looks` has files by name that are opened only since
+    or looked at; 0 stands for any. `listed` are the inodes of all files of the group that should
+    still be in the directory, under any names. `looks` has files by name that are opened only since
     they may be containers. If it `shares`, other directories are open as well; if it was `looked`
     at, the files that need not be opened are out. `refused` are files that cannot be opened, and
     were not looked at: perhaps they need no reading either. `missed` are files that do not stand
@@ -104,8 +104,8 @@ def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
 def _staying(group: Group) -> Sequence[int]:
     """Return the inodes of a group that are to be in its directory still, under whatever name.
 
-    A name that is listed twice was given to another file while its directory was listed. Whichever
-    of the two has it later, the other one may be in another directory.
+    A name that is listed twice was given to another file while its directory was listed. One of the
+    two files has the name later; the other may be in another directory.
     """
     names, inodes = group.names, group.inodes
     if len(set(names)) == len(names) or not inodes:
@@ -144,7 +144,7 @@ class Waits:
 
 
 class OpenedAhead:
-    """Opens files of a directory in their order, some ahead of those that are taken."""
+    """Opens files of a directory in their order, some before they are taken."""
 
     def __init__(self, names: Sequence[str], flags: int, directory_fd: int) -> None:
         """Open `names` with `flags` in an open directory."""

@@ -39,9 +39,9 @@ ATTEMPTS = 3
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
 #: Limits for a file whose size cannot be relied on: it is read up to the first, or up to the size
-#: that it claims and at most the second; and for so long. Those of proc and sysfs that hold data
-#: end within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE
-#: server may give anything.
+#: that it claims and at most the second; and for so long. Files with data in proc and sysfs end
+#: within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE server
+#: may give anything.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
@@ -86,7 +86,7 @@ def no_file(mode: int) -> SetAside:
 
 
 class OtherFile(Exception):  # noqa: N818 - no error
-    """A file does not have the inode that was listed; `status` is what it has."""
+    """A file has another inode than the listed one; `status` is its own."""
 
     def __init__(self, status: os.stat_result) -> None:
         super().__init__(status.st_ino)
@@ -142,7 +142,7 @@ class Device(msgspec.Struct, gc=False):
 
 
 class Reader:
-    """Reads files one after the other; `bytes_read` are those since the task began."""
+    """Reads files one after the other; `bytes_read` counts since the task began."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Reader:
         # Of a view, each look at its bytes takes longer.
         self._buffers, self._bytes = [self._buffer], cast(bytearray, self._buffer.obj)
         self._file_systems = file_systems
-        #: By `st_dev`, for one task: a descriptor keeps each of them from going away.
+        #: Devices of one task by `st_dev`: a descriptor keeps each from going away.
         self.devices: dict[int, Device] = {}
         self._pins: list[int] = []
         self._ended = -math.inf
@@ -249,7 +249,7 @@ class Reader:
             raise SetAside(Kind.UNREAD, SPARSE)
 
     def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
-        """Read a file that was just opened; if its `inode` is known, no other one.
+        """Read a file that was just opened, if it has the `inode` or this is 0.
 
         Where its size and times can be relied on, the length is its size; otherwise, it is read up
         to `bound_of` at most. Of a short file, the digests of the plan may be followed by those of
@@ -291,7 +291,7 @@ class Reader:
             else:
                 unwritable = is_unwritable(fd)
         if capped and claimed < CHUNK_BYTES:
-            # Nearly all files: one read gives all of it, and the kernel none beyond the size.
+            # Nearly all files: one read gives all bytes, and none beyond the size.
             length = os.readv(fd, self._buffers)
             if length != claimed:
                 self.bytes_read += length

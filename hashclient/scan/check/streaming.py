@@ -15,7 +15,7 @@ from hashclient.system.descriptors import read_into
 
 
 class Stream:
-    """The bytes of an open descriptor until its end, reported as `name`; there may be none.
+    """The bytes of an open descriptor until its end, reported as `name`; perhaps no bytes.
 
     It is read in the process that hands out work: standard input, say, has no path and comes once.
     """
