@@ -29,7 +29,7 @@ class Backlog:
     """Directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
-        """There is no work. Of files that are added, those are kept that `kept` returns."""
+        """Begin without work. Of added files, those that `kept` returns are kept."""
         self._kept = kept
         self._groups: deque[Names] = deque()
         #: Files that are batches of their own, and come next.

@@ -1,9 +1,9 @@
-"""The workers of a cluster that may get batches: those that would find what the client finds.
+"""The workers of a cluster that may get batches: those that find what the client finds.
 
 A worker that was made ready reports a resource with the name of the scan to the scheduler,
 and batches ask for that. So a worker that comes later, or that is started again after it died, gets
-no batch before it was checked like the first ones. All workers that are there at the start must be
-right; a later one that is wrong is not used, and a notice says so once.
+no batch before it was checked like the first ones. All workers present at the start must pass the
+check; a later one that fails it is not used, and a notice says so once.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Crew:
         """Make all workers ready that are there.
 
         Raises:
-            UnreachableError: there is none.
-            StateError, ConfigError: one of them would not find what the client finds.
+            UnreachableError: no worker came.
+            StateError, ConfigError: a worker would not find what the client finds.
             GoneError: the scheduler does not answer.
         """
         until = self._clock() + FIRST_S

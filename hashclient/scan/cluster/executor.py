@@ -131,8 +131,8 @@ class Dask(Executor):
         A worker makes its checker itself.
 
         Raises:
-            HashclientError: there is no scheduler or no worker, or one would find something else
-                than this client; or an index cannot be read.
+            HashclientError: there is no scheduler or no worker, a worker would find something else
+                than this client, or an index cannot be read.
         """
         try:
             yield from self._run(work)

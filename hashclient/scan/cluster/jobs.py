@@ -17,7 +17,7 @@ import msgspec
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
 
-#: Batches on their way for each one that can be checked at a time: one is at work and one waits.
+#: Batches sent for each one that can be checked at a time: one at work and one waiting.
 AHEAD = 2
 #: A batch during which so many workers have died is not tried again.
 MOST_DEATHS = 3
@@ -45,7 +45,7 @@ class Jobs:
     def __init__(
         self, connection: Connection, crew: Crew, name: str, patience_s: float = PATIENCE_S
     ) -> None:
-        """There is none. When no worker was there for `patience_s` seconds, the cluster is gone."""
+        """Begin without batches; without workers for `patience_s` seconds, the cluster is gone."""
         self._connection = connection
         self._crew = crew
         self._name = name
@@ -134,7 +134,7 @@ class Jobs:
         self._connection.abandon([self._jobs[key].future for key in again])
         for key in again:
             job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # that worker had it, maybe others too
+            job.deaths += min(2, self._crew.most)  # one worker died, maybe more
             if job.deaths >= MOST_DEATHS:
                 self._lost.append(job.batch)
             else:

@@ -70,7 +70,7 @@ class Remembered:
         self._seen: list[Block] = []
 
     def begin(self) -> bool:
-        """Open the inventory; return whether there is one."""
+        """Open the inventory; return whether it exists."""
         if self._place is not None:
             try:
                 self._inventory = self._place.reader()
@@ -136,7 +136,7 @@ class Received(Cache):
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or that of another one; the client sends none due."""
+        """Return for each inode its record, or another one's; the client sends no due records."""
         known = self._known.get(file_system)
         return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 

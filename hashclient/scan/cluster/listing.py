@@ -36,7 +36,7 @@ from hashclient.system.processors import Allowance
 #: A task of listing ends with so many names, or after so many seconds. A task costs some 7 ms in
 #: all processes; so many names are listed in 40 ms, if they are in memory.
 LIST_NAMES, LIST_S = 40_000, 0.5
-#: Names in one directory; with more, none is sent.
+#: The most names that are sent of a directory.
 WIDE_NAMES = 50_000
 
 
@@ -56,7 +56,7 @@ class Errand(Frontier):
         """List directories, relative ones below `base`, and stay out of `points`.
 
         With `identities`, inodes are given where a file system is the same one everywhere. With
-        `most_names` of 0, only the given directories are listed, and none in them.
+        `most_names` of 0, only the given directories are listed, not those in them.
         """
         options = ScanOptions(tuple(exclude))
         super().__init__(options)

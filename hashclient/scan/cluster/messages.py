@@ -1,11 +1,11 @@
 """Messages of a cluster: msgpack in bytes, inside of the messages of Dask.
 
 Groups, outcomes and results are those of `executors.wire`. Tags cross the wire and digests never
-do: an outcome that comes from a worker has none. Our own data is never pickled; Dask itself pickles
-only the names of our functions.
+do: an outcome from a worker has no digests. Our own data is never pickled; Dask itself pickles only
+the names of our functions.
 
-`Wanted`, an object in a bucket, crosses the wire as it is. An ETag does so only where something
-rests on it: each read is on the condition that it is still the same.
+`Wanted`, an object in a bucket, crosses the wire as it is. An ETag does so only where it is needed:
+each read requires that it is still the same.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Nothing says that a single name means the same file everywhere. So the client lo
 a worker has to find the same inode, size and time of modification; otherwise the file is unread.
 Links are followed, as the user has named them. The inodes serve to ask the inventory, too.
 
-Limit: the client looks at one file after the other, as `find` did that has made the list of names.
+Limit: the client looks at one file after the other, as did the `find` that made the list of names.
 """
 
 from __future__ import annotations

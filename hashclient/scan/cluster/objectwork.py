@@ -1,7 +1,7 @@
 """The work of a cluster's worker on buckets: Dask calls these functions by name.
 
-A worker has credentials of its own, where its store's clients have them; none are sent to it. It
-lists ranges of keys, and reads objects, several at a time, since each request takes long.
+A worker has credentials of its own, where its store's clients look; none are sent to it. It lists
+ranges of keys, and reads objects, several at a time, since each request takes long.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
     """Return a bucket that is also the client's.
 
     Raises:
-        StateError: it is one of the same name in another store.
+        StateError: a bucket of another store has this name.
     """
     found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
     with contextlib.suppress(StoreError):  # that is said when it is listed or read
@@ -121,7 +121,7 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 
 
 def _stream(work: Work, pages: list[Any]) -> bytes:
-    """Return pages that are not empty as one Arrow stream; nothing if there is none.
+    """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
 
     Where no container is opened, a size that no entry has decides, and the ETag is of no use.
     """

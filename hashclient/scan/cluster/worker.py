@@ -187,7 +187,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
     Returns an empty answer, or why it cannot: a message, and a hint in the second line.
     """
-    # Only the main thread can do so, which is this one; batches are checked in other threads.
+    # Only the main thread, this one, can find out; other threads check batches.
     can_lease()
     try:
         problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
@@ -205,7 +205,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
 
 async def look_at(run: str, payload: bytes) -> bytes:
-    """Look for the probes of the client; return the problem of each, None for one that is right."""
+    """Compare the probes of the client; return the problem of each, None if it is right."""
     work = _runs.get(run)
     if work is None:
         return encode(None)
@@ -332,7 +332,7 @@ def checked(
 ) -> Checked:
     """Check as much of a batch of files as fits into the time, and hand the rest back.
 
-    `make` returns what checks them; it is called with what is known of them. Relative paths are
+    `make` returns their checker; it is called with the client's records. Relative paths are
     relative to `base`, or to where this process is. On another machine than the client's, where
     this process is not `is_beside` it, outcomes name no devices.
     """

@@ -54,7 +54,7 @@ class Inline(Executor):
             yield result
 
 
-#: A little work is done in this process, if so many of its names take less than so many seconds.
+#: Little work is done in this process: if so many names take less than so many seconds.
 PROBE_NAMES, PROBE_S = 16, 0.1
 
 

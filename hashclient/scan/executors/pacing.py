@@ -7,8 +7,8 @@ else. If it runs for the share f of the time in which it does not wait for a pro
 are kept busy by n / f workers. As they do not wait evenly, the time that they wait counts twice: n
 (2 / f - 1), at most `MOST`, and only as many as memory and descriptors allow.
 
-A batch is a measure of time. Where a name takes long, few are handed over at once, so that all
-workers end together; where a name takes microseconds, as many as the source gives.
+A batch is a measure of time. If a name takes long, few are handed over at once, so that all workers
+end together; if it takes microseconds, as many as the source gives.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ class Pacing:
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
             # They may still wait for a processor, or for a process that computes for them. The
-            # scheduler counts a wait when it has ended; this one is as long as others, or the only
-            # one.
+            # scheduler counts a wait when it has ended; this one is taken to be as long as the
+            # others.
             queued_s += sum(
                 rest_s / max(1, slices)
                 for pid, (rest_s, slices) in busy.items()

@@ -1,8 +1,8 @@
 """Worker processes: tasks go out, results come back, and no file is lost when a worker dies.
 
 A nursery forks all workers, with the lists already mapped, so they start at once and share the
-pages. The parent walks only when a worker has room, which keeps memory flat. There are as many as
-processors, and more as long as they wait for storage (`pacing`). When a worker dies, its files are
+pages. The parent walks only when a worker has room, which keeps memory flat. Workers are as many as
+processors, and more while they wait for storage (`pacing`). When a worker dies, its files are
 unread and it is replaced. A worker that cannot read an index ends the run, since no other one can
 read it either.
 """
@@ -47,7 +47,7 @@ class _Worker(msgspec.Struct):
     pid: int
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: How many bytes of the first of them it has reported.
+    #: The progress that it has reported of the first task.
     reported: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 

@@ -29,10 +29,10 @@ _TAG_BYTES = dict.fromkeys(Algorithm, 16)
 class Names(msgspec.Struct, frozen=True, array_like=True):
     """A group on its way: `names` are joined by NUL, which no name has.
 
-    `inodes` are in the byte order of this machine. On a cluster, files that were listed are on
-    `file_system`, by the number that stands for it everywhere; without one, inodes and `identity`
-    are left out. Files that were named, and not listed, have `signs`: the inode, size and time that
-    a worker has to find there.
+    `inodes` are in the byte order of this machine. On a cluster, `file_system` is the number that
+    the file system of listed files has everywhere; without it, inodes and `identity` are left out.
+    Files that were named, and not listed, have `signs`: the inode, size and time that a worker has
+    to find there.
     """
 
     directory: bytes
@@ -62,7 +62,7 @@ class _WireHit(msgspec.Struct, array_like=True):
 
 
 class _WireValues(msgspec.Struct, array_like=True):
-    """Many small mappings by algorithm: which `keys` there are, those of each, and all values."""
+    """Many mappings by algorithm: their sets of `keys`, the set of each, and all values."""
 
     keys: list[tuple[Algorithm, ...]]
     numbers: bytes
@@ -111,7 +111,7 @@ class WireOutcomes(msgspec.Struct, array_like=True):
         """Check that the columns are those of the same outcomes.
 
         Raises:
-            ValueError: they are not; for msgspec, the message then is none of this kind.
+            ValueError: they are not; msgspec then refuses the message.
         """
         count = len(self.kinds)
         if not (

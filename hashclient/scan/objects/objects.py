@@ -85,10 +85,10 @@ class Elsewhere(Protocol):
 class Tools(msgspec.Struct, frozen=True):
     """The means of a scan of buckets.
 
-    `memory` says what is known of objects; with `learns`, more is remembered of them. `trusts`
-    returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
-    of objects that are read at a time. Buckets of S3 are listed and read `elsewhere`, if that is
-    given; others by what `store` returns.
+    `memory` has the records of known objects; with `learns`, records are added. `trusts` returns by
+    the URI of a bucket whether its ETags are trusted; `readers` is the number of objects that are
+    read at a time. Buckets of S3 are listed and read `elsewhere`, if that is given; others by what
+    `store` returns.
     """
 
     spool: Spool
@@ -278,7 +278,7 @@ class _Bucket:
         self._move_on()
 
     def _last_key(self, page: Page) -> str | None:
-        """Return the last key of a page up to which all is complete; None if there is none."""
+        """Return the last key of a page with all its versions in it; None without one."""
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()

@@ -140,7 +140,7 @@ class ObjectReader:
             return self._check(wanted)
         except StoreError as error:
             return self._unread(wanted, error.reason)
-        except OSError as error:  # the bytes of it that are kept here
+        except OSError as error:  # of the copy that is kept here
             return self._unread(wanted, reason_of(error))
 
     def _check(self, wanted: Wanted) -> Checked:
@@ -259,7 +259,7 @@ class ObjectReader:
 
 
 class _Read:
-    """Reads of one object; `version` is the one that was read, as soon as that is known."""
+    """Reads of one object; `version` is the version that was read, once known."""
 
     def __init__(self, store: Store, wanted: Wanted, is_stopped: Callable[[], bool]) -> None:
         self._store = store

@@ -3,9 +3,9 @@
 1. An object that is known to be unreadable is unread.
 2. A size that no entry has decides, and an empty object is on no list.
 3. Where ETags of the store are trusted, and every entry of its size has an MD5, an ETag that no
-   entry has decides. One object in a thousand is read all the same, and so is the first of a run.
+   entry has decides. One object in a thousand is still read, and so is the first of a run.
 4. An object that was read before and has not changed since is looked up by its tags.
-5. The rest is read; without reading, it is unread, and the reason says what is known of it.
+5. Other objects are read or, without reading, unread; the reason says what is known.
 
 Where containers are opened, an object that 2 or 3 decides is looked at as well, unless the cache
 knows that it is no container or has no listed member.
@@ -92,7 +92,7 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     return flags, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, _HEX_CHARS // 2)
 
 
-#: Of so many objects that are decided by their store's digests, one is read.
+#: One in so many objects that their store's digests decide is read.
 SAMPLE = 1_000
 #: Rows of a page that begin and end at no more places than this are cut out of it.
 MOST_EDGES = 64
@@ -107,9 +107,9 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 class Options(msgspec.Struct, frozen=True):
     """How objects of one bucket are handled.
 
-    `namespace` names the bucket, unlike those of the same name elsewhere: it may have to ask the
-    store. With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is
-    read. With `looks`, what is in containers counts.
+    `namespace` distinguishes the bucket from others of its name; it may have to ask the store. With
+    `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is read. With
+    `looks`, what is in containers counts.
     """
 
     bucket: str
@@ -122,7 +122,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Sorted(msgspec.Struct):
-    """A page after sorting: counts, objects to be read, and a page of those that wait for the end.
+    """A sorted page: counts, objects to be read, and a page of objects that wait for the end.
 
     The last are clean by their store, as far as is known.
     """
@@ -270,7 +270,7 @@ class Sorter:
     def _known(self, objects: Sequence[Wanted], result: Result) -> dict[int, _Known]:
         """Return the records of objects that were read before, by their number.
 
-        As far as known, no list has them or a member of them.
+        No list is known to have them or their members.
         """
         memory, namespace = self._memory, self._options.namespace
         found = None if memory is None else memory.find(namespace(), objects)

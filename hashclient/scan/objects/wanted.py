@@ -37,7 +37,7 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
 
     @property
     def has_name(self) -> bool:
-        """Whether a version or an ETag stands for its exact bytes; a weak one does not."""
+        """Whether a version or a strong ETag identifies its exact bytes."""
         return self.version is not None or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
@@ -47,7 +47,7 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     def outcome(
         self, kind: Kind, bucket: str, *, reason: str | None = None, evidence: str | None = None
     ) -> Outcome:
-        """Return what is said of it where its content does not tell more."""
+        """Return an outcome that its content does not decide."""
         path = self.uri(bucket)
         return Outcome(kind, path, self.size, reason=reason, is_object=True, evidence=evidence)
 
