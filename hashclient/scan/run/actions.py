@@ -83,14 +83,14 @@ class Responder:
         self._noted: dict[str, bool] = {}
         #: The batch that is acted upon, from the next outcome on.
         self._batch: deque[Recorded] = deque()
-        #: The matches whose files were isolated last, or are being isolated; and those of them that
-        #: were not asked for yet, with what came of it.
+        #: The matches whose files were isolated last, or are being isolated; and the results that
+        #: were not asked for yet.
         self._taking: frozenset[str] = frozenset()
         self._taken: dict[str, Taken | HashclientError] = {}
-        #: The records of these as they are since.
+        #: The new records of these matches.
         self._refs: dict[str, MatchRef] = {}
-        #: The match acted upon last in this batch, what came of each action, and its record since:
-        #: members of one container have one match, and one act is for all that follow each other.
+        #: The match acted upon last in this batch, the result of each action, and its new record:
+        #: members of one container have one match, so one act serves all that follow each other.
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
@@ -240,7 +240,7 @@ class Responder:
     def _take_from(self, first: Recorded, record: MatchRef, matches: Matches) -> None:
         """Isolate the file of a match, and those of the next ones in the batch.
 
-        Of these, one whose wish for a report could not be noted waits for its turn.
+        A match whose wish for a report could not be noted waits for its turn.
         """
         from hashclient.quarantine.store import AT_ONCE
 

@@ -128,12 +128,12 @@ def scan(
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
-    Of the `options`, those about reading files count here. Clean files are yielded with
-    `show_clean` and counted always. The summary in `progress` is kept up to date and holds what was
-    found so far when the iteration is ended early. `executor` runs the checking, by default on this
-    machine. When all that was listed is checked, the trees `again` say what was moved meanwhile,
-    and this process checks it. A `stream` comes first and `objects` come last; both are read in
-    this process. Members of containers are checked as `containers` says, and only with it; `accept`
+    Only the `options` about reading files count here. Clean files are yielded with `show_clean` and
+    counted always. The summary in `progress` is kept up to date and holds what was found so far
+    when the iteration is ended early. `executor` runs the checking, by default on this machine.
+    When all that was listed is checked, the trees `again` say what was moved meanwhile, and this
+    process checks it. A `stream` comes first and `objects` come last; both are read in this
+    process. Members of containers are checked as `containers` says, and only with it; `accept`
     returns outcomes as the configuration accepts them, and as people have ruled.
 
     Raises:

@@ -90,7 +90,7 @@ class Observer:
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
-    """How a run is tied to its front end; by default there is none.
+    """Connects a run to its front end; by default, to none.
 
     `stops` are exceptions by which a signal ends the run early, with the exit codes that they stand
     for: such a run comes to a regular end, and only `summary.stopped` shows the signal. Any other
@@ -150,10 +150,10 @@ class Run(Iterator[Handled]):
         self._arguments = arguments
         self._actions = actions
         self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
-        #: Outcomes that are not recorded yet; recorded ones that are not acted upon yet; and those
-        #: that are not given out yet.
+        #: Outcomes to be recorded. Below: recorded ones to be acted upon, and those to be given
+        #: out.
         self._waiting: list[Outcome] = []
-        #: Records a batch: this one.
+        #: The batch that a thread records.
         self._beside: tuple[Task[list[Recorded]], list[Outcome]] | None = None
         self._may_thread = False
         self._ready: collections.deque[Recorded] = collections.deque()

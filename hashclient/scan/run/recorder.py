@@ -42,7 +42,7 @@ _log = Log("scan")
 
 #: So much of the arguments of a run is logged; with the other fields they make one line of the log.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
-#: Up to so many matches that are recorded together each get a signature of their own.
+#: Each match gets its own signature if at most so many are recorded together.
 SIGNED_EACH = 64
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
@@ -53,7 +53,7 @@ _LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTE
 
 
 class Unfinished(msgspec.Struct, frozen=True):
-    """A batch to be recorded: its outcomes, and those of them to be remembered, at their places."""
+    """A batch to be recorded: its outcomes, those to be remembered, and their places."""
 
     outcomes: Sequence[Outcome]
     chosen: Sequence[Outcome]

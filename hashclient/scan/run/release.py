@@ -100,7 +100,7 @@ def _release(
 
 
 def _outcome(match: Match, matches: Matches) -> Outcome:
-    """Return a recorded match as the scan had it that found it."""
+    """Return the outcome with which a scan found a match."""
     members = members_of(matches.story(match.id))
     return Outcome(
         Kind.MATCH,

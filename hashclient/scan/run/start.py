@@ -156,7 +156,7 @@ def objects_of(
     after: str | None = None,
     report: str | None = None,
 ) -> Objects | None:
-    """Return the scan of the objects at `uris`, or of those in a `report`; None if there are none.
+    """Return the scan of the objects at `uris`, or in a `report`; None without either.
 
     The tags of the inventory are sealed under the key `key_id`. `reads`, `all_versions` and `after`
     are as in `Request`; `report` is the path or URI of an inventory report.
@@ -209,7 +209,7 @@ def _executor_of(
     A cluster lists and reads the `objects` as well.
 
     Raises:
-        UsageError: there is none like that, or it cannot do what other options ask for.
+        UsageError: it is unknown, or it cannot do what other options ask for.
         ConfigError: the certificates for a cluster are missing, or cannot be used.
     """
     if options.executor not in (None, PROCESSES):

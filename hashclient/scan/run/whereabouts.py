@@ -23,8 +23,8 @@ from hashclient.matches.rows import place_of
 from hashclient.scan.sources.directories import open_directory
 from hashclient.system.beneath import Directory
 
-#: The names in a directory are read if so many of its files are asked about; so many times as many
-#: names are read at most.
+#: A directory's names are read for at least so many files; at most so many times as many names are
+#: read.
 LISTED_FROM = 16
 LISTED_TIMES = 4
 
@@ -102,8 +102,8 @@ class _Links:
 def names_in(directory: str, asked: int) -> dict[str, bool]:
     """Return names that are in a directory, and whether each is a link, to answer for `asked` ones.
 
-    There are none if so few are asked about that each is better looked at, or if the directory
-    cannot be read; of a very long one there are the first.
+    Empty for fewer than `LISTED_FROM` files, since one look at each is cheaper, or if the directory
+    cannot be read; of a very long one, the first names.
     """
     if asked < LISTED_FROM:
         return {}
@@ -146,7 +146,7 @@ class Whereabouts:
             found = known.get(file[0])
             is_here = found is not None and seen.directory_inode and seen.is_directory(found.status)
             if is_here and place.path == outcome.path and names.get(file[2]) is False:
-                # It is no link and stands where it was met: so do its neighbours that are none.
+                # It is no link and stands where it was met; so do neighbours that are no links.
                 last, near, standing = at, names, place.standing
         return places
 
@@ -162,11 +162,11 @@ class Whereabouts:
         if name in ("", ".", ".."):
             return Place(_plain(path))
         if links.has(met, name, path):
-            if seen.directory_inode is not None:  # it was none when it was read
+            if seen.directory_inode is not None:  # it was no link when read
                 return Place(_plain(path))
             try:
                 met, slash, name = os.path.realpath(path).rpartition("/")
-            except OSError:  # it is none any more
+            except OSError:  # it is no link any more
                 return Place(_plain(path))
         if met not in known:
             known[met] = self._directory(met + slash)

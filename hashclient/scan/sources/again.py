@@ -1,13 +1,13 @@
 """Directories of other users are looked at again at the end of a scan.
 
 A walk lists one directory after the other. A user who may write to two of them can move a file from
-one that is not listed yet to one that was listed. So the walk notes of each directory that others
-may write to when it was changed, and its entries. When all files are checked, each is looked at
-again: one status. One that has changed is listed again, at one instant. New entries that were there
-before the scan are walked and checked, and so are those that were `lost`: they were listed, but not
-there when they were to be read. Then the look begins again. If nothing has changed since it
-was listed, all listings together show one instant, and no file was missed. A directory that never
-comes to rest is unread.
+one that is not listed yet to one that was listed. So for each directory that others may write to,
+the walk notes when it was changed, and its entries. When all files are checked, each is looked at
+again: one status. One that has changed is listed again, at one instant. New entries that are older
+than the scan are walked and checked, and so are `lost` ones: they were listed, but missing when
+they were to be read. Then the look begins again. If nothing has changed since it was listed, all
+listings together show one instant, and no file was missed. A directory that never comes to rest is
+unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
 may write to are not noted. The scan of a busy server has an end: after `LOOKS` looks at everything
@@ -45,7 +45,7 @@ from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.work import Identity, Item, reason_of
 
-#: Looks at everything, if that is much; looks at what the one before has found changed.
+#: The most looks at everything, if much; and at directories that a look found changed.
 LOOKS, ROUNDS = 3, 12
 #: Notes in memory; more are in a file without a name.
 MOST_BYTES = 1 << 24
@@ -209,7 +209,7 @@ def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
     """Return when a directory was changed; None if it has to be opened to find out.
 
     Raises:
-        OSError: it is not there; if it is another one, `ESTALE`.
+        OSError: it is missing; `ESTALE`: another one is there.
     """
     if size > MAX_PATH_BYTES:
         return None

@@ -91,7 +91,7 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
     """Return an open directory and its status.
 
     Raises:
-        OSError: there is none; it is closed then.
+        OSError: no status; it is closed then.
     """
     try:
         return fd, os.fstat(fd)
@@ -108,8 +108,8 @@ def is_same(status: os.stat_result, identity: Identity) -> bool:
 def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
     """Open a directory that was listed before, also if it has another name beside its old one now.
 
-    Links on the way are followed: they may lead to the same directory, and to no other. Without
-    an `identity` it is the one that is there now.
+    Links on the way are followed: they may lead to the same directory, and to no other. Without an
+    `identity`, the present one is opened.
 
     Raises:
         OSError: it cannot be opened; if it is a `MovedError`, another one was in its place.
@@ -177,7 +177,7 @@ def _open_beside(path: str, identity: Identity) -> int | None:
 def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
     """Return what stands at each path, or why that is not known; links are followed.
 
-    Who exchanges two of them meanwhile has the same file stand at both. So such paths are looked at
+    If somebody exchanges two meanwhile, the same file stands at both. So such paths are looked at
     again, a few times, until they differ: different names may well lead to one file.
     """
     found = [_looked_at(path) for path in paths]
@@ -233,11 +233,11 @@ def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | 
 
 
 def is_older(fd: int, name: str, since_ns: int) -> bool:
-    """Return whether a file or directory in an open one was made before a time.
+    """Return whether an entry of an open directory was made before a time.
 
     A new file in the place of one that was listed was saved over it. An older one was moved there,
-    perhaps in exchange: so the listed one may still be somewhere. False where the file system does
-    not say when a file was made.
+    perhaps in exchange: so the listed one may still exist. False where the file system does not say
+    when a file was made.
     """
     born = _born_ns(fd, name)
     return born is not None and born < since_ns - TICK_S * 1e9

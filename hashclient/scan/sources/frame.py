@@ -1,4 +1,4 @@
-"""A directory that a walk is in: what was listed of it, and what is still to be read.
+"""A directory that a walk is in: its listed entries, and those still to be read.
 
 Where names change while a directory is read, the kernel may show neither the old name of a file nor
 the new one. So a directory that has changed meanwhile is listed once more, in one call of the
@@ -36,7 +36,7 @@ MOST_LISTED = 1 << 22
 
 
 def mark_of(entry: Entry) -> int:
-    """Return what tells an entry that was listed from a new one: a directory's name counts, too."""
+    """Return a mark to tell listed entries from new ones: a directory's name counts, too."""
     name, mode, inode = entry
     return hash((name, inode)) & (1 << 64) - 1 if mode == stat.S_IFDIR else inode
 
@@ -58,10 +58,9 @@ class Frame(msgspec.Struct):
     `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
     entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
     in memory. `listed` are the inodes of `count` entries so far, unless they are too many; those
-    that had left it when it was listed once more are out.
-    Directories in it that were begun ahead are in `ahead`, and those that may be in `later`.
-    Of one that others may write to, which `is_shared`, `marks` are those of directories in it; if
-    it is listed again, `changed_ns` was its time when it was listed before.
+    that were gone when it was listed again are out. `ahead` has directories in it that were begun
+    ahead, `later` those that may be. If others may write to it, it `is_shared`, and `marks` are of
+    directories in it; if it is listed again, `changed_ns` was its time at the listing before.
     """
 
     path: str
@@ -99,7 +98,7 @@ class Frame(msgspec.Struct):
             self.listed.clear()
 
     def take_in(self, chunk: Chunk) -> None:
-        """Take the entries of a chunk, when there is no `rest`; it is not to be used elsewhere."""
+        """Take the entries of a chunk, which nobody else may use; there is no `rest`."""
         if self.names:
             self.names += chunk.names
             self.inodes.extend(chunk.inodes)
@@ -149,7 +148,7 @@ class Frame(msgspec.Struct):
             raise MovedError
         listed, now = set(itertools.chain.from_iterable(self.listed)), snapshot(self.fd)
         new = [entry for entry in now if entry[2] not in listed]
-        # The others have left it: if one comes back, it was not renamed in here.
+        # Other inodes have left it: one that comes back was not renamed in here.
         self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 

@@ -62,7 +62,7 @@ class Frontier:
     """Admission to the directories of one tree: it is asked about each before that is entered."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
-        """Enter what the options allow; what is not as `mounts` knows it is unread."""
+        """Obey the options; a directory that `mounts` knows otherwise is unread."""
         self._one_file_system = options.one_file_system
         self._mounts = mounts
         #: Directories that are looked at when they are met: they are mount points, or were.
@@ -75,7 +75,7 @@ class Frontier:
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
         """Begin with the open directory of the tree; return an objection to it.
 
-        It is entered all the same.
+        It is entered anyway.
         """
         self._device = status.st_dev  # not before it is open: only that makes an automount come
         if self._mounts is None:
@@ -92,7 +92,7 @@ class Frontier:
     def cross(
         self, path: str, fd: int, status: os.stat_result
     ) -> tuple[bool, Outcome | Start | None]:
-        """Return whether an open directory at a border is entered, and what is to be said of it."""
+        """Return whether to enter an open directory at a border, and an outcome or a start."""
         if self.is_beyond(status):
             return False, Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         return True, self._objection(path, fd, given=False)

@@ -1,6 +1,6 @@
 """Reading directories, some entries at a time, and several directories at once on slow storage.
 
-A walk reads one directory after the other, which costs nothing where the kernel has them at hand.
+A walk reads one directory after the other, which costs nothing if the kernel has them in memory.
 Where each request takes milliseconds, threads open and read ahead the next directories of the walk,
 and find out the types that a directory does not give. If they cannot open or read a directory, the
 walk tries by itself: so the walk reports only what it has met, in its own order.

@@ -7,17 +7,17 @@ judged by `_objection`:
 
 1. On the same directory of the same file system, all is well.
 2. Below autofs, the walk itself sees whether a file system comes when it is asked for.
-3. A mount point that is none any more is not mounted. Exception: a bind mount of the file system
-   that it lies on, if the directory is not empty, since other namespaces may not have that mount.
+3. A former mount point counts as not mounted. Exception: a bind mount of the file system that it
+   lies on, if the directory is not empty, since other namespaces may not have that mount.
 4. Another file system that is empty may have been mounted by mistake: the one before is missing.
 5. Another file system with files has replaced the one before, which is forgotten.
 
 A file system stays missing until it is mounted again or a user says that it has been given up.
 
 File systems are identified by UUID, by the number that statfs(2) gives, or by the source of the
-mount. If one of these is the same, the file system is the same, since names of disks may change
-when a machine starts. Only hashes of them are kept: the source of a mount can have a password in
-its name. Limits: a mount point behind a link, or a mounted file, is never noticed as missing.
+mount. One equal identifier is enough, since names of disks may change when a machine starts. Only
+hashes of them are kept: the source of a mount can have a password in its name. Limits: a mount
+point behind a link, or a mounted file, is never noticed as missing.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def _hash(kind: str, value: bytes) -> str:
 
 
 def _real_path(fd: int) -> str | None:
-    """Return the path of an open directory; None if it has none, or cannot be found out."""
+    """Return the path of an open directory; None if it was removed, or is unknown."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None

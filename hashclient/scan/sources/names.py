@@ -104,7 +104,7 @@ class Names:
         return None
 
     def _blocks(self) -> Iterator[list[bytes] | Outcome]:
-        """Yield names that are not empty, in blocks; of one that is too long, the beginning."""
+        """Yield names that are not empty, in blocks; a name that is too long is cut."""
         separator = b"\0" if self._null else b"\n"
         tail, missing, too_long = b"", 0, False
         try:
@@ -137,7 +137,7 @@ class Names:
 
 
 def _identified(groups: list[Group]) -> Iterator[Group]:
-    """Yield groups with what stands under their names now, before any of it can be exchanged.
+    """Yield groups with the files that now have their names, before these can be exchanged.
 
     Where others may not write to a directory, the directory itself is enough.
     """

@@ -40,8 +40,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Where a directory was when it was last scanned.
 
     `path` is absolute, without links; `path_b64` holds its bytes where these are not UTF-8.
-    `point_bytes` is the length of the part of it that is the mount point. `kind` is the type of the
-    file system, `names` stand for it, and `inner` stands for the directory inside of it.
+    `point_bytes` is the length of the mount point in it. `kind` is the type of the file system,
+    `names` identify it, and `inner` identifies the directory inside of it.
     """
 
     path: str

@@ -105,7 +105,7 @@ class Trees:
 
         A path that is a link is followed: the user named it. Regular files are only listed here;
         they may change or vanish before they are opened. A directory that is not the one of before
-        is unread, and its present files are listed all the same.
+        is unread, but its present files are listed.
         """
         tasks, lister = TaskBuilder(), Lister()
         try:

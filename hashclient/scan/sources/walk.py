@@ -110,7 +110,7 @@ class Walk:
         yield from self._go_on(first)
 
     def walk_listed(self, path: str, inode: int, above: int) -> Iterator[Item]:
-        """Yield the same of a directory that was listed before; its own is that of inode `above`.
+        """Yield the same of a directory that was listed before; `above` is its parent's inode.
 
         An inode of 0 is not known.
         """
@@ -354,7 +354,7 @@ class Walk:
         if self._frontier.is_border(path, status, frame.status):
             enters, outcome = self._frontier.cross(path, fd, status)
         if enters and self._late is not None:
-            if identity in self._late:  # so nobody has it walked again and again
+            if identity in self._late:  # so it is not walked again and again
                 return False, Outcome(Kind.UNREAD, path, reason=MOVED)
             self._late.add(identity)
         return enters, outcome
@@ -374,7 +374,7 @@ class Walk:
     def _is_listed(self, fd: int, status: os.stat_result, frame: Frame, inode: int) -> bool:
         """Return whether an open directory is the one that `frame` lists with an inode.
 
-        Where another one is mounted, the inode is that of the directory below.
+        Under a mount, the inode is that of the hidden directory.
         """
         device = status.st_dev
         return (

@@ -56,8 +56,8 @@ class Group(NamedTuple):
 
     A source that has listed the directory says what it has listed: the `identity` of the directory,
     and the inode of each file, 0 where it is not known. Without these, the files are those that
-    have the names when they are opened. Each file that `is_named` by somebody has an outcome, also
-    if the directory was replaced; of others, those count then that are in the new one.
+    have the names when they are opened. If `is_named`, each file has an outcome, even if the
+    directory was replaced; otherwise only files in the new directory count then.
     """
 
     directory: str
@@ -81,10 +81,10 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     """A directory to be listed, with all directories below it.
 
     One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
-    place where another file system begins. `inode` is what was listed for it, in the directory of
-    inode `above`; 0 if these are not known, or not the same everywhere. A worker did not list it
-    for lack of time, or because another file system begins there (`is_border`), or it `is_wide`:
-    it has too many names for one message.
+    place where another file system begins. `inode` was listed for it, in the directory of inode
+    `above`; 0 if unknown, or not the same everywhere. A worker did not list it for lack of time, or
+    because another file system begins there (`is_border`), or it `is_wide`: it has too many names
+    for one message.
     """
 
     path: bytes
@@ -96,7 +96,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     is_wide: bool = False
 
 
-#: What a walk gives: files, what is no file or is not listed, and directories left to others.
+#: A walk yields files, outcomes of everything else, and directories left to others.
 Item = Group | Outcome | Start
 
 #: The names that are handed to a worker at a time.
@@ -104,7 +104,7 @@ Task = list[Group]
 
 
 def divided(task: Task, names: int) -> tuple[Task, Task]:
-    """Return the first so many names of a task, one at least, and the rest of it."""
+    """Return the first `names` names of a task, at least one, and the rest of it."""
     for place, group in enumerate(task):
         if len(group.names) >= names:
             first = [*task[:place], group.part(0, names)]
