@@ -67,7 +67,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
             if are_missing(settings.layout, name):
-                # They were here. Else a version that knows of none has fetched last.
+                # They are lost. Otherwise a version without notices fetched last.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None
             continue

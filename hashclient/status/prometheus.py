@@ -17,7 +17,7 @@ import msgspec
 from hashclient.core.version import __version__
 from hashclient.system.exposition import expose
 
-# What reads a status imports numpy, 17 MB, and the metrics of a fleet need none of it.
+# Reading a status imports numpy, 17 MB, which the metrics of a fleet do not need.
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
     from hashclient.index.manifest import Manifest
@@ -27,7 +27,7 @@ _PREFIX = "hashclient_"
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One gauge: values by the values of its labels; without labels there is one value."""
+    """One gauge: its values by values of labels; without labels, one value."""
 
     name: str
     help: str

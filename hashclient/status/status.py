@@ -355,7 +355,7 @@ def _check_recorded(settings: Settings) -> None:
     """Check that each item has its match: a lost record of matches is not an empty one.
 
     Raises:
-        StateError: one has none, or the quarantine or the record cannot be read.
+        StateError: a match is lost, or quarantine or record cannot be read.
     """
     from hashclient.quarantine.item import item_ids
 

@@ -40,7 +40,7 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
     """Return what `do` returns for each item; several are done in threads, waiting for the disk.
 
-    Where the system has no room for so many threads, those that have begun do all, or this one.
+    If the system lacks room for so many threads, those that have begun do all, or this one.
     """
     if len(items) < 2:
         return [do(item) for item in items]

@@ -182,7 +182,7 @@ class Directory:
         return True
 
     def rename(self, source: str, target: str) -> None:
-        """Give a name in this directory another one, `target`; a file that has it is replaced.
+        """Rename `source` in this directory to `target`; a file of that name is replaced.
 
         Raises:
             OSError: it cannot be renamed.
@@ -298,7 +298,7 @@ def _open_by_components(directory: int | None, path: bytes, flags: int) -> int:
 def _refuse_link(
     fd: int, name: bytes, parts: list[bytes], path: bytes, error: NotADirectoryError
 ) -> None:
-    """Say that a component which is no directory is a link, if it is one."""
+    """Raise ELOOP if a component that is no directory is a link."""
     if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
         start = b"/" if path.startswith(b"/") else b""
         link = os.fsdecode(start + b"/".join(parts))

@@ -1,7 +1,7 @@
 """Runs a program that the configuration names: what it gets, how long it may take, what it may say.
 
 It gets its input as a file and few variables of our environment, which may hold keys and tokens.
-Messages of errors have none of its output.
+Messages of errors omit its output.
 """
 
 from __future__ import annotations

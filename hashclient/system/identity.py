@@ -317,7 +317,7 @@ def attributes(fd: int) -> int:
 
 
 def is_mount_root(fd: int) -> bool:
-    """Return whether an open file or directory is what is mounted at its path.
+    """Return whether an open file or directory is the root of a mount.
 
     False with a kernel before 5.8, which does not say so. Nobody can rename such a path.
     """

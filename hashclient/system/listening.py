@@ -15,7 +15,7 @@ def cannot_listen(where: str, error: OSError, *, hint: str | None = None) -> Sta
     the error is not used: some libraries put the address into it once more.
     """
     code = error.errno or 0
-    why = os.strerror(code) if code > 0 else error.strerror or str(error)  # a look-up has none
+    why = os.strerror(code) if code > 0 else error.strerror or str(error)  # look-up: no errno
     if code == errno.EADDRINUSE:
         hint = hint or "another daemon may be there; end it, or take another port"
     else:

@@ -4,12 +4,12 @@ The directory of such a file may belong to others, who may exchange what is in i
 it is reached step by step and then held by descriptor, and these rules hold:
 
 1. A link is followed only where nobody but root and us may change it: in a directory that only we
-   may write to, on a way that only we may change. In /tmp none is.
+   may write to, on a way that only we may change; never in /tmp.
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
-3. In a directory that others may not change, but that is reached through one that they may change,
-   nothing that is there already is written to or replaced: they may have exchanged the way. Only
-   programs in a group of the system may change the way (rule 3 of `strangers`).
+3. In a directory that others may not change, but reached through one that they may change, nothing
+   present is written to or replaced: they may have exchanged the way. Only programs in a group of
+   the system may change the way (rule 3 of `strangers`).
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
@@ -194,7 +194,7 @@ class Place:
             self.check(status)
             if not stat.S_ISFIFO(status.st_mode):
                 raise error
-            # The very file that was checked; by its name it could be another one by now.
+            # The checked file itself; its name could lead to another one by now.
             return os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
         finally:
             os.close(held)
@@ -279,7 +279,7 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
 
 
 def give_name(directory: Directory, temporary: str, name: str, held: int) -> None:
-    """Give what is open as `held` its name, in place of a temporary one, and sync that.
+    """Rename the file open as `held` from a temporary name, and sync the name.
 
     Raises:
         FileExistsError: the name is taken.

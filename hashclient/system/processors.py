@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-#: As linux/posix-timers.h has it: the clock of a process is its number's complement and this.
+#: From linux/posix-timers.h: the clock of a process is its number's complement and this.
 _PROCESS_CLOCK = 2
 
 

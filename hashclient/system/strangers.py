@@ -3,7 +3,7 @@
 A directory is safe from others if its owner is root or us, and if nobody else may write to it. A
 sticky directory such as /tmp is safe, too: everybody may add names, but only the owner of a name
 may exchange it, and that owner is looked at next. A name that is missing there is not safe: others
-may make it at any moment. The rule is that of ssh(1) for its files, and of groups it is this:
+may make it at any moment. ssh(1) has this rule for its files. The rules for groups:
 
 1. The private group of a user, which has no other member, counts as the user.
 2. A group of the system (below 1000) that nobody is in is nobody: `staff`, which an older Debian
@@ -67,8 +67,8 @@ def stranger_on(
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
     """Return where `path` leads now, and the first place where others may change a link to that.
 
-    None where no link is on the way, or only those that nobody else may change. Both are found out
-    by one walk, so no link that comes or goes meanwhile is missed by one and counted by the other.
+    None if the way has no link that others may change. One walk finds both, so no link that comes
+    or goes meanwhile counts for only one of them.
 
     Raises:
         OSError: as `stranger_on`.
@@ -90,7 +90,7 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
 def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
     """Yield each place on the way to `path`, links and where they lead to, with its status.
 
-    If the next one is missing, the last is the directory that would have it, without a status.
+    If a place is missing, the last one is the directory that lacks it, without a status.
 
     Raises:
         OSError: one cannot be looked at, or links lead in a circle (ELOOP).
