@@ -2,10 +2,10 @@
 
 1. Each new event joins the alert of its kind that waits; without one, a new alert waits.
 2. An alert is due if one of its subjects was not alerted about for the time of its kind.
-3. Before it is first sent, it is noted who is to get it. From then on it does not change, so its
-   id stands for one content, whichever way an attempt ends.
-4. Each receiver that has it is noted; an alert that every receiver has is gone. Alerts behind one
-   that a receiver does not take were not tried yet: they are joined as well, with a new id.
+3. Before it is first sent, it is noted who is to get it. From then on it does not change, so its id
+   has one content, however an attempt ends.
+4. Each receiver that has it is noted; an alert that every receiver has is dropped. Alerts behind
+   one that a receiver does not take were not tried yet: they are joined as well, with a new id.
 
 A receiver that fails is left alone for a while, as a report's destination is (`core/patience`), and
 holds up no other one. `reporting/outbox` keeps folders and tells the log; an alert is a pointer to

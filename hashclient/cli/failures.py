@@ -22,7 +22,7 @@ from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
 #: The lines of a key in PEM have at least so many characters; shorter words may be any.
 _SHORTEST_PART = 4
-#: What click says of a value that is no number, or no number of the range.
+#: Click's message for a value that is no number, or out of range.
 _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
 
 

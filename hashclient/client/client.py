@@ -246,14 +246,14 @@ class Client:
     def review(
         self, *match_ids: str, verdict: Verdict, reason: str, text: str, viewed: bool = False
     ) -> list[tuple[Match, Verdict | None]]:
-        """Note what the operator says of matches; return each with what is decided about it now.
+        """Note the operator's verdict on matches; return each with the decision about it now.
 
         `reason` is a word of `REVIEW_REASONS`, `text` a sentence for the audit log. `viewed` notes
-        that the operator has viewed the content, elsewhere. None is undecided: another person has
-        to review it, too.
+        that the operator has viewed the content, elsewhere. None means undecided: another person
+        has to review it, too.
 
         Raises:
-            UsageError: there is no such match, or the reason is none for the verdict; nothing is
+            UsageError: there is no such match, or the reason does not fit the verdict; nothing is
                 noted.
             AuditError, StateError: log or record cannot be written.
         """

@@ -196,7 +196,7 @@ def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
     if len(kinds) == 1:
         yield from _faults(value, kinds[0], place)
         return
-    # A union of structs: one key says which of them it is.
+    # A union of structs: one key says which struct it is.
     if not isinstance(value, dict):
         yield _wrong_type(value, "a table", place)
         return

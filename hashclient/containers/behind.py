@@ -1,6 +1,6 @@
 """Archives behind other bytes: in self-extractors, behind pictures and documents.
 
-`sniffing` tells where such archives may be. Here all bytes are searched for the marks of the kinds
+`sniffing` finds where such archives may be. Here all bytes are searched for the marks of the kinds
 that declare one for this; the expander of the kind says whether an archive begins there, and how
 long it is. A kind that is not opened is named. The zip expander itself finds a zip behind other
 bytes.

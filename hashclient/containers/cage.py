@@ -76,7 +76,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cage:
-    """Opens containers for one worker, in a process that is started when the first one comes."""
+    """Opens containers for one worker, in a process that starts with the first container."""
 
     def __init__(
         self,

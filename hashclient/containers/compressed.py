@@ -291,7 +291,7 @@ class Lzma(_Compressed):
 
 
 class Zstd(_Compressed):
-    """zstd: frames one behind the other, some of which hold nothing; where Python reads it."""
+    """zstd: frames one behind the other, some of them empty; if Python reads zstd."""
 
     name = "zstd"
 

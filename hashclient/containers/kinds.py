@@ -1,4 +1,4 @@
-"""All kinds of containers, as they declare themselves; those that are opened stand here.
+"""All kinds of containers, as they declare themselves; the opened kinds stand here.
 
 To add one: a module with its expander (see `interface`), and a row in `OPENED`. Of a kind that is
 counted and not opened, a row in `unopened` is all. The order is that in which several expanders of

@@ -69,7 +69,7 @@ class Kept:
 
     @property
     def has_parts(self) -> bool:
-        """Whether it may consist of parts that are not found: a line begins with a field of one."""
+        """Whether it may have parts that are not found: a line begins with a part's field."""
         return _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
 
 

@@ -47,7 +47,7 @@ class Mbox:
         collector = Collector(is_first=False)
         for line in text.split(b"\n")[1:]:
             if not collector.add(line):
-                break  # the header ends, or there is none
+                break  # end of the header, or no header
         return collector.is_mail
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

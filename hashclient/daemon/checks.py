@@ -48,7 +48,7 @@ STOP = signal.SIGUSR1
 KEPT_BYTES = 1 << 20
 KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
-#: A stream may keep one in so many of the bytes that are left for all.
+#: A stream may keep 1 in so many of the bytes that are left for all.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
@@ -120,7 +120,7 @@ class Checks:
             self.openers = Openers(options.containers, rules, lambda: session.now().date())
         #: Streams that have ended and are judged together.
         self._ended: list[Upload] = []
-        #: The answer to a stream without a match, by the reason why it may be listed all the same.
+        #: The answer to a stream without a match, by the reason why it may still be listed.
         self._said: dict[str | None, bytes] = {}
 
     @property

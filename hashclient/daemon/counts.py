@@ -70,7 +70,7 @@ class Counts:
         return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:
-        """Return how many files of each kind that is not opened there were, if there were any."""
+        """Return how many files of each unopened kind there were, if there were any."""
         sums = {name: self._sum(_FIRST_KIND + n) for n, name in enumerate(NAMES)}
         return {name: number for name, number in sums.items() if number}
 

@@ -1,8 +1,7 @@
 """Records, logs and acts upon the matches of a daemon before they are answered.
 
 Many are recorded at once, so that they wait for the disk once. A failed write is counted and tried
-again with the next match; the answer is sent all the same, since an unrecorded match is still a
-match.
+again with the next match; the answer is still sent, since an unrecorded match is a match, too.
 
 A client can send the same listed content as often as it likes. The first time is recorded, logged
 and acted upon as ever. From then on it is counted for an hour, and the count is written when the
@@ -173,7 +172,7 @@ def _places_of(outcomes: Sequence[Outcome]) -> list[Place]:
 
 #: Seconds for which a match is only counted.
 REPEAT_S = 3600.0
-#: So many matches are remembered; of more, the first is recorded again when it comes again.
+#: So many matches are remembered; a forgotten one is recorded again if it comes.
 MOST = 10_000
 #: The ids of so many mails are written with a count: the last ones.
 MOST_MAILS = 10

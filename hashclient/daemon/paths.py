@@ -159,7 +159,7 @@ def results_at(
 def ruled(
     outcomes: Sequence[Outcome], lists: InUse, openers: Openers | None, door: str | None
 ) -> list[Outcome]:
-    """Return what was found of files as the configuration and people rule it; `door` asked."""
+    """Return the outcomes of files as configuration and people rule them; `door` asked."""
     outcomes = [msgspec.structs.replace(outcome, door=door) for outcome in outcomes]
     if openers is not None:
         outcomes = openers.accepted(outcomes)

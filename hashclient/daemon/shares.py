@@ -1,4 +1,4 @@
-"""What each user may have of a daemon, so that one leaves something for the others.
+"""The limits of each user of a daemon, so that one leaves something for the others.
 
 All connections of one user, be it a user id or an address, share what the user may have: a part of
 all connections, of all open files that clients hand over, and of all bytes of streams that are
@@ -15,7 +15,7 @@ from hashclient.daemon.doors import Peer
 
 
 class Share:
-    """A number of things for all users together; each user may have a part of them.
+    """A number that all users share; each user may take a part of it.
 
     Several threads may use it.
     """

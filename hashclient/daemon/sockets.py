@@ -104,7 +104,7 @@ def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -
     fd = directory.open(name, os.O_PATH)
     try:
         # A list of default permissions of the directory may have changed the mode.
-        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - what is open, whatever its name
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - the open file, under any name
         return identity_of(os.fstat(fd))
     finally:
         os.close(fd)

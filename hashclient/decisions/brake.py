@@ -1,4 +1,4 @@
-"""The brake: of the files that one entry matches, so many are acted upon within 24 hours.
+"""The brake: so many files that one entry matches are acted upon within 24 hours.
 
 If an entry is wrong, such as one of a licence text, it would have a policy isolate thousands of
 files. A file above the limit is held: it is on record and waits for a person, who releases it or

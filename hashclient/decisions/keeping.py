@@ -3,7 +3,7 @@
 So no ruling counts that the audit log does not have. After a kill in between the log has a change
 that did not happen; doing it again is right.
 
-With `people = 2` in [decisions], what a person makes or renews does not count until another one has
+With `people = 2` in [decisions], a new or renewed exception counts only after another person has
 approved it. A renewed exception counts until its former end, so another exception waits.
 """
 
@@ -65,7 +65,7 @@ class Keeper:
         return load_book(self._layout, self._sealer).rulings
 
     def check(self, number: int, reason: str, until: datetime | None) -> None:
-        """Check whether `number` exceptions can be made with this reason and end; make none.
+        """Check whether `number` exceptions can be made with this reason and end.
 
         Raises:
             UsageError: its end or its reason is refused, or there are too many exceptions.

@@ -1,4 +1,4 @@
-"""The actions for a match, as the configuration says; this module does none of them.
+"""Chooses the actions for a match by the configuration; other modules do them.
 
 The first rule that fits an entry decides for it; where none fits, the match is recorded and no
 more. A match of several entries gets the actions of all of them. Conflicts get no action: the file

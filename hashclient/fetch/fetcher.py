@@ -160,7 +160,7 @@ class Fetcher:
         )
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
-        """Bring every list up to date, or those of them in `only`; yield the result for each.
+        """Bring every list up to date, or the lists in `only`; yield the result for each.
 
         If the provider's `lists` is set, every list is one in it or one with a folder here: scans
         expect each of them, so each is kept up to date. After a refused list, the others are still
@@ -361,7 +361,7 @@ class Fetcher:
                 self._how.on_failure(error)
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
-        """Withdraw the matches of a list that has ended, and remove what is here of it.
+        """Withdraw the matches of a list that has ended, and remove its files here.
 
         Unless it `is_here`, only the configuration names it; a folder of that name may be another
         provider's. After a kill the next fetch does it again: the folder vanishes in one step.

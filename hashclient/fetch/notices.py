@@ -194,7 +194,7 @@ def _keep(
 ) -> FetchedNotices:
     now = session.now()
     stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
-    # A notice that is signed with another content now stays as it was.
+    # A notice that is now signed with other content stays as it was.
     other = {r.id for r in come.refused} & {one.notice.id for one in before}
     gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
     kept = merged(before, come.arrived, signed.targets.keys() - gone, now)

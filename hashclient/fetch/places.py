@@ -44,7 +44,7 @@ def addresses(
     Messages call it `peer`.
 
     Raises:
-        ConfigError: it has none, or the settings of one contradict each other.
+        ConfigError: no address, or settings of an address contradict each other.
     """
     if not provider.addresses:
         raise ConfigError(

@@ -4,7 +4,7 @@ It is made from the status, and from the end of the audit log. To publish it:
 
 1. Only one process publishes at a time, so an older document never replaces a newer one.
 2. A document has a number that no other has: it is kept before the document is made.
-3. The document takes the place of the one before it in one step.
+3. The document replaces the one before it in one step.
 4. Only then a failure is forgotten: a kill leaves it on record.
 """
 

@@ -1,8 +1,8 @@
 """The summaries of many audit logs, added up: one figure for all machines.
 
 Counts are added. Of how long things took, the number is added; median and percentile are the
-highest of all machines, above which those of all together cannot be. Outages of a provider that
-overlap are one.
+highest of all machines, above which those of all together cannot be. Overlapping outages of a
+provider are one.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _joined(outages: Iterable[Outage]) -> Iterable[Outage]:
-    """Yield outages by provider, those that overlap as one."""
+    """Yield outages by provider; overlapping ones are joined."""
     last: Outage | None = None
     for outage in sorted(outages, key=lambda one: (one.provider, one.since)):
         if last is not None and last.provider == outage.provider:

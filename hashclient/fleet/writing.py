@@ -53,7 +53,7 @@ _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
 }
 #: The states up to this one are of a machine, or a place, that cannot be relied on.
 _LAST_BAD = STATES.index("unknown")
-#: The columns that people see of these.
+#: The columns that people see.
 _SHOWN = ("published", "version", "lists", "open", "scanned")
 
 

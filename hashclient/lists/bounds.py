@@ -55,7 +55,7 @@ def check_footer(data: bytes, what: str) -> None:
     """Check the length of the footer of a Parquet file, before it is parsed.
 
     Raises:
-        VerificationError: there is none, or it is too long.
+        VerificationError: it is missing, or too long.
     """
     length = int.from_bytes(data[-8:-4], "little")
     if len(data) < 12 or data[-4:] not in _MAGIC or length > len(data) - 12:
@@ -94,7 +94,7 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
 
 
 def _columns(data: bytes) -> list[list[dict[int, Any]]]:
-    """Return what the footer says of each column of each row group.
+    """Return the footer's data on each column of each row group.
 
     pyarrow must not be asked: where that contradicts itself, it ends the whole process.
 
@@ -144,7 +144,7 @@ def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
     """Return kind, decoded size, size, number of values of a page, and where its content begins.
 
     Raises:
-        ValueError, TypeError, LookupError: the header is none.
+        ValueError, TypeError, LookupError: it has no header.
     """
     header = _Thrift(data[start : min(end, start + MAX_PAGE_HEADER_BYTES)])
     fields = header.struct()

@@ -213,7 +213,7 @@ class Recording(Permits):
         ]
 
     def _known(self, one: Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
-        """Return the record of the file, if one of `known` is of it: it has a tag or an entry."""
+        """Return the file's record among `known`, if any: it has a tag or an entry of the file."""
         for path in (one.place.path, one.place.reached):
             for match in known.get(path, ()) if path is not None else ():
                 if has_tags_of(one, match, key_id) or self._has_hit(match.id, one.hits):

@@ -104,7 +104,7 @@ class Matches(Recording):
             return self._get(match_id)
 
     def look_up(self, match_id: str) -> Match | None:
-        """Return the match with this id, or None where there is none, as when the record was lost.
+        """Return the match with this id, or None if it is missing, as after a loss of the record.
 
         Raises:
             StateError: it cannot be read.

@@ -167,7 +167,7 @@ class Endpoint(msgspec.Struct, frozen=True):
                 character). Other escapes pass: names of TUF roles are escaped in addresses.
         """
         found = _parse(url, _ESCAPED_PART)
-        # A base without a final slash is a directory all the same.
+        # A base without a final slash is a directory, too.
         directory = self.path.removesuffix("/") + "/"
         if (
             found is not None

@@ -109,8 +109,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One notice; times are in UTC, and whole seconds.
 
-    `lists` are the lists that it is about, which may be none. An `Update` or a `Cancel` has
-    `references` to those that it replaces or ends, an `Alert` has none.
+    `lists` are the lists that it is about, which may be none. `references` are the notices that an
+    `Update` or `Cancel` replaces or ends; an `Alert` has none.
     """
 
     format: Literal["hashclient-notice/1"]

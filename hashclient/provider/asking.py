@@ -116,7 +116,7 @@ class Listing:
 
 
 def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
-    """Return the changes of each generation, or of each range of joined ones."""
+    """Return the changes of each generation, or of each joined range."""
     found: dict[tuple[int, int], list[int]] = {}
     for segment in segments:
         counts = found.setdefault((segment.first, segment.last), [0, 0])

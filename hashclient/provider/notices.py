@@ -107,7 +107,7 @@ class NoticeBoard:
     def update(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Replace the notices `ids` by one, with the fields of `said` or of the first of them.
+        """Replace the notices `ids` by one, with the fields of `said`, else of the first one.
 
         Raises:
             UsageError: as `publish`; or one of them is not published, or has ended.

@@ -153,7 +153,7 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
     """Return the metadata in the file at `path`, whose bytes are `data`.
 
     Raises:
-        StateError: it is none, or of another kind.
+        StateError: no metadata, or another kind.
     """
     try:
         found: Metadata[Any] = Metadata.from_bytes(data)

@@ -1,7 +1,7 @@
 """Undoes a generation of a list: withdraws what it added, and adds again what it withdrew.
 
-Both only as far as nothing later concerns the same entry: an id that was withdrawn or added since
-stays as it is. Entries come back under their ids, with all that they had.
+But an entry that a later generation concerns stays: an id that was withdrawn or added since is left
+as it is. Entries come back under their ids, with all that they had.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     """
     try:
         notes = load_notes(room.directory)
-    except StateError as error:  # the items are checked all the same
+    except StateError as error:  # the items are still checked
         notes = {}
         yield Finding(RESTORED_NAME, ok=False, detail=error.message)
     ids = item_ids(room.directory)

@@ -38,7 +38,7 @@ def load_published(layout: Layout) -> Published:
 
 
 def load_kept(path: Path, kind: type[T]) -> T:
-    """Return the struct in a file; with its defaults, if there is no file.
+    """Return the struct in a file; without a file, with its defaults.
 
     Raises:
         StateError: it cannot be read, or is damaged.

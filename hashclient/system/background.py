@@ -16,7 +16,7 @@ from hashclient.core.errors import StateError
 T = TypeVar("T")
 _In = TypeVar("_In")
 
-#: How many wait for the disk at the same time: one commit of its journal serves them all.
+#: How many threads wait for the disk at once: one commit of its journal serves them all.
 _AT_ONCE = 8
 
 
@@ -115,7 +115,7 @@ class Task(Generic[T]):
 
 
 def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
-    """Do `work`, if any, in a thread while this one does what is to be done `here`; wait for both.
+    """Do `work`, if any, in a thread while this one calls `here`; wait for both.
 
     Where the system has no room for a thread, one is done after the other.
     """

@@ -1,4 +1,4 @@
-"""Tells whether a directory shows its real names; an encrypted one without its key hides them.
+"""Finds out if a directory shows its real names; an encrypted one without its key hides them.
 
 Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), such as home
 directories that are unlocked at login. Without the key, such a directory has other names, and the

@@ -91,7 +91,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Facts:
-    """What this machine says of the mount of an open file; tests have facts of their own."""
+    """This machine's facts on the mount of an open file; tests have facts of their own."""
 
     #: Where mount(8) and udisks record who has mounted a file system.
     utab = Path("/run/mount/utab")

@@ -53,7 +53,7 @@ class Allowance:
 
     @property
     def spent_s(self) -> float:
-        """How much of it is spent."""
+        """The part that is spent."""
         return time.monotonic() - self._began - (self._queued_s() - self._queued)
 
     @property

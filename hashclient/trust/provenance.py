@@ -43,7 +43,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     followed: int = 0
 
     def facts(self) -> list[list[str]]:
-        """Return what people are shown: what it is, and what is said of it."""
+        """Return the lines that people are shown: a label and its text."""
         found = []
         for origin in self.origins:
             where = f"list {origin.list}, generation {origin.generation}"

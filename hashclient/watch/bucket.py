@@ -122,7 +122,7 @@ class BucketWatch:
         )
 
     def _settle(self, wait_s: float | None) -> None:
-        """Show what is checked, and take its events back; wait for the first one if asked to."""
+        """Show checked objects, and settle their events; wait for the first one if asked to."""
         ended, _ = wait_for(self._running, wait_s, FIRST_COMPLETED)
         done = []
         for future in ended:

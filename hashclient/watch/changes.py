@@ -13,7 +13,7 @@ it as unread.
 Limits: these changes are not reported: a write through a shared memory map, a write through a hard
 link elsewhere, a write to a file that stays open, a new length that is set by path (truncate(2)),
 and a change by another machine on a network file system (trees there are refused). Nor is it
-reported that a file may be read that could not be before.
+reported that a file has become readable.
 
 IN_MODIFY would report the third and fourth. It is not asked for: it is reported for each write(2),
 so the reports of one program that writes to two files in turn, as fast as it can, take a quarter of

@@ -45,7 +45,7 @@ class Events(Protocol):
     has_dead_letters: bool
 
     def take(self, wait_s: float) -> Sequence[Event] | None:
-        """Return the next events, none after so many seconds; None at the end."""
+        """Return the next events, none after `wait_s`; None at the end."""
 
     def done(self, events: Sequence[Event]) -> None:
         """Have these events not given again."""

@@ -93,8 +93,8 @@ class Watch(Observer):
         self._on_unseen = on_unseen
         self._beside = beside
         self._stopping = False
-        #: The files that wait, each with the moment from which it may be checked; the first of
-        #: these moments, or one before it; and for each file the moment by which it is checked.
+        #: The waiting files, each with the time from which it may be checked; the first of these
+        #: times, or an earlier one; and for each file the time by which it is checked.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
@@ -264,8 +264,8 @@ class Watch(Observer):
     def _is_led_away(self, root: str) -> bool:
         """Return whether a link is on the way to a root by now, and say so.
 
-        When the watch began there was none. So somebody has put it there since, and nobody has
-        asked for what it leads to.
+        When the watch began there was no link. So somebody has made it since, and nobody has asked
+        to watch its target.
         """
         try:
             os.close(open_plain(root, HELD_FLAGS))

@@ -203,7 +203,7 @@ class ImportFile:
             raise UsageError(error.message, hint=error.hint or FORMATS_HINT) from None
 
     def choose_rows(self, which: str, example: str) -> UsageError:
-        """Return the error for a file that does not say by itself which rows are meant."""
+        """Return the error for a file that does not show which rows are meant."""
         return UsageError(
             f"{self.name}: {which}: which rows are meant?",
             hint=f"say so with --where, such as '{example}', or `all`",

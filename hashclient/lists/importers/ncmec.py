@@ -113,7 +113,7 @@ class _Document:
         """Read on.
 
         Raises:
-            UsageError: it is no such document.
+            UsageError: it is wrong, or too long.
         """
         self._parse(piece, last=False)
         self._fed += len(piece)
@@ -151,7 +151,7 @@ class _Document:
         """Refuse a document in which an entry is both present and deleted.
 
         Raises:
-            UsageError: there is one.
+            UsageError: one is both.
         """
         count = self._deleted.count
         if not count:

@@ -136,7 +136,7 @@ class ObjectSpot:
         """Hold the object there.
 
         Raises:
-            OSError: there is none, or it cannot be asked for.
+            OSError: it is missing, or the request fails.
         """
         seen = self.now()
         if seen is None:

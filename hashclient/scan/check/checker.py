@@ -53,7 +53,7 @@ from hashclient.system.strangers import is_shared, trusted_users
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
-#: And after so many members of containers: all may match, and their outcomes come in one result.
+#: And after so many members of containers: all may match, and one result has all outcomes.
 TASK_MEMBERS = 4_096
 
 #: So many directories are open together, and the cache is asked once about all of their files: each
@@ -186,7 +186,7 @@ class Checker:
                 os.close(directory.fd)
 
     def _open_directory(self, group: Group, result: Result) -> Directory:
-        """Open the directory of a group; if it was replaced by another one, list that instead.
+        """Open the directory of a group; if another directory replaced it, list that instead.
 
         Named files are looked for by their names there, and are unread if these are missing.
         A new directory was put there as a file is saved over another; so was an older one if only
@@ -385,7 +385,7 @@ class Checker:
     ) -> bool:
         """Check the members of a file that may be a container; return whether it is one.
 
-        `found` is what was read of it. `ahead` has other files of its directory.
+        `found` is its read result. `ahead` has other files of its directory.
 
         Raises:
             Deferred: it is large, was not read, and is not alone in its task.

@@ -62,7 +62,7 @@ class Files(msgspec.Struct, gc=False):
     unwritable: Sequence[bool | None]
 
     def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
-        """Note the tags of digests; they stand at `start` and behind it, of each of the files."""
+        """Note the tags of digests; in each file's digests, they begin at `start`."""
         is_all = len(numbers) == len(self.digests)
         digests = self.digests if is_all else [self.digests[number] for number in numbers]
         rows = slice(None) if is_all else np.array(numbers)

@@ -80,7 +80,7 @@ class Looker:
             self._look_up(seen, result, rows)
 
     def _look(self, directory: Directory, result: Result) -> list[_Seen]:
-        """Settle the files of a directory by their size; return those that may be known."""
+        """Settle the files of a directory by size; return those that the cache may know."""
         fd, follow = directory.fd, directory.group.follow
         seen: list[_Seen] = []
         names: list[str] = []

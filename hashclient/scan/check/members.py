@@ -386,7 +386,7 @@ class Members:
         hits: tuple[Hit, ...] | None,
         known: np.void,
     ) -> None:
-        """Take the outcome of a member that hits, or of a clean one where those are kept."""
+        """Take the outcome of a member that hits, or of a clean one if those are kept."""
         if hits is None and not self._keep_clean:
             return
         in_mask = Algorithm.in_mask(found.row.mask)

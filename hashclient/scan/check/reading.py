@@ -76,7 +76,7 @@ class SetAside(Exception):  # noqa: N818 - no error, but an outcome
 
 
 def no_file(mode: int) -> SetAside:
-    """Return the outcome of a path that was listed as a file and is none, by its `st_mode`.
+    """Return the outcome, by `st_mode`, of a path that was listed as a file and is no file.
 
     A directory is unread, not skipped: its files were not listed.
     """
@@ -258,7 +258,7 @@ class Reader:
         Raises:
             OtherFile: it has another inode.
             Deferred: it is not shorter than `defer_bytes`.
-            SetAside: it is no file, kept changing, or is not as long as its size says.
+            SetAside: it is no file, kept changing, or its size is wrong.
             OSError: it cannot be read; if it is an `EndlessError`, to its end.
         """
         status = os.fstat(fd)

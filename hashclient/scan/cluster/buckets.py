@@ -242,7 +242,7 @@ class ClusterBucket(Work):
             self._checked.append(Checked(Result(outcomes=[outcome]), one))
 
     def _give_up(self) -> None:
-        """There is no cluster any more: end the listing here; objects not read are unread."""
+        """The cluster is gone: end the listing here; objects not read are unread."""
         self._is_gone = True
         self._lose_batches([*self._jobs.take_lost(), *self._jobs.take_all()], CLUSTER_GONE)
         self._lose(list(self._waiting), CLUSTER_GONE)

@@ -128,8 +128,8 @@ class Connection:
     def ended(self, timeout_s: float) -> dict[str, bytes | None]:
         """Return the answers of calls that have ended since the last time, by key; wait for one.
 
-        An answer is None if no worker could give it. An answer that is lost with its worker on the
-        way here is made again elsewhere, and comes later.
+        An answer is None if no worker could give it. An answer that is lost with its worker is made
+        again elsewhere, and comes later.
 
         Raises:
             GoneError: the scheduler has gone, or has forgotten the calls.

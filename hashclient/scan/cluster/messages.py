@@ -192,7 +192,7 @@ decode_directories = msgspec.msgpack.Decoder(ToList).decode
 
 
 def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
-    """Return the answer of a worker; without one that makes sense, its batch is lost."""
+    """Return the answer of a worker; if it makes no sense, the batch is lost."""
     if raw is None:
         return Lost(WORKER_DIED)
     try:
@@ -204,8 +204,8 @@ def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
 def names_elsewhere(group: Group, file_system: int = 0) -> Names:
     """Return a listed group as another machine may have it.
 
-    Inodes are left out if the group is on no `file_system` that is the same one there. The device
-    has another number.
+    Inodes are left out without a `file_system` that is the same there. The device has another
+    number.
     """
     names = names_of(group)
     if not file_system:

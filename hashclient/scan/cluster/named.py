@@ -85,7 +85,7 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
     """Return those files of a batch that are the ones at the client, and outcomes of all others.
 
-    Relative directories are relative to `base`. A file that is missing, here as there, is kept: the
+    Relative directories are relative to `base`. A file that is missing on both sides is kept: the
     checker says what is wrong.
     """
     if not names.signs:

@@ -65,7 +65,7 @@ class Executor(Protocol):
     def run(
         self, work: Iterator[Task | Outcome], make_checker: Checkers
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield the results of `work`, as they come, and outcomes among it as they are.
+        """Yield the results of `work` as they come; outcomes in `work` pass unchanged.
 
         `work` is read only as far as is needed to keep workers busy, which keeps memory flat.
 

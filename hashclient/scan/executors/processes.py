@@ -126,7 +126,7 @@ class Pool:
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield the results of `tasks`, as they come, and outcomes among them as they are.
+        """Yield the results of `tasks` as they come; outcomes among them pass unchanged.
 
         An `Advance` comes first, when all workers are at it, and then at least every `tick_s`
         seconds.
@@ -247,7 +247,7 @@ class Pool:
                 self._nursery.exit_code(worker.pid)
 
     def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
-        """Return the message of a worker, None if it has died; an error is that of an index."""
+        """Return the message of a worker, None if it died; an error comes from an index."""
         try:
             message = decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message

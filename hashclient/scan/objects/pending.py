@@ -1,6 +1,6 @@
 """Objects that are clean by their store's digest; they wait until the end of the run.
 
-If the content of one object contradicts the store's digest, all of these are unread. There may be
+If one object's content contradicts the store's digest, all waiting ones are unread. There may be
 millions, so they wait in a file without a name, and only their number is kept in memory.
 """
 
@@ -76,7 +76,7 @@ class Pending:
             self.add_page(page_of(rows))
 
     def take(self) -> Iterator[Wanted]:
-        """Yield all of them, and forget them.
+        """Yield all objects, and forget them.
 
         Raises:
             StateError: they cannot be read back.

@@ -49,7 +49,7 @@ Uint8 = npt.NDArray[np.uint8]
 _HEX_CHARS = 32
 _MD5 = '^"?[0-9A-Fa-f]{32}"?$'
 
-#: How an outcome says that it rests on such a digest, by the scheme of its store.
+#: The words for an outcome that rests on such a digest, by the scheme of its store.
 EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
 
 
@@ -94,7 +94,7 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
 
 #: One in so many objects that their store's digests decide is read.
 SAMPLE = 1_000
-#: Rows of a page that begin and end at no more places than this are cut out of it.
+#: Rows that begin and end at no more places than this are cut out of a page.
 MOST_EDGES = 64
 
 UNREAD = "--no-read: nothing but its content could tell"

@@ -126,7 +126,7 @@ def scan(
     containers: Options | None = None,
     accept: Rules = as_they_are,
 ) -> Generator[Outcome | Progress]:
-    """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
+    """Check what `source` lists; yield outcomes as they are found, and `progress` at times.
 
     Only the `options` about reading files count here. Clean files are yielded with `show_clean` and
     counted always. The summary in `progress` is kept up to date and holds what was found so far

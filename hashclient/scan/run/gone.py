@@ -135,7 +135,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Return whether there is no file, or no directory, of a name, nor a link that leads anywhere.
+    """Return whether a name has no file (or directory), and no link that leads anywhere.
 
     Raises:
         OSError: this cannot be found out.

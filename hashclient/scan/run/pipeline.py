@@ -312,7 +312,7 @@ class Run(Iterator[Handled]):
 
     def _keep(self, *, is_last: bool = True) -> None:
         """Record the outcomes there are; unless it `is_last`, perhaps by a thread that goes on."""
-        # A second signal, too, would have them recorded and logged again.
+        # A second signal would also make them be recorded and logged again.
         with self._guard.barred():
             if self._beside is not None:
                 task, batch = self._beside

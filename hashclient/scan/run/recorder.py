@@ -303,7 +303,7 @@ class RunRecord:
         self.report_failures()
 
     def _name_held(self) -> None:
-        """Note in the summary of which entries there are held matches, and how many."""
+        """Note in the summary which entries have held matches, and how many."""
         try:
             with self._open(create=False) as matches:
                 self._summary.held_entries = matches.held_entries(HELD_ENTRIES + 1)

@@ -158,7 +158,7 @@ def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, 
 
 
 def _open_beside(path: str, identity: Identity) -> int | None:
-    """Open the directory that has an inode, in the directory that it was in; None if none has.
+    """Open the directory with an inode, in the directory that it was in; None if not found.
 
     Raises:
         OSError: one of the two cannot be opened.

@@ -5,7 +5,7 @@ Where each request takes milliseconds, threads open and read ahead the next dire
 and find out the types that a directory does not give. If they cannot open or read a directory, the
 walk tries by itself: so the walk reports only what it has met, in its own order.
 
-Limits: so many directories are open ahead, and so many names of each are kept.
+Limits: only so many directories are open ahead, with so many names of each.
 """
 
 from __future__ import annotations

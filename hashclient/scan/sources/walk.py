@@ -387,7 +387,7 @@ class Walk:
     def _find(
         self, path: str, frame: Frame, inode: int, failure: OSError
     ) -> tuple[str, Open, str | None]:
-        """Open a directory that is not the listed one any more, where it is now; return its path.
+        """Open a listed directory whose name has changed; return its path.
 
         If the listed one is gone, the directory that has its name now is opened. If that has come
         from elsewhere, the reason why the listed one is unread is returned, too.

@@ -13,7 +13,7 @@ PROCESSES = "processes"
 
 
 class Flag(NamedTuple):
-    """What the command line says of an option: its help, a word for its value, and a range."""
+    """An option on the command line: its help, a word for its value, and its range."""
 
     help: str
     metavar: str | None = None
