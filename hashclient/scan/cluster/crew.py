@@ -103,7 +103,7 @@ class Crew:
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
         self._refused &= there.keys()
-        # The nanny of a worker gives it up if it dies while it starts: so it gets some time.
+        # The nanny of a worker abandons it if it dies while it starts: so it gets some time.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
         new = {a: n for a, n in new.items() if a not in self._ready}
         self._seen = set(there)
