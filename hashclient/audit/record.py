@@ -310,8 +310,8 @@ def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> di
 def parse_head(record: Record, where: str) -> Head:
     """Check that `record` can be the first of a file of the log, and return its content.
 
-    It is the genesis record, or one that goes on from it: signed by the same key, and following the
-    record that it names.
+    It is the genesis record, or one that continues the log: signed by the same key, and following
+    the record that it names.
 
     Raises:
         AuditError: it is not.

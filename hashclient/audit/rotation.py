@@ -136,7 +136,7 @@ def _like(new: int, fd: int) -> None:
 def _is_it(fd: int, path: Path) -> bool:
     """Return whether the file at `path` is the one open as `fd`, or a copy of it.
 
-    A kill may have left it with both names, and a restored backup makes two files of them.
+    A kill may have left a file with two names, and a restored backup makes two files of it.
     """
     if is_current(fd, path):
         return True

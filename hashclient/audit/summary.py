@@ -32,7 +32,7 @@ _CHECKED = dict.fromkeys(
         *(n for n in Counts.__struct_fields__ if n != "not_opened"),
     )
 )
-#: Acts by their events; those on a report name its matches.
+#: Acts by their events; events of a report name its matches.
 _ACTS = {
     "quarantined": "isolated",
     "restored": "restored",

@@ -49,7 +49,7 @@ class Sorter:
         """
         outcome = handled.outcome
         digests = outcome.digests if self._keep_digests else {}
-        # Names may be any bytes, and as text msgpack takes no such; words for people lose nothing.
+        # Names may be any bytes, which msgpack refuses in a text; words for people lose nothing.
         names = [os.fsencode(name) for name in outcome.members]
         plain = msgspec.structs.replace(
             handled,

@@ -54,7 +54,7 @@ class Registry(Protocol):
         ...
 
     def most_members(self, name: str) -> int | None:
-        """Return how many members one container of a kind may have; None where that is open."""
+        """Return how many members one container of a kind may have; None without a limit."""
         ...
 
     def has_readings(self, name: str) -> bool:

@@ -103,7 +103,7 @@ class _Walk:
         self._is_inner = False
 
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
-        """Yield all parts. With `most`, it must be a mail: its header says so within that."""
+        """Yield all parts; with `most`, only if the header within that is of a mail."""
         self._is_inner = most is None
         lines = self._lines
         start = lines.peek(HEAD_BYTES)

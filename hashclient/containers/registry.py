@@ -38,7 +38,7 @@ class Registry:
         return [expander for kind, expander in self._made.items() if kind.name == name]
 
     def most_members(self, name: str) -> int | None:
-        """Return how many members one container of a kind may have; None where that is open."""
+        """Return how many members one container of a kind may have; None without a limit."""
         return self._most.get(name)
 
     def has_readings(self, name: str) -> bool:

@@ -172,7 +172,7 @@ def digest_fd(
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
     if on_first is not None:
-        on_first(buffer.obj, count)  # of which each look takes less than of the view
+        on_first(buffer.obj, count)  # bytes are read faster from it than from the view
     if count == size and capped and count < CHUNK_BYTES:
         data = buffer[:count]
         return digests_of(algorithms, data), count

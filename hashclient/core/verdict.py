@@ -27,8 +27,8 @@ def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
 class Counts(msgspec.Struct, array_like=True):
     """How inputs were answered, and what was read for it.
 
-    `bytes_read` counts a second reading, too. Whether a file that matches needs one depends on the
-    files before it, so that number can differ between two runs over the same files.
+    `bytes_read` counts a second reading, too. Whether a matching file needs one depends on the
+    files before it, so two runs over the same files can differ.
 
     Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be

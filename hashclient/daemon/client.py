@@ -1,6 +1,6 @@
 """A client: who it is, and the answers that are on their way to it.
 
-Answers are sent as fast as the client reads them. All that are ready at the same time are sent
+Answers are sent as fast as the client reads them. Answers that are ready together are sent
 together.
 """
 

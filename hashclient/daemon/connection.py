@@ -296,7 +296,7 @@ class Connection(Client):
         """Treat an old command as complete, if no bytes have come since."""
         self._bare_is_due = False
         parser = self._parser
-        # Late bytes would make it another path; after a path that was written at once, none come.
+        # Late bytes would change the path; but no bytes follow a path that was written at once.
         is_whole = self.peer.is_local and not self._in_session and parser.holds_path_of_one_piece
         if (
             self.is_closed

@@ -1,9 +1,9 @@
 """Long work in threads, a piece at a time and in turn, so that large requests wait longest.
 
 A disk may be slow, and a tree may be the whole disk. So reading for a client is cut into pieces;
-after each piece, another user has a turn, and of each user another client. One user has a part of
-the threads. Each client has one request at work at a time, and none while its answers are unread.
-Only the pieces themselves run outside of the thread of the loop.
+after each piece, the next user has a turn, with their next client. One user has a part of the
+threads. Each client has one request at work at a time, and none while its answers are unread. Only
+the pieces themselves run outside of the thread of the loop.
 
 Limit: a piece that the kernel never answers keeps its thread.
 """

@@ -97,7 +97,7 @@ class _Turn:
         if is_full and (before is None or before.state is MatchState.HELD):
             return True  # there may be very many of these
         wanted = {a for actions in asking.values() for a in actions}
-        # Only in a turn of several transactions the same match comes again.
+        # A match comes again only in a turn of several transactions.
         letting = set(self.given.get(case.id, ()))
         if before is not None:
             if before.state not in PROGRESS:

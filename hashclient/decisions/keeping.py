@@ -111,7 +111,7 @@ class Keeper:
         return made[0]
 
     def renew(self, ids: Sequence[str], reason: str, until: datetime | None) -> list[Ruling]:
-        """Let exceptions end later, for another reason; return them, or what waits in their place.
+        """Let exceptions end later, for another reason; return them, or the waiting new ones.
 
         Raises:
             UsageError: one is not there, its end or reason is refused, or there are too many.
@@ -259,7 +259,7 @@ def exchange(
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
     """Make exceptions of these entries of a list, which are known to be good, and of no others.
 
-    Earlier ones that were made so end; one that ends soon is renewed. Return whether there is a new
+    Earlier exceptions made so end; those that end soon are renewed. Return whether there is a new
     one. The caller holds the writers' lock.
 
     Raises:

@@ -1,9 +1,9 @@
 """Exceptions for many machines: one exports them, signed, and the others import them.
 
-Exceptions of entries travel, with their reason and author. Those of files, and those below a path,
-stay where they are, so no digest and no path is in the file; so do those that were imported, or
-made because an entry is known to be good. The key is that of the audit log of the machine that
-exports; `trusted` in [decisions] names the keys that may decide here.
+Exceptions of entries travel, with their reason and author. Exceptions of files, or below a path,
+stay, so no digest and no path is in the file; imported ones stay, too, and those made because an
+entry is known to be good. The key is that of the audit log of the machine that exports; `trusted`
+in [decisions] names the keys that may decide here.
 
 An import replaces the exceptions that came before from the file's key by those of the file. It is
 refused unless

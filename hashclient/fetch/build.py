@@ -325,7 +325,7 @@ def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | N
 
 
 def remove_list(directory: Path) -> None:
-    """Remove the folder of a list, in one step for those who look for it.
+    """Remove the folder of a list; readers see this as one step.
 
     Raises:
         StateError: it cannot be removed.

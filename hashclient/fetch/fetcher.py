@@ -77,10 +77,10 @@ from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
 
-#: At most so many lists that are built wait for the disk together, and for about so long.
+#: At most so many built lists wait for the disk together, for about so many seconds.
 AT_ONCE = 64
 BUILT_S = 1.0
-#: Before a list with so many entries is built, those that wait come into use.
+#: Before a list with so many entries is built, waiting lists come into use.
 LONG = 100_000
 FORK_HINT = (
     "two hosts publish the same repository, or an older copy of it was put back; tell the provider:"
@@ -129,8 +129,8 @@ class Fetcher:
     ) -> None:
         """Prepare a fetch. Only the key is read yet, and it must exist.
 
-        Addresses that `source` is asked for begin with `base`, by default the provider's own; the
-        log says that they come from `origin`, by default the same.
+        Addresses asked of `source` begin with `base`, by default the provider's own; the log says
+        that they come from `origin`, by default the same.
 
         Raises:
             ConfigError: the key is missing or malformed.

@@ -72,7 +72,7 @@ def fetch_in_turn(
     are any. The caller holds the writers' lock.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
+        HashclientError: as `Fetcher.fetch`; of several places the last of the worst.
     """
     notices = _Notices(monotonic)
     try:
@@ -238,9 +238,9 @@ def fetch_all(
     """Yield the result for every list, or for those in `only`, of one provider or of all.
 
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
-    `wait_s` and `on_wait` are as for `writing`. `how.received` is not asked: what comes is counted
-    here. `how.on_failure` is called with errors of an address after which the next one is asked, of
-    one of several providers, and of a list whose provider is not in the configuration.
+    `wait_s` and `on_wait` are as for `writing`. `how.received` is not used: bytes are counted here.
+    `how.on_failure` is called with errors of an address after which the next one is asked, of one
+    of several providers, and of a list whose provider is not in the configuration.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit

@@ -56,7 +56,7 @@ class Folder:
 
     @property
     def id(self) -> str:
-        """What names the place wherever it is named from.
+        """The name of the place, from any directory.
 
         Raises:
             OSError: the path is relative, and the working directory was removed.

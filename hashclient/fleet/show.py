@@ -69,7 +69,7 @@ class Finding(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A machine, or a file that is of none that is known; the findings have the worst first.
+    """A machine, or a file of no known machine; the worst finding comes first.
 
     `document` is None if it does not count, or is not there.
     """

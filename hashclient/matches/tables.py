@@ -100,8 +100,8 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: Of a match that was held when it was first found, only its state says so. The next step may
-#: change that, so this one is written before it.
+#: Only its state shows that a match was held when it was first found. The next step may change the
+#: state, so this step is written before it.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
 SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m

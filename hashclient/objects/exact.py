@@ -66,7 +66,7 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
 
     Raises:
         StoreError: the store failed.
-        NoExactListingError: there can be none.
+        NoExactListingError: a proxy is set.
     """
     if has_proxy():
         raise NoExactListingError

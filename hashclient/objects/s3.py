@@ -236,7 +236,7 @@ class S3(Store):
         return page_of([(o["Key"], o["Size"], o.get("ETag")) for o in found]), more
 
     def _listed(self, asked: dict[str, str]) -> tuple[Any, dict[str, str] | None]:
-        """Return the objects of a page as botocore gives them, and what asks for the next one."""
+        """Return the objects of a page as botocore gives them, and the request for the next."""
         got = self.call("list_objects_v2", **asked)
         if not got.get("IsTruncated"):
             return got.get("Contents", ()), None

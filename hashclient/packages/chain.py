@@ -57,7 +57,7 @@ def verify_custody(text: bytes) -> Custody:
 
     1. Each line is spelled as the writer of the log spells its content, and its hash is right.
     2. The first record, and no other, is a genesis record, signed by the key it names.
-    3. Records are in their order in the log, and none comes twice.
+    3. Records have the order of the log, and no record comes twice.
     4. Each signature is right, and a record without one is joined to the next by its hash. A copy
        holds an earlier record, spelled as the log spells it, with the right hash.
     5. The last record says that a report was packaged, is signed, and has the hash of the lines

@@ -83,7 +83,7 @@ def verify_package(
     6. The evidence is exactly as in the document, by name, length and hash.
 
     Raises:
-        UsageError: it has nothing of a package, it is sealed and there is no `opener`, or
+        UsageError: it has no part of a package, it is sealed and there is no `opener`, or
             `public_key` is not a key.
         AuthorisationError: no key opens it.
         VerificationError: a check failed.

@@ -255,7 +255,7 @@ class Taken(msgspec.Struct, frozen=True):
         return {**found, "signers": {n: sorted(self.draft.signed_by(n)) for n in self.signed}}
 
     def published(self) -> Draft:
-        """Return the draft with the roles that come out of it, and no others."""
+        """Return the draft with only the roles that result from it."""
         roles = {name: self.draft.roles[name] for name in self.signed}
         return msgspec.structs.replace(self.draft, roles=roles)
 
@@ -299,7 +299,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
 
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
-    """Return which of snapshot and timestamp are published as the draft has them.
+    """Return which of snapshot and timestamp are taken from the draft.
 
     Those that can be signed here are signed here, so that they name published files by their
     hashes, and so that another publication does not invalidate a draft; but for `kept`, roles that

@@ -52,7 +52,7 @@ class Passphrases:
         self._known: list[bytes] = []
 
     def remember(self, passphrase: bytes) -> None:
-        """Try this one, too."""
+        """Try it later, too."""
         self._known.append(passphrase)
 
     def open(self, path: Path, data: bytes) -> tuple[Ed25519PrivateKey, bytes]:

@@ -548,7 +548,7 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """End an act; leave one that still runs, since a second interrupt has ended the wait for it."""
+    """End an act; leave one that still runs after a second interrupt has ended the wait."""
     with contextlib.suppress(ValueError):
         act.close()
 

@@ -71,7 +71,7 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
         for task in tasks:
             task.result()
     finally:
-        # Not the tasks are waited for: an interrupt may come before the newest one has its name.
+        # Wait for `running`, not for tasks: an interrupt may come before the newest is in `tasks`.
         with changed:
             left.clear()
             changed.wait_for(lambda: not running)

@@ -74,7 +74,7 @@ class Allowance:
 def is_runnable(pid: int) -> bool:
     """Return whether a process runs, or could run if there was a processor for it.
 
-    For how long it could, its times say only when it runs again.
+    Its times count such a wait only when it runs again.
     """
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"

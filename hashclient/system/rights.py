@@ -122,7 +122,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
         try:
             _take(rights)
             none = _Set.from_buffer_copy(before)
-            none.words[0] = none.words[3] = 0  # effective; what is permitted brings them back
+            none.words[0] = none.words[3] = 0  # effective; the permitted ones bring them back
             _set_capabilities(none)
         except BaseException:
             leave()

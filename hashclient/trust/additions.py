@@ -6,8 +6,8 @@ member ignore it, as TUF requires (its specification, 4.3). The member is an obj
 `delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
 module finds the delegation and verifies both.
 
-Clients drop ended lists. The delegation to one is gone, and the snapshot goes on naming its role,
-as TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
+Clients drop ended lists. Their delegations are gone, but the snapshot still names their roles, as
+TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
 mistake, and clients keep such a list. So the targets name ended lists in a member of their own.
 
 The root says for how long a snapshot and a timestamp may be signed at most. Their keys lie on a

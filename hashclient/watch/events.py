@@ -29,7 +29,7 @@ _NO_QUEUE = "not the address of a queue: {}"
 class Event(msgspec.Struct, frozen=True):
     """Objects that are new, and the mark by which their source knows the event.
 
-    `times` is how often it was given so far. `is_read` is False if nothing is understood of it.
+    `times` is how often it was given so far. `is_read` is False for an unknown form.
     """
 
     objects: tuple[ObjectUri, ...]

@@ -24,8 +24,8 @@ from hashclient.containers.unopened import NAMES
 from hashclient.scan.cache.records import RECORD, are_due, records_of
 from hashclient.scan.values.work import Container
 
-#: One member: its length, or the one that is claimed where no tags are known; the algorithms whose
-#: tags are known, as in a record; and whether a claimed length cannot be wrong.
+#: One member: its length, or its claimed length if no tags are known; the algorithms with known
+#: tags, as in a record; and whether a claimed length cannot be wrong.
 MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<u8", (3, 2))])
 Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
@@ -116,7 +116,7 @@ def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:
-    """Keep the members of containers, in place of earlier ones of these files."""
+    """Keep the members of containers; replace earlier records of these files."""
     database.executemany(
         "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
         [

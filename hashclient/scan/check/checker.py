@@ -390,7 +390,7 @@ class Checker:
         Raises:
             Deferred: it is large, was not read, and is not alone in its task.
             SetAside: it is nearly all hole.
-            OSError: the file cannot be opened as a container now; if there is no room, later.
+            OSError: it cannot be opened as a container now; without room, it is tried later.
         """
         plan, _, size, status, reliable, unwritable = found
         if not plan:

@@ -173,7 +173,7 @@ class Looker:
                 rows.append((directory, name, -1, read))
         believed = records["read_day"] != 0
         is_read = wanted != 0
-        # A size that no entry has does not say that a file is no container: the cache does.
+        # A size that no entry has leaves open if a file is a container: the cache decides.
         rests_on_cache = settled & is_read if self._members is None else settled
         known_unchanged = int(np.count_nonzero(rests_on_cache))
         total = int(np.count_nonzero(settled))

@@ -1,7 +1,7 @@
 """Whether the file that is read may be a container: by its first bytes, and by its last ones.
 
-Most files are decided by the bytes that are read first, which are all of a short file. Of longer
-ones the end is looked at as well, and of files in front of which an archive may stand.
+Most files are decided by the bytes that are read first, which are all of a short file. The end of
+longer files is looked at, too, and of files that an archive may follow.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Marks:
             return
         self._first_bytes, self._front = length, b""
         if found:
-            self.may_be = is_kind(found)  # one that is not opened is counted there
+            self.may_be = is_kind(found)  # unopened kinds are counted there
             if not self.may_be:
                 self._front, self.is_sure = bytes(data[: min(length, FRONT_BYTES)]), False
         else:

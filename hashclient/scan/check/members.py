@@ -105,7 +105,7 @@ class Opened(msgspec.Struct):
 
     @property
     def is_container(self) -> bool:
-        """Whether there was any member, or may be one that nobody has seen."""
+        """Whether there was a member, or there may be an unseen one."""
         return self.members > 0 or bool(self.not_opened)
 
     def keep(self, outcome: Outcome) -> None:

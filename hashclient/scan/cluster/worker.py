@@ -72,7 +72,7 @@ from hashclient.system.text import printable
 BATCH_MOST_S = 2.0
 #: A file of at least this size is a batch of its own.
 LARGE_BYTES = 256 << 20
-#: Scans that one process is ready for; beyond that, the least recently used one is dropped.
+#: Scans that one process keeps ready; beyond that, the least recently used is dropped.
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0

@@ -102,7 +102,7 @@ class Here(Executor):
         processors = default_jobs()
         most = most_workers(processors) if self._jobs is None else self._jobs
         for result in Processes(self._jobs or processors, TICK_S, most).run(work, make_checker):
-            if isinstance(result, Advance):  # the first one comes when all workers are at it
+            if isinstance(result, Advance):  # it comes once all workers are busy
                 result = msgspec.structs.replace(result, may_thread=True)
             yield result
 

@@ -38,8 +38,7 @@ class Nursery:
         Raises:
             OSError: the system has no room for it.
         """
-        #: The connections to workers that were asked for; the workers that are there; the last
-        #: error.
+        #: The connections to requested workers; the workers that have begun; the last error.
         self._asked: deque[Connection] = deque()
         self._born: list[tuple[int, Connection]] = []
         self._error = 0

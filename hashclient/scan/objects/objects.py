@@ -209,7 +209,7 @@ class _Bucket:
 
     @property
     def token(self) -> str | None:
-        """The key to go on behind; None if no page is done, or not all of it is reported."""
+        """The token to go on with; None if no page is done, or objects are unreported."""
         if self._after is None or self._pending.count:
             return None
         return make_token(self._uri, self._after)

@@ -249,7 +249,7 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # Of a front that is not opened, what is behind it is: both are counted where that is done.
+        # A front is not opened, but the archive behind it is: both are counted at that place.
         may_be_one = may_be_one and (not kind or is_front(found))
         return may_be_one, "" if may_be_one else kind
 

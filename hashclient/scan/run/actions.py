@@ -151,7 +151,7 @@ class Responder:
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
 
-        Its files are isolated together, too, from the first one on that `respond` comes to.
+        Its files are isolated together, too, when `respond` comes to the first one.
 
         A note that fails is tried again with each outcome, and its failure is shown there.
         """

@@ -311,7 +311,7 @@ class Run(Iterator[Handled]):
                     yield
 
     def _keep(self, *, is_last: bool = True) -> None:
-        """Record the outcomes there are; unless it `is_last`, perhaps by a thread that goes on."""
+        """Record the present outcomes; unless it `is_last`, perhaps in a thread that goes on."""
         # A second signal would also make them be recorded and logged again.
         with self._guard.barred():
             if self._beside is not None:

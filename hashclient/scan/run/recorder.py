@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _log = Log("scan")
 
-#: So much of the arguments of a run is logged; with the other fields they make one line of the log.
+#: The most characters of a run's arguments that are logged: the record must fit in one line.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 #: Each match gets its own signature if at most so many are recorded together.
 SIGNED_EACH = 64

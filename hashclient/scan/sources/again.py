@@ -125,7 +125,7 @@ class Again:
         self._notes.close()
 
     def found(self, lister: Lister) -> Iterator[Item | None]:
-        """Yield what was moved to directories after they were listed; None when to check it.
+        """Yield items that were moved to directories after the listing; None: check them now.
 
         Raises:
             OSError: the notes cannot be read or written.

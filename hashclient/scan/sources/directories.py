@@ -374,7 +374,7 @@ def type_of(entry: os.DirEntry[str]) -> int:
 
 @functools.cache
 def _getdents() -> Callable[[int, int], bytes] | None:
-    """Return a function that reads at most so many bytes of entries; None without the system's."""
+    """Return a function that reads at most so many bytes of entries; None if unavailable."""
     try:
         import ctypes
 

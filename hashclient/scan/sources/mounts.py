@@ -97,7 +97,7 @@ class Mounts:
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that `look` wants to see.
 
-        Their paths are those of the walk.
+        Their paths begin like `path`.
         """
         real = _real_path(fd)
         if real is None:

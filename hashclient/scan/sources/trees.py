@@ -66,7 +66,7 @@ class Coverage:
 
 
 class Tree(NamedTuple):
-    """A directory that was given, and which one it is."""
+    """A given directory: its path and its identity."""
 
     path: str
     identity: Identity

@@ -134,7 +134,7 @@ class Walk:
         yield from self._go_on()
 
     def _go_on(self, first: Outcome | Start | None = None) -> Iterator[Item]:
-        """Walk the directories on the stack; the outcome of the `first` one comes before."""
+        """Walk the directories on the stack; yield `first` before, if given."""
         try:
             if first is not None:
                 yield first
