@@ -104,7 +104,7 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The actions on matches of a list, of a category, or of both; a missing key fits all.
 
-    Every match is recorded; `record` says that this is all that is done, as no action does.
+    Every match is recorded; `record`, like no action at all, means that nothing else is done.
     """
 
     actions: tuple[Literal["record", "report", "quarantine"], ...]

@@ -234,7 +234,7 @@ class Connections:
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
         """Return the connection that is closed for one of `peer`."""
         clients = [c for c in self._clients if c.waits_for_client]
-        if self._share.left:  # its user has reached the part of one user, and makes place itself
+        if self._share.left:  # its user has reached the user limit, and makes place itself
             clients = [c for c in clients if c.peer.user == peer.user]
         for client in clients:
             if now > client.last + SILENT_S:

@@ -1,8 +1,7 @@
 """The summaries of many audit logs, added up: one figure for all machines.
 
-Counts are added. Of how long things took, the number is added; median and percentile are the
-highest of all machines, above which those of all together cannot be. Overlapping outages of a
-provider are one.
+Counts are added. For durations, the counts are added; median and percentile are the highest of all
+machines, which those of all together cannot exceed. Overlapping outages of a provider are one.
 """
 
 from __future__ import annotations

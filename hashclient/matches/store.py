@@ -234,7 +234,7 @@ class Matches(Recording):
     ) -> Match:
         """Note that the report that `detail` names is taken back, or is about to be.
 
-        The match is again where it would be without that report: open, unless another one stands.
+        The match returns to its state without that report: open, unless another report stands.
         `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a report.
 
         Raises:

@@ -40,7 +40,7 @@ class _Checked(Matches):
     def _has_story(self, match: Match) -> bool:
         """Return whether its steps can be read, and are there as far as its state shows."""
         story = self._story(match.id)
-        # That it was found need not be noted; each other state has a step.
+        # The state `found` needs no step; each other state has one.
         return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN
 
 

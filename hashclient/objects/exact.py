@@ -53,7 +53,7 @@ _PROXIES = frozenset({"all_proxy", "http_proxy"})
 _KEY = re.compile(rb'<(Key|Name)( Encoded="(?:true|false)")?>([^<]*)</')
 #: How a page begins, of Google and of Azure.
 _ROOTS = (b"<ListBucketResult", b"<EnumerationResults")
-#: What a key begins with that was written in digits: it comes behind all keys that obstore names.
+#: The prefix of a key written in digits: it comes behind all keys that obstore names.
 _MARK = "\U0010ffff".encode()
 
 

@@ -1,4 +1,4 @@
-"""Ranges of objects, by obstore: in any store, a read of it costs a twentieth of one of botocore.
+"""Ranges of objects, by obstore: in any store, its reads cost a twentieth of botocore's.
 
 Limit: obstore can neither list nor read a key with an empty part, `.` or `..`, and leaves out the
 slash at the beginning or the end of one.

@@ -63,7 +63,7 @@ class Change(msgspec.Struct, frozen=True):
     event: str
     data: dict[str, Any]
     replaced: tuple[Segment, ...] = ()
-    #: Who the entries come from, and on which terms; None for what the list says already.
+    #: The origin and terms of the entries; None for those that the list has already.
     provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:

@@ -249,7 +249,7 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
     """Yield the plain bytes of an age file that is given in chunks.
 
     Raises:
-        AuthorisationError: none of `identities` opens it.
+        AuthorisationError: no key of `identities` fits.
         StateError: it is damaged.
         HashclientError: what reading `sealed` raised.
     """

@@ -130,7 +130,7 @@ def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[byte
     """Yield the file of an item from its sealed copy; raise in the end if it is another file.
 
     Raises:
-        AuthorisationError: none of `identities` opens it.
+        AuthorisationError: no key of `identities` fits.
         StateError: the copy is damaged, or cannot be read.
     """
     path = room.evidence(item.id)
@@ -147,7 +147,7 @@ def _plain(
     """Yield a file from its sealed copy, which has this SHA-256; `plain` digests the bytes.
 
     Raises:
-        AuthorisationError: none of `identities` opens it.
+        AuthorisationError: no key of `identities` fits.
         StateError: the copy is damaged, or cannot be read.
     """
     sealed = hashlib.sha256()

@@ -374,7 +374,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     """Open the sealed copy into the file open as `fd`; return the SHA-256, hexadecimal.
 
     Raises:
-        AuthorisationError: none of the identities opens it.
+        AuthorisationError: no identity opens it.
         StateError: it is damaged, or cannot be written.
     """
     path = room.evidence(item.id)

@@ -157,7 +157,7 @@ class Quarantine:
         Raises:
             UsageError: there is no such item, it is on hold or not withdrawn, or the place is taken
                 or not writable.
-            AuthorisationError: none of the identities opens it.
+            AuthorisationError: no identity opens it.
             StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
@@ -203,7 +203,7 @@ class Quarantine:
         Raises:
             UsageError: there is no such item, or it is being destroyed.
             ConfigError: there are no recipients, or one is not a public key.
-            AuthorisationError: none of the identities opens it.
+            AuthorisationError: no identity opens it.
             StateError: the sealed copy is damaged, or the new one cannot be written or put in its
                 place; the present item is whole.
             AuditError: the audit log cannot be written; nothing was changed.

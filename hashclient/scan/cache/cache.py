@@ -178,7 +178,7 @@ class Inventory(Cache):
         self._db.close()
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or that of another one, and blocks not seen for a day.
+        """Return for each inode its record, or another one's, and blocks not seen for a day.
 
         The mask of a record that is due is 0.
 
@@ -199,7 +199,7 @@ class Inventory(Cache):
     def records_at(
         self, file_system: int, inodes: npt.NDArray[np.uint64]
     ) -> tuple[Records, list[Block]]:
-        """Return the records of inodes that are not due, whatever is there now, and old blocks.
+        """Return the records of inodes that are not due, outdated or not, and old blocks.
 
         They ascend by inode, as `inodes` do.
 
@@ -211,7 +211,7 @@ class Inventory(Cache):
         return found.take(np.flatnonzero(is_known)), old
 
     def containers_at(self, file_system: int, inodes: Sequence[int]) -> list[tuple[bytes, bytes]]:
-        """Return records of the containers among inodes, and their members, whatever is there now.
+        """Return records of the containers among inodes, and their members, outdated or not.
 
         Raises:
             StateError: the database is damaged or busy for long.

@@ -26,7 +26,7 @@ class Cache:
     """Records of files, found by file system and inode; `Inventory` is the one on disk."""
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or that of another one, and blocks not seen for a day.
+        """Return for each inode its record, or another one's, and blocks not seen for a day.
 
         The mask of a record that is due is 0.
 

@@ -99,8 +99,8 @@ class Looker:
             try:
                 status = stat_file(name, dir_fd=fd, follow_symlinks=follow)
                 if status.st_dev != number:
-                    # Where a file system is mounted on a file, its directory shows the inode of
-                    # what is below.
+                    # If a file system is mounted on a file, the directory shows the inode of the
+                    # hidden file.
                     device = self._reader.device_at(name, fd, status.st_dev, follow=follow)
                     number, trust = status.st_dev, device.trust
                     trusted = trust is FULL

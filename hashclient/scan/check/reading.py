@@ -131,8 +131,8 @@ class Device(msgspec.Struct, gc=False):
     """A file system, for one task.
 
     `trust` is how far sizes are trusted. With `leases`, the kernel is asked whether anybody may
-    change a file unseen; if it `holds`, short files are read under the lease. `identity` is under
-    what its files are remembered, None if they are not.
+    change a file unseen; if it `holds`, short files are read under the lease. Its files are
+    remembered under `identity`; None if they are not.
     """
 
     trust: SizeTrust
@@ -169,7 +169,7 @@ class Reader:
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
-        # Of a view, each look at its bytes takes longer.
+        # Access to its bytes through a view takes longer.
         self._buffers, self._bytes = [self._buffer], cast(bytearray, self._buffer.obj)
         self._file_systems = file_systems
         #: Devices of one task by `st_dev`: a descriptor keeps each from going away.

@@ -131,7 +131,7 @@ class Work:
             return self._kept[key]
 
     def checker(self, known: Sequence[Known] = ()) -> Checks:
-        """Return the checker of this thread, for a batch of which so much is known."""
+        """Return the checker of this thread, for a batch with these records."""
         of_thread = self._of_thread
         found: Checks | None = getattr(of_thread, "checker", None)
         if found is None:
@@ -304,7 +304,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
 
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
-    """Return what `do` answers with what this process has open for a scan, or what went wrong."""
+    """Return the answer of `do`, which gets what this process has open for a scan, or the error."""
     work = _runs.get(run)
     if work is None:  # it is not ready for it
         return encode(Lost(WORKER_FAILED))
@@ -313,7 +313,7 @@ def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:
-    """Return what `do` returns, or what went wrong."""
+    """Return the result of `do`, or the error."""
     try:
         return do()
     except StateError as error:  # an index is damaged

@@ -114,7 +114,7 @@ class Pool:
         self._nursery.close(END_S)
 
     def _take_born(self, *, wait: bool = False) -> None:
-        """Take the workers that are there since the last time; `wait` for all that were asked for.
+        """Take the workers that began since the last call; `wait` for all requested ones.
 
         Raises:
             OSError: the system has no room for one, or the nursery has ended.
@@ -239,7 +239,7 @@ class Pool:
         unread = wait([w.connection for w in self._workers], 0)
         read = [w for w in self._workers if w.connection not in unread]
         self._pacing.look([(w.pid, w.times) for w in read])
-        # The last ones first: those that were there from the beginning stay.
+        # The last ones first: the initial workers stay.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
                 self._workers.remove(worker)

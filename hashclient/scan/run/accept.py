@@ -28,7 +28,7 @@ def ignoring_missing(outcome: Outcome) -> Outcome:
 
 
 def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:
-    """Return a function that applies to an outcome those of `rules` that still count."""
+    """Return a function that applies the `rules` that still count to an outcome."""
     compiled = [
         (re.compile(fnmatch.translate(rule.path)), rule) for rule in rules if today <= rule.until
     ]

@@ -161,7 +161,7 @@ class Run(Iterator[Handled]):
         self._found: collections.Counter[Kind] = collections.Counter()
         self._is_over = False
         self._cause: BaseException | None = None
-        #: Comes to a stop whenever something is in `_done`, until all of it is taken.
+        #: Yields while `_done` is not empty, so that the caller takes all of it.
         self._results = self._handle()
 
     @property

@@ -143,7 +143,7 @@ class Again:
                 return
 
     def _wait(self) -> None:
-        """Wait until what changes gets another time than it had when it was listed."""
+        """Wait until changes get another time than that of the listing."""
         while 0 < (left_ns := self._young_ns + TICK_NS - lagging_ns()) <= TICK_NS:
             time.sleep(left_ns / 1e9)
 
@@ -179,7 +179,7 @@ class Again:
                 yield from self._walkers[number].walk_late(found, lister)
 
     def _listed_again(self, path: str, identity: Identity, marks: frozenset[int]) -> Frame:
-        """Open and list a directory; what was not listed, or was lost, is still to be read in it.
+        """Open and list a directory; its unlisted and lost entries are still to be read.
 
         Raises:
             OSError: it is not there any more, or cannot be read.

@@ -58,7 +58,7 @@ class MovedError(OSError):
 
 
 def lagging_ns() -> int:
-    """Return the time now; what changes from now on has no time more than `TICK_NS` before it.
+    """Return the time now; later changes have a time at most `TICK_NS` before it.
 
     The clock that gives files their times lags behind, by more than a tick if it is held up.
     """
@@ -175,7 +175,7 @@ def _open_beside(path: str, identity: Identity) -> int | None:
 
 
 def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
-    """Return what stands at each path, or why that is not known; links are followed.
+    """Return the status at each path, or its error; links are followed.
 
     If somebody exchanges two meanwhile, the same file stands at both. So such paths are looked at
     again, a few times, until they differ: different names may well lead to one file.

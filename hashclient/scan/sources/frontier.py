@@ -59,7 +59,7 @@ def kind_of(mode: int) -> str:
 
 
 class Frontier:
-    """Admission to the directories of one tree: it is asked about each before that is entered."""
+    """Admission to the directories of one tree: each is asked about before it is entered."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
         """Obey the options; a directory that `mounts` knows otherwise is unread."""

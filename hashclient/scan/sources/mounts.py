@@ -70,8 +70,8 @@ class Mounts:
     ) -> None:
         """Read the remembered directories in `state_dir`.
 
-        `on_change` is called with the path of a directory that is on another file system than
-        before, if that is no objection.
+        `on_change` is called with the path of a directory that has changed its file system without
+        an objection.
         """
         self._state_dir = state_dir
         self._today = int(now() // DAY_S)
