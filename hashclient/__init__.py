@@ -51,16 +51,8 @@ if TYPE_CHECKING:
     )
     from hashclient.core.kinds import Action, Algorithm, Kind, MatchState, Verdict
     from hashclient.core.match import Match
-    from hashclient.core.model import (
-        Acted,
-        Gap,
-        Handled,
-        Hit,
-        ListState,
-        MatchRef,
-        MissingList,
-        Outcome,
-    )
+    from hashclient.core.model import Acted, Gap, Handled, Hit, MatchRef, MissingList, Outcome
+    from hashclient.core.staleness import ListState
     from hashclient.core.verdict import Summary
     from hashclient.core.version import __version__
     from hashclient.daemon.program import Checked, ContentChecker

@@ -267,26 +267,6 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
     acted: tuple[Acted, ...] = ()
 
 
-class ListState(msgspec.Struct, frozen=True):
-    """A list that a scan or `status` used.
-
-    `fresh` is False past its expiry; `in_grace` is True while it still counts by configuration.
-    `is_early`: the clock shows a time before the last check, so it is not known whether it expired.
-    """
-
-    name: str
-    generation: int
-    expires: datetime
-    fresh: bool
-    in_grace: bool = False
-    is_early: bool = False
-
-    @property
-    def stale(self) -> bool:
-        """Whether the list is past its expiry and its grace, so that a verdict needs attention."""
-        return not self.fresh and not self.in_grace
-
-
 class MissingList(msgspec.Struct, frozen=True):
     """A list that should be here and cannot be used, so no input was compared with it.
 

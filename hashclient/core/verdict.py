@@ -15,7 +15,8 @@ import msgspec
 
 from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Gap, HeldEntry, ListState, MissingList, Outcome
+from hashclient.core.model import Gap, HeldEntry, MissingList, Outcome
+from hashclient.core.staleness import ListState
 
 
 def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:

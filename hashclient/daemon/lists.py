@@ -11,12 +11,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from hashclient.core.errors import HashclientError, StateError
-from hashclient.core.model import ListState
+from hashclient.core.staleness import CLOCK_TOLERANCE, ListState
 from hashclient.decisions.exceptions import Exceptions
 from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
-from hashclient.index.reader import CLOCK_TOLERANCE
 from hashclient.session import Session
 from hashclient.system.log import Log
 

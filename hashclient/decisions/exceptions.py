@@ -29,9 +29,9 @@ import msgspec
 from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Seen
+from hashclient.core.staleness import CLOCK_TOLERANCE
 from hashclient.decisions.rulings import WAITS, Book, Entry, Ruling, load_book
 from hashclient.index.open_lists import OpenLists
-from hashclient.index.reader import CLOCK_TOLERANCE
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import printable

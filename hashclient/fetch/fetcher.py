@@ -32,6 +32,7 @@ from hashclient.core.errors import (
     StateError,
     VerificationError,
 )
+from hashclient.core.staleness import CLOCK_TOLERANCE
 from hashclient.decisions.keeping import set_aside
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.denied import ask_for
@@ -53,7 +54,7 @@ from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
-from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
+from hashclient.index.reader import Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import Room
 from hashclient.lists.wire import (

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Gap, Handled, Hit, ListState, MissingList, Outcome
+from hashclient.core.model import Gap, Handled, Hit, MissingList, Outcome
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.cells import words
 from hashclient.formats.fields import (

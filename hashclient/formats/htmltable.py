@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Handled, Hit, ListState, MissingList
+from hashclient.core.model import Handled, Hit, MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.version import __version__
 from hashclient.formats.cells import words
 from hashclient.formats.fields import EARLY, agreement, done_word

@@ -7,13 +7,14 @@ changed bytes on the disk are noticed.
 
 import errno
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from hashclient.core.errors import StateError
+from hashclient.core.staleness import ListState, state_of
 from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.run import REBUILD_HINT, Count, DamagedError, damaged, digest_pieces, root_of
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
@@ -88,6 +89,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def verified_since(self) -> datetime:
         """Since when every byte of the index has been verified, or written."""
         return self.oldest_verified or self.fetched_at
+
+    def state(self, now: datetime, grace: timedelta) -> ListState:
+        """Return whether the list counts at `now`; see `state_of`."""
+        dates = self.checked_at, self.expires
+        return state_of(self.list, self.generation, *dates, now=now, grace=grace)
 
 
 class Document(msgspec.Struct, frozen=True):

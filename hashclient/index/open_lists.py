@@ -23,11 +23,12 @@ import msgspec
 
 from hashclient.config.settings import Settings
 from hashclient.core.errors import ConfigError, StateError
-from hashclient.core.model import MAX_LISTS, ListState, MissingList, is_name
+from hashclient.core.model import MAX_LISTS, MissingList, is_name
+from hashclient.core.staleness import ListState
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
 from hashclient.index.matcher import Judge
-from hashclient.index.reader import Index, list_folders, open_index, state_of
+from hashclient.index.reader import Index, list_folders, open_index
 from hashclient.system.files import read_regular, state_error
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME, TIMESTAMP_NAME
 from hashclient.system.log import Log
@@ -171,9 +172,8 @@ def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) ->
     if sealer is None:
         assert problem is not None
         raise problem
-    states = tuple(
-        state_of(index.manifest, now, settings.grace(index.manifest.provider)) for index in indexes
-    )
+    manifests = [index.manifest for index in indexes]
+    states = tuple(of.state(now, settings.grace(of.provider)) for of in manifests)
     unusable = tuple(entry for entry in expected if entry.error is not None)
     for index, state in zip(indexes, states, strict=True):
         _log.info(

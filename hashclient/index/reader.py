@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
-from hashclient.core.model import Hit, ListState, is_name
+from hashclient.core.model import Hit, is_name
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows
@@ -27,8 +26,6 @@ from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
-#: How far the clock may be behind the last check before we say that it was set back.
-CLOCK_TOLERANCE = timedelta(minutes=5)
 #: Rows in one block, so that memory does not grow with the list.
 BLOCK_ROWS = 1 << 20
 #: For each mask of algorithms, the masks of entries that share none with it, as a set of bits.
@@ -346,20 +343,6 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
             hint=REBUILD_HINT,
         )
     return index
-
-
-def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
-    """Return whether a list is fresh at `now`, or still counts for `grace` after its expiry.
-
-    If the clock shows a time before the last check, expiry is unknown: then no list is fresh or in
-    its grace.
-    """
-    clock_is_right = manifest.checked_at - CLOCK_TOLERANCE <= now
-    fresh = clock_is_right and now < manifest.expires
-    in_grace = clock_is_right and not fresh and now < manifest.expires + grace
-    return ListState(
-        manifest.list, manifest.generation, manifest.expires, fresh, in_grace, not clock_is_right
-    )
 
 
 def list_folders(lists_dir: Path) -> list[str]:

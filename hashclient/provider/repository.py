@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.errors import UsageError
 from hashclient.core.model import MAX_LISTS
@@ -43,6 +42,7 @@ from hashclient.provider.public import (
 from hashclient.provider.results import Consolidated, Published, Renewed
 from hashclient.provider.revert import reversion
 from hashclient.provider.roles import Roles
+from hashclient.provider.rotate_keys import role_above, rotate_keys
 from hashclient.provider.screen import read_screened
 from hashclient.provider.sharing import Share, check_share, may_return
 from hashclient.system.text import first_of, nearest, printable
@@ -339,7 +339,7 @@ class Repository(RepositoryDirectory):
                 roles.allow(longest)
             if draft is None and not (wanted and wanted.public):
                 self.announce(roles, "keys-rotated", role=role)
-                roles.rotate(role, wanted)
+                rotate_keys(roles, role, wanted)
                 return
             if wanted is None or not wanted.public:
                 raise UsageError(
@@ -349,8 +349,7 @@ class Repository(RepositoryDirectory):
             check_public(wanted, draft, is_new=True)
             assert draft is not None
             roles.replace_keys(role, wanted)
-            above = "root" if role in TOP_LEVEL_ROLE_NAMES else "targets"
-            self.put(roles, {role, above}, draft, "keys-rotated", {"role": role})
+            self.put(roles, {role, role_above(role)}, draft, "keys-rotated", {"role": role})
 
     def draft_renewal(self, draft: Path, until: datetime | None = None) -> list[str]:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.

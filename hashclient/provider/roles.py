@@ -332,41 +332,6 @@ class Roles:
             write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
         return data
 
-    def rotate(self, role: str, wanted: Keys | None = None) -> None:
-        """Replace all keys of `role` by new ones, as many as before unless `wanted`.
-
-        The old ones are removed. For the root, its old keys are needed. For another role, the keys
-        of the role that delegates to it (root or targets) are needed, so that a lost key can be
-        replaced.
-
-        Raises:
-            StateError: as `commit`; the old keys stay in force then.
-        """
-        old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
-        wanted = wanted or Keys(len(old), threshold)
-        # All keys that are needed are looked for before anything is published.
-        above = "targets" if role in self._delegated() else "root"
-        self.require_signers([above])
-        for protecting in (role, above):
-            self.keys.protect_as(protecting, self.key_policy(protecting)[0])
-        old_signers = self.keys.present(role, old)
-        self.replace_keys(role, wanted)
-        new = self.key_policy(role)[0]
-        both = [*old_signers, *self.keys.signers(role, new, wanted.threshold)]
-        if above == "targets":
-            # One timestamp switches delegation and role together.
-            self.commit({"targets", role})
-        elif role == "root":
-            # 1. The new root is signed by the keys of the root before it and by its own.
-            self.commit_root(both)
-        else:
-            # 1. The metadata that the new root requires is written first; until then the old root's
-            # keys count. (If they are lost, clients refuse it for this moment.)
-            self.commit({role}, {role: both})
-            # 2. The new root puts the new keys in force.
-            self.commit_root()
-        self.keys.retire(role, new)
-
     def allow(self, longest: timedelta) -> None:
         """Let the next root say for how long snapshot and timestamp may be signed at most."""
         self.root.signed.unrecognized_fields[LONGEST] = longest.days

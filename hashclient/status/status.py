@@ -26,7 +26,7 @@ from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
 from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
-from hashclient.index.reader import Index, state_of
+from hashclient.index.reader import Index
 from hashclient.matches.store import Matches
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.status.published import Published, load_published
@@ -318,7 +318,7 @@ def _recognised(index: Index) -> dict[str, int]:
 
 
 def _freshness(manifest: Manifest, now: datetime, grace: timedelta) -> tuple[ExitCode, str | None]:
-    state = state_of(manifest, now, grace)
+    state = manifest.state(now, grace)
     if state.fresh:
         return ExitCode.OK, None
     if state.is_early:

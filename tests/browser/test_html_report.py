@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
-from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef
+from hashclient.core.model import Acted, Handled, Hit, MatchRef
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.html import HtmlFormatter
 from hashclient.formats.interface import Context

@@ -29,10 +29,10 @@ from hashclient.core.model import (
     HeldEntry,
     Hit,
     Invocation,
-    ListState,
     MatchRef,
     MissingList,
 )
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.interface import FORMATS, Context, formatter
 from tests.contract.readers import (

@@ -11,7 +11,8 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Hit, Invocation, ListState, MatchRef, MissingList
+from hashclient.core.model import Acted, Gap, Hit, Invocation, MatchRef, MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS

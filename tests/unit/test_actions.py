@@ -15,7 +15,8 @@ from hashclient.config.settings import Settings, parse_config
 from hashclient.core.errors import ConfigError, ExitCode
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
-from hashclient.core.model import Hit, ListState, Outer, Recorded
+from hashclient.core.model import Hit, Outer, Recorded
+from hashclient.core.staleness import ListState
 from hashclient.matches.store import Matches
 from hashclient.quarantine.vault import item_ids
 from hashclient.scan.run import actions

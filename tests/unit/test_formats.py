@@ -12,7 +12,8 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
-from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
+from hashclient.core.model import Acted, Gap, Handled, Hit, MatchRef, MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
-from hashclient.core.model import ListState, MissingList
+from hashclient.core.model import MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 

@@ -14,15 +14,8 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
-from hashclient.core.model import (
-    Acted,
-    Handled,
-    Hit,
-    Invocation,
-    ListState,
-    MatchRef,
-    MissingList,
-)
+from hashclient.core.model import Acted, Handled, Hit, Invocation, MatchRef, MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats import html
 from hashclient.formats.conclusion import conclusion

@@ -10,7 +10,8 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
-from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
+from hashclient.core.model import Acted, Handled, Hit, MatchRef, MissingList
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats import sarif
 from hashclient.formats.interface import Context

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -27,15 +26,7 @@ from hashclient.index.manifest import (
     verify_runs,
     write_manifest,
 )
-from hashclient.index.reader import (
-    CLOCK_TOLERANCE,
-    Index,
-    RunSet,
-    lists_on_disk,
-    open_index,
-    open_manifest,
-    state_of,
-)
+from hashclient.index.reader import Index, RunSet, lists_on_disk, open_index, open_manifest
 from hashclient.index.run import RUN_MAGIC, DamagedError, Run, aligned, mask_set
 
 NUMBERS = range(12)
@@ -234,23 +225,6 @@ def test_lists_are_found_by_their_manifests(built: Client, tmp_path: Path) -> No
 def test_the_key_of_an_index_is_checked(directory: Path) -> None:
     with pytest.raises(OtherKeyError, match="another key"):
         open_index(directory, Sealer(bytes(32)))
-
-
-def test_a_list_is_fresh_between_check_and_expiry(index: Index) -> None:
-    checked = datetime(2024, 5, 1, tzinfo=UTC)
-    expires = checked + timedelta(days=7)
-    manifest = msgspec.structs.replace(index.manifest, checked_at=checked, expires=expires)
-    second = timedelta(seconds=1)
-    none, day = timedelta(), timedelta(days=1)
-    assert state_of(manifest, checked, none).fresh
-    assert state_of(manifest, expires - second, none).fresh
-    assert not state_of(manifest, expires, none).fresh
-    assert state_of(manifest, checked - CLOCK_TOLERANCE, none).fresh
-    assert not state_of(manifest, checked - CLOCK_TOLERANCE - second, none).fresh
-    assert state_of(manifest, expires, day).in_grace
-    assert not state_of(manifest, expires, none).in_grace
-    assert not state_of(manifest, expires + day, day).in_grace
-    assert not state_of(manifest, checked - day, day).in_grace
 
 
 # Answers

@@ -13,7 +13,8 @@ from hashclient.audit import log as audit_log
 from hashclient.config.settings import Config, Settings
 from hashclient.core.errors import AuditError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, Kind
-from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Recorded
+from hashclient.core.model import Gap, Hit, MissingList, Outcome, Recorded
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.matches.store import Matches
 from hashclient.scan.run.recorder import SIGNED_EACH, RunRecord

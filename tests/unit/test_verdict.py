@@ -9,7 +9,8 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
-from hashclient.core.model import ListState, MissingList, Outcome
+from hashclient.core.model import MissingList, Outcome
+from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,7 +20,8 @@ import msgspec
 from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.match import Match
-from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
+from hashclient.core.model import Acted, Handled, MatchRef, Outcome, Recorded
+from hashclient.core.staleness import ListState
 from hashclient.decisions.brake import Brake
 from hashclient.decisions.policy import Policy, check_policy
 from hashclient.decisions.review import ReviewPolicy
