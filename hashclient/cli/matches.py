@@ -26,7 +26,7 @@ from hashclient.cli.options import (
 from hashclient.cli.output import facts
 from hashclient.core.errors import ExitCode, UsageError
 from hashclient.core.kinds import SETTLED, MatchState
-from hashclient.formats.interface import FORMATS, Context, formatter
+from hashclient.formats.registry import FORMATS, Context, formatter
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:

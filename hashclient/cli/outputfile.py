@@ -436,7 +436,7 @@ def _failed_output(
 ) -> str:
     """Return the output of a command that failed before it had any result."""
     from hashclient.core.verdict import Summary
-    from hashclient.formats.interface import FORMATS, Context, formatter
+    from hashclient.formats.registry import FORMATS, Context, formatter
 
     summary = Summary(lists=())
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):

@@ -90,7 +90,7 @@ class RunOutput(Observer):
         paths: Sequence[str] = (),
     ) -> None:
         """Write as `options` say; `paths` are those that the command was given."""
-        from hashclient.formats.interface import DOCUMENTS, Context, formatter
+        from hashclient.formats.registry import DOCUMENTS, Context, formatter
 
         about = app.session.invocation(paths)
         self._app = app

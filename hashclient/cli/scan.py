@@ -17,7 +17,7 @@ from hashclient.cli.options import (
 )
 from hashclient.cli.publishing import publish_after
 from hashclient.core.errors import ExitCode, UsageError
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.registry import FORMATS
 from hashclient.scan.values.options import ScanOptions
 from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable

@@ -76,7 +76,7 @@ def command(
     """
     from hashclient.cli.run import load_lists
     from hashclient.core.objecturi import split_paths
-    from hashclient.formats.interface import Context, formatter
+    from hashclient.formats.registry import Context, formatter
 
     folders, uris = split_paths(paths)
     if bool(uris) != (events is not None) or (folders and uris):

@@ -23,7 +23,7 @@ from hashclient.daemon.doors import Peer, peer_of
 from hashclient.daemon.options import Options
 from hashclient.daemon.shares import Share
 from hashclient.scan.check.checker import DIRECTORIES
-from hashclient.scan.check.opening import FILES_AHEAD
+from hashclient.scan.check.opening_files import FILES_AHEAD
 from hashclient.scan.sources.listing import OF_ALL
 from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session

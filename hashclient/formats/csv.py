@@ -32,7 +32,7 @@ from hashclient.formats.ready import HitParts, RecordParts
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 #: The columns: on the file, then on the entry, then on actions; digests come last.
 _RECORD_COLUMNS = ("id", "state", "in_place", "first_seen", "last_seen")

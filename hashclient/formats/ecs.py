@@ -36,7 +36,7 @@ from hashclient.formats.fields import (
 from hashclient.system.text import for_programs, path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 ECS_VERSION = "9.4.0"
 

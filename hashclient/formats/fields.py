@@ -35,7 +35,7 @@ from hashclient.formats.cells import words
 from hashclient.system.text import counted, for_people, for_programs, path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 #: So many entries with held matches are named, at most.
 HELD_ENTRIES = 50

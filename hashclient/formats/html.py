@@ -44,7 +44,7 @@ from hashclient.formats.text import human_bytes
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 
 #: The first advice on every file that matches.

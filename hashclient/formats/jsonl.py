@@ -22,7 +22,7 @@ from hashclient.formats.ready import ActedParts, HitParts, RecordParts, json_aro
 from hashclient.system.text import is_unicode
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 
 #: The version of the schema, in every line; it changes when a field goes or changes its meaning.

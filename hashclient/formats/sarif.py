@@ -36,7 +36,7 @@ from hashclient.formats.fields import (
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

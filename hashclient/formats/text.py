@@ -29,7 +29,7 @@ from hashclient.formats.ready import ActedParts, HitParts
 from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
-    from hashclient.formats.interface import Context
+    from hashclient.formats.registry import Context
 
 
 class TextFormatter:

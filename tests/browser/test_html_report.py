@@ -22,7 +22,7 @@ from hashclient.core.model import Acted, Handled, Hit, MatchRef
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.html import HtmlFormatter
-from hashclient.formats.interface import Context
+from hashclient.formats.registry import Context
 from tests.contract.test_formats import AWFUL_PATHS
 from tests.outcomes import handled
 

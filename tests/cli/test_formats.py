@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.errors import ExitCode
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.registry import FORMATS
 from tests.contract.test_formats import TABLE
 from tests.kit import call, csv_of, make_state, write_tree
 

@@ -17,7 +17,7 @@ from hashclient.audit import log
 from hashclient.cli import matches as module
 from hashclient.cli.app import App
 from hashclient.core.kinds import MatchState
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.registry import FORMATS
 from hashclient.matches.store import Matches
 from tests.kit import State, bytes_path, run
 

@@ -24,7 +24,7 @@ from hashclient.cli.output import OutputError, Terminated
 from hashclient.cli.sorter import Sorter
 from hashclient.config import settings as config
 from hashclient.core.errors import ExitCode
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.registry import FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
 from tests.kit import (

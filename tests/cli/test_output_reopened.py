@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hashclient.core.errors import ExitCode
-from hashclient.formats.interface import DOCUMENTS, FORMATS
+from hashclient.formats.registry import DOCUMENTS, FORMATS
 from tests.contract.readers import Report
 from tests.contract.test_formats import TABLE
 from tests.kit import (
@@ -63,7 +63,7 @@ class Scan:
 
     def run(self, name: str, disturb: Callable[[], object], at: int = 2) -> Run:
         """Scan, and `disturb` before match number `at` is written."""
-        from hashclient.formats.interface import formatter as real
+        from hashclient.formats.registry import formatter as real
 
         count = 0
 
@@ -81,7 +81,7 @@ class Scan:
             self._patch.setattr(made, "outcome", outcome, raising=False)
             return made
 
-        self._patch.setattr("hashclient.formats.interface.formatter", formatter)
+        self._patch.setattr("hashclient.formats.registry.formatter", formatter)
         # Outcomes that are written at once go into one file.
         self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)

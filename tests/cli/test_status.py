@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.cli.status import percent
 from hashclient.core.kinds import Algorithm
-from hashclient.formats.interface import FORMATS
+from hashclient.formats.registry import FORMATS
 from tests.kit import UNMEASURED, call, csv_of, edit_manifest, make_state, run, write_tree
 
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'

@@ -34,7 +34,7 @@ from hashclient.core.model import (
 )
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
-from hashclient.formats.interface import FORMATS, Context, formatter
+from hashclient.formats.registry import FORMATS, Context, formatter
 from tests.contract.readers import (
     JSONL_SCHEMA,
     Fields,

@@ -16,7 +16,7 @@ from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.csv import COLUMNS, DIGEST_COLUMNS
 from hashclient.formats.html import MAX_FOLDERS, MAX_ROWS
-from hashclient.formats.interface import FORMATS, Context, formatter
+from hashclient.formats.registry import FORMATS, Context, formatter
 from hashclient.formats.sarif import MAX_NOTIFICATIONS, MAX_RESULTS
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
 from tests.outcomes import handled

@@ -16,7 +16,7 @@ import pytest
 
 from hashclient.core.errors import ExitCode
 from hashclient.matches.store import Matches
-from hashclient.scan.sources.directories import inode_of
+from hashclient.scan.sources.finding_again import inode_of
 from tests.kit import attacker
 from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root, rename
 from tests.kit.depth import count_of

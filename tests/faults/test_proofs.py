@@ -23,7 +23,7 @@ import pytest
 from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache import cache
 from hashclient.scan.check import judging, reading
-from hashclient.scan.sources import directories
+from hashclient.scan.sources import finding_again
 from hashclient.system import filesystems, identity
 from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
@@ -75,7 +75,7 @@ def settle(tree: Path) -> None:
     probe = tree.parent / "probe"
     probe.write_bytes(b"")
     first = probe.stat().st_ctime_ns
-    while time.clock_gettime_ns(directories._COARSE_CLOCK) <= first:
+    while time.clock_gettime_ns(finding_again._COARSE_CLOCK) <= first:
         pass
 
 

@@ -24,8 +24,8 @@ from hashclient.audit.record import (
 from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Recorded
 from hashclient.formats.csv import COLUMNS, CsvFormatter
-from hashclient.formats.interface import Context
 from hashclient.formats.jsonl import JsonlFormatter
+from hashclient.formats.registry import Context
 from hashclient.formats.text import TextFormatter
 from hashclient.scan.run import recorder
 

@@ -38,7 +38,7 @@ from hashclient.scan.check.members import Members
 from hashclient.scan.check.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.cluster.known import Received
 from hashclient.scan.cluster.messages import Known
-from hashclient.scan.sources import directories
+from hashclient.scan.sources import finding_again
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, Group, Identity, Result, Task
 from hashclient.system.identity import Identities
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
@@ -129,7 +129,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tree = write_tree(tmp_path / "t", contents)
     looks: list[int] = []
     opened: list[str] = []
-    open_listed = directories.open_listed
+    open_listed = finding_again.open_listed
 
     class Noting(Judge):
         def hits_by_row(self, columns: Columns, sizes: Uint64) -> dict[int, tuple[Hit, ...]]:

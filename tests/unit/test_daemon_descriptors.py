@@ -21,7 +21,7 @@ from hashclient.daemon.options import Paths
 from hashclient.daemon.paths import Named, results_at
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.check.checker import DIRECTORIES
-from hashclient.scan.check.opening import FILES_AHEAD, Waits
+from hashclient.scan.check.opening_files import FILES_AHEAD, Waits
 from hashclient.scan.check.reading import Reader
 from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session

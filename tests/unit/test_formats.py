@@ -15,8 +15,8 @@ from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Handled, Hit, MatchRef, MissingList
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
-from hashclient.formats.interface import FORMATS, Context, formatter
 from hashclient.formats.jsonl import JsonlFormatter
+from hashclient.formats.registry import FORMATS, Context, formatter
 from hashclient.formats.text import TextFormatter, human_bytes
 from hashclient.system.text import path_fields
 from tests.contract.readers import JSONL

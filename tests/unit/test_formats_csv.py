@@ -14,7 +14,7 @@ from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, MatchRef
 from hashclient.formats.cells import csv_row
 from hashclient.formats.csv import CsvFormatter
-from hashclient.formats.interface import Context
+from hashclient.formats.registry import Context
 from tests.outcomes import handled
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

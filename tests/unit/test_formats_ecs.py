@@ -15,7 +15,7 @@ from hashclient.core.model import Acted, Gap, Handled, Hit, MatchRef, MissingLis
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats.ecs import ECS_VERSION, EcsFormatter
-from hashclient.formats.interface import Context
+from hashclient.formats.registry import Context
 from hashclient.system.text import for_programs
 from tests.contract.readers import DATA, check_ecs
 from tests.outcomes import handled

@@ -21,7 +21,7 @@ from hashclient.formats import html
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
 from hashclient.formats.htmltable import MAX_BARS, Markup, element, joined
-from hashclient.formats.interface import Context
+from hashclient.formats.registry import Context
 from tests.contract.readers import content, parse_html, read_html
 from tests.outcomes import handled
 

@@ -14,7 +14,7 @@ from hashclient.core.model import Acted, Handled, Hit, MatchRef, MissingList
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
 from hashclient.formats import sarif
-from hashclient.formats.interface import Context
+from hashclient.formats.registry import Context
 from hashclient.formats.sarif import SarifFormatter, uri_of
 from tests.contract.readers import read_sarif
 from tests.outcomes import handled

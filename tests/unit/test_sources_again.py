@@ -18,7 +18,7 @@ from hashclient.scan.check.checker import Checker
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources import again, interface, listing
-from hashclient.scan.sources.directories import Entry, snapshot
+from hashclient.scan.sources.finding_again import Entry, snapshot
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import MOVED, Item, Result, Task, join

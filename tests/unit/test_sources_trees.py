@@ -18,7 +18,7 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources import interface
-from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.sources.frontier import compile_excludes, kind_of
 from hashclient.scan.sources.interface import TASK_CHARS
 from hashclient.scan.sources.listing import Chunk, Lister

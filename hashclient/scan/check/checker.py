@@ -27,10 +27,10 @@ from hashclient.scan.check.judging import (
     outcome_of,
 )
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.opening import Directory, OpenedAhead, Waits, directory_of
+from hashclient.scan.check.opening_files import Directory, OpenedAhead, Waits, directory_of
 from hashclient.scan.check.reading import Deferred, OtherFile, Read, Reader, SetAside, same_content
 from hashclient.scan.check.ruling_out import Looker, refuse, report_clean, set_aside
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources.finding_again import (
     GONE,
     ROUNDS,
     MovedError,

@@ -27,9 +27,9 @@ from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.scan.cache.cache import are_settled, today
 from hashclient.scan.cache.interface import by_file_system
 from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records, records_of
-from hashclient.scan.check.opening import Directory
+from hashclient.scan.check.opening_files import Directory
 from hashclient.scan.check.reading import Read, Reader, SetAside
-from hashclient.scan.sources.directories import open_listed
+from hashclient.scan.sources.finding_again import open_listed
 from hashclient.scan.values.work import Result, reason_of
 from hashclient.system.identity import Identity
 

@@ -24,9 +24,9 @@ from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.judging import Row, listed_rows, outcome_of
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.opening import Directory, Look
+from hashclient.scan.check.opening_files import Directory, Look
 from hashclient.scan.check.reading import Read, Reader, SetAside, no_file, relied_size
-from hashclient.scan.sources.directories import GONE
+from hashclient.scan.sources.finding_again import GONE
 from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE

@@ -21,7 +21,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import Listed, names_elsewhere
 from hashclient.scan.executors.wire import Names, pack_outcomes
-from hashclient.scan.sources.directories import open_directory, with_status
+from hashclient.scan.sources.finding_again import open_directory, with_status
 from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.frontier import Frontier
 from hashclient.scan.sources.listing import Chunk, Lister

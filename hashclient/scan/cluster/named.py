@@ -19,7 +19,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import SIGN, names_elsewhere, some_of
 from hashclient.scan.executors.wire import Names
-from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.values.work import Group, join
 from hashclient.system.identity import Identities
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hashclient.scan.cluster.messages import Probe, Sign, some_of
 from hashclient.scan.executors.wire import Names
-from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.sources.finding_again import open_directory
 from hashclient.scan.values.work import reason_of
 
 #: The name of a probe, before its random part.

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
 from hashclient.matches.rows import place_of
-from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.sources.finding_again import open_directory
 from hashclient.system.beneath import Directory
 
 #: A directory's names are read for at least so many files; at most so many times as many names are

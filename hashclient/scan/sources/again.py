@@ -30,7 +30,7 @@ from typing import IO, Protocol
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources.finding_again import (
     GONE,
     MAX_PATH_BYTES,
     TICK_NS,

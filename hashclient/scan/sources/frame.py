@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources.finding_again import (
     Entry,
     MovedError,
     has_changed,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hashclient.core.errors import StateError
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources.finding_again import (
     DIRECTORY_FLAGS,
     Entry,
     lagging_ns,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.directories import looked_at
+from hashclient.scan.sources.finding_again import looked_at
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, join, reason_of

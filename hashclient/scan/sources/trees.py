@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.again import Again
-from hashclient.scan.sources.directories import looked_at
+from hashclient.scan.sources.finding_again import looked_at
 from hashclient.scan.sources.frontier import Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.sources.listing import Lister

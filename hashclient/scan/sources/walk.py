@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterator
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.again import Again
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources.finding_again import (
     GONE,
     ROUNDS,
     Entry,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan.check.opening import FILE_FLAGS, FILES_AHEAD, WAITS, OpenedAhead, Waits
+from hashclient.scan.check.opening_files import FILE_FLAGS, FILES_AHEAD, WAITS, OpenedAhead, Waits
 from tests.kit import open_files, write_tree
 
 

@@ -19,10 +19,10 @@ from hashclient.core.model import Outcome
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.check import checker as checking
 from hashclient.scan.check.checker import Checker
-from hashclient.scan.check.opening import Waits
+from hashclient.scan.check.opening_files import Waits
 from hashclient.scan.executors.wire import decode_task, encode_task
-from hashclient.scan.sources import directories, frame, listing, walk
-from hashclient.scan.sources.directories import (
+from hashclient.scan.sources import finding_again, frame, listing, walk
+from hashclient.scan.sources.finding_again import (
     GONE,
     MovedError,
     inode_of,
@@ -233,7 +233,7 @@ def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
         if os.fstat(fd).st_ino == inode:
             exchange_both()
 
-    def exchanging_back(fd: int) -> list[directories.Entry]:
+    def exchanging_back(fd: int) -> list[finding_again.Entry]:
         now = snapshot(fd)
         exchange_both()
         return now
@@ -305,7 +305,7 @@ def test_a_busy_directory_comes_to_an_end(
     task = task_of(tree)
     looks: list[int] = []
 
-    def busy(fd: int) -> list[directories.Entry]:
+    def busy(fd: int) -> list[finding_again.Entry]:
         looks.append(fd)
         write_tree(tree, {f"new{len(looks)}": OTHER, "temporary": OTHER})
         (tree / "temporary").rename(tree / "f1")
@@ -465,14 +465,14 @@ def test_a_long_directory_at_rest_is_not_listed_again(
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(AT_ONCE + 1)})
     taken: list[int] = []
 
-    def take(fd: int) -> list[directories.Entry]:
+    def take(fd: int) -> list[finding_again.Entry]:
         taken.append(fd)
         return snapshot(fd)
 
     monkeypatch.setattr(frame, "snapshot", take)
     listed(tree)
     assert len(taken) == 1  # it was changed within a tick of the clock
-    monkeypatch.setattr(directories, "TICK_S", 0)
+    monkeypatch.setattr(finding_again, "TICK_S", 0)
     state.let_time_pass()
     listed(tree)
     assert len(taken) == 1
@@ -507,11 +507,11 @@ def test_a_file_system_with_other_inodes_in_its_directories_is_read(
         others = [(name, mode, other(inode, mode)) for name, mode, inode in chunk.others]
         return replace(chunk, others=others)
 
-    def shown(fd: int) -> list[directories.Entry]:
+    def shown(fd: int) -> list[finding_again.Entry]:
         return [(name, mode, other(inode, mode)) for name, mode, inode in snapshot(fd)]
 
     monkeypatch.setattr(listing, "typed", typed)
-    for module in (checking, directories, walk):
+    for module in (checking, finding_again, walk):
         monkeypatch.setattr(module, "snapshot", shown)
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -534,15 +534,15 @@ def test_a_snapshot_is_all_that_is_in_a_directory(
     (tmp_path / "d").mkdir()
     fd = os.open(tmp_path, os.O_RDONLY)
     expected = {
-        (entry.name, directories.type_of(entry), entry.inode()) for entry in os.scandir(tmp_path)
+        (entry.name, finding_again.type_of(entry), entry.inode()) for entry in os.scandir(tmp_path)
     }
     assert len(expected) == 603
     for size in (1 << 10, 1 << 16, 1 << 20):
-        monkeypatch.setattr(directories, "_FIRST_BYTES", size)
+        monkeypatch.setattr(finding_again, "_FIRST_BYTES", size)
         entries = snapshot(fd)
         assert len(entries) == len(expected)
         assert set(entries) == expected
-    monkeypatch.setattr(directories, "_getdents", lambda: None)
+    monkeypatch.setattr(finding_again, "_getdents", lambda: None)
     assert set(snapshot(fd)) == expected
     os.close(fd)
 
