@@ -49,6 +49,8 @@ def _is_cpio(head: bytes) -> bool:
 
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
+_STORES = b"SM", b"SO", b"AB"
+
 
 def _is_ole(head: bytes) -> bool:
     """Return whether its sectors have a length that there is."""
@@ -212,6 +214,8 @@ OPENED = (
         "ole:Ole",
         hides_end=False,
     ),
+    # Of a store, of one that a server has as well, and of an address book.
+    Kind("pst", (Mark(0, (b"!BDN",), is_one=lambda head: head[8:10] in _STORES),), "pst:Pst"),
     # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
     Kind(
         "pdf",

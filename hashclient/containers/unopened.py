@@ -105,7 +105,6 @@ KINDS = (
     Kind("wim", (Mark(0, (b"MSWIM\0\0\0", b"WLPWM\0\0\0")),)),
     Kind("partclone", (Mark(0, (b"partclone-image",)),)),
     Kind("bkf", (Mark(0, (b"TAPE\0\0",)),)),
-    Kind("pst", (Mark(0, (b"!BDN",)),)),
     Kind("dbx", (Mark(0, (b"\xcf\xad\x12\xfe",)),)),
     Kind("nsf", (Mark(0, (b"\x1a\0\0\4\0\0",)),)),
     Kind("pack", (Mark(0, (b"\x1f\x1e",), is_one=lambda head: 0 < head[6] <= 24),)),

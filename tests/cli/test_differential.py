@@ -101,10 +101,10 @@ def test_files_of_others_are_shown_to_each_program_that_may_open_them(kind: str)
 
 
 def test_a_member_of_a_file_of_others_is_found_or_the_reason_is_named() -> None:
-    disk, pst, damaged = "not-opened: disk", "not-opened: pst", "damaged: tar: a header"
+    disk, dbx, damaged = "not-opened: disk", "not-opened: dbx", "damaged: tar: a header"
     assert corpus.answer(Said({"m-1"}, {damaged}), "m-1") == "found"
     assert corpus.answer(Said({"m-1"}, {damaged, disk}), "m-2") == "unread"
-    assert corpus.answer(Said(set(), {pst, disk}), "m-2") == f"{disk}; {pst}"
+    assert corpus.answer(Said(set(), {dbx, disk}), "m-2") == f"{disk}; {dbx}"
     assert corpus.answer(Said({"m-1"}), "m-2") == "clean"
 
 

@@ -20,7 +20,7 @@ KINDS = Counter(kind for _, kind, _ in unopened.each())
 LISTED = b"a listed file of some length"
 INSIDE = archives.zip_of({"disk.img": unopened.disk(), "x": b"benign"})
 DMG = next(data for _, kind, data in unopened.each() if kind == "dmg")
-NESTED = archives.gzip_of(archives.tar_of({"a.zip": INSIDE, "m.pst": unopened.store()}))
+NESTED = archives.gzip_of(archives.tar_of({"a.zip": INSIDE, "m.dbx": unopened.store()}))
 
 
 def state_of(directory: Path, *, sized: bool = True) -> State:
@@ -29,7 +29,7 @@ def state_of(directory: Path, *, sized: bool = True) -> State:
     return state
 
 
-ALL = KINDS + Counter({"disk": 2, "pst": 1})
+ALL = KINDS + Counter({"disk": 2, "dbx": 1})
 
 
 @pytest.mark.sampled
@@ -56,10 +56,10 @@ def test_a_scan_counts_each_kind_also_in_archives_and_in_unchanged_files(
 def test_no_process_is_started_for_files_that_are_only_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = State(tmp_path, {"base": {"e-1": LISTED}}, {"m.pst": unopened.store()})
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, {"m.dbx": unopened.store()})
     monkeypatch.setattr(cage, "Cage", None)
     run = state.scan("--jobs", "1")
-    assert (run.code, run.summary["not_opened"]) == (0, {"pst": 1})
+    assert (run.code, run.summary["not_opened"]) == (0, {"dbx": 1})
 
 
 def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(
@@ -78,7 +78,7 @@ def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(
         assert result.summary["not_opened"] == dict(ALL)
         assert {line["reason"] for line in unread} == {f"not-opened: {kind}" for kind in ALL}
         named = {tuple(line["members"]) for line in unread if line["container"].endswith(".tgz")}
-        assert named == {("n.tar", "a.zip", "disk.img", ""), ("n.tar", "m.pst", "")}
+        assert named == {("n.tar", "a.zip", "disk.img", ""), ("n.tar", "m.dbx", "")}
 
 
 def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
@@ -103,13 +103,13 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     [
         ("long.img", {"disk": 1}),
         ("long.dmg", {"dmg": 1}),
-        ("a.pst", {"pst": 1}),
-        ("n.tgz", {"disk": 1, "pst": 1}),
+        ("a.dbx", {"dbx": 1}),
+        ("n.tgz", {"disk": 1, "dbx": 1}),
     ],
 )
 def test_a_stream_has_the_same_counts(tmp_path: Path, name: str, kinds: dict[str, int]) -> None:
     long = {"img": unopened.disk() + bytes(3 << 20), "dmg": bytes(range(256)) * 9000 + DMG[-512:]}
-    contents = {"a.pst": unopened.store(), "n.tgz": NESTED}
+    contents = {"a.dbx": unopened.store(), "n.tgz": NESTED}
     data = contents.get(name) or long[name[-3:]]
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     result = state.run("scan", "-", "--format", "jsonl", stdin=data)
@@ -146,7 +146,7 @@ def test_status_shows_the_kinds_of_the_last_scan_as_metrics(tmp_path: Path) -> N
     state.configure('[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n')
     text = state.call("status", "--format", "prometheus").out
     assert f'hashclient_last_scan_not_opened{{kind="disk"}} {ALL["disk"]}.0' in text
-    assert f'hashclient_last_scan_not_opened{{kind="pst"}} {ALL["pst"]}.0' in text
+    assert f'hashclient_last_scan_not_opened{{kind="dbx"}} {ALL["dbx"]}.0' in text
 
 
 def test_an_image_that_only_its_end_shows_is_counted_where_a_member_is_read_to_its_end(

@@ -120,12 +120,12 @@ def test_kinds_that_are_not_opened_are_counted_and_logged(state: Path, tree: Pat
     write_tree(tree, {"disk.img": unopened.disk()})
     with watching(state, tree) as watch:
         watch.wait_for("not opened 1, what is in them is not known: disk 1")
-        write_tree(tree, {"m.pst": unopened.store(), "c": LISTED})
+        write_tree(tree, {"m.dbx": unopened.store(), "c": LISTED})
         assert watch.next()["path"] == str(tree / "c")
         assert watch.stop() == 0
     records = [dict(record.data) for record in log.read(state / "audit")]
     logged = [data["not_opened"] for data in records if "not_opened" in data]
-    assert logged[0] == {"disk": 1} and {"pst": 1} in logged[1:]
+    assert logged[0] == {"disk": 1} and {"dbx": 1} in logged[1:]
 
 
 def test_an_empty_folder_is_no_failure(state: Path, tmp_path: Path) -> None:

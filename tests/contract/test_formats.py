@@ -171,7 +171,7 @@ def summaries() -> list[Summary]:
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
     full.believed_unchanged = 7_654_321
     full.opens_containers, full.members, full.members_read = True, 5, 4
-    full.not_opened = {"disk": 2, "pst": 1_234}
+    full.not_opened = {"disk": 2, "dbx": 1_234}
     clean = Summary(lists=states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [
@@ -377,7 +377,7 @@ def test_skipped_files_are_counted_by_reason(name: str, form: Format) -> None:
 
 
 def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) -> None:
-    summary = Summary(lists=(), opens_containers=True, not_opened={"qcow": 2, "pst": 1})
+    summary = Summary(lists=(), opens_containers=True, not_opened={"qcow": 2, "dbx": 1})
     text = write(name, [], summary)
     for kind, number in summary.not_opened.items():
         assert re.search(rf"{kind}\W{{1,6}}{number}\b", text), text

@@ -1,0 +1,241 @@
+"""Stores of Outlook (pst, ost, pab): files attached to messages, and to messages within these.
+
+Each node is looked at, also one that no folder names any more, and each node below it: what has the
+data of an attachment is a member, whatever the node is called. A body in HTML is one as well, and
+so are files that stand encoded in a body of text. A password of a store keeps nobody from reading
+it. Bodies in compressed RTF are left alone, and a file that is only linked is not in the store.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import cast
+
+from hashclient.containers.forward import in_pieces
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.mail import files_as_members
+from hashclient.containers.mimebinary import FileFinder
+from hashclient.containers.pstnodes import Node, Nodes
+
+#: Members in one batch: some hold their bytes.
+_BATCH = 200
+#: Nodes below one another: a message in a message is two.
+_MAX_DEPTH = 64
+_MAX_FOLDERS = 10_000
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
+#: A heap of items in the blocks of a node: where its list is, what it is, what its items are of.
+_HEAP = struct.Struct("<HBBL")
+_IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, 0xB5
+_MAX_BLOCKS = 1 << 16
+#: What a tree in a heap is; rows that lead on; properties: number, type, value or where it is.
+_TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struct.Struct("<HHL")
+#: The lowest bits of a node's number: values that are too long for a heap, and an attachment.
+_VALUES, _ATTACHMENT = 0x1F, 5
+#: A store has properties, as have folders and messages that are below no other node.
+_STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
+#: A node whose properties have numbers of their own.
+_PROPERTY_NAMES = 0x61
+
+_OBJECT, _TEXT = 13, 31
+_DATA, _METHOD, _HTML, _BODY = 0x3701, 0x3705, 0x1013, 0x1000
+_EMBEDDED = 5
+_NAMES = 0x3707, 0x3704, 0x3001, 0x0037
+
+_Found = list[Member] | Unlisted
+
+
+class Pst:
+    """Stores of Outlook."""
+
+    name = "pst"
+    seeks = True
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield what is attached to messages, in batches."""
+        batch: list[Member] = []
+        try:
+            for found in _Walk(Nodes(cast(Data, data))).members():
+                if isinstance(found, Unlisted):
+                    yield found
+                    continue
+                batch += found
+                if len(batch) >= _BATCH:
+                    yield batch
+                    batch = []
+        except NotReadError as error:
+            yield Unlisted(b"", error.why, error.detail)
+        yield batch
+
+
+class _Walk:
+    """Goes through all nodes of a store."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._folders: dict[int, bytes] = {}
+
+    def members(self) -> Iterator[_Found]:
+        """Yield what is in each node."""
+        for node in self._nodes.all():
+            if node.number != _PROPERTY_NAMES:
+                yield from self._members(node, self._folder(node), 0)
+        if self._nodes.faults:
+            yield Unlisted(b"", Why.DAMAGED, "pst: a part of it is missing or damaged")
+
+    def _folder(self, node: Node, depth: int = 0) -> bytes:
+        """Return the path of the folder that a node is in."""
+        if node.parent not in self._folders:
+            path, folder = b"", self._nodes.find(node.parent)
+            if folder is not None and folder.parent != folder.number and depth < _MAX_DEPTH:
+                try:
+                    name = _Properties(self._nodes, folder).name()
+                except struct.error:
+                    name = b""
+                path = _joined(self._folder(folder, depth + 1), name)
+            if len(self._folders) >= _MAX_FOLDERS:
+                self._folders.clear()
+            self._folders[node.parent] = path
+        return self._folders[node.parent]
+
+    def _members(self, node: Node, path: bytes, depth: int) -> Iterator[_Found]:
+        """Yield what is in a node, and in the nodes below it."""
+        if depth > _MAX_DEPTH:
+            yield Unlisted(path, Why.LIMIT, "pst: too many messages in one another")
+            return
+        faults, values = self._nodes.faults, None
+        try:
+            values = _Properties(self._nodes, node)
+            path = _joined(path, values.name() or b"node-%x" % node.number)
+            inner = list(values.members(path))
+            kind = node.number & _VALUES
+            must = kind == _ATTACHMENT if depth else kind in _AT_THE_TOP or node.number == _STORE
+            is_whole = self._nodes.faults == faults and (values.are_here or not must)
+        except struct.error:
+            # Bytes of an attachment may look like properties.
+            inner, is_whole = [], node.number & _VALUES == _VALUES
+        if not is_whole:
+            yield Unlisted(path, Why.DAMAGED, "pst: properties that are damaged")
+        yield from inner
+        for one in self._nodes.below(node.below) if values is None else values.below.values():
+            yield from self._members(one, path, depth + 1)
+
+
+class _Properties:
+    """The properties of one node; none where it has something else."""
+
+    def __init__(self, nodes: Nodes, node: Node) -> None:
+        """Read where they are.
+
+        Raises:
+            struct.error: they are damaged.
+        """
+        self._nodes = nodes
+        self.below = {one.number: one for one in nodes.below(node.below)}
+        self._values: dict[int, tuple[int, int]] = {}
+        self.are_here = False
+        numbers = nodes.blocks(node.data) if node.data else iter(())
+        first = list(islice(numbers, 1))
+        head = nodes.block(first[0])[: _HEAP.size] if first else b""
+        if len(head) == _HEAP.size and head[2:4] == bytes((_IS_HEAP, _IS_PROPERTIES)):
+            self.are_here = True
+            self._blocks = list(islice(chain(first, numbers), _MAX_BLOCKS))
+            kind, _, _, levels, root = _TREE.unpack_from(self._item(_HEAP.unpack(head)[3]))
+            if kind != _IS_TREE:
+                raise struct.error
+            for raw in self._leaves(root, levels):
+                for number, type_, value in _PROPERTY.iter_unpack(raw):
+                    self._values.setdefault(number, (type_, value))
+
+    def _leaves(self, item: int, levels: int) -> Iterator[bytes]:
+        raw = self._item(item)
+        self._nodes.take(len(raw) + _TREE.size)
+        if not levels:
+            yield raw
+            return
+        for _, below in _BRANCH.iter_unpack(raw):
+            yield from self._leaves(below, levels - 1)
+
+    def _item(self, number: int) -> bytes:
+        """Return an item of the heap, by its number."""
+        if not number:
+            return b""
+        index, block = number >> 5, number >> 5 + self._nodes.form.item_bits
+        index &= (1 << self._nodes.form.item_bits) - 1
+        if number & _VALUES or not index or block >= len(self._blocks):
+            raise struct.error
+        raw = self._nodes.block(self._blocks[block])
+        (at,) = struct.unpack_from("<H", raw)
+        (count,) = struct.unpack_from("<H", raw, at)
+        if index > count:
+            raise struct.error
+        begin, end = struct.unpack_from("<HH", raw, at + 2 + 2 * index)
+        if not begin <= end <= len(raw):
+            raise struct.error
+        return raw[begin:end]
+
+    def _place(self, number: int) -> bytes | Node:
+        """Return the value of a property: its bytes, or the node that has them."""
+        type_, value = self._values[number]
+        if type_ == _OBJECT and not value & _VALUES:
+            (value,) = struct.unpack_from("<L", self._item(value))
+        if not value & _VALUES:
+            return self._item(value)
+        if value not in self.below:
+            raise struct.error
+        return self.below[value]
+
+    def _pieces(self, number: int) -> Iterator[bytes]:
+        place = self._place(number)
+        return in_pieces(place) if isinstance(place, bytes) else self._nodes.chunks(place.data)
+
+    def name(self) -> bytes:
+        """Return what it is called, as far as it says so."""
+        for number in _NAMES:
+            if number in self._values:
+                name = b"".join(islice(self._pieces(number), 1))[:_MAX_NAME_BYTES]
+                if self._values[number][0] == _TEXT:
+                    name = name.decode("utf-16-le", "replace").encode("utf-8", "replace")
+                # A subject begins with a mark, and the length of `Re: `.
+                name = name[2:] if name[:1] == b"\1" else name
+                if name:
+                    return name.replace(b"/", b"_")
+        return b""
+
+    def members(self, path: bytes) -> Iterator[_Found]:
+        """Yield the attached file or object that it is, and what is in a body."""
+        for number, name in ((_DATA, path), (_HTML, _joined(path, b"body.html"))):
+            if number not in self._values:
+                continue
+            place = self._place(number)
+            if isinstance(place, bytes):
+                chunks = partial(in_pieces, place)
+                yield [Member(name, len(place), is_exact=True, chunks=chunks)]
+            elif number == _HTML or not self._is_message(place):
+                size, read = self._nodes.size(place.data), partial(self._nodes.chunks, place.data)
+                yield [Member(name, size, is_exact=False, chunks=read)]
+        if _BODY in self._values:
+            finder, text = FileFinder(), self._pieces(_BODY)
+            try:
+                for _ in finder.watch(map(self._as_text, text)):
+                    pass
+            except NotReadError as error:
+                yield Unlisted(path, error.why, error.detail)
+            yield from files_as_members(finder.files)
+
+    def _as_text(self, piece: bytes) -> bytes:
+        """Return a piece of a body as the text of a mail, in which each letter is a byte."""
+        if self._values[_BODY][0] != _TEXT:
+            return piece
+        return piece.decode("utf-16-le", "replace").encode("latin-1", "replace")
+
+    def _is_message(self, node: Node) -> bool:
+        """Return whether this is an attached message, and a node has its properties."""
+        is_said = self._values.get(_METHOD, (0, 0))[1] == _EMBEDDED
+        return is_said and _Properties(self._nodes, node).are_here
+
+
+def _joined(path: bytes, name: bytes) -> bytes:
+    return b"/".join(filter(None, (path[-_MAX_PATH_BYTES:], name)))

@@ -1,0 +1,283 @@
+"""The nodes of a store of Outlook, and the bytes of each: pages and blocks of [MS-PST].
+
+One tree of pages says where blocks lie, another one what the nodes are. Bytes of a node are one
+block, or many that a tree of blocks names; so are the nodes below a node. No tree is followed
+upwards, so none is endless. Pages and blocks have checksums: one that is wrong is counted in
+`faults`, and what is there is read all the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import zlib
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from hashclient.containers.interface import Data, NotReadError, Why
+
+_HEAD_BYTES = 564
+_BLOCKS, _NODES = 0x80, 0x81
+_MAX_LEVEL = 8
+_CACHED = 64
+#: How often the bytes of a file are read: nodes have few in common.
+_GIVEN, _LEAST_BYTES = 8, 1 << 20
+#: kind, level and count of a block that names others, and the length of all that it leads to
+_INNER = Struct("<BBHL")
+_LIST, _BELOW = 1, 2
+_PERMUTED, _CYCLIC = 1, 2
+
+_INVERSE = base64.b85decode(
+    b"NAa}g3u<ymg-)L9;`o$P;Jcs#=voP@+vB>%e8UjkIR%z5^*3OGjL8#9YaR3Zk0zJOkrx5PGA(W~mH*iz(Ewg~+(b"
+    b"JXD8*q{Ado$SxkJ8Z(ndmdz-?Q8vJVz1JgEaz4ccAb_P57k&5Z`rX<UZZ6!)cOb*!=JMImquho5w$B1~_;A6BX^v"
+    b"v@O5u%nW^&lw!2W6K^*K1&;$Pv`LNtva<?1nNLlB~j&ii8yFdd;BM^*S-1&^vsT5?=_r+D;3puG)cA+3V(5k{hb&"
+    b"=eUsQ&EYAKUuim&e$f1CynV6_A4uNHJ<ietg)Zr1(2#YH6?V4mi!EE{L"
+)
+_SWAPPED = base64.b85decode(
+    b"6jKjYv&ed!>t#q678RcY%v5}X01XTaqGG6a+u7~M#iZP<g>=@?r<<;tmT_joW0|<!bCQmPeWhN}U6Zj_QBZ)1Qj|"
+    b"|l3TwQLe{M%cK|n+S5z7NV_w?bZk32g0`|uesf(b6kouGzE?r%+P#4Uj|C5Ib`s{96_5;*-#LULpiHzaCxcSHZ?v"
+    b"`aQz<k&SmMY$~Ow=pXz2WX=XX?qx+AvwM%8e4evBg!hUuRi_+jOXQ;GL_TzO6aEQ>GRbua3Jy@1!t{Q5YElxCp+4"
+    b"@*TN>$ksZ<;A~X2<@mlZCkhY7py}-W+mmX~5Vc^EWS*yEP-e2Efd495r"
+)
+_FORWARD = bytes(map(_INVERSE.index, range(256)))
+
+
+class Form(NamedTuple):
+    """What differs between versions: where things stand, and how long they are.
+
+    `word` is the letter of `struct` for a place or the number of a block.
+    """
+
+    word: str
+    size_at: int
+    encoding_at: int
+    page_bytes: int
+    #: At the end of a page, how many rows it has, how long they are, and its level; its checksum.
+    counts: Struct
+    counts_at: int
+    crc: Struct
+    crc_at: int
+    checked: int
+    #: At the end of a block: its length and checksum, and its length before it was compressed.
+    tail: Struct
+    unit: int
+    #: Bits of the number of an item in a heap.
+    item_bits: int
+
+
+_32 = Form(
+    "L", 168, 461, 512, Struct("<BxBB"), 496, Struct("<BB6xL"), 500, 500, Struct("<H6xL"), 64, 11
+)
+_64 = Form(
+    "Q", 184, 513, 512, Struct("<BxBB"), 488, Struct("<BB2xL"), 496, 496, Struct("<H2xL8x"), 64, 11
+)
+_LARGE = _64._replace(
+    page_bytes=4096,
+    counts=Struct("<H2xBB"),
+    counts_at=4056,
+    crc_at=4072,
+    checked=4072,
+    tail=Struct("<H2xL16x"),
+    unit=512,
+    item_bits=14,
+)
+FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE, 37: _LARGE}
+
+
+class Node(NamedTuple):
+    """A node: its number, and the blocks that lead to its bytes and to the nodes below it."""
+
+    number: int
+    data: int
+    below: int
+    parent: int = 0
+
+
+class Nodes:
+    """The nodes of one file."""
+
+    def __init__(self, data: Data) -> None:
+        """Read its header.
+
+        Raises:
+            NotReadError: nobody knows its version, or how its bytes are encoded.
+        """
+        head = data.read_at(0, _HEAD_BYTES).ljust(_HEAD_BYTES, b"\0")
+        form = FORMS.get(int.from_bytes(head[10:12], "little"))
+        if form is None:
+            raise NotReadError(Why.UNSUPPORTED, "pst: an unknown version")
+        self._data, self.form = data, form
+        self._encoding = head[form.encoding_at]
+        if self._encoding > _CYCLIC:
+            raise NotReadError(Why.ENCRYPTED, "pst: it is encrypted")
+        words = Struct(f"<8{form.word}").unpack_from(head, form.size_at)
+        self._nodes, self._blocks = words[5], words[7]
+        self.faults = int(words[0] > data.size)
+        self._left = _GIVEN * max(data.size, _LEAST_BYTES)
+        self._branch, self._two = Struct(f"<3{form.word}"), Struct(f"<2{form.word}")
+        self._row = {
+            _NODES: Struct("<4L" if form is _32 else "<3QL4x"),
+            _BLOCKS: Struct("<2LHxx" if form is _32 else "<2QHH4x"),
+        }
+        self._page = functools.lru_cache(_CACHED)(self._read_page)
+        self._block = functools.lru_cache(_CACHED // 4)(self._read_block)
+
+    def take(self, count: int) -> None:
+        """Count bytes that are read.
+
+        Raises:
+            NotReadError: the same ones are read too often.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise NotReadError(Why.LIMIT, "pst: the same bytes are in many places")
+
+    def all(self) -> Iterator[Node]:
+        """Yield all nodes that are below no other one."""
+        return self._leaves(self._nodes, _MAX_LEVEL)
+
+    def _leaves(self, place: int, above: int) -> Iterator[Node]:
+        self.take(self.form.page_bytes)
+        level, rows = self._page(place, _NODES)
+        if level >= above:
+            self.faults += 1
+            return
+        for row in rows:
+            if level:
+                yield from self._leaves(row[2], level)
+            else:
+                yield Node(row[0] & 0xFFFFFFFF, row[1], row[2], row[3])
+
+    def find(self, number: int) -> Node | None:
+        """Return a node that is below no other one, by its number."""
+        row = self._find(self._nodes, _NODES, number)
+        return None if row is None else Node(number, row[1], row[2], row[3])
+
+    def _find(self, place: int, kind: int, key: int) -> tuple[int, ...] | None:
+        above = _MAX_LEVEL
+        while True:
+            level, rows = self._page(place, kind)
+            at = sum(row[0] <= key for row in rows) - 1
+            if level >= above or at < 0:
+                return None
+            if not level:
+                return rows[at] if rows[at][0] == key else None
+            place, above = rows[at][2], level
+
+    def _read_page(self, place: int, kind: int) -> tuple[int, list[tuple[int, ...]]]:
+        """Return the level of a page, and its rows; none where it cannot be one."""
+        form = self.form
+        page = self._data.read_at(min(place, self._data.size), form.page_bytes).ljust(
+            form.page_bytes, b"\0"
+        )
+        count, length, level = form.counts.unpack_from(page, form.counts_at)
+        first, second, crc = form.crc.unpack_from(page, form.crc_at)
+        row = self._branch if level else self._row[kind]
+        is_one = first == second == kind and length >= row.size
+        is_one = is_one and count * length <= form.counts_at
+        if not is_one or crc != _crc(page[: form.checked]):
+            self.faults += 1
+        if not is_one:
+            return 0, []
+        return level, [row.unpack_from(page, at * length) for at in range(count)]
+
+    def block(self, number: int) -> bytes:
+        """Return the bytes of a block, as many as are there."""
+        content, is_whole = self._block(number & ~1)
+        self.faults += not is_whole
+        return content
+
+    def _read_block(self, number: int) -> tuple[bytes, bool]:
+        row = self._find(self._blocks, _BLOCKS, number)
+        if row is None:
+            return b"", False
+        form, (place, size, *more) = self.form, row[1:]
+        place = min(place, self._data.size)
+        content = self._data.read_at(place, size)
+        self.take(len(content) + form.tail.size)
+        end = place + size + -(size + form.tail.size) % form.unit
+        tail = self._data.read_at(end, form.tail.size).ljust(form.tail.size, b"\0")
+        is_whole = form.tail.unpack(tail) == (size, _crc(content)) and len(content) == size
+        if form is _LARGE and more[0] not in (0, size):
+            try:
+                content = zlib.decompressobj().decompress(content, more[0])
+            except zlib.error:
+                content = b""
+            is_whole = is_whole and len(content) == more[0]
+        if not number & 2:
+            content = _decoded(content, self._encoding, number)
+        return content, is_whole
+
+    def blocks(self, number: int, above: int = 3) -> Iterator[int]:
+        """Yield the numbers of the blocks that bytes lie in, in their order."""
+        if not number & 2:
+            yield number
+            return
+        raw = self.block(number)
+        self.take(len(raw))
+        kind, level, count, _ = _INNER.unpack_from(raw.ljust(_INNER.size, b"\0"))
+        step = self._two.size // 2
+        if kind != _LIST or not 0 < level < above or len(raw) < _INNER.size + count * step:
+            self.faults += 1
+            return
+        for one in Struct(f"<{count}{self.form.word}").unpack_from(raw, _INNER.size):
+            yield from self.blocks(one, level)
+
+    def size(self, number: int) -> int:
+        """Return how many bytes blocks are said to have."""
+        if number & 2:
+            head = self.block(number).ljust(_INNER.size, b"\0")
+            return int.from_bytes(head[4:8], "little")
+        return len(self.block(number)) if number else 0
+
+    def chunks(self, number: int) -> Iterator[bytes]:
+        """Yield the bytes that a block leads to.
+
+        Raises:
+            NotReadError: at the end, if these are not all, or others than were written.
+        """
+        faults = self.faults
+        for one in self.blocks(number) if number else ():
+            yield self.block(one)
+        if self.faults > faults:
+            raise NotReadError(Why.DAMAGED, "pst: a part of it is missing or damaged")
+
+    def below(self, number: int, above: int = 3) -> Iterator[Node]:
+        """Yield the nodes below one, by the block that leads to them."""
+        if not number:
+            return
+        raw = self.block(number)
+        self.take(len(raw))
+        at = 4 if self.form is _32 else _INNER.size
+        kind, level, count, _ = _INNER.unpack_from(raw.ljust(_INNER.size, b"\0"))
+        row = self._two if level else self._branch
+        if kind != _BELOW or level >= above or len(raw) < at + count * row.size:
+            self.faults += 1
+            return
+        for place in range(at, at + count * row.size, row.size):
+            node, first, *second = row.unpack_from(raw, place)
+            if level:
+                yield from self.below(first, level)
+            else:
+                yield Node(node & 0xFFFFFFFF, first, second[0])
+
+
+def _crc(data: bytes) -> int:
+    """Return the checksum of a store: a CRC-32 that begins and ends by other bits."""
+    return zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+
+
+def _decoded(content: bytes, encoding: int, number: int) -> bytes:
+    """Return the bytes of a block as they were before the store encoded them."""
+    if encoding == _PERMUTED:
+        return content.translate(_INVERSE)
+    if encoding != _CYCLIC:
+        return content
+    salt = (number >> 16 ^ number) & 0xFFFF
+    out = bytearray(len(content))
+    for at, byte in enumerate(content, salt):
+        low, high = at & 255, at >> 8 & 255
+        middle = _SWAPPED[_FORWARD[byte + low & 255] + high & 255]
+        out[at - salt] = _INVERSE[middle - high & 255] - low & 255
+    return bytes(out)
