@@ -25,11 +25,13 @@ _BATCH = 200
 #: Nodes below one another: a message in a message is two.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
+#: A node takes this much of what may be read: less than an eighth of that is in a file.
+_NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
 #: A heap of items in the blocks of a node: where its list is, what it is, what its items are of.
 _HEAP = struct.Struct("<HBBL")
 _IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, 0xB5
-_MAX_BLOCKS = 1 << 16
+_MAX_BLOCKS, _MAX_LEVELS = 1 << 16, 8
 #: What a tree in a heap is; rows that lead on; properties: number, type, value or where it is.
 _TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struct.Struct("<HHL")
 #: The lowest bits of a node's number: values that are too long for a heap, and an attachment.
@@ -102,23 +104,24 @@ class _Walk:
 
     def _members(self, node: Node, path: bytes, depth: int) -> Iterator[_Found]:
         """Yield what is in a node, and in the nodes below it."""
-        if depth > _MAX_DEPTH:
-            yield Unlisted(path, Why.LIMIT, "pst: too many messages in one another")
-            return
+        inner: list[_Found] = []
         faults, values = self._nodes.faults, None
         try:
             values = _Properties(self._nodes, node)
             path = _joined(path, values.name() or b"node-%x" % node.number)
-            inner = list(values.members(path))
+            inner.extend(values.members(path))
             kind = node.number & _VALUES
             must = kind == _ATTACHMENT if depth else kind in _AT_THE_TOP or node.number == _STORE
             is_whole = self._nodes.faults == faults and (values.are_here or not must)
         except struct.error:
             # Bytes of an attachment may look like properties.
-            inner, is_whole = [], node.number & _VALUES == _VALUES
+            is_whole = node.number & _VALUES == _VALUES
         if not is_whole:
             yield Unlisted(path, Why.DAMAGED, "pst: properties that are damaged")
         yield from inner
+        if node.below and depth == _MAX_DEPTH:
+            yield Unlisted(path, Why.LIMIT, "pst: too many messages in one another")
+            return
         for one in self._nodes.below(node.below) if values is None else values.below.values():
             yield from self._members(one, path, depth + 1)
 
@@ -133,7 +136,11 @@ class _Properties:
             struct.error: they are damaged.
         """
         self._nodes = nodes
-        self.below = {one.number: one for one in nodes.below(node.below)}
+        nodes.take(_NODE_BYTES)
+        self.below: dict[int, Node] = {}
+        for one in nodes.below(node.below):
+            nodes.faults += one.number in self.below
+            self.below[one.number] = one
         self._values: dict[int, tuple[int, int]] = {}
         self.are_here = False
         numbers = nodes.blocks(node.data) if node.data else iter(())
@@ -143,11 +150,12 @@ class _Properties:
             self.are_here = True
             self._blocks = list(islice(chain(first, numbers), _MAX_BLOCKS))
             kind, _, _, levels, root = _TREE.unpack_from(self._item(_HEAP.unpack(head)[3]))
-            if kind != _IS_TREE:
+            if kind != _IS_TREE or levels > _MAX_LEVELS:
                 raise struct.error
             for raw in self._leaves(root, levels):
                 for number, type_, value in _PROPERTY.iter_unpack(raw):
-                    self._values.setdefault(number, (type_, value))
+                    nodes.faults += number in self._values
+                    self._values[number] = type_, value
 
     def _leaves(self, item: int, levels: int) -> Iterator[bytes]:
         raw = self._item(item)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import zlib
 from collections.abc import Iterator
 from struct import Struct
@@ -135,19 +136,27 @@ class Nodes:
 
     def all(self) -> Iterator[Node]:
         """Yield all nodes that are below no other one."""
-        return self._leaves(self._nodes, _MAX_LEVEL)
+        for _ in self._rows(self._blocks, _BLOCKS):
+            pass  # a row in a wrong place is one that is not found, or another one is
+        for number, data, below, parent in self._rows(self._nodes, _NODES):
+            yield Node(number & 0xFFFFFFFF, data, below, parent)
 
-    def _leaves(self, place: int, above: int) -> Iterator[Node]:
+    def _rows(
+        self, place: int, kind: int, above: int = _MAX_LEVEL, low: int = 0, high: int = 1 << 64
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield the rows of a tree, whose numbers are from `low` on, and lower than `high`."""
         self.take(self.form.page_bytes)
-        level, rows = self._page(place, _NODES)
-        if level >= above:
+        level, rows = self._page(place, kind)
+        bounds = [*(row[0] for row in rows), high]
+        is_sorted = all(one < next_ for one, next_ in itertools.pairwise(bounds))
+        if level >= above or bounds[0] < low or not is_sorted:
             self.faults += 1
-            return
-        for row in rows:
-            if level:
-                yield from self._leaves(row[2], level)
-            else:
-                yield Node(row[0] & 0xFFFFFFFF, row[1], row[2], row[3])
+        if level < above:
+            for row, next_ in zip(rows, bounds[1:], strict=True):
+                if level:
+                    yield from self._rows(row[2], kind, level, row[0], next_)
+                else:
+                    yield row
 
     def find(self, number: int) -> Node | None:
         """Return a node that is below no other one, by its number."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import archives, images, mails, ole, others, pdfs, zipmethods
+from fixtures import archives, images, mails, ole, others, pdfs, pst, zipmethods
 from fixtures.differential.cases import PLANTED
 from fixtures.differential.doors import DOORS, STEPS, World, differing, verdict
 from fixtures.differential.kinds import KINDS
@@ -102,6 +102,9 @@ def rows() -> Iterator[tuple[str, bytes]]:
         "zip behind an office document in a zip",
         archives.zip_of({"x": ole.ole_of({"s": b"b"}) + ZIP}),
     )
+    yield "store of Outlook", pst.pst_of(CONTENTS)
+    forwarded = pst.Message(attached={"m": pst.Message(attached=CONTENTS)})
+    yield "message within one in a store", pst.store_of({"a": [forwarded]})
     if find_spec("pikepdf"):
         yield "file in a PDF", pdfs.pdf_of(CONTENTS)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fixtures import archives, mails, ole, pdfs
+from fixtures import archives, mails, ole, pdfs, pst
 from hashclient.containers import libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz
 from hashclient.containers.encoded import Encoded
@@ -21,6 +21,7 @@ from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
 from hashclient.containers.ole import Ole
 from hashclient.containers.pdf import Pdf
+from hashclient.containers.pst import Pst
 from hashclient.containers.tar import Tar
 from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
@@ -85,6 +86,7 @@ ROWS = [
     Row("tnef", Tnef(), mails.tnef_of),
     Row("encoded", Encoded(), encoded, tells_cuts=False),
     Row("ole", Ole(), compound),
+    Row("pst", Pst(), pst.pst_of, is_whole=True),
 ]
 if libarchive.is_here():
     z = libformats.reader("compress", ())

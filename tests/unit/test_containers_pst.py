@@ -1,0 +1,216 @@
+"""Stores of Outlook: what is attached to messages is a member, in each version and encoding."""
+
+from __future__ import annotations
+
+import email
+import random
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fixtures import mails
+from fixtures.pst import Message, Writer, heap_of, pst_of, store_of
+from hashclient.containers.interface import Why
+from hashclient.containers.pst import Pst
+from tests.opened import Opened, opened
+
+LONG = random.Random(1).randbytes(200_000)
+INNER = Message("within", attached={"c.bin": b"benign three", "long.bin": LONG[:9_000]})
+OUTER = Message("around", attached={"deep.msg": INNER})
+MESSAGE = Message(
+    "one",
+    html=b"<p>benign</p>",
+    attached={"a.bin": b"benign one", "b.bin": LONG[:4_000], "fw.msg": OUTER, "empty": b""},
+    objects={"o.bin": b"benign object", "p.bin": LONG[9_000:20_000]},
+)
+FOLDERS = {
+    "Inbox": [MESSAGE, Message("two", attached={"long": LONG})],
+    "Sent": [Message("three", attached={"in.msg": INNER})],
+}
+HELD = {
+    "Inbox/one/body.html": b"<p>benign</p>",
+    "Inbox/one/a.bin": b"benign one",
+    "Inbox/one/b.bin": LONG[:4_000],
+    "Inbox/one/fw.msg/around/deep.msg/within/c.bin": b"benign three",
+    "Inbox/one/fw.msg/around/deep.msg/within/long.bin": LONG[:9_000],
+    "Inbox/one/empty": b"",
+    "Inbox/one/o.bin": b"benign object",
+    "Inbox/one/p.bin": LONG[9_000:20_000],
+    "Inbox/two/long": LONG,
+    "Sent/three/in.msg/within/c.bin": b"benign three",
+    "Sent/three/in.msg/within/long.bin": LONG[:9_000],
+}
+VERSIONS, ENCODINGS = (14, 23, 36), (0, 1, 2)
+each_version = pytest.mark.parametrize("version", VERSIONS)
+
+
+def held(found: Opened) -> dict[str, bytes]:
+    return {name.decode().removeprefix("top/"): content for name, content in found.members}
+
+
+@each_version
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_attachments_are_members_also_of_messages_within_others(
+    version: int, encoding: int
+) -> None:
+    found = opened(Pst(), store_of(FOLDERS, version=version, encoding=encoding))
+    assert held(found) == HELD and not found.unread
+
+
+@each_version
+def test_many_messages_and_blocks_have_trees_of_several_levels(version: int) -> None:
+    messages = [Message(f"{n}", attached={"f": b"benign %d" % n}) for n in range(250)]
+    found = opened(Pst(), store_of({"a": messages, "b": messages[:200]}, version=version))
+    assert len(found.members) == 450 and not found.unread
+    out = Writer(version)
+    out.most = 64
+    out.node(0x21, out.properties({}))
+    attached = {5 | n << 5: out.properties({0x3701: (258, b"%d" % n)}) for n in range(400)}
+    attached[5 | 500 << 5] = out.properties({0x3701: (258, LONG)})
+    out.node(4 | 1 << 5, out.properties({}, attached))
+    found = opened(Pst(), out.file())
+    assert found.contents == [b"%d" % n for n in range(400)] + [LONG] and not found.unread
+
+
+@each_version
+def test_properties_that_lie_in_several_blocks_and_levels_are_read(version: int) -> None:
+    out = Writer(version)
+    second = 1 << (19 if version > 30 else 16)
+    rows = [
+        struct.pack("<HHL", number, kind, second | item << 5)
+        for number, kind, item in ((0x0037, 31, 1), (0x3701, 258, 2))
+    ]
+    branch = struct.pack("<HLHL", 0x0037, 3 << 5, 0x3701, 4 << 5)
+    first = heap_of(0xBC, [struct.pack("<BBBBL", 0xB5, 2, 6, 1, 2 << 5), branch, *rows])
+    last = struct.pack("<H", 10) + b"m\0benign" + struct.pack("<HH3H", 2, 0, 2, 4, 10)
+    blocks = [out.block(first), out.block(last)]
+    word = "L" if version == 14 else "Q"
+    names = struct.pack(f"<BBHL2{word}", 1, 1, 2, len(first + last), *blocks)
+    out.node(0x21, (out.block(names, is_inner=True), 0))
+    found = opened(Pst(), out.file())
+    assert found.members == [(b"m", b"benign")] and not found.unread
+
+
+def test_names_are_of_folder_message_and_file_and_hold_no_separator() -> None:
+    odd = Message("\x01\x05Re: a/b", attached={"c/d": b"1", "": b"2", "\u00e9\ud800": b"3"})
+    found = opened(Pst(), store_of({"x/y": [odd], "": [odd]}))
+    assert [name.decode() for name in found.names[:3]] == [
+        "top/x_y/Re: a_b/c_d",
+        "top/x_y/Re: a_b/node-8045",
+        "top/x_y/Re: a_b/\u00e9\ufffd",
+    ]
+    assert not found.unread
+
+
+def test_what_no_folder_and_no_table_names_is_a_member() -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    lost = {5 | 9 << 5: out.properties({0x3701: (258, b"benign"), 0x3705: (3, 1)})}
+    out.node(4 | 7 << 5, out.properties({0x0037: (31, b"l\0")}, lost), 0x7777)
+    found = opened(Pst(), out.file())
+    assert found.members == [(b"l/node-125", b"benign")] and not found.unread
+
+
+def test_a_file_that_stands_encoded_in_a_body_is_a_member() -> None:
+    text = "hello\r\n" + mails.uuencoded("u.bin", b"benign " * 99).replace("\n", "\r\n")
+    found = opened(Pst(), store_of({"a": [Message("m", text), Message("n", text * 9)]}))
+    assert found.contents == [b"benign " * 99] * 10 and not found.unread
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [(10, b"\x18", Why.UNSUPPORTED), (10, b"\0", Why.UNSUPPORTED), (513, b"\x10", Why.ENCRYPTED)],
+)
+def test_a_version_or_an_encoding_that_nobody_knows_is_unread(
+    at: int, value: bytes, why: Why
+) -> None:
+    data = pst_of({"a": b"benign"})
+    assert opened(Pst(), data[:at] + value + data[at + 1 :]).reasons == {why}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_store_that_says_a_wrong_encoding_is_unread(encoding: int) -> None:
+    data = bytearray(store_of(FOLDERS, encoding=encoding))
+    for other in set(ENCODINGS) - {encoding}:
+        data[513] = other
+        assert Why.DAMAGED in opened(Pst(), bytes(data)).reasons
+
+
+def test_bytes_that_are_damaged_are_given_and_unread_and_those_beside_them_are_read() -> None:
+    data = bytearray(store_of(FOLDERS))
+    data[bytes(data).index(LONG[50_000:50_050]) + 4] ^= 1
+    found = opened(Pst(), bytes(data))
+    assert found.unread == [(b"top/Inbox/two/long", Why.DAMAGED)]
+    assert held(found) == {name: HELD[name] for name in HELD if name != "Inbox/two/long"}
+
+
+@pytest.mark.slow
+@each_version
+def test_each_byte_that_is_changed_and_each_cut_is_told(version: int) -> None:
+    data = store_of({"Inbox": [MESSAGE]}, version=version, encoding=1)
+    whole = set(opened(Pst(), data).contents)
+    for at in range(0, len(data), 23):
+        changed = bytearray(data)
+        changed[at] ^= 0x41
+        for bad in (bytes(changed), data[:at]):
+            found = opened(Pst(), bad)
+            assert found.unread or whole <= set(found.contents), at
+
+
+def test_nodes_below_themselves_and_the_same_bytes_in_many_places_come_to_an_end() -> None:
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    data, _ = out.properties({0x0037: (31, b"x\0")})
+    loop = out.next | 2
+    rows = b"".join(struct.pack("<QQQ", 4 | n << 5, data, loop) for n in range(1, 300))
+    assert out.block(struct.pack("<BBHL", 2, 0, 299, 0) + rows, is_inner=True) == loop
+    out.node(4 | 1 << 5, (data, loop))
+    assert opened(Pst(), out.file()).reasons == {Why.LIMIT}
+
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    loop = out.next | 2
+    out.block(struct.pack("<BBHLQ", 1, 1, 1, 9, loop), is_inner=True)
+    out.node(4 | 1 << 5, (loop, 0))
+    assert opened(Pst(), out.file()).reasons == {Why.DAMAGED}
+
+
+def test_messages_too_deep_in_one_another_are_unread() -> None:
+    message = Message("m", attached={"f": b"benign"})
+    for _ in range(40):
+        message = Message("m", attached={"f": message, "beside": b"benign beside"})
+    found = opened(Pst(), store_of({"a": [message]}))
+    assert found.reasons == {Why.LIMIT}
+    assert 30 <= found.contents.count(b"benign beside") < 40
+
+
+def test_rows_of_a_tree_in_another_order_are_told() -> None:
+    data = store_of({"a": [Message(attached={"f": b"benign"})]})
+    page = data.rindex(b"\x81\x81") - 496
+    swapped = data[page + 32 : page + 64] + data[page : page + 32] + data[page + 64 :]
+    found = opened(Pst(), data[:page] + swapped)
+    assert found.contents == [b"benign"] and found.reasons == {Why.DAMAGED}
+
+
+@pytest.mark.skipif(shutil.which("readpst") is None, reason="readpst is not here")
+@each_version
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_readpst_extracts_is_a_member(version: int, encoding: int, tmp_path: Path) -> None:
+    data = store_of(FOLDERS, version=version, encoding=encoding)
+    (tmp_path / "a.pst").write_bytes(data)
+    command = ["readpst", "-q", "-j", "0", "-S", "-w", "a.pst"]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    files = [path for path in tmp_path.glob("*/*/*") if path.is_file()]
+    extracted = {path.read_bytes() for path in files if "-" in path.name}
+    for path in (path for path in files if "-" not in path.name):
+        text = re.sub(rb"(?m)^>?From .*\n", b"", path.read_bytes())
+        for part in email.message_from_bytes(text).walk():
+            payload = part.get_payload(decode=True)
+            if part.get_filename() and isinstance(payload, bytes):
+                extracted.add(payload)
+    wanted = set(HELD.values()) - {b"", b"<p>benign</p>"}
+    assert extracted - {b""} == wanted
