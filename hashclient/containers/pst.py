@@ -14,6 +14,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import cast
 
+from msgspec.structs import replace
+
 from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.mail import files_as_members
@@ -231,7 +233,8 @@ class _Properties:
                     pass
             except NotReadError as error:
                 yield Unlisted(path, error.why, error.detail)
-            yield from files_as_members(finder.files)
+            named = (replace(file, name=_joined(path, file.name)) for file in finder.files)
+            yield from files_as_members(list(named))
 
     def _as_text(self, piece: bytes) -> bytes:
         """Return a piece of a body as the text of a mail, in which each letter is a byte."""

@@ -104,7 +104,7 @@ def test_a_member_of_a_file_of_others_is_found_or_the_reason_is_named() -> None:
     disk, dbx, damaged = "not-opened: disk", "not-opened: dbx", "damaged: tar: a header"
     assert corpus.answer(Said({"m-1"}, {damaged}), "m-1") == "found"
     assert corpus.answer(Said({"m-1"}, {damaged, disk}), "m-2") == "unread"
-    assert corpus.answer(Said(set(), {dbx, disk}), "m-2") == f"{disk}; {dbx}"
+    assert corpus.answer(Said(set(), {dbx, disk}), "m-2") == f"{dbx}; {disk}"
     assert corpus.answer(Said({"m-1"}), "m-2") == "clean"
 
 

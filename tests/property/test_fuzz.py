@@ -57,6 +57,7 @@ NAMES = (
     "mail",
     "mailbox",
     "winmail",
+    "store",
 )
 
 

@@ -52,6 +52,7 @@ def held(found: Opened) -> dict[str, bytes]:
     return {name.decode().removeprefix("top/"): content for name, content in found.members}
 
 
+@pytest.mark.sampled
 @each_version
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_attachments_are_members_also_of_messages_within_others(
@@ -119,6 +120,24 @@ def test_a_file_that_stands_encoded_in_a_body_is_a_member() -> None:
     text = "hello\r\n" + mails.uuencoded("u.bin", b"benign " * 99).replace("\n", "\r\n")
     found = opened(Pst(), store_of({"a": [Message("m", text), Message("n", text * 9)]}))
     assert found.contents == [b"benign " * 99] * 10 and not found.unread
+    assert found.names[:2] == [b"top/a/m/u.bin", b"top/a/n/u.bin"]
+    out = Writer()
+    out.node(0x21, out.properties({0x1000: (30, text.encode()), 0x1013: (30, b"<p>" * 3_000)}))
+    assert opened(Pst(), out.file()).contents == [b"<p>" * 3_000, b"benign " * 99]
+
+
+def test_a_body_or_a_folder_that_is_damaged_is_told() -> None:
+    long = "text " * 2_000
+    data = bytearray(store_of({"a": [Message("m", long, attached={"f": b"benign"})]}))
+    data[data.index(long[:50].encode("utf-16-le"))] ^= 1
+    found = opened(Pst(), bytes(data))
+    assert found.unread[0] == (b"top/a/m", Why.DAMAGED) and found.contents == [b"benign"]
+    out = Writer()
+    out.node(0x21, out.properties({}))
+    out.node(2 | 1 << 5, (out.block(heap_of(0xBC, [b"no tree.."])), 0))
+    out.node(4 | 1 << 5, out.message(Message("m", attached={"f": b"benign"})), 2 | 1 << 5)
+    found = opened(Pst(), out.file())
+    assert found.members == [(b"m/f", b"benign")] and found.reasons == {Why.DAMAGED}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +216,7 @@ def test_rows_of_a_tree_in_another_order_are_told() -> None:
 
 
 @pytest.mark.skipif(shutil.which("readpst") is None, reason="readpst is not here")
+@pytest.mark.sampled
 @each_version
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_readpst_extracts_is_a_member(version: int, encoding: int, tmp_path: Path) -> None:
