@@ -129,7 +129,7 @@ OPENED = (
         "zip",
         (Mark(0, (b"PK\3\4", b"PK\5\6", b"PK00PK\3\4", b"PK\7\x08PK\3\4")),),
         "passwords:zip_with",
-        version=2,
+        version=3,
         in_tail=b"PK\5\6",
         most_members=4 << 20,  # the place of each is kept: 16 bytes
     ),

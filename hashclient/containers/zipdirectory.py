@@ -67,13 +67,10 @@ def may_end(tail: bytes) -> bool:
         if at + _END.size <= len(tail):
             disk, first_disk, here, count, size, _, _ = _END.unpack_from(tail, at)
             is_whole = disk == first_disk == 0 < here == count
-            if size > at:  # it begins before the tail
-                is_one = is_whole and ENTRY_BYTES * count <= size
-            else:  # it ends here, or stands elsewhere
-                is_one = tail[at - size : at - size + 4] == ENTRY_MARK or (
-                    is_whole and ENTRY_MARK in tail[:at]
-                )
-            if is_one or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
+            # Programs that go by its offset alone find the directory anywhere before.
+            is_one = is_whole and (ENTRY_BYTES * count <= size or ENTRY_MARK in tail[:at])
+            is_right_before = size <= at and tail[at - size : at - size + 4] == ENTRY_MARK
+            if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
             return True  # it is cut off, for which some programs do not care
