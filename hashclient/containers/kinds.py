@@ -50,11 +50,17 @@ def _is_cpio(head: bytes) -> bool:
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 _STORES = b"SM", b"SO", b"AB"
+_STORE_VERSIONS = b"\x0e\x0f\x15\x17\x24"
 
 
 def _is_ole(head: bytes) -> bool:
     """Return whether its sectors have a length that there is."""
     return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
+
+
+def _is_store(head: bytes) -> bool:
+    """Return whether its contents are known; readpst asks for the version alone."""
+    return head[8:10] in _STORES or head[10] in _STORE_VERSIONS
 
 
 def _is_form(head: bytes) -> bool:
@@ -215,7 +221,7 @@ OPENED = (
         hides_end=False,
     ),
     # Of a store, of one that a server has as well, and of an address book.
-    Kind("pst", (Mark(0, (b"!BDN",), is_one=lambda head: head[8:10] in _STORES),), "pst:Pst"),
+    Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst", version=2),
     # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
     Kind(
         "pdf",

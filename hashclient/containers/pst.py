@@ -8,10 +8,11 @@ it. Bodies in compressed RTF are left alone, and a file that is only linked is n
 
 from __future__ import annotations
 
+import codecs
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import cast
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.mail import files_as_members
 from hashclient.containers.mimebinary import FileFinder
-from hashclient.containers.pstnodes import Node, Nodes
+from hashclient.containers.pstnodes import HEAPS, Node, Nodes
 
 #: Members in one batch: some hold their bytes.
 _BATCH = 200
@@ -32,18 +33,21 @@ _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
 #: A heap of items in the blocks of a node: where its list is, what it is, what its items are of.
 _HEAP = struct.Struct("<HBBL")
-_IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, 0xB5
-_MAX_BLOCKS, _MAX_LEVELS = 1 << 16, 8
+_IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, (0xB5, 2, 6)
+_IS_TABLE, _IS_OLD_TABLE = 0x7C, 0xAC
+_MAX_BLOCKS, _MAX_LEVELS, _MAX_ITEMS, _MAX_BELOW = 1 << 16, 8, 2047, 1 << 17
 #: What a tree in a heap is; rows that lead on; properties: number, type, value or where it is.
 _TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struct.Struct("<HHL")
+#: Of a table, how many columns there are; behind that, type and number of each.
+_TABLE, _COLUMN = struct.Struct("<xB20x"), struct.Struct("<HH4x")
 #: The lowest bits of a node's number: values that are too long for a heap, and an attachment.
 _VALUES, _ATTACHMENT = 0x1F, 5
 #: A store has properties, as have folders and messages that are below no other node.
 _STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
-#: A node whose properties have numbers of their own.
-_PROPERTY_NAMES = 0x61
+#: A node that says which properties the numbers from 0x8000 on are: number, kind and place of each.
+_PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct("<LHH"), 64
 
-_OBJECT, _TEXT = 13, 31
+_OBJECT, _TEXT, _BYTES = 13, 31, 258
 _DATA, _METHOD, _HTML, _BODY = 0x3701, 0x3705, 0x1013, 0x1000
 _EMBEDDED = 5
 _NAMES = 0x3707, 0x3704, 0x3001, 0x0037
@@ -84,8 +88,7 @@ class _Walk:
     def members(self) -> Iterator[_Found]:
         """Yield what is in each node."""
         for node in self._nodes.all():
-            if node.number != _PROPERTY_NAMES:
-                yield from self._members(node, self._folder(node), 0)
+            yield from self._members(node, self._folder(node), 0)
         if self._nodes.faults:
             yield Unlisted(b"", Why.DAMAGED, "pst: a part of it is missing or damaged")
 
@@ -107,24 +110,29 @@ class _Walk:
     def _members(self, node: Node, path: bytes, depth: int) -> Iterator[_Found]:
         """Yield what is in a node, and in the nodes below it."""
         inner: list[_Found] = []
-        faults, values = self._nodes.faults, None
+        faults, kind = self._nodes.faults, node.number & _VALUES
+        is_names = not depth and node.number == _PROPERTY_NAMES
         try:
             values = _Properties(self._nodes, node)
             path = _joined(path, values.name() or b"node-%x" % node.number)
-            inner.extend(values.members(path))
-            kind = node.number & _VALUES
-            must = kind == _ATTACHMENT if depth else kind in _AT_THE_TOP or node.number == _STORE
-            is_whole = self._nodes.faults == faults and (values.are_here or not must)
+            inner.extend(values.members(path, (_DATA,) if is_names else (_DATA, _HTML, _BODY)))
+            if depth:
+                # Some programs take a file also out of an older kind of table.
+                is_whole, must = values.kind != _IS_OLD_TABLE, kind == _ATTACHMENT
+            else:
+                is_whole = not is_names or not values.names_file()
+                must = kind in _AT_THE_TOP or node.number == _STORE or is_names
+            is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
+            del values  # not to have those of all depths
         except struct.error:
-            # Bytes of an attachment may look like properties.
-            is_whole = node.number & _VALUES == _VALUES
+            is_whole = False
         if not is_whole:
             yield Unlisted(path, Why.DAMAGED, "pst: properties that are damaged")
         yield from inner
         if node.below and depth == _MAX_DEPTH:
             yield Unlisted(path, Why.LIMIT, "pst: too many messages in one another")
             return
-        for one in self._nodes.below(node.below) if values is None else values.below.values():
+        for one in self._nodes.below(node.below):
             yield from self._members(one, path, depth + 1)
 
 
@@ -143,21 +151,49 @@ class _Properties:
         for one in nodes.below(node.below):
             nodes.faults += one.number in self.below
             self.below[one.number] = one
+            if len(self.below) > _MAX_BELOW:
+                raise NotReadError(Why.LIMIT, "pst: too many nodes below one")
         self._values: dict[int, tuple[int, int]] = {}
-        self.are_here = False
+        self.kind = 0
         numbers = nodes.blocks(node.data) if node.data else iter(())
-        first = list(islice(numbers, 1))
-        head = nodes.block(first[0])[: _HEAP.size] if first else b""
-        if len(head) == _HEAP.size and head[2:4] == bytes((_IS_HEAP, _IS_PROPERTIES)):
-            self.are_here = True
-            self._blocks = list(islice(chain(first, numbers), _MAX_BLOCKS))
-            kind, _, _, levels, root = _TREE.unpack_from(self._item(_HEAP.unpack(head)[3]))
-            if kind != _IS_TREE or levels > _MAX_LEVELS:
+        self._blocks = list(islice(numbers, 1))
+        content = nodes.block(self._blocks[0]) if self._blocks else b""
+        if len(content) < _HEAP.size:
+            return
+        at, mark, kind, top = _HEAP.unpack_from(content)
+        is_value = node.number & _VALUES == _VALUES and not node.below
+        if mark != _IS_HEAP or kind not in HEAPS:
+            is_list = content[:2] == b"\1\1"
+            if (is_list or not is_value) and nodes.hides_heap(content):
+                raise struct.error
+            return
+        self._blocks += islice(numbers, _MAX_BLOCKS)
+        # Bytes of an attachment may look like properties.
+        block, item = self._split(top)
+        if is_value and (at >= len(content) or top & 0xF or not item or block >= len(self._blocks)):
+            return
+        self.kind = kind
+        if kind == _IS_TABLE:
+            # Out of the rows of a table, too, some programs take a file.
+            raw = self._item(top)
+            (count,) = _TABLE.unpack_from(raw)
+            columns = raw[_TABLE.size :][: count * _COLUMN.size]
+            listed = [number for _, number in _COLUMN.iter_unpack(columns)]
+            if _DATA in listed or len(listed) < count:
+                raise struct.error
+        if self.are_here:
+            *tree, levels, root = _TREE.unpack_from(self._item(top))
+            if tuple(tree) != _IS_TREE or levels > _MAX_LEVELS:
                 raise struct.error
             for raw in self._leaves(root, levels):
                 for number, type_, value in _PROPERTY.iter_unpack(raw):
                     nodes.faults += number in self._values
                     self._values[number] = type_, value
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the node has properties."""
+        return self.kind == _IS_PROPERTIES
 
     def _leaves(self, item: int, levels: int) -> Iterator[bytes]:
         raw = self._item(item)
@@ -168,13 +204,18 @@ class _Properties:
         for _, below in _BRANCH.iter_unpack(raw):
             yield from self._leaves(below, levels - 1)
 
+    def _split(self, number: int) -> tuple[int, int]:
+        """Return the block of an item, and its number there."""
+        bits = self._nodes.form.item_bits
+        return number >> 5 + bits, number >> 5 & (1 << bits) - 1
+
     def _item(self, number: int) -> bytes:
         """Return an item of the heap, by its number."""
         if not number:
             return b""
-        index, block = number >> 5, number >> 5 + self._nodes.form.item_bits
-        index &= (1 << self._nodes.form.item_bits) - 1
-        if number & _VALUES or not index or block >= len(self._blocks):
+        block, index = self._split(number)
+        # Of larger numbers of items, some programs take another part.
+        if number & _VALUES or not 0 < index <= _MAX_ITEMS or block >= len(self._blocks):
             raise struct.error
         raw = self._nodes.block(self._blocks[block])
         (at,) = struct.unpack_from("<H", raw)
@@ -189,10 +230,12 @@ class _Properties:
     def _place(self, number: int) -> bytes | Node:
         """Return the value of a property: its bytes, or the node that has them."""
         type_, value = self._values[number]
-        if type_ == _OBJECT and not value & _VALUES:
+        if type_ == _OBJECT:
             (value,) = struct.unpack_from("<L", self._item(value))
-        if not value & _VALUES:
+        elif not value & _VALUES:
             return self._item(value)
+        elif value & _VALUES != _VALUES:
+            raise struct.error  # an item for some programs
         if value not in self.below:
             raise struct.error
         return self.below[value]
@@ -205,7 +248,11 @@ class _Properties:
         """Return what it is called, as far as it says so."""
         for number in _NAMES:
             if number in self._values:
-                name = b"".join(islice(self._pieces(number), 1))[:_MAX_NAME_BYTES]
+                try:
+                    name = b"".join(islice(self._pieces(number), 1))[:_MAX_NAME_BYTES]
+                except (struct.error, NotReadError):
+                    self._nodes.faults += 1
+                    continue
                 if self._values[number][0] == _TEXT:
                     name = name.decode("utf-16-le", "replace").encode("utf-8", "replace")
                 # A subject begins with a mark, and the length of `Re: `.
@@ -214,11 +261,26 @@ class _Properties:
                     return name.replace(b"/", b"_")
         return b""
 
-    def members(self, path: bytes) -> Iterator[_Found]:
+    def names_file(self) -> bool:
+        """Return whether these are names, and a property that has one is an attached file."""
+        if _NAMED not in self._values:
+            return False
+        try:
+            pieces = list(islice(self._pieces(_NAMED), _MAX_NAMED_BLOCKS + 1))
+        except NotReadError:
+            return True
+        raw = b"".join(pieces)
+        rows = _NAMED_ROW.iter_unpack(raw[: len(raw) // _NAMED_ROW.size * _NAMED_ROW.size])
+        is_one = any(number == _DATA and not kind & 1 for number, kind, _ in rows)
+        return is_one or len(pieces) > _MAX_NAMED_BLOCKS
+
+    def members(self, path: bytes, numbers: Sequence[int]) -> Iterator[_Found]:
         """Yield the attached file or object that it is, and what is in a body."""
         for number, name in ((_DATA, path), (_HTML, _joined(path, b"body.html"))):
-            if number not in self._values:
+            if number not in self._values or number not in numbers:
                 continue
+            if number == _DATA and self._values[number][0] not in (_OBJECT, _BYTES):
+                yield Unlisted(path, Why.UNSUPPORTED, "pst: a file that is no bytes")
             place = self._place(number)
             if isinstance(place, bytes):
                 chunks = partial(in_pieces, place)
@@ -226,21 +288,19 @@ class _Properties:
             elif number == _HTML or not self._is_message(place):
                 size, read = self._nodes.size(place.data), partial(self._nodes.chunks, place.data)
                 yield [Member(name, size, is_exact=False, chunks=read)]
-        if _BODY in self._values:
+        if _BODY in self._values and _BODY in numbers:
             finder, text = FileFinder(), self._pieces(_BODY)
+            if self._values[_BODY][0] == _TEXT:
+                # Of a mail, in which each letter is a byte.
+                letters = codecs.iterdecode(text, "utf-16-le", "replace")
+                text = (piece.encode("latin-1", "replace") for piece in letters)
             try:
-                for _ in finder.watch(map(self._as_text, text)):
+                for _ in finder.watch(text):
                     pass
             except NotReadError as error:
                 yield Unlisted(path, error.why, error.detail)
             named = (replace(file, name=_joined(path, file.name)) for file in finder.files)
             yield from files_as_members(list(named))
-
-    def _as_text(self, piece: bytes) -> bytes:
-        """Return a piece of a body as the text of a mail, in which each letter is a byte."""
-        if self._values[_BODY][0] != _TEXT:
-            return piece
-        return piece.decode("utf-16-le", "replace").encode("latin-1", "replace")
 
     def _is_message(self, node: Node) -> bool:
         """Return whether this is an attached message, and a node has its properties."""

@@ -28,6 +28,8 @@ _GIVEN, _LEAST_BYTES = 8, 1 << 20
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
+#: What a heap can be, in its fourth byte.
+HEAPS = b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc"
 
 _INVERSE = base64.b85decode(
     b"NAa}g3u<ymg-)L9;`o$P;Jcs#=voP@+vB>%e8UjkIR%z5^*3OGjL8#9YaR3Zk0zJOkrx5PGA(W~mH*iz(Ewg~+(b"
@@ -79,11 +81,12 @@ _LARGE = _64._replace(
     counts_at=4056,
     crc_at=4072,
     checked=4072,
-    tail=Struct("<H2xL16x"),
+    tail=Struct("<H2xL10xH4x"),
     unit=512,
     item_bits=14,
 )
-FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE, 37: _LARGE}
+#: Of 37, some programs say that its pages are long ones, and others that they are not.
+FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 
 
 class Node(NamedTuple):
@@ -194,8 +197,21 @@ class Nodes:
     def block(self, number: int) -> bytes:
         """Return the bytes of a block, as many as are there."""
         content, is_whole = self._block(number & ~1)
-        self.faults += not is_whole
+        # Of an odd number, some programs take the last bit for a part of the key.
+        self.faults += not is_whole or (number & 1 and self._encoding == _CYCLIC)
         return content
+
+    def hides_heap(self, content: bytes) -> bool:
+        """Return whether a block that should hold bytes is a list, and leads to a heap.
+
+        Some programs tell a list by its bytes, and some decode what a store says is not encoded.
+        """
+        if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
+            (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
+            content = self._block(first & ~1)[0]
+        elif not self._encoding:
+            content = content[:4].translate(_INVERSE)
+        return len(content) > 3 and content[2] == 0xEC and content[3] in HEAPS
 
     def _read_block(self, number: int) -> tuple[bytes, bool]:
         row = self._find(self._blocks, _BLOCKS, number)
@@ -207,7 +223,11 @@ class Nodes:
         self.take(len(content) + form.tail.size)
         end = place + size + -(size + form.tail.size) % form.unit
         tail = self._data.read_at(end, form.tail.size).ljust(form.tail.size, b"\0")
-        is_whole = form.tail.unpack(tail) == (size, _crc(content)) and len(content) == size
+        count, crc, *lengths = form.tail.unpack(tail)
+        is_whole = (count, crc) == (size, _crc(content)) and len(content) == size
+        if form is _LARGE:
+            # Programs look at one of these, and some take a shorter length for none.
+            is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:
                 content = zlib.decompressobj().decompress(content, more[0])
@@ -231,6 +251,7 @@ class Nodes:
             self.faults += 1
             return
         for one in Struct(f"<{count}{self.form.word}").unpack_from(raw, _INNER.size):
+            self.faults += level > 1 and not one & 2
             yield from self.blocks(one, level)
 
     def size(self, number: int) -> int:
@@ -246,10 +267,12 @@ class Nodes:
         Raises:
             NotReadError: at the end, if these are not all, or others than were written.
         """
-        faults = self.faults
+        faults, left = self.faults, self.size(number)
         for one in self.blocks(number) if number else ():
-            yield self.block(one)
-        if self.faults > faults:
+            piece = self.block(one)
+            left -= len(piece)
+            yield piece
+        if left or self.faults > faults:
             raise NotReadError(Why.DAMAGED, "pst: a part of it is missing or damaged")
 
     def below(self, number: int, above: int = 3) -> Iterator[Node]:
@@ -260,6 +283,7 @@ class Nodes:
         self.take(len(raw))
         at = 4 if self.form is _32 else _INNER.size
         kind, level, count, _ = _INNER.unpack_from(raw.ljust(_INNER.size, b"\0"))
+        self.faults += not number & 2  # is encoded for some programs only
         row = self._two if level else self._branch
         if kind != _BELOW or level >= above or len(raw) < at + count * row.size:
             self.faults += 1

@@ -20,10 +20,12 @@ PATH = ["top/Inbox/hello/a.zip", "in zip"]
 
 def test_a_listed_attachment_is_shown_with_folder_message_and_name(tmp_path: Path) -> None:
     state = State(tmp_path, {"base": {"e-1": LISTED}})
+    unknown = STORE[:8] + b"XX" + STORE[10:]
     write_tree(state.tree, {"m.pst": STORE, "m.zip": archives.zip_of({"m.pst": STORE})})
+    write_tree(state.tree, {"of-readpst": unknown})
     run = state.scan("--jobs", "1")
     found = {Path(line["container"]).name: line["members"] for line in run.lines[:-1]}
-    assert found == {"m.pst": PATH, "m.zip": ["m.pst", *PATH]}
+    assert found == {"m.pst": PATH, "m.zip": ["m.pst", *PATH], "of-readpst": PATH}
     assert (run.code, run.summary["not_opened"]) == (10, {})
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,10 @@ def test_a_body_or_a_folder_that_is_damaged_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("at", "value", "why"),
-    [(10, b"\x18", Why.UNSUPPORTED), (10, b"\0", Why.UNSUPPORTED), (513, b"\x10", Why.ENCRYPTED)],
+    [
+        *((10, version, Why.UNSUPPORTED) for version in (b"\0", b"\x18", b"\x25")),
+        (513, b"\x10", Why.ENCRYPTED),
+    ],
 )
 def test_a_version_or_an_encoding_that_nobody_knows_is_unread(
     at: int, value: bytes, why: Why
@@ -213,6 +217,128 @@ def test_rows_of_a_tree_in_another_order_are_told() -> None:
     swapped = data[page + 32 : page + 64] + data[page : page + 32] + data[page + 64 :]
     found = opened(Pst(), data[:page] + swapped)
     assert found.contents == [b"benign"] and found.reasons == {Why.DAMAGED}
+
+
+def _with(
+    attached: Mapping[int, tuple[int, int]],
+    out: Writer,
+    names: bytes = b"",
+    number: int = 4 | 1 << 5,
+) -> Opened:
+    """Open a store of one message that has these nodes below it."""
+    out.node(0x21, out.properties({}))
+    if names:
+        out.node(0x61, out.properties({3: (258, names)}))
+    out.node(number, out.properties({0x0037: (31, b"m\0")}, attached))
+    return opened(Pst(), out.file())
+
+
+def test_a_file_is_a_member_whatever_the_numbers_of_its_nodes_are() -> None:
+    out = Writer()
+    inner = out.properties(
+        {0x3701: (13, struct.pack("<LL", 0x40, 0))}, {0x40: (out.data(b"benign"), 0)}
+    )
+    assert _with({5 | 1 << 5: inner}, out).contents == [b"benign"]
+    out = Writer()
+    inner = out.properties({0x3701: (258, b"benign"), 0x3707: (31, 0x7F)})
+    found = _with({0x1F | 9 << 5: inner}, out)
+    assert found.contents == [b"benign"] and found.reasons == {Why.DAMAGED}
+    out = Writer()
+    found = _with({5: out.properties({0x3701: (258, b"benign")})}, out, number=0x61)
+    assert found.contents == [b"benign"] and not found.unread
+
+
+def test_bytes_of_an_attachment_may_look_like_properties() -> None:
+    for content in (b"\1\0\xec\xbc\x1f" + LONG[:5_000], b"\xff\xff\xec\xbc\x20\0\0\0" * 999):
+        found = opened(Pst(), pst_of({"a": content}))
+        assert found.contents == [content] and not found.unread
+
+
+@pytest.mark.parametrize("kind", [3, 30, 31, 0x1003, 0x1102])
+def test_a_file_whose_type_is_another_one_than_bytes_is_unread(kind: int) -> None:
+    out = Writer()
+    inner = out.properties({0x3701: (kind, b"b\0e\0")})
+    assert _with({5: inner}, out).reasons == {Why.UNSUPPORTED}
+
+
+def test_a_value_that_is_an_item_for_some_programs_and_a_node_for_others_is_unread() -> None:
+    out = Writer()
+    inner = out.properties({0x3701: (258, 0x50)}, {0x50: (out.data(b"benign"), 0)})
+    assert _with({5: inner}, out).reasons == {Why.DAMAGED}
+
+
+def test_a_file_in_a_table_or_under_another_number_is_unread() -> None:
+    out = Writer()
+    table = out.table({0x3701: 258}, [(5, {0x3701: (258, b"benign")})])
+    assert _with({0x671: table}, out).reasons == {Why.DAMAGED}
+    for number, kind, is_unread in ((0x3701, 0, True), (0x3701, 1, False), (0x8502, 0, False)):
+        names = struct.pack("<LHH", number, kind, 7)
+        assert bool(_with({}, Writer(), names).unread) is is_unread
+    out = Writer()
+    older = out.data(heap_of(0xAC, [b"older"]))
+    assert _with({0x1F | 9 << 5: (older, 0)}, out).reasons == {Why.DAMAGED}
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_length_of_several_blocks_that_is_wrong_is_told(wrong: int) -> None:
+    out = Writer()
+    blocks = out.block(b"benign "), out.block(b"and more")
+    names = out.block(struct.pack("<BBHLQQ", 1, 1, 2, 15 + wrong, *blocks), is_inner=True)
+    inner = out.properties({0x3701: (258, 0x3F)}, {0x3F: (names, 0)})
+    found = _with({5: inner}, out)
+    assert found.unread == [(b"m/node-5", Why.DAMAGED)]
+
+
+def test_a_list_of_blocks_or_nodes_whose_number_says_it_is_none_is_unread() -> None:
+    out = Writer()
+    data, _ = out.properties({0x3701: (258, b"benign")})
+    hidden = out.block(struct.pack("<BBHLQ", 1, 1, 1, 99, data))
+    assert _with({0x1F | 9 << 5: (hidden, 0)}, out).reasons == {Why.DAMAGED}
+    out = Writer()
+    data = out.data(b"benign")
+    inner = out.block(struct.pack("<BBHLQ", 1, 1, 1, 6, data))
+    names = out.block(struct.pack("<BBHLQ", 1, 2, 1, 24, inner), is_inner=True)
+    attached = out.properties({0x3701: (258, 0x3F)}, {0x3F: (names, 0)})
+    assert _with({5: attached}, out).reasons == {Why.DAMAGED}
+    out = Writer()
+    below = out.block(struct.pack("<BBHL", 2, 0, 0, 0))
+    assert _with({5: (out.properties({})[0], below)}, out).reasons == {Why.DAMAGED}
+
+
+def test_bytes_that_only_some_programs_decode_are_unread() -> None:
+    for encoding, is_unread in ((1, False), (2, True)):
+        out = Writer(encoding=encoding)
+        data, below = out.properties({0x3701: (258, b"benign")})
+        assert bool(_with({5: (data | 1, below)}, out).unread) is is_unread
+    encoded = Writer(encoding=1)
+    encoded.node(0x21, encoded.properties({}))
+    heap = encoded.file()[1024:1064]
+    out = Writer()
+    assert _with({0xD: (out.block(heap), 0)}, out).reasons == {Why.DAMAGED}
+
+
+@pytest.mark.parametrize("length", [0, 10, 9_000])
+def test_a_length_before_compression_that_differs_is_told(length: int) -> None:
+    data = store_of({"a": [Message("m", attached={"f": LONG[:5_000]})]}, version=36)
+    changed = data.replace(struct.pack("<HHL", 2, 5_000, 0), struct.pack("<HHL", 2, length, 0))
+    assert changed != data and bool(opened(Pst(), changed).unread) == bool(length)
+    out = Writer(36)
+    out.changes["row", 0] = 18, 3
+    out.node(0x21, out.properties({}))
+    assert opened(Pst(), out.file()).reasons == {Why.DAMAGED}
+
+
+@pytest.mark.parametrize("size", [1, 63])
+def test_a_letter_of_a_body_may_be_in_two_blocks(size: int) -> None:
+    text = ("hi\n" + mails.uuencoded("u.bin", b"benign " * 99)).encode("utf-16-le")
+    out = Writer()
+    most, out.most = out.most, size
+    body = out.data(text)
+    out.most = most
+    out.node(0x21, out.properties({}))
+    out.node(4 | 1 << 5, out.properties({0x1000: (31, 0x3F)}, {0x3F: (body, 0)}))
+    found = opened(Pst(), out.file())
+    assert found.contents == [b"benign " * 99] and not found.unread
 
 
 @pytest.mark.skipif(shutil.which("readpst") is None, reason="readpst is not here")
