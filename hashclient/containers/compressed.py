@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from struct import Struct
 
 from hashclient.containers import decoding
@@ -43,8 +43,11 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
 #: Streams that `zstd`, or the module `lzma` of Python, gives behind one of another kind.
 _JOINED = re.compile(
-    rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|LZIP"
+    rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
+    rb"\x02\x21\x4c\x18|LZIP"
 )
+#: Python's module joins streams of these, and passes over others behind them.
+_JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
 #: So many bytes decoded from a head show the kind; the window suffices for them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
@@ -107,14 +110,23 @@ class _Compressed:
         yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
         rest = source.peek(HEAD_BYTES) if self.is_joined and source.is_behind else b""
         if is_joined(rest):
-            if hasattr(data, "read_at") and _following(rest) is not None:
-                joined = self._joined(_Input(data))
-                yield [Member(name, None, is_exact=False, chunks=lambda: joined)]
+            if hasattr(data, "read_at") and (following := _following(rest)) is not None:
+                if {self.name, following.name} <= _JOINED_BY_PYTHON:
+                    source = _Input(data)
+                    joined = self._joined(source, _JOINED_BY_PYTHON)
+                    yield [Member(name, None, is_exact=False, chunks=lambda: joined)]
+                    if not is_joined(source.peek(HEAD_BYTES)):
+                        return
+                whole = self._joined(_Input(data))
+                yield [Member(name, None, is_exact=False, chunks=lambda: whole)]
             else:
                 yield Unlisted(b"", Why.UNSUPPORTED, _FOLLOWS.format(self.name))
 
-    def _joined(self, source: _Input) -> Iterator[bytes]:
-        """Yield the bytes of the streams of this kind, then of the next kind behind them."""
+    def _joined(self, source: _Input, only: Collection[str] = ()) -> Iterator[bytes]:
+        """Yield the bytes of the streams of this kind, then of the next kind behind them.
+
+        Streams of other kinds than `only`, if it names any, end it.
+        """
         kind = self
         while True:
             yield from kind.streams(source)
@@ -122,6 +134,8 @@ class _Compressed:
             if not is_joined(rest):
                 return
             following = _following(rest)
+            if only and (following is None or following.name not in only):
+                return
             if following is None or kind.name not in (self.name, following.name):
                 raise NotReadError(Why.UNSUPPORTED, _FOLLOWS.format(kind.name))
             kind = following

@@ -298,6 +298,7 @@ OPENED = (
         (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),),
         "libformats:reader",
         version=2,
+        reads=2,
     ),
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
@@ -308,6 +309,7 @@ OPENED = (
         "compressed:Lzma",
         version=3,
         sure=Sure.GUESS,
+        reads=2,
     ),
 )
 KINDS = (*OPENED, *unopened.KINDS, *fronts.KINDS)
