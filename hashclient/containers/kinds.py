@@ -233,7 +233,7 @@ OPENED = (
         "7zip",
         (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),
         "libformats:reader",
-        version=2,
+        version=3,
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),

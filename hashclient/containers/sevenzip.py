@@ -75,12 +75,11 @@ class SevenZip(Libarchive):
         data = cast(Data, data)
         head = data.read_at(0, HEAD_BYTES)
         if len(head) == HEAD_BYTES and not any(head[8:]):
-            end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
-            at = max(end.rfind(mark) for mark in _HEADERS)
-            if at < 0:
+            header = _last_header(data)
+            if not header:
                 yield Unlisted(b"", Why.DAMAGED, "7z: no header at its end")
                 return
-            start = _start(data.size - len(end[at:]) - HEAD_BYTES, end[at:])
+            start = _start(data.size - len(header) - HEAD_BYTES, header)
             data = Joined(start, data, HEAD_BYTES, data.size - HEAD_BYTES)
         try:
             parts = _refused(data)
@@ -89,8 +88,13 @@ class SevenZip(Libarchive):
         yield from _members(data, parts) if parts else super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a checksum, and says where the last one ends."""
+        """See `behind.Begun`: the first header has a checksum, and says where the last one ends.
+
+        If it has zeros instead, 7-Zip looks for the last one at the end.
+        """
         head = data.read_at(0, HEAD_BYTES)
+        if head == _MARK.ljust(HEAD_BYTES, b"\0") and _last_header(data):
+            return data.size
         if len(head) < HEAD_BYTES or crc32(head[12:]) != int.from_bytes(head[8:12], "little"):
             return 0
         offset, length, _ = _START.unpack_from(head, 12)
@@ -99,6 +103,13 @@ class SevenZip(Libarchive):
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         # 7z has the type of a member in its attributes only.
         return bool(size) and kind != LINK
+
+
+def _last_header(data: Data) -> bytes:
+    """Return the header that the end of an archive seems to have, or nothing."""
+    end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
+    at = max(end.rfind(mark) for mark in _HEADERS)
+    return end[at:] if at >= 0 else b""
 
 
 def _start(offset: int, header: bytes) -> bytes:
