@@ -287,7 +287,7 @@ class _Properties:
                 yield [Member(name, len(place), is_exact=True, chunks=chunks)]
             elif number == _HTML or not self._is_message(place):
                 size, read = self._nodes.size(place.data), partial(self._nodes.chunks, place.data)
-                yield [Member(name, size, is_exact=False, chunks=read)]
+                yield [Member(name, size, is_exact=size is not None, chunks=read)]
         if _BODY in self._values and _BODY in numbers:
             finder, text = FileFinder(), self._pieces(_BODY)
             if self._values[_BODY][0] == _TEXT:

@@ -9,6 +9,7 @@ upwards, so none is endless. Pages and blocks have checksums: one that is wrong 
 from __future__ import annotations
 
 import base64
+import bisect
 import functools
 import itertools
 import zlib
@@ -170,7 +171,7 @@ class Nodes:
         above = _MAX_LEVEL
         while True:
             level, rows = self._page(place, kind)
-            at = sum(row[0] <= key for row in rows) - 1
+            at = bisect.bisect(rows, (key + 1,)) - 1
             if level >= above or at < 0:
                 return None
             if not level:
@@ -254,12 +255,19 @@ class Nodes:
             self.faults += level > 1 and not one & 2
             yield from self.blocks(one, level)
 
-    def size(self, number: int) -> int:
-        """Return how many bytes blocks are said to have."""
-        if number & 2:
-            head = self.block(number).ljust(_INNER.size, b"\0")
-            return int.from_bytes(head[4:8], "little")
-        return len(self.block(number)) if number else 0
+    def size(self, number: int) -> int | None:
+        """Return how many bytes blocks have; None where they have others than their list says."""
+        if not number & 2:
+            return len(self.block(number)) if number else 0
+        said = _INNER.unpack_from(self.block(number).ljust(_INNER.size, b"\0"))[3]
+        return said if said == sum(map(self._length, self.blocks(number))) else None
+
+    def _length(self, number: int) -> int:
+        """Return how many bytes a block has, without reading it; none if it is cut off."""
+        row = self._find(self._blocks, _BLOCKS, number & ~1)
+        if row is None or row[1] + row[2] > self._data.size:
+            return 0
+        return (self.form is _LARGE and row[3]) or row[2]
 
     def chunks(self, number: int) -> Iterator[bytes]:
         """Yield the bytes that a block leads to.
@@ -267,12 +275,10 @@ class Nodes:
         Raises:
             NotReadError: at the end, if these are not all, or others than were written.
         """
-        faults, left = self.faults, self.size(number)
+        faults, size = self.faults, self.size(number)
         for one in self.blocks(number) if number else ():
-            piece = self.block(one)
-            left -= len(piece)
-            yield piece
-        if left or self.faults > faults:
+            yield self.block(one)
+        if size is None or self.faults > faults:
             raise NotReadError(Why.DAMAGED, "pst: a part of it is missing or damaged")
 
     def below(self, number: int, above: int = 3) -> Iterator[Node]:

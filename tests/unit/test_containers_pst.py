@@ -17,7 +17,7 @@ from fixtures import mails
 from fixtures.pst import Message, Writer, heap_of, pst_of, store_of
 from hashclient.containers.interface import Why
 from hashclient.containers.pst import Pst
-from tests.opened import Opened, opened
+from tests.opened import Opened, Whole, opened
 
 LONG = random.Random(1).randbytes(200_000)
 INNER = Message("within", attached={"c.bin": b"benign three", "long.bin": LONG[:9_000]})
@@ -279,14 +279,17 @@ def test_a_file_in_a_table_or_under_another_number_is_unread() -> None:
     assert _with({0x1F | 9 << 5: (older, 0)}, out).reasons == {Why.DAMAGED}
 
 
-@pytest.mark.parametrize("wrong", [-1, 1])
-def test_a_length_of_several_blocks_that_is_wrong_is_told(wrong: int) -> None:
+@pytest.mark.parametrize("wrong", [-1, 0, 1])
+def test_a_length_of_several_blocks_that_is_wrong_is_told_and_not_believed(wrong: int) -> None:
     out = Writer()
     blocks = out.block(b"benign "), out.block(b"and more")
     names = out.block(struct.pack("<BBHLQQ", 1, 1, 2, 15 + wrong, *blocks), is_inner=True)
     inner = out.properties({0x3701: (258, 0x3F)}, {0x3F: (names, 0)})
     found = _with({5: inner}, out)
-    assert found.unread == [(b"m/node-5", Why.DAMAGED)]
+    assert found.unread == ([(b"m/node-5", Why.DAMAGED)] if wrong else [])
+    batches = Pst().members(Whole(out.file()))
+    (member,) = (one for batch in batches if isinstance(batch, list) for one in batch)
+    assert (member.size, member.is_exact) == ((None, False) if wrong else (15, True))
 
 
 def test_a_list_of_blocks_or_nodes_whose_number_says_it_is_none_is_unread() -> None:
