@@ -31,7 +31,7 @@ from hashclient.containers.mailreadings import (
 )
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.mimedecode import UuFile
-from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, Fields
+from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
 from hashclient.containers.mimelines import Boundaries, Lines
 
 #: The kind of a member that is a message, whatever its first bytes are.
@@ -55,6 +55,7 @@ _NO_MESSAGES = frozenset(
         b"message/external-body",
     )
 )
+_KNOWN = frozenset((BASE64, QUOTED, b"7bit", b"8bit", b"binary"))
 _TWO_WAYS = "mail: clients differ about a part of this size"
 _PARTIAL = b"message/partial"
 _SMIME = frozenset((b"application/pkcs7-mime", b"application/x-pkcs7-mime"))
@@ -301,6 +302,10 @@ class _Walk:
         for body in bodies:
             for encoding in fields.ways:
                 yield from _read(name, body, encoding, texts)
+        if fields.rest or not _KNOWN.issuperset(fields.encodings):
+            encoded = kept.behind(fields.rest).base64_at_end()
+            if encoded is not None:
+                yield from _read(name, encoded, BASE64, texts)
         if is_doubtful:
             again = self._again(kept)
             yield from read_again(again.leaf(msgspec.structs.replace(fields, rest=b""), kind))

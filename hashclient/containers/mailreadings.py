@@ -25,6 +25,9 @@ MAX_AGAIN_BYTES = 16 << 20
 #: Bytes of a text, to list it with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
+#: A line of base64, and so many characters that text is hardly ever taken for it.
+_BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r?"), 32
+
 Way = Callable[[Iterable[bytes]], Iterator[bytes]]
 _FIELD_OF_PART = re.compile(rb"(?:\A|[\r\n])content-[a-z-]{4,30}[ \t]*:", re.IGNORECASE)
 
@@ -61,6 +64,20 @@ class Kept:
         """Return what follows the first empty line, if there is one."""
         _, empty, text = b"".join(self._pieces).replace(b"\r\n", b"\n").partition(b"\n\n")
         return type(self)([text]) if empty else None
+
+    def base64_at_end(self) -> Self | None:
+        """Return the lines of base64 at the end, if there are any.
+
+        A client that reads the header in another way may decode them.
+        """
+        text = b"".join(self._pieces).rstrip()
+        start = end = len(text)
+        while end > 0:
+            begin = text.rfind(b"\n", 0, end) + 1
+            if _BASE64_LINE.fullmatch(text, begin, end) is None:
+                break
+            start, end = begin, begin - 1
+        return type(self)([text[start:]]) if len(text) - start >= _LEAST_BASE64 else None
 
     @property
     def has_last_end(self) -> bool:

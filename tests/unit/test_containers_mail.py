@@ -119,7 +119,7 @@ def test_a_part_without_an_encoding_may_have_that_of_its_multipart() -> None:
     for outer, inside, is_found in (
         (encoded, part, True),
         (encoded, inner, True),
-        ("", part, False),
+        ("", part, True),
         (encoded, "Content-Transfer-Encoding: 7bit\n" + part, False),
     ):
         out = look(raw(mixed.format("x") + outer, f"--x\n{inside}\n--x--\n"))
@@ -132,6 +132,22 @@ def test_a_field_that_matters_counts_with_another_character_than_a_colon(mark: s
     assert A in look(multipart(TEXT, part)).contents
     header = f"MIME-Version: 1.0\nContent-Type{mark} multipart/mixed; boundary=x\nSubject: s"
     assert A in look(raw(header, f"--x\n{base64_part('a', A)}\n--x--\n")).contents
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "kContent-Transfer-Encoding: x base64",
+        "Content-Transfer-Encoding: base6)4",
+        "Content-Transfer-Encoding: base64\n: x\n\t",
+    ],
+)
+def test_base64_counts_whatever_the_header_says(header: str) -> None:
+    """Some client finds the encoding in a field that others do not know, or begins later."""
+    body = base64_part("a", A).partition("\n\n")[2]
+    gap = "\n" if header.endswith("\t") else "\n\n"
+    out = look(multipart(TEXT, f"X: y\n{header}{gap}{body}"))
+    assert A in out.contents and not out.unread
 
 
 def test_quoted_printable_counts_in_each_way_that_programs_read_it() -> None:
@@ -404,7 +420,7 @@ def test_a_boundary_is_found_over_the_edge_of_a_block() -> None:
         at = data.index(line, data.index(b"body"))
         for edge in (4096, 20_480):
             for inside in range(1, len(line)):
-                body = b"x" * (edge - at - inside)
+                body = b"." * (edge - at - inside)
                 out = look(data[:at] + body + data[at:])
                 assert out.contents == [b"body" + body, A], (edge, inside)
 
