@@ -49,6 +49,8 @@ _PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct(
 
 _OBJECT, _TEXT, _BYTES = 13, 31, 258
 _DATA, _METHOD, _HTML, _BODY = 0x3701, 0x3705, 0x1013, 0x1000
+#: What readpst gives as attached files: their data, and bodies that are called secure ones.
+_FILES = _DATA, 0x6F02, 0x6F04
 _EMBEDDED = 5
 _NAMES = 0x3707, 0x3704, 0x3001, 0x0037
 
@@ -115,7 +117,7 @@ class _Walk:
         try:
             values = _Properties(self._nodes, node)
             path = _joined(path, values.name() or b"node-%x" % node.number)
-            inner.extend(values.members(path, (_DATA,) if is_names else (_DATA, _HTML, _BODY)))
+            inner.extend(values.members(path, _FILES if is_names else (*_FILES, _HTML, _BODY)))
             if depth:
                 # Some programs take a file also out of an older kind of table.
                 is_whole, must = values.kind != _IS_OLD_TABLE, kind == _ATTACHMENT
@@ -179,7 +181,7 @@ class _Properties:
             (count,) = _TABLE.unpack_from(raw)
             columns = raw[_TABLE.size :][: count * _COLUMN.size]
             listed = [number for _, number in _COLUMN.iter_unpack(columns)]
-            if _DATA in listed or len(listed) < count:
+            if not set(_FILES).isdisjoint(listed) or len(listed) < count:
                 raise struct.error
         if self.are_here:
             *tree, levels, root = _TREE.unpack_from(self._item(top))
@@ -271,21 +273,22 @@ class _Properties:
             return True
         raw = b"".join(pieces)
         rows = _NAMED_ROW.iter_unpack(raw[: len(raw) // _NAMED_ROW.size * _NAMED_ROW.size])
-        is_one = any(number == _DATA and not kind & 1 for number, kind, _ in rows)
+        is_one = any(number in _FILES and not kind & 1 for number, kind, _ in rows)
         return is_one or len(pieces) > _MAX_NAMED_BLOCKS
 
     def members(self, path: bytes, numbers: Sequence[int]) -> Iterator[_Found]:
         """Yield the attached file or object that it is, and what is in a body."""
-        for number, name in ((_DATA, path), (_HTML, _joined(path, b"body.html"))):
-            if number not in self._values or number not in numbers:
+        for number in numbers:
+            if number not in self._values or number == _BODY:
                 continue
-            if number == _DATA and self._values[number][0] not in (_OBJECT, _BYTES):
+            name = _joined(path, b"body.html") if number == _HTML else path
+            if number in _FILES and self._values[number][0] not in (_OBJECT, _BYTES):
                 yield Unlisted(path, Why.UNSUPPORTED, "pst: a file that is no bytes")
             place = self._place(number)
             if isinstance(place, bytes):
                 chunks = partial(in_pieces, place)
                 yield [Member(name, len(place), is_exact=True, chunks=chunks)]
-            elif number == _HTML or not self._is_message(place):
+            elif number != _DATA or not self._is_message(place):
                 size, read = self._nodes.size(place.data), partial(self._nodes.chunks, place.data)
                 yield [Member(name, size, is_exact=size is not None, chunks=read)]
         if _BODY in self._values and _BODY in numbers:

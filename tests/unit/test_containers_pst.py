@@ -244,6 +244,11 @@ def test_a_file_is_a_member_whatever_the_numbers_of_its_nodes_are() -> None:
     found = _with({0x1F | 9 << 5: inner}, out)
     assert found.contents == [b"benign"] and found.reasons == {Why.DAMAGED}
     out = Writer()
+    secure = {0x6F02: (258, b"benign html"), 0x6F04: (258, b"benign text")}
+    out.node(4 | 2 << 5, out.properties({**secure}))
+    found = _with({}, out)
+    assert found.contents == [b"benign html", b"benign text"] and not found.unread
+    out = Writer()
     found = _with({5: out.properties({0x3701: (258, b"benign")})}, out, number=0x61)
     assert found.contents == [b"benign"] and not found.unread
 
