@@ -55,7 +55,7 @@ _NO_MESSAGES = frozenset(
         b"message/external-body",
     )
 )
-_KNOWN = frozenset((BASE64, QUOTED, b"7bit", b"8bit", b"binary"))
+_KNOWN = frozenset((QUOTED, b"7bit", b"8bit", b"binary"))
 _TWO_WAYS = "mail: clients differ about a part of this size"
 _PARTIAL = b"message/partial"
 _SMIME = frozenset((b"application/pkcs7-mime", b"application/x-pkcs7-mime"))
@@ -302,8 +302,9 @@ class _Walk:
         for body in bodies:
             for encoding in fields.ways:
                 yield from _read(name, body, encoding, texts)
-        if fields.rest or not _KNOWN.issuperset(fields.encodings):
-            encoded = kept.behind(fields.rest).base64_at_end()
+        is_known = BASE64 in fields.ways
+        if is_known or fields.rest or not _KNOWN.issuperset(fields.encodings):
+            encoded = kept.behind(fields.rest).base64_at_end(is_known=is_known)
             if encoded is not None:
                 yield from _read(name, encoded, BASE64, texts)
         if is_doubtful:

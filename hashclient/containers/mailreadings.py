@@ -65,12 +65,16 @@ class Kept:
         _, empty, text = b"".join(self._pieces).replace(b"\r\n", b"\n").partition(b"\n\n")
         return type(self)([text]) if empty else None
 
-    def base64_at_end(self) -> Self | None:
+    def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
 
-        A client that reads the header in another way may decode them.
+        A client that reads the header in another way may decode them. If base64 `is_known`, they
+        are of interest behind other lines only.
         """
-        text = b"".join(self._pieces).rstrip()
+        text = b"".join(self._pieces).strip()
+        first = text.find(b"\n") if b"\n" in text else len(text)
+        if is_known and _BASE64_LINE.fullmatch(text, 0, first) is not None:
+            return None
         start = end = len(text)
         while end > 0:
             begin = text.rfind(b"\n", 0, end) + 1
