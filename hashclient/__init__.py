@@ -11,8 +11,9 @@ _MODULES = {
     "hashclient.config.settings": ("Settings", "resolve_settings"),
     "hashclient.core.kinds": ("Action", "Algorithm", "Kind", "MatchState", "Verdict"),
     "hashclient.core.model": (
-        *("Acted", "Gap", "Handled", "Hit", "ListState", "MatchRef", "MissingList", "Outcome"),
+        *("Acted", "Gap", "Handled", "Hit", "MatchRef", "MissingList", "Outcome"),
     ),
+    "hashclient.core.staleness": ("ListState",),
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
     "hashclient.core.version": ("__version__",),

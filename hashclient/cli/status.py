@@ -23,7 +23,6 @@ from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import write_whole
 from hashclient.cli.publishing import publish_status
 from hashclient.core.errors import ExitCode
-from hashclient.core.staleness import CLOCK_TOLERANCE
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
@@ -270,6 +269,8 @@ def percent(part: int, whole: int) -> str:
 
 def _age(age: timedelta) -> str:
     """Return how long ago a time was, in the largest unit of which there are two or more."""
+    from hashclient.core.staleness import CLOCK_TOLERANCE
+
     if age < -CLOCK_TOLERANCE:
         return "published in the future: check this machine's clock, or tell the provider"
     for unit, seconds in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
