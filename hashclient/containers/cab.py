@@ -23,12 +23,12 @@ from hashclient.containers.libarchive import Libarchive
 _BEGIN = b"MSCF\0\0\0\0"
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
-#: length of the cabinet, place of the first file, version, numbers of folders and files
-_BEGINNING = Struct("<8xL4xL4x2B2H")
+#: length of the cabinet, place of the first file, numbers of folders and files
+_BEGINNING = Struct("<8xL4xL6x2H")
 #: bytes kept free in the header, each folder, each block
 _RESERVE = Struct("<H2B")
 #: place and number of blocks, compression
-_FOLDER, _STORED, _MSZIP, _COMPRESSION = Struct("<L2H"), 0, 1, 15
+_FOLDER, _STORED, _MSZIP, _LZX, _COMPRESSION = Struct("<L2H"), 0, 1, 3, 15
 #: length, place in the folder, number of the folder
 _FILE = Struct("<2LH6x")
 #: length in the cabinet, length
@@ -59,13 +59,19 @@ class Cab(Libarchive):
             yield from super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: what the first fields say holds."""
-        head = data.read_at(0, _BEGINNING.size)
-        if len(head) < _BEGINNING.size:
+        """See `behind.Begun`: the files and the first folder are where the first fields say.
+
+        Programs pass over the other fields: the version, and a length that cannot be.
+        """
+        head = data.read_at(0, _HEADER.size)
+        if len(head) < _HEADER.size:
             return 0
-        length, files, minor, major, folders, count = _BEGINNING.unpack(head)
-        is_one = (major, minor) == (1, 3) and folders and count and 36 < files < length
-        return int(length) if is_one and length <= data.size else 0
+        length, files, folders, count = _BEGINNING.unpack_from(head)
+        is_one = folders and count and _HEADER.size + _FOLDER.size * folders <= files < data.size
+        table = _table(data) if is_one else []
+        if not table or table[0].compression > _LZX or not files <= table[0].start < data.size:
+            return 0
+        return int(length) if files < length <= data.size else data.size
 
 
 def _short(data: Data) -> list[_Folder]:
@@ -84,9 +90,14 @@ def _folders(data: Data) -> list[_Folder]:
     head = data.read_at(0, 40)
     if len(head) < 40:
         return []
+    _, _, _, flags = _HEADER.unpack_from(head)
+    return [] if flags & (_HAS_PREVIOUS | _HAS_NEXT) else _table(data)
+
+
+def _table(data: Data) -> list[_Folder]:
+    """Return the folders of a cabinet with a header."""
+    head = data.read_at(0, 40)
     _, count, _, flags = _HEADER.unpack_from(head)
-    if flags & (_HAS_PREVIOUS | _HAS_NEXT):
-        return []
     at, of_folder, of_block = _HEADER.size, 0, 0
     if flags & _HAS_RESERVE:
         of_header, of_folder, of_block = _RESERVE.unpack_from(head, at)

@@ -258,8 +258,8 @@ OPENED = (
         "cab",
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
         "libformats:reader",
-        version=2,
-        in_programs=b"MSCF\0\0\0\0",
+        version=3,
+        in_programs=b"MSCF",
     ),
     # Its headers are followed by one member, a compressed cpio.
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
