@@ -23,8 +23,8 @@ from hashclient.containers.libarchive import Libarchive
 _BEGIN = b"MSCF\0\0\0\0"
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
-#: length of the cabinet, place of the first file, numbers of folders and files
-_BEGINNING = Struct("<8xL4xL6x2H")
+#: length of the cabinet, numbers of folders and files
+_BEGINNING = Struct("<8xL14x2H6x")
 #: bytes kept free in the header, each folder, each block
 _RESERVE = Struct("<H2B")
 #: place and number of blocks, compression
@@ -59,19 +59,19 @@ class Cab(Libarchive):
             yield from super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the files and the first folder are where the first fields say.
+        """See `behind.Begun`: the first folder is where the header says.
 
         Programs pass over the other fields: the version, and a length that cannot be.
         """
         head = data.read_at(0, _HEADER.size)
         if len(head) < _HEADER.size:
             return 0
-        length, files, folders, count = _BEGINNING.unpack_from(head)
-        is_one = folders and count and _HEADER.size + _FOLDER.size * folders <= files < data.size
-        table = _table(data) if is_one else []
-        if not table or table[0].compression > _LZX or not files <= table[0].start < data.size:
+        length, folders, files = _BEGINNING.unpack(head)
+        least = _HEADER.size + _FOLDER.size * folders
+        table = _table(data) if folders and files and least < data.size else []
+        if not table or table[0].compression > _LZX or not least < table[0].start < data.size:
             return 0
-        return int(length) if files < length <= data.size else data.size
+        return int(length) if table[0].start < length <= data.size else data.size
 
 
 def _short(data: Data) -> list[_Folder]:
