@@ -41,7 +41,7 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 	# Exit code 5: no test carries the mark.
 	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
 
-# Hours: the comparison alone takes one and a half of one processor. What is not here (another
+# Hours: the comparison alone takes 45 minutes of one processor. What is not here (another
 # Python, a mail server) is named and left out.
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_SECONDS ?= 600

@@ -269,7 +269,7 @@ def percent(part: int, whole: int) -> str:
 
 def _age(age: timedelta) -> str:
     """Return how long ago a time was, in the largest unit of which there are two or more."""
-    from hashclient.core.staleness import CLOCK_TOLERANCE
+    from hashclient.core.staleness import CLOCK_TOLERANCE  # man pages are made without msgspec
 
     if age < -CLOCK_TOLERANCE:
         return "published in the future: check this machine's clock, or tell the provider"

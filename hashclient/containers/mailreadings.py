@@ -71,10 +71,10 @@ class Kept:
         A client that reads the header in another way may decode them. If base64 `is_known`, they
         are of interest behind other lines only.
         """
-        text = b"".join(self._pieces).strip()
-        first = text.find(b"\n") if b"\n" in text else len(text)
-        if is_known and _BASE64_LINE.fullmatch(text, 0, first) is not None:
+        head = next(filter(None, self._pieces), b"").lstrip()
+        if is_known and _BASE64_LINE.fullmatch(head.split(b"\n", 1)[0]) is not None:
             return None
+        text = b"".join(self._pieces).strip()
         start = end = len(text)
         while end > 0:
             begin = text.rfind(b"\n", 0, end) + 1

@@ -32,19 +32,20 @@ _PERMUTED, _CYCLIC = 1, 2
 #: What a heap can be, in its fourth byte.
 HEAPS = b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc"
 
-_INVERSE = base64.b85decode(
+#: The tables of [MS-PST] by which bytes of blocks are encoded.
+INVERSE = base64.b85decode(
     b"NAa}g3u<ymg-)L9;`o$P;Jcs#=voP@+vB>%e8UjkIR%z5^*3OGjL8#9YaR3Zk0zJOkrx5PGA(W~mH*iz(Ewg~+(b"
     b"JXD8*q{Ado$SxkJ8Z(ndmdz-?Q8vJVz1JgEaz4ccAb_P57k&5Z`rX<UZZ6!)cOb*!=JMImquho5w$B1~_;A6BX^v"
     b"v@O5u%nW^&lw!2W6K^*K1&;$Pv`LNtva<?1nNLlB~j&ii8yFdd;BM^*S-1&^vsT5?=_r+D;3puG)cA+3V(5k{hb&"
     b"=eUsQ&EYAKUuim&e$f1CynV6_A4uNHJ<ietg)Zr1(2#YH6?V4mi!EE{L"
 )
-_SWAPPED = base64.b85decode(
+SWAPPED = base64.b85decode(
     b"6jKjYv&ed!>t#q678RcY%v5}X01XTaqGG6a+u7~M#iZP<g>=@?r<<;tmT_joW0|<!bCQmPeWhN}U6Zj_QBZ)1Qj|"
     b"|l3TwQLe{M%cK|n+S5z7NV_w?bZk32g0`|uesf(b6kouGzE?r%+P#4Uj|C5Ib`s{96_5;*-#LULpiHzaCxcSHZ?v"
     b"`aQz<k&SmMY$~Ow=pXz2WX=XX?qx+AvwM%8e4evBg!hUuRi_+jOXQ;GL_TzO6aEQ>GRbua3Jy@1!t{Q5YElxCp+4"
     b"@*TN>$ksZ<;A~X2<@mlZCkhY7py}-W+mmX~5Vc^EWS*yEP-e2Efd495r"
 )
-_FORWARD = bytes(map(_INVERSE.index, range(256)))
+_FORWARD = bytes(map(INVERSE.index, range(256)))
 
 
 class Form(NamedTuple):
@@ -211,7 +212,7 @@ class Nodes:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
             content = self._block(first & ~1)[0]
         elif not self._encoding:
-            content = content[:4].translate(_INVERSE)
+            content = content[:4].translate(INVERSE)
         return len(content) > 3 and content[2] == 0xEC and content[3] in HEAPS
 
     def _read_block(self, number: int) -> tuple[bytes, bool]:
@@ -310,13 +311,13 @@ def _crc(data: bytes) -> int:
 def _decoded(content: bytes, encoding: int, number: int) -> bytes:
     """Return the bytes of a block as they were before the store encoded them."""
     if encoding == _PERMUTED:
-        return content.translate(_INVERSE)
+        return content.translate(INVERSE)
     if encoding != _CYCLIC:
         return content
     salt = (number >> 16 ^ number) & 0xFFFF
     out = bytearray(len(content))
     for at, byte in enumerate(content, salt):
         low, high = at & 255, at >> 8 & 255
-        middle = _SWAPPED[_FORWARD[byte + low & 255] + high & 255]
-        out[at - salt] = _INVERSE[middle - high & 255] - low & 255
+        middle = SWAPPED[_FORWARD[byte + low & 255] + high & 255]
+        out[at - salt] = INVERSE[middle - high & 255] - low & 255
     return bytes(out)
