@@ -21,9 +21,11 @@ import msgspec
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.ole import end_of
 from hashclient.containers.zipdirectory import (
+    ELSEWHERE,
     LOCAL_MARK,
     MAX32,
     MAX_DIRECTORIES,
+    NO_DIRECTORY,
     Directory,
     Entries,
     Entry,
@@ -56,20 +58,6 @@ _MAX_MOVED = 1 << 31
 #: Headers nearer than this are read together.
 _NEAR_BYTES = 4 << 10
 _TOGETHER_BYTES = 64 << 10
-
-
-#: The words of an error where the bytes of an archive lie elsewhere.
-_ELSEWHERE = frozenset(
-    f"zip: {detail}"
-    for detail in (
-        "no directory",
-        "no local header where the directory says",
-        "a member that is cut off",
-        "a header that is cut off",
-        "its checksum does not agree",
-        "compressed data ends too early",
-    )
-)
 
 
 class Ranges:
@@ -165,7 +153,7 @@ def _before_damage(member: Member) -> Iterator[bytes]:
 
 def _is_elsewhere(detail: str) -> bool:
     """Return whether an error says that bytes of a member lie elsewhere, so no program has them."""
-    return detail in _ELSEWHERE or detail.startswith("compressed data: ")
+    return detail in ELSEWHERE or detail.startswith("compressed data: ")
 
 
 class _Archive:
@@ -208,7 +196,8 @@ class _Archive:
             if not is_complete:
                 yield Unlisted(b"", Why.DAMAGED, "zip: a directory with another number of entries")
         if not is_found:
-            yield Unlisted(b"", Why.DAMAGED, "zip: no directory")
+            error = damaged(NO_DIRECTORY)
+            yield Unlisted(b"", error.why, error.detail)
         yield from self._search.members(self._gaps())
 
     def _reserve(self, start: int, end: int) -> None:

@@ -215,6 +215,19 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
+#: What is wrong where the bytes of an archive lie elsewhere.
+NO_DIRECTORY = "no directory"
+NO_LOCAL_HEADER = "no local header where the directory says"
+MEMBER_CUT = "a member that is cut off"
+HEADER_CUT = "a header that is cut off"
+WRONG_SUM = "its checksum does not agree"
+ENDS_EARLY = "compressed data ends too early"
+ELSEWHERE = frozenset(
+    f"zip: {what}"
+    for what in (NO_DIRECTORY, NO_LOCAL_HEADER, MEMBER_CUT, HEADER_CUT, WRONG_SUM, ENDS_EARLY)
+)
+
+
 def damaged(detail: str) -> NotReadError:
     """Return the error of a zip that does not agree with itself."""
     return NotReadError(Why.DAMAGED, f"zip: {detail}")

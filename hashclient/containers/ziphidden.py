@@ -15,7 +15,15 @@ from functools import partial
 import msgspec
 
 from hashclient.containers.interface import Data, Member, NotReadError, Unlisted, Why
-from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, damaged, wide
+from hashclient.containers.zipdirectory import (
+    HEADER_CUT,
+    LOCAL_MARK,
+    MAX32,
+    MEMBER_CUT,
+    WRONG_SUM,
+    damaged,
+    wide,
+)
 from hashclient.containers.zipmember import (
     DESCRIPTOR_MARK,
     HAS_DESCRIPTOR,
@@ -88,7 +96,8 @@ class Search:
                         if not self._is_scattered:
                             expected = at + self._descriptor_bytes(found)
                 elif expected == at - len(LOCAL_MARK):
-                    yield Unlisted(b"", Why.DAMAGED, "zip: a header that is cut off")
+                    error = damaged(HEADER_CUT)
+                    yield Unlisted(b"", error.why, error.detail)
                 at = self._find(LOCAL_MARK, at, end)
 
     def _descriptor_bytes(self, found: _Found) -> int:
@@ -221,7 +230,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     data = search.data
     end = found.limit if found.packed is None else found.start + found.packed
     if end > found.limit:
-        raise damaged("a member that is cut off")
+        raise damaged(MEMBER_CUT)
     if found.method == STORED:
         length, crc = found.packed, found.crc
         if length is None:
@@ -248,4 +257,4 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
         # Or the checksum is in the descriptor only.
         length = found.packed
         if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
-            raise damaged("its checksum does not agree")
+            raise damaged(WRONG_SUM)

@@ -14,7 +14,16 @@ from hashclient.containers import decoding, libarchive, zipold
 from hashclient.containers.decoding import Decoder, crc32, decoded
 from hashclient.containers.forward import PIECE_BYTES, Joined
 from hashclient.containers.interface import HEAD_BYTES, Data, Member, NotReadError, Unlisted, Why
-from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, Entry, damaged, wide
+from hashclient.containers.zipdirectory import (
+    ENDS_EARLY,
+    LOCAL_MARK,
+    MAX32,
+    NO_LOCAL_HEADER,
+    WRONG_SUM,
+    Entry,
+    damaged,
+    wide,
+)
 
 #: mark, flags, method, crc, compressed size, size, lengths of name and extra
 LOCAL = Struct("<4s2x2H4x3L2H")
@@ -61,7 +70,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
     offset, packed, size, crc, _, method, _ = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
     if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK):
-        raise damaged("no local header where the directory says")
+        raise damaged(NO_LOCAL_HEADER)
     _, flags, local_method, local_crc, local_packed, local_size, name, extra = LOCAL.unpack(block)
     start = offset + LOCAL_BYTES + name + extra
     if local_packed == MAX32 or local_size == MAX32:
@@ -131,7 +140,7 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
         found = crc32(piece, found)
         yield piece
     if found != crc:
-        raise damaged("its checksum does not agree")
+        raise damaged(WRONG_SUM)
 
 
 class Packed:
@@ -258,7 +267,7 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
             found = crc32(piece, found)
             yield piece
         elif not inflater.eof and not inflater.unconsumed_tail:
-            raise damaged("compressed data ends too early")
+            raise damaged(ENDS_EARLY)
         rest = inflater.unconsumed_tail
     if inflater.unused_data or len(rest):
         raise damaged("bytes behind its compressed data")
@@ -295,7 +304,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     while len(head) < count and not inflater.eof:
         packed = data.read_at(position, min(step, end - position))
         if not packed:
-            raise damaged("compressed data ends too early")
+            raise damaged(ENDS_EARLY)
         position += len(packed)
         step = min(2 * step, PIECE_BYTES)  # endless empty blocks are skipped soon
         try:
@@ -317,7 +326,7 @@ def _check(entry: Entry, count: int, found: int) -> None:
     """
     _, _, size, crc, _, _, _ = entry
     if found != crc:
-        raise damaged("its checksum does not agree")
+        raise damaged(WRONG_SUM)
     if count < size:
         raise damaged("shorter than it says")  # some fill it up with zeros
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hashclient.containers.interface import NotReadError, Why
+from hashclient.containers.zipdirectory import ENDS_EARLY, damaged
 
 SHRUNK, IMPLODED, DEFLATED64 = 1, 6, 9
 METHODS = frozenset((SHRUNK, IMPLODED, DEFLATED64))
@@ -37,10 +37,6 @@ _MOST = 63
 
 #: For the next bits as a number: a symbol, and how many of the bits are its code.
 _Table = tuple[int, list[tuple[int, int]]]
-
-
-def _damaged(detail: str) -> NotReadError:
-    return NotReadError(Why.DAMAGED, f"zip: {detail}")
 
 
 class Old:
@@ -101,7 +97,7 @@ class Old:
 
     def _take(self, count: int) -> int:
         if self._count < count and not self._fill(count):
-            raise _damaged("compressed data ends too early")
+            raise damaged(ENDS_EARLY)
         value = self._bits & ((1 << count) - 1)
         self._bits >>= count
         self._count -= count
@@ -113,7 +109,7 @@ class Old:
             self._fill(longest)
         symbol, length = entries[self._bits & ((1 << longest) - 1)]
         if not length or length > self._count:
-            raise _damaged("a code that is none")
+            raise damaged("a code that is none")
         self._bits >>= length
         self._count -= length
         return symbol
@@ -142,7 +138,7 @@ class Old:
                 self._take(self._count % 8)
                 length, inverted = self._take(16), self._take(16)
                 if length ^ inverted != 0xFFFF:
-                    raise _damaged("a block that is not compressed has no length")
+                    raise damaged("a block that is not compressed has no length")
                 for _ in range(length):
                     self._out.append(self._take(8))
             elif kind < 3:
@@ -155,17 +151,17 @@ class Old:
                     if self._is_full():
                         yield
             else:
-                raise _damaged("a block of a kind that is none")
+                raise damaged("a block of a kind that is none")
             yield
 
     def _match(self, symbol: int, distances: _Table) -> None:
         if symbol >= len(_LENGTHS):
-            raise _damaged("a code that is none")
+            raise damaged("a code that is none")
         length = _LENGTHS[symbol] + self._take(_LENGTH_BITS[symbol])
         symbol = self._symbol(distances)
         distance = _DISTANCES[symbol] + self._take(_DISTANCE_BITS[symbol])
         if distance > len(self._out):
-            raise _damaged("a match before the beginning")
+            raise damaged("a match before the beginning")
         self._copy(distance, length)
 
     def _dynamic(self) -> tuple[list[int], list[int]]:
@@ -213,7 +209,7 @@ class Old:
             run = self._take(8)
             lengths += [(run & 15) + 1] * ((run >> 4) + 1)
         if len(lengths) != count:
-            raise _damaged("codes that cannot be")
+            raise damaged("codes that cannot be")
         return _table(lengths, inverted=True)
 
     def _unshrink(self) -> Iterator[None]:
@@ -222,7 +218,7 @@ class Old:
         bits, free = 9, _CONTROL
         last = first = self._take(bits)
         if last > 0xFF:
-            raise _damaged("a code that is none")
+            raise damaged("a code that is none")
         self._out.append(last)
         left = self._size - 1
         while left > 0:
@@ -236,7 +232,7 @@ class Old:
                     parents = {c: parent for c, parent in parents.items() if c in used}
                     free = _CONTROL
                 else:
-                    raise _damaged("a code that is none")
+                    raise damaged("a code that is none")
                 continue
             text = bytearray()
             at = code
@@ -245,7 +241,7 @@ class Old:
                 at = last
             while at > 0xFF:
                 if at not in parents or len(text) > 1 << _MAX_CODE_BITS:
-                    raise _damaged("a code that is none")
+                    raise damaged("a code that is none")
                 text.append(values[at])
                 at = parents[at]
             text.append(at)
@@ -275,7 +271,7 @@ def _table(lengths: list[int], *, inverted: bool = False) -> _Table:
         for symbol, one in enumerate(lengths):
             if one == length:
                 if code >> length:
-                    raise _damaged("codes that cannot be")
+                    raise damaged("codes that cannot be")
                 place = int(f"{code:0{length}b}"[::-1], 2)
                 if inverted:
                     place ^= (1 << length) - 1
