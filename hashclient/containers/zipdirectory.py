@@ -215,7 +215,7 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
-#: What is wrong where the bytes of an archive lie elsewhere.
+#: Errors of an archive whose bytes lie elsewhere.
 NO_DIRECTORY = "no directory"
 NO_LOCAL_HEADER = "no local header where the directory says"
 MEMBER_CUT = "a member that is cut off"
