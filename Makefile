@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image deb lock clean
+.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image deb release lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -89,7 +89,7 @@ mutants: venv ## put small faults into modules, and see whether tests notice: AR
 	$(BIN)/python -m fixtures.mutants $(ARGS)
 
 # The same commit gives the same files: all dates in them are that of the commit.
-dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
+dist: venv ## build sdist, wheel, its bill of materials and hashclient-verify into dist/, and try them
 	@rm -rf dist build/try
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
 	$(PYTHON) -m venv build/try
@@ -97,6 +97,7 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 	build/try/bin/pip install -q --no-deps --no-index dist/*.whl
 	build/try/bin/hashclient demo > /dev/null
 	build/try/bin/hashclient --version
+	$(BIN)/python -m docs.image.parts dist/*.whl
 	$(BIN)/python -m docs.verify.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
@@ -108,6 +109,16 @@ image: venv ## build the OCI image and its bill of materials into dist/
 # Needs dpkg-deb.
 deb: venv ## build a package for Debian and its bill of materials into dist/
 	$(BIN)/python -m docs.debian.build dist
+
+# Needs what the image and the package need, and ssh-keygen. KEY is the key that signs tags.
+release: venv ## build all files of a release into dist/, and sign their sums: KEY=~/.ssh/id_release
+	@key=$$(realpath -e -- "$(KEY)") || { echo 'make release: which key signs? KEY=FILE' >&2; exit 1; }
+	$(MAKE) dist
+	$(MAKE) deb
+	$(MAKE) image
+	cd dist
+	sha256sum -- * > SHA256SUMS
+	ssh-keygen -q -Y sign -n hashclient -f "$$key" SHA256SUMS
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
 # pyproject.toml allows; ARGS=--upgrade takes the newest.

@@ -24,6 +24,8 @@ class DataFiles(BuildHookInterface[WheelBuilderConfig]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Write the files to a temporary directory and name them to the builder."""
+        if sys.platform != "linux":
+            raise OSError(f"hashclient runs on Linux only, and this is {sys.platform}")
         if version == "editable":
             return
         # The commands of this tree, whatever is installed; they import nothing but click.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would take a while to load
@@ -17,6 +18,11 @@ if TYPE_CHECKING:  # `typing` itself would take a while to load
 
 #: The message and the exit code (128 plus the number, as usual): `errors` is not loaded yet.
 _ENDS = {signal.SIGINT: b"hashclient: interrupted\n", signal.SIGTERM: b"hashclient: terminated\n"}
+#: The kernel of another system cannot prove that a file stayed unchanged, nor cage a parser.
+_ELSEWHERE = (
+    "hashclient: runs on Linux only, and this is {}\n"
+    "hint: check the files of this machine from a Linux that mounts them, or in a container\n"
+)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
@@ -29,6 +35,9 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the program and exit with a code of `ExitCode`."""
+    if sys.platform != "linux":
+        sys.stderr.write(_ELSEWHERE.format(sys.platform))
+        sys.exit(2)
     for number in _ENDS:
         # An ignored signal, as in the background of a shell, stays ignored.
         if callable(signal.getsignal(number)) or number is signal.SIGTERM:

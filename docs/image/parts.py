@@ -1,5 +1,7 @@
 """The parts of the image and of Debian's package alike: the locked wheels, this commit, the bill.
 
+    python -m docs.image.parts dist/hashclient-*.whl    # the bill of materials of a wheel
+
 All dates are those of the commit. Neither takes anything that the lock file does not name.
 """
 
@@ -96,3 +98,7 @@ def finish(target: Path, kind: str, others: list[dict[str, Any]], epoch: int) ->
     text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
     target.with_suffix(".cdx.json").write_text(text)
     sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.1f} MB\n")
+
+
+if __name__ == "__main__":
+    finish(Path(sys.argv[1]), "library", [], commit_time())

@@ -46,6 +46,19 @@ def test_the_version() -> None:
     assert (result.code, result.out) == (0, f"hashclient {__version__}\n")
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_another_system_it_ends_with_a_sentence_at_once(system: str) -> None:
+    begin = f"import sys; sys.platform = {system!r}; from hashclient.__main__ import main; main()"
+    words = [sys.executable, "-c", begin, "--version"]
+    done = subprocess.run(
+        words, env=environment(**UNMEASURED), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    first, hint = done.stderr.splitlines()
+    assert first == f"hashclient: runs on Linux only, and this is {system}"
+    assert hint.startswith("hint: ")
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_every_command_and_every_exit_code(flag: str) -> None:
     result = call(flag)

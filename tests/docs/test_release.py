@@ -1,8 +1,9 @@
-"""The workflows of the project itself: valid, pinned, and running what a person would run."""
+"""Workflows and releases: valid, pinned, run as a person would; kept formats have their page."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -86,6 +87,42 @@ def test_every_supported_python_is_tested() -> None:
 def test_commands_of_the_release_document_are_targets() -> None:
     text = (ROOT / "RELEASE.md").read_text()
     assert set(re.findall(r"`make (\w+)", text)) <= targets()
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_recipient_checks_a_release_by_the_commands_of_the_document(tmp_path: Path) -> None:
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        words = ["bash", "-euc", script]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    recipe = (ROOT / "Makefile").read_text().partition("\nrelease: ")[2].partition("\n\n")[0]
+    sums, sign = (line.strip().replace("$$", "$") for line in recipe.splitlines()[-2:])
+    made = shell(
+        "ssh-keygen -q -t ed25519 -N '' -C nobody -f key;"
+        " echo release $(cut -d' ' -f1,2 key.pub) > signers;"
+        f" mkdir dist; cd dist; echo a file > wheel; key=../key; {sums}; {sign}; mv SHA* wheel .."
+    )
+    assert made.returncode == 0, made.stderr
+    text = (ROOT / "RELEASE.md").read_text()
+    verify, check = re.findall(r"^    ((?:ssh-keygen|sha256sum) .*)$", text, re.MULTILINE)
+    assert shell(verify).returncode == 0
+    assert shell(check).stdout == "wheel: OK\n"
+    (tmp_path / "wheel").write_text("another file\n")
+    assert shell(check).returncode != 0
+    with (tmp_path / "SHA256SUMS").open("a") as stream:
+        stream.write("\n")
+    assert shell(verify).returncode != 0
+
+
+def test_each_format_has_a_page_that_says_how_it_is_kept() -> None:
+    pages = [ROOT / "docs/compatibility.md", ROOT / "docs/operations/upgrading.md"]
+    named = set(re.findall(r"hashclient-[a-z-]+/\d", "".join(map(Path.read_text, pages))))
+    code = "".join(path.read_text() for path in (ROOT / "hashclient").rglob("*.py"))
+    newest: dict[str, str] = {}
+    for name, number in sorted(re.findall(r"\"(hashclient-[a-z-]+)/(\d)\"", code)):
+        newest[name] = f"{name}/{number}"
+    newest |= {name: f"{name}/4" for name in ["hashclient-state"]}  # its number is a constant
+    assert named == set(newest.values())
 
 
 def test_hooks_before_a_commit_run_what_make_check_runs() -> None:
