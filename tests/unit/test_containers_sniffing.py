@@ -7,6 +7,7 @@ import random
 import re
 import struct
 import tarfile
+from collections.abc import Sequence
 
 import pytest
 
@@ -206,6 +207,81 @@ def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(
 
     front = program[: fronts.FRONT_BYTES]
     assert sniffing.has_behind(front, len(program), read_at) == is_searched
+
+
+def windows(*sections: tuple[bytes, int, int], optional: int = 0) -> bytes:
+    """Return the first bytes of a program whose sections have a name, a length and a place."""
+    head = b"MZ" + bytes(58) + struct.pack("<L", 80) + bytes(16)
+    head += struct.pack("<4s2xH12xH2x", b"PE\0\0", len(sections), optional) + b"\xff" * optional
+    return head + b"".join(struct.pack("<8s8x2L16x", *section) for section in sections)
+
+
+def elf(
+    order: str,
+    width: int,
+    segments: Sequence[tuple[int, int]] = (),
+    sections: tuple[int, int, int] = (0, 0, 0),
+) -> bytes:
+    """Return the first bytes of a program of Linux.
+
+    A segment has a place and a length; the table of sections a place, and these: how many there
+    are, and their size.
+    """
+    number = "L" if width == 1 else "Q"
+    table, count, size = sections
+    made = bytearray(b"\x7fELF" + bytes([width, 1 if order == "<" else 2]) + bytes(18))
+    made += struct.pack(f"{order}3{number}", 0, 100, table)
+    size_of_segment = 40 if width == 1 else 64
+    made += struct.pack(f"{order}L6H", 0, 0, size_of_segment, len(segments), size, count, 0)
+    made = made.ljust(100, b"\0")
+    for offset, length in segments:
+        fields = "4xL8xL" if width == 1 else "8xQ16xQ"
+        made += struct.pack(f"{order}{fields}", offset, length).ljust(size_of_segment, b"\xff")
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "places"),
+    [
+        (b"anything" * 20, 5_000, []),
+        # Of DOS: pages of 512 bytes, the last one as long as it says.
+        (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_023, []),
+        (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_024, []),
+        (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_025, [(1_024, 1)]),
+        (b"MZ\1\0\2\0".ljust(64, b"\0"), 1_024, [(513, 511)]),
+        (b"MZ\1\0\0\0".ljust(64, b"\0"), 1_024, [(0, 1_024)]),
+        # Of Windows.
+        (windows((b".text", 300, 1_000)), 1_301, [(1_300, 1)]),
+        (windows((b".text", 300, 1_000)), 1_300, []),
+        (windows((b".data", 10, 1_300), (b".text", 300, 900)), 5_000, [(1_310, 3_690)]),
+        (windows((b".text", 300, 1_000), optional=24), 5_000, [(1_300, 3_700)]),
+        (windows((b".rsrc", 70, 1_000)), 5_000, [(1_000, 70), (1_070, 3_930)]),
+        (windows((b".rsrc", 70, 1_000), (b"zz", 9, 4_991)), 5_000, [(1_000, 70)]),
+        (windows((b".rsrc", 9 << 20, 1_000)), 10 << 20, [
+            (1_000, 8 << 20), (1_000 + (9 << 20), (1 << 20) - 1_000),
+        ]),
+        (windows(), 5_000, [(0, 5_000)]),
+        (windows(), 20 << 20, [(0, 8 << 20)]),
+        (windows((b".rsrc", 70, 1_000))[:-1], 5_000, [(0, 5_000)]),
+        # Of Linux: the table of sections is the last thing; without one, the segments count.
+        *((elf(o, w, sections=(900, 7, 60)), 1_321, [(1_320, 1)]) for o in "<>" for w in (1, 2)),
+        *((elf(o, w, sections=(900, 7, 60)), 1_320, []) for o in "<>" for w in (1, 2)),
+        *(
+            (elf(o, w, [(700, 50), (200, 30)]), 5_000, [(750, 4_250)])
+            for o in "<>" for w in (1, 2)
+        ),
+        *(
+            (elf(o, w, [(0, 950)], sections=(900, 0, 60)), 5_000, [(950, 4_050)])
+            for o in "<>" for w in (1, 2)
+        ),
+        (elf("<", 2, sections=(0, 7, 60)), 5_000, [(0, 5_000)]),
+        (elf("<", 2, [(700, 50)])[:-25], 5_000, [(0, 5_000)]),
+    ],
+)  # fmt: skip
+def test_behind_a_program_is_what_none_of_its_parts_holds(
+    head: bytes, size: int, places: list[tuple[int, int]]
+) -> None:
+    assert list(fronts.parts(head, size)) == places
 
 
 def test_a_text_that_cannot_be_mail_is_recognised_by_every_reader() -> None:
