@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import signal
@@ -18,6 +19,7 @@ from hashclient.config.tables import ClusterConfig
 from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.version import __version__
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.cluster import probes, worker
@@ -33,16 +35,22 @@ from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Received, Remembered, as_before, identities_beside
 from hashclient.scan.cluster.listing import ClusterTrees, Errand
 from hashclient.scan.cluster.messages import (
+    PROTOCOL,
     SIGN,
     Known,
     Listed,
     Lost,
     ReadObjects,
+    Setup,
+    Sign,
+    Spec,
     ToCheck,
+    ToList,
     answer_of,
     decode_answer,
     decode_object_answer,
     paths_of,
+    pins_of,
     some_of,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
@@ -284,6 +292,37 @@ class TestErrand:
         told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
         assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
 
+    @pytest.mark.parametrize(("more", "is_wide"), [(0, False), (1, True)])
+    def test_all_entries_count_for_how_wide_a_directory_is(
+        self, tmp_path: Path, more: int, is_wide: bool
+    ) -> None:
+        tree = write_tree(tmp_path / "t", {**{f"{n}": b"" for n in range(4 + more)}, "d/x": b""})
+        (tree / "link").symlink_to("d")
+        listed = self.listed(tree, wide_names=6)
+        assert [start.is_wide for start in listed.rest] == [True] * is_wide
+        assert sum(group.count for group in listed.groups) == (0 if is_wide else 5)
+
+    @pytest.mark.parametrize("is_root", [False, True])
+    def test_a_given_directory_that_is_wide_goes_back_as_it_was_given(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_root: bool
+    ) -> None:
+        """A root may be a link, which is followed nowhere else."""
+        remember_at_once(monkeypatch, tmp_path)
+        tree = write_tree(tmp_path / "t", {f"w/{n}": b"" for n in range(9)})
+        if is_root:
+            (tmp_path / "link").symlink_to("t/w")
+            given = Start(os.fsencode(tmp_path / "link"), verified=True, is_root=True)
+        else:
+            errand = Errand("/", frozenset(), (), identities=Identities(), most_names=0)
+            root = Start(os.fsencode(tree), verified=True, is_root=True)
+            (given,) = (item for item in errand.listed(root) if isinstance(item, Start))
+            assert given.above == tree.stat().st_ino
+        listed = self.listed(tree, [given], wide_names=8, identities=Identities())
+        assert listed.rest == [msgspec.structs.replace(given, is_wide=True)]
+        trees = ClusterTrees([str(tree)], ScanOptions())
+        groups = [item for item in trees.list_wide(listed.rest[0]) if isinstance(item, Names)]
+        assert sum(group.count for group in groups) == 9
+
     def test_directories_that_are_exchanged_since_they_were_listed_are_found_as_in_a_walk(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -518,6 +557,61 @@ class TestOtherMachines:
             assert {group.file_system for group in again.groups} == {0 if reads else number}
 
 
+class _Process:
+    """What Dask does with a worker: it calls its functions, and keeps its resources."""
+
+    def __init__(self, directory: Path) -> None:
+        """The worker and the client have the same lists."""
+        self.state = State(directory, {"base": {"e-1": b"listed"}}, {"a": b"a file"})
+        lists = self.state.client.open()
+        (self.pin,) = pins_of(lists)
+        self._key_id = lists.sealer.key_id
+        self._runs: set[str] = set()
+        self.resources: dict[str, float] = {}
+
+    def spec(self, run: str) -> Spec:
+        """Return what the client says of a scan."""
+        return Spec(PROTOCOL, __version__, run, self._key_id, (self.pin,), b"/")
+
+    async def set_resources(self, **resources: float) -> None:
+        """Do what Dask's worker does."""
+        self.resources |= resources
+
+    def prepare(self, setup: Setup) -> bytes:
+        """Return why it is not ready."""
+        self._runs.add(setup.spec.run)
+        return asyncio.run(worker.prepare(encode(setup), "r", self))
+
+    def forget(self, run: str) -> None:
+        """End a scan."""
+        asyncio.run(worker.forget(run, "r", self))
+
+    def is_ready(self, run: str) -> bool:
+        """Return whether it lists a directory for a scan."""
+        starts = ToList((Start(os.fsencode(self.state.tree), verified=True, is_root=True),))
+        answer = decode_answer(worker.list_directories(run, encode(starts)))
+        assert isinstance(answer, Listed | Lost)
+        return isinstance(answer, Listed)
+
+    def close(self) -> None:
+        """End all scans."""
+        for run in self._runs:
+            self.forget(run)
+
+
+@pytest.fixture
+def worker_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Process]:
+    """Be the process of a worker, which searches for garbage rarely and takes leases."""
+    process = _Process(tmp_path / "worker")
+    monkeypatch.setenv("HASHCLIENT_STATE_DIR", str(process.state.path))
+    before, thresholds = signal.getsignal(signal.SIGIO), gc.get_threshold()
+    yield process
+    process.close()
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+    signal.signal(signal.SIGIO, before)
+
+
 class TestWorker:
     def test_no_digest_is_in_an_answer(self, tmp_path: Path) -> None:
         content = b"a listed file"
@@ -567,6 +661,49 @@ class TestWorker:
                 assert pool.submit(can_lease).result()
         finally:
             signal.signal(signal.SIGIO, before)
+
+    def test_only_a_worker_with_the_same_lists_and_directories_becomes_ready(
+        self, tmp_path: Path, worker_process: _Process
+    ) -> None:
+        (tmp_path / "other").mkdir()
+        spec, pin = worker_process.spec("scan"), worker_process.pin
+        also = msgspec.structs.replace(pin, name="also")
+        with probes.written([str(worker_process.state.tree)]) as (probe,):
+            other = msgspec.structs.replace(
+                probe, directory=os.fsencode(tmp_path / "other"), name=b""
+            )
+            for changes, wrong in (
+                ({"protocol": PROTOCOL + 1}, ()),
+                ({"version": "0"}, ()),
+                ({"key_id": "another"}, ()),
+                ({"lists": ()}, ()),
+                ({"lists": (pin, also)}, ()),
+                ({"lists": (msgspec.structs.replace(pin, provider="another"),)}, ()),
+                ({"lists": (msgspec.structs.replace(pin, generation=pin.generation + 1),)}, ()),
+                ({"lists": (msgspec.structs.replace(pin, index_hash=b"another"),)}, ()),
+                ({}, (probe, msgspec.structs.replace(other, signs=(Sign(b"", 1, 0, 0, 0),)))),
+            ):
+                setup = Setup(msgspec.structs.replace(spec, **changes), wrong)
+                assert worker_process.prepare(setup), changes
+                assert not worker_process.is_ready("scan") and not worker_process.resources
+            assert not worker_process.prepare(Setup(spec, (probe,)))
+        assert worker_process.is_ready("scan")
+        assert worker_process.resources == {"r": worker.PLENTY}
+        worker_process.forget("scan")
+        assert not worker_process.is_ready("scan")
+        assert worker_process.resources == {"r": 0}
+
+    def test_a_process_keeps_few_scans_ready_those_that_are_used(
+        self, worker_process: _Process
+    ) -> None:
+        runs = [f"scan {n}" for n in range(worker.MOST_RUNS + 1)]
+        for run in runs[:-1]:
+            assert not worker_process.prepare(Setup(worker_process.spec(run)))
+        assert all(map(worker_process.is_ready, runs[:-1]))  # which uses them, the first one first
+        assert worker_process.is_ready(runs[0])
+        assert not worker_process.prepare(Setup(worker_process.spec(runs[0])))  # no other scan
+        assert not worker_process.prepare(Setup(worker_process.spec(runs[-1])))
+        assert [run for run in runs if not worker_process.is_ready(run)] == [runs[1]]
 
     def test_a_worker_that_is_not_ready_has_lost_the_batch(self) -> None:
         for function in (worker.check, worker.list_directories):

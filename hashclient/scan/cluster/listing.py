@@ -235,7 +235,7 @@ class ClusterTrees(Trees):
 
     def list_wide(self, start: Start) -> Iterator[Names | Outcome | Start]:
         """Yield the names in one directory, but not those below it."""
-        start = msgspec.structs.replace(start, verified=True, is_wide=False)
+        start = msgspec.structs.replace(start, verified=True)
         errand = Errand(
             "",
             frozenset(),
