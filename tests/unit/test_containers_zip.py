@@ -545,6 +545,25 @@ def test_members_whose_headers_disagree_are_read_by_the_directory_once_where_the
     assert out.contents.count(A) == 1 and out.reasons == {Why.DAMAGED}
 
 
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_member_whose_headers_disagree_is_read_up_to_the_end_of_the_file(method: int) -> None:
+    """With the directory in front, the last member ends where the file does."""
+    made = archives.Zip()
+    front = len(archives.Zip().add(b"a", b"").entries[0]) + 22
+    made.put(bytes(front))
+    made.base = 0
+    made.add(b"a", A, method, local={"crc": 5})
+    body = bytes(made.body[front:])
+    made.body.clear()
+    data = made.end(offset=0) + body
+    assert data.index(b"PK\3\4") == front
+    for cut, contents, listed in ((0, [A], 2), (1, [], 1)):
+        out = look(data[: len(data) - cut])
+        assert out.contents == contents and out.reasons == {Why.DAMAGED}
+        # The search for members that no directory names lists it as well.
+        assert [member.name for member in out.listed] == [b"a"] * listed
+
+
 def test_members_in_another_order_than_their_entries_are_put_in_order_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
