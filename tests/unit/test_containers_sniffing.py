@@ -211,7 +211,7 @@ def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(
 
 def windows(*sections: tuple[bytes, int, int], optional: int = 0) -> bytes:
     """Return the first bytes of a program whose sections have a name, a length and a place."""
-    head = b"MZ" + bytes(58) + struct.pack("<L", 80) + bytes(16)
+    head = b"MZ" + bytes(58) + struct.pack("<L", 84) + bytes(20)
     head += struct.pack("<4s2xH12xH2x", b"PE\0\0", len(sections), optional) + b"\xff" * optional
     return head + b"".join(struct.pack("<8s8x2L16x", *section) for section in sections)
 
@@ -267,7 +267,7 @@ def elf(
         *((elf(o, w, sections=(900, 7, 60)), 1_321, [(1_320, 1)]) for o in "<>" for w in (1, 2)),
         *((elf(o, w, sections=(900, 7, 60)), 1_320, []) for o in "<>" for w in (1, 2)),
         *(
-            (elf(o, w, [(700, 50), (200, 30)]), 5_000, [(750, 4_250)])
+            (elf(o, w, [(200, 30), (700, 50)]), 5_000, [(750, 4_250)])
             for o in "<>" for w in (1, 2)
         ),
         *(
