@@ -165,13 +165,15 @@ class _Walk:
             yield from self._before(level, is_part=False)
 
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield what clients that take other lines for boundaries see before the first one.
+        """Yield what clients see before the first boundary if they begin parts at other lines.
 
         Without a part behind it, it is all there is.
         """
         if not is_part:
             yield from self._as_one(level)
-        if level.is_doubtful and not level.text.is_too_much:
+        elif level.text.is_too_much:
+            yield Unlisted(self._next_name(level.fields.name), Why.LIMIT, _TWO_WAYS)
+        if level.is_doubtful or level.text.has_parts:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:

@@ -25,6 +25,11 @@ _NEXT_LINE_BYTES = 512
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
+#: The same in text aside of the parts, or a field of a part.
+_find_aside, _find_old_aside = (
+    re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
+)
+_LONGEST_BYTES = len(b"\r\ncontent-")
 #: Lines that mailboxes leave in a header.
 _QUIET = (b"From ", b">From ")
 _LINE_END = re.compile(rb"\r{0,3}\n|\r")
@@ -185,14 +190,20 @@ class Lines(Forward):
         """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
 
         The line end before a boundary belongs to it. Text aside of the parts ends at any line that
-        resembles a boundary, since no client shows it, unless it has to be `is_whole`. With
-        `guesses`, that is also a line that no header names, with fields of a part behind it.
+        resembles a boundary, or at a field of a part, since no client shows it, unless it has to be
+        `is_whole`. With `guesses`, a boundary is also a line that no header names, with fields of a
+        part behind it.
         """
         self.hit = None
         self.is_doubtful = self.may_end_with_return = False
         held = b""  # a line end that may belong to a boundary
+        ends_at_field = is_aside and (self._is_loose or not is_whole)
         while True:
             # Here begins a line.
+            if ends_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
+                # Some clients read a part there, as if it were behind a boundary.
+                self.hit = Hit(len(stack) - 1, is_last=False)
+                return
             line = self._boundary_line()
             if line:
                 self.hit = match(stack, line)
@@ -207,10 +218,10 @@ class Lines(Forward):
             if held:
                 yield held
                 held = b""
-            # On to the next line that begins with dashes.
-            found = self._find_dashes()
+            # On to the next line that may end the text.
+            found = self._find_begin(or_field=ends_at_field)
             while found < 0:
-                end = max(len(self._buffer) - len(_DASHES) - 1, self._at)
+                end = max(len(self._buffer) - _LONGEST_BYTES, self._at)
                 if end > self._at:
                     piece = self._buffer[self._at : end]
                     self._at = end
@@ -220,7 +231,7 @@ class Lines(Forward):
                         yield self._buffer[self._at :]
                         self._at = len(self._buffer)
                     return
-                found = self._find_dashes()
+                found = self._find_begin(or_field=ends_at_field)
             end = (
                 found - 1
                 if self._buffer[max(found - 1, self._at) : found + 1] == b"\r\n"
@@ -231,12 +242,14 @@ class Lines(Forward):
             held = self._buffer[end : found + 1]
             self._at = found + 1
 
-    def _find_dashes(self) -> int:
-        if self.is_old:
-            # One search for both: a search for each would go over the same bytes again and again.
-            found = _find_old_dashes(self._buffer, self._at)
-            return -1 if found is None else found.start()
-        return self._buffer.find(_DASHES, self._at)
+    def _find_begin(self, *, or_field: bool) -> int:
+        """Return where a line ends before dashes or, if wanted, a field; -1 if none does."""
+        if not (self.is_old or or_field):
+            return self._buffer.find(_DASHES, self._at)
+        # One search for all: a search for each would go over the same bytes again and again.
+        by_end = (_find_aside, _find_old_aside) if or_field else (_find_old_dashes,) * 2
+        found = by_end[self.is_old](self._buffer, self._at)
+        return -1 if found is None else found.start()
 
     def _boundary_line(self) -> bytes:
         """Return the line that begins here if it may be that of a boundary; it is in the buffer."""
@@ -261,11 +274,11 @@ class Lines(Forward):
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
-        if level is None and guesses and text.strip(b"-"):
+        if level is None and guesses:
             after = self._at + len(line)
             behind = self._buffer[after : after + _NEXT_LINE_BYTES].lstrip(b"\r")
             is_one = self._begins_part(len(line))
-            if is_aside and not is_one:
+            if is_aside and not is_one and text.strip(b"-"):
                 # An empty line: all fields of a part may be left out.
                 is_one = behind.startswith(b"\n") or FIELD.match(behind) is not None
             level = len(stack) - 1 if is_one else None

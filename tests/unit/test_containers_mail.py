@@ -388,6 +388,36 @@ def test_parts_behind_the_end_count() -> None:
     assert A in look(data).contents
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_field_of_a_part_begins_one_in_text_before_and_behind_the_parts(end: bytes) -> None:
+    """Some programs look for the field, and some take a line without dashes for a boundary."""
+    part = base64_part("a", A).encode()
+    for data in (
+        multipart(TEXT).replace(b"\n--", b"\n-\n" + part + b"\n--", 1),
+        multipart(TEXT) + b"\ntext\n\n -- \n" + part,
+        multipart(TEXT) + part.replace(b"Content-Type", b"CONTENT-TYPE"),
+    ):
+        for edge in range(3):
+            out = look(data.replace(b"-\n" + part, b"-\n" * edge + part).replace(b"\n", end))
+            assert {b"benign text", A} <= set(out.contents) and not out.unread
+    before = multipart(TEXT).replace(b"\n\n", b"\n\nContent: a line of text\n", 1)
+    assert look(before).contents == look(multipart(TEXT)).contents
+
+
+def test_a_boundary_may_be_of_dashes_alone_where_fields_of_a_part_follow() -> None:
+    body = f"---\n{base64_part('a', A)}\n-----\n"
+    assert A in look(raw("Content-Type: text/plain", body)).contents
+    ruled = look(raw("Content-Type: text/plain", "text\n---\n\nx: y\n"))
+    assert ruled.contents == texts(b"text\n---\n\nx: y\n")
+
+
+@pytest.mark.slow
+def test_text_before_the_parts_that_is_too_large_to_be_read_again_is_unread() -> None:
+    data = multipart(TEXT).replace(b"\n\n", b"\n\n" + b"benign\n" * (MAX_AGAIN_BYTES // 6), 1)
+    out = look(data)
+    assert out.reasons == {Why.LIMIT} and b"benign text" in out.contents
+
+
 def test_a_boundary_of_an_outer_part_ends_all_inner_ones() -> None:
     inner = f'Content-Type: multipart/mixed; boundary="in"\n\n--in\n{base64_part("a", A)}'
     out = look(multipart(inner, base64_part("b", B)))
@@ -804,7 +834,17 @@ def test_no_input_takes_long(end: bytes) -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"
     spaces = "\nbegin 644 " + " " * 990 + "x"
-    for line in ("\n--", "\nbegin 644 x", spaces, f"\n--{BOUNDARY}", "===="):
+    field = "\nContent-Type: multipart/x"
+    for line in (
+        "\n--",
+        "\nbegin 644 x",
+        spaces,
+        f"\n--{BOUNDARY}",
+        "====",
+        "\nc",
+        field,
+        field + "\n",
+    ):
         seconds = []
         for count in (2000, 16_000):
             data = raw(header, line * count).replace(b"\n", end)
