@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,5 @@ def test_a_reason_is_that_of_certain_bytes_and_programs(
 ) -> None:
     found = compare.Difference(kind, recipe, compare.LOST, tuple(programs), ())
     assert found.is_named is is_named
+    unread = ("damaged: for another reason",)
+    assert replace(found, ours=compare.UNREAD, reasons=unread).is_named is is_named
