@@ -91,5 +91,5 @@ class Behind:
                 elif length := expander.length(part):
                     count += 1
                     lengths.append(length)
-                    yield kind, expander, part
+                    yield kind, expander, part_of(data, at, length)
             start = at + min(lengths, default=1)

@@ -1,9 +1,10 @@
-"""Cabinets with short blocks, which libarchive calls damaged and cabextract reads.
+"""Cabinets as cabextract reads them: with short blocks, and several in one file.
 
-libarchive reads all others, and all that is compressed in another way than by MSZIP. Only a cabinet
-that can be read at any place is looked at: one in an archive is a stream.
+libarchive calls short blocks damaged. It reads all other cabinets, and all that is compressed in
+another way than by MSZIP, and ends with the first cabinet of a file.
 
-Limit: a member whose folder began in another cabinet is unread, as in libarchive.
+Limits: a cabinet in an archive is a stream, of which libarchive reads the first cabinet: one behind
+it is unread. A member whose folder began in another cabinet is unread, as in libarchive.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import cast
 
 import msgspec
 
-from hashclient.containers.forward import Joined
+from hashclient.containers.forward import PIECE_BYTES, Forward, Joined, part_of
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.libarchive import Libarchive
 
-_BEGIN = b"MSCF\0\0\0\0"
+_MARK = b"MSCF"
+_BEGIN = _MARK + bytes(4)
+#: Cabinets of one file that are read.
+_MAX_CABINETS = 64
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
-#: length of the cabinet, numbers of folders and files
-_BEGINNING = Struct("<8xL14x2H6x")
+#: numbers of folders and files
+_BEGINNING = Struct("<26x2H6x")
 #: bytes kept free in the header, each folder, each block
 _RESERVE = Struct("<H2B")
 #: place and number of blocks, compression
@@ -44,19 +48,79 @@ class _Folder(msgspec.Struct, frozen=True):
     reserve: int  # in each block
 
 
+class _Marks(Forward):
+    """A position in bytes in which the marks of cabinets are looked for."""
+
+    def find(self) -> bool:
+        """Go on to the next mark; return False at the end."""
+        while (found := self._buffer.find(_MARK, self._at)) < 0:
+            self._at = max(len(self._buffer) - len(_MARK) + 1, self._at)
+            if not self._more():
+                return False
+        self._at = found
+        return True
+
+
+class _Passing:
+    """A stream that is read by another one, and where the last mark was in it."""
+
+    def __init__(self, stream: Forward) -> None:
+        self._stream = stream
+        self._rest = b""
+        self.length = self.last = 0
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        piece = self._stream.some(count)
+        text = self._rest + piece
+        if (at := text.rfind(_MARK)) >= 0:
+            self.last = self.length - len(self._rest) + at
+        self.length += len(piece)
+        self._rest = text[1 - len(_MARK) :]
+        return piece
+
+
 class Cab(Libarchive):
     """Cabinets."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """See `Expander`."""
-        whole = cast(Data, data) if hasattr(data, "read_at") else None
-        if whole is not None and whole.size > len(_BEGIN):  # programs pass over what is reserved
-            data = whole = Joined(_BEGIN, whole, len(_BEGIN), whole.size - len(_BEGIN))
-        folders = _short(whole) if whole is not None else []
-        if whole is not None and folders:
-            yield from _members(whole, folders)
-        else:
-            yield from super().members(data)
+        """See `Expander`. Behind a cabinet, cabextract looks for the mark of another one.
+
+        It looks in all bytes behind the mark if the cabinet cannot end where its header says.
+        """
+        if not hasattr(data, "read_at"):
+            yield from self._in_stream(data)
+            return
+        whole, marks, count = cast(Data, data), _Marks(data), 0
+        is_more = True
+        while is_more:
+            part = part_of(whole, marks.position)
+            length = self.length(part)
+            if length or not count:
+                if count == _MAX_CABINETS:
+                    raise NotReadError(Why.LIMIT, "cab: too many cabinets in one file")
+                count += 1
+                try:
+                    yield from self._one(part)
+                except NotReadError as error:
+                    yield Unlisted(b"", error.why, error.detail)
+            marks.skip(length if 0 < length == _says(part.read_at(0, 12)) else len(_MARK))
+            is_more = marks.find()
+
+    def _in_stream(self, data: Stream) -> Iterator[list[Member] | Unlisted]:
+        source = Forward(data)
+        end, passing = _says(source.peek(12)), _Passing(source)
+        yield from super().members(passing)
+        while passing.read(PIECE_BYTES):
+            pass
+        if passing.last >= (end if len(_MARK) < end <= passing.length else len(_MARK)):
+            yield Unlisted(b"", Why.UNSUPPORTED, "cab: another cabinet behind it")
+
+    def _one(self, whole: Data) -> Iterator[list[Member] | Unlisted]:
+        if whole.size > len(_BEGIN):  # programs pass over what is reserved
+            whole = Joined(_BEGIN, whole, len(_BEGIN), whole.size - len(_BEGIN))
+        folders = _short(whole)
+        yield from _members(whole, folders) if folders else super().members(whole)
 
     def length(self, data: Data) -> int:
         """See `behind.Begun`: the first folder is where the header says.
@@ -66,12 +130,17 @@ class Cab(Libarchive):
         head = data.read_at(0, _HEADER.size)
         if len(head) < _HEADER.size:
             return 0
-        length, folders, files = _BEGINNING.unpack(head)
-        least = _HEADER.size + _FOLDER.size * folders
-        table = _table(data) if folders and files and least < data.size else []
+        folders, files = _BEGINNING.unpack(head)
+        least, length = _HEADER.size + _FOLDER.size * folders, _says(head)
+        table = _table(data, most=1) if folders and files and least < data.size else []
         if not table or table[0].compression > _LZX or not least < table[0].start < data.size:
             return 0
-        return int(length) if table[0].start < length <= data.size else data.size
+        return length if table[0].start < length <= data.size else data.size
+
+
+def _says(head: bytes) -> int:
+    """Return the length in bytes that a header says its cabinet has."""
+    return int.from_bytes(head[8:12], "little")
 
 
 def _short(data: Data) -> list[_Folder]:
@@ -94,8 +163,8 @@ def _folders(data: Data) -> list[_Folder]:
     return [] if flags & (_HAS_PREVIOUS | _HAS_NEXT) else _table(data)
 
 
-def _table(data: Data) -> list[_Folder]:
-    """Return the folders of a cabinet with a header."""
+def _table(data: Data, most: int = 1 << 16) -> list[_Folder]:
+    """Return the folders of a cabinet with a header, `most` at most."""
     head = data.read_at(0, 40)
     _, count, _, flags = _HEADER.unpack_from(head)
     at, of_folder, of_block = _HEADER.size, 0, 0
@@ -103,7 +172,7 @@ def _table(data: Data) -> list[_Folder]:
         of_header, of_folder, of_block = _RESERVE.unpack_from(head, at)
         at += _RESERVE.size + of_header
     step = _FOLDER.size + of_folder
-    table = data.read_at(at, count * step)
+    table = data.read_at(at, min(count, most) * step)
     return [
         _Folder(start, blocks, compression & _COMPRESSION, of_block)
         for start, blocks, compression in (

@@ -207,6 +207,7 @@ class Joined(Anywhere):
         return found + self._tail[max(0, offset - behind) : max(0, end - behind)]
 
 
-def part_of(data: Data, start: int) -> Joined:
-    """Return data from a place on."""
-    return Joined(b"", data, start, data.size - start)
+def part_of(data: Data, start: int, most: int | None = None) -> Joined:
+    """Return data from a place on, `most` bytes at most."""
+    left = data.size - start
+    return Joined(b"", data, start, left if most is None else min(most, left))

@@ -209,6 +209,33 @@ def test_a_cab_with_short_blocks_and_bytes_kept_free_is_read(
         assert Why.DAMAGED in opened(expander("cab"), data[:at]).reasons
 
 
+def test_cabinets_behind_others_are_read_and_unread_in_a_stream() -> None:
+    """cabextract looks for them behind the end, or in all bytes where that cannot be right."""
+    one, two = others.cab_of({"a": BENIGN}), others.cab_of({"b": OTHER})
+    within = others.cab_of({"two": two})
+    for length, after, contents in (
+        (len(one), two, [BENIGN, OTHER]),
+        (len(one), b"MSCF between" + two + b"behind", [BENIGN, OTHER]),
+        (1 << 31, two, [BENIGN, OTHER]),
+        (len(one), b"MSCF is no cabinet", [BENIGN]),
+        (len(one), one * 2, [BENIGN] * 3),
+    ):
+        data = one[:8] + length.to_bytes(4, "little") + one[12:] + after
+        out = opened(expander("cab"), data)
+        assert out.contents == contents and not out.unread
+        for step in (5, 1 << 20):
+            passing = opened(expander("cab"), Once(data, step))
+            assert (passing.contents, passing.reasons) == ([BENIGN], {Why.UNSUPPORTED})
+    broken = bytearray(one + two)
+    broken[36:40] = bytes(4)
+    out = opened(expander("cab"), bytes(broken))
+    assert out.contents == [OTHER] and out.reasons == {Why.DAMAGED}
+    for source in (within, Once(within), Once(within + b"behind", 7)):
+        out = opened(expander("cab"), source)
+        assert out.contents == [two] and not out.unread
+    assert opened(expander("cab"), one * 65).reasons == {Why.LIMIT}
+
+
 def test_nothing_is_unlisted_in_whole_archives() -> None:
     contents = {"a": BENIGN, "b/c": OTHER}
     for kind, data in {
