@@ -23,7 +23,7 @@ from hashclient.scan.executors.wire import (
     Checked,
     Failed,
     Names,
-    WireOutcomes,
+    WireOutcome,
     group_of,
     names_of,
     pack_result,
@@ -171,7 +171,7 @@ class Listed(msgspec.Struct, array_like=True, tag="listed"):
     """The result of a batch of directories; those in `rest` were not listed."""
 
     groups: list[Names]
-    outcomes: WireOutcomes | None
+    outcomes: list[WireOutcome]
     rest: list[Start]
 
 
