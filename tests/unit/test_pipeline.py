@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -23,8 +21,6 @@ from hashclient.core.verdict import Summary
 from hashclient.matches.store import Matches
 from hashclient.scan.run.engine import Progress
 from hashclient.scan.run.pipeline import (
-    BATCH,
-    BESIDE,
     PORTION,
     FrontEnd,
     Observer,
@@ -32,7 +28,7 @@ from hashclient.scan.run.pipeline import (
     Scan,
     _by_path_bytes,
 )
-from hashclient.scan.run.recorder import RunRecord, Unfinished
+from hashclient.scan.run.recorder import RunRecord
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
 
@@ -94,13 +90,11 @@ class Recorded:
         settings = Settings(directory, directory / "config.toml", None, Config())
         self.session = Session(settings, now=lambda: NOW)
         self.is_closed = False
-        #: Whether the source says that nothing is forked any more.
-        self.may_thread = False
 
     def run(self, items: Sequence[Outcome | BaseException | None], **front: Any) -> Run:
         """Return a run of outcomes; None is time that passes, and an exception is raised."""
         summary = Summary(lists=())
-        progress = Progress(summary, may_thread=self.may_thread)
+        progress = Progress(summary)
 
         def found() -> Generator[Outcome | Progress]:
             try:
@@ -294,86 +288,22 @@ def test_outcomes_recorded_together_come_by_path(world: Recorded) -> None:
     assert [h.outcome.path for h in run] == paths
 
 
-def many(prefix: str, count: int = BESIDE) -> list[Outcome]:
+def many(prefix: str, count: int = 600) -> list[Outcome]:
     return [match(f"/{prefix}-{n:05d}") for n in range(count)]
-
-
-def test_a_large_batch_waits_for_the_disk_while_the_next_one_is_gathered(
-    world: Recorded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No outcome of the batch is given out before it is on the disk."""
-    world.may_thread = True
-    gathered, finish = threading.Event(), RunRecord.finish
-
-    def finish_late(self: RunRecord, batch: Unfinished) -> list[RecordedOutcome]:
-        if len(batch.outcomes) >= BESIDE:
-            assert gathered.wait(60)
-        return finish(self, batch)
-
-    monkeypatch.setattr(RunRecord, "finish", finish_late)
-
-    class Sequenced(list[Outcome | BaseException | None]):
-        def __iter__(self) -> Iterator[Outcome | BaseException | None]:
-            for number, item in enumerate(super().__iter__()):
-                if number > BESIDE + 1:
-                    gathered.set()
-                yield item
-
-    first, later = many("a"), many("b", 3)
-    run = world.run(Sequenced([None, *first, None, *later]))
-    seen: list[str] = []
-    for handled in run:
-        if not seen:
-            assert gathered.is_set()
-            assert len(world.remembered()) >= BESIDE
-            assert world.logged().count("match") >= BESIDE
-        assert handled.record is not None
-        seen.append(handled.outcome.path)
-    assert seen == [one.path for one in (*first, *later)]
-    assert sorted(world.remembered()) == sorted(seen)
-    assert world.logged().count("match") == len(seen)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), StateError("a worker has died")])
-def test_a_batch_that_is_being_recorded_is_there_once_if_the_run_ends(
-    world: Recorded, error: BaseException
-) -> None:
-    world.may_thread = True
-    first, later = many("a"), many("b", 2)
-    run = world.run(
-        [None, *first, None, *later, error], stops={KeyboardInterrupt: ExitCode.INTERRUPTED}
-    )
-    seen: list[Handled] = []
-    with contextlib.suppress(StateError):
-        seen.extend(run)
-    assert paths(seen) == [one.path for one in (*first, *later)]
-    assert world.logged() == ["scan-start", *["match"] * len(seen), "scan-end"]
-    assert len(world.remembered()) == len(seen)
-
-
-def test_a_run_that_is_closed_early_keeps_a_batch_that_is_being_recorded(world: Recorded) -> None:
-    world.may_thread = True
-    first = many("a")
-    run = world.run([None, *first, None, *many("b", BATCH)])
-    next(run)
-    run.close()
-    assert {one.path for one in first} <= set(world.remembered())
-    assert world.logged().count("match") == len(world.remembered())
 
 
 def test_a_large_batch_that_cannot_be_recorded_is_given_out_and_said_once(
     world: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.may_thread = True
-
     def fail(*_: object) -> None:
         raise StateError("no room")
 
     monkeypatch.setattr(Matches, "record", fail)
     watching = Watching()
-    run = world.run([None, *many("a"), None, *many("b")], observer=watching)
+    first, later = many("a"), many("b")
+    run = world.run([None, *first, None, *later], observer=watching)
     found = list(run)
-    assert len(found) == 2 * BESIDE
+    assert len(found) == len(first) + len(later)
     assert all(handled.record is None for handled in found)
     assert world.remembered() == []
     assert world.logged().count("match") == len(found)
@@ -385,19 +315,20 @@ def test_a_large_batch_that_cannot_be_recorded_is_given_out_and_said_once(
 def test_a_batch_that_memory_was_short_for_is_recorded_once_more_and_given_out(
     world: Recorded, monkeypatch: pytest.MonkeyPatch, is_committed: bool
 ) -> None:
-    world.may_thread = True
-    finish = RunRecord.finish
-    failed: list[Unfinished] = []
+    keep = RunRecord.keep
+    failed: list[Sequence[Outcome]] = []
 
-    def finish_once_without_memory(self: RunRecord, batch: Unfinished) -> list[RecordedOutcome]:
+    def keep_once_without_memory(
+        self: RunRecord, batch: Sequence[Outcome]
+    ) -> list[RecordedOutcome]:
         if failed:
-            return finish(self, batch)
+            return keep(self, batch)
         failed.append(batch)
         if is_committed:
-            finish(self, batch)
+            keep(self, batch)
         raise MemoryError
 
-    monkeypatch.setattr(RunRecord, "finish", finish_once_without_memory)
+    monkeypatch.setattr(RunRecord, "keep", keep_once_without_memory)
     first, later = many("a"), many("b", 2)
     run = world.run([None, *first, None, *later])
     seen: list[Handled] = []

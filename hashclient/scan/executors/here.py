@@ -8,8 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-import msgspec
-
 from hashclient.core.model import Outcome
 from hashclient.scan.executors.interface import (
     TICK_S,
@@ -101,10 +99,7 @@ class Here(Executor):
 
         processors = default_jobs()
         most = most_workers(processors) if self._jobs is None else self._jobs
-        for result in Processes(self._jobs or processors, TICK_S, most).run(work, make_checker):
-            if isinstance(result, Advance):  # it comes once all workers are busy
-                result = msgspec.structs.replace(result, may_thread=True)
-            yield result
+        yield from Processes(self._jobs or processors, TICK_S, most).run(work, make_checker)
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:

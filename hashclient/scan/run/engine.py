@@ -43,13 +43,11 @@ class Progress(msgspec.Struct):
     """The numbers that a display may show while a scan runs.
 
     `reading` are the large files that are being read, and how many bytes of each were: these are
-    not in the summary yet. With `may_thread`, all workers are there: nothing is forked any more,
-    and this process may have threads.
+    not in the summary yet.
     """
 
     summary: Summary
     reading: dict[str, int] = {}
-    may_thread: bool = False
 
     @property
     def bytes_ahead(self) -> int:
@@ -58,7 +56,6 @@ class Progress(msgspec.Struct):
 
     def advance(self, news: Advance) -> None:
         """Note how far a large file is."""
-        self.may_thread |= news.may_thread
         if news.path is not None:
             self.reading[news.path] = self.reading.get(news.path, 0) + news.bytes_ahead
 

@@ -23,7 +23,6 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.scan.run.recorder import RunRecord
-from hashclient.system.background import Task
 
 if TYPE_CHECKING:
     from hashclient.decisions.exceptions import Exceptions
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
-#: A batch of at least so many matches is recorded by a thread; the next one is gathered meanwhile.
-#: Fewer are given out at once.
-BESIDE = 512
 #: The number of outcomes that are returned at once to a caller that takes several.
 PORTION = 512
 
@@ -153,9 +149,6 @@ class Run(Iterator[Handled]):
         #: Outcomes to be recorded. Below: recorded ones to be acted upon, and those to be given
         #: out.
         self._waiting: list[Outcome] = []
-        #: The batch that a thread records.
-        self._beside: tuple[Task[list[Recorded]], list[Outcome]] | None = None
-        self._may_thread = False
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
         self._found: collections.Counter[Kind] = collections.Counter()
@@ -264,9 +257,7 @@ class Run(Iterator[Handled]):
                         self._waiting.append(item)
                         if len(self._waiting) < BATCH:
                             continue
-                    else:
-                        self._may_thread = item.may_thread
-                    yield from self._flush(is_last=False)
+                    yield from self._flush()
                     self._observer.progressed()
             yield from self._flush()
         except tuple(self._stops) as error:
@@ -281,15 +272,14 @@ class Run(Iterator[Handled]):
             self._recorder.start(self._arguments)
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
-    def _flush(self, *, is_last: bool = True) -> Generator[None]:
+    def _flush(self) -> Generator[None]:
         """Record the outcomes there are, act on them, and give them out.
 
         Acting can take long and may be interrupted; then every outcome is still given out, but
-        without further actions. Signals are held back while the caller handles an outcome. Unless
-        it `is_last`, a large batch may be given out by a later call.
+        without further actions. Signals are held back while the caller handles an outcome.
         """
         with self._guard.held():
-            self._keep(is_last=is_last)
+            self._keep()
             if self._actions is not None:
                 self._actions.want_reports(self._ready)
             while self._done:
@@ -310,60 +300,20 @@ class Run(Iterator[Handled]):
                 while self._done:
                     yield
 
-    def _keep(self, *, is_last: bool = True) -> None:
-        """Record the present outcomes; unless it `is_last`, perhaps in a thread that goes on."""
+    def _keep(self) -> None:
+        """Record and count the present outcomes, which are acted upon or given out next."""
         # A second signal would also make them be recorded and logged again.
         with self._guard.barred():
-            if self._beside is not None:
-                task, batch = self._beside
-                if not (is_last or len(self._waiting) >= BATCH or task.wait(0)):
-                    return
-                try:
-                    kept = task.result()
-                except BaseException:
-                    # None of it is given out, so it is recorded once more at the end.
-                    self._waiting[:0] = batch
-                    raise
-                finally:
-                    self._beside = None
-                self._take(kept)
-                self._recorder.report_failures()
             if self._by_path:
                 # Workers end in any order; so at least the outcomes of one batch are sorted.
                 self._waiting.sort(key=_by_path_bytes(self._waiting))
-            if not is_last and self._begin_beside():
-                return
-            self._take(self._recorder.keep(self._waiting))
+            kept = self._recorder.keep(self._waiting)
             self._waiting.clear()
-
-    def _begin_beside(self) -> bool:
-        """Have a thread record the waiting outcomes, if they are many; return whether it does.
-
-        Workers are given work meanwhile, and results are read.
-        """
-        if not self._may_thread or self._actions is not None or len(self._waiting) < BESIDE:
-            return False
-        batch = self._waiting
-        if sum([outcome.kind is Kind.MATCH for outcome in batch]) < BESIDE:
-            return False
-        unfinished = self._recorder.begin(batch)
-        try:
-            task = Task(lambda: self._recorder.finish(unfinished), "record")
-        except StateError:  # no room for a thread
-            self._take(self._recorder.finish(unfinished))
-            self._recorder.report_failures()
-            batch.clear()
-            return True
-        self._beside, self._waiting = (task, batch), []
-        return True
-
-    def _take(self, kept: Sequence[Recorded]) -> None:
-        """Count outcomes that are recorded, and act on them or give them out next."""
-        self._found.update([recorded.outcome.kind for recorded in kept])
-        if self._actions is None:
-            self._done.extend([Handled(k.outcome, k.record) for k in kept])
-        else:
-            self._ready.extend(kept)
+            self._found.update([recorded.outcome.kind for recorded in kept])
+            if self._actions is None:
+                self._done.extend([Handled(k.outcome, k.record) for k in kept])
+            else:
+                self._ready.extend(kept)
 
     def _settle(self) -> None:
         """Count exactly the matches and conflicts that were recorded, also excepted ones.

@@ -52,14 +52,6 @@ _REMEMBERED = (Kind.MATCH, Kind.EXCEPTED)
 _LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)}
 
 
-class Unfinished(msgspec.Struct, frozen=True):
-    """A batch to be recorded: its outcomes, those to be remembered, and their places."""
-
-    outcomes: Sequence[Outcome]
-    chosen: Sequence[Outcome]
-    places: Sequence[Place] | None = None
-
-
 class RunRecord:
     """The record of one scan or lookup."""
 
@@ -112,7 +104,7 @@ class RunRecord:
             "missing": _missing(self._summary),
         }
         self._log([Event(f"{self._command}-start", data)])
-        self.report_failures()
+        self._report_failures()
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
         """Record and log the matches among `outcomes`; return all outcomes, with their records.
@@ -120,62 +112,7 @@ class RunRecord:
         A match of a lookup has no file to remember. A kill between the record and the log leaves a
         match that the next scan logs.
         """
-        kept = self.finish(self.begin(outcomes))
-        self.report_failures()
-        return kept
-
-    def begin(self, outcomes: Sequence[Outcome]) -> Unfinished:
-        """Begin what `keep` does: find where the files are. `finish` does the rest.
-
-        Another thread may call that. It must end before the next batch begins, and then
-        `report_failures` has to follow.
-        """
-        chosen = () if self._matches_failed else [o for o in outcomes if _is_remembered(o)]
-        if not chosen or self._places_of is None:
-            return Unfinished(outcomes, chosen)
-        return Unfinished(outcomes, chosen, self._places_of(chosen))
-
-    def _remember(self, batch: Unfinished) -> list[Recorded]:
-        """Record the matches of a batch; return its outcomes."""
-        found: Sequence[MatchRef] = ()
-        if batch.chosen:
-            now = self._session.now()
-            try:
-                with self._open() as matches:
-                    found = matches.record(
-                        batch.chosen,
-                        self._key_id,
-                        now,
-                        batch.places,
-                        self._hold(now),
-                        self._started,
-                    )
-                _log.info("recorded %d matches", len(found))
-            except StateError as error:
-                self._matches_failed = True
-                self._failures.append(error)
-        if len(found) == len(batch.outcomes):
-            return list(map(Recorded, batch.outcomes, found))
-        refs = iter(found)
-        return [
-            Recorded(o, next(refs, None) if _is_remembered(o) else None) for o in batch.outcomes
-        ]
-
-    def _open(self, *, create: bool = True) -> Matches:
-        # Most runs have no match, and need no record of matches.
-        from hashclient.matches.store import Matches
-
-        return Matches(self._session.settings.state_dir, create=create)
-
-    def _hold(self, now: datetime) -> Hold | None:
-        decision = self._decision
-        if decision is None:
-            return None
-        return lambda cases, permits: decision.decide(cases, permits, now)
-
-    def finish(self, batch: Unfinished) -> list[Recorded]:
-        """Make a batch durable, on record and then in the log; return its outcomes."""
-        kept = self._remember(batch)
+        kept = self._remember(outcomes)
         if events := self._events_of(kept):
             # A report hands over single signed records. A signature takes longer than all the rest
             # of recording a match. So of many records only the last one is signed, which covers the
@@ -188,7 +125,40 @@ class RunRecord:
                 k.outcome.kind is Kind.MATCH and k.record is not None and k.record.held
                 for k in kept
             )
+        self._report_failures()
         return kept
+
+    def _remember(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
+        """Record the matches among outcomes; return all outcomes, with their records."""
+        chosen = () if self._matches_failed else [o for o in outcomes if _is_remembered(o)]
+        found: Sequence[MatchRef] = ()
+        if chosen:
+            places = None if self._places_of is None else self._places_of(chosen)
+            now = self._session.now()
+            try:
+                with self._open() as matches:
+                    hold = self._hold(now)
+                    found = matches.record(chosen, self._key_id, now, places, hold, self._started)
+                _log.info("recorded %d matches", len(found))
+            except StateError as error:
+                self._matches_failed = True
+                self._failures.append(error)
+        if len(found) == len(outcomes):
+            return list(map(Recorded, outcomes, found))
+        refs = iter(found)
+        return [Recorded(o, next(refs, None) if _is_remembered(o) else None) for o in outcomes]
+
+    def _open(self, *, create: bool = True) -> Matches:
+        # Most runs have no match, and need no record of matches.
+        from hashclient.matches.store import Matches
+
+        return Matches(self._session.settings.state_dir, create=create)
+
+    def _hold(self, now: datetime) -> Hold | None:
+        decision = self._decision
+        if decision is None:
+            return None
+        return lambda cases, permits: decision.decide(cases, permits, now)
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
         """Note on record and in the log how often outcomes came again, and in which last mails."""
@@ -214,7 +184,7 @@ class RunRecord:
             for recorded, count, ids in counts
         ]
         self._log(events, durable=True)
-        self.report_failures()
+        self._report_failures()
 
     def _events_of(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
         return [
@@ -222,7 +192,7 @@ class RunRecord:
             *(_accepted(k.outcome) for k in kept if k.outcome.kind is Kind.ACCEPTED),
         ]
 
-    def report_failures(self) -> None:
+    def _report_failures(self) -> None:
         """Count and report what failed since the last call."""
         failures, self._failures = self._failures, []
         for error in failures:
@@ -252,7 +222,7 @@ class RunRecord:
                     self._summary.gone += len(marked)
         except (AuditError, StateError) as error:
             self._failures.append(error)
-            self.report_failures()
+            self._report_failures()
 
     def end(self) -> None:
         """Log the end of the run, and all that its verdict is based on; only the first time."""
@@ -300,7 +270,7 @@ class RunRecord:
             self._log([Event(self._command, data)])
         else:
             self._log([Event(f"{self._command}-end", data)])
-        self.report_failures()
+        self._report_failures()
 
     def _name_held(self) -> None:
         """Note in the summary which entries have held matches, and how many."""

@@ -123,14 +123,10 @@ Container = tuple[int, bytes, bytes]
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come.
-
-    With `may_thread`, nothing is forked any more, and this process may have threads.
-    """
+    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come."""
 
     bytes_ahead: int = 0
     path: str | None = None
-    may_thread: bool = False
 
 
 class Result(Counts, kw_only=True):
