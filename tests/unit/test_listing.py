@@ -27,6 +27,7 @@ from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Group, join
+from hashclient.system import background
 from tests.kit import open_files, wait_until, write_tree
 
 
@@ -283,6 +284,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
         raise StateError("cannot start a thread")
 
     monkeypatch.setattr(listing, "start_thread", refuse)
+    monkeypatch.setattr(background, "start_thread", refuse)
     names = {f"{a}/{b}/f": b"" for a in range(8) for b in range(3)}
     tree = write_tree(tmp_path / "t", names)
     assert sorted(listed(tree)[0]) == sorted(f"{tree}/{name}" for name in names)
@@ -297,10 +299,10 @@ def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> Non
     for _ in range(3):
         list(lister.read(fd))
     assert lister.is_slow
-    assert lister.ahead(fd, "a", 1) is None
+    assert lister.ahead(fd, "a") is None
     assert threading.active_count() == before
     lister.may_thread = True
-    ahead = lister.ahead(fd, "a", 1)
+    ahead = lister.ahead(fd, "a")
     assert ahead is not None
     lister.close()
     os.close(fd)
@@ -343,10 +345,8 @@ def test_types_that_take_long_are_looked_at_side_by_side() -> None:
             return int(self.name) + 1
 
     clock = iter(range(100))
-    threads = listing._Threads()
     entries = [Slow(n) for n in range(17)]
-    found = threads.typed(entries, lambda: float(next(clock)))  # type: ignore[arg-type]
-    threads.close()
+    found = Lister(lambda: float(next(clock)))._typed_together(entries)  # type: ignore[arg-type]
     assert found == listing.Chunk([str(n) for n in range(17)], array("Q", range(1, 18)), [])
 
 

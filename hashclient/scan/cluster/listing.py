@@ -24,7 +24,7 @@ from hashclient.scan.executors.wire import Names, pack_outcomes
 from hashclient.scan.sources.finding_again import open_directory, with_status
 from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.frontier import Frontier
-from hashclient.scan.sources.listing import Chunk, Lister
+from hashclient.scan.sources.listing import Chunk, Lister, given_out, read_ahead
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Tree, Trees
 from hashclient.scan.sources.walk import Walk
@@ -127,19 +127,12 @@ class Errand(Frontier):
         """Read a directory to its end, before any in it; None if it is too wide."""
         if self._wide_names is None:
             return chunks
-        kept: list[Chunk] = []
-        failures: list[OSError] = []
-        left = self._wide_names
-        try:
-            for chunk in chunks:
-                kept.append(chunk)
-                left -= len(chunk.names) + len(chunk.others)
-                if left < 0:
-                    return None
-        except OSError as error:  # it comes after the entries that could be read
-            failures.append(error)
+        kept, failures = read_ahead(chunks, self._wide_names)
+        count = sum(len(chunk.names) + len(chunk.others) for chunk in kept)
+        if count > self._wide_names:
+            return None
         self._left_names -= sum(len(chunk.names) for chunk in kept)
-        return _given_out(kept, failures)
+        return given_out(kept, failures, chunks)
 
     def takes_wide(self, path: str, inode: int, above: Frame | None) -> Start | None:
         """Leave a directory to the client."""
@@ -153,12 +146,6 @@ class Errand(Frontier):
         if not self._numbers[above.status.st_dev]:
             return Start(os.fsencode(path))
         return Start(os.fsencode(path), inode=inode, above=above.status.st_ino)
-
-
-def _given_out(kept: Sequence[Chunk], failures: Sequence[OSError]) -> Iterator[Chunk]:
-    yield from kept
-    for failure in failures:
-        raise failure
 
 
 class ClusterTrees(Trees):

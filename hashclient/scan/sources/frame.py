@@ -152,19 +152,19 @@ class Frame(msgspec.Struct):
         self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
-    def look_ahead(self, lister: Lister, depth: int) -> None:
+    def look_ahead(self, lister: Lister) -> None:
         """Have the next directories in it read ahead, as many as there is room for."""
         while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
-            listing = lister.ahead(self.fd, self.later[0], depth)
+            listing = lister.ahead(self.fd, self.later[0])
             if listing is None:
                 return
             self.ahead[self.later.popleft()] = listing
 
-    def listing_of(self, name: str, lister: Lister, depth: int) -> Listing | None:
+    def listing_of(self, name: str, lister: Lister) -> Listing | None:
         """Return a directory in it if it was begun ahead; begin the next ones."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:
                 self.later.popleft()
-            self.look_ahead(lister, depth)
+            self.look_ahead(lister)
         return listing

@@ -10,7 +10,7 @@ Limits: only so many directories are open ahead, with so many names of each.
 
 from __future__ import annotations
 
-import heapq
+import functools
 import itertools
 import os
 import resource
@@ -31,10 +31,10 @@ from hashclient.scan.sources.finding_again import (
     type_of,
     with_status,
 )
-from hashclient.system.background import start_thread
+from hashclient.system.background import start_thread, together
 
 if TYPE_CHECKING:
-    _Entries = os._ScandirIterator[str]  # noqa: SLF001 - it has no other name
+    from queue import SimpleQueue
 
 #: An open directory, its status, and when it was opened.
 Open = tuple[int, os.stat_result, int]
@@ -55,8 +55,8 @@ FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
 STEP_S, ENTRY_S = 0.0005, 0.000005
 #: Listing is slow if so many more of the last steps were waits than not; more are not counted.
 SLOW_STEPS, MOST_STEPS = 3, 8
-#: Threads that read ahead; directories that they read or have read, in one directory and in all.
-THREADS, OF_ONE, OF_ALL = 32, 16, 64
+#: Directories that are read ahead, each by a thread: in one directory, and in all.
+OF_ONE, OF_ALL = 16, 64
 #: Names of a directory that are read ahead.
 NAMES_AHEAD = 512
 #: The share of the descriptors of this process that directories read ahead may take, two for each.
@@ -92,11 +92,20 @@ class Lister:
         self._clock = clock
         self._steps = 0
         self._count = FIRST_ENTRIES
-        self._threads: _Threads | None = None
+        #: The directories that are read ahead and not taken yet.
+        self._ahead: set[Listing] = set()
+        self._threads = 0
         #: Set by the walk when its caller has forked the workers.
         self.may_thread = False
         #: Whether listing has waited recently.
         self.is_slow = False
+
+    @functools.cached_property
+    def _waiting(self) -> SimpleQueue[Listing | None]:
+        """The directories that no thread has begun, and None for each thread that is to end."""
+        from queue import SimpleQueue  # few walks need it
+
+        return SimpleQueue()
 
     def note(self, seconds: float, entries: int = 0) -> None:
         """Note how long a step has taken: to open a directory, or to read so many entries."""
@@ -128,47 +137,73 @@ class Lister:
             OSError: it cannot be read to its end; raised after the entries that could be read.
         """
         with os.scandir(fd) as entries:
-            yield from self.read_on(iter(entries))
+            while True:
+                raw: list[os.DirEntry[str]] = []
+                began, failure, waits = self._clock(), None, self._has_threads
+                most = SLOW_ENTRIES if waits else self._count
+                try:
+                    raw.extend(itertools.islice(entries, most))
+                except OSError as error:  # earlier entries are in the list
+                    failure = error
+                if raw:
+                    chunk = self._typed_together(raw) if waits else typed(raw)
+                    self.note(self._clock() - began, len(raw))
+                    yield chunk
+                if failure is not None:
+                    raise failure
+                if len(raw) < most:
+                    return
 
-    def read_on(self, entries: Iterator[os.DirEntry[str]]) -> Iterator[Chunk]:
-        """Yield the rest of a directory; see `read`."""
-        while True:
-            raw: list[os.DirEntry[str]] = []
-            began, failure, threads = self._clock(), None, self._at_hand()
-            most = self._count if threads is None else SLOW_ENTRIES
-            try:
-                raw.extend(itertools.islice(entries, most))
-            except OSError as error:  # earlier entries are in the list
-                failure = error
-            if raw:
-                chunk = typed(raw) if threads is None else threads.typed(raw, self._clock)
-                self.note(self._clock() - began, len(raw))
-                yield chunk
-            if failure is not None:
-                raise failure
-            if len(raw) < most:
-                return
+    def _typed_together(self, entries: Sequence[os.DirEntry[str]]) -> Chunk:
+        """Return entries as `typed` does; use threads if the first look takes long."""
+        began = self._clock()
+        first, rest = typed(entries[:1]), entries[1:]
+        if self._clock() - began < STEP_S:
+            return _joined([first, typed(rest)])
+        slices = [rest[at : at + _SLICE] for at in range(0, len(rest), _SLICE)]
+        return _joined([first, *together(typed, slices, threads=len(slices))])
 
-    def ahead(self, directory_fd: int, name: str, depth: int) -> Listing | None:
-        """Begin to open and read a directory in an open one; None if it is not read ahead.
-
-        Those at the greatest `depth` come first: a walk needs them first.
-        """
-        threads = self._at_hand()
-        return None if threads is None else threads.begin(directory_fd, name, depth)
-
-    def _at_hand(self) -> _Threads | None:
-        """Return the threads, if listing waits and threads are allowed."""
-        if not (self.is_slow and self.may_thread):
+    def ahead(self, directory_fd: int, name: str) -> Listing | None:
+        """Begin to open and read a directory in an open one; None if it is not read ahead."""
+        if not self._has_threads or len(self._ahead) >= _room():
             return None
-        if self._threads is None:
-            self._threads = _Threads()
-        return self._threads
+        try:
+            if self._threads <= len(self._ahead):
+                start_thread(self._serve, "list")
+                self._threads += 1
+            listing = Listing(os.dup(directory_fd), name)
+        except (OSError, StateError):
+            return None
+        self._ahead.add(listing)
+        self._waiting.put(listing)
+        return listing
+
+    def _serve(self) -> None:
+        while (listing := self._waiting.get()) is not None:
+            listing.run()
+
+    def take(self, listing: Listing) -> tuple[Open, Iterator[Chunk]] | None:
+        """Return a directory that was opened ahead, and its entries, which are the caller's now.
+
+        None if it could not be opened: the caller is to try by itself.
+        """
+        self._ahead.discard(listing)
+        found = listing.found.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    @property
+    def _has_threads(self) -> bool:
+        """Whether listing waits and threads are allowed."""
+        return self.is_slow and self.may_thread
 
     def close(self) -> None:
-        """Close all that was opened ahead."""
-        if self._threads is not None:
-            self._threads.close()
+        """Close all that was opened ahead, now or when its thread has come to its end."""
+        for listing in self._ahead:
+            listing.leave()
+        for _ in range(self._threads):
+            self._waiting.put(None)
 
 
 def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
@@ -183,223 +218,84 @@ def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
 
 
 class Listing:
-    """A directory that a thread opens and reads; the caller takes it or leaves it."""
+    """A directory that a thread opens, and begins to read."""
 
-    def __init__(self, threads: _Threads, directory_fd: int, name: str) -> None:
+    def __init__(self, directory_fd: int, name: str) -> None:
+        """Open `name` in an open directory, whose descriptor belongs to this now."""
         from queue import SimpleQueue
 
-        self._threads = threads
         self._directory_fd, self._name = directory_fd, name
-        self._opened: SimpleQueue[Open | None] = SimpleQueue()
-        #: Chunks; then the rest to be read, an error, or None at the end.
-        self._chunks: SimpleQueue[Chunk | _Entries | Exception | None] = SimpleQueue()
-        #: Guards these: whether it was begun, and whether it is not wanted any more.
+        #: What a thread has found, or its error; None if it could not open the directory.
+        self.found: SimpleQueue[tuple[Open, Iterator[Chunk]] | BaseException | None] = SimpleQueue()
+        #: Guards these: the descriptor once it is open, and whether the directory is not wanted.
         self._lock = threading.Lock()
-        self._begun = self._left = False
-        self._fd = -1
+        self._fd, self._left = -1, False
 
     def run(self) -> None:
-        """Open and read it, in a thread."""
-        with self._lock:
-            if self._begun:  # or left, which counts as that
-                return
-            self._begun = True
+        """Open it and read its first names, in a thread."""
+        try:
+            self.found.put(self._begun())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            self.found.put(error)
+
+    def _begun(self) -> tuple[Open, Iterator[Chunk]] | None:
         try:
             opened = open_in(self._directory_fd, self._name, follow=False)
         except OSError:
-            opened = None
-        with self._lock:
+            return None
+        finally:
             os.close(self._directory_fd)
-            if opened is not None and self._left:
-                os.close(opened[0])
-                return
-            self._fd = -1 if opened is None else opened[0]
-        self._opened.put(opened)
-        if opened is not None:
-            self._read(opened[0])
-
-    def _read(self, fd: int) -> None:
+        chunks = Lister().read(opened[0])
         try:
-            entries = os.scandir(fd)
-        except OSError as error:
-            self._chunks.put(error)
-            return
-        last: _Entries | Exception | None = entries
-        try:
-            for _ in range(0, NAMES_AHEAD, SLOW_ENTRIES):
-                raw: list[os.DirEntry[str]] = []
-                if self._left:
-                    break
-                try:
-                    raw.extend(itertools.islice(entries, SLOW_ENTRIES))
-                except OSError as error:
-                    last = error
-                if raw:
-                    self._chunks.put(typed(raw))
-                elif last is entries:
-                    last = None
-                if last is not entries:
-                    break
-        except Exception as error:  # noqa: BLE001 - the caller, who waits for it, raises it
-            last = error
-        if last is not entries:
-            entries.close()
+            kept, failures = read_ahead(chunks, NAMES_AHEAD)
+        except BaseException:  # for want of memory, say: the walk gets the error, and no descriptor
+            os.close(opened[0])
+            raise
         with self._lock:
             if self._left:
-                entries.close()
-            self._chunks.put(last)
-
-    def take(self) -> Open | None:
-        """Return the open directory, which is the caller's now; None if the caller is to open it.
-
-        That is so if it could not be opened, or if no thread has come to it yet.
-        """
-        with self._lock:
-            if not self._begun:
-                self._begun = True
-                os.close(self._directory_fd)
-                self._threads.gave_up(self)
+                os.close(opened[0])
                 return None
-        opened = self._opened.get()
-        self._threads.gave_up(self)
-        return opened
-
-    def read(self, lister: Lister) -> Iterator[Chunk]:
-        """Yield its entries, some at a time; see `Lister.read`."""
-        try:
-            while isinstance(item := self._chunks.get(), Chunk):
-                yield item
-            if isinstance(item, Exception):
-                raise item
-            if item is not None:
-                with item as entries:
-                    yield from lister.read_on(entries)
-        finally:
-            self._drop()
-
-    def drop(self) -> None:
-        """Read no further; it was taken, and its descriptor is the caller's."""
-        chunk = self._chunks.get()  # from now on the thread has a descriptor of its own
-        self._chunks.put(chunk)
-        self._drop()
+            self._fd = opened[0]
+        return opened, given_out([_joined(kept)], failures, chunks)
 
     def leave(self) -> None:
-        """Close it; it was not taken."""
+        """Close it, now or when the thread has read so far."""
         with self._lock:
-            if not self._begun:
-                self._begun = True
-                os.close(self._directory_fd)
-            elif self._fd >= 0 and not self._left:
+            self._left = True
+            if self._fd >= 0:
                 os.close(self._fd)
-            self._left = True
-        self._threads.gave_up(self)
-        self._drop()
-
-    def _drop(self) -> None:
-        """Close the rest, now or when the thread has come to its end."""
-        with self._lock:
-            self._left = True
-            while not self._chunks.empty():
-                item = self._chunks.get()
-                if item is not None and not isinstance(item, (Chunk, Exception)):
-                    item.close()
 
 
-class _Threads:
-    """Threads that list and look: first for a caller that waits, then the deepest directory."""
+def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OSError]]:
+    """Read on until there are more than `most` entries; return them, and an error that ended it."""
+    kept: list[Chunk] = []
+    try:
+        for chunk in chunks:
+            kept.append(chunk)
+            most -= len(chunk.names) + len(chunk.others)
+            if most < 0:
+                break
+    except OSError as error:
+        return kept, [error]
+    return kept, []
 
-    def __init__(self) -> None:
-        self._jobs: list[tuple[int, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-        self._ready = threading.Condition()
-        self._count = self._idle = 0
-        self._closed = False
-        self._listings: set[Listing] = set()
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._room = OF_ALL
-        if descriptors != resource.RLIM_INFINITY:
-            self._room = min(OF_ALL, int(descriptors * _DESCRIPTOR_SHARE / 2))
 
-    def begin(self, directory_fd: int, name: str, depth: int) -> Listing | None:
-        """Begin to list a directory; None where there is no room for it."""
-        if len(self._listings) >= self._room:
-            return None
-        try:
-            listing = Listing(self, os.dup(directory_fd), name)
-        except OSError:
-            return None
-        self._listings.add(listing)
-        self._do(-depth, listing.run)
-        return listing
+def given_out(
+    kept: Sequence[Chunk], failures: Sequence[OSError], rest: Iterator[Chunk]
+) -> Iterator[Chunk]:
+    """Yield what was read ahead, then raise the error that ended it, or yield the rest."""
+    yield from kept
+    for failure in failures:
+        raise failure
+    yield from rest
 
-    def gave_up(self, listing: Listing) -> None:
-        """Forget a listing: it is taken."""
-        self._listings.discard(listing)
 
-    def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> Chunk:
-        """Return entries as `typed` does; use threads if the first look takes long."""
-        from queue import SimpleQueue
-
-        began = clock()
-        first = typed(entries[:1])
-        rest = entries[1:]
-        if clock() - began < STEP_S:
-            return _joined([first, typed(rest)])
-        slices = [rest[at : at + _SLICE] for at in range(0, len(rest), _SLICE)]
-        done: SimpleQueue[tuple[int, Chunk | Exception]] = SimpleQueue()
-
-        def look(number: int) -> None:
-            try:
-                done.put((number, typed(slices[number])))
-            except Exception as error:  # noqa: BLE001 - the caller, who waits for it, raises it
-                done.put((number, error))
-
-        for number in range(len(slices)):
-            self._do(-1 << 30, lambda number=number: look(number))  # type: ignore[misc]
-        chunks = [first] * (1 + len(slices))
-        for _ in slices:
-            number, part = done.get()
-            if isinstance(part, Exception):
-                raise part
-            chunks[1 + number] = part
-        return _joined(chunks)
-
-    def _do(self, rank: int, job: Callable[[], None]) -> None:
-        with self._ready:
-            heapq.heappush(self._jobs, (rank, next(self._numbers), job))
-            wanted = len(self._jobs) > self._idle and self._count < THREADS
-            self._count += wanted
-            self._ready.notify()
-        if wanted:
-            try:
-                start_thread(self._work, "list")
-            except StateError:
-                with self._ready:
-                    self._count -= 1
-                    alone = not self._count
-                if alone:
-                    job()
-
-    def _work(self) -> None:
-        while True:
-            with self._ready:
-                while not self._jobs:
-                    if self._closed:
-                        return
-                    self._idle += 1
-                    self._ready.wait()
-                    self._idle -= 1
-                _, _, job = heapq.heappop(self._jobs)
-            job()
-
-    def close(self) -> None:
-        """Close listings that were not taken, and let the threads end."""
-        with self._ready:
-            self._closed = True
-            self._jobs.clear()
-            self._ready.notify_all()
-        for listing in list(self._listings):
-            listing.leave()
+def _room() -> int:
+    """Return how many directories may be read ahead."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return OF_ALL
+    return min(OF_ALL, int(descriptors * _DESCRIPTOR_SHARE / 2))
 
 
 def _joined(chunks: Sequence[Chunk]) -> Chunk:

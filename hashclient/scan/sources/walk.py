@@ -215,7 +215,7 @@ class Walk:
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
         """Have the directories of a new chunk read ahead."""
         frame.later.extend([name for name, mode, _ in chunk.others if mode == stat.S_IFDIR])
-        frame.look_ahead(self._lister, len(self._stack))
+        frame.look_ahead(self._lister)
 
     def _park(self, frame: Frame) -> Iterator[Outcome]:
         """Close a directory until the walk comes back to it."""
@@ -247,7 +247,7 @@ class Walk:
                 return left
             listing = None
             if frame.ahead or frame.later:
-                listing = frame.listing_of(name, self._lister, len(self._stack))
+                listing = frame.listing_of(name, self._lister)
             return self._enter(path, frame=frame, inode=inode, follow=False, listing=listing)
         if not stat.S_ISLNK(mode) or not self._follow:
             return Outcome(Kind.SKIPPED, path, reason=kind_of(mode))
@@ -287,24 +287,22 @@ class Walk:
         opened ahead, as `listing`. A directory that is not the one of before is put there, too, and
         the outcome says so.
         """
-        opened = None if listing is None else listing.take()
+        begun = None if listing is None else self._lister.take(listing)
         lost: str | None = None
         try:
-            if opened is None:
-                listing = None
-                if frame is None or frame.fd is None:
-                    opened = self._open(path, frame, follow=follow)
-                else:
-                    opened = self._lister.open(frame.fd, path.rpartition("/")[2], follow=follow)
+            if begun is not None:
+                opened = begun[0]
+            elif frame is None or frame.fd is None:
+                opened = self._open(path, frame, follow=follow)
+            else:
+                opened = self._lister.open(frame.fd, path.rpartition("/")[2], follow=follow)
             fd, status, opened_ns = opened
             if (
                 inode not in (0, status.st_ino)
                 and frame is not None
                 and not self._is_listed(fd, status, frame, inode)
             ):
-                if listing is not None:
-                    listing.drop()
-                    listing = None
+                begun = None
                 os.close(fd)
                 path, (fd, status, opened_ns), lost = self._find(path, frame, inode, MovedError())
         except OSError as error:
@@ -320,11 +318,9 @@ class Walk:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(failure))
         enters, outcome = self._admitted(path, fd, status, frame, target)
         if not enters:
-            if listing is not None:
-                listing.drop()
             os.close(fd)
             return outcome
-        read = self._lister.read(fd) if listing is None else listing.read(self._lister)
+        read = self._lister.read(fd) if begun is None else begun[1]
         if (chunks := self._frontier.bounded(read)) is None:
             os.close(fd)
             return self._frontier.takes_wide(path, status.st_ino, frame)
