@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from hashclient.core.digests import CHUNK_BYTES, digest_of
+from hashclient.core.digests import CHUNK_BYTES, KEPT_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
@@ -43,15 +43,9 @@ from hashclient.system.rights import Rights, can_act_as_others
 STREAM = "stream"
 #: The signal by which a process asks its parent to stop all.
 STOP = signal.SIGUSR1
-#: Bytes of a stream that are kept, so that not all digests must be computed as it arrives; and how
-#: many if more than `MANY` connections are open.
-KEPT_BYTES = 1 << 20
-KEPT_BYTES_OF_MANY = 1 << 18
-MANY = 64
-#: A stream may keep 1 in so many of the bytes that are left for all.
+#: A stream may keep 1 in so many of the bytes that are left for all, so that not all digests must
+#: be computed as it arrives.
 KEPT_SHARE = 8
-#: Fewer bytes are not worth keeping.
-LEAST_KEPT_BYTES = 4096
 #: Threads that read paths, and threads that read descriptors.
 READERS = 8
 #: Threads that open containers, each with a process: those of up to so many bytes, and others.
@@ -120,8 +114,6 @@ class Checks:
             self.openers = Openers(options.containers, rules, lambda: session.now().date())
         #: Streams that have ended and are judged together.
         self._ended: list[Upload] = []
-        #: The answer to a stream without a match, by the reason why it may still be listed.
-        self._said: dict[str | None, bytes] = {}
 
     @property
     def lists(self) -> InUse:
@@ -160,10 +152,9 @@ class Checks:
 
     def upload(self, name: str, client: Client, form: Form, fd: int | None = None) -> Upload:
         """Begin a stream of a client, or an open file."""
-        many = self.counts.of(Count.OPEN) > MANY
-        kept = min(KEPT_BYTES_OF_MANY if many else KEPT_BYTES, self._kept.left // KEPT_SHARE)
-        if kept < LEAST_KEPT_BYTES or not self._kept.take(client.peer, kept):
-            kept = 0
+        kept = min(KEPT_BYTES, self._kept.left // KEPT_SHARE)
+        if kept:
+            self._kept.take(client.peer, kept)
         spooled = None
         if self.openers is not None and fd is None:
             spooled = self._spool.keep(self._spooled.room_of(client.peer))
@@ -192,11 +183,7 @@ class Checks:
                 return None
         doubt = lists.doubt
         self.counts.clean(Count.CLEAN if doubt is None else Count.NO_VERDICT, len(data))
-        said = self._said.get(doubt)
-        if said is None:
-            (text,) = answer(None, doubt, self.options.no_verdict)
-            said = self._said[doubt] = f"{STREAM}: {text}".encode()
-        return said
+        return _without_match(doubt, self.options.no_verdict)
 
     def ended(self, upload: Upload) -> None:
         """Take a stream that has ended; a possible container is opened first."""
@@ -229,21 +216,21 @@ class Checks:
             self.counts.add_not_opened(upload.not_opened)
             self.records.leave(upload.not_opened, upload.lists)
         if upload.is_surely_clean():
-            doubt = upload.lists.doubt
-            verdict = Count.CLEAN if doubt is None else Count.NO_VERDICT
-            self.counts.clean(verdict, upload.digester.length)
-            self._say(upload)
+            self._judged([upload], 0.0)
             return
         if not self._ended:
             self.loop.call_soon(self._judge)
         self._ended.append(upload)
 
     def _judge(self) -> None:
-        """Judge the ended streams; answer clean ones, and record the others."""
+        """Judge the ended streams."""
         uploads, self._ended = self._ended, []
         started = time.monotonic()
         judge(uploads)
-        took = time.monotonic() - started
+        self._judged(uploads, time.monotonic() - started)
+
+    def _judged(self, uploads: Sequence[Upload], took: float) -> None:
+        """Count streams that were judged; answer clean ones, and record the others."""
         for upload in uploads:
             self.counts.add(Count.BYTES, upload.digester.length)
             self.counts.timed(took)
@@ -334,6 +321,12 @@ class Checks:
 
 
 OK = "OK"
+
+
+@functools.cache
+def _without_match(doubt: str | None, rule: NoVerdict) -> bytes:
+    """Return the reply about a stream without a match; `doubt` is why it may still be listed."""
+    return f"{STREAM}: {answer(None, doubt, rule)[0]}".encode()
 
 
 def answer(

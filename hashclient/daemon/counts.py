@@ -62,16 +62,13 @@ class Counts:
         """Return the row of process `number`, to count in."""
         return Row(self._words[number * _ROW : (number + 1) * _ROW])
 
-    def total(self, count: Count) -> int:
-        """Return one count of all processes."""
-        return self._sum(count)
-
-    def _sum(self, place: int) -> int:
+    def total(self, place: int) -> int:
+        """Return what all processes have at a place of their rows, such as that of a `Count`."""
         return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:
         """Return how many files of each unopened kind there were, if there were any."""
-        sums = {name: self._sum(_FIRST_KIND + n) for n, name in enumerate(NAMES)}
+        sums = {name: self.total(_FIRST_KIND + n) for n, name in enumerate(NAMES)}
         return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
@@ -80,7 +77,7 @@ class Counts:
         The last number is of all answers.
         """
         classes = range(_FIRST_CLASS, _MICROSECONDS)
-        return [*accumulate(map(self._sum, classes))], self._sum(_MICROSECONDS) / 1e6
+        return [*accumulate(map(self.total, classes))], self.total(_MICROSECONDS) / 1e6
 
 
 class Row:

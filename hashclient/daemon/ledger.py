@@ -131,6 +131,8 @@ class Ledger:
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
         """Count files of kinds that are not opened, found with `lists`."""
+        if not kinds:
+            return
         with self._lock:
             self.use(lists)
             add_by_kind(self._summary.not_opened, kinds)

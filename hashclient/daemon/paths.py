@@ -212,8 +212,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
                 result = next(results, None)
             if result is None:
                 break
-            if result.not_opened:
-                checks.records.of_paths.leave(result.not_opened, lists)
+            checks.records.of_paths.leave(result.not_opened, lists)
             outcomes = ruled(result.outcomes, lists, checks.openers, client.peer.door)
             recorded = [o for o in outcomes if o.kind in RECORDED]
             if recorded:

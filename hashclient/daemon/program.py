@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from hashclient.core.digests import CHUNK_BYTES, digest_of
+from hashclient.core.digests import CHUNK_BYTES, KEPT_BYTES, digest_of
 from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome
-from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
@@ -47,8 +47,6 @@ SPOOL_BYTES = 1 << 30
 THREADS = 8
 #: How many contents are kept at a time, so that not all digests are computed on arrival.
 _MOST_KEPT = 16
-#: Bytes kept of each, as `serve` does: up to this size, an archive that only its end shows opens.
-_KEPT_BYTES = 1 << 20
 #: Bytes that `acheck` digests before other tasks have a turn.
 _TURN_BYTES = 1 << 16
 
@@ -130,9 +128,8 @@ class ContentChecker:
             self._openers = Openers(self._containers, config.accept, lambda: session.now().date())
         #: Of looking at the lists, and of the quick test of a digest, which is for one thread.
         self._looking, self._screening = threading.Lock(), threading.Lock()
-        #: By scheme and bucket.
+        #: By scheme and bucket: the client of one is opened once for all its objects.
         self._stores: dict[tuple[str, str], Store] = {}
-        self._looking_for_store = threading.Lock()
         self._kept = threading.BoundedSemaphore(_MOST_KEPT)
         self._threads = ThreadPoolExecutor(THREADS, "hashclient-check")
         self._reporter = ThreadPoolExecutor(1, "hashclient-report")
@@ -262,7 +259,7 @@ class ContentChecker:
         has_room = self._kept.acquire(blocking=False)
         kept = None if self._openers is None else self._spool.keep()
         door = f"{DOOR}:{name.encode(errors='replace').decode()}"
-        stream = Content(lists, door, kept_bytes=_KEPT_BYTES if has_room else 0, kept=kept)
+        stream = Content(lists, door, kept_bytes=KEPT_BYTES if has_room else 0, kept=kept)
         try:
             yield stream
         finally:
@@ -279,7 +276,7 @@ class ContentChecker:
                 unread = Outcome(Kind.UNREAD, stream.door, reason=reason_of(error), is_stream=True)
                 stream.inside.append(unread)
         judge([stream])
-        self._leave(stream.not_opened, stream.lists)
+        self._ledger.leave(stream.not_opened, stream.lists)
         return self._answer(stream.outcomes(), stream.lists)
 
     def _check_path(self, path: str, lists: InUse) -> Checked:
@@ -293,16 +290,17 @@ class ContentChecker:
                 contextlib.closing(results_at(lists, named, None, members))
             )
             for result in results:
-                self._leave(result.not_opened, lists)
+                self._ledger.leave(result.not_opened, lists)
                 outcomes += ruled(result.outcomes, lists, self._openers, None)
         return self._answer(outcomes, lists, each=True)
 
     def _check_object(self, uri: str, lists: InUse) -> Checked:
         # Its libraries are large, and few programs have buckets.
+        from hashclient.objects.stores import open_store
         from hashclient.scan.objects.objects import Objects, Request, Tools
 
         named = parse_uri(uri)
-        store = self._store_of(named)
+        store = self._stores.setdefault((named.scheme, named.bucket), open_store(named))
         tools = Tools(self._spool, readers=1, store=lambda _: store)
         clean, outcomes = 0, list[Outcome]()
         with contextlib.ExitStack() as stack:
@@ -318,24 +316,10 @@ class ContentChecker:
                 elif isinstance(item, Result):
                     outcomes += item.outcomes
                     clean += item.clean
-                    self._leave(item.not_opened, lists)
+                    self._ledger.leave(item.not_opened, lists)
         if not outcomes and not clean:
             outcomes = [Outcome(Kind.UNREAD, uri, reason=NO_OBJECT, is_object=True)]
         return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
-
-    def _store_of(self, uri: ObjectUri) -> Store:
-        """Return the store of an object: its client is opened once for all objects of a bucket."""
-        from hashclient.objects.stores import open_store
-
-        with self._looking_for_store:
-            bucket = (uri.scheme, uri.bucket)
-            if bucket not in self._stores:
-                self._stores[bucket] = open_store(uri)
-            return self._stores[bucket]
-
-    def _leave(self, kinds: dict[str, int], lists: InUse) -> None:
-        if kinds:
-            self._ledger.leave(kinds, lists)
 
     def _answer(self, outcomes: Sequence[Outcome], lists: InUse, *, each: bool = False) -> Checked:
         """Record what is to be recorded, and return the answer."""

@@ -26,12 +26,10 @@ def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
 
     Keys are decoded with surrogateescape.
     """
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
-    columns += [(None,) * len(rows)] * (len(SCHEMA) - len(columns)) if rows else [()] * len(SCHEMA)
-    arrays = [pa.array([os.fsencode(key) for key in columns[0]], pa.binary())]
-    for values, field in zip(columns[1:], list(SCHEMA)[1:], strict=True):
-        arrays.append(pa.array(values, field.type))
-    return pa.record_batch(arrays, schema=SCHEMA)
+    columns = zip(*((os.fsencode(key), *others) for key, *others in rows), strict=True)
+    # Not strict: there may be fewer columns, and without rows there are none.
+    given = zip(SCHEMA, columns, strict=False)
+    return page_of_columns(len(rows), **{f.name: pa.array(values, f.type) for f, values in given})
 
 
 def page_of_columns(count: int, **columns: Any) -> Any:
