@@ -38,7 +38,7 @@ from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects import sorting
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.pending import Pending
-from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter, md5_claims
+from hashclient.scan.objects.sorting import GAP, SAMPLE, Sorter, md5_claims
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
@@ -137,8 +137,7 @@ def test_md5s_of_one_form_are_the_same_as_mixed_ones(form: str) -> None:
 
 
 def sorter(judge: Judge, **options: Any) -> Sorter:
-    known = Options("s3://b", "s3", lambda: "s3 b", **options)
-    return Sorter(judge, known, None, Random(1))
+    return Sorter(judge, S3("b"), None, Random(1), **options)
 
 
 def test_an_etag_decides_where_every_entry_of_its_size_has_an_md5(judge: Judge) -> None:
@@ -327,6 +326,10 @@ class _Reads:
         return Checked(Result(clean=1), wanted)
 
 
+def _reads(_is_stopped: object) -> Any:
+    return _Reads()
+
+
 def fail(_: object) -> Any:
     raise StoreError(Trouble.OTHER, "no")
 
@@ -338,7 +341,7 @@ def take_all(threads: Threads) -> None:
 
 def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
     pages = iter([page_of([("a", 1, None, None, None)])] * 3)
-    with Threads(pages, lambda _stopped: _Reads(), 2) as threads:
+    with Threads(pages, _reads, 2) as threads:
         seen = 0
         while not threads.is_over:
             event = threads.next(10)
@@ -346,7 +349,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
                 threads.read(Wanted("a", 1, None, None))
             seen += isinstance(event, Checked)
         assert seen == 3
-    with Threads(iter(()), lambda _stopped: _Reads(), 2) as threads:
+    with Threads(iter(()), _reads, 2) as threads:
         threads.read(Wanted("bad", 1, None, None))
         with pytest.raises(StateError):
             take_all(threads)
@@ -354,7 +357,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
     def fails() -> Iterator[Any]:
         yield from map(fail, [""])
 
-    with Threads(fails(), lambda _stopped: _Reads(), 2) as threads, pytest.raises(StoreError):
+    with Threads(fails(), _reads, 2) as threads, pytest.raises(StoreError):
         threads.next(10)
 
 

@@ -33,7 +33,7 @@ from hashclient.scan.check.members import Members
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
-from hashclient.scan.objects.sorting import EVIDENCE, Options, Sorter, objects_of
+from hashclient.scan.objects.sorting import EVIDENCE, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
@@ -190,18 +190,15 @@ class _Bucket:
         more = [] if first is None else [make_members() for _ in range(1, processors)]
         members = [one for one in (first, *more) if one is not None]
         self._opener = Opener(members, tools.spool) if members else None
-        options = Options(
-            store.text,
-            store.scheme,
-            lambda: store.namespace,
+        chance = Random(tools.chance())  # noqa: S311 - it is seeded by one that is
+        are_clean = None if first is None else first.are_clean
+        self._sorter = Sorter(
+            *(judge, store, tools.memory, chance, are_clean),
             reads=request.reads,
             trusts=store.scheme in EVIDENCE and tools.trusts(store.text),
             looks=self._opener is not None,
             keep_clean=keep_clean,
         )
-        chance = Random(tools.chance())  # noqa: S311 - it is seeded by one that is
-        are_clean = None if first is None else first.are_clean
-        self._sorter = Sorter(judge, options, tools.memory, chance, are_clean)
         self._pending = Pending(tools.spool)
         self._is_contradicted = False
         self._open: deque[_OpenPage] = deque()

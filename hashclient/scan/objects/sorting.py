@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
@@ -35,7 +36,7 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
-from hashclient.objects.interface import quoted
+from hashclient.objects.interface import Store, quoted
 from hashclient.scan.cache.inside import Inside, counts_of
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.judging import listed_rows
@@ -47,7 +48,7 @@ Flags = npt.NDArray[np.bool_]
 Uint8 = npt.NDArray[np.uint8]
 
 _HEX_CHARS = 32
-_MD5 = '^"?[0-9A-Fa-f]{32}"?$'
+_MD5 = re.compile('"?([0-9A-Fa-f]{32})"?')
 
 #: The words for an outcome that rests on such a digest, by the scheme of its store.
 EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
@@ -84,11 +85,9 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     alike = _all_alike(etags)
     if alike is not None and (digests := _of_hex(alike)) is not None:
         return np.ones(len(etags), np.bool_), digests
-    import pyarrow.compute as pc  # it is slow, and only this needs it
-
-    fits = pc.fill_null(pc.match_substring_regex(etags, _MD5), fill_value=False)
-    text = "".join(etags.filter(fits).to_pylist()).replace('"', "")
-    flags: Flags = np.array(fits.to_numpy(zero_copy_only=False), np.bool_)
+    found = [_MD5.fullmatch(etag or "") for etag in etags.to_pylist()]
+    text = "".join([claim[1] for claim in found if claim is not None])
+    flags: Flags = np.array([claim is not None for claim in found], np.bool_)
     return flags, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, _HEX_CHARS // 2)
 
 
@@ -102,23 +101,6 @@ CANDIDATE = "--no-read: its {} is that of an entry, and only its content could t
 UNTRUSTED = "--no-read: the digest that its store gives is not trusted (trust_etag)"
 GAP = "--no-read: entries of its size have no md5"
 NO_DIGEST = "--no-read: its store gives no digest of it"
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How objects of one bucket are handled.
-
-    `namespace` distinguishes the bucket from others of its name; it may have to ask the store. With
-    `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is read. With
-    `looks`, what is in containers counts.
-    """
-
-    bucket: str
-    scheme: str
-    namespace: Callable[[], str]
-    reads: bool = True
-    trusts: bool = False
-    looks: bool = False
-    keep_clean: bool = False
 
 
 class Sorted(msgspec.Struct):
@@ -138,27 +120,37 @@ class Sorter:
     def __init__(
         self,
         judge: Judge,
-        options: Options,
+        store: Store,
         memory: ObjectMemory | None,
         chance: Random,
         are_clean: Callable[[Sequence[Inside]], list[bool]] | None = None,
+        *,
+        reads: bool = True,
+        trusts: bool = False,
+        looks: bool = False,
+        keep_clean: bool = False,
     ) -> None:
-        """`chance` says which objects are read to check what their store says.
+        """Sort objects of the bucket `store`.
 
-        `are_clean` returns which containers, by their known members, have no listed one.
+        `chance` says which objects are read to check what their store says. `are_clean` returns
+        which containers, by their known members, have no listed one. With `trusts`, an ETag that
+        may be an MD5 is taken for one. Without `reads`, nothing is read. With `looks`, what is in
+        containers counts. With `keep_clean`, clean objects are outcomes as well.
         """
         self._judge = judge
-        self._options = options
+        self._store = store
         self._memory = memory
         self._chance = chance
         self._are_clean = are_clean
-        self.trusts = options.trusts
+        self._reads = reads
+        self.trusts = trusts
+        self._looks = looks
+        self._keep_clean = keep_clean
         #: So many objects are decided by their store's digest before the next one is read.
         self._gap = 0
 
     def sort(self, page: Any) -> Sorted:
         """Sort a page, with the columns of `objects.pages.SCHEMA`."""
-        options, judge = self._options, self._judge
         count = page.num_rows
         result = Result(objects=count)
         sizes: Uint64 = page.column("size").to_numpy()
@@ -166,48 +158,44 @@ class Sorter:
         if page.column("note").null_count < count:
             is_open = ~np.array(page.column("note").is_valid().to_numpy(zero_copy_only=False))
             self._report_unreadable(page, ~is_open, result)
-        possible, common = judge.of_sizes(sizes)
+        possible, common = self._judge.of_sizes(sizes)
         possible &= sizes > 0
         possible &= is_open
-        to_look: Flags = is_open & (sizes > 0) if options.looks else np.zeros(count, np.bool_)
+        to_look: Flags = is_open & (sizes > 0) if self._looks else np.zeros(count, np.bool_)
         ruled_out = is_open & ~possible & ~to_look
         self._settle(page, ruled_out, BY_SIZE, result)
         result.ruled_out_by_size += int(np.count_nonzero(ruled_out))
-        claims = _Claims(count)
-        if possible.any() and options.scheme in EVIDENCE and (self.trusts or not options.reads):
-            claims = self._look_up_claims(page, possible, common)
-        by_store = np.zeros(count, np.bool_)
+        facts = _Facts(possible, *np.zeros((6, count), np.bool_))
+        scheme = self._store.scheme
+        if possible.any() and scheme in EVIDENCE and (self.trusts or not self._reads):
+            self._look_up_claims(page, facts, common)
         if self.trusts:
-            by_store = claims.decides & ~claims.is_listed
-        sampled = self._sample(by_store)
-        only_by_store = by_store & ~sampled & ~to_look
-        left = (possible | to_look) & ~only_by_store
-        rows = np.flatnonzero(left)
+            facts.by_store = facts.decides & ~facts.is_listed
+        facts.sampled = self._sample(facts.by_store)
+        facts.only_by_store = facts.by_store & ~facts.sampled & ~to_look
+        rows = np.flatnonzero((possible | to_look) & ~facts.only_by_store)
         done = Sorted(result)
         if len(rows):
-            work = _Work(page, rows, possible, by_store, only_by_store, sampled, claims)
-            self._go_through(work, done)
-        if only_by_store.any():
-            done.by_store = _chosen(page, only_by_store)
+            self._go_through(page, rows, facts, done)
+        if facts.only_by_store.any():
+            done.by_store = _chosen(page, facts.only_by_store)
         return done
 
-    def _look_up_claims(self, page: Any, possible: Flags, common: npt.NDArray[np.uint8]) -> _Claims:
-        claims = _Claims(page.num_rows)
-        claims.is_md5, digests = md5_claims(page.column("etag"))
-        chosen = np.flatnonzero(claims.is_md5)
-        keep = possible[chosen]
+    def _look_up_claims(self, page: Any, facts: _Facts, common: Uint8) -> None:
+        facts.is_md5, digests = md5_claims(page.column("etag"))
+        chosen = np.flatnonzero(facts.is_md5)
+        keep = facts.possible[chosen]
         chosen, digests = chosen[keep], digests[keep]
-        claims.decides[chosen] = (common[chosen] & np.uint8(Algorithm.MD5)) != 0
+        facts.decides[chosen] = (common[chosen] & np.uint8(Algorithm.MD5)) != 0
         if len(chosen):
             tags = self._judge.sealer.tags(Algorithm.MD5, digests)
-            claims.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
-        return claims
+            facts.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
 
     def _sample(self, by_store: Flags) -> Flags:
         """Choose the objects that are read although their store's digest decides."""
         sampled: Flags = np.zeros(len(by_store), np.bool_)
         rows = np.flatnonzero(by_store)
-        if self._options.reads:
+        if self._reads:
             while self._gap < len(rows):
                 sampled[rows[self._gap]] = True
                 self._gap += 1 + self._next_gap()
@@ -219,27 +207,29 @@ class Sorter:
         # A draw of the geometric distribution; numpy's generators take 7 MB to load.
         return int(math.log(1 - self._chance.random()) / math.log(1 - 1 / SAMPLE))
 
-    def _go_through(self, work: _Work, done: Sorted) -> None:
-        """Settle objects that were read before; the rest is read or unread."""
-        options, judge, result = self._options, self._judge, done.result
-        objects = list(objects_of(work.page, work.rows))
+    def _go_through(
+        self, page: Any, rows: npt.NDArray[np.intp], facts: _Facts, done: Sorted
+    ) -> None:
+        """Settle objects that were read before, of rows that columns left; read others, or not."""
+        store, result = self._store, done.result
+        objects = list(objects_of(page, rows))
         known = self._known(objects, result)
-        for number, (row, wanted) in enumerate(zip(work.rows.tolist(), objects, strict=True)):
-            by_store = bool(work.by_store[row])
-            if work.possible[row] and not by_store:
-                wanted.plan = judge.plan(wanted.size)
-            if work.sampled[row]:
+        for number, (row, wanted) in enumerate(zip(rows.tolist(), objects, strict=True)):
+            by_store = bool(facts.by_store[row])
+            if facts.possible[row] and not by_store:
+                wanted.plan = self._judge.plan(wanted.size)
+            if facts.sampled[row]:
                 wanted.is_claimed = True
             elif self._is_known(wanted, known.get(number)):
                 self._settle_known(wanted, known[number], result, by_store=by_store)
-                work.only_by_store[row] = by_store
+                facts.only_by_store[row] = by_store
                 continue
-            if not options.reads:
-                reason = self._why_unread(work, row)
-                result.outcomes.append(wanted.outcome(Kind.UNREAD, options.bucket, reason=reason))
+            if not self._reads:
+                reason = self._why_unread(facts, row)
+                result.outcomes.append(wanted.outcome(Kind.UNREAD, store.text, reason=reason))
                 continue
-            wanted.looks = options.looks
-            wanted.settled = EVIDENCE[options.scheme] if by_store else BY_SIZE
+            wanted.looks = self._looks
+            wanted.settled = EVIDENCE[store.scheme] if by_store else BY_SIZE
             done.wanted.append(wanted)
 
     def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
@@ -247,7 +237,7 @@ class Sorter:
         if known is None:
             return False
         is_known = known.mask & PLAIN or known.members or known.not_opened
-        has_inside = not self._options.looks or bool(is_known)
+        has_inside = not self._looks or bool(is_known)
         needed = mask_of(wanted.plan)
         return has_inside and known.mask & needed == needed
 
@@ -255,9 +245,9 @@ class Sorter:
         self, wanted: Wanted, known: _Known, result: Result, *, by_store: bool
     ) -> None:
         """Count an object that was read before, and its members."""
-        members = known.members if self._options.looks else 0
+        members = known.members if self._looks else 0
         result.members += members
-        if self._options.looks:
+        if self._looks:
             add_by_kind(result.not_opened, known.not_opened)
         count = members
         if not by_store:
@@ -272,15 +262,15 @@ class Sorter:
 
         No list is known to have them or their members.
         """
-        memory, namespace = self._memory, self._options.namespace
-        found = None if memory is None else memory.find(namespace(), objects)
+        memory = self._memory
+        found = None if memory is None else memory.find(self._store.namespace, objects)
         if found is None:
             return {}
         records, insides, blocks = found
         result.seen += blocks
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
-        if self._options.keep_clean or self._are_clean is None:
+        if self._keep_clean or self._are_clean is None:
             insides = {}  # the names of members are not known
         clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
         members = {
@@ -296,35 +286,35 @@ class Sorter:
             if number not in listed and (mask or number in members)
         }
 
-    def _why_unread(self, work: _Work, row: int) -> str:
+    def _why_unread(self, facts: _Facts, row: int) -> str:
         """Say what is known of an object that is not read."""
-        name = EVIDENCE.get(self._options.scheme)
-        if name is None or not work.claims.is_md5[row]:
+        name = EVIDENCE.get(self._store.scheme)
+        if name is None or not facts.is_md5[row]:
             return NO_DIGEST
-        if work.claims.is_listed[row]:
+        if facts.is_listed[row]:
             return CANDIDATE.format(name)
-        if not work.claims.decides[row]:
+        if not facts.decides[row]:
             return GAP
         return UNREAD if self.trusts else UNTRUSTED
 
     def _settle(self, page: Any, rows: Flags, evidence: str, result: Result) -> None:
         count = int(np.count_nonzero(rows))
         result.clean += count
-        if count and self._options.keep_clean:
+        if count and self._keep_clean:
             for wanted in objects_of(page, np.flatnonzero(rows)):
                 self._report_clean(wanted, evidence, result)
 
     def _report_clean(self, wanted: Wanted, evidence: str, result: Result) -> None:
-        if self._options.keep_clean:
-            bucket = self._options.bucket
-            result.outcomes.append(wanted.outcome(Kind.CLEAN, bucket, evidence=evidence))
+        if self._keep_clean:
+            outcome = wanted.outcome(Kind.CLEAN, self._store.text, evidence=evidence)
+            result.outcomes.append(outcome)
 
     def _report_unreadable(self, page: Any, rows: Flags, result: Result) -> None:
         numbers = np.flatnonzero(rows)
         column = page.column("note")
         notes = [column[number].as_py() for number in numbers.tolist()]
         for wanted, note in zip(objects_of(page, numbers), notes, strict=True):
-            path = wanted.uri(self._options.bucket)
+            path = wanted.uri(self._store.text)
             result.outcomes.append(Outcome(Kind.UNREAD, path, reason=note, is_object=True))
 
 
@@ -337,25 +327,20 @@ class _Known(msgspec.Struct, frozen=True):
     not_opened: dict[str, int]
 
 
-class _Claims:
-    """ETags of the objects of a page: which may be MD5s, which decide, and which are listed."""
+class _Facts(msgspec.Struct):
+    """The facts of each row of a page.
 
-    def __init__(self, count: int) -> None:
-        self.is_md5: Flags = np.zeros(count, np.bool_)
-        self.decides: Flags = np.zeros(count, np.bool_)
-        self.is_listed: Flags = np.zeros(count, np.bool_)
+    Some entry has its size, if that is `possible`. Its ETag may be an MD5, `decides` if so, and is
+    listed. It is clean `by_store`, and read all the same if it is `sampled`.
+    """
 
-
-class _Work(msgspec.Struct, frozen=True):
-    """The rows of a page that columns have not settled, and the facts of each row."""
-
-    page: Any
-    rows: npt.NDArray[np.intp]
     possible: Flags
+    is_md5: Flags
+    decides: Flags
+    is_listed: Flags
     by_store: Flags
     only_by_store: Flags
     sampled: Flags
-    claims: Any
 
 
 # Arrow's own ways to choose rows load `pyarrow.compute`, which takes 42 ms and 9 MB; its way from

@@ -9,15 +9,16 @@ not delay Ctrl-C.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import msgspec
 
 from hashclient.core.errors import StateError
-from hashclient.scan.objects.reader import StoppedError
+from hashclient.scan.objects.reader import ObjectReader, StoppedError
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.system.background import start_thread
 
@@ -33,23 +34,11 @@ class Page(msgspec.Struct, frozen=True):
     batch: Any | None
 
 
-class Failed(msgspec.Struct, frozen=True):
-    """An exception of a thread."""
-
-    error: BaseException
+#: What comes from a thread: an exception ends it.
+Event = Page | Checked | BaseException
 
 
-Event = Page | Checked | Failed
-
-
-class Checks(Protocol):
-    """Checks objects in one thread."""
-
-    def check(self, wanted: Wanted) -> Checked:
-        """Check one."""
-
-
-class Work:
+class Work(ABC):
     """Lists one bucket and reads its objects, here or elsewhere; it is a context manager."""
 
     def __init__(self) -> None:
@@ -60,8 +49,9 @@ class Work:
     def __enter__(self) -> Self:
         return self
 
+    @abstractmethod
     def __exit__(self, *_ended: object) -> None:
-        raise NotImplementedError
+        """Give up what is not done."""
 
     @property
     def is_over(self) -> bool:
@@ -72,20 +62,23 @@ class Work:
         """Expect no more pages: the listing has failed."""
         self._is_listed = True
 
+    @abstractmethod
     def read(self, wanted: Wanted) -> None:
         """Have an object read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def next(self, seconds: float) -> Page | Checked | None:
         """Return the next result, None if none comes for so many seconds."""
-        raise NotImplementedError
 
 
 class Threads(Work):
     """The threads of one bucket in this process."""
 
     def __init__(
-        self, pages: Iterator[Any], make_reader: Callable[[Callable[[], bool]], Checks], most: int
+        self,
+        pages: Iterator[Any],
+        make_reader: Callable[[Callable[[], bool]], ObjectReader],
+        most: int,
     ) -> None:
         """List `pages`, and read with up to `most` threads, each with a reader of `make_reader`.
 
@@ -150,8 +143,8 @@ class Threads(Work):
             event = self._events.get(timeout=seconds)
         except Empty:
             return None
-        if isinstance(event, Failed):
-            raise event.error
+        if isinstance(event, BaseException):
+            raise event
         if isinstance(event, Checked):
             self.backlog -= 1
         else:
@@ -171,13 +164,13 @@ class Threads(Work):
                     return
             self._events.put(Page(None))
         except BaseException as error:  # noqa: BLE001 - it is raised where the page would be
-            self._events.put(Failed(error))
+            self._events.put(error)
 
-    def _read(self, reader: Checks) -> None:
+    def _read(self, reader: ObjectReader) -> None:
         try:
             while (wanted := self._todo.get()) is not None and not self._stopped:
                 self._events.put(reader.check(wanted))
         except StoppedError:
             return
         except BaseException as error:  # noqa: BLE001 - it is raised where the result would be
-            self._events.put(Failed(error))
+            self._events.put(error)
