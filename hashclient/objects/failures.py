@@ -23,7 +23,6 @@ class Trouble(enum.Enum):
     CHANGED = enum.auto()
     DENIED = enum.auto()
     NAME = enum.auto()  # no client can ask for such a key
-    BUCKET = enum.auto()
     OTHER = enum.auto()
 
 
@@ -52,9 +51,9 @@ _REFUSED = "the credentials are not accepted"
 _KEY = "is encrypted, and its key cannot be used"
 
 _BY_CODE: dict[str, tuple[Trouble, str]] = {
-    "NoSuchBucket": (Trouble.BUCKET, "no such bucket"),
-    "ContainerNotFound": (Trouble.BUCKET, "no such bucket"),
-    "InvalidBucketName": (Trouble.BUCKET, "no such bucket"),
+    "NoSuchBucket": (Trouble.OTHER, "no such bucket"),
+    "ContainerNotFound": (Trouble.OTHER, "no such bucket"),
+    "InvalidBucketName": (Trouble.OTHER, "no such bucket"),
     "NoSuchKey": (Trouble.GONE, GONE),
     "NoSuchVersion": (Trouble.GONE, GONE),
     "BlobNotFound": (Trouble.GONE, GONE),

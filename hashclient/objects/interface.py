@@ -8,6 +8,7 @@ request again. No module of this package keeps or shows credentials.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True):
     version: str | None
 
 
-class Store:
+class Store(ABC):
     """One bucket.
 
     Each call raises `UsageError` if a library is not installed, and `StoreError` if there are no
@@ -67,18 +68,20 @@ class Store:
                     raise missing_extra(error) from error
             return self._client
 
+    @abstractmethod
     def _open(self) -> Any:
-        raise NotImplementedError
+        """Return the client."""
 
     @property
+    @abstractmethod
     def namespace(self) -> str:
         """A text that distinguishes this bucket from others of the same name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, key: str, version: str | None) -> Seen:
         """Return the metadata of an object."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(
         self,
         key: str,
@@ -93,11 +96,10 @@ class Store:
         None means all: not every store accepts that as a range. The caller counts the bytes. An
         object that is another one now is an error.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, key: str, data: bytes) -> None:
         """Put an object there, in one step: readers see the old one or the new one."""
-        raise NotImplementedError
 
 
 def quoted(etag: str | None) -> str | None:

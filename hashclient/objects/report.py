@@ -204,19 +204,15 @@ class Report:
     def _page(self, batch: Any, *, escaped: bool, all_versions: bool) -> Any:
         names = (_COLUMNS.get(name.lower()) for name in batch.schema.names)
         columns = {name: c for name, c in zip(names, batch.columns, strict=True) if name}
-        keep = None
-        if "marker" in columns:
-            keep = pc.invert(_flags(columns["marker"]))
-        if "latest" in columns and not all_versions:
-            latest = _flags(columns["latest"])
-            keep = latest if keep is None else pc.and_(keep, latest)
         if "bucket" in columns:
             of_bucket = pc.equal(columns["bucket"].cast(pa.string()), self.uri.bucket)
             if not pc.all(pc.fill_null(of_bucket, fill_value=False)).as_py():
                 raise ListingEndedError(DAMAGED.format("it has rows of another bucket"))
         rows = pa.record_batch(list(columns.values()), names=list(columns))
-        if keep is not None:
-            rows = rows.filter(keep)
+        if "marker" in columns:
+            rows = rows.filter(pc.invert(_flags(rows.column("marker"))))
+        if "latest" in columns and not all_versions:
+            rows = rows.filter(_flags(rows.column("latest")))
         keys = rows.column("key").cast(pa.binary())
         if keys.null_count:
             raise ListingEndedError(DAMAGED.format("it has rows without a key"))

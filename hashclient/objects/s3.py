@@ -10,9 +10,9 @@ not a page of the usual form, botocore itself asks for that page, again, and say
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -122,12 +122,11 @@ class S3(Store):
             with contextlib.suppress(StoreError), _errors():
                 found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
                 config["region"] = found or region
+        given: dict[str, Any] = {"config": config}
         if credentials is None:
             config["skip_signature"] = True
-        given = {
-            "config": config,
-            "credential_provider": None if credentials is None else _Credentials(credentials),
-        }
+        else:
+            given["credential_provider"] = functools.partial(_present, credentials)
         is_http = endpoint.startswith("http://")
         return ranges.open_bucket("s3", self.bucket, given, is_http=is_http)
 
@@ -300,22 +299,15 @@ def _named(key: str, version: str | None) -> dict[str, str]:
     return {"Key": key} if version is None else {"Key": key, "VersionId": version}
 
 
-class _Credentials:
-    """Gives obstore the current credentials of botocore."""
-
-    def __init__(self, credentials: Any) -> None:
-        self._credentials = credentials
-        self._lock = threading.Lock()
-
-    def __call__(self) -> dict[str, Any]:
-        with self._lock:
-            frozen = self._credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + timedelta(seconds=CREDENTIALS_S),
-        }
+def _present(credentials: Any) -> dict[str, Any]:
+    """Return credentials of botocore for obstore; botocore lets several threads ask at once."""
+    frozen = credentials.get_frozen_credentials()
+    return {
+        "access_key_id": frozen.access_key,
+        "secret_access_key": frozen.secret_key,
+        "token": frozen.token,
+        "expires_at": datetime.now(UTC) + timedelta(seconds=CREDENTIALS_S),
+    }
 
 
 @contextlib.contextmanager

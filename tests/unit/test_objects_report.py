@@ -10,18 +10,19 @@ import pytest
 
 from hashclient.core.objecturi import parse_uri
 from hashclient.objects import report
-from hashclient.objects.interface import Seen, Sink, Store
+from hashclient.objects.interface import Seen, Sink
 from hashclient.objects.listing import ListingEndedError
+from hashclient.objects.others import Other
 
 ROWS = b"key,size\n" + b"".join(b"k%d,1\n" % number for number in range(100))
 NAME = "s3://reports/rows.csv"
 
 
-class Cutting(Store):
+class Cutting(Other):
     """A store that gives other lengths of ranges than it is asked for."""
 
     def __init__(self, more: int) -> None:
-        super().__init__("s3", "reports")
+        super().__init__("gs", "reports")
         self._more = more
 
     def head(self, key: str, version: str | None) -> Seen:

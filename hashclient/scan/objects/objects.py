@@ -319,7 +319,8 @@ class _Bucket:
     def _settle(self) -> Iterator[Result]:
         """Yield outcomes of objects that wait for the end."""
         if not self._is_contradicted and not self._keep_clean:
-            count = self._pending.settle()
+            count = self._pending.count
+            self._pending.close()
             yield Result(clean=count, by_store_digest=count)
             return
         waiting = self._pending.take()

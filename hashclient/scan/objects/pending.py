@@ -97,12 +97,6 @@ class Pending:
         finally:
             self.close()
 
-    def settle(self) -> int:
-        """Forget them and return how many they were."""
-        count = self.count
-        self.close()
-        return count
-
     def close(self) -> None:
         """Drop them."""
         if self._file is not None:

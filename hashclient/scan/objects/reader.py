@@ -121,11 +121,9 @@ class ObjectReader:
         are outcomes as well. A read is given up when the scan `is_stopped`.
         """
         self._store = store
-        self._bucket = store.text
         self._judge = judge
         self._opener = opener
         self._learns = learns
-        self._number: int | None = None
         self._keep_clean = keep_clean
         self._is_stopped = is_stopped
 
@@ -164,7 +162,12 @@ class ObjectReader:
                 kept = opener.watch(stack)
             if plan or kept is not None:
                 digests = read.whole(plan, kept)
-            if opener is not None and kept is not None and self._is_behind(kept):
+            if (
+                opener is not None
+                and kept is not None
+                and kept.finish() is None
+                and kept.failure == BEHIND
+            ):
                 # Only its end shows an archive: it is read again, and kept as a whole.
                 kept = opener.keep(stack, wanted.size, self._is_stopped)
                 read.whole((), kept)
@@ -181,9 +184,8 @@ class ObjectReader:
             tags = np.zeros((len(SLOT), 2), np.uint64)
             for algorithm, words in self._judge.seal(digests).items():
                 tags[SLOT[algorithm]] = words
-            if self._number is None:
-                self._number = number_of(self._store.namespace)
-            learn(result, self._number, wanted, (mask, tags.tobytes(), read.begin), inside)
+            number = number_of(self._store.namespace)
+            learn(result, number, wanted, (mask, tags.tobytes(), read.begin), inside)
         by_store = not plan and wanted.settled != BY_SIZE
         return Checked(result, wanted, contradicted, by_store)
 
@@ -213,7 +215,7 @@ class ObjectReader:
         )
         return Outcome(
             verdict(hits),
-            wanted.uri(self._bucket, read.version),
+            wanted.uri(self._store.text, read.version),
             wanted.size,
             hits=hits,
             digests=digests,
@@ -221,11 +223,6 @@ class ObjectReader:
             is_object=True,
             evidence=READ if digests else wanted.settled,
         )
-
-    @staticmethod
-    def _is_behind(kept: Kept) -> bool:
-        """Return whether a stream that was not kept ends as an archive does."""
-        return kept.finish() is None and kept.failure == BEHIND
 
     def _look(self, read: _Read) -> tuple[bool, str]:
         """Return whether an object may be a container, and its kind if that is not opened.
@@ -254,7 +251,7 @@ class ObjectReader:
         return may_be_one, "" if may_be_one else kind
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
-        outcome = wanted.outcome(Kind.UNREAD, self._bucket, reason=reason)
+        outcome = wanted.outcome(Kind.UNREAD, self._store.text, reason=reason)
         return Checked(Result(outcomes=[outcome]), wanted)
 
 
