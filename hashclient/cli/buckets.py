@@ -84,7 +84,7 @@ class Asked(NamedTuple):
         """
         if not self.uris and self.report is None:
             return None
-        from hashclient.scan.objects.token import read_token
+        from hashclient.scan.objects.objects import read_token
         from hashclient.scan.run.start import objects_of
 
         return objects_of(

@@ -24,16 +24,15 @@ from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.counts import Count, Row
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers
 from hashclient.daemon.options import NoVerdict, Options, Paths
 from hashclient.daemon.protocol import Command, no_verdict, signature
 from hashclient.daemon.records import Records
-from hashclient.daemon.shares import Share
 from hashclient.daemon.turns import Job, Turns, begun
 from hashclient.daemon.uploads import Upload, judge
+from hashclient.daemon.users import Peer, Share
 from hashclient.scan.check.kept import MEMORY_BYTES, Spool, may_be_container
 from hashclient.scan.values.work import reason_of
 from hashclient.session import Session

@@ -11,9 +11,8 @@ import select
 import socket
 import time
 
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.protocol import encoded
-from hashclient.daemon.shares import HandedOver
+from hashclient.daemon.users import HandedOver, Peer
 
 #: The beginning and the end of each line of an answer.
 Form = tuple[bytes, bytes]

@@ -15,10 +15,7 @@ from collections.abc import Callable
 from hashclient.daemon.checks import STREAM, Checks
 from hashclient.daemon.client import MAX_OUT_BYTES, Client, Form
 from hashclient.daemon.counts import Count
-from hashclient.daemon.descriptors import close_all, receive
-from hashclient.daemon.doors import Peer
-from hashclient.daemon.openfiles import read_file
-from hashclient.daemon.pace import Pace
+from hashclient.daemon.openfiles import close_all, read_file, receive
 from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import (
     OF_PATHS,
@@ -29,8 +26,8 @@ from hashclient.daemon.protocol import (
     Request,
     Whole,
 )
-from hashclient.daemon.shares import HandedOver
 from hashclient.daemon.uploads import Upload
+from hashclient.daemon.users import HandedOver, Peer
 
 #: How many answers of one session may be outstanding before no more commands are read.
 MAX_PENDING = 64
@@ -43,6 +40,8 @@ BARE_S = 0.1
 #: destroy the answer before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
+#: A command that has begun to come has this many seconds before its speed counts.
+SLOW_S = 5.0
 
 
 class Connection(Client):
@@ -373,3 +372,34 @@ class Connection(Client):
         close_all(self._descriptors)
         super().close()
         self._on_closed(self)
+
+
+class Pace:
+    """How fast a client sends; `came` counts the bytes."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self.came = 0
+        #: The time, the bytes and the number of the command at the first look at a command that is
+        #: not complete.
+        self._midway: tuple[float, int, int] | None = None
+
+    def look(self, now: float, parser: Parser, number: int, most_s: float, *, reads: bool) -> bool:
+        """Note how far the command `number` is, once a second; return whether it takes too long.
+
+        It may take `most_s` seconds, its stream not counted, while somebody `reads`.
+        """
+        if parser.is_between or not reads:
+            self._midway = None
+        elif self._midway is None or self._midway[2] != number:
+            self._midway = (now, self.came, number)
+        elif not parser.in_stream:
+            return now > self._midway[0] + most_s
+        return False
+
+    def is_slow(self, now: float, min_rate: float) -> bool:
+        """Return whether the rest of a command comes with less than `min_rate` bytes a second."""
+        if self._midway is None:
+            return False
+        since, before, _ = self._midway
+        return now > since + SLOW_S and self.came - before < min_rate * (now - since)

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.core.errors import HashclientError, StateError
-from hashclient.daemon.ageing import Ageing
 from hashclient.daemon.checks import STOP
 from hashclient.daemon.counts import Count, Counts, Row
-from hashclient.daemon.lists import Lists
+from hashclient.daemon.lists import Ageing, Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
 from hashclient.daemon.sockets import listen, notify, passed_sockets
 from hashclient.daemon.worker import Worker

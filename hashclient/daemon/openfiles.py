@@ -1,12 +1,14 @@
 """Open files that clients hand over as descriptors.
 
-They are read in threads, in pieces, from their beginning. Their offset is left alone, since the
-client has the same.
+They come through a local socket, and are read in threads, in pieces, from their beginning. Their
+offset is left alone, since the client has the same.
 """
 
 from __future__ import annotations
 
+import array
 import os
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -23,6 +25,9 @@ from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
+#: Descriptors received at once: one more than allowed, to notice that there are too many.
+_MOST = 2
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 #: Chunks that are read in one piece: 32 MiB.
 PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
 
@@ -91,3 +96,31 @@ def _fill(fd: int, buffer: memoryview, at: int) -> int:
     while count < len(buffer) and (more := os.preadv(fd, [buffer[count:]], at + count)):
         count += more
     return count
+
+
+def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
+    """Read bytes into `buffer`; return how many, and the descriptors that came with them.
+
+    There are no descriptors if more came than are received, or than this process may have.
+
+    Raises:
+        OSError: nothing can be read, or not now.
+    """
+    count, ancillary, flags, _ = sock.recvmsg_into(
+        (buffer,), _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+    )
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+            found.extend(numbers)
+    if flags & socket.MSG_CTRUNC:
+        close_all(found)
+    return count, found
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close them, and empty the list."""
+    while descriptors:
+        os.close(descriptors.pop())

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec
 
 from hashclient.daemon.client import Client
-from hashclient.daemon.shares import Share
+from hashclient.daemon.users import Share
 from hashclient.system.log import Log
 
 _log = Log("daemon")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import signal
 import socket
 import time
@@ -18,10 +19,8 @@ from typing import Any
 from hashclient.daemon.checks import OPENERS, OPENERS_OF_LARGE, READERS, Checks
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row
-from hashclient.daemon.descriptors import raise_limit
-from hashclient.daemon.doors import Peer, peer_of
 from hashclient.daemon.options import Options
-from hashclient.daemon.shares import Share
+from hashclient.daemon.users import Peer, Share, peer_of
 from hashclient.scan.check.checker import DIRECTORIES
 from hashclient.scan.check.opening_files import FILES_AHEAD
 from hashclient.scan.sources.listing import OF_ALL
@@ -44,6 +43,8 @@ _OPENER_DESCRIPTORS = 6
 SPARE_DESCRIPTORS = (
     READERS * _PATH_DESCRIPTORS + (OPENERS + OPENERS_OF_LARGE) * _OPENER_DESCRIPTORS + 128
 )
+#: The most descriptors of one process.
+MOST_DESCRIPTORS = 1 << 17
 #: Connections may have this part of all descriptors in any case.
 _LEAST_SHARE = 4
 #: Files from clients may take 1 in so many descriptors, and at most so many in all.
@@ -52,6 +53,16 @@ _FILES_SHARE, MOST_FILES = 8, 4096
 SWEEP_S = 1.0
 #: Seconds in which open requests must end when the daemon is stopped.
 GRACE_S = 5.0
+
+
+def raise_limit() -> int:
+    """Raise the limit of descriptors as far as allowed, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def room_for_clients(descriptors: int) -> int:

@@ -40,7 +40,7 @@ from hashclient.audit.reading import read
 from hashclient.core.objecturi import parse_uri
 from hashclient.matches.verify import verify_matches
 from hashclient.objects.others import PAGE_OBJECTS
-from hashclient.scan.objects.token import make_token, read_token
+from hashclient.scan.objects.objects import make_token, read_token
 from tests.kit import ROOT, Run, arguments, call, csv_of, environment, make_state
 
 LISTED = b"listed one"

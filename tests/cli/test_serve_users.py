@@ -24,12 +24,12 @@ from hashclient.config.settings import Config, Settings
 from hashclient.core.errors import HashclientError
 from hashclient.daemon.checks import Checks
 from hashclient.daemon.counts import Counts
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.openers import opening
 from hashclient.daemon.options import UnixAddress
 from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
+from hashclient.daemon.users import Peer
 from hashclient.daemon.worker import SILENT_S
 from hashclient.matches.verify import verify_matches
 from hashclient.scan.check.members import Members

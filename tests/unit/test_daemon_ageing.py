@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.daemon.ageing import Ageing, age_of
+from hashclient.daemon.lists import Ageing, age_of
 from hashclient.index.manifest import load_manifest
 from hashclient.system.text import for_people
 from tests.kit import State, edit_manifest

@@ -15,10 +15,10 @@ from hashclient.config.settings import Config, Settings
 from hashclient.daemon import checks, worker
 from hashclient.daemon.checks import READERS, Checks
 from hashclient.daemon.counts import Counts
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.options import Paths
 from hashclient.daemon.paths import Named, results_at
+from hashclient.daemon.users import Peer
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.check.checker import DIRECTORIES
 from hashclient.scan.check.opening_files import FILES_AHEAD, Waits

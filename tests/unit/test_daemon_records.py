@@ -15,11 +15,11 @@ from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.audit.log import read
 from hashclient.daemon.counts import Count, Counts
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.records import Records
 from hashclient.daemon.uploads import Upload, judge
+from hashclient.daemon.users import Peer
 from hashclient.matches.store import Matches
 from tests.kit import csv_of
 

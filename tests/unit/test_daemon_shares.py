@@ -12,11 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from hashclient.daemon.connection import Connection
+from hashclient.daemon.connection import SLOW_S, Connection
 from hashclient.daemon.counts import Count, Counts
-from hashclient.daemon.doors import Peer
-from hashclient.daemon.pace import SLOW_S
-from hashclient.daemon.shares import Share
+from hashclient.daemon.users import Peer, Share
 from hashclient.daemon.worker import SEARCH_S, SILENT_S, Connections
 from hashclient.scan.check.kept import Spool
 from hashclient.system.rights import Rights

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hashclient.daemon.doors import Peer
 from hashclient.daemon.turns import Job, Turns, begun
+from hashclient.daemon.users import Peer
 
 
 class Owner:

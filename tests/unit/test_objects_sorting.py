@@ -37,10 +37,10 @@ from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects import sorting
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
+from hashclient.scan.objects.objects import make_token, read_token
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Sorter, md5_claims
 from hashclient.scan.objects.threads import Page, Threads
-from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import Result
 from hashclient.system.layout import Layout

@@ -3,10 +3,14 @@
 Listing and reading happen in threads; sorting, the cache and all outcomes in the thread that
 iterates. The outcomes of a bucket are in no order. A listing that ends early makes its URI unread,
 with a token to go on; all objects that were listed before count.
+
+A token has the URI and the key behind which the listing goes on. It holds no secret and proves
+nothing: a made-up token only leaves out earlier keys, as another URI would.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import secrets
@@ -20,6 +24,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from hashclient.core.errors import UsageError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
@@ -35,7 +40,6 @@ from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
 from hashclient.scan.objects.sorting import EVIDENCE, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
-from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import Advance, Result
 from hashclient.system.cgroups import usable_processors
@@ -49,6 +53,11 @@ READERS = 16
 TICK_S = 0.2
 #: Outcomes that are yielded together.
 _TOGETHER = 1_000
+
+#: The version of tokens, and how long one is: a key has 1,024 bytes at most, and a URI three
+#: characters for each.
+_VERSION = 1
+_MAX_CHARS = 16_384
 
 ENDED = "the listing ended early: {}"
 CONTRADICTED = "its {} was taken for its md5, and that of another object is none"
@@ -343,3 +352,35 @@ def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
     if after is not None and uri.version is None:
         reason += f"; --resume {make_token(uri, after)} goes on"
     return Outcome(Kind.UNREAD, uri.text, reason=reason, is_object=True)
+
+
+def make_token(uri: ObjectUri, after: str) -> str:
+    """Return the token of a listing of `uri` that goes on behind the key `after`."""
+    document = msgspec.json.encode((_VERSION, uri.text, os.fsencode(after)))
+    return base64.urlsafe_b64encode(document).decode().rstrip("=")
+
+
+def read_token(token: str, uri: ObjectUri) -> str:
+    """Return the key in a token, for a listing of `uri`.
+
+    Raises:
+        UsageError: it is no token, or is for something else.
+    """
+    try:
+        padded = token[:_MAX_CHARS] + "=" * (-len(token) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+        version, text, key = msgspec.json.decode(raw, type=tuple[int, str, bytes])
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            "the value of --resume is no token", hint="give it exactly as the scan has shown it"
+        ) from error
+    if version != _VERSION:
+        raise UsageError(
+            "the token of --resume is of another version", hint="scan from the beginning"
+        )
+    if text != uri.text:
+        raise UsageError(
+            f"the token of --resume is not of {uri.text}",
+            hint="give the URI of the scan that has shown it",
+        )
+    return os.fsdecode(key)
