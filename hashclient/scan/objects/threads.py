@@ -34,7 +34,7 @@ class Page(msgspec.Struct, frozen=True):
     batch: Any | None
 
 
-#: What comes from a thread: an exception ends it.
+#: A result of a thread; an exception is its last one.
 Event = Page | Checked | BaseException
 
 
