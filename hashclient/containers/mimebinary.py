@@ -57,7 +57,7 @@ class _LineFinder:
                 continue
             *lines, rest = text.split(b"\n")
             for line in lines:
-                self._line(line.rstrip(b"\r"))
+                self._line(line.strip(b"\r"))
             # The beginning of a longer line says what it is. Of a file, its bytes are missing then.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:

@@ -30,7 +30,7 @@ _BEGIN = re.compile(
 )
 #: Matches where a file begins in uuencode.
 begins_file = _BEGIN.match
-_BEGINS = re.compile(rb"\n(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
+_BEGINS = re.compile(rb"\n(?=[Bb\r])\r?(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4200
 #: Blanks before a line end; and places that clients decode differently.
@@ -161,7 +161,7 @@ class UuFile(msgspec.Struct, frozen=True):
 
 
 class UuFinder:
-    """Finds uuencoded files in a text that passes by.
+    """Finds uuencoded files in a text that passes by; carriage returns around its lines are none.
 
     Some programs end a file at the first foreign line, some at the line without bytes, and some at
     `end` alone: these skip lines whose length is wrong. If their results differ, each is a file.
@@ -214,17 +214,17 @@ class UuFinder:
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
                 if self._buffer.find(b"\n", start) < 0:
-                    self._at = start - 1
+                    self._at = found.start()
                     return False
             at = start
-        self._at = max(len(self._buffer) - len(b"\nbegin "), at)
+        self._at = max(len(self._buffer) - len(b"\n\rbegin "), at)
         return False
 
     def _go_on(self) -> bool:
         """Decode the lines of a file; return False where more is needed."""
         at = self._at + 1  # behind the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
-            if not self._line(self._buffer[at:end].rstrip(b"\r")):
+            if not self._line(self._buffer[at:end].strip(b"\r")):
                 # This line may begin the next file.
                 self._at = at - 1
                 self._finish()

@@ -26,7 +26,7 @@ def found(text: bytes, step: int = 1 << 20) -> list[UuFile]:
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
-@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\n\r"])
 def test_files_are_found_between_other_lines(step: int, ends: bytes) -> None:
     files = yencoded("a b.bin", A) + b"text\n" + yencoded("b", B) + binhex("c", A, B).encode()
     text = b"front\n\n" + files + b"more\n" + binhex("d", B).encode() + b"behind"
