@@ -32,7 +32,7 @@ from hashclient.containers.mailreadings import (
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.mimedecode import UuFile
 from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
-from hashclient.containers.mimelines import Boundaries, Lines
+from hashclient.containers.mimelines import Boundaries, Hit, Lines
 
 #: The kind of a member that is a message, whatever its first bytes are.
 MESSAGE = "message"
@@ -321,6 +321,7 @@ class _Walk:
     def _again(self, kept: Kept) -> _Walk:
         """Return a walk through a part, which ends at all that resembles a boundary."""
         made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
+        made._lines.hit = Hit(0, is_last=False, is_field=self._lines.is_at_field)
         made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
         made._levels = [_Level(NO_FIELDS) for _ in made._stack]
         for level in made._levels:

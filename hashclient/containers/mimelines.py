@@ -69,10 +69,14 @@ Stack = Sequence[Boundaries]
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """The line of a boundary: its level, and whether it ends that level."""
+    """The line of a boundary: its level, and whether it ends that level.
+
+    Or, in text aside of the parts, a field of a part that begins one.
+    """
 
     level: int
     is_last: bool
+    is_field: bool = False
 
 
 class Lines(Forward):
@@ -97,6 +101,8 @@ class Lines(Forward):
         self.hit: Hit | None = None
         #: Whether a line in the last part resembles a boundary.
         self.is_doubtful = False
+        #: Whether the last part began at a field, and not at a boundary.
+        self.is_at_field = False
         #: Whether the last part may end with a carriage return that was taken for its line end.
         self.may_end_with_return = False
 
@@ -192,18 +198,22 @@ class Lines(Forward):
         The line end before a boundary belongs to it. Text aside of the parts ends at any line that
         resembles a boundary, or at a field of a part, since no client shows it, unless it has to be
         `is_whole`. With `guesses`, a boundary is also a line that no header names, with fields of a
-        part behind it.
+        part behind it. A part that began at a field in text aside is doubtful at the next one.
         """
+        self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
         self.is_doubtful = self.may_end_with_return = False
         held = b""  # a line end that may belong to a boundary
-        ends_at_field = is_aside and (self._is_loose or not is_whole)
+        is_apart = is_aside and (self._is_loose or not is_whole)
+        may_end_at_field = is_apart or self.is_at_field
         while True:
             # Here begins a line.
-            if ends_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
+            if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
                 # Some clients read a part there, as if it were behind a boundary.
-                self.hit = Hit(len(stack) - 1, is_last=False)
-                return
+                if is_apart or self._is_loose:
+                    self.hit = Hit(len(stack) - 1, is_last=False, is_field=True)
+                    return
+                self.is_doubtful = True
             line = self._boundary_line()
             if line:
                 self.hit = match(stack, line)
@@ -219,7 +229,7 @@ class Lines(Forward):
                 yield held
                 held = b""
             # On to the next line that may end the text.
-            found = self._find_begin(or_field=ends_at_field)
+            found = self._find_begin(or_field=may_end_at_field)
             while found < 0:
                 end = max(len(self._buffer) - _LONGEST_BYTES, self._at)
                 if end > self._at:
@@ -231,7 +241,7 @@ class Lines(Forward):
                         yield self._buffer[self._at :]
                         self._at = len(self._buffer)
                     return
-                found = self._find_begin(or_field=ends_at_field)
+                found = self._find_begin(or_field=may_end_at_field)
             end = (
                 found - 1
                 if self._buffer[max(found - 1, self._at) : found + 1] == b"\r\n"
