@@ -15,6 +15,7 @@ from hashclient.containers.mimedecode import (
     Base64,
     QuotedPrintable,
     base64_in_pieces,
+    base64_to_padding,
     base64_without_padding,
     quoted_printable_stripped,
 )
@@ -26,7 +27,8 @@ MAX_AGAIN_BYTES = 16 << 20
 MAX_TEXT_BYTES = 8 << 20
 
 #: A line of base64, and so many characters that text is hardly ever taken for it.
-_BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r?"), 32
+_BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
+_EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 
 Way = Callable[[Iterable[bytes]], Iterator[bytes]]
 _FIELD_OF_PART = re.compile(rb"(?:\A|[\r\n])content-[a-z-]{4,30}[ \t]*:", re.IGNORECASE)
@@ -62,8 +64,9 @@ class Kept:
 
     def behind_empty_line(self) -> Self | None:
         """Return what follows the first empty line, if there is one."""
-        _, empty, text = b"".join(self._pieces).replace(b"\r\n", b"\n").partition(b"\n\n")
-        return type(self)([text]) if empty else None
+        text = b"".join(self._pieces).replace(b"\r\n", b"\n")
+        empty = _EMPTY_LINE.search(text)
+        return type(self)([text[empty.end() :]]) if empty else None
 
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
@@ -150,7 +153,7 @@ def first_way(encoding: bytes) -> Way:
 def other_ways(encoding: bytes) -> list[Way]:
     """Return the other ways to undo an encoding."""
     if encoding == BASE64:
-        return [base64_in_pieces, base64_without_padding]
+        return [base64_in_pieces, base64_to_padding, base64_without_padding]
     return [quoted_printable_stripped] if encoding == QUOTED else []
 
 

@@ -70,6 +70,7 @@ class Base64:
                         break
                 part = part.translate(None, _OTHERS)
                 if part:
+                    self.is_disputed |= pads > 0
                     pads = 0
                     kept.append(part)
                     count += len(part)
@@ -96,6 +97,19 @@ def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
         whole = len(rest) & ~3
         yield binascii.a2b_base64(rest[:whole])
         rest = rest[whole:]
+
+
+def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what base64 decodes to where the first padding ends it, even if one more is missing."""
+
+    def before() -> Iterator[bytes]:
+        for piece in pieces:
+            text, padding, _ = piece.partition(b"=")
+            yield text
+            if padding:
+                return
+
+    return Base64().decode(before())
 
 
 def base64_without_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
