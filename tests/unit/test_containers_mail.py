@@ -188,6 +188,7 @@ def test_base64_that_goes_on_behind_its_end_counts_in_each_way_that_programs_rea
         ("eA==\n" + binascii.b2a_base64(A).decode(), (b"x", b"x" + A)),
         ("".join(lines), (A[:40], A)),
         ("QQ==QQ==", (b"A", b"AA", b"A\x04\x10")),
+        ("QQ=\na text\n", (b"A",)),  # some take any letter for the other padding
         (binascii.b2a_base64(A).decode() + "\n_____\nlist mailing list\n", (A,)),
     ):
         out = look(multipart(header + body, base64_part("b", B)))
@@ -401,6 +402,8 @@ def test_a_field_of_a_part_begins_one_in_text_before_and_behind_the_parts(end: b
         for edge in range(3):
             out = look(data.replace(b"-\n" + part, b"-\n" * edge + part).replace(b"\n", end))
             assert {b"benign text", A} <= set(out.contents) and not out.unread
+    text = b"Content-Type: text/plain\n\nbe\0nign\n" + part
+    assert A in look(multipart(TEXT) + text).contents
     before = multipart(TEXT).replace(b"\n\n", b"\n\nContent: a line of text\n", 1)
     assert look(before).contents == look(multipart(TEXT)).contents
 
@@ -591,6 +594,12 @@ def test_a_large_multipart_whose_boundary_some_clients_do_not_take_is_read_and_u
     monkeypatch.setattr("hashclient.containers.mail.MAX_AGAIN_BYTES", 100)
     out = look(raw("Content-Type: multipart/mixed; boundary=b;", f"--b\n{base64_part('a', A)}\n"))
     assert A in out.contents and out.reasons == {Why.LIMIT}
+
+
+def test_a_body_behind_a_line_that_is_no_field_is_found_whatever_ends_lines() -> None:
+    data = multipart(base64_part("a", A * 40).replace("\n\n", "\nX-Odd\n\n", 1))
+    for end in (b"\n", b"\r\n", b"\r\r\n"):
+        assert A * 40 in look(data.replace(b"\n", end)).contents
 
 
 def test_several_lines_in_a_header_that_are_none_are_in_the_body_once() -> None:
