@@ -1,4 +1,4 @@
-"""`alerts`: messages to people when something needs them; and what each run sends of them."""
+"""`alerts`: messages to people when something needs their attention; each run sends new alerts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _EVERY_S = 600.0
 @format_option("text", "json")
 @click.pass_context
 def command(ctx: click.Context, /, **chosen: Any) -> None:
-    """Tell people of matches, failed fetches and damage.
+    """Inform people about matches, failed fetches and damage.
 
     [alerts] in config.toml names the receivers: a command, a webhook, mail. Each run of hashclient
-    looks at what happened since the last look and sends what is new, joined into one message a
-    kind; the same is not said twice within an hour or a day. An alert has counts and the names of
-    lists, never content, digests or entries, and paths only with `paths = true`. A receiver that
-    fails is tried again by later runs, and never changes the exit code of a run.
+    checks what has happened since the last check, and sends new alerts, one message for each kind.
+    The same alert is not repeated within an hour or a day. An alert has counts and the names of
+    lists, never content, digests or entries, and paths only with `paths = true`. If a receiver
+    fails, later runs try again; this never changes the exit code of a run.
 
     Without a command, `list` is meant.
 
@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
 @format_option("text", "json")
 @pass_app
 def list_alerts(app: App, output_format: str) -> None:
-    """List the alerts that wait, and say of each receiver whether it could be reached.
+    """List the waiting alerts, and whether each receiver could be reached.
 
     \b
       hashclient alerts list
@@ -82,7 +82,7 @@ def list_alerts(app: App, output_format: str) -> None:
 @format_option("text", "json")
 @pass_app
 def test(app: App, output_format: str) -> ExitCode:
-    """Send a test to each receiver now, and say whether it arrived.
+    """Send a test alert to each receiver now, and show whether it arrived.
 
     \b
       hashclient alerts test
@@ -98,21 +98,23 @@ def test(app: App, output_format: str) -> ExitCode:
 
 @command.command("send")
 @click.option(
-    "--due", is_flag=True, help="Only what is due, and receivers that have not just failed."
+    "--due",
+    is_flag=True,
+    help="Send only due alerts, and only to receivers that have not just failed.",
 )
 @format_option("text", "json")
 @pass_app
 def send(app: App, due: bool, output_format: str) -> ExitCode:
-    """Look at what happened, and send the alerts that wait.
+    """Check what has happened, and send the waiting alerts.
 
-    Every run does this in its end, for what is due. A timer on `alerts send --due` sends what a run
-    could not.
+    Every run does this at its end, for due alerts. A timer with `alerts send --due` sends the
+    alerts that a run could not send.
 
     \b
       hashclient alerts send
       hashclient alerts send --due
 
-    Exit codes: 0 nothing waits any more, or nothing was due, 2 a setting is wrong, 4 a receiver
+    Exit codes: 0 no alert waits any more, or no alert was due, 2 a setting is wrong, 4 a receiver
     cannot be reached, 5 it refuses the credential, 8 the outbox cannot be written.
     """
     from hashclient.client.client import Client
@@ -133,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # the one that is sending, or the next run, sends these as well
+        pass  # another run is sending alerts: it, or the next run, sends these as well
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
@@ -141,19 +143,20 @@ def after_run(app: App, exit_code: int) -> None:
 
 
 def raise_silent(app: App, machines: Sequence[str]) -> None:
-    """Let an alert wait that these machines are silent; a failure is a warning."""
+    """Store an alert that these machines are silent; a failure is a warning."""
     from hashclient.alerts.outbox import Outbox
 
     try:
         Outbox(app.session).raise_silent(machines)
     except HashclientError as error:
-        app.warn(f"no alert of silent machines: {error.message}", error.hint)
+        app.warn(f"no alert about silent machines: {error.message}", error.hint)
 
 
 def alerts_beside(app: App) -> list[Beside]:
-    """Return the command that a long-running one runs beside itself, if there are receivers.
+    """Return the command that sends alerts during a long command, if there are receivers.
 
-    It is run soon after the audit log has grown, and every ten minutes for what was not due yet.
+    The command runs soon after the audit log has grown, and every ten minutes for alerts that were
+    not due yet.
     """
     from hashclient.system.layout import LOG_NAME
 
@@ -172,7 +175,7 @@ def alerts_beside(app: App) -> list[Beside]:
 
 def _warn(app: App, attempt: Attempt) -> None:
     assert attempt.error is not None
-    hint = "`hashclient alerts list` shows what waits; later runs try again"
+    hint = "`hashclient alerts list` shows the waiting alerts; later runs try again"
     app.warn(f"alert not sent: {attempt.error.message}", attempt.error.hint or hint)
 
 
@@ -180,7 +183,7 @@ def _refuse_without_receivers(app: App) -> None:
     if not app.settings.config.alerts.receivers:
         raise ConfigError(
             "no receiver of alerts is configured",
-            hint='[alerts] in config.toml: command = ["/usr/local/bin/page"], say;'
+            hint='add [alerts] to config.toml, such as command = ["/usr/local/bin/page"];'
             " docs/operations/alerts.md has examples",
         )
 

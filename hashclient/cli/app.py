@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
-#: Of very many items this many are shown, and the number of the others.
+#: Of a long list only this many items are shown, then the number of the others.
 MOST_SHOWN = 10
 
 
@@ -46,12 +46,12 @@ class App:
     ) -> None:
         """`load_settings` is called when a command first needs settings; verbosity -1 is quiet.
 
-        `load_to_edit` does the same for a command that adds missing parts of config.toml.
+        `load_to_edit` loads settings for a command that adds missing parts of config.toml.
         """
         self._load_settings = load_settings
         self._load_to_edit = load_to_edit or load_settings
         self.verbosity = verbosity
-        #: Whether files that others may write to may decide what is done.
+        #: Whether the program may use deciding files that other users may write to.
         self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or OutputFile()
@@ -73,10 +73,10 @@ class App:
         return self.settings if "session" in vars(self) else None
 
     def refuse_shared(self, path: Path, what: str) -> None:
-        """Refuse a named file that decides something, where others may write to it.
+        """Refuse a named file that decides something, if other users may write to it.
 
         Raises:
-            ConfigError: they may, and `--allow-shared` was not given.
+            ConfigError: other users may write to it, and `--allow-shared` was not given.
         """
         from hashclient.config.owners import refuse_shared
 
@@ -95,7 +95,7 @@ class App:
 
     @functools.cached_property
     def session_to_edit(self) -> Session:
-        """The same for a command that completes config.toml: a missing part of it is no error."""
+        """The session for a command that completes config.toml: a missing part is no error."""
         return self._session_of(self._load_to_edit())
 
     def _session_of(self, settings: Settings) -> Session:
@@ -112,7 +112,7 @@ class App:
         """Print one line of data to stdout.
 
         Raises:
-            OutputError: it cannot be written (`cli.main` makes stdout raise it).
+            OutputError: stdout cannot be written (`cli.main` makes stdout raise this error).
         """
         self.before_output()
         sys.stdout.write(text + "\n")
@@ -129,10 +129,10 @@ class App:
     ) -> None:
         """Print a result: `document` where the format is `json`, else the lines of `text`.
 
-        Where there are no lines, the message `nothing` says so on stderr.
+        If there are no lines, print the message `nothing` on stderr.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: stdout cannot be written.
         """
         if output_format == "json":
             self.out(json_text(document, indent))
@@ -158,7 +158,7 @@ class App:
         self._talk_of("warning", text, hint)
 
     def fail(self, text: str, hint: str | None = None) -> None:
-        """Print an error on stderr, even with `-q`; the run goes on, and its exit code says it."""
+        """Print an error on stderr, even with `-q`; the run goes on, and its exit code shows it."""
         self._talk_of("error", text, hint)
 
     def _talk_of(self, what: str, text: str, hint: str | None) -> None:
@@ -224,11 +224,11 @@ def existing_path(**kwargs: Any) -> click.Path:
 
 
 def load_numpy() -> None:
-    """Load numpy; for commands that need it anyway, before anything that would load it."""
+    """Load numpy early, for commands that need it anyway."""
     import numpy as np  # noqa: F401
 
 
-#: Errors that stop a command, since they would come with every other item, too.
+#: Errors that stop a command, since every other item would fail in the same way.
 _FATAL = (AuditError, ConfigError, LockedError)
 
 
@@ -248,7 +248,7 @@ class Results:
         """Process one item in the block; report a failure, and go on if there are other items.
 
         Raises:
-            HashclientError: there are no other items, or they would fail in the same way.
+            HashclientError: there are no other items, or the others would fail in the same way.
         """
         try:
             yield
@@ -273,7 +273,7 @@ class Results:
         attention: bool = False,
         **more: Any,
     ) -> None:
-        """Print the result of one item; `attention` makes the command end as incomplete."""
+        """Print the result of one item; with `attention`, the command ends as incomplete."""
         if attention:
             self.count(ExitCode.INCOMPLETE)
         where = {} if path is None else path_fields(path)
@@ -314,7 +314,7 @@ def put_restored(
 
 
 def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the first lines of a list; then how many more there are, and `where` they are shown."""
+    """Yield the first lines of a list; then how many more there are, and `where` to see them."""
     yield from lines[:MOST_SHOWN]
     if (more := len(lines) - MOST_SHOWN) > 0:
         yield f"  and {more:,} more: {where}"

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
     from hashclient.audit.record import Checkpoint
 
-#: How many records people see by default; programs get all of them.
+#: How many records the text shows by default; jsonl has all records.
 DEFAULT_LIMIT = 50
-#: More records than any log has, and a number that all counters can hold.
+#: A number larger than any log's number of records; all counters can hold it.
 MAX_LIMIT = 1_000_000_000
 
 
 @click.group(name="audit")
 def command() -> None:
-    """Show and verify the log of fetches, scans, matches, refusals.
+    """Show and verify the log of fetches, scans and matches.
 
     Each record holds the hash of the record before it, and the log is signed, so every change can
     be noticed. A checkpoint on another machine also shows whether the end was cut off or the whole
@@ -63,7 +63,7 @@ output_option = click.option(
     default="-",
     metavar="FILE",
     show_default=True,
-    help="Where to write it, - for stdout.",
+    help="Where to write the checkpoint; - is stdout.",
 )
 
 
@@ -71,14 +71,18 @@ output_option = click.option(
 records_options = together(
     format_option("text", "jsonl", help="text for people; jsonl: the records as they are."),
     click.option(
-        "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
+        "--event",
+        "events",
+        multiple=True,
+        metavar="EVENT",
+        help="Only records of this event. Can be given several times.",
     ),
-    click.option("--since", type=TIME, metavar="TIME", help="Nothing older; UTC."),
+    click.option("--since", type=TIME, metavar="TIME", help="Only records from TIME on, in UTC."),
     click.option(
         "--limit",
         type=click.IntRange(1, MAX_LIMIT),
         metavar="N",
-        help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
+        help=f"Only the newest N records. [default: {DEFAULT_LIMIT} as text, all as jsonl]",
     ),
 )
 
@@ -126,9 +130,9 @@ def show_records(
         shown.add(record.event)
         app.out(_text(record) if output_format == "text" else record.line.decode())
     if record is None:
-        app.say("no record fits")
+        app.say("no record fits the options")
     if wanted := set(events) - shown:
-        # A word that is misspelt must not look like an event that has not happened.
+        # A misspelt event must not look like an event that has not happened.
         known = {record.event for record in read(directory)}
         for event in sorted(wanted - known):
             events_here = ", ".join(map(printable, sorted(known)))
@@ -141,7 +145,7 @@ def show_records(
     "--against",
     metavar="WHERE",
     help="A directory, or s3://…, gs://… or az://…, with checkpoints or published status documents:"
-    " the log must still hold the record of each that is of this log.",
+    " for each document of this log, the log must still hold its record.",
 )
 @format_option("text", "json")
 @pass_app
@@ -164,10 +168,10 @@ def show_verified(
     output_format: str,
     against: str | None = None,
 ) -> None:
-    """Check the log in `directory`, and say what it is.
+    """Check the log in `directory`, and show its key and its last record.
 
     Raises:
-        AuditError: it does not verify.
+        AuditError: the log does not verify.
         StateError: there is no log yet.
     """
     from hashclient.audit.log import verify as verify_log
@@ -207,7 +211,7 @@ def _verified(report: Report, *, has_checkpoint: bool) -> Iterator[str]:
     else:
         del shown["archived"]
     if report.is_closed:
-        shown["end"] = f"file {report.segment} is closed: if another one followed, it is not here"
+        shown["end"] = f"file {report.segment} is closed: if another file followed, it is missing"
     if has_checkpoint:
         shown["checkpoint"] = "holds"
     for name, value in shown.items():
@@ -234,8 +238,8 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
 
     Raises:
         AuditError: the log does not verify.
-        StateError: there is no log yet, or `output` cannot be written and is as it was.
-        UsageError: `output` cannot be written there.
+        StateError: there is no log yet, or `output` cannot be written; it is unchanged.
+        UsageError: `output` must not be written there.
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
@@ -252,9 +256,9 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
 def rotate(app: App, output_format: str) -> None:
     """Close the file of the log, and continue in a new file.
 
-    This happens by itself when the file has the size audit_mib of [keep] in config.toml. Closed
-    files still belong to the log, and `verify` checks all of them. The oldest files may be moved to
-    an archive; a file between others must stay. `verify` says which files are missing.
+    This happens automatically when the file reaches the size audit_mib of [keep] in config.toml.
+    Closed files still belong to the log, and `verify` checks all of them. The oldest files may be
+    moved to an archive; a file between others must stay. `verify` says which files are missing.
 
     \b
       hashclient audit rotate
@@ -309,7 +313,8 @@ def _values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        data.pop("genesis", None)  # for programs that verify; people see it as the first record
+        # for programs that verify; people see that it is the first record
+        data.pop("genesis", None)
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):
         data["path"] = _path(raw, data.get("path"))
@@ -319,7 +324,7 @@ def _text(record: Record) -> str:
 
 
 def _path(encoded: str, text: Any) -> Any:
-    """Return the path that `path_fields` encoded, or `text` if it is not such a path."""
+    """Return the path that `path_fields` encoded; `text` if it is not an encoded path."""
     try:
         return path_of("", encoded)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`hashclient audit summary`: what the log says about a period, for people, programs and files."""
+"""`hashclient audit summary`: sums up a period of the log, for people, programs and files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ _TITLE = "Summary of the audit log"
 
 
 @click.command("summary", short_help="Sum up a period.")
-@click.option("--from", "since", type=TIME, metavar="TIME", help="Nothing older; UTC.")
-@click.option("--to", "until", type=TIME, metavar="TIME", help="Only what is older; UTC.")
+@click.option(
+    "--from", "since", type=TIME, metavar="TIME", help="Only records from TIME on, in UTC."
+)
+@click.option("--to", "until", type=TIME, metavar="TIME", help="Only records before TIME, in UTC.")
 @click.option(
     "--archive",
     "archives",
     type=existing_path(exists=True, file_okay=False),
     multiple=True,
     metavar="DIR",
-    help="A folder with closed files of this log that were moved away; repeatable.",
+    help="A folder with closed files of this log that were moved away. Can be given several times.",
 )
 @format_option("text", "json", "csv", "html")
 @whole_output_option
@@ -47,7 +49,7 @@ def summary(
 
     Everything comes from the audit log, so the same log gives the same summary, byte for byte. The
     chain of the records is checked on the way; `hashclient audit verify` also checks signatures.
-    There are no paths and no entries in it; decisions are counted by the name of who made them.
+    The summary has no paths and no entries; it counts decisions by the name of the person.
 
     \b
       hashclient audit summary --from 2026-01-01 --to 2027-01-01
@@ -78,7 +80,7 @@ def _csv(found: Summary) -> str:
 
 def _text(found: Summary) -> str:
     rows = [(a.replace("_", " "), b.replace("_", " "), _shown(c)) for a, b, c in found.rows()]
-    # A summary that is added up has names from files of others.
+    # A sum of summaries has names from files of others.
     shown = [[printable(cell) for cell in row] for row in rows if row[2] not in ("", "0")]
     return "\n".join(table(shown))
 
@@ -111,7 +113,7 @@ def _html(found: Summary) -> str:
 
 
 def _shown(value: object) -> str:
-    # Four places: shares are below one, and those of `matches stats` have as many.
+    # Four decimal places, as in `matches stats`: the shares are below one.
     return "" if value is None else str(round(value, 4) if isinstance(value, float) else value)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """The request: objects, whether they are read, which versions, and where to go on.
+    """The options for objects: whether to read them, which versions, and where to continue.
 
     The URIs are among the paths of the command.
     """
@@ -30,11 +30,11 @@ class Asked(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """The URIs as they are written."""
+        """The URIs as text."""
         return [uri.text for uri in self.uris]
 
     def check(self, *, others: bool, excludes: bool) -> None:
-        """Refuse options that contradict each other; `others` says whether there are files as well.
+        """Refuse options that contradict each other; `others`: files are checked as well.
 
         Raises:
             UsageError: options contradict each other, or there is nothing to check.
@@ -58,7 +58,8 @@ class Asked(NamedTuple):
             )
         if options and others:
             raise UsageError(
-                f"{options}: files are checked besides", hint="scan the files by themselves"
+                f"{options}: the command also has files to check",
+                hint="scan the files with a command of their own",
             )
         if self.report is not None and (len(self.uris) > 1 or self.resume is not None):
             raise UsageError(
@@ -67,7 +68,8 @@ class Asked(NamedTuple):
             )
         if excludes and (self.uris or self.report):
             raise UsageError(
-                "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
+                "--exclude is not for objects",
+                hint="give only the prefixes to check, each as a URI",
             )
         if self.resume is not None and len(self.uris) != 1:
             raise UsageError(
@@ -80,7 +82,7 @@ class Asked(NamedTuple):
         The tags of the inventory are sealed under the key `key_id`.
 
         Raises:
-            UsageError: the token is for something else, or a library is missing.
+            UsageError: the token is for another URI, or a library is missing.
         """
         if not self.uris and self.report is None:
             return None
@@ -105,13 +107,13 @@ object_options = gathered(
     negative(
         "read",
         "reads",
-        help="Read no object: one that is not decided by its size or a trusted digest of its store"
-        " is unread.",
+        help="Read no object: check objects by their size and by trusted digests of their store; "
+        "other objects are unread.",
     ),
     click.option(
         "--all-versions",
         is_flag=True,
-        help="Check every version of each object, not the latest alone; for S3.",
+        help="Check every version of each object, not only the latest; for S3.",
     ),
     click.option(
         "--inventory-report",
@@ -124,6 +126,6 @@ object_options = gathered(
     click.option(
         "--resume",
         metavar="TOKEN",
-        help="Continue a listing of objects that ended early, after the objects checked then.",
+        help="Continue a scan of objects that ended early, after the last checked object.",
     ),
 )

@@ -3,8 +3,8 @@
 A misspelt name must not be ignored silently, since the machine would then do something else than
 the operator wants. So a wrong key, a wrong type and a wrong value in a table are errors that name
 the key, and a variable whose name is nearly one of ours causes a warning. Other variables with our
-prefix may belong to other programs; a CI job, for example, may keep the address of a provider in
-one.
+prefix may belong to other programs. For example, a CI job may keep the address of a provider in a
+variable.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 ENV_PREFIX = "HASHCLIENT"
 #: The passphrase of a provider's keys.
 KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
-#: Variables that do not belong to an option, and what each is.
+#: Variables that do not belong to an option, and the meaning of each.
 OTHER_VARIABLES = {
     f"{ENV_PREFIX}_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
     KEY_PASSPHRASE: "The passphrase of a provider's keys.",
-    f"{ENV_PREFIX}_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",
+    f"{ENV_PREFIX}_DEBUG": "1 shows the place in the code of an internal error, and allows core "
+    "dumps.",
 }
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
 _OF_SERVICES = (
@@ -49,8 +50,8 @@ def option_name(option: click.Option) -> str | None:
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the option, not after a function's argument.
 
-    A group that lists without a command, and its `list`, are the same; so both read the variables
-    of both.
+    A group that lists when it is called without a command does the same as its command `list`. So
+    both read the variables of both.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (name := option_name(parameter)):
@@ -67,7 +68,7 @@ def name_variables(command: click.Command, prefix: str) -> None:
 
 
 def variables_of(command: click.Command) -> Iterator[str]:
-    """Yield the names of the variables of a command and those below it."""
+    """Yield the names of the variables of a command and of its subcommands."""
     for parameter in command.params:
         yield from option_variables(parameter)
     if isinstance(command, click.Group):
@@ -134,17 +135,17 @@ def command_defaults(
             raise unknown_key(key, list(options), f"in [{name}]").refusal(where)
         if (fault := _fault_of(option, key, value, name)) is not None:
             raise fault.refusal(where)
-        # From here on they are checked like typed values.
+        # From here on click checks the defaults like typed values.
         typed = [str(item) for item in (value if isinstance(value, list) else [value])]
         defaults[option.name] = typed if option.multiple else typed[0]
     return defaults
 
 
 def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
-    """Return the types that TOML may give for an option, and the words for one and for many."""
+    """Return the TOML types that fit an option, and the words for one value and for many."""
     if option.is_flag:
         return (bool,), "true or false", "booleans"
-    if isinstance(option.type, click.types.FloatParamType):  # as FloatRange is
+    if isinstance(option.type, click.types.FloatParamType):  # FloatRange is one of these types.
         return (int, float), "a number", "numbers"
     if isinstance(option.type, click.types.IntParamType):
         return (int,), "a whole number", "whole numbers"

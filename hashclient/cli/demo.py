@@ -1,7 +1,7 @@
 """`demo`: all steps from a signed list to an exit code, on this machine, with dummy files.
 
 Every step is the real command in a process of its own, as a user would type it, with its real
-output and exit code. Only benign files made here and a list made of them are used.
+output and exit code. The demo only uses benign files that it makes, and a list of these files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.core.errors import ExitCode, HashclientError, UnreachableError, UsageError
 from hashclient.system.files import make_private_dir
 
-#: Seconds a step may take; far above what any needs.
+#: Seconds that a step may take; every step needs far less.
 STEP_TIMEOUT_S = 60
 
 
@@ -50,13 +50,13 @@ actions = ["quarantine", "report"]
 """
 
 
-#: A title, then the words of each command, with its exit code where it is not 0.
+#: For each chapter a title, then the words of each command, with the exit code if it is not 0.
 _Step = str | tuple[str, ExitCode]
 _Chapter = tuple[_Step, ...]
 
 _PROVIDER: Sequence[_Chapter] = (
     (
-        "A provider: makes its keys, and publishes a list of three dummy files",
+        "A provider makes its keys, and publishes a list of three dummy files",
         "provider init repo",
         "provider publish repo --list baseline entries.csv",
     ),
@@ -69,29 +69,29 @@ _PROVIDER: Sequence[_Chapter] = (
         "Each client that may fetch gets a token; the provider keeps its hash",
         "provider client add repo example-ltd --output token",
     ),
-    ("It serves the list over HTTPS on loopback, to clients with the token",),
+    ("The provider serves the list over HTTPS on loopback, to clients with the token",),
 )
 _CLIENT: Sequence[_Chapter] = (
     (
-        "A client: pins the provider and its root; a wrong token is refused",
+        "A client pins the provider and its root; a wrong token is refused",
         (
             "init {url} --root repo/root.json --ca ca.pem --token-file wrong-token",
             ExitCode.UNAUTHORISED,
         ),
         "init {url} --root repo/root.json --ca ca.pem --token-file token",
     ),
-    ("It fetches, verifies and seals the list", "fetch", "status"),
+    ("The client fetches, verifies and seals the list", "fetch", "status"),
     (
-        "It checks files: three are on the list, whatever they are called and wherever",
+        "The client checks files: three are on the list, in any directory and with any name",
         ("scan files", ExitCode.MATCH),
         "scan files/holiday.txt",
     ),
     (
-        "The same for a script, and for digests that were computed elsewhere",
+        "The same check for a script, and a check of digests that were computed elsewhere",
         ("scan --format jsonl files", ExitCode.MATCH),
         ("lookup --from sums.txt", ExitCode.MATCH),
     ),
-    ("The same from a program, scan.py:",),
+    ("The same check from a program, scan.py:",),
 )
 _OFFICER: Sequence[_Chapter] = (
     (
@@ -132,11 +132,11 @@ _LATER: Sequence[_Chapter] = (
         "scan files",
         "matches",
     ),
-    ("Somebody tampers with the provider's files: refused, the old list stays",),
+    ("Somebody tampers with the provider's files: the client refuses them, keeps the old list",),
 )
 _LOGS: Sequence[_Chapter] = (
     (
-        "All of it is in signed logs that show any change made to them",
+        "Signed logs have recorded everything, and show if somebody changes them",
         "audit verify",
         "provider log verify repo",
     ),
@@ -162,7 +162,7 @@ sys.exit(run.exit_code)
 """
 
 
-#: The columns of an export of the ICSE database.
+#: The columns in an export of the ICSE database.
 _ICSE = (
     "MD5;SHA1;PhotoDNA;Image ID;Is distributed;Victim identified;Offender identified;Series name;"
     "Number of submissions;File Available;Media Type;Baseline"
@@ -174,7 +174,7 @@ def _digest(algorithm: str, text: str) -> str:
 
 
 def _icse(texts: Mapping[str, str]) -> list[str]:
-    """Return an export of two dummy files, of which bodies agree upon one."""
+    """Return an ICSE export of two dummy files; bodies agree upon one of them."""
     rows = [_ICSE]
     for name, is_agreed in (("notes/c.txt", True), ("notes/b.txt", False)):
         md5, sha1 = (_digest(algorithm, texts[name]).upper() for algorithm in ("md5", "sha1"))
@@ -195,7 +195,7 @@ class _StepError(HashclientError):
     "--keep",
     metavar="DIR",
     type=existing_path(file_okay=False),
-    help="Work in DIR, which must be new or empty, and leave all files there.",
+    help="Work in DIR, a new or empty directory, and keep all files there.",
 )
 @pass_app
 def command(app: App, keep: Path | None) -> ExitCode:
@@ -212,7 +212,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """
     if keep is not None:
         make_private_dir(keep)
-        # A program that is written there is run, so nobody else may write there.
+        # The demo runs a program from this directory, so nobody else may write there.
         app.refuse_shared(keep, "directory")
         if any(keep.iterdir()):
             raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
@@ -226,7 +226,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
 
 
 class _Demo:
-    """Runs the steps in one directory, and stops at the first that does not end as expected."""
+    """Runs the steps in one directory, and stops at the first step with another exit code."""
 
     def __init__(self, app: App, directory: Path) -> None:
         self._app = app
@@ -298,7 +298,7 @@ class _Demo:
         (self._directory / "sums.txt").write_text("\n".join(sums) + "\n")
 
     def _step(self, words: str, expected: ExitCode = ExitCode.OK) -> None:
-        """Run one command, show it all, and insist on its exit code."""
+        """Run one command, show its words and output, and check its exit code."""
         self._run(f"hashclient {words}", self._argv(words), expected)
 
     def _run(self, shown: str, argv: list[str], expected: ExitCode) -> None:
@@ -323,12 +323,12 @@ class _Demo:
 
     @staticmethod
     def _argv(words: str) -> list[str]:
-        # Our own code, not modules from the directory that the demo works in.
+        # Python must import the program's own modules, not modules from the directory of the demo.
         return [sys.executable, "-P", "-m", "hashclient", *shlex.split(words)]
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[dict[str, Any]]:
-        """Run `provider serve` and yield the line that it prints once it listens."""
+        """Run `provider serve`; yield the line that it prints when it is ready."""
         words = "provider serve repo --bind 127.0.0.1:0 --format json"
         self._app.out(f"$ hashclient {words} &")
         with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`exceptions`: what is not acted upon for a while, who said so, and why."""
+"""`exceptions`: entries and files without actions for some time, who decided this, and why."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ until_option = click.option(
     "--until",
     type=TIME,
     metavar="TIME",
-    help="When the exception ends, in UTC: after 30 days unless given, and after 90 at most.",
+    help="When the exception ends, in UTC: at most 90 days from now. [default: in 30 days]",
 )
 
 
@@ -50,13 +50,13 @@ until_option = click.option(
 @format_option("text", "json")
 @click.pass_context
 def command(ctx: click.Context, /, **chosen: Any) -> None:
-    """Set entries aside that are wrong, until a time, with a reason.
+    """Except wrong entries from actions, for a limited time.
 
-    A file is excepted if an exception covers each entry that it matches. It is counted, named and
-    logged as excepted by each scan, watch, daemon and lookup, and never acted upon; a daemon
-    answers OK. An exception ends at its time, when the provider withdraws or changes the entry, and
-    when somebody removes it: then the file is a match again. The provider should know of it, since
-    only they can correct the list.
+    A file is excepted if an exception covers each entry that the file matches. Each scan, watch,
+    daemon and lookup counts, shows and logs this file as excepted, and never acts upon it; a daemon
+    answers OK. An exception ends at its end time, when the provider withdraws or changes the entry,
+    or when somebody removes the exception: then the file is a match again. Tell the provider about
+    a wrong entry, since only the provider can correct the list.
 
     Without a command, `list` is meant.
 
@@ -75,7 +75,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     "match_id",
     metavar="ID",
     shell_complete=MATCHES,
-    help="Only the file of this match, with the entries that it matches, wherever it is.",
+    help="Only the file of this match, with the entries that it matches, in any place.",
 )
 @click.option(
     "--file",
@@ -103,18 +103,18 @@ def add(
     below: str | None,
     output_format: str,
 ) -> None:
-    """Make an exception: of an entry, or of one file with the entries that it matches.
+    """Make an exception for an entry, or for one file with the entries that it matches.
 
-    Matches on record that nothing was done about are excepted at once. A file is recognised by its
-    SHA-256; a match whose SHA-256 is not on record is named by --file.
+    Recorded matches without an action so far are excepted at once. A file is recognised by its
+    SHA-256; if the SHA-256 of a match is not recorded, use --file.
 
     \b
       hashclient exceptions add baseline/d-1 --reason 'ticket 4711'
       hashclient exceptions add --match 3kdz7wnq2m --below /srv/docs \\
           --until 2026-03-01 --reason 'ticket 4711'
 
-    Exit codes: 0 it counts, 2 there is no such entry, match or file, 8 the exceptions or the lists
-    cannot be read.
+    Exit codes: 0 the exception is made, 2 the entry, match or file does not exist, 8 the exceptions
+    or the lists cannot be read.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.scan.run.release import except_open
@@ -145,15 +145,15 @@ def add(
 def prepare_exceptions(
     app: App, match_ids: Iterable[str], reason: str, until: datetime | None
 ) -> Callable[[Iterable[str]], bool]:
-    """Return what makes an exception of the file of each of some of these matches, and says so.
+    """Return a function that makes and shows an exception for the file of each given match.
 
-    Nothing is changed before, and all that would refuse an exception is checked now. It returns
-    whether the exceptions count, or wait for a second person.
+    Everything that could refuse an exception is checked now; nothing is changed before the call of
+    the function. The function returns whether the exceptions count, or wait for a second person.
 
     Raises:
-        UsageError: the SHA-256 of a match is not on record, or it has no entry any more; or the
-            reason or the end is refused.
-        StateError: lists, record or exceptions cannot be read.
+        UsageError: the SHA-256 of a match is not recorded, a match has no entry any more, or the
+          reason or the end is refused.
+        StateError: the lists, the database of matches or the exceptions cannot be read.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.scan.run.release import except_open
@@ -178,12 +178,12 @@ def prepare_exceptions(
 
 
 def _say_what_follows(app: App, rulings: Sequence[Ruling], number: int) -> None:
-    """Say how many matches on record are excepted now, and what waits for a second person."""
+    """Say how many recorded matches are excepted now, and what waits for a second person."""
     if number:
         app.say(f"excepted: {counted(number, 'match')} on record")
     if ids := [ruling.id for ruling in rulings if ruling.waits]:
         app.say(
-            "hint: it does not count before another person approves it: `hashclient exceptions"
+            "hint: this does not count before another person approves it: `hashclient exceptions"
             f" approve {' '.join(ids)} --reason …`"
         )
 
@@ -208,7 +208,7 @@ def list_exceptions(app: App, output_format: str) -> None:
 @format_option("text", "json")
 @pass_app
 def show(app: App, exception_id: str, output_format: str) -> None:
-    """Show one exception: what it is about, who made it and why, and until when it counts.
+    """Show an exception, with its author, reason and end.
 
     \b
       hashclient exceptions show x-3kdz7wnq2m
@@ -232,10 +232,11 @@ def show(app: App, exception_id: str, output_format: str) -> None:
 def renew(
     app: App, ids: tuple[str, ...], reason: str, until: datetime | None, output_format: str
 ) -> None:
-    """Change when exceptions end, and say why.
+    """Change the end of exceptions, with a reason.
 
-    An exception of an entry that has changed stays ended: make another one. Where two persons make
-    an exception, it counts until its former end, and another one waits for approval.
+    If an exception has ended because its entry changed, it stays ended: make a new exception. If
+    your configuration requires two persons, the exception counts until its old end, and a new
+    exception waits for approval.
 
     \b
       hashclient exceptions renew x-3kdz7wnq2m --reason 'no answer yet'
@@ -251,11 +252,13 @@ def renew(
 @format_option("text", "json")
 @pass_app
 def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> None:
-    """Let exceptions count that another person has made: with `people = 2` in [decisions].
+    """Approve exceptions that another person has made.
 
-    Persons are distinguished as the audit log names them: by the account that logged in, else by
-    the one that runs this, and for root by the one that called `sudo`. Matches on record that
-    nothing was done about are excepted at once.
+    This is needed with `people = 2` in [decisions].
+
+    Persons are distinguished by their accounts, as the audit log names them: the account that
+    logged in, or if unknown, the account that runs this command; for root, the account that called
+    `sudo`. Recorded matches without an action so far are excepted at once.
 
     \b
       hashclient exceptions approve x-3kdz7wnq2m --reason 'ticket 4711'
@@ -272,7 +275,10 @@ def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> 
 @command.command("remove")
 @click.argument("ids", metavar="[ID…]", nargs=-1, shell_complete=EXCEPTIONS)
 @click.option(
-    "--all", "everything", is_flag=True, help="All of them, also if their file is damaged or lost."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Remove all exceptions, also if their file is damaged or lost.",
 )
 @reason_option()
 @format_option("text", "json")
@@ -280,7 +286,7 @@ def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> 
 def remove(
     app: App, ids: tuple[str, ...], everything: bool, reason: str, output_format: str
 ) -> None:
-    """End exceptions now: what they covered is a match again for the next scan.
+    """End exceptions now: the next scan reports the files as matches again.
 
     \b
       hashclient exceptions remove x-3kdz7wnq2m --reason 'the entry is right'
@@ -290,7 +296,7 @@ def remove(
     keeper = _keeper(app)
     if everything:
         keeper.remove_all(reason)
-        app.show(output_format, {"exceptions": []}, "there is no exception any more")
+        app.show(output_format, {"exceptions": []}, "all exceptions have ended")
         return
     _show_all(app, output_format, keeper.remove(ids, reason), removed=True)
 
@@ -314,8 +320,8 @@ def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str
     tag = match.tags.get(Algorithm.SHA256) if match.key_id == key_id else None
     if tag is None:
         raise UsageError(
-            f"the SHA-256 of match {match.id} is not on record",
-            hint="give the file by --file, or the entry as LIST/ENTRY",
+            f"the SHA-256 of match {match.id} is not recorded",
+            hint="name the file with --file, or the entry as LIST/ENTRY",
         )
     if not match.standing:
         raise UsageError(f"match {match.id} has no entry any more: all are withdrawn")
@@ -343,20 +349,20 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
     found = [(hit.list_name, hit.entry) for hit in outcome.hits]
     if not found:
         raise UsageError(
-            f"it matches no entry: {printable(path)}",
-            hint="a member of an archive is excepted by its entry, or by the match of the archive",
+            f"the file matches no entry: {printable(path)}",
+            hint="for a member of an archive, name the entry, or the match of the archive",
         )
     return found, outcome.tags[Algorithm.SHA256].hex()
 
 
 def _place(below: str | None) -> str:
-    """Return a path without links, or a URI as scans write it; empty where none is given."""
+    """Return a path without links, or a URI in the form of scans; empty if no path is given."""
     from hashclient.core.objecturi import is_object_uri, parse_uri
 
     if below is None:
         return ""
     if not below:
-        raise UsageError("--below is empty", hint="leave it out if there is no such limit")
+        raise UsageError("--below is empty", hint="leave the option out to have no limit")
     if is_object_uri(below):
         return parse_uri(below).text
     path = os.path.realpath(below)

@@ -1,4 +1,4 @@
-"""How exceptions are shown; `exceptions export` and `import`: they count on other machines, too."""
+"""Shows exceptions; `exceptions export` and `import` make them count on other machines, too."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def waiting(ruling: Ruling) -> str | None:
 
 
 def state_of(ruling: Ruling, obstacle: str | None) -> str:
-    """Return in a few words until when a ruling counts, or why it does not."""
+    """Return as text until when a ruling counts, or why it does not count."""
     if obstacle is None:
         return f"until {for_people(ruling.until)}"
     return f"not yet: {obstacle}" if obstacle == waiting(ruling) else f"no more: {obstacle}"
@@ -51,7 +51,7 @@ def lines_of(shown: Sequence[tuple[Ruling, str | None]]) -> Iterator[str]:
 
 
 def facts_of(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
-    """Yield what there is to say of a ruling, line by line."""
+    """Yield the lines about a ruling."""
     yield f"exception {ruling.id}"
     yield from facts(
         (
@@ -77,12 +77,13 @@ def document_of(ruling: Ruling, obstacle: str | None) -> dict[str, Any]:
 @format_option("text", "json")
 @pass_app
 def export(app: App, output: Path, output_format: str) -> None:
-    """Write the exceptions of entries that count here into a signed file, for other machines.
+    """Write the valid exceptions of entries into a signed file, for other machines.
 
-    It has the lists and ids of the entries, with reason, author and end. Exceptions of files, and
-    those below a path, count here only, so no digest and no path is in it. It is signed with the
-    key of the audit log, which `hashclient audit verify` shows: [decisions] `trusted` names it on
-    the other machines. Each file has all of them, and takes the place of those before it.
+    The file has the lists and ids of the entries, with reason, author and end. Exceptions of files
+    and exceptions below a path only count on this machine, so the file has no digest and no path.
+    The key of the audit log signs the file. `hashclient audit verify` shows this key: add it to
+    `trusted` in [decisions] on the other machines. Each file has all exceptions, and replaces
+    earlier files.
 
     \b
       hashclient exceptions export --output exceptions.jsonl
@@ -105,7 +106,7 @@ def export(app: App, output: Path, output_format: str) -> None:
         f"written: {printable(output)}: {count}, version {made.version}",
     )
     for ruling in stays:
-        app.say(f"not in it, since it counts on this machine only: {ruling.id}, {ruling.about}")
+        app.say(f"not exported, since it only counts on this machine: {ruling.id}, {ruling.about}")
 
 
 @click.command("import")
@@ -129,17 +130,17 @@ def import_(
 ) -> ExitCode:
     """Take the exceptions that another machine has exported, from a file or an https address.
 
-    A key that [decisions] `trusted` names has to have signed them. They take the place of those
-    that came before from this key; an older file is refused, and the same one again changes
-    nothing. An exception of an entry that is not on a list here covers nothing: import the file
-    again once the list is here. Matches on record that nothing was done about are excepted at once.
+    A key in `trusted` of [decisions] must have signed the file. The file replaces the exceptions
+    from earlier files of this key. An older file is refused; the same file again changes nothing.
+    An exception for an entry that is not on a list here has no effect: import the file again when
+    the list is here. Recorded matches without an action so far are excepted at once.
 
     \b
       hashclient exceptions import exceptions.jsonl
       hashclient exceptions import https://decisions.example.org/exceptions.jsonl
 
-    Exit codes: 0 all are here, 3 some were left out, 4 the address cannot be reached, 6 refused: no
-    trusted key has signed the file, it is older, or from the future.
+    Exit codes: 0 all exceptions are here, 3 some were left out, 4 the address cannot be reached, 6
+    refused: no trusted key has signed the file, or the file is older, or its date is in the future.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.decisions.sharing import import_exceptions
@@ -161,7 +162,7 @@ def import_(
     nothing = f"{about} has no exception"
     app.show(output_format, document, lines_of(shown), nothing=nothing)
     if not done.is_new:
-        app.say(f"{about} is here already: no exception is new")
+        app.say(f"{about} was imported before: no exception is new")
     for text in done.left_out:
         app.say(f"left out: {printable(text)}")
     if number:

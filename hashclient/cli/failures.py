@@ -1,8 +1,8 @@
 """An error that ends the program, as a message on stderr and an exit code.
 
-A message about a wrong command line is in our words instead of click's: it says where a wrong value
-is from, and which values are right. It never repeats a secret key; nor a word of several lines or
-of great length, as the content of a wrong file is.
+For a wrong command line, the message is ours and not click's: it says which option, variable or
+table has the wrong value, and which values are right. A message never repeats a secret key. It also
+never repeats a word of several lines or of great length: this may be the content of a wrong file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hashclient.core.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
-#: The lines of a key in PEM have at least so many characters; shorter words may be any.
+#: The lines of a key in PEM have at least so many characters; shorter words may be anything.
 _SHORTEST_PART = 4
 #: Click's message for a value that is no number, or out of range.
 _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\."
@@ -66,7 +66,7 @@ def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
         ours = {flag for option in context.find_root().command.params for flag in option.opts}
         if error.option_name in ours:
             rest = command.removeprefix("hashclient ")
-            hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
+            hint = f"put this option before the command: `hashclient {error.option_name} {rest} …`"
     click.echo(f"hint: {_hint_of(error.format_message(), words) or hint}", err=True)
     return message
 
@@ -89,7 +89,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
     text = error.format_message()
     hides_long = True
     if isinstance(error, click.BadParameter) and error.param is not None:
-        hides_long = not isinstance(error.param.type, click.Path)  # no length of a path is odd
+        hides_long = not isinstance(error.param.type, click.Path)  # a path may have any length
         reason = reason_of(error.message, error.param)
         variable = _variable(error)
         if variable is not None:
@@ -98,7 +98,8 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
         elif reason != error.message:
             text = text.replace(error.message, reason)
     hidden = [*_odd_parts(given, hides_long=hides_long), *_secret_parts(given)]
-    for part in sorted(hidden, key=len, reverse=True):  # one may be in another
+    # a secret text may contain another secret text
+    for part in sorted(hidden, key=len, reverse=True):
         for shown in _forms(part):
             text = text.replace(shown, "…")
     text = without_secret_keys(text).rstrip(".")
@@ -106,7 +107,7 @@ def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
 
 
 def reason_of(message: str, parameter: click.Parameter) -> str:
-    """Return why a value is wrong, by click's message about a `parameter`."""
+    """Return why the value of a `parameter` is wrong, taken from click's message."""
     kind = parameter.type
     if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and (
         found := re.fullmatch(_NO_NUMBER, message)
@@ -116,7 +117,7 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
 
 
 def _hint_of(text: str, words: Sequence[str]) -> str | None:
-    """Return a hint where an error is about a word that nobody should type; else None."""
+    """Return a hint if an error is about a secret key that was typed; else None."""
     if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
         return (
             "a secret key must not stand on a command line, where others can read it; give the"
@@ -140,7 +141,7 @@ def _number_of(kind: click.ParamType[object]) -> str:
 
 
 def _variable(error: click.BadParameter) -> str | None:
-    """Return the environment variable that the wrong value is from; None for another place."""
+    """Return the environment variable of the wrong value; None if another place gave the value."""
     context, parameter = error.ctx, error.param
     if context is None or parameter is None or parameter.name is None:
         return None
@@ -150,20 +151,20 @@ def _variable(error: click.BadParameter) -> str | None:
 
 
 def _parts(words: Iterable[str]) -> Iterator[str]:
-    """Yield the words, and what stands before and after the `=` of each."""
+    """Yield the words, and the parts of each word before and after its `=`."""
     for word in words:
         yield from (word, *word.partition("=")[::2])
 
 
 def _odd_parts(words: Iterable[str], *, hides_long: bool) -> Iterator[str]:
-    """Yield what has several lines or a great length, as the content of a wrong file has."""
+    """Yield words of several lines or of great length: they may be the content of a wrong file."""
     for part in _parts(words):
         if "\n" in part or (hides_long and len(part) > MAX_EXCERPT_CHARS):
             yield part
 
 
 def _secret_parts(words: Sequence[str]) -> Iterator[str]:
-    """Yield what holds a secret key, and the words into which a shell has split one."""
+    """Yield words with a secret key, and the words into which a shell has split a secret key."""
     yield from filter(holds_secret_key, _parts(words))
     for key in secret_keys(" ".join(word for word in words if not holds_secret_key(word))):
         yield from (word for word in key.split() if len(word) >= _SHORTEST_PART)

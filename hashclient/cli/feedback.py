@@ -26,7 +26,7 @@ def command() -> None:
     "--provider",
     metavar="NAME",
     required=True,
-    help="The provider, as config.toml names it.",
+    help="The name of the provider in config.toml.",
 )
 @written_option
 @format_option("text", "json")
@@ -34,10 +34,10 @@ def command() -> None:
 def write(app: App, provider: str, output: Path, output_format: str) -> None:
     """Write a signed file with counts by entry, to hand over to the provider.
 
-    It has ids of entries, each with the numbers of its matches that are confirmed, rejected or
-    excepted, or were held, and no path, digest or name of a person. It is signed with the key of
-    the audit log, which `hashclient audit verify` shows: the provider has to know it. Each file has
-    all counts so far.
+    For each entry, the file has its id and the numbers of its confirmed, rejected, excepted and
+    held matches. It has no path, no digest and no name of a person. The key of the audit log signs
+    the file; the provider has to know this key, which `hashclient audit verify` shows. Each file
+    has all counts since the beginning.
 
     \b
       hashclient feedback write --provider hotline --output feedback.jsonl
@@ -50,8 +50,8 @@ def write(app: App, provider: str, output: Path, output_format: str) -> None:
     if not is_there(app.settings.layout.matches):
         raise StateError(
             f"no record of matches: {printable(app.settings.layout.matches)}",
-            hint="a scan makes it; if it was lost, restore it from a backup: a file without it"
-            " would take back all earlier counts",
+            hint="a scan makes it; if it was lost, restore it from a backup: otherwise the new "
+            "file would replace all earlier counts by zero",
         )
     with Statistics(app.settings.state_dir, create=False) as record:
         feedback, data = make_feedback(app.session, provider, record)
@@ -61,6 +61,6 @@ def write(app: App, provider: str, output: Path, output_format: str) -> None:
     app.show(output_format, {"output": output, "entries": feedback.entries}, text)
     if not feedback.entries:
         app.say(
-            "note: it takes back all earlier counts: do not hand it over if the record of matches"
-            " was lost"
+            "note: this file has no counts, and replaces all earlier counts: do not hand it over "
+            "if the record of matches was lost"
         )

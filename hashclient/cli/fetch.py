@@ -42,7 +42,7 @@ MAX_WAIT_S = 86_400.0
     "copy",
     metavar="PATH",
     type=existing_path(),
-    help="Read this bundle, or copy of the provider's public/, and use no network.",
+    help="Read this bundle, or this copy of the provider's public/, and use no network.",
 )
 @click.option(
     "--rebuild",
@@ -50,7 +50,7 @@ MAX_WAIT_S = 86_400.0
     help="Build the lists again from the provider's signed files.",
 )
 @click.option(
-    "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
+    "--accept-churn", is_flag=True, help="Accept a generation that `max_churn` would refuse."
 )
 @click.option(
     "--wait",
@@ -78,11 +78,11 @@ def command(
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
-    has `mirrors` in the configuration, they are tried in their order: each is asked for files that
-    the one before lacks, or has in another form than signed.
+    has `mirrors` in the configuration, they are tried in their order: if an address lacks a file,
+    or has another content than the signed one, the next address is asked.
 
     Without a network, --from reads a file from `hashclient provider export`, or a copy of a
-    provider's public/. It is verified in the same way, and expiry counts there, too.
+    provider's public/. The file is verified in the same way, and it can expire, too.
 
     \b
       hashclient fetch
@@ -139,10 +139,10 @@ def command(
 
 
 def fetch_and_show(app: App) -> ExitCode | None:
-    """Fetch for another command, which goes on with the present lists; return the worst failure.
+    """Fetch for another command, which continues with the present lists; return the worst failure.
 
-    A list that another key has sealed, as in a cache of CI that is older than the key, is built
-    again.
+    If another key has sealed a list, the list is built again. This happens if a cache of CI is
+    older than the key.
     """
     from hashclient.index.manifest import OtherKeyError
 
@@ -162,7 +162,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
     try:
         for fetched in fetch():
             if isinstance(fetched.error, OtherKeyError) and fetched.list_name not in other_key:
-                app.warn(f"{fetched.error.message}: it is built again")
+                app.warn(f"{fetched.error.message}: the list is built again")
                 other_key.add(fetched.list_name)
                 continue
             if fetched.error is not None:
@@ -220,7 +220,9 @@ def fetch_lists(
             progress=progress,
             on_failure=lambda error: app.warn(error.message, error.hint),
             on_notices=on_notices,
-            on_wait=lambda: app.say("another hashclient is writing to this state: waiting for it"),
+            on_wait=lambda: app.say(
+                "another hashclient is writing to this state directory: waiting for it"
+            ),
         )
 
 
@@ -233,7 +235,7 @@ def _show(app: App, fetched: Fetched) -> None:
         app.out(_ended(app, fetched))
         return
     live = counted(fetched.entries or 0, "live entry", "live entries")
-    assert fetched.expires is not None  # both are the same for each generation that is here
+    assert fetched.expires is not None  # both texts are the same for each generation that is here
     state = f"{live}, fresh until {for_people(fetched.expires)}"
     if fetched.source != app.settings.provider(fetched.provider).url:
         state += f"; from {fetched.source}"
@@ -253,20 +255,20 @@ def _show(app: App, fetched: Fetched) -> None:
 
 
 def _ended(app: App, fetched: Fetched) -> str:
-    said = f"list {fetched.list_name}: its provider has ended it; it is not used here any more"
+    said = f"list {fetched.list_name}: its provider has ended the list; it is not used any more"
     if fetched.list_name not in (app.settings.provider(fetched.provider).lists or ()):
         return said
-    return f"{said}: take it out of `lists` of provider {fetched.provider}"
+    return f"{said}: remove it from `lists` of provider {fetched.provider}"
 
 
 def _say_outside(app: App, fetched: Fetched) -> None:
-    """Say why a list is kept up to date that `lists` does not name."""
+    """Say why a list is kept up to date although `lists` does not name it."""
     if fetched.is_outside and fetched.error is None and not fetched.is_ended:
         folder = app.settings.layout.lists / fetched.list_name
         app.say(
-            f"list {fetched.list_name} is kept up to date since it has a folder here, though"
-            f" `lists` of provider {fetched.provider} does not name it: add it there or, to give it"
-            f" up, remove {printable(folder)}"
+            f"list {fetched.list_name} has a folder here, so it is kept up to date although "
+            f"`lists` of provider {fetched.provider} does not name it: add it there, or remove "
+            f"{printable(folder)} if you do not want the list"
         )
 
 
@@ -278,11 +280,11 @@ def _refusal(fetched: Fetched, error: HashclientError) -> str:
 
 
 def _problem(problem: HashclientError) -> str:
-    return f"cannot find paths that had matched a withdrawn entry: {problem.message}"
+    return f"cannot find the files that had matched a withdrawn entry: {problem.message}"
 
 
 def _warn(app: App, fetched: Fetched) -> None:
-    """Warn of what is odd about a list in use, and no reason to refuse it."""
+    """Warn of oddities of a list that are no reason to refuse it."""
     if fetched.is_ahead and fetched.published_at is not None:
         app.warn(
             f"list {fetched.list_name}: its published_at is in the future:"
@@ -312,7 +314,7 @@ def _what_now(match: Match) -> str:
     if match.state in SETTLED:
         return f", which is {match.state}"
     if match.state is not MatchState.WITHDRAWN:
-        return ", but another entry stands"
+        return ", but still matches another entry"
     return "" if match.in_place else ", which was isolated"
 
 
@@ -321,8 +323,8 @@ def _show_listed_again(app: App, fetched: Fetched) -> None:
         return
     count = counted(len(fetched.listed_again), "file")
     app.out(
-        f"list {fetched.list_name} lists {count} again, whose entries were withdrawn and which stay"
-        " in quarantine:"
+        f"list {fetched.list_name} lists {count} again whose entries were withdrawn; these files "
+        "stay in quarantine:"
     )
     rows = [
         f"  {printable(match.path)}  [{match.id}]  {', '.join(h.entry for h in match.standing)}"

@@ -1,4 +1,4 @@
-"""`hashclient fleet`: the machines that publish their status, at one glance."""
+"""`hashclient fleet`: an overview of the machines that publish their status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group("fleet")
 def command() -> None:
-    """Show many machines at one glance.
+    """Show an overview of many machines.
 
     Each machine publishes a signed status document: `hashclient status --publish WHERE`, or
     `publish` in [fleet] of config.toml. WHERE is a directory or s3://…, gs://… or az://….
@@ -54,21 +54,22 @@ where_argument = click.argument("where", metavar="WHERE")
 def show(
     app: App, where: str, roster: Path | None, output_format: str, output: Path | None
 ) -> ExitCode:
-    """Verify all documents, and show each machine with what is wrong.
+    """Verify all documents, and show each machine with its problems.
 
-    A machine is well if its document is signed by the key that is pinned for it, is not older than
-    it promises, does not go back, and says that all is well. The last checkpoint of each audit log
-    is kept here, so going back shows. Keys are pinned by a roster or by `fleet trust`. A look that
-    fails replaces the file of -o by one that says so.
+    A machine is well if its document is signed by the machine's pinned key, is not older than the
+    machine promises, is not older than an earlier document, and reports no problem. This machine
+    keeps the last checkpoint of each audit log, so it notices if a log was rolled back. Keys are
+    pinned by a roster or by `fleet trust`. If `fleet show` fails, it also replaces the file of -o,
+    by a text about the failure.
 
     \b
       hashclient fleet show /mnt/fleet
       hashclient fleet show s3://bucket/fleet --roster fleet.toml
       hashclient fleet show /mnt/fleet --format html -o fleet.html
 
-    Exit codes: 0 all are well, 3 one is missing or silent, 6 a document is forged, replayed or of
-    nobody, 9 one was rolled back, 10 a match is open, 11 that and something else; all are in
-    `hashclient --help`.
+    Exit codes: 0 all machines are well, 3 a machine is missing or silent, 6 a document is forged,
+    replayed or of an unknown machine, 9 a machine was rolled back, 10 a match is open, 11 a match
+    is open and another problem exists; all codes are in `hashclient --help`.
     """
     from hashclient.cli.alerts import raise_silent
     from hashclient.fleet.show import exit_code, failed
@@ -79,12 +80,12 @@ def show(
         rows = _judged(app, where, roster, now)
     except HashclientError as error:
         if output is not None:
-            # An old page would look as if all were still as it was.
+            # An old page would look as if the state had not changed.
             text = _rendered(output_format, [failed(where, error)], error.exit_code, now)
             with contextlib.suppress(HashclientError):
                 write_whole(app.out, output, text)
         raise
-    # Nothing is known where there is nothing to judge.
+    # Without any machine, nothing can be said about their state.
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))
     (app.warn if code else app.say)(headline(rows))
@@ -94,7 +95,7 @@ def show(
 
 
 def _judged(app: App, where: str, roster: Path | None, now: datetime) -> list[Row]:
-    """Return a row for each machine; what was seen is kept."""
+    """Return a row for each machine; remember the documents that were seen."""
     from hashclient.core.objecturi import is_object_uri
     from hashclient.fleet.document import SUFFIX
     from hashclient.fleet.known import changing, load_roster, pins_of
@@ -129,10 +130,10 @@ def _rendered(output_format: str, rows: Sequence[Row], code: ExitCode, now: date
 @click.argument("key", metavar="KEY")
 @pass_app
 def trust(app: App, name: str, key: str) -> None:
-    """Pin the public key of a machine under a name.
+    """Pin the public key of a machine, with a name.
 
     `hashclient audit verify` on that machine shows the key. A machine that was restored from a
-    backup counts as rolled back until its key is pinned again: what was seen of it is forgotten.
+    backup counts as rolled back until you pin its key again: this forgets its earlier documents.
 
     \b
       hashclient fleet trust web-1 KEY
@@ -154,7 +155,7 @@ def trust(app: App, name: str, key: str) -> None:
 def forget(app: App, name: str) -> None:
     """Forget a machine that `fleet trust` has pinned.
 
-    Its document, if it is still there, is then one of an unknown machine: remove that as well.
+    Remove its published document as well: it would count as a document of an unknown machine.
 
     \b
       hashclient fleet forget web-1
@@ -163,7 +164,7 @@ def forget(app: App, name: str) -> None:
 
     with changing(app.settings.layout) as known:
         if name not in known.machines:
-            raise UsageError(f"not pinned: {printable(name)}", hint="a roster is a file of its own")
+            raise UsageError(f"not pinned: {printable(name)}", hint="edit a roster in its file")
         known.forget(known.machines.pop(name))
     app.say(f"forgotten: {printable(name)}")
 
@@ -182,8 +183,8 @@ MAX_SUMMARY_BYTES = 16 << 20
 def summary(app: App, files: tuple[Path, ...], output_format: str, output: Path | None) -> None:
     """Add up summaries that `audit summary --format json` has written on many machines.
 
-    All must be of the same period, and each of another log. Counts are added; of how long things
-    took, median and percentile are the highest of all machines.
+    All summaries must be of the same period, and each of another log. Counts are added. For times
+    between steps, the sum shows the highest median and the highest percentile of all machines.
 
     \b
       hashclient audit summary --from 2026-01-01 --format json -o web-1.json

@@ -18,7 +18,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: How many places are named in text; `--format json` has all.
+#: How many places of skipped rows the text shows; `--format json` shows all.
 SHOWN = 20
 
 
@@ -27,16 +27,16 @@ reading_options = together(
     click.option(
         "--where",
         metavar="CONDITION",
-        help="Take the rows of which this holds, such as 'Baseline = true'; `all` takes all."
-        " docs/import.md has the rules.",
+        help="Take only rows for which this is true, such as 'Baseline = true'; `all` takes all "
+        "rows. docs/import.md has the rules.",
     ),
     click.option(
         "--column",
         "columns",
         metavar="OURS=THEIRS",
         multiple=True,
-        help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given"
-        " several times.",
+        help="Which column of the file has which value: md5=HASH_MD5, for example. Can be given "
+        "several times.",
     ),
 )
 
@@ -46,19 +46,20 @@ publishing_options = together(
     click.option(
         "--category",
         metavar="NAME",
-        help="The category of entries that have none. [default: the list's name]",
+        help="The category for entries without a category. [default: the list's name]",
     ),
     click.option(
         "--category-map",
         metavar="FILE",
         type=existing_path(dir_okay=False),
-        help="A TOML file with names on the list for those in the files; false leaves rows out.",
+        help="A TOML file that translates categories in FILE to categories of the list; false "
+        "leaves the rows out.",
     ),
     click.option(
         "--known-good",
         metavar="FILE",
         multiple=True,
-        help="Skip digests in this file, such as the NSRL's. Can be given several times.",
+        help="Skip rows with digests in this file, such as the NSRL's. Can be given several times.",
     ),
     click.option(
         "--max-bad",
@@ -66,8 +67,8 @@ publishing_options = together(
         default=0,
         show_default=True,
         metavar="N",
-        help="Skip at most N rows that cannot be used or must not be on a list; with more,"
-        " nothing is published.",
+        help="Skip up to N rows that cannot be used or must not be on a list; if there are more, "
+        "nothing is published.",
     ),
 )
 
@@ -101,7 +102,7 @@ def check_category(category: str | None) -> None:
     """Refuse a text that cannot be the name of a category.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the text cannot be a name.
     """
     from hashclient.lists.wire import is_category
 
@@ -113,7 +114,7 @@ def check_category(category: str | None) -> None:
 
 
 def say_remarks(app: App, reading: Reading, shown: int = SHOWN) -> None:
-    """Print which rows were ignored, left out and skipped; `shown` skipped ones by their places."""
+    """Print how many rows were ignored, left out and skipped, with the first `shown` places."""
     remarks = reading.remarks
     for note in remarks.notes:
         app.say(note)
@@ -135,7 +136,7 @@ def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, B
     """Open one file after the other; `-` is `stdin`.
 
     Raises:
-        UsageError: one cannot be opened.
+        UsageError: a file cannot be opened.
     """
     for name in names:
         if name == "-":

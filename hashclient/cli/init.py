@@ -1,4 +1,4 @@
-"""`init`: pin a provider and its root, once."""
+"""`init`: pin a provider and its root, the first step on a machine."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _file = existing_path(dir_okay=False)
     "copy",
     metavar="PATH",
     type=existing_path(),
-    help="Read this bundle, or copy of the provider's public/, and use no network. Without a URL,"
-    " `fetch` needs one as well.",
+    help="Read this bundle, or this copy of the provider's public/, and use no network. If you "
+    "give no URL, each `fetch` needs --from, too.",
 )
 @click.option(
     "--name",
     metavar="NAME",
     default="main",
     show_default=True,
-    help="The name of the provider on this machine.",
+    help="The name for the provider on this machine.",
 )
 @click.option(
     "--list",
@@ -56,20 +56,24 @@ _file = existing_path(dir_okay=False)
 @click.option("--token-env", metavar="VAR", help="Environment variable with a bearer token.")
 @click.option("--token-credential", metavar="NAME", help="systemd credential with a bearer token.")
 @click.option("--basic-file", metavar="FILE", type=_file, help="File with `user:password`.")
-@click.option("--oauth-token-url", metavar="URL", help="OAuth 2 client credentials: the endpoint.")
+@click.option(
+    "--oauth-token-url",
+    metavar="URL",
+    help="OAuth 2 client credentials: the URL of the token endpoint.",
+)
 @click.option("--oauth-client-id", metavar="ID", help="OAuth 2: the client's id.")
 @click.option(
     "--oauth-secret-file",
     "oauth_client_secret_file",
     metavar="FILE",
     type=_file,
-    help="OAuth 2: file of the secret.",
+    help="OAuth 2: file with the client's secret.",
 )
 @click.option(
     "--oauth-secret-env",
     "oauth_client_secret_env",
     metavar="VAR",
-    help="OAuth 2: variable of the secret.",
+    help="OAuth 2: environment variable with the client's secret.",
 )
 @click.option("--oauth-scope", metavar="SCOPE", help="OAuth 2: the scope to ask for.")
 @click.option(
@@ -79,7 +83,12 @@ _file = existing_path(dir_okay=False)
     help="OAuth 2: CA of the endpoint's certificate (PEM), if not the provider's.",
 )
 @click.option("--client-cert", metavar="FILE", type=_file, help="Client certificate (PEM) for TLS.")
-@click.option("--client-key", metavar="FILE", type=_file, help="Its key, if not in that file.")
+@click.option(
+    "--client-key",
+    metavar="FILE",
+    type=_file,
+    help="The key of the client certificate, if --client-cert does not contain it.",
+)
 @click.option("--ca", metavar="FILE", type=_file, help="CA of the provider's certificate (PEM).")
 @click.option("--proxy", metavar="URL", help="http:// or socks5:// proxy, or `environment`.")
 @click.option(
@@ -96,14 +105,14 @@ _file = existing_path(dir_okay=False)
     "--max-churn",
     type=click.FloatRange(0, 1_000_000, min_open=True),
     metavar="SHARE",
-    help="Refuse a generation that changes more than this share of the list, 0.5 say.",
+    help="Refuse a generation that changes more than this share of the list, for example 0.5.",
 )
 @click.option(
     "--grace-hours",
     type=click.FloatRange(0, 87_600),
     default=0.0,
     metavar="HOURS",
-    help="How long past its expiry a list still counts; ten years at most.",
+    help="How long after its expiry a list still counts; at most ten years.",
 )
 @click.option(
     "--timeout-s",
@@ -111,7 +120,7 @@ _file = existing_path(dir_okay=False)
     default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
-    help="How long an answer may take to begin.",
+    help="How long to wait for the first byte of an answer.",
 )
 @click.option(
     "--attempts",
@@ -136,9 +145,9 @@ def command(
 ) -> None:
     """Pin a provider and its root of trust, and check that it works.
 
-    The provider is contacted once, or its exported file is read. The configuration is written only
-    if everything verifies. Secrets are referenced, never copied: keep them in files that only you
-    can read.
+    The provider is contacted once; with --from, its exported file is read. The configuration is
+    written only if everything verifies. The configuration names the files of secrets, and never
+    contains a secret: keep secrets in files that only you can read.
 
     \b
       hashclient init https://lists.example.org/v1 --root root.json \\
@@ -156,7 +165,7 @@ def command(
     if url is None and copy is None:
         raise UsageError(
             "missing argument 'URL'",
-            hint="give the provider's address or, where there is no network, --from",
+            hint="give the provider's address or, without a network, --from",
         )
     provider = _provider(url, given)
     app.refuse_shared(root_file, "root.json")
@@ -174,7 +183,7 @@ def command(
     if not offered:
         app.warn(
             f"provider {name} offers no list: there is nothing to check files against",
-            "ask the provider; once it offers one, `hashclient fetch` gets it",
+            "ask the provider for a list; `hashclient fetch` gets it as soon as it is offered",
         )
     app.say(f"configuration: {printable(app.settings.config_path)}")
     if offered:
@@ -185,7 +194,7 @@ def _provider(url: str | None, given: Mapping[str, Any]) -> ProviderConfig:
     """Return the provider for config.toml; the options `given` are named after its keys there.
 
     Raises:
-        UsageError: the options of OAuth 2 are not whole.
+        UsageError: an option of OAuth 2 is missing.
     """
     from hashclient.config.tables import OAuthConfig, ProviderConfig
 

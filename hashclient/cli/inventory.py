@@ -1,4 +1,4 @@
-"""`inventory`: manage the cache of files already read, and the record of file systems."""
+"""`inventory`: manage the cache of files that were read, and the record of file systems."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def command() -> None:
     scan reads only new and changed files. The inventory may be removed at any time; `scan
     --no-inventory` does not use it.
 
-    Scans also remember which file systems were mounted below their paths. A file system that is not
-    mounted any more is reported as unread, until `inventory forget` says that it is gone for good.
+    Scans also remember which file systems were mounted below their paths. If a file system is not
+    mounted any more, scans report it as unread, until you declare with `inventory forget` that it
+    is gone for ever.
     """
 
 
@@ -43,8 +44,8 @@ def command() -> None:
 def stats(app: App, output_format: str) -> None:
     """Show the size of the inventory.
 
-    For files counted as believed, there is no proof that nobody could change them unnoticed; scans
-    read them again within `reread_days` of the configuration.
+    `believed` counts files that seem unchanged, but without proof: somebody could have changed them
+    without a trace. Scans read these files again within `reread_days` of the configuration.
 
     \b
       hashclient inventory stats
@@ -76,12 +77,12 @@ def stats(app: App, output_format: str) -> None:
     metavar="N",
     default=DEFAULT_DAYS,
     show_default=True,
-    help="Forget files that no scan has met for this many days.",
+    help="Forget files that no scan has seen for this number of days.",
 )
 @format_option("text", "json")
 @pass_app
 def prune(app: App, days: int, output_format: str) -> None:
-    """Forget files that no scan has met for long.
+    """Forget files that no scan has seen for a long time.
 
     Most of these files no longer exist.
 
@@ -100,7 +101,7 @@ def prune(app: App, days: int, output_format: str) -> None:
 def mounts(app: App, output_format: str) -> None:
     """List the file systems that scans remember, by directory.
 
-    Directories that were given to a scan are listed, too, whatever file system they are on.
+    Directories that were given to a scan are listed, too, on any file system.
 
     \b
       hashclient inventory mounts
@@ -123,7 +124,7 @@ def mounts(app: App, output_format: str) -> None:
         f" last seen {_date(record.seen_day)}"
         for record in records
     )
-    nothing = "nothing is remembered; scans begin with it"
+    nothing = "nothing is remembered; the next scan begins to remember"
     app.show(output_format, {"mounts": documents}, text, nothing=nothing)
 
 
@@ -134,9 +135,9 @@ def mounts(app: App, output_format: str) -> None:
 def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     """Forget the file systems that were mounted at PATH or below.
 
-    Use this for file systems that are gone for good: scans then accept the directory that they find
-    there. The audit log records who has done this. The next scan remembers file systems again that
-    are still mounted.
+    Use this for file systems that are gone for ever: scans then accept the directory at PATH. The
+    audit log records who has done this. If a file system is still mounted, the next scan remembers
+    it again.
 
     \b
       hashclient inventory forget /srv/share
@@ -150,7 +151,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     if not gone:
         raise UsageError(
             f"nothing is remembered at or below {', '.join(map(printable, paths))}",
-            hint="`hashclient inventory mounts` lists all that is remembered",
+            hint="`hashclient inventory mounts` lists all remembered directories",
         )
     by = app.session.operator
     events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]

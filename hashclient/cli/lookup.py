@@ -28,12 +28,12 @@ from hashclient.scan.values.options import ScanOptions
 @click.option(
     "--accept-gaps",
     is_flag=True,
-    help="Count inputs as clean that cannot be decided, since entries lack such digests. They are"
-    " still named.",
+    help="Count inputs as clean even if entries have no digest of their kind. The output still "
+    "names the kinds.",
 )
 @declared(ScanOptions, "exceptions")
 @reading_options
-@outcome_options("text", "jsonl", "csv", digests="digests that were given")
+@outcome_options("text", "jsonl", "csv", digests="the given digests")
 @pass_app
 def command(
     app: App,
@@ -47,17 +47,18 @@ def command(
 ) -> ExitCode:
     """Check digests that were computed elsewhere.
 
-    A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output
-    of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV or TSV with a header, JSONL
-    or Parquet, ICSE exports, VICS JSON of Project VIC or CAID, NCMEC hash sharing XML, ClamAV
-    signatures (.hdb, .hsb), or it is the NSRL database (RDSv3) or its NSRLFile.txt; in gzip or
-    zstd, too. All rows are looked up, unless --where chooses some. A line that is not understood is
-    refused. Outcomes and exit codes are those of `scan`; a row with several digests must agree in
-    all of them.
+    A DIGEST is an MD5, SHA-1 or SHA-256 in hexadecimal. A file may hold bare digests, the output of
+    md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV or TSV with a header, JSONL or
+    Parquet, ICSE exports, VICS JSON of Project VIC or CAID, NCMEC hash sharing XML, ClamAV
+    signatures (.hdb, .hsb), the NSRL database (RDSv3) or its NSRLFile.txt. A file may be compressed
+    with gzip or zstd. All rows are looked up, unless --where chooses some. A line that is not
+    understood is an error. Outcomes and exit codes are those of `scan`. If a row has several
+    digests, all of them must agree with the entry.
 
-    A lookup can only find entries that have a digest of the given kind; `status` shows how many do.
-    An input without a match is unread if some entry has no digest of its kinds, since it may be
-    that entry. A size, if the file gives one, rules out entries with another size.
+    A lookup can only find entries that have a digest of the given kind; `status` shows how many
+    entries have one. An input without a match is unread if some entry has no digest of this kind:
+    the input could be this entry. If FILE gives the size of an input, entries with another size are
+    ruled out.
 
     \b
       hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c
@@ -65,8 +66,8 @@ def command(
       hashclient lookup --format jsonl --from inventory.hashdeep
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 a conflict,
-    something undecided or nothing to check, 7 stale list, 8 a list is missing; all are
-    in `hashclient --help`.
+    something undecided or nothing to check, 7 stale list, 8 a list is missing; all codes are in
+    `hashclient --help`.
     """
     load_numpy()
     from hashclient.cli.run import RunOutput, load_lists
@@ -93,7 +94,7 @@ def command(
     say_remarks(app, reading)
     if run.summary.gaps and not accept_gaps:
         app.say(
-            "hint: look up other digests of the same files too, or their sizes; --accept-gaps does"
-            " without"
+            "hint: look up other digests of the same files too, or their sizes; --accept-gaps "
+            "counts such inputs as clean"
         )
     return code

@@ -1,4 +1,4 @@
-"""The entry point: global options, the commands, and the one place where an error is the end.
+"""The entry point: global options, the commands, and the one place where an error ends the program.
 
 A command is imported only when it is run or listed, to keep the start fast.
 """
@@ -72,7 +72,7 @@ COMMANDS = {
     "demo": "hashclient.cli.demo",
 }
 
-#: The keys, in click's data of a run, of the command and of its words.
+#: The keys of the command and of its words in click's data of a run.
 _CALLED = "hashclient.called"
 #: The key of the function that ends logging to stderr.
 _LOG = "hashclient.log"
@@ -84,7 +84,7 @@ def exit_code_table() -> str:
 
 
 class _Process:
-    """The steps of a run before its command is known: its output, and protection of the process."""
+    """The first steps, before a run knows its command: open the output, protect the process."""
 
     def __init__(
         self, output: OutputFile | None = None, before_command: Callable[[], None] = lambda: None
@@ -101,7 +101,7 @@ class _Process:
         self.output.close()
         if self.app is None or exit_code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
             return
-        # A command that has not used the configuration sends none.
+        # A command that has not used the configuration sends no alerts.
         settings = self.app.loaded
         if settings is not None and settings.config.alerts.receivers:
             from hashclient.cli.alerts import after_run
@@ -194,7 +194,8 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
         return
     # A secret may be in a variable of any name, by the configuration or by `init --token-env`.
     mentioned = set(words) | {word.partition("=")[2] for word in words}
-    with contextlib.suppress(HashclientError):  # the error is raised when the settings are needed
+    # the error of a broken configuration is raised when the settings are needed
+    with contextlib.suppress(HashclientError):
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
             mentioned |= {name for name in secrets if name}
@@ -208,7 +209,7 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
 _HELP = """Check files against signed hash lists from an authorised provider.
 
 A provider signs lists of file signatures. hashclient fetches and verifies the lists, stores them
-unreadable for others, and shows which of your files are on a list.
+so that nobody can read them, and shows which of your files are on a list.
 
 \b
   hashclient init URL --root ROOT.json --token-file FILE  once
@@ -245,12 +246,12 @@ outranks the file.
 @click.option(
     "--seal-key-file",
     metavar="FILE",
-    help="The key that protects stored lists, if it is outside of the state directory.",
+    help="File of the key that protects stored lists, if it is not in the state directory.",
 )
 @click.option(
     "--allow-shared",
     is_flag=True,
-    help="Use a configuration, keys and state that other users may write to.",
+    help="Use a configuration, keys and a state directory that other users may write to.",
 )
 @click.option(
     "--local-time",
@@ -283,10 +284,11 @@ def cli(
 ) -> None:
     """Resolve the global options once; users see the text `_HELP`."""
     process = ctx.ensure_object(_Process)
-    # Here, and not at the very start, since `--version` needs no protection.
+    # The protection begins here, and not at the very start, since `--version` needs none.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
-    process.output.prepare(ctx, name, command, words)  # before the first step that can fail
+    # This comes before the first step that can fail.
+    process.output.prepare(ctx, name, command, words)
 
     show_local_time(wanted=local_time)
 
@@ -317,7 +319,7 @@ def cli(
 
     if name in COMMAND_TABLES:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
-        if ctx.default_map:  # the output file may be one of them
+        if ctx.default_map:  # The output file may be one of the inputs.
             process.output.prepare(ctx, name, command, words)
 
 
@@ -353,8 +355,8 @@ def _protect_process() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the program and exit with a code of `ExitCode`, whatever happens."""
-    # One BLAS thread: there is no linear algebra here, a pool would only cost time and memory, and
-    # would make forking unsafe. This must be set before numpy is imported.
+    # One BLAS thread: this program does no linear algebra. A pool of threads would only cost time
+    # and memory, and would make forking unsafe. This must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
     code: int
@@ -366,7 +368,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except OutputError as error:
-        # The reader of stdout has gone. The exit code says so, unless it says what was found.
+        # The reader of stdout has ended. The exit code says so, unless it has to report a match.
         code = code or error.exit_code
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # The process ends, so a last garbage collection is useless. Measured in CPU time: `--version`
@@ -394,7 +396,8 @@ def _run(
     process = _Process(output, before_command)
     code: int = ExitCode.BUG
     try:
-        # Until here a signal ends the process at once; from here on it raises an exception.
+        # Before this line a signal ends the process at once; after this line it raises an
+        # exception.
         handle_signals()
         result = cli.main(
             args=argv,

@@ -1,4 +1,4 @@
-"""`matches`: the matches of all scans, and their stories."""
+"""`matches`: the matches of all scans, and the history of each."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
 
-#: The states of matches that somebody may still have to do something about, or that wait for it.
+#: The states of open matches: somebody may still have to act, or an action waits.
 OPEN = tuple(state.value for state in MatchState if state not in {*SETTLED, MatchState.WITHDRAWN})
-#: How many matches are closed by one change of the record and one record of the log.
+#: How many matches are closed together, by one change of the database and one record of the log.
 _AT_ONCE = 512
 
 
@@ -47,7 +47,7 @@ choice_options = together(
         "--open",
         "is_open",
         is_flag=True,
-        help="Only matches whose story has not ended: " + ", ".join(OPEN[:-1]) + f" or {OPEN[-1]}.",
+        help="Only matches that are not finished: " + ", ".join(OPEN[:-1]) + f" or {OPEN[-1]}.",
     ),
     click.option(
         "--state",
@@ -77,7 +77,7 @@ choice_options = together(
         "--since",
         type=TIME,
         metavar="TIME",
-        help="Only matches that a scan has seen at TIME or later, in UTC.",
+        help="Only matches that a scan has found at TIME or later, in UTC.",
     ),
 )
 
@@ -101,12 +101,13 @@ _list_options = together(
 def command(ctx: click.Context, /, **chosen: Any) -> None:
     """List the matches of all scans, and what was done about them.
 
-    Every match is recorded under an id; the same file found again is the same match. The first
-    state of a match is found. Later it may be quarantined, reported, acknowledged by the recipient
-    of the report, and purged. If the provider withdraws its entry, the file can be restored. A
-    match is gone when a scan sees that its file is missing, until a scan finds it again. A match
-    that was handled by other means can be closed. A match is held while more files match its entry
-    than may be acted upon within a day; `release` acts on it.
+    Every match is recorded with an id; if a scan finds the same file again, this is the same match.
+    The first state of a match is found. Later it may be quarantined, reported, acknowledged by the
+    recipient of the report, and purged. If the provider withdraws the entry, the file can be
+    restored. A match is gone when a scan sees that its file is missing, until a scan finds it
+    again. A match that was handled by other means can be closed. A match is held if more files
+    match its entry than the configuration allows to act upon within a day; `release` lets the
+    actions happen.
 
     Without a command, `list` is meant.
 
@@ -147,8 +148,8 @@ def list_matches(
     about = app.session.invocation(paths)
     written = formatter(output_format, Context("matches", app.now(), about=about))
     with open_record(app) as record:
-        # All are read before the first is written: during reading, scans cannot write to the
-        # record.
+        # All matches are read before the first is written: during reading, scans cannot write to
+        # the database.
         chosen = record.find(choice=choice)
         if to_review:
             waiting = {*ReviewPolicy(app.settings.config.report).waiting(record)}
@@ -165,7 +166,9 @@ def list_matches(
             app.say("no match is in that state")
         else:
             app.say(
-                "no match is like that" if choice.where()[1] else "no scan has found anything yet"
+                "no match fits these options"
+                if choice.where()[1]
+                else "no scan has found anything yet"
             )
 
 
@@ -181,9 +184,10 @@ def _choice(
     from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
-    if "" in paths:  # of an unset variable: it would mean the current directory
+    # an unset variable of a shell gives an empty path, which would mean the current directory
+    if "" in paths:
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
-    # The record has paths without links, unless a link was put there since.
+    # The database has paths without links, unless somebody has made a link later.
     files = [path for path in paths if not is_object_uri(path)]
     forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
     objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))
@@ -200,7 +204,7 @@ def _choice(
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> None:
-    """Show the whole story of one match.
+    """Show one match, and everything that happened to it.
 
     \b
       hashclient matches show 3kdz7wnq2m
@@ -211,13 +215,13 @@ def show(app: App, match_id: str, output_format: str) -> None:
 
 
 def _lines(match: Match, story: list[Step]) -> Iterator[str]:
-    """Yield the lines about a match and its story."""
+    """Yield the lines about a match and its history."""
     yield f"match {match.id}: {match.state}"
     is_stream = match.is_stream
     yield from facts(
         [
             ("path", printable(match.path)),
-            ("file", "none: it came as a stream" if is_stream else None),
+            ("file", "none: the content came as a stream" if is_stream else None),
             ("seen", counted(match.times_seen or 1, "time") if is_stream else None),
             ("size", "unknown" if match.size is None else counted(match.size, "byte")),
             ("in place", None if is_stream else _place(match)),
@@ -240,7 +244,7 @@ def _entry(hit: Hit) -> str:
 
 def _place(match: Match) -> str:
     if match.state is MatchState.GONE:
-        return "no: a scan has seen that it is no longer there"
+        return "no: a scan has seen that the file is no longer there"
     return "as far as is known" if match.in_place else "not any more"
 
 
@@ -270,8 +274,8 @@ def close(
     """Close matches that were handled by other means, or need no action.
 
     A closed match is not shown as open any more; when a scan finds the file again, the match is
-    open again. Give ids, or options as for `hashclient matches`: these close all matches that all
-    given options choose and that are open. Try it with --dry-run.
+    open again. Give ids, or options as for `hashclient matches`: then all open matches are closed
+    that fit all given options. Try the command with --dry-run first.
 
     \b
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
@@ -282,7 +286,7 @@ def close(
     if withdrawn:
         states = (*states, MatchState.WITHDRAWN)
         if set(states) != {MatchState.WITHDRAWN}:
-            raise UsageError("--withdrawn is a --state of its own", hint="give one of them")
+            raise UsageError("--withdrawn already chooses a --state", hint="give one of them")
     choice = _choice(states, paths, list_name, since)
     is_choosing = bool(choice.where()[1])
     if not match_ids and not is_choosing:
@@ -296,8 +300,8 @@ def close(
         for match in chosen.values():
             if not match.in_place:
                 raise UsageError(
-                    f"match {match.id} is not in place: it is {match.state}",
-                    hint="`hashclient quarantine restore` and `purge` end its story",
+                    f"the file of match {match.id} is not in place: the match is {match.state}",
+                    hint="use `hashclient quarantine restore` or `purge` to finish this match",
                 )
         if is_choosing:
             chosen |= {m.id: m for m in record.find(choice=choice) if _is_closable(m)}
@@ -305,7 +309,7 @@ def close(
         for match in chosen.values():
             word = "would be closed" if dry_run else str(MatchState.CLOSED)
             if match.id not in closed:
-                word = "not closed: something was done about it meanwhile"
+                word = "not closed: its state has changed meanwhile"
             is_done = match.id in closed and not dry_run
             results.put(
                 match.id, word, path=match.path, done=is_done, attention=match.id not in closed
@@ -314,12 +318,14 @@ def close(
         verb = "would be closed" if dry_run else "closed"
         app.say(f"{verb}: {counted(len(closed), 'match')}")
     return results.end(
-        "no match is withdrawn and in its place" if withdrawn else "no such match is open"
+        "no withdrawn match has its file in place"
+        if withdrawn
+        else "no open match fits these options"
     )
 
 
 def _is_closable(match: Match) -> bool:
-    """Return whether the options may close a match: it is open, and its file is in place."""
+    """Return whether options may close a match: the match is open, and its file is in place."""
     return match.in_place and match.state in (
         MatchState.FOUND,
         MatchState.HELD,
@@ -357,12 +363,12 @@ def _is_unchanged(match: Match, record: Matches) -> bool:
 
 
 def open_record(app: App) -> Matches:
-    """Open the record of matches; it is empty where no scan has found anything yet.
+    """Open the database of matches; it is empty if no scan has found a match yet.
 
-    Only scans make the file.
+    Only scans create the file of the database.
 
     Raises:
-        StateError: it cannot be opened.
+        StateError: the database cannot be opened.
     """
     from hashclient.matches.store import Matches
 
@@ -370,7 +376,7 @@ def open_record(app: App) -> Matches:
 
 
 def _plain(value: object) -> str:
-    """Return a value of a step as people read it: names in a row, and the parts of an entry."""
+    """Return a value of a step as text for people: names with commas, an entry with its parts."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`matches review` and `release`: what people say of matches, and matches held back till then."""
+"""`matches review` and `release`: record a person's decision on matches; act on held matches."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from hashclient.system.text import counted
 
 @click.command("review")
 @click.argument("match_ids", metavar="ID…", nargs=-1, required=True, shell_complete=MATCHES)
-@click.option("--confirmed", is_flag=True, help="They are what their entries stand for.")
-@click.option("--rejected", is_flag=True, help="They are not: no report of them leaves.")
+@click.option(
+    "--confirmed",
+    is_flag=True,
+    help="The matches are right: the files are what their entries describe.",
+)
+@click.option("--rejected", is_flag=True, help="The matches are wrong: no report contains them.")
 @click.option(
     "--viewed",
     is_flag=True,
-    help="Note that you have viewed the content, elsewhere: reports say so then.",
+    help="Record that you have viewed the content elsewhere; reports mention this.",
 )
 @click.option(
     "--restore",
     "identity_file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="With --rejected: put files in quarantine back; FILE is the officer's secret key.",
+    help="With --rejected: restore files from quarantine; FILE has the officer's secret key.",
 )
 @click.option(
     "--except",
@@ -53,15 +57,14 @@ def review(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Note what you say of matches: that they are as listed, or that they are not.
+    """Record whether matches are right or wrong.
 
-    Nothing is shown here: decide by path, owner and entry, or look at the file elsewhere, if your
-    law lets you. With `after = "review"` in [report] of config.toml, a report waits until its
-    matches are confirmed. A rejected match is in no report; with --except no scan acts on its file
-    until the exception ends. The last review of a person counts.
-    The reason is a word, a colon and a sentence. Words for --confirmed are as-listed,
-    circumstances and provider; for --rejected harmless, other-file, wrong-category, lawful and
-    provider.
+    This shows no content: decide by path, owner and entry, or look at the file elsewhere, if the
+    law allows this. With `after = "review"` in [report] of config.toml, a report waits until its
+    matches are confirmed. No report contains a rejected match; with --except no scan acts on its
+    file until the exception ends. If several reviews exist, the last one counts. The reason is a
+    word, a colon and a sentence. Words for --confirmed are as-listed, circumstances and provider;
+    for --rejected harmless, other-file, wrong-category, lawful and provider.
 
     \b
       hashclient matches --to-review
@@ -70,14 +73,14 @@ def review(
       hashclient matches review 3kdz7wnq2m --rejected --except \\
           --restore officer.key --reason 'harmless: the text of a licence'
 
-    Exit codes: 0 noted, 3 a file was not put back.
+    Exit codes: 0 recorded, 3 a file was not restored.
     """
     from hashclient.decisions.review import Review, review
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Quarantine, item_ids, load_identities
 
     if confirmed == rejected:
-        raise UsageError("say what they are: --confirmed or --rejected")
+        raise UsageError("say whether the matches are right: --confirmed or --rejected")
     verdict = Verdict.CONFIRMED if confirmed else Verdict.REJECTED
     if (identity_file is not None or is_excepted) and not rejected:
         raise UsageError("--restore and --except are for --rejected")
@@ -86,17 +89,17 @@ def review(
     made = Review.of(verdict, reason, viewed=viewed)
     identities = () if identity_file is None else load_identities(identity_file)
     why = f"{verdict}: {made.text}"
-    # Nothing is noted where the exception would be refused.
+    # No review is recorded if the exception would be refused.
     make = prepare_exceptions(app, match_ids, why, until) if is_excepted else None
     results = Results(app, output_format, match_ids)
     with Matches(app.settings.state_dir, create=False) as record:
         done = [*review(app.session, record, match_ids, made)]
         for match, decided in done:
-            waits = "" if decided else ": another person has to say so, too"
+            waits = "" if decided else ": a second person has to review, too"
             results.put(match.id, f"{verdict}{waits}", path=match.path, done=True, decided=decided)
         ended = [match.id for match, decided in done if decided is Verdict.REJECTED]
-        # The exception comes first, since a scan would act on a file that is back. While the
-        # exception waits for a second person, no file is put back.
+        # The exception comes first, since a scan would act on a restored file. While the exception
+        # waits for a second person, no file is restored.
         if make is not None and ended and not make(ended):
             identities = ()
         here = {*item_ids(app.settings.layout.quarantine)}
@@ -112,7 +115,7 @@ def review(
 
 
 def _say_next(app: App, *, is_excepted: bool, sealed: int) -> None:
-    """Offer what was not done about rejected matches."""
+    """Show the remaining steps for rejected matches."""
     if sealed:
         app.say(
             f"hint: {counted(sealed, 'file')} in quarantine: `hashclient quarantine restore ID"
@@ -127,13 +130,15 @@ def _say_next(app: App, *, is_excepted: bool, sealed: int) -> None:
 @click.command("release")
 @click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 @click.option(
-    "--entry", metavar="LIST/ENTRY", help="All held matches of this entry, as `status` names it."
+    "--entry",
+    metavar="LIST/ENTRY",
+    help="All held matches of this entry, in the form that `status` shows.",
 )
 @click.option(
     "--most",
     type=click.IntRange(1, 1_000_000_000),
     metavar="N",
-    help="With --entry: no more than N, those that were found first.",
+    help="With --entry: at most N matches, the first that were found.",
 )
 @reason_option()
 @format_option("text", "json")
@@ -146,7 +151,7 @@ def release(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Act on held matches, as the policy says.
+    """Do the actions of the policy for held matches.
 
     A match is held when more files match its entry within a day than the configuration allows to be
     acted upon: [brake] per_entry. So one wrong entry cannot isolate everything. Look at some of the
@@ -158,7 +163,7 @@ def release(
           --reason 'ticket 4711'
       hashclient matches release 3kdz7wnq2m --reason 'ticket 4711'
 
-    Exit codes: 0 the actions are done, 3 one is not.
+    Exit codes: 0 all actions are done, 3 an action is not done.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.matches.store import Matches
@@ -182,10 +187,11 @@ def release(
     responder = Responder(app.session, lists.states)
     ruler = Exceptions.of(app.session, lists)
     for handled in release(app.session, responder, chosen, reason, ruler.rule):
-        assert handled.record is not None, "it is from the record"
+        assert handled.record is not None, "the match comes from the database"
         results.put(
             handled.record.id,
-            "; ".join(acted.detail for acted in handled.acted) or "released: no action is wanted",
+            "; ".join(acted.detail for acted in handled.acted)
+            or "released: the policy has no action for it",
             path=handled.outcome.path,
             done=all(acted.done for acted in handled.acted),
         )
@@ -193,4 +199,4 @@ def release(
         app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
     if responder.failed is not None:
         results.count(responder.failed)
-    return results.end("no match is held like that")
+    return results.end("no held match fits these options")

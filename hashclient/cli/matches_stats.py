@@ -1,4 +1,4 @@
-"""`matches stats`: how many matches there were, what people said of them, and how long it took."""
+"""`matches stats`: numbers of matches, of reviews with their results, and times between steps."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 #: The options of a list of notices.
 _list_options = together(
-    click.option("--show-all", is_flag=True, help="Also those that require no action any more."),
+    click.option(
+        "--show-all", is_flag=True, help="Also show notices that require no action any more."
+    ),
     click.option("--provider", metavar="NAME", help="Only notices of this provider."),
     format_option("text", "json"),
 )
@@ -38,10 +40,10 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     """Show notices of providers, and acknowledge them.
 
     A notice is a short text that a provider signs for all of its clients: a list is consolidated
-    tomorrow, a category has to be checked again, reports go to another address. `fetch` brings
-    them. A notice is open until somebody acknowledges it, it expires, or the provider replaces or
-    cancels it. The audit log records who was shown it and who acknowledged it. No part of a notice
-    is opened or executed.
+    tomorrow, a category has to be checked again, reports go to another address. `fetch` downloads
+    notices. A notice is open until somebody acknowledges it, it expires, or the provider replaces
+    or cancels it. The audit log records who has seen a notice and who has acknowledged it. No part
+    of a notice is opened or executed.
 
     Without a command, `list` is meant.
 
@@ -60,7 +62,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
 def list_notices(app: App, show_all: bool, provider: str | None, output_format: str) -> None:
     """List the notices that are open or acknowledged, the newest first.
 
-    A notice is called PROVIDER/ID; its ID is enough where no other provider has one of that name.
+    The full name of a notice is PROVIDER/ID; ID is enough if no other provider uses the same ID.
 
     \b
       hashclient notices list
@@ -69,11 +71,11 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     journal = _journal(app)
     kept = journal.all()
     if provider is not None and not any(standing.provider == provider for standing in kept):
-        app.settings.provider(provider)  # that one without notices is called so
+        app.settings.provider(provider)  # an error if no provider has this name
     found = [s for s in kept if provider in {None, s.provider} and (show_all or s.stands)]
     unnoted = _note_shown(journal, found, "headline")
     failure = journal.failure or unnoted
-    nothing = "there is no notice" if show_all else "no notice stands; --show-all shows others"
+    nothing = "there is no notice" if show_all else "no notice requires action; try --show-all"
     app.show(
         output_format,
         {"notices": [document_of(standing) for standing in found]},
@@ -121,9 +123,9 @@ def show(app: App, name: str, output_format: str) -> None:
 @format_option("text", "json")
 @pass_app
 def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_format: str) -> None:
-    """Say that notices have been dealt with; they are open no more.
+    """Acknowledge notices: they are not open any more.
 
-    An update of one of them is a notice of its own, and open again.
+    If the provider updates an acknowledged notice, the update is a new, open notice.
 
     \b
       hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
@@ -149,7 +151,7 @@ def _journal(app: App) -> Journal:
 def _note_shown(
     journal: Journal, shown: Sequence[Standing], how: str
 ) -> AuditError | StateError | None:
-    """Log that notices are shown; where that fails they are shown all the same, and it is said."""
+    """Log that notices are shown; if logging fails, they are still shown, with a warning."""
     try:
         journal.note_shown(shown, how)
     except (AuditError, StateError) as error:
@@ -158,7 +160,7 @@ def _note_shown(
 
 
 def severity_of(notice: Notice) -> str:
-    """Return how bad a notice is, and that it is not meant if it is not."""
+    """Return the severity of a notice, marked if it is only a test or an exercise."""
     meant = "" if notice.status == "Actual" else f", {notice.status}"
     return f"{notice.severity}{meant}"
 
@@ -173,7 +175,7 @@ def line_of(standing: Standing) -> str:
 
 
 def text_of(standing: Standing) -> Iterator[str]:
-    """Yield the lines of all that a notice says, and how it stands."""
+    """Yield the lines of all fields of a notice, and its state here."""
     kept = standing.kept
     more = {"state": _state_of(standing), "received": for_people(kept.received)}
     if kept.acknowledged is not None:
@@ -185,7 +187,7 @@ def text_of(standing: Standing) -> Iterator[str]:
 
 
 def lines_of(notice: Notice, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """Yield the lines of all that a notice says, and of its state here."""
+    """Yield the lines of all fields of a notice, and of its state here."""
     rows = {
         "headline": printable(notice.headline),
         "event": printable(notice.event),
@@ -248,7 +250,9 @@ def show_notices(
         app.say("next: `hashclient notices show ID` shows all of it")
     if (error := fetched.error) is not None:
         more = len(fetched.refused) - 1
-        others = f" ({more:,} more of its notices are not here either)" if more > 0 else ""
+        others = (
+            f" ({more:,} more notices of this provider are not here either)" if more > 0 else ""
+        )
         refused(f"{error.message}{others}", error.hint)
 
 

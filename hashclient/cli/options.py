@@ -1,15 +1,15 @@
-"""Options that several commands have.
+"""Options that several commands share.
 
 A table in `docs/architecture.md` says what each word means in every command.
 
-Some options come together, as one value: `gathered`. `declared_options` makes options for the
-fields of a value. Those of a scan are declared in `scan/values/options`: their types, defaults and
-help. A build makes the man pages from the options, and has click alone: so these values are named
-tuples.
+`gathered` passes several options to a command as one value. `declared_options` makes options for
+the fields of a value. The options of a scan are declared in `scan/values/options`, with types,
+defaults and help. A build makes the man pages from the options, and has only click: so these values
+are named tuples.
 
-Arguments are completed in a shell: ids of matches, reports, notices; names of lists, roles. This
-reads the state that the words before the cursor name. On an error it offers nothing and prints no
-message.
+A shell can complete arguments: ids of matches, reports and notices, names of lists and roles.
+Completion reads the state directory that the words before the cursor name. On an error it offers no
+words and prints no message.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]
     return add
 
 
-#: Of a command whose result is a file.
+#: For a command whose result is a file.
 written_option = click.option(
     "--output",
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="Where to write it; a file that is there is replaced.",
+    help="Where to write the result; an existing file is replaced.",
 )
 output_option = click.option(
     "--output",
@@ -64,7 +64,7 @@ output_option = click.option(
 )
 
 
-#: For a result that is written when it is whole, by `outputfile.write_whole`.
+#: For a result that is complete before `outputfile.write_whole` writes it.
 whole_output_option = click.option(
     "-o",
     "--output",
@@ -75,7 +75,7 @@ whole_output_option = click.option(
 
 
 def not_blank(_ctx: click.Context, param: click.Parameter, reason: str | None) -> str | None:
-    """Refuse a blank text of an option."""
+    """Refuse an option with a blank text."""
     if reason is not None and not reason.strip():
         raise UsageError(
             f"--{param.name} is empty", hint="give a reason: it goes into the audit log"
@@ -89,21 +89,21 @@ def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, st
     `by_id` is how the command takes the id of a match instead.
 
     Raises:
-        UsageError: it has no list, no slash or no id.
+        UsageError: the text has no list, no slash or no id.
     """
     list_name, slash, name = entry.partition("/")
     if not (slash and list_name and name):
         raise UsageError(
-            f"no LIST/ENTRY: {printable(entry)}",
-            hint="list and id of the entry, such as baseline/d-1; for the id in brackets of a"
-            f" match: {by_id}",
+            f"not of the form LIST/ENTRY: {printable(entry)}",
+            hint="give the list and the id of the entry, such as baseline/d-1; to give the id of "
+            f"a match, which is in brackets: {by_id}",
         )
     return list_name, name
 
 
 def reason_option(**default: Any) -> Callable[[Any], Any]:
     """Return the `--reason` option, which must not be blank; it is required without a default."""
-    # For click, a default of None counts as a default.
+    # For click, None also counts as a default.
     required = not default
     return click.option(
         "--reason",
@@ -117,9 +117,9 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
 
 
 def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, Any]) -> None:
-    """Run `command` for a group that stands alone, with the options that were given.
+    """Run `command` for a group without a subcommand, with the given options.
 
-    Before a subcommand they are refused, since it would ignore them.
+    Options before a subcommand are refused, since the subcommand would ignore them.
 
     Raises:
         UsageError: there are options before a subcommand.
@@ -130,16 +130,17 @@ def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, A
     for name in ctx.params:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(
-                f"options of `{ctx.info_name}` alone stand before `{ctx.invoked_subcommand}`",
-                hint=f"write them after it: `{ctx.command_path} {ctx.invoked_subcommand} …`",
+                f"options of `{ctx.info_name}` are before `{ctx.invoked_subcommand}`",
+                hint=f"write the options after the subcommand: `{ctx.command_path} "
+                f"{ctx.invoked_subcommand} …`",
             )
 
 
 def refuse_lost_directory(paths: Iterable[str]) -> None:
-    """Refuse relative paths where the working directory was removed: they lead nowhere.
+    """Refuse relative paths if the working directory was removed: they lead nowhere.
 
     Raises:
-        UsageError: there is one.
+        UsageError: a path is relative.
     """
     if not has_directory() and any(path != "-" and path[:1] != "/" for path in paths):
         raise lost_directory()
@@ -148,7 +149,8 @@ def refuse_lost_directory(paths: Iterable[str]) -> None:
 def lost_directory() -> UsageError:
     """Return the error of a relative path without a working directory."""
     return UsageError(
-        "the working directory was removed", hint="change to another one, or give absolute paths"
+        "the working directory was removed",
+        hint="change to another directory, or give absolute paths",
     )
 
 
@@ -168,7 +170,7 @@ def option_variables(parameter: click.Parameter) -> Sequence[str]:
 
 
 class _Anywhere(click.Option):
-    """`-q` or `-v` after the name of a command, with the same effect as before the name."""
+    """`-q` or `-v` after the name of a command; the effect is the same as before the name."""
 
     def __init__(self, *names: str, change: Callable[[App, int], None], **attributes: Any) -> None:
         def apply(ctx: click.Context, _parameter: click.Parameter, value: int) -> None:
@@ -217,7 +219,7 @@ class _Duration(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = re.fullmatch(_DURATION, str(value))
         if found is None or not int(found["number"]):
-            self.fail(f"{value!r} is no length of time, such as 90, 30m or 1h", param, ctx)
+            self.fail(f"{value!r} is not a length of time, such as 90, 30m or 1h", param, ctx)
         return float(int(found["number"]) * _UNITS[found["unit"] or "s"])
 
 
@@ -225,18 +227,18 @@ DURATION = _Duration()
 
 
 class _Time(click.ParamType[Any]):
-    """A date, or a date and time, in ISO 8601 or as we write it; UTC unless it says otherwise."""
+    """A date, or a date and time, in ISO 8601 or in our form for people; UTC by default."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = str(value).strip()
-        # As people are shown it: `2026-01-31 12:00 UTC`, `2026-01-31 13:00 +01:00`.
+        # The form for people: `2026-01-31 12:00 UTC`, `2026-01-31 13:00 +01:00`.
         spelt = re.sub(r" (?=[+-])", "", re.sub(r" UTC\Z", "Z", text))
         try:
             time = datetime.fromisoformat(spelt)
             return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):  # at the ends of time
+        except (ValueError, OverflowError):  # the time is outside of the range of years
             self.fail(f"{text!r} is not like 2026-01-31 or 2026-01-31T12:00Z", param, ctx)
 
 
@@ -246,7 +248,7 @@ TIME = _Time()
 def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[Decorated], Any]:
     """Return a decorator for options whose values a command gets together.
 
-    They come as one `kind`, a named tuple with a field for each of them, as the argument `name`.
+    The values come as the argument `name`: a `kind`, a named tuple with a field for each option.
     """
 
     def decorate(function: Decorated) -> Any:
@@ -261,7 +263,7 @@ def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[
 
 
 def declared_options(kind: Any, *names: str) -> Callable[[Decorated], Any]:
-    """Return a decorator for the options of some fields of `kind`; they come as `options`."""
+    """Return a decorator for the options of some fields of `kind`, passed as `options`."""
     return gathered("options", kind, *(declared(kind, name) for name in names))
 
 
@@ -278,12 +280,12 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     if default is True:
         return negative(flag, name, **attributes)
     if default is False:
-        # Not `False` for other options: click makes flags of some of them all the same.
+        # `False` would not do for other options: click would still make flags of some of them.
         attributes["is_flag"] = True
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 
 
-#: The types of all fields are evaluated at once, for each of the options would take 0.3 ms.
+#: The types of all fields are evaluated together: for each option alone this would take 0.3 ms.
 _hints_of = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
@@ -309,7 +311,7 @@ def outcome_options(
 ) -> Callable[[Decorated], Any]:
     """Return a decorator that adds the options that say how outcomes are written, and `more`.
 
-    `digests` says which digests an outcome has. A command gets them all as `written`.
+    `digests` says which digests an outcome has. A command gets all these options as `written`.
     """
     return gathered(
         "written",
@@ -331,7 +333,7 @@ def outcome_options(
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
-#: The most words offered; nobody reads more.
+#: The maximum of offered words; nobody reads more.
 MOST_OFFERED = 200
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
@@ -406,7 +408,7 @@ def _lists(context: click.Context) -> list[str]:
 
 
 def _lists_of_repository(context: click.Context) -> list[str]:
-    # After an option whose value is missing, click has not parsed the words yet.
+    # If the value of an option is missing, click has not parsed the words yet.
     given = context.params.get("directory") or next(iter(context.args), ".")
     lists = Path(given, "public", "targets", "lists")
     return sorted(path.name for path in lists.iterdir())

@@ -1,7 +1,7 @@
-"""The standard streams, JSON on them, and all that the program does about signals.
+"""The standard streams, JSON on them, and the handling of signals.
 
-Stdout is for data. A failure to write to it is an error; one on stderr is ignored. Outcomes are
-written by `formats`, tables for people by `app`; a file that `--output` names is `outputfile`.
+Stdout is for data. A failure to write to it is an error; one on stderr is ignored. `formats` writes
+outcomes, `app` writes tables for people, `outputfile` writes the file that `--output` names.
 
 `raise_at_signals` is for the whole process: SIGINT and SIGTERM raise an exception. `Signals` is for
 a run: it holds them back during a step that must not be interrupted. `Hangup` is for a run that
@@ -44,8 +44,8 @@ def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]
 def json_text(document: object, indent: int | None = None, *, compact: bool = False) -> str:
     """Return `document` as JSON in ASCII, its keys in their order.
 
-    A struct is an object of its fields by their encoded names, a time is in UTC as RFC 3339 has it,
-    a path is a text. With `compact`, no spaces separate its parts.
+    A struct becomes an object of its fields by their encoded names, a time is in UTC in the form of
+    RFC 3339, a path becomes a text. With `compact`, no spaces separate its parts.
     """
     import json
 
@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:
 
 
 class OutputError(StateError):
-    """The output cannot be written: a full disk, or a reader that has gone."""
+    """The output cannot be written: the disk is full, or the reader has ended."""
 
 
 class ReaderGoneError(OutputError):
@@ -81,7 +81,7 @@ def output_error(error: OSError, path: Path | None = None) -> OutputError:
 
 
 class _Bytes(io.BufferedWriter):
-    """The raw stream below stdout; all output, click's bytes included, goes through it."""
+    """The raw stream below stdout; all output goes through it, also the bytes that click writes."""
 
     def write(self, data: Any) -> int:
         try:
@@ -97,7 +97,7 @@ class _Bytes(io.BufferedWriter):
 
 
 class _Talk(io.TextIOWrapper):
-    """Stderr, without errors: a message that nobody can read is no reason to fail.
+    """Stderr that ignores errors: if nobody can read a message, the program goes on.
 
     At the end, the interpreter may flush it after this module's imports are gone.
     """
@@ -119,10 +119,11 @@ class _Talk(io.TextIOWrapper):
 def open_streams() -> None:
     """Make the standard streams usable, even if some are closed.
 
-    Names of files may have any bytes; they are written unchanged or escaped, without an error.
+    Names of files may have any bytes; these are written unchanged or escaped, and never cause an
+    error.
     """
-    # A file opened later must not become stdout, so a closed stream is opened such that writes
-    # fail.
+    # A file that is opened later must not become stdout. So a closed stream is opened in a way that
+    # makes writes fail.
     for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(fd)
@@ -149,7 +150,7 @@ interrupts: list[int] = []
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, it must pass all handlers of errors."""
+    """SIGTERM arrived; like KeyboardInterrupt, no handler of errors may catch this exception."""
 
 
 def on_sigint(number: int, _frame: FrameType | None) -> NoReturn:
@@ -172,7 +173,7 @@ def raise_at_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore both signals from here on: the process ends with its present code."""
+    """Ignore both signals from now on: the process ends with its present exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -180,15 +181,15 @@ def ignore_signals() -> None:
 class Signals:
     """Passes signals on to the former handlers, or holds them back.
 
-    Use it as a context manager around the whole run. Handlers are installed once a run and check
-    the current step. Outside of a step they call the former handlers, so it does no harm if one of
-    them stays. Installing handlers for each step would leave moments in which one signal has the
-    new handler and the other the old one.
+    Use it as a context manager around the whole run. Handlers are installed once per run and check
+    the current step. Outside of a step they call the former handlers, so a handler that stays does
+    no harm. Installing handlers for each step would leave moments in which one signal has the new
+    handler and the other the old one.
     """
 
     def __init__(self) -> None:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        #: How many signals wait for the end of a step; the next one comes through.
+        #: How many signals may wait for the end of a step; one signal more comes through at once.
         self._patience = 0
         self._kept: list[tuple[int, FrameType | None]] = []
         self._is_over = False
@@ -247,7 +248,7 @@ class Signals:
             self._release(self._patience)
 
     def _release(self, patience: int) -> None:
-        """Handle the last waiting signal if too many are waiting."""
+        """Handle the last waiting signal if more signals wait than may."""
         if not self._is_over and len(self._kept) > patience:
             number, frame = self._kept[-1]
             self._kept.clear()
@@ -255,15 +256,15 @@ class Signals:
 
 
 class Hangup:
-    """Notes that SIGHUP came: a log rotator asks to open the file again that it has renamed.
+    """Notes that SIGHUP came: a log rotator has renamed the output file, and asks to open it again.
 
-    The signal also comes when the terminal of a run closes; then it ends the run, as usual. If the
-    signal was ignored or handled when the run began, this does not change.
+    The signal also comes when the terminal of a run closes; then it ends the run, as usual. If
+    SIGHUP was ignored or handled when the run began, this class changes nothing.
     """
 
     def __init__(self) -> None:
         """Change nothing until `watch`."""
-        #: Whether it came since this was set to False.
+        #: Whether SIGHUP came since this was set to False.
         self.is_asked = False
         self._is_watching = self._had_terminal = False
 
@@ -272,7 +273,8 @@ class Hangup:
         if self._is_watching or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
             return
         self._had_terminal = _has_terminal()
-        with contextlib.suppress(ValueError):  # not the main thread, which alone gets signals
+        # Not the main thread: only the main thread gets signals.
+        with contextlib.suppress(ValueError):
             signal.signal(signal.SIGHUP, self._handle)
             self._is_watching = True
 

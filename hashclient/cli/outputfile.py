@@ -1,20 +1,21 @@
-"""The file that `--output` names, also after a command that fails.
+"""The file that `--output` names, also when the command fails.
 
-A line for cron, a script, or a job in CI that shows such a file after a run must never show the
-output of an earlier run: a scan that fails before it begins would look like the one that ended with
-0 yesterday. So FILE is found and emptied before anything else can fail; a later failure is written
-into it, in the format that was asked for. `status` replaces its file in one step, since its readers
-come at any time: a status that fails replaces it, too, and says so.
+A script or a job in CI may show FILE after a run. FILE must never have the output of an earlier run
+then: a scan that fails at its start would look like yesterday's scan that ended with 0. So FILE is
+emptied before anything else can fail. A later failure is written into FILE, in the format of the
+output. `status` replaces its file in one step, since readers may come at any time. A `status` that
+fails also replaces its file, by a text about the failure.
 
-A FILE that is renamed during a scan is opened again on SIGHUP. The outcomes so far are in the
-renamed file, which has no end; the later ones are in a new FILE, which begins like any output and
-has the summary of the whole run. Formats that are one document stay in the renamed file.
+A FILE that is renamed during a scan is opened again on SIGHUP. The renamed file has the outcomes so
+far, and no summary. The new FILE begins like any output, and has the later outcomes and the summary
+of the whole run. Formats that are one document stay in the renamed file.
 
-Two runs never write to one file; a lock of a user who may only read it does not count. An input is
-never emptied: it would escape the lists.
+A lock keeps two runs from writing to one file; the lock of a user who may only read FILE does not
+count. An input is never emptied: its content would not be checked any more.
 
-Limits: a run that is killed at once (SIGKILL) leaves an empty file, or the old one of `status`,
-which shows its time. An output or a format in config.toml is not known while config.toml is broken.
+Limits: a run that is killed by SIGKILL leaves an empty file; a killed `status` leaves its old file,
+    which shows its time. If config.toml is broken, an output or a format that it names is not
+    known.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from hashclient.core.errors import ExitCode, HashclientError, LockedError, State
 from hashclient.system.files import acquire, write_all
 from hashclient.system.text import printable
 
-#: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
+#: Commands that empty `--output` first, and commands that replace it in one step.
 _EMPTIED = frozenset({"scan", "lookup", "matches"})
 _REPLACED = frozenset({"status"})
-#: Commands whose output has no last line that shows that it is complete.
+#: Commands whose output has no last line to show that the output is complete.
 _ENDLESS = frozenset({"matches"})
-#: Commands that may run for so long that FILE is rotated meanwhile.
+#: Commands that may run so long that somebody rotates FILE meanwhile.
 _REOPENED = frozenset({"scan", "lookup"})
-#: The parameters that name inputs: of all commands, and of some.
+#: The parameters that name inputs: for all commands, and for some commands.
 _INPUTS_OF_ALL = ("config_path", "seal_key_file")
 _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
 
 
-#: Errors of the place, and not of the disk: the same as when a file is opened there.
+#: Errors that are about the path, and not about the disk: the same as for opening a file.
 _WRONG_PLACE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
@@ -66,7 +67,7 @@ class OutputFile:
         self._is_begun = self._is_whole = False
         self._inputs: Sequence[str] = ()
         self._hangup = Hangup()
-        #: Returns the beginning of FILE again; None if the output cannot be split.
+        #: Returns the text at the beginning of FILE; None if the output cannot be split.
         self._again: Callable[[], str | None] | None = None
         self._warn: Callable[[str, str | None], object] = lambda _message, _hint: None
 
@@ -75,8 +76,8 @@ class OutputFile:
     ) -> None:
         """Look for `--output` of command `name`, called with `words`, and empty FILE.
 
-        A second call does no step again, so this can be called once more after config.toml has been
-        read. Wrong words are ignored: their errors come when the command parses them.
+        A second call repeats no step, so it is allowed after config.toml has been read. Wrong words
+        are ignored here: the command reports them when it parses its words.
 
         Raises:
             UsageError: FILE cannot be opened, or is an input.
@@ -87,7 +88,7 @@ class OutputFile:
         if isinstance(command, click.Group):
             words = words[words[:1] == ["list"] :]  # the same as the group alone
             if not command.commands.keys().isdisjoint(words):
-                return  # that of `matches` is for the list, not for `matches show`
+                return  # `--output` of `matches` is for the list, not for `matches show`
         if not _may_be_named(context, name, command, words):
             return
         found = command.make_context(
@@ -121,11 +122,10 @@ class OutputFile:
         again: Callable[[], str | None] | None = None,
         warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
     ) -> Iterator[Callable[[str], None]]:
-        """Yield a function that writes a line to `path`, or else to stdout; it is whole at the end.
+        """Yield a function that writes a line to `path` or stdout; write all lines at the end.
 
-        `again` returns the beginning of a file, if an output can be split into several files;
-        without it, FILE is never opened again. `warn` is called with a warning about that, and a
-        hint.
+        If an output can be split into several files, `again` returns the beginning of a file.
+        Without `again`, FILE is never opened again, and `warn` is called with a warning and a hint.
 
         Raises:
             UsageError, LockedError: as `prepare`.
@@ -153,18 +153,18 @@ class OutputFile:
         self._is_whole = True
 
     def reopen_if_asked(self) -> None:
-        """Open FILE again, if that was asked for; called now and then while no line is written."""
+        """Open FILE again after a SIGHUP; called now and then while no line is written."""
         if self._hangup.is_asked:
             try:
                 self._reopen()
             except OutputError:
-                self._hangup.is_asked = True  # the next line fails for it
+                self._hangup.is_asked = True  # writing the next line raises this error
 
     def _reopen(self) -> None:
-        """Open FILE again, if that was asked for and it is not the file that is written to.
+        """Open FILE again after a SIGHUP, if FILE is now another file than the open one.
 
         Raises:
-            OutputError: the file that was renamed cannot be finished.
+            OutputError: the renamed file cannot be finished.
         """
         path = self._path
         if not self._hangup.is_asked or path is None or self._stream is None:
@@ -178,7 +178,9 @@ class OutputFile:
             return
         if self._again is None:
             why = f"{self._format} is one document"
-            self._warn(f"the output was not opened again: {why}", "it is in the file as renamed")
+            self._warn(
+                f"the output was not opened again: {why}", "all of it is in the renamed file"
+            )
             return
         self._finish()
         try:
@@ -198,15 +200,15 @@ class OutputFile:
             raise output_error(error, self._path) from error
 
     def _finish(self) -> None:
-        """Make sure that all lines have come to FILE.
+        """Make sure that all lines are written to FILE.
 
         Raises:
-            OutputError: it has not.
+            OutputError: a line is not written.
         """
         stream = self._opened_stream()
         try:
             stream.flush()
-            # A network file system may report only at the close of a file that it has no room.
+            # A network file system may report a full disk only when the file is closed.
             os.close(os.dup(stream.fileno()))
         except OSError as error:
             raise output_error(error, self._path) from error
@@ -216,9 +218,9 @@ class OutputFile:
         return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
-        """Write into FILE that the command failed, unless it has an output, or a part of one.
+        """Write into FILE that the command failed, unless FILE has some output already.
 
-        An error to write is ignored: the command has its own error already.
+        An error of writing is ignored: the command already reports its own error.
         """
         if self._path is None or self._is_whole:
             return
@@ -246,7 +248,7 @@ class OutputFile:
         self._path, self._inputs, self._is_begun = path, inputs, False
 
     def _write_failure(self, text: str) -> None:
-        """Write `text` instead of all that was written so far; a pipe keeps its earlier text."""
+        """Replace the text that was written so far by `text`; a pipe keeps its earlier text."""
         stream = self._stream
         assert stream is not None
         if self._is_begun:
@@ -265,7 +267,7 @@ class OutputFile:
 
 
 def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str) -> None:
-    """Write a result to stdout, or in one step to the file `output`; an empty one has no line.
+    """Write a result to stdout, or in one step to the file `output`; no line for an empty text.
 
     Raises:
         UsageError, OutputError: as `replace`.
@@ -279,17 +281,17 @@ def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str
 def replace(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; the umask decides who can read it.
 
-    A pipe, a device and `/dev/stdout`, whatever it leads to, are written to and stay what they are.
+    A pipe, a device and the target of `/dev/stdout` are not replaced, but written to.
 
     Raises:
-        UsageError: writing there is not allowed, or there is no such directory.
-        OutputError: it cannot be written; a file is as it was.
+        UsageError: `path` must not be written to, or its directory does not exist.
+        OutputError: `path` cannot be written; a file there is unchanged.
     """
     from hashclient.system.outputs import place_of, replaced_file
 
     try:
         if path.is_symlink() and path.exists():
-            for stream_fd in (1, 2):  # by whatever name, and whatever it leads to
+            for stream_fd in (1, 2):  # `/dev/stdout` may have other names
                 if os.path.samestat(path.stat(), os.fstat(stream_fd)):
                     write_all(stream_fd, data)
                     return
@@ -312,10 +314,10 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _emptied(path: Path, inputs: Sequence[str]) -> int:
-    """Open a file, a pipe or a device for writing, and empty it; return its descriptor.
+    """Open a file, a pipe or a device for writing; empty a file. Return the descriptor.
 
     Raises:
-        UsageError: it cannot be opened, or is one of `inputs`.
+        UsageError: `path` cannot be opened, or is one of `inputs`.
         LockedError: another run is writing to it.
     """
     from hashclient.system.outputs import place_of
@@ -347,10 +349,10 @@ def _text_stream(fd: int) -> TextIO:
 def _may_be_named(
     context: click.Context, name: str, command: click.Command, words: Sequence[str]
 ) -> bool:
-    """Return whether anything may name an output: to parse the words takes much of a start."""
+    """Return whether any word may name an output; fast, since parsing takes much of a start."""
     option = next(one for one in command.params if one.name == "output")
     return (
-        # A short flag may stand behind others, in one word.
+        # A short flag may follow other flags in one word.
         any(flag[1] != "-" or word.startswith(flag) for flag in option.opts for word in words)
         or option.value_from_envvar(context) is not None
         or "output" in (context.default_map or {}).get(name, {})
@@ -404,7 +406,8 @@ def _lock(fd: int, path: Path) -> None:
 def _may_be_of_a_run(status: os.stat_result) -> bool:
     """Return whether the holders of locks on a file may write to it, as far as /proc shows.
 
-    Every user who can read a file can lock it, but must not keep an old output in it that way.
+    Every user who can read a file can lock it. A user who cannot write to the file must not keep an
+    old output in it by a lock.
     """
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
@@ -420,9 +423,9 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
 
 
 def _real_uid(pid: str) -> int | None:
-    """Return the user who started a process, even if it has changed its user; None if it ended."""
+    """Return the user who started a process, even if its user changed; None if it ended."""
     try:
-        # Not the owner of this: it is root where memory is private.
+        # Not the owner of this file: root owns it if the memory of the process is private.
         status = Path(f"/proc/{int(pid)}/status")
         with status.open(encoding="utf-8", errors="replace") as lines:
             found = [line.split()[1] for line in lines if line.startswith("Uid:")]
@@ -451,7 +454,7 @@ def _failed_output(
 
 
 def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
-    """Return the output of `status` when it could not find out anything."""
+    """Return the output of a `status` that has failed."""
     if output_format == "prometheus":
         from hashclient.status.prometheus import render_failure
 

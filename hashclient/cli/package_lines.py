@@ -1,6 +1,7 @@
 """Packages in lines: for people, for spreadsheets and for programs.
 
-Without click, so that the one-file tool for recipients writes the same.
+This module does not use click, so that `hashclient-verify`, the one-file tool for recipients, can
+use it, too.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _HEADINGS = ("report", "match", "entry", "category", "evidence", "path", "also i
 def package_lines(
     checked: Sequence[Checked], output_format: str, *, compared: bool = False
 ) -> Iterator[str]:
-    """Yield what was found of packages; `compared` says whether their key was.
+    """Yield lines about verified packages; `compared` says whether their key was compared.
 
-    What does not verify is not in the table for people: messages say it.
+    The table for people has no files that do not verify: a message reports each of these.
     """
     found = rows(checked, public_key_compared=compared)
     if output_format != "table":

@@ -1,9 +1,9 @@
 """Progress bars on stderr, drawn by rich, if stderr is a terminal.
 
-A scan walks only as far as its workers need, so that its memory stays flat; it knows the total only
-near its end. So another process walks the same trees and counts the files, for the share that the
-bar shows. This takes a small part of the time of a scan, and brings the directories into the
-kernel's cache. The count never changes a verdict.
+To keep its memory small, a scan lists files only as fast as its workers read them. So it knows the
+total number only near its end. For the percentage in the bar, another process lists the same trees
+and counts the files. Counting takes a small part of the time of a scan, and brings the directories
+into the kernel's cache. The count never changes a verdict.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_ELAPSED_S = 2.0
 
 @contextlib.contextmanager
 def fetch_progress(app: App) -> Iterator[FetchProgress]:
-    """Yield a function that draws the download of a list, or does nothing."""
+    """Yield a function that draws the progress of a download, or does nothing."""
     if not app.progress_wanted():
         yield lambda *_: None
         return
@@ -66,7 +66,7 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
 def scan_progress(
     app: App, progress: ScanProgress, total: Callable[[], int | None] = lambda: None
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that draws how far a scan has come, or does nothing.
+    """Yield a function that draws the progress of a scan; without a terminal it does nothing.
 
     `total` returns the number of all inputs, None while it is not known.
     """
@@ -84,7 +84,8 @@ def scan_progress(
             if now - last < INTERVAL_S:
                 return
             last = now
-            # A changed file is read again, but was counted before: the number must not go back.
+            # A file that changed is read again, but was counted before: the number must not
+            # decrease.
             most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
             large.look(now)
             draw(_scan_line(progress.summary, most, now - started, total(), large))
@@ -96,7 +97,7 @@ class _LargeFiles:
     """The large files that are being read, and the progress of the slowest one."""
 
     def __init__(self, reading: Mapping[str, int]) -> None:
-        """`reading` has the number of bytes read so far of each file; it changes."""
+        """`reading` is a live mapping of each file to the number of bytes read so far."""
         self._reading = reading
         #: For each file: when it was first seen, the bytes read by then, and its size if known.
         self._seen: dict[str, tuple[float, int, int]] = {}
@@ -168,7 +169,7 @@ def human_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that adds counts of bytes and draws how many were `what` so far."""
+    """Yield a function that adds counts of bytes and draws the sum, labelled `what`."""
     if not app.progress_wanted():
         yield lambda _count: None
         return
@@ -242,13 +243,13 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
         return
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
-    # A signal before the process has its own handlers would run ours in it.
+    # A signal now would run the handlers of the parent process in the child.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        pid = os.fork()  # before any worker or thread
+        pid = os.fork()  # Fork before any worker or thread exists.
         if pid == 0:
             _count(theirs, paths, options)
-    except OSError:  # too many processes: then there is no share
+    except OSError:  # too many processes: the bar shows no percentage
         pid = 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -279,7 +280,7 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
 
 
 def _count(to: int, paths: Sequence[str], options: ScanOptions) -> NoReturn:
-    """Count, and end this process; no other code of ours may run in it."""
+    """Count, and end this process, without running any other code of the program."""
     try:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)

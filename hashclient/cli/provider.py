@@ -40,9 +40,9 @@ from hashclient.system.text import printable
 def command() -> None:
     """Make, change and try a repository of signed hash lists.
 
-    This is the side of the provider: the body that decides what is listed. REPO is a
-    directory; its `public/` goes behind a web server, its `keys/` never leave the machine, its
-    `root.json` is handed to clients by a way they trust.
+    This is the side of the provider: the body that decides what is listed. REPO is a directory; a
+    web server publishes its `public/`, its `keys/` never leave this machine, and clients get its
+    `root.json` by a way that they trust.
 
     \b
       hashclient provider init /srv/lists
@@ -56,12 +56,12 @@ def command() -> None:
 @repo_argument
 @key_options("the root role")
 @longest_option
-@click.option("--encrypt-keys", is_flag=True, help="Put all keys under a passphrase.")
+@click.option("--encrypt-keys", is_flag=True, help="Encrypt all keys with a passphrase.")
 @click.option(
     "--passphrase-file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="That passphrase. [default: asked for at the terminal]",
+    help="File with the passphrase of the keys. [default: ask at the terminal]",
 )
 @format_option("text", "json")
 @pass_app
@@ -77,10 +77,10 @@ def init(
 ) -> None:
     """Make a repository in the new or empty directory REPO.
 
-    Give the root role several keys and a threshold when nobody alone should be able to replace
-    all other keys. The root's keys are needed for `rotate` and once in half a year for `renew`:
-    in between, keep their files (REPO/keys/root-*.pem) offline. With --encrypt-keys, new keys that
-    other commands make later are under the passphrase of those that they go with, too.
+    If no single person should be able to replace all other keys, give the root role several keys
+    and a threshold. The root's keys are needed for `rotate`, and every half year for `renew`. At
+    other times, keep their files (REPO/keys/root-*.pem) offline. With --encrypt-keys, the same
+    passphrase also encrypts new keys that other commands make later.
 
     \b
       hashclient provider init /srv/lists --keys 3 --threshold 2
@@ -89,7 +89,7 @@ def init(
 
     repository = repository_at(app, directory)
     if passphrase_file is not None and not encrypt_keys:
-        raise UsageError("--passphrase-file is of use with --encrypt-keys only")
+        raise UsageError("--passphrase-file needs --encrypt-keys")
     passphrase = new_passphrase(passphrase_file) if encrypt_keys else None
     repository.create(
         root_keys=Keys(keys, threshold), passphrase=passphrase, longest=_days(longest_days)
@@ -97,10 +97,10 @@ def init(
     root_sha256 = repository.status().root_sha256
     document = {"root": repository.root_file.absolute(), "root_sha256": root_sha256}
     app.show(output_format, document, printable(repository.root_file))
-    app.say("hand this file to clients by a way they trust; then `publish` a list")
+    app.say("give this file to clients by a way that they trust; then `publish` a list")
     app.say(
-        f"every account of this machine may read {printable(repository.public)}, as a web server"
-        " has to; keys/ is yours alone"
+        f"every account of this machine can read {printable(repository.public)}, because a web "
+        "server has to; only you can read keys/"
     )
     warn_closed(app, repository)
 
@@ -109,13 +109,16 @@ def init(
 @repo_argument
 @click.argument("role", shell_complete=ROLES)
 @click.option(
-    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
+    "--keys",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="How many new keys to make. [default: as many as now]",
 )
 @click.option(
     "--threshold",
     type=click.IntRange(1, 16),
     metavar="N",
-    help="How many of them have to sign. [default: as before]",
+    help="How many of the new keys have to sign. [default: as before]",
 )
 @longest_option
 @public_key_option
@@ -137,10 +140,11 @@ def rotate(
 ) -> None:
     """Replace the keys of ROLE by new ones and remove the old ones.
 
-    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients follow by
-    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for notices and a list, those of targets. With --public-key, the new keys are those of
-    people, who sign a --draft apart; it needs signatures of the root, or of targets, as well.
+    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients learn the new
+    keys automatically. Rotate if a key may have leaked, or was lost. The root's keys have to be
+    here; for notices and for a list, the keys of targets are enough. With --public-key, the new
+    keys belong to people, who sign a --draft on their own machines. The draft also needs signatures
+    of the root, or of targets.
 
     \b
       hashclient provider rotate /srv/lists timestamp
@@ -151,12 +155,12 @@ def rotate(
     if not public_keys and (keys is None) != (threshold is None):
         raise UsageError(
             "`rotate` needs both --keys and --threshold, or neither",
-            hint="without them there will be as many keys as before",
+            hint="without both options, there will be as many keys as before",
         )
     if public_keys and threshold is None:
         raise UsageError("`rotate` needs --threshold with --public-key")
     if longest_days is not None and role != "root":
-        raise UsageError("--longest-days is for a new root")
+        raise UsageError("--longest-days is for new keys of the root")
     wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
     repository = repository_at(app, directory, passphrases(passphrase_file))
     repository.rotate(role, wanted, draft=draft, longest=_days(longest_days))
@@ -165,19 +169,20 @@ def rotate(
     conclude(app, repository, draft)
 
 
-@command.command("renew", short_help="Sign again roles that are due.")
+@command.command("renew", short_help="Sign roles again that are due.")
 @repo_argument
 @click.option(
     "--draft",
     type=existing_path(),
     metavar="DIR",
-    help="Write due roles whose keys are elsewhere into a new directory, for people to sign.",
+    help="If keys of a due role are elsewhere, write the role into a new directory, for people to "
+    "sign.",
 )
 @click.option(
     "--until",
     type=TIME,
     metavar="TIME",
-    help="Let all that is signed hold until then, as before a holiday; the root says how far.",
+    help="Let signatures stay valid until this time, as before a holiday; the root sets a limit.",
 )
 @passphrase_option
 @format_option("text", "json")
@@ -190,18 +195,19 @@ def renew(
     passphrase_file: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Sign the timestamp again, and each role past half of its time.
+    """Sign the timestamp again, and each role that is past half of its validity.
 
-    Clients refuse a repository whose signatures have expired, so run this every day. A role
-    that is due but whose keys are kept elsewhere is named; bring them in time. Before a time in
-    which nobody can sign, --until lets signatures hold longer: as long as the root allows.
+    Clients refuse a repository whose signatures have expired, so run this every day. If a role is
+    due but its keys are kept elsewhere, this command names the role; bring the keys in time. If
+    nobody can sign for some time, --until makes signatures valid for longer, up to the limit that
+    the root sets.
 
     \b
       hashclient provider renew /srv/lists
       hashclient provider renew /srv/lists --until 2027-01-07
 
-    Exit codes: 0 what is due is signed, or there is time; 7 a role has expired whose keys are not
-    here; all are in `hashclient --help`.
+    Exit codes: 0 all due roles are signed, or still have time; 7 a role has expired and its keys
+    are not here; all are in `hashclient --help`.
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     if draft is not None:

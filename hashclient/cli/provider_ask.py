@@ -1,4 +1,4 @@
-"""`provider show`, `find` and `diff`: the published entries, without a digest of them."""
+"""`provider show`, `find` and `diff`: the published entries, without their digests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def show(app: App, directory: Path, list_name: str, output_format: str) -> None:
     """Show a list in numbers: its categories, kinds of digests and generations.
 
-    Entries are counted and not shown; `find` looks up single ones.
+    Entries are only counted here; `find` shows single entries.
 
     \b
       hashclient provider show /srv/lists --list baseline
@@ -44,7 +44,7 @@ def show(app: App, directory: Path, list_name: str, output_format: str) -> None:
 @list_option
 @click.argument("first", metavar="FROM", type=click.IntRange(0))
 @click.argument("last", metavar="[TO]", required=False, type=click.IntRange(0))
-@click.option("--ids", "with_ids", is_flag=True, help="Name the entries, too, by their ids.")
+@click.option("--ids", "with_ids", is_flag=True, help="Show the ids of the entries, too.")
 @format_option("text", "json")
 @pass_app
 def diff(
@@ -58,9 +58,10 @@ def diff(
 ) -> None:
     """Show the changes of a list from generation FROM to TO.
 
-    Without TO, to the newest; before the first is 0. Entries that were added and withdrawn in
-    between do not count; entries that were withdrawn and added again under the same id count as
-    renewed. Generations that `consolidate` has joined cannot be separated any more.
+    Without TO, the newest generation is compared. FROM 0 is the empty list before the first
+    generation. Entries that were added and withdrawn in between do not count. Entries that were
+    withdrawn and added again with the same id count as renewed. Generations that `consolidate` has
+    joined cannot be compared separately any more.
 
     \b
       hashclient provider diff /srv/lists --list baseline 11
@@ -89,12 +90,12 @@ def diff(
 
 
 def ids_of(found: Difference) -> dict[str, tuple[str, ...]]:
-    """Return the ids of entries that came and went."""
+    """Return the ids of added, withdrawn and renewed entries."""
     return {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
 
 
 def ids_text(found: Difference) -> list[str]:
-    """Return a line for each entry that came or went."""
+    """Return a line for each added, withdrawn or renewed entry."""
     signs = zip("+-~", ids_of(found).values(), strict=True)
     return [f"{sign} {entry_id}" for sign, some in signs for entry_id in some]
 
@@ -107,15 +108,15 @@ def ids_text(found: Difference) -> list[str]:
     "sources",
     metavar="FILE|-",
     multiple=True,
-    help="Find entries by the digests in FILE, of any kind that `lookup` reads. Can be given"
-    " several times.",
+    help="Find entries by the digests in FILE, a file of any format that `lookup` reads. Can be "
+    "given several times.",
 )
 @click.option(
     "--list",
     "lists",
     metavar="NAME",
     multiple=True,
-    help="Only in this list. Can be given several times. [default: all]",
+    help="Search only this list. Can be given several times. [default: all]",
 )
 @reading_options
 @format_option("text", "json")
@@ -130,19 +131,18 @@ def find(
     columns: tuple[str, ...],
     output_format: str,
 ) -> ExitCode:
-    """Find entries by their ids, or by digests that are in a file.
+    """Find entries by their ids, or by the digests in a file.
 
-    It says on which list an entry is or was, since which generation, its category and which kinds
-    of digests it has, and never a digest. Rows of a file are called by their numbers. A row with
-    several digests may agree with an entry in some and differ in others: that is said, and
-    worth a look.
+    For each entry, this shows its list, its generations, its category and its kinds of digests, but
+    never a digest. Rows of a file are shown by their numbers. A row with several digests may agree
+    with some digests of an entry and differ from others: this is shown; check why.
 
     \b
       hashclient provider find /srv/lists 2024-00017
       hashclient provider find /srv/lists --from complaint.txt
 
-    Exit codes: 0 each is listed, 3 one is not, was withdrawn, or differs; all are in
-    `hashclient --help`.
+    Exit codes: 0 each entry is listed, 3 an entry is not listed, was withdrawn, or differs; all are
+    in `hashclient --help`.
     """
     from hashclient.provider.asking import find as find_entries
     from hashclient.provider.find import Questions
@@ -161,12 +161,12 @@ def find(
     app.show(output_format, {"answers": documents}, text, indent=2)
     say_remarks(app, reading)
     if not answers:
-        app.warn("the files have no digest: nothing was asked for")
+        app.warn("the files have no digest: there is nothing to find")
     return ExitCode.OK if is_whole else ExitCode.INCOMPLETE
 
 
 def _is_listed(answer: Answer) -> bool:
-    """Return whether an entry is listed that agrees, and none is that differs."""
+    """Return whether a listed entry agrees, and no listed entry differs."""
     listed = [entry for entry in answer.entries if entry.withdrawn is None]
     return bool(listed) and all(entry.is_listed for entry in listed)
 

@@ -1,4 +1,4 @@
-"""`provider client` and `feedback`: who may fetch, by which token, and what they say of entries."""
+"""`provider client` and `feedback`: the clients, their tokens, and their counts for entries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from hashclient.provider.feedback import Tally
 
 
-#: A token that expires sooner is worth a warning.
+#: If a token expires sooner than this, a warning is shown.
 SOON = timedelta(days=30)
 
 
 @click.group("client")
 def client() -> None:
-    """Say who may fetch: clients with a bearer token each.
+    """Manage the clients that may fetch; each has a bearer token.
 
-    The repository keeps hashes of tokens, so a token is shown once, when it is made. `serve` knows
-    all clients at once; a web server when it has a new configuration, which `server-config` makes.
+    The repository only keeps hashes of tokens, so a token is shown only once, when it is made.
+    `serve` accepts a new client immediately; a web server needs a new configuration, which
+    `server-config` makes.
 
     \b
       hashclient provider client add /srv/lists alice --output alice.token
@@ -42,14 +43,15 @@ def client() -> None:
 _name = click.argument("name")
 
 
-#: Where the token goes, and how long it holds.
+#: The options for the file of the token, and for its validity.
 _token_options = together(
     click.option(
         "--output",
         type=existing_path(dir_okay=False, allow_dash=True),
         metavar="FILE",
         required=True,
-        help="Where to write the token, which must not exist; - for stdout, to encrypt it.",
+        help="The new file for the token; - writes it to stdout, to encrypt it with another "
+        "program.",
     ),
     click.option(
         "--valid-days",
@@ -57,7 +59,7 @@ _token_options = together(
         metavar="N",
         default=365,
         show_default=True,
-        help="How long the token holds.",
+        help="How long the token is valid.",
     ),
 )
 
@@ -68,7 +70,7 @@ _lists_option = click.option(
     metavar="NAME",
     multiple=True,
     shell_complete=LISTS_OF_REPOSITORY,
-    help="A list that it may have. Can be given several times. [default: all]",
+    help="A list that the client may fetch. Can be given several times. [default: all]",
 )
 
 
@@ -77,7 +79,7 @@ _lists_option = click.option(
 @_name
 @_lists_option
 @click.option(
-    "--key", metavar="KEY", help="The public key that signs its feedback, as with `client key`."
+    "--key", metavar="KEY", help="The client's public key for feedback, as with `client key`."
 )
 @_token_options
 @format_option("text", "json")
@@ -92,10 +94,11 @@ def add(
     valid_days: int,
     output_format: str,
 ) -> None:
-    """Let a client in, and write its token into a file.
+    """Allow a client to fetch, and write its token into a file.
 
-    NAME is for logs and for the other commands here. A client that was revoked is let in again,
-    with a new token. Hand the file over by a way that others cannot read, then delete it.
+    NAME appears in logs, and names the client in the other commands. If the client was revoked, it
+    may fetch again, with a new token. Give the file to the client by a way that others cannot read,
+    then delete it.
 
     \b
       hashclient provider client add /srv/lists alice --output alice.token
@@ -125,7 +128,7 @@ def add(
     metavar="N",
     default=7,
     show_default=True,
-    help="How long the token before still holds; 0 when it may have leaked.",
+    help="How long the old token is still valid; 0 if it may have leaked.",
 )
 @format_option("text", "json")
 @pass_app
@@ -138,7 +141,7 @@ def rotate(
     overlap_days: int,
     output_format: str,
 ) -> None:
-    """Give a client a new token; the one before holds for some days more.
+    """Give a client a new token; the old one expires some days later.
 
     \b
       hashclient provider client rotate /srv/lists alice --output alice.token.2
@@ -163,9 +166,10 @@ def rotate(
 @format_option("text", "json")
 @pass_app
 def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
-    """Keep a client out from now on.
+    """Do not allow a client to fetch any more.
 
-    Its tokens are deleted; its name stays in `client list`. Lists that it has fetched stay with it.
+    The client's tokens are deleted; its name stays in `client list`. The client keeps the lists
+    that it has fetched.
 
     \b
       hashclient provider client revoke /srv/lists alice
@@ -184,9 +188,12 @@ def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
 @format_option("text", "json")
 @pass_app
 def lists(app: App, directory: Path, name: str, lists: tuple[str, ...], output_format: str) -> None:
-    """Say which lists a client may have: these and no others, or without --list, all.
+    """Set the lists that a client may fetch.
 
-    A client sees other lists as not offered. It keeps what it has fetched.
+    Without --list, the client may fetch all lists.
+
+    To the client, other lists seem not to be offered. The client keeps the lists that it has
+    fetched.
 
     \b
       hashclient provider client lists /srv/lists alice --list baseline
@@ -207,10 +214,10 @@ def lists(app: App, directory: Path, name: str, lists: tuple[str, ...], output_f
 @format_option("text", "json")
 @pass_app
 def note_key(app: App, directory: Path, name: str, key: str, output_format: str) -> None:
-    """Note the public key that signs the feedback of a client.
+    """Record the public key that signs the feedback of a client.
 
-    It is the key of the client's audit log, which `hashclient audit verify` shows there. Get it by
-    a way you trust; a later one takes its place.
+    This is the key of the client's audit log, which `hashclient audit verify` shows on the client.
+    Get the key by a way that you trust; a new key replaces the old one.
 
     \b
       hashclient provider client key /srv/lists alice 8f3c…
@@ -226,7 +233,7 @@ def note_key(app: App, directory: Path, name: str, key: str, output_format: str)
 @format_option("text", "json")
 @pass_app
 def list_clients(app: App, directory: Path, output_format: str) -> None:
-    """Show all clients, and until when each may fetch.
+    """Show all clients, and the date until which each may fetch.
 
     \b
       hashclient provider client list /srv/lists
@@ -264,7 +271,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
             what = "has expired" if expires <= now else "expires soon"
             app.warn(
                 f"the token of client {c.name} {what}: {for_people(expires)}",
-                hint="`hashclient provider client rotate` gives it a new one",
+                hint="`hashclient provider client rotate` gives the client a new token",
             )
 
 
@@ -274,22 +281,25 @@ def _file(output: Path) -> Path | None:
 
 def _check_output(output: Path, output_format: str) -> None:
     if str(output) == "-" and output_format != "text":
-        raise UsageError("the token goes to stdout: --format json has no place there")
+        raise UsageError("the token goes to stdout, so --format json cannot be used")
 
 
 def _show_done(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
-    """Print where the token is, or with `--output -`, the token itself."""
+    """Print the path of the token's file; with `--output -`, print the token."""
     document = {"client": given.client, "token_file": output, "expires": given.expires}
     until = f"valid until {for_people(given.expires)}"
     text = f"client {given.client}: token in {printable(output)}, {until}"
     app.show(output_format, document, given.token if str(output) == "-" else text)
-    app.say("hand it over by a way that others cannot read; only its hash stays here")
+    app.say(
+        "give the file to the client by a way that others cannot read; only a hash of the "
+        "token stays here"
+    )
     _say_reload(app, directory)
 
 
 def _say_reload(app: App, directory: Path) -> None:
     app.say(
-        "hint: a web server knows of it when it has the new configuration: `hashclient provider"
+        "hint: a web server needs a new configuration for this: `hashclient provider"
         f" server-config nginx {printable(directory)} …`"
     )
 
@@ -310,7 +320,7 @@ def _state(c: Client, app: App) -> str:
     default=2,
     show_default=True,
     metavar="N",
-    help="Propose entries that at least N clients reject and none confirms.",
+    help="Propose entries that at least N clients reject and no client confirms.",
 )
 @click.option(
     "--list",
@@ -336,18 +346,19 @@ def feedback(
     output: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Take feedback of clients, and add it up.
+    """Read feedback files of clients, and add up the counts.
 
-    A file counts if it is signed by a key that `client key` has noted, is for this repository and
-    is newer than the client's last one, which it replaces. So no file counts twice. Entries that
-    clients reject are proposed for a withdrawal; nothing is withdrawn here.
+    A file is accepted if a key that `client key` has recorded signs it, if it is for this
+    repository, and if it is newer than the client's last file. The new file replaces the last one,
+    so no file counts twice. Entries that clients reject are proposed for withdrawal; this command
+    withdraws nothing.
 
     \b
       hashclient provider feedback /srv/lists alice.jsonl bob.jsonl
       hashclient provider feedback /srv/lists --list baseline --output ids.txt
       hashclient provider withdraw /srv/lists --list baseline --from ids.txt
 
-    Exit codes: 0 all files count, 2 one counts already, 6 one does not verify.
+    Exit codes: 0 all files count, 2 a file counts already, 6 a file does not verify.
     """
     from hashclient.lists.feedback import MAX_FEEDBACK_BYTES
     from hashclient.provider.feedback import take_feedback, tallies
@@ -374,7 +385,7 @@ def feedback(
     found = [t for t in tallies(repository, least) if list_name in (None, t.list)]
     proposed = [t for t in found if t.proposed]
     document = {"taken": taken, "entries": found}
-    app.show(output_format, document, _table(found), nothing="no client has said anything yet")
+    app.show(output_format, document, _table(found), nothing="no client has sent feedback yet")
     if output is not None:
         with replaced_file(output) as stream:
             stream.write("".join(f"{t.entry}\n" for t in proposed).encode())

@@ -1,4 +1,4 @@
-"""`provider draft`: changes that people sign apart, before they are published."""
+"""`provider draft`: changes that several people sign on their own machines before publication."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _root(*, required: bool) -> Callable[[Any], Any]:
         type=existing_path(dir_okay=False),
         metavar="FILE",
         required=required,
-        help="The root.json that you know: refuse a draft of another repository.",
+        help="The root.json that you trust: refuse a draft of another repository.",
     )
 
 
-@click.group("draft", short_help="Look at a draft, sign it, and publish it.")
+@click.group("draft", short_help="Show a draft, sign it, and publish it.")
 def draft() -> None:
-    """Look at a draft, sign it, and publish it when enough people have signed.
+    """Show a draft, sign it, and publish it when enough people have signed.
 
-    A draft is a directory that --draft of `publish`, `withdraw`, `consolidate`, `renew`, `rotate`
-    or `notice` has made. Pass it on as it is, or give everybody a copy and gather the files in its
-    `signatures/`.
+    A draft is a directory that the option --draft of `publish`, `withdraw`, `consolidate`, `renew`,
+    `rotate` or `notice` has made. Give the directory from person to person, or give everybody a
+    copy and collect the files of all `signatures/` directories.
 
     \b
       hashclient provider draft show change
@@ -61,14 +61,14 @@ def draft() -> None:
 @draft.command("show")
 @_draft
 @_root(required=False)
-@click.option("--ids", "with_ids", is_flag=True, help="Name new and withdrawn entries, by ids.")
+@click.option("--ids", "with_ids", is_flag=True, help="Show the ids of new and withdrawn entries.")
 @format_option("text", "json")
 @pass_app
 def show(app: App, draft: Path, root: Path | None, with_ids: bool, output_format: str) -> ExitCode:
     """Verify a draft, and show what it changes and who has signed it.
 
-    All numbers are counted in the files that are signed, not taken from words in the draft. A key
-    has the name of the file that it came in, and is called new if it did not count before.
+    All numbers are counted in the files that are signed, not copied from a text in the draft. Each
+    key is shown with the name of its file, and marked as new if it did not count before.
 
     \b
       hashclient provider draft show change --root root.json
@@ -110,17 +110,17 @@ def compare(
     columns: tuple[str, ...],
     output_format: str,
 ) -> ExitCode:
-    """Verify a draft, and say which of its new entries are not in FILE....
+    """Verify a draft, and show which of its new entries are not in FILE....
 
-    For a person who signs, with an export of their own: of any kind that `publish` reads. An entry
-    is in it if a row has one of its digests, and no other digest or size. Entries are named by
-    their ids, rows are counted, and no digest is shown.
+    For a person who signs and has an export of their own, in any format that `publish` reads. An
+    entry is in FILE if a row has one of its digests, and no different digest or size. Entries are
+    shown by their ids, rows are only counted, and no digest is shown.
 
     \b
       hashclient provider draft compare change --where 'Baseline = true' icse.csv
 
-    Exit codes: 0 all new entries are in the files, 3 one is not, or differs; all are in
-    `hashclient --help`.
+    Exit codes: 0 all new entries are in the files, 3 an entry is missing or differs; all codes are
+    in `hashclient --help`.
     """
     from hashclient.provider.asking import compare_draft
     from hashclient.provider.find import Questions
@@ -162,8 +162,7 @@ def compare(
     "--draft-digest",
     "shown",
     metavar="DIGEST",
-    help="The digest that `show` printed: refuse any other draft. [default: asked for at the"
-    " terminal]",
+    help="The digest that `show` printed: refuse any other draft. [default: ask at the terminal]",
 )
 @passphrase_option
 @format_option("text", "json")
@@ -177,13 +176,13 @@ def sign(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Verify a draft, and add a signature with your key to each role that it counts for.
+    """Verify a draft, and sign its roles with your key.
 
-    Look at it with `show` first, and give the digest that it prints: anyone who can write to DRAFT
-    could exchange it in between. At a terminal, the draft is shown again and you are asked. --root
-    is the root.json that you know: without it, the person who made the draft could also have made
-    all metadata before it. A key that no role of the draft names is refused, and so is a draft
-    with a wrong signature.
+    Look at the draft with `show` first, and give the digest that `show` prints: anyone who can
+    write to DRAFT could exchange it in between. At a terminal, the draft is shown again and you are
+    asked. --root is the root.json that you trust: without --root, the person who made the draft
+    could also have invented all earlier metadata. A key that no role of the draft names is refused,
+    and so is a draft with a wrong signature.
 
     \b
       hashclient provider draft sign change --root root.json \\
@@ -197,8 +196,8 @@ def sign(
         verify_digest(found, shown)
     elif not (sys.stdin.isatty() and app.has_terminal()):
         raise UsageError(
-            "--draft-digest is missing, and there is no terminal to ask at",
-            hint="`hashclient provider draft show` prints it",
+            "--draft-digest is missing, and there is no terminal to ask for it",
+            hint="`hashclient provider draft show` prints the digest",
         )
     if output_format == "text":
         _show(app, found, output_format)
@@ -224,8 +223,8 @@ def publish(
 ) -> None:
     """Publish a draft that enough people have signed.
 
-    Refused: a draft of another generation than the one that is published, a signature of a key that
-    does not count, two of one key, and a draft that was changed after it was signed.
+    A draft is refused if it does not follow the published generation, if a key that does not count
+    has signed it, if a key has signed twice, or if the draft was changed after signing.
 
     \b
       hashclient provider draft publish /srv/lists change
@@ -241,10 +240,10 @@ def publish(
 
 
 def _load(app: App, root: Path | None, load: Callable[[], Draft]) -> Draft:
-    """Return the draft that `load` gives, of the repository whose root is in a file.
+    """Return the draft from `load`, of the repository whose root is in a file.
 
     Raises:
-        UsageError: the root, or the draft, cannot be read.
+        UsageError: the root or the draft cannot be read.
         VerificationError: the draft is refused, or is of another repository.
     """
     from hashclient.provider.drafts import verify_root
@@ -261,7 +260,7 @@ def _show(
     output_format: str,
     ids: Mapping[str, Difference] = MappingProxyType({}),
 ) -> None:
-    """Print a draft; `ids` are of the entries of its lists that came and went, where asked for."""
+    """Print a draft; `ids` has the ids of added and withdrawn entries, if they are to be shown."""
     app.show(output_format, _document(found, ids), _lines(found, ids), indent=2)
 
 
@@ -278,7 +277,7 @@ def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
         )
         yield from (f"  {what}: {said}" for what, said in change.provenance.facts())
         if change.replaced:
-            yield f"  in place of {change.replaced:,} files that are published: they are joined"
+            yield f"  joins and replaces {change.replaced:,} published files"
         for category, count in change.categories.items():
             yield f"  added in category {category}: {count:,}"
         yield from ids_text(ids[name]) if name in ids else ()
@@ -289,7 +288,7 @@ def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
         for notice_id in found.notices.removed:
             yield f"notice {notice_id} is taken out"
     for name in found.ended():
-        yield f"list {name} ends: clients drop it, and withdraw its matches"
+        yield f"list {name} ends: clients remove it, and withdraw its matches"
     for name in found.with_other_keys():
         what = "is new" if name not in found.before else "has other keys than before"
         yield f"role {name} {what}"

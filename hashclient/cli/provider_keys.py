@@ -1,4 +1,4 @@
-"""`provider key`: pairs of keys of people who sign apart, and passphrases of key files.
+"""`provider key`: key pairs of people who sign on other machines, and passphrases of key files.
 
 A passphrase comes from a file, the environment, a credential, or a prompt. It never comes from the
 command line, which all users of a machine can read.
@@ -28,13 +28,13 @@ passphrase_option = click.option(
     "--passphrase-file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="The passphrase of keys that have one. [default: asked for at the terminal]",
+    help="File with the passphrase of encrypted keys. [default: ask at the terminal]",
 )
 
 
-@click.group("key", short_help="Make keys for people who sign apart.")
+@click.group("key", short_help="Make keys for people who sign elsewhere.")
 def key() -> None:
-    """Make keys for people who sign apart, and put key files under a passphrase.
+    """Make keys for people who sign on another machine, and encrypt key files with a passphrase.
 
     \b
       hashclient provider key new --output alice.pem --public alice.pub
@@ -55,15 +55,15 @@ def key() -> None:
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="And the public one, for the person who keeps the repository.",
+    help="Where to write the public key, for the person who keeps the repository.",
 )
 @click.option(
     "--passphrase-file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="The passphrase of the new key. [default: asked for at the terminal]",
+    help="File with the passphrase of the new key. [default: ask at the terminal]",
 )
-@click.option("--no-passphrase", is_flag=True, help="Leave the private key without one.")
+@click.option("--no-passphrase", is_flag=True, help="Do not encrypt the private key.")
 @format_option("text", "json")
 @pass_app
 def new(
@@ -74,10 +74,10 @@ def new(
     no_passphrase: bool,
     output_format: str,
 ) -> None:
-    """Make a pair of keys, the private one under a passphrase.
+    """Make a key pair; a passphrase encrypts the private key.
 
-    For a person who signs apart: the private key never leaves their machine. The public one is
-    given to `publish --public-key` of a new list, or to `rotate --public-key`.
+    For a person who signs on their own machine: the private key never leaves it. Give the public
+    key to `publish --public-key` for a new list, or to `rotate --public-key`.
 
     \b
       hashclient provider key new --output alice.pem --public alice.pub
@@ -100,9 +100,9 @@ def new(
     "--new-passphrase-file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="The new passphrase. [default: asked for at the terminal]",
+    help="File with the new passphrase. [default: ask at the terminal]",
 )
-@click.option("--remove", is_flag=True, help="Leave the key without a passphrase.")
+@click.option("--remove", is_flag=True, help="Decrypt the key; it has no passphrase then.")
 @pass_app
 def change(
     app: App,
@@ -111,10 +111,10 @@ def change(
     new_passphrase_file: Path | None,
     remove: bool,
 ) -> None:
-    """Put a private key under a passphrase, or under another one.
+    """Encrypt a private key with a passphrase, or with a new one.
 
-    The file is replaced; copies of it elsewhere stay as they are. Keys that sign every day,
-    unattended, get their passphrase from --passphrase-file, or have none.
+    The key file is replaced; other copies of the file do not change. Keys that sign every day
+    without a person get their passphrase from --passphrase-file, or have no passphrase.
 
     \b
       hashclient provider key passphrase /srv/lists/keys/root-0123456789abcdef.pem
@@ -129,15 +129,15 @@ def change(
         return None if remove else new_passphrase(new_passphrase_file)
 
     change_passphrase(file, passphrases(passphrase_file), wanted)
-    done = "has no passphrase" if remove else "is under the new passphrase"
+    done = "has no passphrase" if remove else "has the new passphrase"
     app.say(f"the key {done}: {printable(file)}")
 
 
 def passphrases(file: Path | None) -> Passphrases:
-    """Return the passphrases of keys, each from the first of the places above.
+    """Return the passphrases of keys; the first of the places above that has one counts.
 
     Raises:
-        ConfigError: the file cannot be read, or others can read it.
+        ConfigError: the passphrase file cannot be read, or other users can read it.
     """
     from hashclient.provider.keyfiles import Passphrases
 
@@ -153,7 +153,7 @@ def new_passphrase(file: Path | None) -> bytes:
     """Return a new passphrase for a key; at a terminal, it is typed twice.
 
     Raises:
-        UsageError: it is too short, or there is none.
+        UsageError: the passphrase is too short or missing.
     """
     from hashclient.provider.keyfiles import check_passphrase
 
@@ -162,8 +162,8 @@ def new_passphrase(file: Path | None) -> bytes:
         given = _prompt("new passphrase", confirm=True)
     if given is None:
         raise UsageError(
-            "there is no passphrase, and no terminal to ask at",
-            hint=f"give it in a file that others cannot read, or in {KEY_PASSPHRASE}",
+            "there is no passphrase, and no terminal to ask for one",
+            hint=f"give the passphrase in a file that others cannot read, or in {KEY_PASSPHRASE}",
         )
     check_passphrase(given)
     return given

@@ -50,7 +50,7 @@ def withdraw(
 ) -> None:
     """Take entries off a list, as its next generation.
 
-    It is one generation, however many entries they are.
+    All entries of one call are withdrawn in one generation.
 
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
@@ -89,9 +89,10 @@ def revert(
 ) -> None:
     """Undo generation N of LIST, as its next generation.
 
-    What N added is withdrawn, and what it withdrew comes back as it was, under its ids. An entry
-    that a later generation has added or withdrawn stays as it is. To undo that again, revert the
-    new generation. What another provider has withdrawn, whose list is shared on, cannot come back.
+    Entries that N added are withdrawn. Entries that N withdrew come back unchanged, with the same
+    ids. If a later generation has added or withdrawn an entry again, this entry does not change. To
+    undo this command, revert the new generation. If LIST shares the list of another provider,
+    entries that this provider has withdrawn cannot come back.
 
     \b
       hashclient provider revert /srv/lists baseline 7
@@ -128,7 +129,7 @@ def consolidate(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Join small segments of a list into few larger ones.
+    """Join small segments of a list into a few larger ones.
 
     The list stays the same, and new clients download less. Clients that are up to date download
     nothing; those that were away for more than N generations may build the list again. Once a
@@ -169,16 +170,17 @@ def end(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Say that LIST has ended: clients drop it, and withdraw its matches.
+    """End LIST: clients remove it, and withdraw its matches.
 
-    The targets sign that. The name is not used again, so this is for a list that is given up, or
-    whose name was misspelt. Published files stay, for clients in the middle of a fetch.
+    The role `targets` signs this. The name can never be used again. So use this for a list that you
+    will not continue, or if its name was misspelt. Published files stay, for clients that are
+    fetching them now.
 
     \b
       hashclient provider list end /srv/lists basline
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     repository.end_list(list_name, draft=draft)
-    text = f"list {list_name} has ended: clients drop it with their next fetch"
+    text = f"list {list_name} has ended: clients remove it with their next fetch"
     app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
     conclude(app, repository, draft)

@@ -42,9 +42,9 @@ def command() -> None:
     """Say something to all clients, and take it back.
 
     A notice is a short text with a severity and an end, in the words of the Common Alerting
-    Protocol. It is signed by a role with keys of its own, which the first one makes, and comes to
-    clients with their next fetch. A notice that was published is never changed: it is replaced or
-    cancelled by another one.
+    Protocol. A role with its own keys signs it; the first notice makes this role and its keys.
+    Clients get the notice with their next fetch. A published notice is never changed: another
+    notice replaces or cancels it.
 
     \b
       hashclient provider notice publish /srv/lists --event maintenance \\
@@ -58,20 +58,20 @@ def _choice(words: tuple[str, ...]) -> click.Choice[str]:
     return click.Choice(words, case_sensitive=False)
 
 
-#: The options that say what a notice says.
+#: The options for the content of a notice.
 _text_options = together(
     click.option("--headline", metavar="TEXT", help="The subject, in one line."),
-    click.option("--description", metavar="TEXT", help="More about it."),
+    click.option("--description", metavar="TEXT", help="A longer description."),
     click.option("--instruction", metavar="TEXT", help="Instructions for clients."),
     click.option("--contact", metavar="TEXT", help="The person or office to ask."),
-    click.option("--event", metavar="TEXT", help="The kind of event, in a word."),
+    click.option("--event", metavar="TEXT", help="The kind of event, as one word."),
     click.option(
         "--severity",
         type=_choice(_SEVERITIES),
-        help="How bad it is; a new notice has to say so.",
+        help="How bad the event is; required for a new notice.",
     ),
-    click.option("--urgency", type=_choice(_URGENCIES), help="How soon to act."),
-    click.option("--certainty", type=_choice(_CERTAINTIES), help="How sure it is."),
+    click.option("--urgency", type=_choice(_URGENCIES), help="How soon clients have to act."),
+    click.option("--certainty", type=_choice(_CERTAINTIES), help="How certain the event is."),
     click.option(
         "--status",
         type=_choice(_STATUSES),
@@ -82,19 +82,20 @@ _text_options = together(
         "lists",
         metavar="NAME",
         multiple=True,
-        help="A list that it is about. Can be given several times.",
+        help="A list that the notice is about. Can be given several times.",
     ),
     click.option(
         "--expires",
         type=TIME,
         metavar="TIME",
-        help="When it ends by itself, in UTC. [default: in 30 days]",
+        help="When the notice expires, in UTC. [default: in 30 days]",
     ),
-    click.option("--language", metavar="TAG", help="Of its texts. [default: en]"),
+    click.option("--language", metavar="TAG", help="The language of the texts. [default: en]"),
     click.option(
         "--sender",
         metavar="NAME",
-        help="The sender: unique for good, like a mail address. [default: as the last]",
+        help="The sender: a name that stays unique, like a mail address. [default: as in the last "
+        "notice]",
     ),
     click.option("--id", "notice_id", metavar="ID", help="The id of the notice."),
 )
@@ -103,7 +104,7 @@ _text_options = together(
 @command.command("publish")
 @repo_argument
 @_text_options
-@key_options("the role of notices, with the first one")
+@key_options("the role of notices, with the first notice")
 @public_key_option
 @draft_option
 @passphrase_option
@@ -154,8 +155,8 @@ def update(
 ) -> None:
     """Replace the notices ID… by a new one.
 
-    It has the text of the first of them, except where an option changes it. Clients that have
-    acknowledged the old ones have to acknowledge it again.
+    The new notice has the text of the first ID, except where an option changes the text. Clients
+    that have acknowledged the old notices have to acknowledge the new notice, too.
 
     \b
       hashclient provider notice update /srv/lists n-1 --severity minor
@@ -211,7 +212,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a notice that a provider knows, without its state at clients."""
+    """Return the fields of a notice, without its state at clients: a provider does not know it."""
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 
@@ -222,10 +223,10 @@ def _board(app: App, directory: Path, passphrase_file: Path | None) -> NoticeBoa
 
 
 def _said(said: dict[str, Any]) -> Said:
-    """Return what the options say.
+    """Return the content of a notice from the options.
 
     Raises:
-        UsageError: an option is empty that may not be.
+        UsageError: an option is empty and must not be.
     """
     from hashclient.notices.document import Certainty, Severity, Status, Urgency
     from hashclient.provider.notices import Said

@@ -36,14 +36,14 @@ longest_option = click.option(
     "--longest-days",
     type=click.IntRange(7, 366),
     metavar="N",
-    help="For how long snapshot and timestamp may be signed at most, which the root says."
-    " [default: 60, or as before]",
+    help="The longest validity of snapshot and timestamp, in days, as a limit in the root. "
+    "[default: 60, or as before]",
 )
 draft_option = click.option(
     "--draft",
     type=existing_path(),
     metavar="DIR",
-    help="Do not publish: write the change into a new directory, for people to sign.",
+    help="Do not publish: write the change into the new directory DIR, for people to sign.",
 )
 public_key_option = click.option(
     "--public-key",
@@ -51,12 +51,13 @@ public_key_option = click.option(
     type=existing_path(dir_okay=False),
     metavar="FILE",
     multiple=True,
-    help="A key of somebody who signs apart, as `key new` writes it. Can be given several times.",
+    help="The public key of a person who signs elsewhere, a file from `key new`. Can be given "
+    "several times.",
 )
 
 
 def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ...]) -> Keys:
-    """Return the keys that options ask for.
+    """Return the keys for the given options.
 
     Raises:
         UsageError: the numbers do not fit, or a key cannot be read or is given twice.
@@ -67,7 +68,9 @@ def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ..
     if not public:
         return Keys(count or 1, threshold or 1)
     if count not in (None, 1, len(public)):
-        raise UsageError("--keys is for keys that are made here, --public-key for those of people")
+        raise UsageError(
+            "--keys makes keys here, --public-key is for keys of people: give one of the two"
+        )
     keys = tuple(load_public(path) for path in public)
     if len({key.keyid for key in keys}) < len(keys):
         raise UsageError("a key is given twice with --public-key")
@@ -83,7 +86,7 @@ def key_options(whose: str) -> Callable[[Any], Any]:
 
     return together(
         number("--keys", f"How many keys to make for {whose}."),
-        number("--threshold", "How many of them have to sign."),
+        number("--threshold", "How many of the keys have to sign."),
     )
 
 
@@ -106,21 +109,21 @@ def warn_expiring(app: App, repository: Repository) -> bool:
 
 
 def warn_closed(app: App, repository: Repository) -> None:
-    """Warn when a web server that has an account of its own cannot read the published files."""
+    """Warn if a web server with another account cannot read the published files."""
     if closed := repository.closed():
         more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
         app.warn(
-            f"closed to a web server of another account: {printable(closed[0])}{more}",
+            f"a web server with another account cannot read: {printable(closed[0])}{more}",
             "; ".join(_opening(repository, closed)),
         )
 
 
 def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
-    """Yield the commands that open folders to a web server, or say what else to do."""
+    """Yield the commands that let a web server read folders, or another solution."""
     own = repository.directory.resolve()
     if above := [folder for folder in closed if folder in own.parents]:
         names = " ".join(shlex.quote(str(folder)) for folder in above)
-        yield f"chmod a+x {names}, or give the web server a copy of public/ in another place"
+        yield f"chmod a+x {names}, or copy public/ to another place for the web server"
     if own in closed:
         yield f"chmod a+x {shlex.quote(str(repository.directory))}"
     if len(closed) > len(above) + (own in closed):
@@ -128,7 +131,7 @@ def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
 
 
 def repository_at(app: App, directory: Path, passphrases: Passphrases | None = None) -> Repository:
-    """Return the repository in a directory, whose keys `passphrases` open."""
+    """Return the repository in a directory; `passphrases` open its keys."""
     from hashclient.provider.repository import Repository
     from hashclient.session import current_operator
 
@@ -148,7 +151,7 @@ def change_text(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the result of a change of a list for JSON, with `more`, and as text.
 
-    `what` names what was done to entries, or would be: then the text has their categories.
+    `what` is the change of entries, such as `added`; if it is given, the text has their categories.
     """
     document = {
         "list": done.list_name,
@@ -168,10 +171,10 @@ def change_text(
 
 
 def read_root(app: App, path: Path) -> bytes:
-    """Return the bytes of a root.json that somebody was given.
+    """Return the bytes of a root.json file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     from hashclient.system.files import MAX_STATE_BYTES, read_regular
 
@@ -190,8 +193,9 @@ def say_draft(app: App, draft: Path | None) -> None:
         where = f"{shlex.quote(str(draft))} --root ROOT.JSON"
         app.say(f"nothing is published; the draft is in {printable(draft)}")
         app.say(
-            f"hint: each looks at it with `hashclient provider draft show {where}`, and signs it"
-            f" with `hashclient provider draft sign {where} --key FILE --draft-digest DIGEST`"
+            f"hint: each person looks at the draft with `hashclient provider draft show {where}`, "
+            f"and signs it with `hashclient provider draft sign {where} --key FILE --draft-digest "
+            "DIGEST`"
         )
 
 

@@ -1,4 +1,4 @@
-"""`provider publish`: adds entries to a list, or shares the list of another provider on."""
+"""`provider publish`: adds entries to a list, or republishes the list of another provider."""
 
 from __future__ import annotations
 
@@ -49,35 +49,36 @@ if TYPE_CHECKING:
 @click.option(
     "--replace",
     is_flag=True,
-    help="The files are the whole list, doubles included: withdraw what they lack, keep equal"
-    " entries.",
+    help="The files are the whole list: keep the entries that they contain, and withdraw all "
+    "others.",
 )
 @click.option(
     "--from-bundle",
     "bundle",
     metavar="BUNDLE",
     type=existing_path(),
-    help="Share a list of another provider on: publish what its bundle lists, or a copy of its"
-    " public directory, as the whole list. `follow` does it again.",
+    help="Republish a list of another provider: its bundle, or a copy of its public directory, "
+    "becomes the whole list. `follow` repeats this with later bundles.",
 )
 @click.option(
     "--root",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="The root.json of that provider; it is remembered.",
+    help="The root.json of the other provider; it is remembered.",
 )
 @click.option(
-    "--from-list", "of", metavar="LIST", help="The name of the list there. [default: the same]"
+    "--from-list",
+    "of",
+    metavar="LIST",
+    help="The name of the list at the other provider. [default: the same name]",
 )
-@click.option(
-    "--terms", metavar="TEXT", help="On which terms the list may be used; signed with the list."
-)
-@click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
+@click.option("--terms", metavar="TEXT", help="The terms of use of the list; signed with the list.")
+@click.option("--new-list", is_flag=True, help="Make a new list with this name.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check all of it, and publish nothing: show categories, and each row that cannot be used,"
-    " up to --max-bad.",
+    help="Check everything, and publish nothing: show categories, and rows that cannot be used, "
+    "up to --max-bad rows.",
 )
 @key_options("a new list")
 @public_key_option
@@ -116,17 +117,17 @@ def publish(
     digest column at least), an ICSE export, VICS JSON of Project VIC or CAID, NCMEC hash sharing
     XML, JSONL, Parquet, output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
     .hsb), the NSRL database (RDSv3) or NSRLFile.txt, or one digest a line; in gzip or zstd, too;
-    `-` is standard input. docs/import.md describes them all. An entry without an id gets one. All
-    is checked first: with more than --max-bad rows that cannot be used, digests of the empty file
-    among them, nothing is published. Entries whose digests are listed before are published, and
-    counted.
+    `-` is standard input. docs/import.md describes them all. An entry without an id gets an id. All
+    rows are checked first: if more than --max-bad rows cannot be used, nothing is published. A row
+    with a digest of the empty file cannot be used. If all digests of an entry are on the list
+    already, the entry is still published; a warning counts these entries.
 
-    With --from-bundle, the entries are those that another provider lists. Its bundle is verified as
-    by a client, and `follow` brings later changes.
+    With --from-bundle, the entries come from the list of another provider. The bundle is verified
+    as a client verifies it, and `follow` brings later changes.
 
-    The first publication makes the list and its keys; beside other lists it wants --new-list. A
-    file that was published before adds nothing. With --public-key, the keys of the list are those
-    of people, who sign apart: they are given a --draft.
+    The first publication makes the list and its keys; if other lists exist already, it needs
+    --new-list. If a file was published before, it adds nothing. With --public-key, the keys of the
+    list belong to people, who sign a --draft on their own machines.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -143,8 +144,8 @@ def publish(
     _check_source(files, bundle, with_bundle=(root, of), with_files=for_files)
     if replace and max_bad and not dry_run:
         raise UsageError(
-            "--replace takes no --max-bad: skipped entries would be withdrawn",
-            hint="see to the rows that cannot be used first",
+            "--replace excludes --max-bad: skipped entries would be withdrawn",
+            hint="correct the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     repository = repository_at(app, directory, passphrases(passphrase_file))
@@ -186,7 +187,9 @@ def publish(
         app, done, reading, output_format, replace=replace, dry_run=dry_run, draft=draft
     )
     if terms is not None and not (done.changed or done.withdrawn):
-        app.warn("the terms are not in force", "they are signed with a change of the list")
+        app.warn(
+            "the terms do not apply yet", "the terms are signed with the next change of the list"
+        )
     say_draft(app, draft)
     if not dry_run and draft is None:
         warn_expiring(app, repository)
@@ -199,18 +202,18 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Refuse files together with a bundle, neither of them, and options that are for the other.
+    """Refuse files with a bundle, a call without both, and options that are for the other one.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: files, bundle and options do not fit together.
     """
     if (bundle is None) != bool(files):
         raise UsageError("give either FILE… or --from-bundle")
     if bundle is None and any(with_bundle):
-        raise UsageError("--root and --from-list are of use with --from-bundle only")
+        raise UsageError("--root and --from-list need --from-bundle")
     if bundle and any(with_files):
         raise UsageError(
-            "--from-bundle takes entries and terms as they are: --where chooses among them",
+            "--from-bundle does not change entries and terms: only --where chooses entries",
             hint="leave out options that are for files",
         )
 
@@ -225,7 +228,7 @@ def _show_published(
     dry_run: bool,
     draft: Path | None,
 ) -> None:
-    """Show what was published, or would be, and which rows were not used.
+    """Show the published entries, or with --dry-run the entries to publish, and unused rows.
 
     Raises:
         UsageError: entries of rows that cannot be used would be withdrawn.
@@ -247,21 +250,20 @@ def _show_published(
     if replace and remarks.skipped:
         raise UsageError(
             "--replace would withdraw the entries of rows that cannot be used",
-            hint="see to these rows, and publish without --max-bad",
+            hint="correct these rows, and publish without --max-bad",
         )
     if not (done.changed or done.withdrawn):
-        app.say("all of it is listed already: nothing was published")
+        app.say("all entries are listed already: nothing was published")
     _warn_doubles(app, done, dry_run=dry_run or draft is not None)
 
 
 def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
-    """Warn of added entries whose digests were all listed before, or given twice."""
+    """Warn of added entries that have only digests that were listed before, or are given twice."""
     published = "they would be published" if dry_run else "they were published"
     for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
         if some is not None:
             app.warn(
                 f"{what}, by all their digests: {some.count:,} of {done.changed:,} entries,"
                 f" the first from {some.first}",
-                f"{published} all the same; `hashclient provider withdraw` takes entries"
-                " off the list",
+                f"{published} anyway; `hashclient provider withdraw` takes entries off the list",
             )

@@ -22,16 +22,17 @@ from hashclient.system.text import printable
     metavar="HOST:PORT",
     default="127.0.0.1:0",
     show_default=True,
-    help="A loopback address; port 0 takes a free one.",
+    help="A loopback address; port 0 takes a free port.",
 )
 @format_option("text", "json")
 @click.option("-v", "--verbose", is_flag=True, help="Log requests to stderr.")
 @pass_app
 def serve(app: App, directory: Path, bind: str, output_format: str, verbose: bool) -> None:
-    """Serve REPO on this machine, to try a client against it.
+    """Serve REPO on this machine, to test a client.
 
-    HTTPS with a certificate and a bearer token made for it, on loopback only. One line says
-    where, once it listens; Ctrl-C ends it. For others, put REPO/public behind a web server.
+    The server uses HTTPS on loopback only, with a new certificate and a new bearer token. When it
+    is ready, it prints its address; Ctrl-C ends it. For real clients, publish REPO/public with a
+    web server.
 
     \b
       hashclient provider serve /srv/lists --bind 127.0.0.1:8443
@@ -47,7 +48,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
     try:
         with open_server(repository_at(app, directory), bind, clock=app.now, log=log) as opened:
             server, at = opened
-            # For a client that is started elsewhere.
+            # These options are for a client in another terminal.
             ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
             text = f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})"
             app.show(output_format, {"url": at.url, "ca": ca, "token_file": token}, text)
@@ -72,7 +73,7 @@ _site_options = together(
         "--public",
         type=existing_path(),
         metavar="DIR",
-        help="Where public/ is on the web server. [default: REPO/public]",
+        help="The path of public/ on the web server. [default: REPO/public]",
     ),
     click.option(
         "--certificate",
@@ -88,7 +89,7 @@ _site_options = together(
         metavar="FILE",
         default="/etc/ssl/lists/server.key",
         show_default=True,
-        help="And its key.",
+        help="The key of the certificate.",
     ),
     click.option(
         "--port",
@@ -96,18 +97,18 @@ _site_options = together(
         default=443,
         show_default=True,
         metavar="N",
-        help="Where it listens.",
+        help="The port of the web server.",
     ),
     click.option(
         "--only-clients",
         is_flag=True,
-        help="Write only the clients and no `server`, for a server that exists already.",
+        help="Write only the clients and no `server` block, for a server that exists already.",
     ),
     click.option(
         "--output",
         type=existing_path(dir_okay=False),
         metavar="FILE",
-        help="Replace FILE by it, for its owner alone to read. [default: stdout]",
+        help="Write the configuration to FILE, readable only for its owner. [default: stdout]",
     ),
 )
 
@@ -117,11 +118,11 @@ _site_options = together(
 @_site_options
 @pass_app
 def nginx(app: App, /, directory: Path, **given: Any) -> None:
-    """Write a configuration for nginx that lets in the clients of REPO.
+    """Write a configuration for nginx, for the clients of REPO only.
 
-    It holds hashes of tokens and no token, ends each token in time by itself, and keeps a client to
-    its lists. Write it again after each change of clients, and let nginx read it: a client that was
-    revoked gets in until then.
+    The configuration has hashes of tokens, but no token. It refuses a token that has expired, and
+    limits a client to its lists. After each change of clients, write the configuration again and
+    reload nginx: until then, a revoked client can still fetch.
 
     \b
       hashclient provider server-config nginx /srv/lists \\
@@ -136,10 +137,11 @@ def nginx(app: App, /, directory: Path, **given: Any) -> None:
 @_site_options
 @pass_app
 def apache(app: App, /, directory: Path, **given: Any) -> None:
-    """Write a configuration for Apache that lets in the clients of REPO, as `nginx` does.
+    """Write a configuration for Apache, for the clients of REPO only.
 
-    It needs the modules ssl, rewrite, setenvif and headers. Tokens end in Apache's local time: up
-    to a day before they expire, and never later.
+    Apache needs the modules ssl, rewrite, setenvif and headers. Apache compares tokens with its
+    local time: it refuses a token up to a day before it expires, and never accepts an expired
+    token.
 
     \b
       hashclient provider server-config apache /srv/lists \\
@@ -164,7 +166,7 @@ def _write_config(
     only_clients: bool,
     output: Path | None,
 ) -> None:
-    """Write the configuration of a kind of web server, which reads it by the command `reload`."""
+    """Write the configuration of a web server; the command `reload` makes the server read it."""
     from hashclient.provider.access import all_clients
     from hashclient.provider.serverconfig import SERVERS, Site
     from hashclient.system.outputs import replaced_file
@@ -182,6 +184,6 @@ def _write_config(
     else:
         with replaced_file(output) as stream:
             stream.write(text.encode())
-        app.say(f"written: {printable(output)}; let the web server read it with `{reload}`")
+        app.say(f"written: {printable(output)}; make the web server read it with `{reload}`")
     if not any(client.valid_tokens(app.now()) for client in clients):
-        app.warn("nobody may fetch yet", "`hashclient provider client add` lets a client in")
+        app.warn("nobody may fetch yet", "`hashclient provider client add` adds a client")

@@ -1,4 +1,4 @@
-"""Bundles: `provider export` writes one, `publish --from-bundle` and `follow` share lists on."""
+"""Bundles: `export` writes a bundle; `publish --from-bundle` and `follow` republish lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hashclient.provider.repository import Repository
 
 
-@click.command("follow", short_help="Share on what has changed at other providers.")
+@click.command("follow", short_help="Republish changes of other providers.")
 @repo_argument
 @click.argument("bundle", metavar="BUNDLE", type=existing_path())
 @click.option(
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     metavar="NAME",
     multiple=True,
     shell_complete=LISTS_OF_REPOSITORY,
-    help="Only this list of REPO. Can be given several times. [default: all that share a list of"
-    " that provider on]",
+    help="Only this list of REPO. Can be given several times. [default: all lists that republish "
+    "a list of that provider]",
 )
-@click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, and publish nothing.")
 @draft_option
 @passphrase_option
 @format_option("text", "json")
@@ -53,12 +53,13 @@ def follow(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Bring lists that share another one on up to date, withdrawals included.
+    """Update lists that republish another provider's list, with additions and withdrawals.
 
-    BUNDLE is a newer bundle of the other provider, with all of the list, or a copy of its public
-    directory. It is verified as by a client: nothing older than what was shared on is taken. Which
-    lists and entries are shared on was said to `publish --from-bundle`, and is remembered. An entry
-    that was withdrawn from the list here stays out.
+    BUNDLE is a newer bundle of the other provider with all of its list, or a copy of its public
+    directory. It is verified as a client verifies it: a generation that is older than the last
+    republished one is refused. The first `publish --from-bundle` decided which list and which
+    entries are republished; this is remembered. An entry that you have withdrawn from your list
+    stays withdrawn.
 
     \b
       hashclient provider follow /srv/lists new.bundle
@@ -72,7 +73,7 @@ def follow(
         here = sorted(path.name for path in repository.sources.glob("*"))
         if unknown := [name for name in lists if name not in here]:
             raise UsageError(
-                f"list {printable(unknown[0])} shares no other one on",
+                f"list {printable(unknown[0])} does not republish another provider's list",
                 hint=f"lists that do: {first_of(here) or 'none'}",
             )
         names = lists or [
@@ -80,8 +81,8 @@ def follow(
         ]
         if not names:
             raise UsageError(
-                f"no list here shares one of this provider on: {printable(bundle)}",
-                hint="`hashclient provider publish --from-bundle` begins that",
+                f"no list here republishes a list of this provider: {printable(bundle)}",
+                hint="`hashclient provider publish --from-bundle` makes one",
             )
     if draft is not None and len(names) > 1:
         raise UsageError("a draft is of one list: name it with --list")
@@ -110,7 +111,7 @@ def share_on(
     dry_run: bool = False,
     draft: Path | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Share a list of the provider of `bundle` on as list `name`; return it for JSON and as text.
+    """Republish a list of `bundle` as list `name`; return the result as JSON and as text.
 
     Raises:
         HashclientError: as `Repository.publish` and `Share` say.
@@ -142,9 +143,9 @@ def share_on(
     }
     app.say(f"list {name}: from list {origin.list}, generation {origin.generation}")
     if share.left_out:
-        app.say(f"withdrawn here, and left out: {share.left_out:,}")
+        app.say(f"left out, because they were withdrawn here: {share.left_out:,}")
     if not (done.changed or done.withdrawn):
-        app.say("all of it is listed already: nothing was published")
+        app.say("all entries are listed already: nothing was published")
     what = "would be added" if dry_run or draft else "added"
     return change_text(done, what, more, with_withdrawn=True)
 
@@ -156,23 +157,24 @@ def share_on(
     metavar="FILE",
     type=existing_path(),
     required=True,
-    help="The bundle to write; an earlier file is replaced.",
+    help="The file to write; an earlier file is replaced.",
 )
 @click.option(
     "--since",
     metavar="LIST=GENERATION",
     multiple=True,
-    help="Of this list only the changes for clients with that generation or a later one. Can be"
-    " given several times. [default: all]",
+    help="From this list, write only changes for clients that already have this generation or a "
+    "later one. Can be given several times. [default: write all of each list]",
 )
 @format_option("text", "json")
 @pass_app
 def export(app: App, directory: Path, to: Path, since: tuple[str, ...], output_format: str) -> None:
     """Write all that REPO publishes to a file, for clients without a network.
 
-    They read it with `hashclient fetch --from FILE`, and verify it as if it came from a web server.
-    So it has to be there before its signatures expire: `renew` first, and carry it within
-    days. It has the lists in the clear, which nobody else may have: encrypt it on the way.
+    Clients read the file with `hashclient fetch --from FILE`, and verify it as if it came from a
+    web server. So it has to reach the clients before its signatures expire: run `renew` first, and
+    carry the file within days. The file contains the lists without encryption: encrypt it while you
+    carry it, so that nobody else can read it.
 
     \b
       hashclient provider renew /srv/lists
@@ -200,13 +202,13 @@ def export(app: App, directory: Path, to: Path, since: tuple[str, ...], output_f
         for entry in done.lists
     ]
     files = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
-    last = f"{printable(to)}: {files}; clients take it until {until}"
+    last = f"{printable(to)}: {files}; clients accept it until {until}"
     app.show(output_format, document, [*text, last])
     for entry in done.lists:
         if entry.since is None and wanted.get(entry.name):
             app.say(
-                f"list {entry.name}: since it was consolidated, the changes since that"
-                " generation are not known any more: all of the list is in the bundle"
+                f"list {entry.name}: it was consolidated, so the changes since that generation "
+                "are not known any more: the bundle has all of the list"
             )
     if done.until <= app.now():
         app.warn(
@@ -222,7 +224,7 @@ def _generations(since: tuple[str, ...]) -> dict[str, int]:
         if not name or not number.isascii() or not number.isdigit() or len(number) > 16:
             raise UsageError(
                 f"not a list and a generation: {printable(text)}",
-                hint="write --since baseline=41, say",
+                hint="write --since baseline=41, for example",
             )
         generations[name] = int(number)
     return generations

@@ -1,4 +1,4 @@
-"""`provider status`, also of a repository beside a copy that is served, and `provider log`."""
+"""`provider status`, also compared with a served copy, and `provider log`."""
 
 from __future__ import annotations
 
@@ -39,16 +39,20 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     metavar="ADDRESS",
-    help="Compare with what is served there, or with a bundle or a copy of a public directory.",
+    help="Compare with the files at this address, or with a bundle or a copy of a public "
+    "directory.",
 )
 @click.option(
-    "--ca", type=existing_path(dir_okay=False), metavar="FILE", help="The authority of ADDRESS."
+    "--ca",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="Certificate of the authority (CA) for ADDRESS.",
 )
 @click.option(
     "--token-file",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="A token of a client, for ADDRESS.",
+    help="File with the token of a client, for ADDRESS.",
 )
 @format_option("text", "json")
 @pass_app
@@ -60,26 +64,26 @@ def status(
     token_file: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Show the roles, until when each is valid, and the lists.
+    """Show the roles, how long they are valid, and the lists.
 
-    Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
-    too, when REPO/public cannot be read by other accounts, that of a web server among them. With
-    --against, each role is compared by its version and its content: a place that is ahead, or has
-    forked, was published to by another host with the same keys.
+    This warns if a role has less than a quarter of its validity left. It also warns if other
+    accounts, such as the account of a web server, cannot read REPO/public. With --against, the
+    version and the content of each role are compared. If ADDRESS is ahead or has forked, another
+    host with the same keys has published there.
 
     \b
       hashclient provider status /srv/lists
       hashclient provider status /srv/lists --against https://lists.example.org/ \\
             --token-file own.token
 
-    Exit codes: 0 all roles are valid, 7 one has expired. With --against: 0 the same, 3 ADDRESS is
-    behind or ahead, 6 it has forked; all are in `hashclient --help`.
+    Exit codes: 0 all roles are valid, 7 a role has expired. With --against: 0 both are the same, 3
+    ADDRESS is behind or ahead, 6 ADDRESS has forked; all codes are in `hashclient --help`.
     """
     repository = repository_at(app, directory)
     if against is not None:
         return _compare(app, repository, against, ca, token_file, output_format)
     if ca is not None or token_file is not None:
-        raise UsageError("--ca and --token-file are of use with --against only")
+        raise UsageError("--ca and --token-file need --against")
     found = repository.status()
     app.show(output_format, found, _status_text(found, app.now()), indent=2)
     warn_closed(app, repository)
@@ -94,7 +98,7 @@ def _compare(
     token_file: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Compare a repository with another place, and say what differs."""
+    """Compare a repository with another place, and show the differences."""
     from hashclient.config.tables import ProviderConfig
     from hashclient.fetch.places import addresses, copy_at
     from hashclient.provider.against import compare
@@ -120,12 +124,12 @@ def _compare(
         who = "another host publishes this repository" if "forked" in states else "others sign it"
         app.warn(
             f"forked: {forked}: {who}",
-            "keep one of the two hosts, and have it serve one repository; docs/provider.md says how"
-            " clients come back",
+            "keep only one of the two hosts, with one repository; docs/provider.md says how "
+            "clients use it again",
         )
         return ExitCode.UNVERIFIED
     if "ahead" in states:
-        app.warn("it is ahead: publish nothing here before the newer copy is here")
+        app.warn("the address is ahead: copy the newer repository here before you publish")
     return ExitCode.OK if states == {"same"} else ExitCode.INCOMPLETE
 
 
@@ -150,9 +154,9 @@ def _status_text(found: Status, now: datetime) -> Iterator[str]:
 def log() -> None:
     """Show and verify the log of publications, and who made each.
 
-    It is in REPO/log, in the format of the client's audit log: each record holds the hash of the
-    one before it, and the log is signed. A change is recorded before clients can see it; where
-    it failed, that is recorded, too.
+    The log is in REPO/log, in the format of the client's audit log: each record holds the hash of
+    the record before it, and the log is signed. A change is recorded before clients can see it; if
+    it fails, the failure is recorded, too.
 
     \b
       hashclient provider log show /srv/lists --event list-published
@@ -163,7 +167,7 @@ def log() -> None:
 
 @contextlib.contextmanager
 def _log_of(app: App, directory: Path) -> Iterator[Path]:
-    """Return the directory of the log; the error for a missing log says when it begins."""
+    """Return the directory of the log; the error for a missing log says when the log begins."""
     repository = repository_at(app, directory)
     repository.require()
     where = repository.log.directory
@@ -173,7 +177,7 @@ def _log_of(app: App, directory: Path) -> Iterator[Path]:
         if where.is_dir():
             raise
         raise StateError(
-            f"no log yet: {printable(where)}", hint="it begins with the next change"
+            f"no log yet: {printable(where)}", hint="the log begins with the next change"
         ) from error
 
 
@@ -206,7 +210,7 @@ def show(
 def verify(app: App, directory: Path, checkpoint_path: Path | None, output_format: str) -> None:
     """Check every record of the log.
 
-    The exit code is 0 when it is intact, 9 when it is not.
+    The exit code is 0 if the log is intact, and 9 if it is not.
 
     \b
       hashclient provider log verify /srv/lists --checkpoint today.json
@@ -222,7 +226,7 @@ def verify(app: App, directory: Path, checkpoint_path: Path | None, output_forma
 def checkpoint(app: App, directory: Path, output: Path) -> None:
     """Print a signed statement of the log's last record.
 
-    Keep it where people who can write to the repository cannot write.
+    Keep this file in a place where people who can write to the repository cannot write.
 
     \b
       hashclient provider log checkpoint /srv/lists -o today.json

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def command() -> None:
     """Report matches to a body, once and provably.
 
-    A report is prepared from matches, then submitted. By its destination in config.toml it is a
-    package in a directory, or goes to a reporting service over the network. Nothing is sent before
-    `submit`. An unsent report can be retracted.
+    A report is prepared from matches, then submitted. The destination in config.toml decides: the
+    report becomes a package in a directory, or goes to a reporting service over the network.
+    Nothing is sent before `submit`. An unsent report can be retracted.
 
     \b
       hashclient report prepare 3kdz7wnq2m 7rwtb2c9xh
@@ -49,23 +49,28 @@ def command() -> None:
     "--all",
     "all_matches",
     is_flag=True,
-    help="All matches that are not withdrawn or settled, and in no report there yet.",
+    help="All matches that still have to be reported and are in no report to this destination yet.",
 )
 @click.option(
-    "--to", "destination", metavar="NAME", help="The destination. [default: the one in config.toml]"
+    "--to",
+    "destination",
+    metavar="NAME",
+    help="The destination of the report. [default: the one in config.toml]",
 )
 @click.option(
-    "--again", is_flag=True, help="Report matches again that are in a report there already."
+    "--again",
+    is_flag=True,
+    help="Report matches again that are already in a report to this destination.",
 )
 @click.option(
     "--seal-evidence",
     is_flag=True,
-    help="For a package: seal files that are not in quarantine; they stay in place.",
+    help="For a package: seal files that are not in quarantine, too; these files stay in place.",
 )
 @click.option(
     "--with-context",
     is_flag=True,
-    help="For a package: with the sealed files that belong to matches (quarantine add --context).",
+    help="For a package: add the sealed files that belong to matches (quarantine add --context).",
 )
 @format_option("text", "json")
 @pass_app
@@ -114,9 +119,9 @@ def prepare(
         )
     if streams := sum(match.is_stream for match in matches):
         app.warn(
-            f"{counted(streams, 'match')} came as streams: nobody has kept the content,"
-            " and it is reported without",
-            "look for it where the stream came from",
+            f"{counted(streams, 'match')} came as streams: nobody has kept the content, so the "
+            "report does not contain it",
+            "look for the content where the stream came from",
         )
     text = f"prepared {report.id}: {count_of(report)} to {report.destination}"
     app.show(output_format, report_document(report), text)
@@ -126,12 +131,12 @@ def prepare(
 
 @command.command("submit")
 @click.argument("report_ids", metavar="[REPORT…]", nargs=-1, shell_complete=REPORTS)
-@click.option("--all", "all_reports", is_flag=True, help="All that wait, now.")
+@click.option("--all", "all_reports", is_flag=True, help="Submit all waiting reports now.")
 @click.option(
     "--due",
     "due_reports",
     is_flag=True,
-    help="All waiting reports that are due; for cron and timers.",
+    help="Submit all waiting reports that are due; for cron and timers.",
 )
 @click.option(
     "--identity",
@@ -144,7 +149,8 @@ def prepare(
 @click.option(
     "--again",
     is_flag=True,
-    help="Begin again at the service; only if you know that it does not have the report.",
+    help="Begin the report again at the service; only if you know that the service does not have "
+    "it.",
 )
 @click.option(
     "--allow-closed",
@@ -154,12 +160,12 @@ def prepare(
 @click.option(
     "--unreviewed",
     is_flag=True,
-    help="Send reports although matches in them wait for a review; needs --reason.",
+    help="Send reports even if matches in them wait for a review; needs --reason.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Write what would be sent, and what is missing; nothing is sent, prepared or changed.",
+    help="Show what would be sent, and what is missing; nothing is sent, prepared or changed.",
 )
 @reason_option(default=None)
 @format_option("text", "json")
@@ -179,11 +185,11 @@ def submit(
 ) -> ExitCode:
     """Send reports.
 
-    Given reports are sent now. --all sends every waiting report, even one that has just failed.
-    --due sends new reports at once, and failed ones after a pause, which grows from 5 minutes to a
-    day; if none is due, nothing is printed and the exit code is 0. An interrupted report continues
-    where it stopped. A report waits as long as one of its matches waits for a review ([report]
-    after in config.toml).
+    Reports that you name are sent now. --all sends every waiting report, even if it has just
+    failed. --due sends new reports at once, and failed ones after a pause, which grows from 5
+    minutes to a day; if none is due, nothing is printed and the exit code is 0. An interrupted
+    report continues where it stopped. A report waits as long as one of its matches waits for a
+    review ([report] after in config.toml).
 
     \b
       hashclient report submit r-3kdz7wnq2m
@@ -229,10 +235,10 @@ def submit(
 @format_option("text", "json")
 @pass_app
 def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> None:
-    """Note that the recipient of a package has confirmed it.
+    """Note that a recipient has confirmed a package.
 
-    Files in quarantine can be due only after this. Services confirm by themselves, and bodies by a
-    signed answer (`report receive`).
+    Reported files in quarantine can be purged only after this. Reporting services confirm reports
+    by themselves; other bodies can send a signed answer (`report receive`).
 
     \b
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
@@ -289,7 +295,7 @@ def _sender(
 def _unreported(
     outbox: Outbox, record: Matches, destination: str | None
 ) -> tuple[list[Match], int]:
-    """Return the matches that are in no report there, and how many more wait for a review."""
+    """Return the matches that are in no report to `to`, and how many more wait for a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)

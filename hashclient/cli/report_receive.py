@@ -1,4 +1,4 @@
-"""What others have written: packages to verify, answers of bodies, and what is answered to them."""
+"""Files from others: packages to verify, answers of bodies, and our answers to them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from hashclient.system.text import counted, printable
 @format_option("text", "json")
 @pass_app
 def receive(app: App, paths: tuple[Path, ...], output_format: str) -> ExitCode:
-    """Note the signed answers of bodies to reports.
+    """Record the signed answers of bodies to reports.
 
-    An answer counts once, if the key that signs it is `key` of its [report.to.NAME] and it is about
-    a report of this machine. Its report is acknowledged. What the body asks to keep is on hold
-    until then; what it asks to destroy is due for `hashclient quarantine purge`. A request to
-    retract is shown, and decided by a person.
+    An answer counts once. It must be about a report of this machine, and signed by the `key` in
+    [report.to.NAME] of the body. A valid answer acknowledges the report. Files that the body asks
+    to keep are on hold until the date in the answer. Files that the body asks to destroy are due
+    for `hashclient quarantine purge`. A request to retract is only shown: a person decides.
 
     \b
       hashclient report receive answer-1.json answer-2.json
 
-    Exit codes: 0 all are noted, 6 one is not for a report of this machine, or counted before.
+    Exit codes: 0 all answers are recorded, 6 an answer is not for a report of this machine, or was
+    received before.
     """
     from hashclient.packages.answer import MAX_ANSWER_BYTES
     from hashclient.packages.contents import unreadable
@@ -62,13 +63,15 @@ def receive(app: App, paths: tuple[Path, ...], output_format: str) -> ExitCode:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write it. [default: beside the packages of its destination]",
+    help="Where to write the certificate. [default: beside the packages of the report's "
+    "destination]",
 )
 @pass_app
 def certificate(app: App, report_id: str, output: Path | None) -> None:
-    """Write a signed certificate of the files that were destroyed as the body had asked.
+    """Write a signed certificate of the files that were destroyed because the body asked for this.
 
-    It has the records of the audit log that say so. `hashclient report verify` verifies it.
+    The certificate contains the records of the audit log about the destruction. `hashclient report
+    verify` verifies it.
 
     \b
       hashclient report certificate r-3kdz7wnq2m
@@ -85,8 +88,9 @@ def certificate(app: App, report_id: str, output: Path | None) -> None:
     note = destruction_note(app.settings.layout.audit, report.id, ordered)
     if note is None:
         raise UsageError(
-            f"no file of report {report.id} was destroyed as its body has asked",
-            hint="`hashclient report receive` notes what it asks for, `quarantine purge` does it",
+            f"no file of report {report.id} was destroyed because its body asked for this",
+            hint="`hashclient report receive` records the request of a body, `quarantine purge` "
+            "destroys the files",
         )
     if output is None:
         _, table = find_destination(app.settings.config.report, report.destination)
@@ -108,14 +112,14 @@ def certificate(app: App, report_id: str, output: Path | None) -> None:
     help="The recipient's secret key, for packages that are sealed.",
 )
 @click.option(
-    "--public-key", metavar="HEX", help="The reporter's audit key, received in another way."
+    "--public-key", metavar="HEX", help="The reporter's public audit key, received in another way."
 )
 @click.option(
     "--extract",
     "extract_to",
     metavar="DIR",
     type=existing_path(file_okay=False),
-    help="Write the evidence, opened with --identity, to DIR/REPORT/MATCH.bin.",
+    help="Decrypt the evidence with --identity, and write it to DIR/REPORT/MATCH.bin.",
 )
 @format_option("table", "csv", "jsonl")
 @pass_app
@@ -129,18 +133,19 @@ def verify(
 ) -> ExitCode:
     """Verify packages, notes and answers of bodies, on any machine.
 
-    No set-up is needed. Document, chain of custody, checkpoint and evidence are checked against
-    each other and against one signature. To know whose key it is, compare it with the reporter's
-    key, by telephone for example. On the reporter's machine `hashclient audit verify` shows the
-    key. Of many packages, `also in` names the reports that concern the same entry. No content is
-    shown, and none is written without --extract.
+    This works without `hashclient init`. Document, chain of custody, checkpoint and evidence are
+    checked against each other and against one signature. To know who signed, compare the key that
+    is shown with the reporter's key, by telephone for example. On the reporter's machine
+    `hashclient audit verify` shows the key. If you give many packages, `also in` names the reports
+    about the same entry. No content is shown, and content is only written with --extract.
 
     \b
       hashclient report verify hashclient-report-r-3kdz7wnq2m
       hashclient report verify --identity key.txt *.tar.age --format csv
       hashclient report verify --identity key.txt *.tar.age --extract evidence
 
-    Exit codes: 0 all verify, 5 the key does not open a package or evidence, 6 one does not verify.
+    Exit codes: 0 all files verify, 5 the key does not open a package or evidence, 6 a file does not
+    verify.
     """
     from hashclient.cli.package_lines import package_lines
     from hashclient.packages.index import check, extract
@@ -150,7 +155,7 @@ def verify(
     identities = [key for path in identity_paths for key in load_identities(path)]
     opener = opener_of(identities) if identities else None
     if extract_to is not None and opener is None:
-        raise UsageError("--extract needs a key to open the evidence with: --identity FILE")
+        raise UsageError("--extract needs a key that opens the evidence: --identity FILE")
     checked = [check(path, opener=opener, public_key=public_key) for path in paths]
     if extract_to is not None and opener is not None:
         checked = [extract(one, extract_to, opener, public_key=public_key) for one in checked]
@@ -169,5 +174,8 @@ def verify(
             )
             code = max(code, ExitCode.UNAUTHORISED)
     if public_key is None and output_format == "table" and any(c.found for c in checked):
-        app.say("hint: compare the public key with the reporter's, got in another way")
+        app.say(
+            "hint: compare the public key with the reporter's key, which you received in "
+            "another way"
+        )
     return code

@@ -62,9 +62,9 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
 def export(app: App, report_id: str, output_format: str) -> None:
     """Write a report as a table, for a body that takes reports by a form or portal.
 
-    A row for each entry that a match has: paths, entries and categories; no digest and no content.
-    The audit log says who has exported it. A report that waits for a review is not written, and
-    rejected matches are left out.
+    There is one row for each entry of each match: paths, entries and categories, but no digest and
+    no content. The audit log records who has exported the report. A report that waits for a review
+    is not written, and rejected matches are left out.
 
     \b
       hashclient report export r-3kdz7wnq2m > report.csv
@@ -125,7 +125,7 @@ def count_of(report: Report) -> str:
 
 
 def _next(report: Report, now: datetime) -> str:
-    """Return when a report is tried again by itself."""
+    """Return when a report is tried again automatically."""
     if not report.is_open and not report.is_retracting:
         return ""
     if report.next_attempt is None:
@@ -145,7 +145,7 @@ def _retraction(report: Report, *, when: bool = False) -> str:
 
 
 def _answer(answer: Answered) -> str:
-    """Return in words who has answered, what was refused, and what is asked for."""
+    """Return the answer of a body in words: who answered, what they refuse, what they ask for."""
     refused = f"refuses {' '.join(answer.refused)}" if answer.refused else "accepts"
     return ", ".join([answer.body, refused, *(f"asks to {ask}" for ask in answer.asks)])
 

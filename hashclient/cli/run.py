@@ -1,8 +1,8 @@
 """The common part of `scan` and `lookup`: writing outcomes while they come.
 
 The library records, acts and counts (`scan/run/pipeline`); this module adds the output, the
-terminal, and signals. However a run ends early, the outcomes so far are written, and the summary
-comes last and says so.
+terminal, and signals. If a run ends early, for any reason, the outcomes so far are written, and a
+summary at the end says why.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
     Terminated: ExitCode.TERMINATED,
 }
 
-#: Kinds of outcomes that are counted, and listed with --show-all only.
+#: Kinds of outcomes that are counted, but only listed with --show-all.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
-#: Lines are written together, up to so many characters.
+#: Lines are collected up to this number of characters, then written together.
 _CHARS_AT_ONCE = 4000
 #: Colours of the first word of a line, on a terminal: bold red, and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
 
 
 def load_lists(app: App) -> OpenLists:
-    """Open the lists that should be here, and warn about those that cannot be used or are stale.
+    """Open the lists that should be here, and warn about missing and stale lists.
 
     Raises:
         StateError: no list can be used.
@@ -55,8 +55,8 @@ def load_lists(app: App) -> OpenLists:
     for index, state in zip(lists.indexes, lists.states, strict=True):
         if state.is_early:
             app.warn(
-                f"list {state.name} counts as stale: the clock shows {for_people(app.now())}, but"
-                f" it was checked at {for_people(index.manifest.checked_at)}",
+                f"list {state.name} counts as stale: the clock shows {for_people(app.now())}, but "
+                f"the list was checked at {for_people(index.manifest.checked_at)}",
                 "set this machine's clock right",
             )
         elif not state.fresh:
@@ -101,27 +101,27 @@ class RunOutput(Observer):
         self._written = formatter(options.output_format, context)
         self._sorter: Sorter | None = None
         if options.sort:
-            from hashclient.cli.sorter import Sorter  # brings SQLite
+            from hashclient.cli.sorter import Sorter  # this import loads SQLite
 
             self._sorter = Sorter(keep_digests=options.show_digests)
         self._again = None if options.output_format in DOCUMENTS else self._written.begin
         self._show_all = options.show_all
         self._signals = Signals()
-        #: The data of the front end that a run needs.
+        #: The data that the front end gives to the run.
         self.front = FrontEnd(self._signals, self, STOPS)
         #: Draws the progress of the run.
         self.tick: Callable[[], None] = lambda: None
-        #: Writes one line; set once the output is open.
+        #: Writes one line; set when the output is open.
         self._write: Callable[[str], None] = lambda _line: None
         self._begun = False
-        #: Whether there is a match without an action.
+        #: Whether the run has found a match without an action.
         self._is_open = False
 
     def write(self, run: Run) -> ExitCode:
         """Write outcomes as they come, then the summary; return the exit code.
 
         Raises:
-            HashclientError: the run failed, and no outcome outranks that.
+            HashclientError: the run failed, and no outcome has a more important exit code.
         """
         summary = run.summary
 
@@ -136,11 +136,13 @@ class RunOutput(Observer):
                 ) as self._write:
                     failure = self._show_outcomes(run)
             except OutputError as error:
-                # Only the exit code can still say it; the outcomes are still logged.
+                # From here on only the exit code can report the error; the outcomes are still
+                # logged.
                 failure = error
                 run.give_up(error)
             except (KeyboardInterrupt, Terminated) as error:
-                # The second signal, while the end was written: matches outrank it as well.
+                # The second signal came while the end was written: matches outrank this signal as
+                # well.
                 run.give_up(error)
             finally:
                 if self._sorter is not None:
@@ -157,7 +159,7 @@ class RunOutput(Observer):
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure
-            # FILE may still be empty, if all outcomes were kept back to be sorted.
+            # FILE may still be empty, if all outcomes wait to be sorted.
             self._app.output.fail(run.exit_code, failure.message, self._app.now())
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
@@ -202,7 +204,7 @@ class RunOutput(Observer):
             self._put("\n".join(lines))
 
     def _put_sorted(self) -> None:
-        """Write the outcomes that were kept back, by path; only once."""
+        """Write the outcomes that waited to be sorted, by path; only once."""
         sorter, self._sorter = self._sorter, None
         if sorter is not None:
             ordered = iter(sorter)
@@ -210,7 +212,7 @@ class RunOutput(Observer):
                 self._show_portion(portion)
 
     def _put(self, text: str | None) -> None:
-        """Write the text of a formatter, after its beginning."""
+        """Write a text of a formatter; write the beginning of the output before the first text."""
         if not self._begun:
             self._begun = True
             self._put(self._written.begin())
@@ -235,19 +237,19 @@ class RunOutput(Observer):
         self._app.warn(error.message, error.hint)
 
     def file_system_changed(self, path: str) -> None:
-        """Say so: it may be meant."""
-        self._app.say(f"another file system than before: {printable(path)}")
+        """Warn that a path is on another file system than before: this may be intended."""
+        self._app.say(f"on another file system than before: {printable(path)}")
 
     def noticed(self, text: str) -> None:
         """Say so."""
         self._app.say(text)
 
     def prepared(self, report: Report) -> None:
-        """Say how to go on with the report."""
+        """Show the next step for the report."""
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
 
     def ending(self, run: Run) -> None:
-        """Write the summary, unless the command failed before it checked anything."""
+        """Write the summary; skip it if the command failed before the first check."""
         self._put_sorted()
         if run.failure is None or run.summary.inputs or self._output is not None:
             self._put(self._written.end(run.summary))

@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 
 class Listed(NamedTuple):
-    """Names in a file, and the name of stdin as an input."""
+    """The file with the names of inputs, and the name for the content of stdin."""
 
     files_from: str | None
     null: bool
     stdin_name: str | None
 
     def check(self, *, ignore_missing: bool) -> None:
-        """Refuse options that are about names where there are none.
+        """Refuse options about names if no file of names is given.
 
         Raises:
-            UsageError: there are such options.
+            UsageError: an option about names is given.
         """
         if self.files_from is None and (ignore_missing or self.null):
             option = "--ignore-missing" if ignore_missing else "--null"
             raise UsageError(f"{option} is about the names of --files-from", hint="give both")
 
     def stream(self, paths: Sequence[str], *, quarantine: bool) -> Stream | None:
-        """Return the source for stdin, if it is one of `paths`.
+        """Return the source for stdin, if `paths` contains `-`.
 
         Raises:
-            UsageError: it cannot be read in the way that was asked for.
+            UsageError: the options do not allow stdin as an input.
         """
         count, name = paths.count("-"), self.stdin_name
         if not count:
@@ -67,7 +67,7 @@ class Listed(NamedTuple):
             )
         if quarantine:
             raise UsageError(
-                "stdin has no file that could be isolated",
+                "stdin is no file, so it cannot be isolated",
                 hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
             )
         if name == "":
@@ -77,10 +77,10 @@ class Listed(NamedTuple):
         return Stream(0, name or "-")
 
     def sources(self, exclude: tuple[str, ...]) -> list[Source]:
-        """Return the source for the names in the file; `-` is stdin.
+        """Return the source for the names in a file; `-` is stdin.
 
         Raises:
-            UsageError: it cannot be opened.
+            UsageError: the file cannot be opened.
         """
         file = self.files_from
         if file is None:
@@ -96,13 +96,13 @@ class Listed(NamedTuple):
         return [Names(fd, file, null=self.null, exclude=exclude)]
 
 
-#: The walk checks whether each PATH exists and can be read, and gives an outcome.
+#: The walk, not click, checks whether each PATH exists and can be read, and gives an outcome.
 _path = click.Path(readable=False)
 _sort = click.option(
     "--sort",
     is_flag=True,
-    help="Write outcomes by path, in the order of its bytes, when all is checked; so two outputs"
-    " can be compared.",
+    help="When everything is checked, write outcomes sorted by the bytes of their paths, to "
+    "compare two outputs.",
 )
 
 _listed_options = gathered(
@@ -125,7 +125,7 @@ _listed_options = gathered(
     click.option(
         "--stdin-name",
         metavar="NAME",
-        help="The name of the input from stdin, where PATH is `-`. [default: -]",
+        help="The name for the content of stdin, if PATH is `-`. [default: -]",
     ),
 )
 
@@ -136,14 +136,15 @@ _listed_options = gathered(
 @click.option(
     "--allow-empty",
     is_flag=True,
-    help="Nothing to check is no failure: end with 0 instead of 3, as for a commit without files.",
+    help="If there is nothing to check, end with 0 instead of 3, for example for a commit without "
+    "files.",
 )
 @outcome_options(*FORMATS, more=[_sort])
 @click.option(
     "--passwords-file",
     metavar="FILE",
     type=existing_path(dir_okay=False),
-    help="Try the passwords in FILE, one a line, where something in an archive is encrypted.",
+    help="Try the passwords in FILE, one a line, for encrypted members of archives.",
 )
 @declared_options(
     ScanOptions,
@@ -171,12 +172,12 @@ def command(
 
     Matches are named with the entry of the list, and the exit code gives the verdict. Every file
     ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
-    reason. Reading needs no lock and no network. Nothing is ever shown, and nothing is changed or
-    moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
-    an id: `hashclient matches` lists them.
+    reason. Scanning needs no lock and no network. No content is ever shown. No file is changed or
+    moved, unless the policy in config.toml or --quarantine says so. Each match is recorded with an
+    id: `hashclient matches` lists all matches.
 
-    A PATH of `-` is the content of stdin, as one input without a file; `./-` is a file. One that
-    begins with s3://, gs:// or az:// names objects in a bucket: one object, and all below it.
+    The PATH `-` is the content of stdin, as one input without a file; `./-` is a file. A PATH that
+    begins with s3://, gs:// or az:// is an object in a bucket, and all objects below it.
 
     \b
       hashclient scan /srv/files
@@ -216,7 +217,7 @@ def command(
     lists = load_lists(app)
     options = options._replace(
         executor=executor,
-        # It has tags, and no digests to show.
+        # The inventory has tags, and no digests to show.
         inventory=options.inventory and not written.show_digests,
         members=options.members and asked.reads,
         passwords=_passwords(passwords_file),
@@ -240,7 +241,7 @@ def command(
 
 
 def _fetch(app: App) -> ExitCode | None:
-    """Fetch the lists, and return the worst failure; few scans do, so only these load it."""
+    """Fetch the lists, and return the worst failure; only scans that fetch load the module."""
     from hashclient.cli.fetch import fetch_and_show
 
     return fetch_and_show(app)
@@ -256,8 +257,8 @@ def _write(
 ) -> ExitCode:
     """Write the output while a bar shows the progress, then the next steps.
 
-    The bar shows a share where all inputs are those at the `countable` paths: the numbers of names
-    from another program and of objects are not known.
+    The bar shows a percentage if all inputs are at the `countable` paths. The number of names from
+    another program is not known, and also not the number of objects.
     """
     from hashclient.cli.progress import files_counted, scan_progress
 
@@ -270,15 +271,18 @@ def _write(
     if objects is not None and objects.token is not None:
         app.say(f"next: hashclient scan --resume {objects.token}, with the same options and URI")
     if run.is_mount_missing:
-        app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
+        app.say(
+            "next: mount the missing file system; if it is gone for ever, run `hashclient "
+            "inventory forget PATH`"
+        )
     return code
 
 
 def _passwords(path: Path | None) -> tuple[bytes, ...]:
-    """Read passwords, one a line, in any bytes; there are none without a `path`.
+    """Read passwords, one a line, in any bytes; without a `path` the result is empty.
 
     Raises:
-        UsageError: they cannot be read.
+        UsageError: the file of passwords cannot be read.
     """
     if path is None:
         return ()
@@ -289,7 +293,7 @@ def _passwords(path: Path | None) -> tuple[bytes, ...]:
     except OSError as error:
         raise UsageError(
             f"cannot read {printable(path)}: {error.strerror}",
-            hint="check the path; it is a file of at most 1 MiB",
+            hint="check the path; the file must have at most 1 MiB",
         ) from error
     lines = text.replace(b"\r\n", b"\n").split(b"\n")
     return tuple(line for line in lines if line and b"\0" not in line)

@@ -1,8 +1,8 @@
-"""Outcomes by the bytes of paths, and of members' names, in memory that stays flat.
+"""Sorts outcomes by the bytes of paths, and of members' names, with little memory.
 
-They are kept in a temporary database of SQLite, which lies in memory while it is small, and then in
-a file without a name in the directory for temporary files. Clean files of a large tree take some
-hundred bytes each there. Digests do not go there unless they are to be shown; tags never do.
+Outcomes are kept in a temporary SQLite database. A small database is in memory; a larger one is in
+a file without a name, in the directory for temporary files. Each clean file of a large tree needs
+some hundred bytes. Digests are only stored if they are to be shown; tags are never stored.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _CACHE_KB = 8192
 
 
 class Sorter:
-    """Takes outcomes as they come, and gives them back by path and member; else as they came."""
+    """Stores outcomes; returns them by path and member, and equal ones as they came."""
 
     def __init__(self, *, keep_digests: bool = False) -> None:
-        """Begin with none."""
+        """Begin without outcomes."""
         self._keep_digests = keep_digests
         with _errors():
             self._db = sqlite3.connect("", isolation_level=None)
@@ -42,10 +42,10 @@ class Sorter:
             self._db.execute("BEGIN")
 
     def add(self, handled: Handled) -> None:
-        """Take one.
+        """Store an outcome.
 
         Raises:
-            OutputError: there is no room for it.
+            OutputError: there is no room for the outcome.
         """
         outcome = handled.outcome
         digests = outcome.digests if self._keep_digests else {}
@@ -73,14 +73,14 @@ class Sorter:
             self._db.execute(_ADD, row)
 
     def close(self) -> None:
-        """Forget all that is left."""
+        """Remove all outcomes."""
         self._db.close()
 
     def __iter__(self) -> Iterator[Handled]:
-        """Yield them all, and forget them.
+        """Yield all outcomes, and remove them.
 
         Raises:
-            OutputError: they cannot be read back.
+            OutputError: the outcomes cannot be read.
         """
         with contextlib.closing(self._db), _errors():
             for path, names, data in self._db.execute(_SORTED):
@@ -103,6 +103,6 @@ def _errors() -> Iterator[None]:
     except (sqlite3.Error, MemoryError) as error:
         raise OutputError(
             f"cannot sort the outcomes: {error}",
-            hint="make room where temporary files are, or leave out --sort;"
-            " `hashclient matches` has the matches",
+            hint="free space for temporary files, or leave out --sort; `hashclient matches` lists "
+            "the matches",
         ) from error

@@ -1,4 +1,4 @@
-"""`status`: the lists and records here, and whether they can be relied on."""
+"""`status`: the lists and records on this machine, and whether they can be relied on."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ MOST_NOTICES = 20
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read all of the indexes and compare them with their digests, and check all of the record"
-    " of matches.",
+    help="Read all indexes completely and compare them with their digests, and check the whole "
+    "record of matches.",
 )
 @format_option(
     "text",
     "json",
     "prometheus",
-    help="For people, for scripts, or metrics for a textfile collector.",
+    help="text for people, json for scripts, prometheus for a textfile collector.",
 )
 @click.option(
     "--output",
@@ -67,14 +67,15 @@ def command(
     """Show the state of the lists, and the matches of scans.
 
     The exit code is 0 only if every list that should be here is usable and fresh, and all other
-    state can be read; so a monitor can call this command. These lists should be here: those named
-    by `lists` in the configuration or, without `lists`, those that the provider offered at the last
-    fetch; and every folder of a list. No network is used: the state is that of the last fetch.
+    state can be read; so a monitor can call this command. These lists should be here: lists that
+    `lists` in the configuration names, or without `lists`, lists that the provider offered at the
+    last fetch; and each list that has a folder here. The network is not used: this shows the state
+    after the last fetch.
 
     `recognised by` shows which share of the entries has a digest of each kind, such as MD5: a
-    `lookup` of an MD5 cannot decide about the others. size+md5 also counts entries without an MD5
-    that have a size, since another size rules them out. Scans compute all digests that a list
-    needs.
+    `lookup` of an MD5 cannot decide about entries without an MD5. size+md5 also counts entries that
+    have only a size, since an input with another size cannot be this entry. Scans compute all
+    digests that a list needs.
 
     \b
       hashclient status
@@ -93,7 +94,7 @@ def command(
     settings.providers()
     now = app.now()
     status = Client(app.session).status(verify=verify)
-    if publish is not None:  # first, so that what is shown says how it went
+    if publish is not None:  # publish first, so that the shown status contains the result
         publish_status(app, status, publish)
     write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
     return status.exit_code
@@ -164,14 +165,14 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
 
 
 def _numbers(counts: Mapping[Any, int] | None) -> str | None:
-    """Return how many there are in each state, where that is known."""
+    """Return the number of items in each state, as far as this is known."""
     if counts is None:
         return None
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
 
 
 def _overdue(reports: ReportsStatus | None) -> str | None:
-    """Return how many reports to whom are past their deadline, if any are."""
+    """Return how many reports to which destination are past their deadline, as text."""
     late = {} if reports is None else {to: count for to, count in reports.overdue.items() if count}
     return ", ".join(f"{counted(count, 'report')} to {to}" for to, count in late.items()) or None
 
@@ -234,7 +235,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
-        # Without the seal key it is not known.
+        # Without the seal key this is not known.
         **({"recognised": f"by {_shares(status, manifest.entries)}"} if status.recognised else {}),
         "fetched": for_people(manifest.fetched_at),
         "checked": for_people(manifest.checked_at)
@@ -247,7 +248,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
 
 
 def _shares(status: ListStatus, entries: int) -> str:
-    """Return the share of a list that each kind of digest decides about; with size if it helps."""
+    """Return the share of a list that each kind of digest decides about, or a digest with size."""
     counts = status.recognised
     shown = []
     for by, count in counts.items():
@@ -269,7 +270,8 @@ def percent(part: int, whole: int) -> str:
 
 def _age(age: timedelta) -> str:
     """Return how long ago a time was, in the largest unit of which there are two or more."""
-    from hashclient.core.staleness import CLOCK_TOLERANCE  # man pages are made without msgspec
+    # Man pages are made without msgspec, so this import cannot be at the top.
+    from hashclient.core.staleness import CLOCK_TOLERANCE
 
     if age < -CLOCK_TOLERANCE:
         return "published in the future: check this machine's clock, or tell the provider"

@@ -22,7 +22,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.process != self._of:
             return
-        with contextlib.suppress(OSError):  # nobody reads stderr any more; the run goes on
+        with contextlib.suppress(OSError):  # No reader of stderr is left; the run goes on.
             self._talk(printable(self.format(record)))
 
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 @click.option(
     "--events",
     metavar="sqs://QUEUE|-",
-    help="With URIs: where events of new objects come from: a queue of SQS (sqs://ACCOUNT/QUEUE of"
-    " another account), or `-` for URIs on the lines of stdin.",
+    help="Needed with URIs: the source of events about new objects. This is an SQS queue "
+    "(sqs://ACCOUNT/QUEUE for a queue of another account), or `-` to read one URI a line from "
+    "stdin.",
 )
 @click.option(
     "--settle",
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="1s",
     show_default=True,
-    help="Check a file when it was unchanged for this time.",
+    help="Check a file when it has not changed for this time.",
 )
 @click.option(
     "--rescan-every",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="24h",
     show_default=True,
-    help="Check everything at this interval, since not every change is reported.",
+    help="Scan everything at this interval, since the system does not report every change.",
 )
 @declared_options(ScanOptions, "exclude", "jobs", "actions", "exceptions")
 @format_option("text", "jsonl")
@@ -56,15 +57,16 @@ def command(
     options: ScanOptions,
     output_format: str,
 ) -> ExitCode:
-    """Check files as they change in folders or come to buckets.
+    """Check changed files in folders, and new objects in buckets.
 
-    The first step is a scan of everything, with the inventory; it is repeated whenever changes may
-    have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
+    The first step is a scan of everything, with the inventory; this scan is repeated when changes
+    may have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
     stdout. Network file systems and FUSE are refused, since they do not report changes by others.
 
-    Below the URIs of buckets, the objects are checked that --events names. An event is taken from
-    its queue when its object is checked; of an object that cannot be read it stays, for the queue's
-    dead-letter queue. The scan of everything runs beside it, and --settle has no meaning there.
+    For URIs of buckets, --events names the objects to check. An event is removed from its queue
+    when its object is checked. If an object cannot be read, its event stays in the queue, and later
+    goes to the dead-letter queue. The scan of everything runs at the same time. --settle has no
+    effect on buckets.
 
     \b
       hashclient watch /srv/upload /home
@@ -72,7 +74,7 @@ def command(
       hashclient watch s3://uploads/ --events sqs://uploads-created
 
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
-    used, or there are too many directories; all are in `hashclient --help`.
+    used, or there are too many directories; all codes are in `hashclient --help`.
     """
     from hashclient.cli.run import load_lists
     from hashclient.core.objecturi import split_paths
@@ -82,11 +84,11 @@ def command(
     if bool(uris) != (events is not None) or (folders and uris):
         raise UsageError(
             "--events is for URIs, and URIs need --events",
-            hint="watch folders and buckets by commands of their own",
+            hint="run one command for folders and another command for buckets",
         )
     if uris and options.exclude:
         raise UsageError(
-            "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
+            "--exclude is not for objects", hint="give only the prefixes to check, each as a URI"
         )
     refuse_lost_directory(paths)
     load_lists(app)
@@ -132,7 +134,7 @@ def _watch_folders(
             app.say(words(text))
 
     def listed(summary: Summary) -> None:
-        hint = "run `hashclient fetch`; a file without a match may be listed all the same"
+        hint = "run `hashclient fetch`; until then, a file without a match may still be on a list"
         for state in summary.lists:
             if state.stale:
                 app.warn(f"list is stale: {state.name}", hint)
@@ -144,7 +146,7 @@ def _watch_folders(
         app.warn(
             f"cannot watch {printable(path)}: this machine does not see changes by others on this"
             " kind of file system",
-            "it is checked in scans of everything: --rescan-every",
+            "scans of everything check it: --rescan-every",
         )
 
     watch = Watch(
@@ -172,7 +174,7 @@ def _watch_buckets(
     found: Callable[[Handled], None],
     failed: Callable[[HashclientError], None],
 ) -> None:
-    """Check objects as events name them, until a signal, or until the lines of stdin end."""
+    """Check the objects that events name, until a signal comes or stdin ends."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.client.client import Client
     from hashclient.system.beside import Beside
@@ -182,7 +184,8 @@ def _watch_buckets(
     events = Lines(0) if address == "-" else Queue(address)
     if address != "-" and not events.has_dead_letters:
         app.warn(
-            f"{address} has no dead-letter queue: an object that cannot be read is given up",
+            f"{address} has no dead-letter queue: if an object cannot be read, its event will be "
+            "lost",
             "give the queue a redrive policy",
         )
     flags = [("--no-actions", options.actions), ("--no-exceptions", options.exceptions)]

@@ -113,7 +113,7 @@ def sealed_source(path: Path, sha256: str, length: int) -> Proven:
     """Return the sealed copy at `path`, proven to have this SHA-256 (hexadecimal) and length.
 
     Raises:
-        StateError: it has another SHA-256 or length, or cannot be read.
+        StateError: the sealed copy has another SHA-256 or length, or cannot be read.
     """
     source = Source(printable(path), length, lambda: file_chunks(path), _damaged)
     proven = prove(source)
@@ -130,7 +130,7 @@ def plain_source(
 
     Raises:
         StateError: the file is not the one that matched, or is missing.
-        AuthorisationError: none of `identities` opens the sealed copy.
+        AuthorisationError: no key in `identities` opens the sealed copy.
     """
     item = find_item(quarantine_dir, match.id)
     if match.in_place and (item is None or not identities):
@@ -158,7 +158,7 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
     if match.is_stream:
         raise StateError(
             f"match {match.id} came as a stream: there is no file",
-            hint="look for it where the stream came from",
+            hint="look for the content where the stream came from",
         )
     if match.key_id != sealer.key_id:
         raise StateError(
@@ -175,7 +175,7 @@ def prove(source: Source) -> Proven:
     """Read a source to its end and return it with its digests.
 
     Raises:
-        StateError: it cannot be read, or has another length than it should.
+        StateError: the source cannot be read, or has another length than it should.
     """
     digester = Digester(Algorithm)
     for chunk in source.read():
@@ -230,7 +230,7 @@ def file_chunks(path: Path) -> Generator[bytes]:
     """Yield the content of a file.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the file cannot be read.
     """
     try:
         with open_regular(path) as stream:
@@ -250,7 +250,7 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
 
     Raises:
         AuthorisationError: no key of `identities` fits.
-        StateError: it is damaged.
+        StateError: the age file is damaged.
         HashclientError: what reading `sealed` raised.
     """
     # pyrage writes and the caller reads, so pyrage runs in a thread of its own.

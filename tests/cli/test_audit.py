@@ -81,7 +81,7 @@ def test_show_is_bounded_as_text_only(world: Logged) -> None:
 
 def test_show_since_a_date(world: Logged) -> None:
     nothing = world.audit("show", "--since", "2026-02-01")
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no record fits\n")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no record fits the options\n")
     assert len(world.output("show", "--since", "2026-01-31T12:02").splitlines()) == 1
     assert len(world.output("show", "--since", "2026-01-31T13:01+01:00").splitlines()) == 4
     result = world.audit("show", "--since", "yesterday")
@@ -96,7 +96,7 @@ def test_an_event_that_the_log_does_not_have_is_named(world: Logged) -> None:
     assert shown.err.startswith("hint: the log has no event mtch; it has ")
     assert "match" in shown.err.partition("it has ")[2]
     nothing = world.audit("show", "--event", "match", "--since", "2999-01-01")
-    assert (nothing.out, nothing.err) == ("", "no record fits\n")
+    assert (nothing.out, nothing.err) == ("", "no record fits the options\n")
 
 
 def test_verify_prints_what_the_log_holds(world: Logged) -> None:
@@ -191,10 +191,10 @@ def test_rotate_goes_on_in_another_file(world: Logged) -> None:
 def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: Logged) -> None:
     """Only a checkpoint proves it: a kill may have come before the next was begun."""
     world.output("rotate")
-    assert "if another one followed" not in world.output("verify")
+    assert "if another file followed" not in world.output("verify")
     (world.directory / "log-000001.jsonl").rename(world.directory / "log.jsonl")
     shown = world.output("verify")
-    assert "  end         file 1 is closed: if another one followed, it is not here\n" in shown
+    assert "  end         file 1 is closed: if another file followed, it is missing\n" in shown
     assert json.loads(world.output("verify", "--format", "json"))["ends_closed"] is True
 
 

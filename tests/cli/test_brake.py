@@ -263,7 +263,7 @@ def test_a_release_without_an_action_says_so_and_the_next_scan_acts(world: Brake
     world.brake("per_entry = 3", "")
     with Matches(world.path) as matches:
         chosen = matches.held()[0].id
-    assert "no action is wanted" in world.release(chosen).out
+    assert "the policy has no action" in world.release(chosen).out
     world.brake("per_entry = 3")
     world.scan()
     with Matches(world.path) as matches:
@@ -276,7 +276,7 @@ def test_a_release_without_an_action_says_so_and_the_next_scan_acts(world: Brake
         ((), "say which matches"),
         (("--entry", "base/wrong", "bcdfghjkmn"), "say which matches"),
         (("bcdfghjkmn",), "no match has the id"),
-        (("--entry", "wrong"), "of a match: ID, without --entry"),
+        (("--entry", "wrong"), "id of a match, which is in brackets: ID, without --entry"),
         (("bcdfghjkmn", "--most", "1"), "--most is for --entry"),
     ],
 )

@@ -59,12 +59,12 @@ def states(site: Site) -> dict[str, str]:
 
 
 def test_a_client_drops_the_list_and_withdraws_its_matches(site: Site, tmp_path: Path) -> None:
-    assert end(site) == "list basline has ended: clients drop it with their next fetch\n"
+    assert end(site) == "list basline has ended: clients remove it with their next fetch\n"
     fetched = site.call("fetch")
     assert fetched.code == 0, fetched.err
-    assert "list basline: its provider has ended it; it is not used here any more\n" in fetched.out
+    assert "list basline: its provider has ended the list; it is not used any more\n" in fetched.out
     assert "withdrawn entries of list basline had matched 2 paths:" in fetched.out
-    assert "but another entry stands" in fetched.out
+    assert "but still matches another entry" in fetched.out
     assert [path.name for path in (site.state / "lists").iterdir()] == ["baseline"]
     assert states(site) == {"both": "found", "typo": "withdrawn"}
     scanned = site.call("scan", tmp_path / "files", "--format", "jsonl")
@@ -93,7 +93,7 @@ def test_a_list_that_the_configuration_names_is_not_missed_when_it_has_ended(
     for _ in range(2):
         fetched = site.call("fetch")
         assert fetched.code == 0, fetched.err
-        assert f"take it out of `lists` of provider {name}" in fetched.out
+        assert f"remove it from `lists` of provider {name}" in fetched.out
         assert site.call("status").code == 0
     (tmp_path / "files" / "both").unlink()
     assert site.call("scan", tmp_path / "files").code == 0
@@ -137,7 +137,7 @@ def test_a_bundle_is_without_it_and_ends_it_as_well(site: Site, tmp_path: Path) 
     assert [entry["list"] for entry in json.loads(done.out)["lists"]] == ["baseline"]
     fetched = site.call("fetch", "--from", bundle)
     assert fetched.code == 0, fetched.err
-    assert "list basline: its provider has ended it" in fetched.out
+    assert "list basline: its provider has ended the list" in fetched.out
 
 
 def test_max_churn_keeps_the_list_until_a_person_says_so(site: Site) -> None:
@@ -242,7 +242,7 @@ def test_a_draft_of_people_ends_a_list(simulator: Simulator, tmp_path: Path) -> 
     assert made.code == 0, made.err
     assert simulator.repository.status().ended == ()
     shown = call("provider", "draft", "show", draft, "--root", repo / "root.json")
-    assert "list other ends: clients drop it, and withdraw its matches" in shown.out
+    assert "list other ends: clients remove it, and withdraw its matches" in shown.out
     assert load_draft(draft).ended() == ["other"]
     published = call("provider", "draft", "publish", repo, draft)
     assert published.code == 0, published.err

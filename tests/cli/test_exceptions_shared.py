@@ -131,7 +131,7 @@ def test_no_path_and_no_digest_is_in_the_file_and_what_has_one_stays(pair: Pair)
     of_file = pair.hub.add("--file", pair.hub.tree / "wrong-2")
     told = pair.export()
     for ruling in (below, of_file):
-        assert f"counts on this machine only: {ruling}" in told.err
+        assert f"only counts on this machine: {ruling}" in told.err
     text = pair.file.read_text()
     content = json.loads(text.splitlines()[0])
     assert [one["id"] for one in content["exceptions"]] == [travels]
@@ -202,7 +202,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     # One that was removed here does not come back with the same file.
     pair.server.exceptions("remove", ruling, *REASON)
     again = pair.take()
-    assert (again.code, "is here already" in again.err) == (0, True)
+    assert (again.code, "was imported before" in again.err) == (0, True)
     assert not listed(pair.server) and pair.server.scan().code == 10
     pair.hub.exceptions("remove", ruling, *REASON)
     pair.export()

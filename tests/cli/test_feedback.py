@@ -117,7 +117,7 @@ def test_without_a_record_of_matches_there_is_no_file(site: Site, tmp_path: Path
     assert (done.code, "no record of matches" in done.err) == (8, True)
     assert not peer.output.exists()
     peer.call("scan", peer.tree)
-    assert "takes back all earlier counts" in peer.write().err
+    assert "replaces all earlier counts" in peer.write().err
 
 
 def test_entries_of_a_list_of_that_name_from_another_provider_are_not_for_this_one(
@@ -183,7 +183,7 @@ def test_a_revoked_client_does_not_count(site: Site, tmp_path: Path) -> None:
     peer.write()
     provider(site, "feedback", peer.output)
     provider(site, "client", "revoke", "peer")
-    assert provider(site, "feedback").err == "no client has said anything yet\n"
+    assert provider(site, "feedback").err == "no client has sent feedback yet\n"
     peer.write()
     assert "no client has the key" in provider(site, "feedback", peer.output, code=6).err
 

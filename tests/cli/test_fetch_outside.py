@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import Site, csv_of, edit_manifest, write_tree
 
-NOT_NAMED = "though `lists` of provider main does not name it"
+NOT_NAMED = "although `lists` of provider main does not name it"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
     fetched = site.call("fetch")
     assert fetched.code == 0 and "list third: new -> generation 1" in fetched.out
     # It was not in use before.
-    said = f"list third is kept up to date since it has a folder here, {NOT_NAMED}"
+    said = f"list third has a folder here, so it is kept up to date {NOT_NAMED}"
     assert said in fetched.err and "in use" not in fetched.err
     assert site.call("scan", site.repository.root_file).code == 0
 

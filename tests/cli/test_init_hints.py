@@ -107,7 +107,8 @@ def test_a_provider_that_offers_no_list_is_pinned_and_reported(tmp_path: Path) -
         assert (done.code, done.out) == (0, "provider main is pinned; it offers: no list yet\n")
         assert (
             "hashclient: warning: provider main offers no list: there is nothing to check files"
-            " against\nhint: ask the provider; once it offers one, `hashclient fetch` gets it\n"
+            " against\nhint: ask the provider for a list; `hashclient fetch` gets it as soon as "
+            "it is offered\n"
         ) in done.err
         assert "next: " not in done.err
         assert site.call("fetch").code == 8

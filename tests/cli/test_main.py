@@ -131,10 +131,11 @@ def test_commands_are_listed_with_whole_sentences(path: list[str]) -> None:
 def test_a_global_option_behind_the_command(tmp_path: Path) -> None:
     result = run("scan", "--config", "x", tmp_path)
     assert result.code == 2
-    assert "hint: it goes before the command: `hashclient --config scan …`\n" in result.err
+    assert "hint: put this option before the command: `hashclient --config scan …`\n" in result.err
     result = run("provider", "init", "--state-dir", tmp_path, tmp_path)
     assert (
-        "hint: it goes before the command: `hashclient --state-dir provider init …`" in result.err
+        "hint: put this option before the command: `hashclient --state-dir provider init …`"
+        in result.err
     )
 
 

@@ -152,7 +152,7 @@ def test_closing_needs_something_to_close_and_a_reason(state: State) -> None:
         assert result.code == 2 and "hint: " in result.err
     result = state.call("matches", "close", "--withdrawn", "--reason", "x")
     assert (result.code, result.out) == (0, "")
-    assert result.err == "no match is withdrawn and in its place\n"
+    assert result.err == "no withdrawn match has its file in place\n"
     # All are known before the first is closed.
     assert state.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
     assert sorted(listed(state, "--state", "found")) == [("a", "found"), ("b", "found")]
@@ -216,7 +216,7 @@ def test_matches_are_chosen_by_path_list_and_time(state: State) -> None:
         ("--path", state.tree / "sub", "--state", "closed"),
     ):
         result = state.call("matches", *nothing)
-        assert (result.code, result.out, result.err) == (0, "", "no match is like that\n")
+        assert (result.code, result.out, result.err) == (0, "", "no match fits these options\n")
     assert state.call("matches", "--since", "yesterday").code == 2
 
 
@@ -248,7 +248,7 @@ def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     assert {event.data["reason"] for event in events} == {"disk destroyed"}
     again = state.call(*chosen)
     assert (again.code, again.out) == (0, "")
-    assert again.err == "no such match is open\n"
+    assert again.err == "no open match fits these options\n"
     # A single one is as it was, also beside others.
     both = state.call(
         *("matches", "close", ids["a"], "--list", "base", "--reason", "x", "--format", "json")
@@ -285,7 +285,7 @@ def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
     ids = state.ids()
     wide = ("close", "--list", "base", "--reason", "x")
     refused = state.call("matches", "--path", state.tree / "sub", *wide)
-    assert refused.code == 2 and "stand before `close`" in refused.err
+    assert refused.code == 2 and "are before `close`" in refused.err
     assert state.call("matches", "--state", "found", "show", ids["a"]).code == 2
     # A variable of the shell that is not set.
     empty = state.call("matches", "close", "--path", "", "--reason", "x")
@@ -317,7 +317,7 @@ def test_a_match_quarantined_meanwhile_is_not_closed(
     monkeypatch.setattr(module, "_close", later)
     result = state.call("matches", "close", "--list", "base", "--reason", "x")
     assert (result.code, result.err) == (3, "closed: 1 match\n")
-    assert "not closed: something was done about it meanwhile" in result.out
+    assert "not closed: its state has changed meanwhile" in result.out
     assert sorted(listed(state)) == [("a", "closed"), ("b", "quarantined")]
     events = log.read(state.path / "audit", event="closed")
     assert [event.data["id"] for event in events] == [ids["a"]]

@@ -171,12 +171,13 @@ def test_without_a_command_the_options_of_the_list_are_taken(site: Site, state: 
         listed = site.call("notices", *args, state=state)
         assert listed == site.call("notices", "list", *args, state=state)
     refused = site.call("notices", "--format", "json", "show", "n-1", state=state)
-    assert refused.code == 2 and "write them after it: `hashclient notices show …`" in refused.err
+    assert refused.code == 2
+    assert "write the options after the subcommand: `hashclient notices show …`" in refused.err
 
 
 def test_a_provider_that_is_not_known_is_none_without_notices(site: Site, state: Path) -> None:
     none = site.call("notices", "list", "--provider", "main", state=state)
-    assert (none.code, "no notice stands" in none.err) == (0, True)
+    assert (none.code, "no notice requires action" in none.err) == (0, True)
     wrong = site.call("notices", "list", "--provider", "mian", state=state)
     assert (wrong.code, wrong.out) == (2, "") and "no provider called 'mian'" in wrong.err
 
@@ -257,7 +258,7 @@ def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) ->
     assert fetched.code == 6
     assert "list baseline: new -> generation 1" in fetched.out
     assert f"hashclient: error: notice {first}: " in fetched.err
-    assert "more of its notices" not in fetched.err
+    assert "more notices of this provider" not in fetched.err
     # A notice that could not be read may be as severe as any.
     allowed_from(state, "extreme")
     others = ids(site.call("notices", "list", "--format", "json", state=state))

@@ -58,7 +58,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     sums.write_text(f"{MD5}  one\n")
     out, said = run("init", repo, "--keys", "3", "--threshold", "2")
     assert out == f"{repo}/root.json\n"
-    assert "hand this file to clients" in said
+    assert "give this file to clients" in said
     assert run("publish", repo, "--list", "baseline", sums)[0] == (
         "list baseline: generation 1: 1 added, 1 live\n"
     )
@@ -78,7 +78,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
         "draft": None,
     }
     off = (
-        "hint: they were published all the same; `hashclient provider withdraw` takes entries off"
+        "hint: they were published anyway; `hashclient provider withdraw` takes entries off"
         " the list\n"
     )
     assert said == (

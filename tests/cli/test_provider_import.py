@@ -63,7 +63,7 @@ def test_icse_is_published_as_baseline_alone(repository: Path, tmp_path: Path) -
     assert not any(e.md5[:12] in done.err.lower() for e in some)
     again = publish(repository, "--where", "Baseline = true", path)
     assert again.out == f"list baseline: generation 1: 0 added, {meant} live\n"
-    assert "all of it is listed already: nothing was published" in again.err
+    assert "all entries are listed already: nothing was published" in again.err
 
 
 def test_a_dry_run_changes_nothing(repository: Path, tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_a_source_may_be_all_of_the_list(repository: Path, tmp_path: Path) -> No
     assert again.out == (f"list baseline: generation 2: 0 added, 0 withdrawn, {count - 1} live\n")
     refused = publish(repository, "--replace", "--max-bad", "1", path)
     assert refused.code == 2
-    assert "--replace takes no --max-bad" in refused.err
+    assert "--replace excludes --max-bad" in refused.err

@@ -199,7 +199,7 @@ def test_two_people_are_needed_before_anything_is_put_back(tmp_path: Path) -> No
     (item,) = json.loads(done.out)["items"]
     assert (item["decided"], item["detail"]) == (
         None,
-        "rejected: another person has to say so, too",
+        "rejected: a second person has to review, too",
     )
 
 

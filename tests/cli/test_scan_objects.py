@@ -472,7 +472,7 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> Non
     ("args", "message"),
     [
         (("--no-read", "/srv"), "--no-read: there are no objects to check"),
-        (("--resume", "x", "s3://a-bucket/", "/srv"), "--resume: files are checked besides"),
+        (("--resume", "x", "s3://a-bucket/", "/srv"), "--resume: the command also has files"),
         (("--exclude", "x", "s3://a-bucket/"), "--exclude is not for objects"),
         (("s3://a-bucket/100%",), "a % in a URI begins no escape: s3://a-bucket/100%25"),
         (("s3://a-bucket/x?y",), "not the URI of an object: s3://a-bucket/x?…"),

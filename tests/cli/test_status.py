@@ -194,7 +194,9 @@ def test_a_scan_says_that_the_clock_is_behind_and_not_that_the_list_expired(
     result = call("--state-dir", state, "scan", tmp_path / "files")
     assert result.code == 7
     assert "list local counts as stale: the clock shows " in result.err
-    assert "but it was checked at 2999-01-01 00:00 UTC\nhint: set this machine's" in result.err
+    assert (
+        "but the list was checked at 2999-01-01 00:00 UTC\nhint: set this machine's" in result.err
+    )
     for form in FORMATS:
         result = call("--state-dir", state, "scan", "--format", form, tmp_path / "files")
         assert result.code == 7

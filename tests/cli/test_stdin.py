@@ -95,7 +95,7 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
         ("stdin:a", len(LONG), 1),
     ]
     text = run("--state-dir", state, "matches", "show", rows[0]["id"]).out
-    assert "none: it came as a stream" in text
+    assert "none: the content came as a stream" in text
     assert "3 times" in text and "in place" not in text
 
 

@@ -348,7 +348,7 @@ def test_the_command_says_that_it_cannot_reach_back(
     monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
     done = world.call("fetch", "--format", output_format)
     assert done.code == 8
-    assert "cannot find paths that had matched a withdrawn entry" in done.err
+    assert "cannot find the files that had matched a withdrawn entry" in done.err
     assert "move it away" in done.err
     if output_format == "json":
         (document,) = json.loads(done.out)["lists"]
@@ -423,12 +423,12 @@ def test_the_command_says_what_is_left_of_each(
     world.provider.withdraw("e-1", "e-2", "e-3")
     told = fetch()
     assert re.search(rf"f1  \[{ids['f1']}\]  e-1, which was isolated$", told.out, re.MULTILINE)
-    assert re.search(r"f2  \[\w+\]  e-2, but another entry stands$", told.out, re.MULTILINE)
+    assert re.search(r"f2  \[\w+\]  e-2, but still matches another entry$", told.out, re.MULTILINE)
     assert re.search(r"f3  \[\w+\]  e-3, which is closed$", told.out, re.MULTILINE)
     assert "next: `hashclient quarantine restore --withdrawn`" in told.err
     world.provider.publish(csv([1]))
     told = fetch()
-    said = "list baseline lists 1 file again, whose entries were withdrawn and which stay in"
+    said = "list baseline lists 1 file again whose entries were withdrawn; these files stay in"
     assert f"{said} quarantine:" in told.out
     assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
     world.provider.withdraw("e-1")

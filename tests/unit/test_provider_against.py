@@ -176,7 +176,10 @@ def test_the_command(hosts: Hosts, tmp_path: Path) -> None:
     same = status(hosts, "--against", there, code=0)
     assert same.out.splitlines()[0].split() == ["ROLE", "HERE", "THERE", "STATE"]
     hosts.two.publish(csv(range(20, 23)))
-    assert "it is ahead: publish nothing here" in status(hosts, "--against", there, code=3).err
+    assert (
+        "the address is ahead: copy the newer repository"
+        in status(hosts, "--against", there, code=3).err
+    )
     hosts.one.publish(csv(range(10, 12)))
     forked = status(hosts, "--against", there, "--format", "json", code=6)
     assert "forked: snapshot, timestamp, baseline: another host" in forked.err

@@ -258,7 +258,7 @@ def test_a_passphrase_that_protects_nothing_is_refused(tmp_path: Path, text: str
 @pytest.mark.slow
 def test_there_is_no_passphrase_without_a_terminal(tmp_path: Path) -> None:
     made = real("provider", "init", tmp_path / "repo", "--encrypt-keys")
-    assert (made.code, "no terminal to ask at" in made.err) == (2, True)
+    assert (made.code, "no terminal to ask for one" in made.err) == (2, True)
     assert not (tmp_path / "repo").exists()
 
 

@@ -66,9 +66,9 @@ def test_an_existing_directory_is_left_as_it_is_and_reported(tmp_path: Path) -> 
     repo.mkdir(mode=0o700)
     done = call("provider", "init", repo)
     assert (done.code, repo.stat().st_mode & 0o777) == (0, 0o700)
-    assert f"every account of this machine may read {repo}/public" in done.err
+    assert f"every account of this machine can read {repo}/public" in done.err
     assert (
-        f"hashclient: warning: closed to a web server of another account: {repo}\n"
+        f"hashclient: warning: a web server with another account cannot read: {repo}\n"
         f"hint: chmod a+x {repo}\n"
     ) in done.err
     repo.chmod(0o711)
@@ -79,8 +79,8 @@ def test_a_directory_above_that_keeps_a_web_server_out_is_reported(tmp_path: Pat
     repo, above = tmp_path / "a" / "b" / "repo", tmp_path / "a"
     above.mkdir(mode=0o700)
     said = (
-        f"hashclient: warning: closed to a web server of another account: {above}\n"
-        f"hint: chmod a+x {above}, or give the web server a copy of public/ in another place\n"
+        f"hashclient: warning: a web server with another account cannot read: {above}\n"
+        f"hint: chmod a+x {above}, or copy public/ to another place for the web server\n"
     )
     assert said in call("provider", "init", repo).err
     assert call("provider", "status", repo).err == said
@@ -99,7 +99,7 @@ def test_a_repository_that_was_closed_before_is_reported_and_opened_by_the_hint(
         folder.chmod(0o700)
     status = call("provider", "status", simulator.repository.directory)
     assert status.code == 0
-    assert f"closed to a web server of another account: {public} and" in status.err
+    assert f"a web server with another account cannot read: {public} and" in status.err
     hint = status.err.partition("hint: ")[2]
     assert os.system(hint) == 0
     assert simulator.repository.closed() == []

@@ -326,7 +326,7 @@ def test_the_commands(countries: Countries, tmp_path: Path) -> None:
     words = ("publish", ours, "--list", "a", "--from-list", "baseline", "--from-bundle")
     first = countries.bundle()
     assert "--root is missing" in provider(*words, first, code=2).err
-    assert "no list here shares" in provider("follow", ours, first, code=2).err
+    assert "no list here republishes" in provider("follow", ours, first, code=2).err
     tried = provider(*words, first, "--root", root, "--dry-run")
     assert tried.out.startswith("list a: generation 1: 8 would be added, 0 withdrawn, 8 live\n")
     assert not (ours / "sources").exists()
@@ -344,7 +344,7 @@ def test_the_commands(countries: Countries, tmp_path: Path) -> None:
     assert provider("follow", ours, first, code=6).out == ""
     assert provider("follow", ours, second, "--list", "b", code=2).out == ""
     for wrong in (("--category", "x"), ("--max-bad", "1"), ("--replace",), ("--terms", "x")):
-        assert "takes entries and terms as they are" in provider(*words, first, *wrong, code=2).err
+        assert "does not change entries and terms" in provider(*words, first, *wrong, code=2).err
     assert provider(*words, first, "more.csv", code=2).out == ""
 
 

@@ -1,1 +1,1 @@
-"""`hashclient-verify`: one file for those who get packages, made of modules of hashclient."""
+"""`hashclient-verify`: a one-file program for recipients, built from modules of hashclient."""

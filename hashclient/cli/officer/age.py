@@ -43,7 +43,7 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             )
         except OSError as error:
             raise UsageError(
-                "no program called age is here, which opens what is sealed",
+                "the program `age` is missing, which opens sealed files",
                 hint="install age (https://age-encryption.org)",
             ) from error
         assert process.stdout is not None
@@ -55,12 +55,12 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             process.wait()
         finally:
             process.stdout.close()
-            process.kill()  # it has ended, unless the reader stops early
+            process.kill()  # `age` has ended here, unless the reader stops early
             code = process.wait()
             feeder.join()
         said.seek(0)
         message = said.read().decode(errors="replace")
-    # A program that ends early closes its input: its own message says why.
+    # If `age` ends early, it closes its input; its own message says why.
     failures = [error for error in failures if not isinstance(error, BrokenPipeError)]
     if failures:
         raise failures[0]
@@ -71,7 +71,9 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
 def _failure(message: str) -> Exception:
     first = message.strip().partition("\n")[0].removeprefix("age: error: ")
     if "no identity matched" in message:
-        return AuthorisationError("the key does not open it", hint="give another with --identity")
+        return AuthorisationError(
+            "the key does not open the file", hint="give another key with --identity"
+        )
     if "identity" in message or "private key" in message:
         return UsageError(f"age cannot use the key: {excerpt(first)}")
-    return StateError(f"age cannot open it: {excerpt(first)}")
+    return StateError(f"age cannot open the file: {excerpt(first)}")

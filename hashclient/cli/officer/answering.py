@@ -30,13 +30,13 @@ def run(words: Sequence[str]) -> int:
     ids = [match.id for match in found.document.matches]
     chosen = options.match or ids
     if not {*chosen, *options.refuse} <= {*ids}:
-        raise UsageError("the package has no match with one of these ids")
+        raise UsageError("the package lacks a match with one of these ids")
     asked: list[Literal["keep", "destroy", "retract"]] = []
     asked += ["keep"] if options.keep_until else []
     asked += ["destroy"] if options.destroy else []
     asked += ["retract"] if options.retract else []
     if asked and options.text is None:
-        parser.error("a request needs --text, which names the order")
+        parser.error("a request needs --text with the order of the authority")
     public_key, sign = sign_with(options.key)
     answer = Answer(
         FORMAT,
@@ -73,8 +73,9 @@ def _day(text: str) -> datetime:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hashclient-verify answer",
-        description="Write a signed answer to a package that verifies. All its matches are accepted"
-        " but for those of --refuse. Requests are about all matches, or those of --match.",
+        description="Write a signed answer to a package that verifies. All its matches are "
+        "accepted, except those of --refuse. Requests are about all matches, or only about those "
+        "of --match.",
     )
     add = parser.add_argument
     add("package", metavar="PACKAGE", type=Path)
@@ -82,12 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--public-key", metavar="HEX", help="the reporter's audit key")
     add("--key", metavar="PEM", required=True, type=Path, help="the key that signs, Ed25519")
     add("--body", metavar="TEXT", required=True, help="who answers")
-    add("--reference", metavar="TEXT", help="your name for the report, such as a case number")
+    add("--reference", metavar="TEXT", help="your reference for the report, such as a case number")
     add("--refuse", metavar="ID", action="append", default=[], help="a match that is not accepted")
-    add("--match", metavar="ID", action="append", default=[], help="a match of the requests")
+    add(
+        "--match",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="a match that the requests are about",
+    )
     add("--keep-until", metavar="DAY", type=_day, help="keep the sealed files, as YYYY-MM-DD")
     add("--destroy", action="store_true", help="destroy the sealed files")
     add("--retract", action="store_true", help="retract the report")
-    add("--text", metavar="TEXT", help="the order behind the requests")
+    add("--text", metavar="TEXT", help="the order of the authority for the requests")
     add("--output", metavar="FILE", required=True, type=Path, help="a new file for the answer")
     return parser

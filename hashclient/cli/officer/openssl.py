@@ -1,4 +1,4 @@
-"""Programs of the machine: finding one, running `openssl`, and signing with it."""
+"""Programs of this machine: finds a program, runs `openssl`, and signs with it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hashclient.system.text import printable
 
 
 def find_program(name: str) -> str:
-    """Return the path of a program, by `PATH`.
+    """Return the path of a program, found by `PATH`.
 
-    Entries that are not absolute are passed over: they lead to the current directory, where
-    somebody's package may have been unpacked, with a program of this name beside it.
+    Relative entries of `PATH` are ignored: they lead to the current directory. Somebody may have
+    unpacked a package there that contains a program with this name.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: `PATH` has no such program.
     """
     folders = filter(os.path.isabs, os.get_exec_path())
     found = shutil.which(name, path=os.pathsep.join(folders))
@@ -38,7 +38,7 @@ def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:
     """Run `openssl`; return what it writes, or None if it fails.
 
     Raises:
-        UsageError: there is none.
+        UsageError: `openssl` is missing.
     """
     try:
         command = [find_program("openssl"), *words]
@@ -60,7 +60,7 @@ def sign_with(key: Path) -> tuple[bytes, Callable[[bytes], bytes]]:
     """Return the public key of a secret one in PEM, and a function that signs with it.
 
     Raises:
-        UsageError: it is not an Ed25519 key, or cannot be used.
+        UsageError: the key is not an Ed25519 key, or `openssl` cannot use it.
     """
     path = str(key.absolute())
     public = run_openssl(["pkey", "-in", path, "-pubout", "-outform", "DER"])

@@ -1,6 +1,7 @@
-"""The command line of `hashclient-verify`, the one file for those who get packages.
+"""The command line of `hashclient-verify`, the one-file program for recipients of packages.
 
-It runs with Python's library alone. `openssl` verifies signatures, and `age` opens what is sealed.
+It needs only Python's standard library. `openssl` verifies signatures, and `age` opens sealed
+files.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from hashclient.system.text import counted, printable
 
 NAME = "hashclient-verify"
 _ABOUT = """\
-Verify packages, notes and answers, and list what they are about. All files of a package are
-checked against each other and against one signature. Whose key that is, a machine cannot know:
-compare it with the reporter's, by telephone for example. No content is shown, and none is written
-without --extract. `hashclient-verify answer --help` says how to answer one.
+Verify packages, notes and answers, and list their content. All files of a package are checked
+against each other and against one signature. No machine can know the owner of the key: compare it
+with the reporter's key, by telephone for example. No content is shown, and content is only written
+with --extract. `hashclient-verify answer --help` says how to answer a package.
 """
 _NEEDS = """\
-Needs Python 3.11 on Linux, OpenSSL 3 (openssl), and for what is sealed age (age).
-Exit codes: 0 all verify, 2 wrong usage or no package, 5 the key does not open a package or
-evidence, 6 one does not verify, 8 a file cannot be written.
+Needs Python 3.11 on Linux, OpenSSL 3 (openssl), and age (age) for sealed files.
+Exit codes: 0 all files verify, 2 wrong usage or no package, 5 the key does not open a package or
+evidence, 6 a file does not verify, 8 a file cannot be written.
 """
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     except HashclientError as error:
         _fail(error)
         code = int(error.exit_code)
-    except BrokenPipeError:  # the reader has gone
+    except BrokenPipeError:  # the reader of stdout has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.INCOMPLETE)
     except KeyboardInterrupt:
@@ -53,13 +54,13 @@ def main() -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Verify what `words` name; return the exit code."""
+    """Verify the packages that `words` name; return the exit code."""
     if words[:1] == ["answer"]:
         return answering.run(words[1:])
     options = _parser().parse_args(words)
     opener = opener_of(options.identity) if options.identity else None
     if options.extract is not None and opener is None:
-        _parser().error("--extract needs a key to open the evidence with: --identity FILE")
+        _parser().error("--extract needs a key that opens the evidence: --identity FILE")
     key = options.public_key
     checked = [check(path, opener=opener, public_key=key) for path in options.packages]
     if options.extract is not None and opener is not None:
