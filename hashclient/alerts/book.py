@@ -71,7 +71,7 @@ def load_book(layout: Layout, now: datetime) -> Book:
     If it is damaged, the new one has an alert that says so.
 
     Raises:
-        StateError: it cannot be read, or a newer version wrote it.
+        StateError: the outbox cannot be read, or a newer version wrote it.
     """
     try:
         document = read_regular(layout.alerts, MAX_STATE_BYTES)
@@ -94,7 +94,7 @@ def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it for longer.
-        StateError: it cannot be locked.
+        StateError: the outbox cannot be locked.
     """
     directory = make_private_dir(layout.alerts.parent)
     with writer_lock(
@@ -110,7 +110,7 @@ def save_book(layout: Layout, book: Book) -> Book:
     """Write the outbox and return it; hold the lock.
 
     Raises:
-        StateError: it cannot be written; the earlier one is unchanged.
+        StateError: the outbox cannot be written; the earlier outbox is unchanged.
     """
     sweep_temporary(layout.alerts.parent)
     write_atomic(layout.alerts, msgspec.json.format(msgspec.json.encode(book), indent=1) + b"\n")

@@ -65,7 +65,7 @@ class Outbox:
         """Return the outbox as it is on disk.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the outbox cannot be read.
         """
         return load_book(self._layout, self._session.now())
 
@@ -75,7 +75,7 @@ class Outbox:
         Those that were alerted about lately are passed over.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the outbox cannot be written.
         """
         names = [printable(name)[:_NAME_CHARS] for name in machines]
         if names and self._config.receivers:

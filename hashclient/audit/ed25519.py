@@ -14,7 +14,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
     """Verify a signature of 64 bytes by a key of 32.
 
     Raises:
-        BadSignatureError: it is wrong.
+        BadSignatureError: the signature is wrong.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -80,9 +80,9 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
     """Open the log to read its present records; writers may go on meanwhile.
 
     Raises:
-        AuditError: it cannot be read; or it is missing, but `required` or a public key says that it
-            existed.
-        StateError: there is none.
+        AuditError: the log cannot be read; or the log is missing, but `required` or a public key
+            says that it existed.
+        StateError: there is no log.
     """
     path = directory / LOG_NAME
     with contextlib.ExitStack() as stack:
@@ -110,8 +110,8 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
     """Open and lock the current file; return it, and the closed ones before it.
 
     Raises:
-        OSError: it cannot be opened.
-        AuditError: it stayed locked.
+        OSError: the file cannot be opened.
+        AuditError: another process has locked the log for too long.
     """
     while True:
         stream = stack.enter_context(files.open_at_once(path))
@@ -126,7 +126,7 @@ def is_current(fd: int, path: Path) -> bool:
     """Return whether the file open as `fd` is the one at `path`.
 
     Raises:
-        OSError: there is none.
+        OSError: no file has the name `path`.
     """
     return os.path.samestat(os.fstat(fd), path.stat())
 
@@ -137,7 +137,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
     A file that has both names is not closed yet.
 
     Raises:
-        OSError: they cannot be listed.
+        OSError: the directory cannot be read.
     """
     found = []
     for name in os.listdir(directory):  # noqa: PTH208 - names
@@ -155,7 +155,7 @@ def open_closed(part: Closed) -> Iterator[Log]:
     """Open a closed file.
 
     Raises:
-        AuditError: it cannot be read, or does not end with a whole line.
+        AuditError: the file cannot be read, or does not end with a whole line.
     """
     with (
         audit_errors("cannot read the audit log", part.path),
@@ -173,7 +173,7 @@ def first_record(fd: int) -> Record:
     """Read the first record of the file open as `fd`.
 
     Raises:
-        AuditError: it is broken.
+        AuditError: the record is broken.
     """
     line, newline, _ = os.pread(fd, MAX_LINE_BYTES, 0).partition(b"\n")
     if not newline:
@@ -265,8 +265,8 @@ def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
     """Lock the log, waiting up to `wait_s` for others; closing `fd` frees it.
 
     Raises:
-        AuditError: it stayed locked.
-        OSError: it cannot be locked.
+        AuditError: another process has locked the log for too long.
+        OSError: the log cannot be locked.
     """
     if not files.acquire(fd, shared=shared, wait_s=wait_s):
         raise AuditError(
@@ -279,7 +279,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     """Load the private key; only its owner may be able to read it.
 
     Raises:
-        AuditError, ConfigError: it is no such key, or not a private file.
+        AuditError, ConfigError: the file is not such a key, or other users can read it.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -317,8 +317,8 @@ def load_public_key(directory: Path) -> bytes | None:
     """Return the 32 bytes of the public key beside the log in `directory`, None without one.
 
     Raises:
-        AuditError: it is not a key.
-        OSError: it cannot be read.
+        AuditError: the file is not a public key.
+        OSError: the file cannot be read.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

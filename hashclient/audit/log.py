@@ -174,7 +174,7 @@ class AuditLog:
         None says that the current file has no record yet.
 
         Raises:
-            AuditError: it cannot be closed, or there is no log yet.
+            AuditError: the file cannot be closed, or there is no log yet.
             UsageError: the file system cannot do it.
         """
         path = self._directory / LOG_NAME

@@ -240,7 +240,7 @@ class _Check:
         """Check that the record of the last checkpoint was found.
 
         Raises:
-            AuditError: it was not.
+            AuditError: the record of the checkpoint was not found.
         """
         last = self._expected[-1].seq if self._expected else 0
         if self._seq < last:  # 6
@@ -284,7 +284,7 @@ def identity_of(directory: Path) -> Identity:
     """Return which log it is, by its first record.
 
     Raises:
-        AuditError: there is none, or its first record is broken.
+        AuditError: there is no log, or its first record is broken.
     """
     with open_log(directory, required=True) as log:
         return _identity(log)

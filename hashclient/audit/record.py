@@ -266,7 +266,7 @@ def parse_genesis(record: Record, where: str) -> Identity:
     """Check that `record` is a genesis record, signed by the key in it; return the log's identity.
 
     Raises:
-        AuditError: it is not.
+        AuditError: the record is not a valid genesis record.
     """
     log_id = record.data.get("log_id")
     public_key = record.data.get("public_key")
@@ -314,7 +314,7 @@ def parse_head(record: Record, where: str) -> Head:
     the record that it names.
 
     Raises:
-        AuditError: it is not.
+        AuditError: the record cannot be the first of a file.
     """
     if record.event != SEGMENT:
         return Head(parse_genesis(record, where), record, 1, None)
@@ -354,7 +354,7 @@ def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
     With `trim`, white space around it is ignored: a person may have sent it by mail.
 
     Raises:
-        AuditError: it is not a checkpoint as `encode_checkpoint` makes them, byte for byte.
+        AuditError: the document is not a checkpoint as `encode_checkpoint` makes it, byte for byte.
     """
     where = _CHECKPOINT
     if len(document) > MAX_CHECKPOINT_BYTES:

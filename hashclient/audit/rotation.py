@@ -153,7 +153,7 @@ def _probe(path: Path) -> None:
     """Make sure that a file can have a hard link.
 
     Raises:
-        NoLinksError: it cannot.
+        NoLinksError: the file cannot have a hard link.
     """
     other = path.with_name(f"{path.name}-2")
     try:

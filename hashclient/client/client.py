@@ -234,7 +234,7 @@ class Client:
         """Return the matches that wait for a review, as `after` in [report] asks.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the record of matches cannot be read.
         """
         from hashclient.decisions.review import ReviewPolicy
         from hashclient.matches.store import Matches
@@ -282,7 +282,7 @@ class Client:
         Raises:
             UsageError: there is no such match, or a fact has a wrong form.
             ConfigError: there is no key to seal them to.
-            AuditError, StateError: they cannot be logged or written.
+            AuditError, StateError: the facts cannot be logged or written.
         """
         from hashclient.matches.store import Matches
         from hashclient.reporting.facts import keep_facts, parse_facts

@@ -69,8 +69,8 @@ class Journal:
         """Return the notices with these names: an id, or `PROVIDER/ID`.
 
         Raises:
-            UsageError: one is not found, or several have the id.
-            StateError: one is not found, and not all notices could be read.
+            UsageError: a notice is not found, or several notices have the id.
+            StateError: a notice is not found, and not all notices could be read.
         """
         found: dict[str, list[Standing]] = {}
         for standing in self.all():
@@ -96,7 +96,7 @@ class Journal:
         """Log that notices were shown for the first time, and note it; `how` is the form.
 
         Raises:
-            AuditError, StateError: it cannot be logged, or noted.
+            AuditError, StateError: the reading cannot be logged or written.
         """
         names = {standing.name for standing in shown if standing.kept.shown is None}
         if not names:
@@ -118,7 +118,7 @@ class Journal:
 
         Raises:
             UsageError: the reason is too long.
-            AuditError, StateError: it cannot be logged, or noted.
+            AuditError, StateError: the acknowledgement cannot be logged or written.
         """
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")

@@ -32,7 +32,7 @@ def prune_facts(session: Session) -> int:
     """Remove the added facts about matches whose story has ended; return how many.
 
     Raises:
-        StateError: they cannot be read or removed.
+        StateError: the facts cannot be read or removed.
     """
     settings = session.settings
     directory = settings.layout.facts
@@ -61,7 +61,7 @@ def prune_matches(session: Session) -> int:
     deletion is logged first.
 
     Raises:
-        StateError, AuditError: they cannot be read, logged or forgotten.
+        StateError, AuditError: the matches cannot be read, logged or removed.
     """
     settings = session.settings
     days = settings.config.keep.matches_days
@@ -94,7 +94,7 @@ def prune_inventory(session: Session) -> int:
     """Forget files that no scan has met for longer than `[keep]` allows; return how many.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the inventory cannot be written.
     """
     settings = session.settings
     days = settings.config.keep.inventory_days

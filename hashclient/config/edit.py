@@ -28,7 +28,7 @@ def read_config_text(path: Path) -> str:
     """Return the text of a configuration; empty if the file is missing.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         return read_regular(path, MAX_TEXT_BYTES).decode()
@@ -45,7 +45,7 @@ def write_config_text(path: Path, text: str) -> None:
     """Replace the text of a configuration in one step; the caller holds the lock.
 
     Raises:
-        StateError: it cannot be written; it is unchanged.
+        StateError: the file cannot be written; it is unchanged then.
     """
     make_public_dir(path.parent)
     path = path.resolve()

@@ -119,7 +119,7 @@ class Settings(msgspec.Struct, frozen=True):
         """Return the configuration of provider `name`.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: no provider has this name.
         """
         try:
             return self.config.providers[name]
@@ -138,7 +138,7 @@ class Settings(msgspec.Struct, frozen=True):
         """Return all providers by name.
 
         Raises:
-            ConfigError: none is configured.
+            ConfigError: no provider is configured.
         """
         if not self.config.providers:
             raise ConfigError(
@@ -217,7 +217,8 @@ def load_config(path: Path, *, must_exist: bool, complete: bool = True) -> Confi
     """Read and check `config.toml`.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong type.
+        ConfigError: the file cannot be read, is not TOML, or has an unknown key or a value of a
+            wrong type.
     """
     try:
         text = read_regular(path, MAX_TEXT_BYTES).decode("utf-8")

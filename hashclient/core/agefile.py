@@ -1,6 +1,6 @@
-"""Age files as far as they show without a key: how they begin, how long they are, for how many.
+"""Facts about age files that need no key: their beginning, length and number of recipients.
 
-`quarantine.age` seals and opens. No I/O: what is read comes as bytes.
+`quarantine.age` seals and opens files. This module does no I/O: callers pass bytes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parse_header(data: bytes) -> Header:
     """Read the header of an age file in its first `MAX_HEADER_BYTES`.
 
     Raises:
-        StateError: no header, or a longer one.
+        StateError: the bytes have no header, or a longer header.
     """
     end = _END.search(data, 0, MAX_HEADER_BYTES)
     if not data.startswith(MAGIC) or end is None:

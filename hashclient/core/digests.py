@@ -31,7 +31,7 @@ SHORTER = "gives fewer bytes than its size says"
 
 
 class LengthError(OSError):
-    """A file ended before its size, or went on beyond it; `length` bytes were read.
+    """A file was shorter or longer than its size; `length` bytes were read.
 
     It is an OSError, so that other code treats the file as one that cannot be read.
     """
@@ -127,7 +127,7 @@ class StreamDigester:
         }
 
     def more(self, plan: tuple[Algorithm, ...]) -> dict[Algorithm, bytes]:
-        """Return further digests, after `finish`: of a stream that was kept."""
+        """Return further digests of a stream whose bytes were kept, after `finish`."""
         self._compute(plan)
         return {a: digest for a, digest in self.finish().items() if a in plan}
 
@@ -158,11 +158,11 @@ def digest_fd(
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
     `size` is the required number of bytes; None accepts any number. With `capped`, the kernel never
-    reads beyond `size`, so a read that gives all these bytes has reached the end. Otherwise only an
-    empty read is the end: a network file system or FUSE may give fewer bytes than requested, and so
-    does a disk before a block that it cannot read. `on_bytes` is called with the length of each
-    chunk of a long read, `on_first` with the object behind `buffer`, and how many first bytes it
-    holds. The content of `buffer` is overwritten.
+    reads beyond `size`, so a read that returns all these bytes has reached the end. Without
+    `capped`, only an empty read is the end: a network file system or FUSE may return fewer bytes
+    than requested, and so does a disk before an unreadable block. `on_bytes` is called with the
+    length of each chunk of a long read, `on_first` with the object behind `buffer`, and how many
+    first bytes it holds. The content of `buffer` is overwritten.
 
     Raises:
         LengthError: there are more or fewer bytes than `size`; reading stops there.
@@ -172,7 +172,7 @@ def digest_fd(
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
     if on_first is not None:
-        on_first(buffer.obj, count)  # bytes are read faster from it than from the view
+        on_first(buffer.obj, count)  # reading from the buffer is faster than reading from the view
     if count == size and capped and count < CHUNK_BYTES:
         data = buffer[:count]
         return digests_of(algorithms, data), count
@@ -182,7 +182,7 @@ def digest_fd(
         if on_bytes is not None:
             on_bytes(count)
         if size is not None and digester.length > size:
-            # Somebody is writing to the file: there may be no end for as long as they do.
+            # Somebody is writing to the file: while they write, the file may have no end.
             raise LengthError(digester.length, size)
         count = os.readv(fd, [buffer])
     if size is not None and digester.length != size:
@@ -217,5 +217,5 @@ def _every(masks: int) -> int:
 #: enough to know which of an entry's other digests to compute, so covering each entry once does.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
 
-#: Indexed likewise: the mask of all algorithms that one of these entries has.
+#: Indexed by a set of entry masks, too: the mask of all algorithms that any of these entries has.
 EVERY_DIGEST: tuple[int, ...] = tuple(_every(masks) for masks in range(128))

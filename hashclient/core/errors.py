@@ -7,9 +7,9 @@ something goes wrong. This module imports nothing of the project: everything may
     ├── UsageError            2   the command line is wrong
     │   └── ConfigError       2   the configuration is wrong
     ├── UnreachableError      4   the provider cannot be reached, a retry may help
-    ├── AuthorisationError    5   the provider does not let us in
+    ├── AuthorisationError    5   the provider refuses the credential
     ├── VerificationError     6   data from the provider fail verification
-    │   └── DeliveryError     6   it is not the signed file: another address may have that
+    │   └── DeliveryError     6   not the signed file: another address may have it
     ├── StaleError            7   the provider's signatures have expired
     ├── StateError            8   the state directory is missing, corrupt or not writable
     │   └── LockedError       8   another process is writing to it
@@ -23,7 +23,7 @@ from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes of every command; `meaning` is the text of the one table users see."""
+    """The exit codes of every command; `meaning` is the text in the table that users see."""
 
     meaning: str
 
@@ -70,7 +70,7 @@ class HashclientError(Exception):
 
 
 class UsageError(HashclientError):
-    """The command line asks for something impossible or wrong."""
+    """The command line is wrong, or asks for something impossible."""
 
     exit_code = ExitCode.USAGE
 

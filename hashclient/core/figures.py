@@ -1,4 +1,4 @@
-"""Figures about many things: a share with its interval, and how long things took."""
+"""Statistics: a share with its confidence interval, and the duration of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Precision(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """How long things took, in seconds; None where there were none.
+    """Durations in seconds; None without any duration.
 
     `p95_s` is the 95th percentile by the nearest rank.
     """

@@ -54,7 +54,7 @@ def mask_of(algorithms: Iterable[Algorithm]) -> int:
 
 
 class Kind(enum.StrEnum):
-    """How an input ends. There is no eighth way.
+    """The outcome of an input: one of these seven kinds.
 
     An accepted input was not read, and the configuration allows that. An excepted input matched,
     and a person has ruled that nothing is to be done about it.
@@ -87,11 +87,11 @@ class MatchState(enum.StrEnum):
     PURGED = "purged"
     CLOSED = "closed"
 
-    __hash__ = str.__hash__  # states are keys, too
+    __hash__ = str.__hash__  # states are keys of dictionaries, too
 
 
 class Verdict(enum.StrEnum):
-    """What a person says of a match in a review; it stands beside the state of the match."""
+    """The verdict of a person about a match in a review; the state of the match does not change."""
 
     CONFIRMED = "confirmed"
     REJECTED = "rejected"
@@ -121,8 +121,9 @@ SETTLED = frozenset(
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
 _ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
-#: From which states each state is reached; `docs/operations/after-a-match.md` says by whom, and
-#: what is kept. Two things lead back besides: a report is taken back, or an entry is listed again.
+#: The states before each state; `docs/operations/after-a-match.md` says who changes a state, and
+#: what is kept. Two events also lead back to an earlier state: a report is taken back, or an entry
+#: is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
     _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
     _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),

@@ -1,4 +1,4 @@
-"""A match as a value: one file that matched, the entries that it matched, and its story.
+"""A match as a value: one file that matched, the entries that it matched, and its history (story).
 
 Frozen, and without I/O; `matches` stores matches.
 """
@@ -16,7 +16,7 @@ import msgspec
 from hashclient.core.kinds import COMES_FROM, SETTLED, Algorithm, Kind, MatchState, Verdict
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
-#: Letters and digits that are not mistaken for each other and spell no word. There are 27^10 ids.
+#: Letters and digits that look different from each other and spell no word. There are 27^10 ids.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
 _EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
@@ -45,7 +45,7 @@ RELEASED = "released"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 
-#: The event of a match that was reviewed before: other content was found at its path since.
+#: The event of a reviewed match: after the review, other content was found at its path.
 CONTENT_CHANGED = "content-changed"
 
 #: Events of a story about the sealed file: it must be kept, need not be kept any more, has other
@@ -56,7 +56,7 @@ RESEALED = "resealed"
 #: The event that says that files which belong to the match were sealed, too.
 CONTEXT_ADDED = "context-added"
 
-#: The event that says what a body answers to a report of the match, and what it asks for.
+#: The event about the answer of a body to a report of the match, with the requests of the body.
 ANSWERED = "answered"
 
 #: All events of a story that are no states; `docs/operations/story.md` explains them.
@@ -79,7 +79,7 @@ BESIDE_STATE = (
     IN_MEMBER,
     RECORDED_AGAIN,
 )
-#: The verdicts of reviews, and the event that voids them.
+#: The verdicts of reviews, and the event that cancels the verdicts.
 REVIEW_EVENTS = (*Verdict, CONTENT_CHANGED)
 
 #: The usual states of a match, in their order, while its entry is on the list. Three things lead
@@ -91,16 +91,17 @@ PROGRESS = (
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,
 )
-#: Only from these states can a match become gone: nobody has acted on it. A reported match stays
-#: reported.
+#: A match can become gone only from these states, in which nobody has acted on it. A reported match
+#: stays reported.
 LEAVABLE = COMES_FROM[MatchState.GONE]
 
 
-#: What `session` writes of somebody who became another user: by their login, or root by `sudo`.
+#: The form in which `session` names a person who became another user: by login, or by `sudo` as
+#: root.
 _BECAME = r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)"
 
-#: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
-#: slash. A stream of the daemon is named by the socket and the client that it came from.
+#: The beginnings of the recorded paths of streams, one for each source; the path of a file begins
+#: with a slash. A stream of the daemon is named by the socket and the client that it came from.
 STREAM_PREFIX = "stdin:"
 SERVED_PREFIX = "serve:"
 STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
@@ -109,9 +110,9 @@ STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a file is: its path without links, and words that identify directory and file system.
 
-    `standing` is None where it is not known. Otherwise its first word identifies the directory in
-    its file system, and each other word identifies the file system. `reached` is the path by which
-    the scan reached the file, where that path leads through a link.
+    `standing` is None if it is not known. Otherwise its first word identifies the directory in its
+    file system, and each other word identifies the file system. `reached` is the path by which the
+    scan reached the file, if this path leads through a link.
     """
 
     path: str
@@ -156,12 +157,12 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def standing(self) -> tuple[Hit, ...]:
-        """The entries that have not been withdrawn since."""
+        """The hits whose entries are not withdrawn now."""
         return tuple(hit for hit in self.hits if hit.stands)
 
     @property
     def by_entry(self) -> dict[tuple[str, str], Hit]:
-        """The hits by the names of their list and entry."""
+        """The hits by the names of list and entry."""
         return {(hit.list_name, hit.entry): hit for hit in self.hits}
 
     @property
@@ -174,7 +175,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> MatchRef:
-        """The part of the record that an outcome carries."""
+        """The part of the record that goes into an outcome."""
         return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
     def handled(self) -> Handled:
@@ -200,7 +201,7 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
 
 
 def destruction_ordered(story: Sequence[Step]) -> str | None:
-    """Return the order of a body to destroy the sealed file, as its last answer has it."""
+    """Return the order of a body to destroy the sealed file, from the body's last answer."""
     step, asked = _last_request(story)
     if asked.get("request") != "destroy" or step is None:
         return None
@@ -208,9 +209,9 @@ def destruction_ordered(story: Sequence[Step]) -> str | None:
 
 
 def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
-    """Return the last request of a body, `by`, `text`, `until`, if it is to keep the sealed file.
+    """Return the last request of a body (`by`, `text`, `until`) if it asks to keep the sealed file.
 
-    None also if a person has ended a hold since.
+    Return None, too, if a person has ended a hold after the request.
     """
     step, asked = _last_request(story)
     if asked.get("request") != "keep" or step is None:
@@ -246,7 +247,7 @@ def was_viewed(story: Sequence[Step]) -> bool:
 
 
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
-    """Return the verdict on which at least `people` reviewers agree, all of them; else None."""
+    """Return the verdict if all reviewers agree and there are at least `people`; else None."""
     said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:
         return None
@@ -302,7 +303,7 @@ def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
 
 
 def new_id() -> str:
-    """Return a random id, for a match or anything else whose id people type."""
+    """Return a random id, for a match or any other thing whose id people type."""
     return _letters(ID_LENGTH)
 
 

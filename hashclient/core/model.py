@@ -1,7 +1,8 @@
-"""The values that all rooms share: hits, outcomes, lists and their problems.
+"""The values that all packages share: hits, outcomes, lists and their problems.
 
-All are frozen. Values that a run has many of are hidden from the garbage collector (`gc=False`),
-since they are never part of a reference cycle. Nothing here does I/O or knows a format.
+All values are frozen. If a run has many values of a type, the garbage collector ignores the type
+(`gc=False`), since its values are never part of a reference cycle. This module does no I/O and
+knows no format.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
 def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
     """Return the fields `names` of `hit`, in this order, as JSON values; never a digest.
 
-    This is the only place that renders a hit. The fields depend on the use: `ENTRY_FIELDS` where
-    all hits are complete, `LOGGED_FIELDS` where some are partial, and `withdrawn_generation`
-    besides where the hit is from the record.
+    This is the only place that renders a hit. The fields depend on the use: `ENTRY_FIELDS` if all
+    hits are complete, `LOGGED_FIELDS` if some hits are partial, and also `withdrawn_generation` if
+    the hit comes from the record of matches.
     """
     fields = {
         "list": hit.list_name,
@@ -92,8 +93,8 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
 class MatchRef(msgspec.Struct, frozen=True, gc=False):
     """The recorded match of one outcome: its id, and its story so far.
 
-    `in_place` is False once the file was isolated. `held` is True where nothing may be done about
-    the match now, whatever its state is: it waits for a person.
+    `in_place` is False after the file was isolated. `held` is True while no action on the match is
+    allowed: the match waits for a person.
     """
 
     id: str
@@ -105,7 +106,7 @@ class MatchRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class HeldEntry(msgspec.Struct, frozen=True):
-    """An entry with held matches: its recorded files in all, and what was done about them.
+    """An entry with held matches: the number of its recorded files, and how many had which action.
 
     A file that was isolated counts as isolated, whether it was reported or not.
     """
@@ -145,7 +146,7 @@ class Acted(msgspec.Struct, frozen=True):
 
 
 class Mail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A mail by its own header, which anybody can write: its id, its sender, first recipients."""
+    """A mail by its header, which anybody can forge: id, sender, first recipients."""
 
     message_id: str | None = None
     sender: str | None = None
@@ -168,8 +169,8 @@ class Outer(msgspec.Struct, frozen=True):
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The file that was read, and the directory it was in: their `st_dev` and `st_ino`.
 
-    The directory is None where links were to be followed: a link may lead to any directory. Devices
-    are None where another machine has read the file: each machine numbers its devices itself.
+    The directory is None if the scan follows links: a link may lead to any directory. Devices are
+    None if another machine has read the file: each machine has its own numbers of devices.
     """
 
     directory_device: int | None
@@ -209,7 +210,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     matched, or that holds the matching member; only matches and conflicts have it, and only where
     there is a file.
 
-    `door` names the client of a daemon who asked about a file. `exceptions` are the ids of the
+    `door` names the client that asked a daemon about a file. `exceptions` are the ids of the
     rulings by which an input is excepted.
     """
 
@@ -233,7 +234,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def mail(self) -> Mail | None:
-        """The mail that the match was in, as far as it is known."""
+        """The mail that contains the match, as far as it is known."""
         return None if self.outer is None else self.outer.mail
 
     @property
@@ -247,7 +248,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An outcome that is recorded and logged, as far as it must be.
+    """An outcome after it was recorded and logged, if it has to be.
 
     `record` is None for an outcome that is no match, has no file, or could not be recorded.
     """
@@ -257,7 +258,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Handled(msgspec.Struct, frozen=True, gc=False):
-    """An outcome after all actions on it; it may now be shown.
+    """An outcome after all actions on it; now the output may show the outcome.
 
     `record` is as in `Recorded`, after the actions; `acted` has the results of the actions.
     """
@@ -270,10 +271,10 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 class MissingList(msgspec.Struct, frozen=True):
     """A list that should be here and cannot be used, so no input was compared with it.
 
-    The configuration or the provider's last verified metadata names the list. `name` is None where
-    nothing was ever fetched from `provider`, so that its lists are not known; `provider` is None
-    where damage hides the list's provider. `problem` says in a few words what is wrong, such as
-    "never fetched".
+    The configuration or the provider's last verified metadata names the list. `name` is None if
+    nothing was ever fetched from `provider`, so its lists are not known; `provider` is None if
+    damage hides the list's provider. `problem` says in a few words what is wrong, such as "never
+    fetched".
     """
 
     name: str | None
@@ -284,8 +285,9 @@ class MissingList(msgspec.Struct, frozen=True):
 class Invocation(msgspec.Struct, frozen=True):
     """The caller of a command, its place and its paths.
 
-    `user` is spelled as in the audit log. `directory` is the working directory, None where it is
-    gone. `paths` are the given paths, or the first of them; `omitted` is the number of the others.
+    `user` is spelled as in the audit log. `directory` is the working directory, None if this was
+    removed. `paths` are the given paths, or the first of many; `omitted` is the number of paths
+    left out.
     """
 
     host: str

@@ -18,10 +18,10 @@ from hashclient.core.errors import UsageError
 
 Scheme = Literal["s3", "gs", "az"]
 
-# Texts, since few runs name an object; `re` compiles one when it is first used.
+# Patterns are texts, since few runs name an object; `re` compiles a text when it is first used.
 _URI = r"(?s)(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?"
 _PREFIXES = ("s3://", "gs://", "az://")
-#: The names that buckets and containers may have in the three stores, at most.
+#: A pattern that accepts every name of a bucket or container in the three stores.
 _BUCKET = r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}"
 _ESCAPE = rb"%([0-9A-Fa-f]{2})?"
 #: Characters that are escaped: they would mean something else, or cannot be shown.
@@ -31,7 +31,7 @@ _ESCAPED = r"[\x00-\x1f\x7f%?#\udc80-\udcff]"
 class ObjectUri(msgspec.Struct, frozen=True, gc=False):
     """One object, one version of it, or a prefix: all keys that begin with `key`.
 
-    `key` is decoded with surrogateescape. `version` is None for whichever is the latest.
+    `key` is decoded with surrogateescape. `version` None means the latest version.
     """
 
     scheme: Scheme
@@ -85,7 +85,7 @@ def parse_uri(text: str) -> ObjectUri:
     """Return the objects that a URI names.
 
     Raises:
-        UsageError: it is no such URI.
+        UsageError: the text is not the URI of objects.
     """
     found = re.fullmatch(_URI, text)
     if found is None:
@@ -110,7 +110,7 @@ def parse_prefix(text: str) -> ObjectUri:
     """Return the bucket, or the prefix in it, that a URI names as a place for new objects.
 
     Raises:
-        UsageError: it is no such URI, or names a version.
+        UsageError: the text is not the URI of a bucket or prefix, or it names a version.
     """
     uri = parse_uri(text)
     if uri.version is not None:

@@ -1,6 +1,7 @@
 """Default time limits for the network, which `net.deadline` explains, and pauses after failures.
 
-A module of its own: the man pages, made where little is installed, show these numbers.
+These numbers are in a separate module because the man pages show them: they are built with few
+packages installed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = L
 
     `asked_s` is the pause in seconds that the other side asks for.
     """
-    # The exponent is bounded, since something may be tried for years.
+    # The exponent is bounded, since attempts may go on for years.
     doubled: timedelta = FIRST * 2 ** min(attempts, 20)
     return max(min(doubled, longest), min(timedelta(seconds=asked_s or 0.0), longest))
 
 
 def is_due(at: datetime | None, now: datetime, *, longest: timedelta = LAST) -> bool:
-    """Return whether the next attempt, noted for the time `at`, is due; None stands for at once.
+    """Return whether the next attempt, planned for the time `at`, is due; None means immediately.
 
-    A time further away than the longest pause was noted by a wrong clock, and does not count.
+    If `at` is further away than the longest pause, a wrong clock has set it, and it is ignored.
     """
     return at is None or not now < at <= now + longest

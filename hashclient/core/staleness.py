@@ -1,7 +1,7 @@
 """Staleness: until when a list counts.
 
-A list counts until it expires, and for a time of grace if the configuration grants one. Where it is
-stale, nothing is known to be clean.
+A list counts until it expires, and longer if the configuration grants a grace period. If a list is
+stale, no input is known to be clean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class ListState(msgspec.Struct, frozen=True):
     """A list that a scan or `status` used.
 
     `fresh` is False past its expiry; `in_grace` is True while it still counts by configuration.
-    `is_early`: the clock shows a time before the last check, so it is not known whether it expired.
+    `is_early`: the clock shows a time before the last check, so it is not known whether the list
+    has expired.
     """
 
     name: str

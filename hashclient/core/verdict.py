@@ -1,7 +1,7 @@
 """The counts of a run, and the one place that turns them into an exit code.
 
-An unknown input must never end as `OK`. So the rule stands here, apart from pipelines and formats,
-and is short enough to check by reading.
+An unknown input must never end as `OK`. So this module contains the rule, separate from pipelines
+and formats, and short enough to check by reading.
 
 The counts of a check are one struct for tasks, runs and the daemon. A new count is one more field:
 executors carry it, and the engine and clusters add it, without any other change.
@@ -26,18 +26,18 @@ def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 class Counts(msgspec.Struct, array_like=True):
-    """How inputs were answered, and what was read for it.
+    """Counts of inputs by kind of answer, and of the files and bytes that were read.
 
     `bytes_read` counts a second reading, too. Whether a matching file needs one depends on the
     files before it, so two runs over the same files can differ.
 
-    Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
+    Some answers need no reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
-    wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
-    last, `believed_unchanged` inputs are unproven, all others are proven. `objects` of the inputs
-    are in buckets; `by_store_digest` of these are decided by a digest from their store. `members`
-    of the inputs are in containers; `members_read` of these were read. `not_opened` are inputs that
-    hold others and are of a kind that is not opened, by kind.
+    wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of these
+    unchanged inputs, `believed_unchanged` are not proven to be unchanged, the others are. `objects`
+    of the inputs are in buckets; `by_store_digest` of these are decided by a digest from their
+    store. `members` of the inputs are in containers; `members_read` of these were read.
+    `not_opened` counts containers of kinds that are not opened, by kind.
     """
 
     files_read: int = 0
@@ -66,7 +66,7 @@ class Counts(msgspec.Struct, array_like=True):
 _NUMBERS = tuple(name for name in Counts.__struct_fields__ if name != "not_opened")
 
 
-#: At most this many reasons are counted one by one; there are a dozen.
+#: At most so many reasons are counted separately; usually there are about twelve.
 MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
@@ -84,15 +84,15 @@ class Summary(Counts, kw_only=True):
     opens_containers: bool | None = None
     #: Matches of earlier scans whose files this scan found to be gone.
     gone: int = 0
-    #: Matches that wait for a person, though a policy has actions for them.
+    #: Held matches: they wait for a person, although a policy has actions for them.
     held: int = 0
-    #: Entries with held matches, of all runs: some dozens, those with the most first.
+    #: Entries with held matches of all runs, the entry with the most matches first; some dozens.
     held_entries: tuple[HeldEntry, ...] = ()
     #: How many inputs were skipped, by reason; the sum is the count of skipped inputs.
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
     #: How many matches were excepted, by ruling and its reason.
     excepted: dict[str, int] = msgspec.field(default_factory=dict)
-    #: The same of unread inputs.
+    #: How many inputs were unread, by reason.
     unread: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and cannot be used.
     missing: tuple[MissingList, ...] = ()
@@ -100,14 +100,14 @@ class Summary(Counts, kw_only=True):
     #: unread or, with `gaps_accepted`, clean as far as is known.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
-    #: Whether nothing to check is no reason for `INCOMPLETE`: somebody has said that it may be so.
+    #: Whether a run without inputs may end with `OK` instead of `INCOMPLETE`, by an option.
     allow_empty: bool = False
     elapsed_s: float = 0.0
     #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it did not.
     stopped: ExitCode | None = None
     #: Whether something other than an input failed, such as writing the audit log.
     failed: ExitCode | None = None
-    #: The message of that error, where there is one.
+    #: The message of this error, if any.
     failure: str | None = None
 
     @property
@@ -133,7 +133,7 @@ class Summary(Counts, kw_only=True):
             return ExitCode.STATE
         if stale:
             return ExitCode.STALE
-        # Accepted inputs were there, and were not checked.
+        # Accepted inputs exist, but were not checked.
         may_be_empty = self.allow_empty and not self.counts[Kind.ACCEPTED]
         if undecided or not (decided or may_be_empty):
             return ExitCode.INCOMPLETE
@@ -150,7 +150,7 @@ class Summary(Counts, kw_only=True):
             _count(self.excepted, outcome.reason)
 
     def fail(self, error: HashclientError) -> None:
-        """Note a failure of something other than an input; of several, the first is kept."""
+        """Note a failure that is not about an input; of several failures, the first counts."""
         if self.failed is None:
             self.failed, self.failure = error.exit_code, error.message
 

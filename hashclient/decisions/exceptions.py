@@ -79,7 +79,7 @@ class Exceptions:
         """Return the rulings of a session for its lists, for a command that needs them.
 
         Raises:
-            StateError: they cannot be used, now or later.
+            StateError: the exceptions cannot be used, now or later.
         """
 
         def refuse(error: StateError) -> None:
@@ -148,8 +148,8 @@ class Exceptions:
         """Return an entry for a ruling about it, or `of_file`, about a file that matches it.
 
         Raises:
-            UsageError: it is on no list that can be used, or a ruling about it would rest on an MD5
-                or a SHA-1 alone.
+            UsageError: the entry is on no usable list, or a ruling about it would rest on an MD5 or
+                a SHA-1 alone.
         """
         with self._lock:
             found = self._fingerprint(list_name, entry)

@@ -60,7 +60,7 @@ class Keeper:
         """Return all rulings that are kept.
 
         Raises:
-            StateError: they cannot be read, or are not the ones that were written last.
+            StateError: the rulings cannot be read, or are not the last ones that were written.
         """
         return load_book(self._layout, self._sealer).rulings
 
@@ -69,7 +69,7 @@ class Keeper:
 
         Raises:
             UsageError: its end or its reason is refused, or there are too many exceptions.
-            StateError: they cannot be read.
+            StateError: the rulings cannot be read.
         """
         _checked(reason)
         _end(until, self._session.now())
@@ -88,7 +88,7 @@ class Keeper:
 
         Raises:
             UsageError: its end or its reason is refused, or there are too many exceptions.
-            AuditError, StateError: it cannot be logged or kept.
+            AuditError, StateError: the exception cannot be logged or written.
         """
         made: list[Ruling] = []
 
@@ -114,8 +114,9 @@ class Keeper:
         """Let exceptions end later, for another reason; return them, or the waiting new ones.
 
         Raises:
-            UsageError: one is not there, its end or reason is refused, or there are too many.
-            AuditError, StateError: they cannot be logged or kept.
+            UsageError: an exception does not exist, its end or reason is refused, or there are too
+                many exceptions.
+            AuditError, StateError: the change cannot be logged or written.
         """
         by = self._session.operator
 
@@ -138,8 +139,8 @@ class Keeper:
         """Let exceptions count that wait for a second person; return them.
 
         Raises:
-            UsageError: one is not there, does not wait, or was made by the same person.
-            AuditError, StateError: they cannot be logged or kept.
+            UsageError: an exception does not exist, does not wait, or was made by the same person.
+            AuditError, StateError: the change cannot be logged or written.
         """
         by = self._session.operator
 
@@ -163,8 +164,8 @@ class Keeper:
         """End exceptions and return them.
 
         Raises:
-            UsageError: one is not there.
-            AuditError, StateError: it cannot be logged or kept.
+            UsageError: an exception does not exist.
+            AuditError, StateError: the change cannot be logged or written.
         """
 
         def change(before: tuple[Ruling, ...], _now: datetime) -> Iterable[Ruling]:
@@ -176,7 +177,7 @@ class Keeper:
         """End all exceptions, also if their file is damaged or lost.
 
         Raises:
-            AuditError, StateError: it cannot be logged or kept.
+            AuditError, StateError: the change cannot be logged or written.
         """
         with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
@@ -240,7 +241,7 @@ def exchange(
     The caller holds the writers' lock.
 
     Raises:
-        AuditError, StateError: they cannot be logged or kept.
+        AuditError, StateError: the rulings cannot be logged or written.
     """
     old = {ruling.id: ruling for ruling in book.rulings if is_old(ruling)}
     new = {ruling.id: ruling for ruling in wanted}
@@ -263,7 +264,8 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
     one. The caller holds the writers' lock.
 
     Raises:
-        AuditError, StateError: they cannot be logged or kept, or the index cannot be read.
+        AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be
+            read.
     """
     layout, now, list_name = session.settings.layout, session.now(), index.manifest.list
     book = load_book(layout, sealer)

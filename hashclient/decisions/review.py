@@ -97,7 +97,7 @@ class ReviewPolicy:
         """Yield the matches that have not ended and wait for a review.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the record of matches cannot be read.
         """
         reviews = record.all_reviews()
         if self._is_asked or any(map(is_doubted, reviews.values())):

@@ -265,7 +265,7 @@ def write_book(
     counts as well.
 
     Raises:
-        StateError: they cannot be written.
+        StateError: the exceptions cannot be written.
     """
     path = layout.exceptions
     state = read_version(layout)

@@ -138,9 +138,9 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
     """Import the exceptions of a file by the module's numbered rules, and log each.
 
     Raises:
-        VerificationError: it is refused.
+        VerificationError: the file is refused.
         UsageError: there would be too many exceptions.
-        StateError, AuditError: they cannot be logged or kept; nothing was changed.
+        StateError, AuditError: the exceptions cannot be logged or written; nothing was changed.
     """
     export, key = _verified(data)
     name = _trusted_name(session, key)  # 2
@@ -214,7 +214,7 @@ def _verified(data: bytes) -> tuple[Export, str]:
                 raise ValueError("a time out of bounds")
     except VerificationError as error:
         raise VerificationError("the signature of the exceptions is wrong") from error
-    except (ValueError, OverflowError) as error:  # msgspec.ValidationError is one
+    except (ValueError, OverflowError) as error:  # msgspec.ValidationError is a ValueError
         raise VerificationError(f"not exceptions of the format {FORMAT}") from error
     return export, key
 

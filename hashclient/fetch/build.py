@@ -120,7 +120,7 @@ class Build(msgspec.Struct, frozen=True):
         """Apply `delta` to `base`; return None if the result is not the signed one.
 
         Raises:
-            VerificationError: it would poison the list.
+            VerificationError: the list has the empty file or files that are known to be good.
         """
         skip = len(index.segments) - len(delta)
         staging = self._load_staging()
@@ -328,7 +328,7 @@ def remove_list(directory: Path) -> None:
     """Remove the folder of a list; readers see this as one step.
 
     Raises:
-        StateError: it cannot be removed.
+        StateError: the folder cannot be removed.
     """
     gone = directory.with_name(f"{TEMP_PREFIX}{directory.name}")
     with state_errors("cannot remove", directory):

@@ -44,7 +44,7 @@ def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection
     `folder` is that of the provider.
 
     Raises:
-        StateError: it cannot be noted.
+        StateError: the file of denials cannot be written.
     """
     failures: dict[str, HashclientError] = {}
     asked = sorted({*new}.intersection(wanted))
@@ -71,7 +71,7 @@ def note_denied(folder: Path, names: Collection[str]) -> None:
     """Note lists that every address has refused; scans do not miss them from now on.
 
     Raises:
-        StateError: they cannot be noted.
+        StateError: the file of denials cannot be written.
     """
     before = denied_lists(folder / DENIED_NAME)
     if not before.issuperset(names):

@@ -135,7 +135,7 @@ class Fetcher:
 
         Raises:
             ConfigError: the key is missing or malformed.
-            StateError: it cannot be read.
+            StateError: the key cannot be read.
         """
         self._session, self._settings, self._sealer = session, session.settings, session.sealer()
         self._provider, self._source, self._how = provider, source, how
@@ -488,7 +488,7 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
     """Yield the authenticated manifests of all local lists.
 
     Raises:
-        StateError: one may not be read, so that its limits are not known.
+        StateError: a manifest cannot be read, so the limits of its list are not known.
     """
     for name in list_folders(lists_dir):
         with contextlib.suppress(DamagedError, OtherKeyError):

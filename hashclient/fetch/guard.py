@@ -124,8 +124,8 @@ class Inspection:
         """Let the finished `index` pass or refuse it.
 
         Raises:
-            VerificationError: this build has added the empty file, or too many files that are
-            known to be good.
+            VerificationError: this build has added the empty file, or too many files that are known
+                to be good.
         """
         if self._empty and (ids := entries_with(index, self._guard.empty)):
             raise VerificationError(
@@ -202,8 +202,8 @@ def verify_guard(state_dir: Path) -> None:
     """Compare the index of known good digests, if there is one, with its digests.
 
     Raises:
-        DamagedError: it is damaged.
-        StateError: it cannot be read.
+        DamagedError: the index is damaged.
+        StateError: the index cannot be read.
     """
     directory = Layout(state_dir).known_good
     if (sources := _load_sources(directory)) is not None:

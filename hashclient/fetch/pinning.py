@@ -161,7 +161,7 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
     """Return the root that was pinned for `provider`, after a check that it is unchanged.
 
     Raises:
-        StateError: it is missing or not the one that the configuration names.
+        StateError: the root is missing, or is not the root that the configuration names.
     """
     path = settings.layout.pinned_root(provider)
     again = f"remove provider {provider} from the configuration and run `hashclient init` again"

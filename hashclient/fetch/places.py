@@ -68,7 +68,7 @@ def read_address(url: str, access: AccessConfig, max_bytes: int) -> bytes:
     """Return what is at an address that a command names.
 
     Raises:
-        ConfigError: it is no address with https, or a file of `access` cannot be used.
+        ConfigError: `url` is not an https address, or a file of `access` cannot be used.
         UnreachableError, AuthorisationError, VerificationError: as `Transport.get`.
     """
     with Transport(access_of(url, access, EXPORTER)) as transport:

@@ -68,8 +68,8 @@ def open_base(
 
     Raises:
         ConfigError: the list is here from another provider.
-        OtherKeyError: another key sealed it, and it is not built again.
-        DamagedError: its index is damaged, and this was not known before.
+        OtherKeyError: another key sealed the list, and it is not to be built again.
+        DamagedError: the index is damaged, and the damage was not known before.
         StateError: something cannot be read or written.
     """
     # 1

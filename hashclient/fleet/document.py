@@ -159,7 +159,7 @@ def verify_status(data: bytes) -> Verified:
     2. The checkpoint is of the machine's log, and by the same key.
 
     Raises:
-        VerificationError: one of these is not so.
+        VerificationError: one of these rules is broken.
     """
     try:
         document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)  # 1

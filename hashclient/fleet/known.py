@@ -64,7 +64,7 @@ def changing(layout: Layout) -> Iterator[Known]:
     """Yield what is known, and keep it when the block ends without an error.
 
     Raises:
-        StateError: it cannot be read or written.
+        StateError: the file cannot be read or written.
     """
     path = make_private_dir(layout.fleet) / KNOWN_NAME
     # A lock of its own: reading a bucket may take long, and this machine may publish meanwhile.
@@ -80,7 +80,7 @@ def load_roster(path: Path) -> dict[str, str]:
     """Return the keys in a roster, by the names of machines.
 
     Raises:
-        UsageError: it cannot be read, or is no roster.
+        UsageError: the file cannot be read, or is not a roster.
     """
     hint = 'write [machines], and below it one line NAME = "KEY" for each'
     try:
@@ -98,7 +98,7 @@ def pins_of(*rosters: dict[str, str]) -> dict[str, str]:
     """Return the names of machines by their keys.
 
     Raises:
-        UsageError: two machines have one key, or one machine has two.
+        UsageError: two machines have the same key, or a machine has two keys.
     """
     names: dict[str, str] = {}
     keys: dict[str, str] = {}

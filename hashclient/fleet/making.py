@@ -190,7 +190,7 @@ def publish(session: Session, status: Status, where: str) -> str:
     What `status` has about publications is brought up to date, however this one ends.
 
     Raises:
-        HashclientError: it could not be published; what is there stays.
+        HashclientError: the status could not be published; an earlier document stays.
     """
     place = place_at(where)
     layout = session.settings.layout

@@ -67,7 +67,7 @@ class Folder:
         """Put a document there, in one step.
 
         Raises:
-            UsageError, StateError: it cannot be written.
+            UsageError, StateError: the document cannot be written.
         """
         try:
             # Others read it. The permissions of the directory decide who can.
@@ -82,7 +82,7 @@ class Folder:
         """Yield what lies there under names with such endings, in their order.
 
         Raises:
-            UsageError: it cannot be read, or holds too many.
+            UsageError: the place cannot be read, or has too many documents.
         """
         try:
             with Directory.given(self._path) as directory:
@@ -232,7 +232,7 @@ def place_at(where: str) -> Folder | Bucket:
     """Return the place that a directory or a URI names.
 
     Raises:
-        UsageError: it cannot be one.
+        UsageError: the text cannot name a place.
     """
     return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))
 
@@ -243,7 +243,7 @@ def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoin
     Everything else there is passed over, be it of other machines, damaged or forged.
 
     Raises:
-        AuditError: there is none, so nothing shows what this log had.
+        AuditError: the place has no checkpoint of this log, so nothing shows what the log had.
         HashclientError: the place cannot be read.
     """
     found = []

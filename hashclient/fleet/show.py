@@ -161,7 +161,7 @@ def _verified(found: Found) -> _Given:
     """Verify a document (1).
 
     Raises:
-        VerificationError: it does not count.
+        VerificationError: the document does not count.
     """
     if found.problem is not None:
         raise VerificationError(found.problem)

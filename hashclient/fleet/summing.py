@@ -29,7 +29,7 @@ def parse_summary(data: bytes) -> Summary:
     """Return the summary of a log, as `audit summary --format json` writes it.
 
     Raises:
-        ValueError: it is none, or has a count that no log has.
+        ValueError: the data are not a summary, or a count is larger than in any log.
     """
     value = parse_json(data)
     found = msgspec.convert(value, Summary)
@@ -53,7 +53,7 @@ def add_up(summaries: Sequence[Summary]) -> Summary:
     """Return the sum of the summaries of different logs for the same period.
 
     Raises:
-        UsageError: there is none, two are of one log, or their periods differ.
+        UsageError: there are no summaries, two are of the same log, or their periods differ.
     """
     if len({one.log_id for one in summaries}) != len(summaries):
         raise UsageError("two summaries are of one log", hint="give each machine once")

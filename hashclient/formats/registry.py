@@ -71,7 +71,7 @@ def formatter(name: str, context: Context) -> Formatter:
     """Return the formatter called `name`.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: no formatter has this name.
     """
     module, class_name = FORMATS[name]
     made: Formatter = getattr(importlib.import_module(module), class_name)(context)

@@ -119,7 +119,7 @@ def load_sealer(
 
     Raises:
         ConfigError: a named key is missing, malformed or readable by others.
-        StateError: there is no key in the state directory, or it is malformed.
+        StateError: the state directory has no key, or a malformed key.
     """
     if environ.get(KEY_ENV):
         return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))

@@ -100,7 +100,7 @@ def note_pieces(
     runs of `base` are kept, since `base` stays the manifest if this process ends now.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the file of checks cannot be written.
     """
     at, known = _load(directory, sealer)
     for ref in manifest.runs:

@@ -108,7 +108,7 @@ class Document(msgspec.Struct, frozen=True):
 
         Raises:
             OtherKeyError: another key sealed the list.
-            DamagedError: it differs from what was written.
+            DamagedError: the manifest differs from what was written.
         """
         # 1
         if self.manifest.key_id != sealer.key_id:
@@ -129,7 +129,7 @@ def read_manifest(directory: Path) -> Document | None:
     """Read the manifest in a list's folder without verifying it; None if there is none.
 
     Raises:
-        StateError: it is damaged or cannot be read.
+        StateError: the manifest is damaged or cannot be read.
     """
     path = directory / MANIFEST_NAME
     try:
@@ -159,7 +159,7 @@ def load_manifest(directory: Path, sealer: Sealer) -> Manifest | None:
 
     Raises:
         OtherKeyError: another key sealed the list.
-        StateError: it is damaged or cannot be read.
+        StateError: the manifest is damaged or cannot be read.
     """
     document = read_manifest(directory)
     return None if document is None else document.verify(sealer)
@@ -169,7 +169,7 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
     """Switch readers to the generation of `manifest` with one rename.
 
     Raises:
-        StateError: it cannot be written; the old generation stays.
+        StateError: the manifest cannot be written; the old generation stays.
     """
     unsigned = msgspec.structs.replace(manifest, format=MANIFEST_FORMAT, mac=NO_MAC)
     data = msgspec.json.format(msgspec.json.encode(unsigned), indent=1) + b"\n"

@@ -71,7 +71,7 @@ def find(
     With `once`, a key that occurs very often may lack pairs, but has one at least.
 
     Raises:
-        ValueError: the table does not belong to the column; this is noticed by chance only.
+        ValueError: the table does not belong to the column; this error is only found by chance.
     """
     if len(keys) <= _PIECE_KEYS:
         return _find(bits, starts, column, keys, once=once)

@@ -302,7 +302,7 @@ def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) 
 
     Raises:
         OtherKeyError: another key sealed it.
-        StateError: it is damaged, or cannot be read.
+        StateError: the index is damaged, or cannot be read.
     """
     for _ in range(8):
         document = read_manifest(directory)
@@ -330,8 +330,8 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
     Raises:
         FileNotFoundError: a run is gone.
-        StateError: a run is damaged or cannot be read, or they do not hold as many entries as the
-            manifest says.
+        StateError: a run is damaged or cannot be read, or the runs have another number of entries
+            than the manifest says.
     """
     runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
     index = Index(manifest, runs)

@@ -252,7 +252,7 @@ class Run:
         often; `keys` come in any order.
 
         Raises:
-            DamagedError: the sections do not fit each other; this is noticed by chance only.
+            DamagedError: the sections do not fit each other; this error is only found by chance.
         """
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column) or not len(keys):
@@ -298,8 +298,8 @@ def open_run(path: Path) -> int:
     """Open a run, which must be a regular file: a pipe would block, and a device has no end.
 
     Raises:
-        OSError: it cannot be opened.
-        DamagedError: it is something else than a regular file.
+        OSError: the file cannot be opened.
+        DamagedError: the path is not a regular file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -354,7 +354,7 @@ def digest_pieces(path: Path, *, cold: bool = False) -> bytes:
 
     Raises:
         DamagedError: the run is gone.
-        StateError: it cannot be read.
+        StateError: the run cannot be read.
     """
     digests = []
     buffer = memoryview(bytearray(PIECE_BYTES))
@@ -376,7 +376,7 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
 
     Raises:
         DamagedError: the piece differs from what the writer wrote.
-        StateError: it cannot be read.
+        StateError: the run cannot be read.
     """
     offset = number * PIECE_BYTES
     count = min(PIECE_BYTES, length - offset)

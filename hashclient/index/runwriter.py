@@ -265,7 +265,7 @@ def write_run(
 
     Raises:
         DamagedError: the columns do not fit each other.
-        StateError: it cannot be written.
+        StateError: the run cannot be written.
     """
     count = len(columns.masks)
     small: dict[str, Array] = {

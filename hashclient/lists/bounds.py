@@ -1,14 +1,14 @@
-"""What a segment may ask of the program that decodes it: checked before anything is decoded.
+"""Limits on the work that a segment causes when it is decoded; checked before decoding.
 
-A few kilobytes of Parquet can stand for terabytes, and for hours. The footer says how many row
+A few kilobytes of Parquet can decode to terabytes, and take hours. The footer says how many row
 groups there are and where their columns begin; a header before each page says how large the page
-becomes. Both are read here, without decompressing a page. The numbers are those of
-`docs/format.md`; honest files stay far below them. A file can still decode to more than its headers
-say, so `wire` decodes under a cap on memory as well.
+becomes. Both are read here, without decompressing a page. `docs/format.md` has the limits; honest
+files stay far below them. A file can still decode to more than its headers say, so `wire` decodes
+under a cap on memory as well.
 
-The columns must be those of the format. A column is judged by its physical type, its length, its
-logical type and its repetition, which every writer of Parquet can set. The type that Arrow would
-choose does not count: otherwise a segment would be accepted until its first value that cannot be
+The columns must be the columns of the format. A column is checked by its physical type, length,
+logical type and repetition, which every writer of Parquet can set. The type that Arrow would choose
+does not count: a segment with a wrong type would only fail at the first value that cannot be
 converted.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_FOOTER_BYTES = 4 << 20
 MAX_ROW_GROUPS = 1_024
-#: No list in a footer is longer: of columns, of row groups, of metadata by key.
+#: The longest list in a footer: of columns, row groups, or metadata by key.
 MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
 MAX_PAGES = 65_536
 MAX_PAGE_BYTES = 64 << 20
@@ -35,7 +35,7 @@ MAX_PAGE_BYTES = 64 << 20
 MAX_PAGE_HEADER_BYTES = 16 << 10
 
 _MAGIC = (b"PAR1", b"PARE")
-#: parquet.thrift: the kinds of pages. Those of an index are passed over by readers.
+#: parquet.thrift: the kinds of pages. Readers skip pages of an index.
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 #: parquet.thrift, PageHeader: numbers of its fields.
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
@@ -45,7 +45,7 @@ _NUM_VALUES = 1
 #: number of values, the compressed length, and where the pages and that of a dictionary begin.
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
-#: Thrift's compact protocol: its types of values. A nested value is at most so deep in the next.
+#: Thrift's compact protocol: its types of values, and the deepest nesting of values.
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _VARINTS = _I16, _I32, _I64 = (4, 5, 6)
 _MAX_DEPTH = 8
@@ -55,7 +55,7 @@ def check_footer(data: bytes, what: str) -> None:
     """Check the length of the footer of a Parquet file, before it is parsed.
 
     Raises:
-        VerificationError: it is missing, or too long.
+        VerificationError: the footer is missing, or too long.
     """
     length = int.from_bytes(data[-8:-4], "little")
     if len(data) < 12 or data[-4:] not in _MAGIC or length > len(data) - 12:
@@ -71,7 +71,8 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
     """Check the row groups and pages of a file, whose parsed footer is `metadata`.
 
     Raises:
-        VerificationError: there are more than may be, a page is too large, or they cannot be read.
+        VerificationError: there are too many row groups or pages, a page is too large, or the pages
+            cannot be read.
     """
     if metadata.num_row_groups > MAX_ROW_GROUPS:
         raise VerificationError(
@@ -96,10 +97,10 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
 def _columns(data: bytes) -> list[list[dict[int, Any]]]:
     """Return the footer's data on each column of each row group.
 
-    pyarrow must not be asked: where that contradicts itself, it ends the whole process.
+    pyarrow is not used for this: if the footer contradicts itself, pyarrow ends the whole process.
 
     Raises:
-        ValueError, TypeError, LookupError: it does not say it.
+        ValueError, TypeError, LookupError: the footer does not have these data.
     """
     length = int.from_bytes(data[-8:-4], "little")
     footer = _Thrift(data[-8 - length : -8], numbers=(_I64,)).struct()
@@ -141,10 +142,10 @@ def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what:
 
 
 def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
-    """Return kind, decoded size, size, number of values of a page, and where its content begins.
+    """Return kind, decoded size, size and number of values of a page, and the start of its content.
 
     Raises:
-        ValueError, TypeError, LookupError: it has no header.
+        ValueError, TypeError, LookupError: the page has no valid header.
     """
     header = _Thrift(data[start : min(end, start + MAX_PAGE_HEADER_BYTES)])
     fields = header.struct()
@@ -158,7 +159,7 @@ def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
 class _Thrift:
     """Reads a struct of Thrift's compact protocol: numbers, structs and lists by field.
 
-    Numbers of other types than `numbers` are passed over, as by readers that expect these.
+    Numbers of other types than `numbers` are ignored, as other readers do.
     """
 
     def __init__(self, data: bytes, numbers: tuple[int, ...] = _VARINTS) -> None:
@@ -178,7 +179,7 @@ class _Thrift:
 
     def _value(self, kind: int, depth: int, *, in_list: bool = False) -> Any:
         if kind in (_TRUE, _FALSE):
-            # In a struct, the type says which; in a list, a byte does.
+            # In a struct, the type has the value of a boolean; in a list, a byte has it.
             return self._byte() == _TRUE if in_list else kind == _TRUE
         if kind in _VARINTS:
             number = self._signed()
@@ -226,8 +227,8 @@ def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None
     """Check that a file has exactly the columns of `schema`.
 
     Raises:
-        VerificationError: it has others; the message names the first wrong column, its type and the
-            right type. `what` names the file.
+        VerificationError: the file has other columns; the message names the first wrong column, its
+            type and the right type. `what` names the file.
     """
     columns: dict[str, pq.ColumnSchema] = {}
     for position in range(len(found)):

@@ -1,8 +1,8 @@
 """A bundle: a provider's published files in one file, for clients without a network.
 
-It is a plain tar archive (ustar: no extended headers, no links) that is never unpacked: a member is
-read into memory by its name, and the caller verifies its bytes. This module trusts the archive only
-for the places of its members. `docs/format.md` has the rules.
+A bundle is a plain tar archive (ustar: no extended headers, no links) that is never unpacked: a
+member is read into memory by its name, and the caller verifies its bytes. This module relies on the
+archive only for the positions of members. `docs/format.md` has the rules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 FORMAT = "hashclient-bundle/1"
-#: The first member, with the format, and the generations from which the changes in it lead on.
+#: The first member: it has the format, and the generations from which the changes in the bundle
+#: start.
 MARK_NAME = "hashclient-bundle.json"
 MAX_MARK_BYTES = 1 << 20
 #: The cap on members; a repository of many lists has far fewer.
@@ -31,13 +32,13 @@ MAX_REST_BYTES = 1 << 20
 _MAX_GENERATION = 2**53 - 1
 
 _BLOCK = tarfile.BLOCKSIZE
-#: The names allowed for members: plain parts, none of them `.` or `..`.
+#: The names allowed for members: plain parts, but not `.` or `..`.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _HINT = "copy it again, or have it exported again; nothing was changed"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """The mark of a bundle; `since` has the lists of which the bundle has only later changes.
+    """The mark of a bundle; `since` has the lists for which the bundle only has later changes.
 
     Each list comes with the generation that a client must have. The mark is not signed; it is for
     messages only.
@@ -52,7 +53,7 @@ def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, byt
 
     Raises:
         ValueError: a name does not fit into the format.
-        OSError: it cannot be written.
+        OSError: the bundle cannot be written.
     """
     _write_member(stream, MARK_NAME, msgspec.json.encode(mark, order="sorted") + b"\n")
     for name, data in members:
@@ -75,8 +76,9 @@ class Bundle:
         """Find the members of the bundle in `stream`, a regular file that stays open.
 
         Raises:
-            VerificationError: it is no bundle, of another version, damaged or cut short.
-            OSError: it cannot be read.
+            VerificationError: the file is not a bundle, has another version, or is damaged or cut
+                short.
+            OSError: the bundle cannot be read.
         """
         self._fd = stream.fileno()
         self._bytes = os.fstat(self._fd).st_size
@@ -85,11 +87,12 @@ class Bundle:
         self.mark = self._read_mark()
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
-        """Return the bytes of a member, None if there is none of that name.
+        """Return the bytes of a member, None if no member has this name.
 
         Raises:
-            VerificationError: it is longer than `max_bytes`, or the bundle was cut short since.
-            OSError: it cannot be read.
+            VerificationError: the member is longer than `max_bytes`, or the bundle was cut short
+                since.
+            OSError: the bundle cannot be read.
         """
         if name not in self._members:
             return None
@@ -151,7 +154,7 @@ class Bundle:
         data = b""
         while len(data) < size:
             piece = os.pread(self._fd, size - len(data), offset + len(data))
-            if not piece:  # it was longer when it was opened
+            if not piece:  # the file was longer when it was opened
                 raise _cut_short()
             data = piece if not data else data + piece
         return data

@@ -16,7 +16,7 @@ EMPTY_DIGESTS = {a: new_hash(a).digest() for a in Algorithm}
 def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) -> Uint32:
     """Return the rows that have a digest of the empty file, ascending.
 
-    `digests` are those of a batch: (m, digest_bytes) and their (m,) rows, by algorithm.
+    `digests` are the digests of a batch: (m, digest_bytes) and their (m,) rows, by algorithm.
     """
     found = [np.zeros(0, np.uint32)]
     for algorithm, (values, rows) in digests.items():

@@ -1,8 +1,8 @@
 """Feedback on the wire: counts by entry, from a client to the provider of its lists.
 
 A file of two lines: a JSON object with counts by entry, and another one with the client's key and
-its signature of the first line. The counts are of all that the client has on record, so a later
-file replaces the earlier ones. There is no path, no digest and no name of a person in it.
+its signature of the first line. The counts include all matches that the client has recorded, so a
+later file replaces earlier files. The file has no path, no digest and no name of a person.
 `docs/feedback.md` specifies it.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["hashclient-feedback/1"] = "hashclient-feedback/1"
 MAX_FEEDBACK_BYTES = 64 << 20
-#: The first of the signed bytes: no signature for another use passes for one of feedback.
+#: The first of the signed bytes, so that a signature for another use is not valid for feedback.
 _TAG = b"hashclient feedback v1\n"
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -31,7 +31,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class EntryFeedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry: how many of its matches are confirmed, rejected or excepted, or were held."""
+    """An entry with the numbers of its confirmed, rejected, excepted and held matches."""
 
     list: str
     entry: str
@@ -60,11 +60,11 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
     """Return the content of a file, and the public key that has signed it.
 
     1. There are two lines, each one JSON object of the schema.
-    2. That key has signed the first line.
-    3. Names are names of lists and ids of entries, and no entry is there twice.
+    2. The key in the second line has signed the first line.
+    3. Names are names of lists and ids of entries, and no entry occurs twice.
 
     Raises:
-        VerificationError: one of these is not so.
+        VerificationError: one of these rules is broken.
     """
     try:
         feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # 1, 2
@@ -75,6 +75,6 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
             raise ValueError("not a name")
     except VerificationError as error:
         raise VerificationError("the signature of the feedback is wrong") from error
-    except ValueError as error:  # msgspec.ValidationError is one
+    except ValueError as error:  # msgspec.ValidationError is a ValueError
         raise VerificationError(f"not feedback of the format {FORMAT}") from error
     return feedback, key

@@ -1,8 +1,8 @@
 """Files of a provider without a network: from a bundle, or from a copy of its public directory.
 
-It is a source for `trust`, as the network is: it returns bytes by their address, and the caller
-verifies them in memory. They are never written to another place. The person who brings the medium
-is not trusted: links are not followed, and only plain files are read.
+This is a source for `trust`, like the network: it returns bytes by their address, and the caller
+verifies the bytes in memory. The bytes are never written to another place. The person who brings
+the medium is not trusted: links are not followed, and only plain files are read.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SHOWN = 5
 
 
 class Copy(Protocol):
-    """Gives the bytes of files by their addresses, which begin with `BASE`."""
+    """Returns the bytes of files by their addresses, which begin with `BASE`."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the bytes of a file, at most `max_bytes`."""
 
 
 class MissingError(UnreachableError):
-    """There is no such file. Like 404 on a network, it ends the search for a new root."""
+    """The file does not exist. Like 404 on a network, this error ends the search for a new root."""
 
     status = 404
 
@@ -46,9 +46,9 @@ def open_copy(path: Path) -> Iterator[Copy]:
     """Yield a source of the files in the bundle, or in the directory, at `path`.
 
     Raises:
-        UsageError: there is no bundle and no directory.
-        VerificationError: it is a bundle that breaks the format.
-        UnreachableError: it cannot be read.
+        UsageError: `path` is neither a bundle nor a directory.
+        VerificationError: a bundle breaks the format.
+        UnreachableError: the bundle or directory cannot be read.
     """
     with _readable(path), contextlib.ExitStack() as stack:
         mode = path.stat().st_mode
@@ -154,7 +154,7 @@ class _BundleSource:
 
     @contextlib.contextmanager
     def _named(self, kind: type[VerificationError]) -> Iterator[None]:
-        """Name the bundle in the errors of the block."""
+        """Add the name of the bundle to errors of the block."""
         try:
             yield
         except VerificationError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "hashclient-list/1"
-#: The file of a list that names the others.
+#: The file that names all other files of a list.
 INDEX_NAME = "index.json"
 
 #: Caps, checked before anything is downloaded or decoded. They are far above real lists.
@@ -40,7 +40,7 @@ MAX_GENERATION = 2**53 - 1
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
-#: Rows handed on at a time; this bounds memory for an honest segment of any size.
+#: Rows in a batch; this limits the memory for an honest segment of any size.
 BATCH_ROWS = 1 << 19
 #: Rows decoded at a time, and the memory that this may take. The largest honest pages need half.
 DECODED_ROWS = 1 << 16
@@ -61,7 +61,7 @@ Strings = npt.NDArray[np.bytes_]
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One immutable file of a list, as `index.json` names it.
 
-    `first` and `last` are the generations whose changes it holds, both included.
+    The file has the changes of the generations from `first` to `last`, both included.
     """
 
     name: str
@@ -176,7 +176,7 @@ def _check_segments(index: ListIndex, what: str) -> None:
 
 
 def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
-    """Return the segments that lead from `generation` to `index`; None if one straddles it.
+    """Return the segments from `generation` to `index`; None if one begins before and ends after.
 
     `docs/format.md`, 'What a client does', 3.
     """
@@ -186,7 +186,7 @@ def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
 
 
 def encode_index(index: ListIndex) -> bytes:
-    """Return the bytes of `index.json`; `parse_index` gives `index` back."""
+    """Return the bytes of `index.json`; `parse_index` is the inverse."""
     return msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n"
 
 
@@ -196,7 +196,7 @@ def entry_hashes(ids: Strings) -> Uint64:
     Defined by `docs/format.md`: the id's bytes in little-endian words of eight, the last padded
     with zeros; for each word, h = mix(h XOR word) from h = 0, where mix is the finaliser of
     SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-    Signatures protect against forgery; the checksum finds a state that has drifted.
+    Signatures protect against forgery; the checksum finds a local state that differs by mistake.
     """
     width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
     words = ids.astype(f"S{width}").view("<u8").reshape(len(ids), width // 8)
@@ -247,7 +247,8 @@ def encode_segment(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # Digests do not compress, and a dictionary of them only costs; categories profit from both.
+    # Digests do not compress, and a dictionary of digests has no use; for categories both are
+    # useful.
     pq.write_table(
         table,
         out,
@@ -290,7 +291,7 @@ def _read_batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # These are for those who fetch, not for the many who scan.
+    # Imported here: only fetches need these modules, and most commands are scans.
     from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_columns, check_footer, check_pages
 
     check_footer(data, what)
@@ -324,7 +325,7 @@ def _read_batches(
                 continue
             yield _joined(chunks)
             if wanted < BATCH_ROWS:
-                # Memory is short: what Arrow keeps for later, up to 100 MB, goes back.
+                # Memory is short: give back the memory that Arrow keeps for later, up to 100 MB.
                 pa.default_memory_pool().release_unused()
     except MemoryError as error:  # Arrow's own memory error is a subclass
         raise VerificationError(f"{what} asks for too much memory") from error
@@ -338,7 +339,7 @@ def _read_batches(
 
 
 def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBatch:
-    """Return a batch with the columns of `schema`; texts are UTF-8, and not too long to be kept."""
+    """Return a batch with the columns of `schema`; check that texts are UTF-8 and not too long."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -393,7 +394,7 @@ def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:
     known = pc.is_valid(size_column).to_numpy(zero_copy_only=False)
     if (signed[known] < 0).any():
         raise VerificationError(f"{what} has an entry with a negative size")
-    sizes = signed.astype(np.uint64)  # -1, the missing ones, becomes NO_SIZE
+    sizes = signed.astype(np.uint64)  # -1 means a missing size, and becomes NO_SIZE
     categories, codes = _categories(batch.column("category"), what)
     return AddBatch(ids, masks, sizes, categories, codes, digests)
 

@@ -76,7 +76,7 @@ class Permits(Selection):
         """Note that matches are acted upon `now`: their permits from before `before` get this time.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             times = to_text(now), to_text(before)
@@ -116,7 +116,7 @@ class Permits(Selection):
         """Return the held matches, or those of an entry; only the `most` that were found first.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         where, values = ("", ()) if entry is None else (_OF_ENTRY, entry)
         with self._errors():
@@ -127,7 +127,7 @@ class Permits(Selection):
         """Return the entries with held matches, those with the most first, and at most `most`.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             return tuple(HeldEntry(*row) for row in self._db.execute(_HELD_ENTRIES, (most,)))
@@ -136,7 +136,7 @@ class Permits(Selection):
         """Let a held match be acted upon, whatever the limits are: a person has said so.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             self._step(match.id, RELEASED, now, {"by": by, "reason": reason})

@@ -39,7 +39,7 @@ class Pruner(MatchStore):
         Those in `kept` are left out.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         limit = to_text(before)
         with self._errors():
@@ -50,7 +50,7 @@ class Pruner(MatchStore):
         """Forget matches in one change, except those no longer settled; return their number.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         chosen = json.dumps(sorted(ids))
         settled = (
@@ -72,7 +72,7 @@ class Pruner(MatchStore):
         """Give free space in the file back to the disk, where that is a good part of it.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._errors():
             free, pages = (

@@ -54,7 +54,7 @@ class Recent(MatchStore):
         """Return the number of the newest match and of the newest step.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             row, step = (
@@ -75,7 +75,7 @@ class Recent(MatchStore):
         `until` is what `last` has returned. With `now`, a time after it does not count as later.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         values = {"match": after[0], "step": after[1], "since": to_text(since)}
         values |= {"now": now and to_text(now)}

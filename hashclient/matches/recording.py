@@ -98,7 +98,7 @@ class Recording(Permits):
         when the run began.
 
         Raises:
-            StateError: they cannot be written.
+            StateError: the database cannot be written.
         """
         if places is None:
             places = [place_of(outcome) for outcome in outcomes]

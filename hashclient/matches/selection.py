@@ -87,7 +87,7 @@ class Selection(MatchStore):
         With `choice`, only those that it selects.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         where, values = (choice or Choice(tuple(states))).where()
         with self._errors():
@@ -97,7 +97,7 @@ class Selection(MatchStore):
         """Return the ids of the matches that `find` yields, in its order.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         where, values = (choice or Choice(tuple(states))).where()
         with self._errors():
@@ -108,7 +108,7 @@ class Selection(MatchStore):
         """Return those of the ids that are on record.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             query = "SELECT id FROM match WHERE id IN (%s)"
@@ -120,7 +120,7 @@ class Selection(MatchStore):
         Matches that are being dealt with, and those without a noted place, are left out.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         _, start, end = _range(directory)
         last = ""
@@ -142,7 +142,7 @@ class Selection(MatchStore):
         Matches that another scan has seen meanwhile stay as they are.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         marked = []
         with self._transaction():

@@ -121,7 +121,7 @@ class Statistics(Matches):
         many persons decide about a match.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         values = (
             _BEGINNING if start is None else to_text(start),

@@ -79,7 +79,7 @@ class Matches(Recording):
         """Record a match again after its record was lost; return False if its id is known.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             if self._db.execute("SELECT 1 FROM match WHERE id = ?", (match.id,)).fetchone():
@@ -97,8 +97,8 @@ class Matches(Recording):
         """Return the match with this id.
 
         Raises:
-            UsageError: there is none.
-            StateError: it cannot be read.
+            UsageError: no match has this id.
+            StateError: the database cannot be read.
         """
         with self._errors():
             return self._get(match_id)
@@ -107,7 +107,7 @@ class Matches(Recording):
         """Return the match with this id, or None if it is missing, as after a loss of the record.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         try:
             return self.get(match_id)
@@ -118,7 +118,7 @@ class Matches(Recording):
         """Return the matches with these ids by id, without their hits, where there is one.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             rows = self._many(MATCH + " WHERE id IN (%s)", match_ids)
@@ -128,8 +128,8 @@ class Matches(Recording):
         """Return the story of a match, in order.
 
         Raises:
-            UsageError: there is none with this id.
-            StateError: it cannot be read.
+            UsageError: no match has this id.
+            StateError: the database cannot be read.
         """
         with self._errors():
             if self._db.execute(_FIRST_SEEN, (match_id,)).fetchone() is None:
@@ -152,7 +152,7 @@ class Matches(Recording):
         """Return the steps of a story that reviews are about.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             rows = self._db.execute(_REVIEWS + " AND match = ? ORDER BY id", (_EVENTS, match_id))
@@ -162,7 +162,7 @@ class Matches(Recording):
         """Return these steps of all matches that were reviewed, by match.
 
         Raises:
-            StateError: they cannot be read.
+            StateError: the database cannot be read.
         """
         found: dict[str, list[Step]] = {}
         with self._errors():
@@ -187,7 +187,7 @@ class Matches(Recording):
 
         Raises:
             UsageError: there is no match with this id.
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             match = self._get(match_id)
@@ -207,7 +207,7 @@ class Matches(Recording):
         The caller has read the matches in the same `batch`.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         reached = [_after(match.state, state) for match, *_ in changes]
         with self._transaction():
@@ -223,7 +223,7 @@ class Matches(Recording):
 
         Raises:
             UsageError: there is no match with this id.
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             self._get(match_id)
@@ -239,7 +239,7 @@ class Matches(Recording):
 
         Raises:
             UsageError: there is no match with this id.
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             match = self._get(match_id)
@@ -262,7 +262,7 @@ class Matches(Recording):
         Matches that were forgotten meanwhile are passed over.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             for match_id, times, door, message_ids in counts:
@@ -281,7 +281,7 @@ class Matches(Recording):
 
         Raises:
             UsageError: there is no match with this id.
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             self._get(match_id)
@@ -300,7 +300,7 @@ class Matches(Recording):
         """Return the matches whose wanted report was not made yet, by destination.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             values = (REPORT_WANTED, json.dumps(PROGRESS), REPORT_PREPARED)
@@ -314,7 +314,7 @@ class Matches(Recording):
         """Return the entries of a list that have matches and are not withdrawn.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         query = "SELECT DISTINCT entry FROM hit WHERE list = ? AND withdrawn_generation IS NULL"
         with self._errors():
@@ -324,7 +324,7 @@ class Matches(Recording):
         """Return the standing matches of `entries` by path, each with its hit of such an entry.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             return self._affected(_OF_ENTRIES, (list_name, json.dumps(entries)))
@@ -337,7 +337,7 @@ class Matches(Recording):
         A match without any entry left is withdrawn, unless it is settled.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         ids = json.dumps(entries)
         with self._transaction():
@@ -356,7 +356,7 @@ class Matches(Recording):
 
         Raises:
             UsageError: there is no match with this id.
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             match = self._get(match_id)
@@ -376,7 +376,7 @@ class Matches(Recording):
         """Return the matches that are withdrawn and not settled by path, with each hit of theirs.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             return self._affected(_WITHDRAWN, ())
@@ -399,7 +399,7 @@ class Matches(Recording):
         """Return how many matches there are in each state.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the database cannot be read.
         """
         with self._errors():
             rows = self._db.execute("SELECT state, count(*) FROM match GROUP BY state").fetchall()
@@ -418,7 +418,7 @@ def parse_step(time: str, event: str, detail: str) -> Step:
     """Return a row of the table of steps.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the row is damaged.
     """
     return Step(datetime.fromisoformat(time), event, _parse_detail(detail))
 
@@ -427,7 +427,7 @@ def _parse_detail(text: str) -> dict[str, Any]:
     """Return the detail of a step.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: the text is not a JSON object.
     """
     detail = json.loads(text)
     if not isinstance(detail, dict):

@@ -127,7 +127,7 @@ class MatchStore:
         Readers should not make it: a scan by another user could not write to it.
 
         Raises:
-            StateError: it cannot be opened, or another version wrote it.
+            StateError: the database cannot be opened, or another version wrote it.
         """
         self._path = Layout(state_dir).matches
         with self._errors():
@@ -277,7 +277,7 @@ class MatchStore:
         """Make all changes in the block one transaction: all are kept, or none.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the database cannot be written.
         """
         with self._transaction():
             yield

@@ -61,7 +61,7 @@ def verify_matches(state_dir: Path) -> None:
     match can be read, with its hits and its story.
 
     Raises:
-        StateError: it is damaged, or cannot be read.
+        StateError: the record is damaged, or cannot be read.
     """
     with _Checked(state_dir, create=False) as record:
         wrong = record.verify()

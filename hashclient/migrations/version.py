@@ -79,7 +79,7 @@ def write_version(layout: Layout, version: Version) -> None:
     """Write the version of a state directory, whole or not at all.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the file cannot be written.
     """
     document = _Document(
         f"{FORMAT}/{version.number}",
@@ -95,7 +95,8 @@ def refuse_foreign(layout: Layout, version: Version, known: int) -> None:
     """Refuse a state whose version is above `known`, or from before the first release.
 
     Raises:
-        StateError: it is refused; of a newer state, the message says which hashclient it needs.
+        StateError: the state is refused; for a newer state, the message says which hashclient it
+            needs.
     """
     if 0 < version.number < FIRST:
         raise older(layout.root, f"{FORMAT}/{version.number}")

@@ -2,13 +2,13 @@
 
 `Transport.get` returns a whole body or raises; it decides nothing about trust, writes no file and
 stores no data. It sends a credential to the configured origin alone, follows no redirect, stores no
-cookie, and reads no proxy from the environment unless it is asked to. `credentials` has the rules
-of requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
+cookie, and reads a proxy from the environment only on request. `credentials` has the rules of
+requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
 failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
 
 `TokenSource` gets access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4) and keeps
-them in memory only. The token endpoint gets the client's id and secret only; the provider gets the
-token only.
+them in memory only. The token endpoint only gets the client's id and secret; the provider only gets
+the token.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Transport:
             access.peer,
         )
         self._authorization = secrets.authorization
-        #: The statuses of a refusal for which no credential is configured.
+        #: The HTTP statuses of a refusal if no credential is configured.
         self._anonymous: frozenset[int] = frozenset()
         if secrets.authorization is None and access.oauth is None and access.client_cert is None:
             self._anonymous |= {401, 403}
@@ -138,7 +138,7 @@ class Transport:
     def _prepare_oauth(self, access: Access, oauth: OAuth, secrets: Secrets) -> None:
         endpoint = parse_endpoint(oauth.token_url, "token URL", allow_http=access.allow_http)
         channel = Channel(
-            # Without the client certificate: that one is for the provider.
+            # Without the client certificate: it is for the provider only.
             tls_context(access.ca if oauth.ca is None else oauth.ca),
             self._backend,
             self._limits,
@@ -294,7 +294,7 @@ class TokenSource:
         monotonic: Callable[[], float],
     ) -> None:
         """Keep the settings; the first use fetches a token."""
-        # The grant's own rule: id and secret are form-encoded before Basic (RFC 6749, 2.3.1).
+        # A rule of this grant: id and secret are form-encoded before Basic (RFC 6749, 2.3.1).
         self._client = basic(quote(oauth.client_id, safe=""), quote(client_secret, safe=""))
         self._scope = oauth.scope
         self._endpoint = endpoint
@@ -310,7 +310,7 @@ class TokenSource:
         Raises:
             AuthorisationError: the token endpoint refuses the client, or its answer is not a
                 token.
-            UnreachableError: it cannot be reached.
+            UnreachableError: the token endpoint cannot be reached.
         """
         with self._lock:
             expired = self._expires is not None and self._monotonic() >= self._expires

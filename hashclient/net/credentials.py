@@ -1,10 +1,9 @@
 """How one provider is reached: its address, its credential, its TLS settings.
 
-`Access` is what the configuration says; nothing is read from disk or from the environment before
-`load_secrets` and `tls_context` are called. `Endpoint` holds the rules of addresses: which base
-address is acceptable, and which address lies below it. All of this happens before the first
-connection; `client` sends bytes. The module imports nothing heavy, so that the configuration can
-use it.
+`Access` has the settings of the configuration; only `load_secrets` and `tls_context` read the disk
+and the environment. `Endpoint` has the rules for addresses: which base address is acceptable, and
+which addresses are below it. All of this happens before the first connection; `client` sends bytes.
+The module imports nothing heavy, so that the configuration can use it.
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ from hashclient.system.files import read_regular
 from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 from hashclient.system.text import printable
 
-#: As a proxy's address: the proxy in HTTPS_PROXY or ALL_PROXY, except for hosts in NO_PROXY.
+#: This as a proxy's address means: the proxy in HTTPS_PROXY or ALL_PROXY, except for hosts in
+#: NO_PROXY.
 FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
-# Scheme, host (a name or an IPv6 address in brackets), port, path. User name, query and fragment
-# have no place in it, so an address that carries one does not match.
+# Scheme, host (a name or an IPv6 address in brackets), port, path. The pattern has no user name,
+# query and fragment, so an address with one of these does not match.
 #: A bundle of authorities, such as a system's trust store, has some 200 kB.
 MAX_PEM_BYTES = 16 << 20
 _URL = re.compile(
@@ -148,7 +148,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """Return scheme, host and, where it is not the scheme's own, the port."""
+        """Return scheme, host and, unless it is the scheme's default, the port."""
         if self.port == DEFAULT_PORTS[self.scheme]:
             return f"{self.scheme}://{self.host}"
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -162,8 +162,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Return `url` parsed, if it is at or below this address.
 
         Raises:
-            VerificationError: it is on another origin, above the base path, or its path is not
-                plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
+            VerificationError: the address is on another origin, above the base path, or its path is
+                not plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
                 character). Other escapes pass: names of TUF roles are escaped in addresses.
         """
         found = _parse(url, _ESCAPED_PART)
@@ -185,9 +185,9 @@ def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint
     """Parse an address from the configuration; `what` names it in messages.
 
     Raises:
-        ConfigError: it is not an https address (http only for loopback, and only if allowed), or
-            has a user name, a query, a fragment or an unusual path. The message does not repeat
-            the address, which may hold a password.
+        ConfigError: the address is not an https address (http only for loopback, and only if
+            allowed), or has a user name, a query, a fragment or an unusual path. The message does
+            not repeat the address, which may hold a password.
     """
     endpoint = _parse(url)
     if endpoint is None or endpoint.scheme not in ("http", "https"):
@@ -222,7 +222,7 @@ def parse_proxy(url: str) -> Endpoint:
     """Parse a proxy's address.
 
     Raises:
-        ConfigError: it is neither http:// nor socks5://, or carries a user name or a path.
+        ConfigError: the address is neither http:// nor socks5://, or carries a user name or a path.
     """
     endpoint = _parse(url)
     if endpoint is None or endpoint.scheme not in ("http", "socks5") or endpoint.path != "/":
@@ -234,7 +234,7 @@ def parse_proxy(url: str) -> Endpoint:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host`, a name or an address, is this machine by its form."""
+    """Return whether `host`, a name or an address, has the form of a loopback host."""
     if host == "localhost":
         return True
     try:
@@ -269,11 +269,11 @@ def _is_host(host: str, labels: Sequence[str]) -> bool:
             ipaddress.IPv6Address(host[1:-1])
         elif all(map(str.isdecimal, labels)) and len(labels) == 4:
             ipaddress.IPv4Address(host)
-        elif host.startswith("xn--"):  # the only ones that the transport decodes
+        elif host.startswith("xn--"):  # only names with this prefix are decoded by the transport
             import httpx  # a heavy import; other hosts do not need it
 
             return bool(httpx.URL(f"https://{host}/").host)
-    except ValueError:  # as are the errors of the package that decodes names
+    except ValueError:  # the errors of the package that decodes names are UnicodeErrors, too
         return False
     return True
 
@@ -337,7 +337,7 @@ def secret_line(file: Path | None, name: str | None, what: str, environ: Mapping
     """Return the secret in a file or, without one, in the environment variable `name`.
 
     Raises:
-        ConfigError: neither is given, or it cannot be used.
+        ConfigError: neither a file nor a variable is given, or the secret cannot be used.
     """
     if file is not None:
         return _read_line(file, what, environ)
@@ -350,7 +350,7 @@ def user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tupl
     """Return the user and the password in a file of one line, with a colon between them.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the file cannot be used.
     """
     user, colon, password = _read_line(path, what, environ).partition(":")
     if not colon or not user:

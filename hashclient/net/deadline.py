@@ -1,10 +1,11 @@
 """Sockets that cannot outlive a deadline.
 
-httpx and httpcore bound each socket operation, not their sum: a server that sends one byte a
-second can hold a client for ever. Here the sum is bounded. `BoundedBackend` is a network backend
-of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may take the
-rest of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup cannot
-be interrupted: it runs in a daemon thread, which is left behind when it takes too long.
+httpx and httpcore limit each socket operation, but not the sum of all: a server that sends one byte
+a second can hold a client for ever. This module limits the sum. `BoundedBackend` is a network
+backend of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may
+take the rest of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name
+lookup cannot be interrupted: it runs in a daemon thread, which is left behind when it takes too
+long.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class _Current(threading.local):
 
 
 class BoundedBackend(httpcore.NetworkBackend):
-    """Open connections that obey the calling thread's deadline; timeouts passed in are ignored."""
+    """Open connections that obey the calling thread's deadline; timeout arguments are ignored."""
 
     def __init__(self, resolve: Resolve = socket.getaddrinfo) -> None:
         """Use `resolve` (host, port, family, kind), which may block for ever, to find hosts."""
@@ -125,7 +126,8 @@ class BoundedBackend(httpcore.NetworkBackend):
         addresses = self._lookup(host, port, deadline)
         failure: OSError | None = None
         for position, (family, kind, protocol, _, address) in enumerate(addresses):
-            # A share each, so that one silent address leaves time for the others.
+            # Each address gets a share of the time, so that one silent address leaves time for the
+            # others.
             share = deadline.left() / (len(addresses) - position)
             try:
                 sock = _connect(family, kind, protocol, address, share)
@@ -134,7 +136,7 @@ class BoundedBackend(httpcore.NetworkBackend):
                 continue
             return BoundedStream(sock, self._current)
         if isinstance(failure, TimeoutError):
-            # The last address had all the remaining time.
+            # The last address got all the remaining time, so the deadline has passed.
             raise DeadlineExceededError from failure
         raise httpcore.ConnectError(failure) from failure
 
@@ -164,7 +166,7 @@ class BoundedStream(httpcore.NetworkStream):
     """A connection whose operations obey the deadline of the thread that uses it."""
 
     def __init__(self, sock: socket.socket, current: _Current) -> None:
-        """Own the connected socket `sock`."""
+        """Take over the connected socket `sock`."""
         self._sock = sock
         self._current = current
 

@@ -1,8 +1,8 @@
 """Turns failures of the network into our own errors.
 
 Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
-hashclient, and decides which of them a retry may cure. It does no I/O. No message repeats text of
-the other side: it could be anything.
+hashclient, and decides whether a retry may help. It does no I/O. No message repeats a text of the
+other side, which could be anything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_PROXY_CREDENTIAL_HINT = (
     "name a file with `user:password` with --proxy-basic-file, or `proxy_basic_file` in config.toml"
 )
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
-#: Texts in nginx's page for status 400, which alone says too little.
+#: Texts in nginx's page for status 400: the status alone does not say enough.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
 _BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
 _STATUS_400_HINT = "some servers answer 400 to a client certificate that is missing or not accepted"
@@ -82,7 +82,7 @@ _OLD_TLS_REASONS = frozenset(
 
 
 class HttpStatusError(UnreachableError):
-    """The provider answered with a status that is neither success nor a refusal of us."""
+    """The provider answered with a status that is neither success nor refusal."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
         """Keep the `status`, so that a caller can distinguish 404 from 503."""
@@ -100,7 +100,7 @@ class RefusedError(AuthorisationError):
 
 
 class TransientError(Exception):
-    """Carries an error that another attempt may cure; never leaves the transport."""
+    """Carries an error after which another attempt may succeed; never leaves the transport."""
 
     def __init__(self, error: UnreachableError, retry_after_s: float | None = None) -> None:
         """Keep the error to raise in the end, and how long the server wants us to wait."""
@@ -119,9 +119,9 @@ def foreign_fault(
 ) -> HashclientError | TransientError:
     """Translate an exception that stopped an exchange with `origin`.
 
-    It is one of `FOREIGN`, or comes from the optional SOCKS package.
+    The exception is one of `FOREIGN`, or comes from the optional SOCKS package.
     """
-    # As an argument, because httpcore's pool raises again without the cause.
+    # The cause is an argument because httpcore's pool raises its errors again without the cause.
     cause = next((item for item in error.args if isinstance(item, Exception)), None)
     if isinstance(error, DeadlineExceededError):
         return UnreachableError(
@@ -186,7 +186,7 @@ def status_fault(
 def anonymous_fault(peer: Peer, error: RefusedError, url: str) -> RefusedError:
     """Return the error for a refusal of a request to `url` for which no credential is configured.
 
-    `error` is the refusal, of 401, 403, or 407 from a proxy.
+    `error` is the refusal: status 401, 403, or 407 from a proxy.
     """
     who, hint = peer.name, NO_CREDENTIAL_HINT
     if error.status == 407:
@@ -217,7 +217,7 @@ def page_fault(
 
 
 def malformed(peer: Peer, url: str, how: str) -> TransientError:
-    """Return the fault of an answer whose HTTP is wrong in the way `how` says."""
+    """Return the fault for an answer that breaks HTTP; `how` says in which way."""
     what = f"answer breaks HTTP: {url}: {how}"
     return TransientError(UnreachableError(what, hint=network_hint(peer)))
 

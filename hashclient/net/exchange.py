@@ -91,21 +91,21 @@ class Download:
         Raises:
             HashclientError, TransientError: the answer is not acceptable.
         """
-        # 1. Only the requested part: the whole body, or the rest.
+        # 1. The answer has only the requested part: the whole body, or the rest.
         if status == 416 and self._kept:
             self._drop()
             raise malformed(self.peer, self.url, "the rest is not available")
         if status != 200 and not (status == 206 and self._kept):
             retry_after_s = parse_retry_after(headers.get("retry-after"), now)
             raise status_fault(self.peer, status, self.url, retry_after_s)
-        # 2. Bytes as they are signed: no compression.
+        # 2. The body is not compressed, since the signed bytes are not.
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             raise DeliveryError(
                 f"{self.peer.name} sends a compressed body: {self.url}",
                 hint="hash lists are served without Content-Encoding",
             )
-        # 3. One framing.
+        # 3. The answer has one framing: a length, or chunks.
         length = self._declared_length(headers)
         # 4. The rest must fit the kept part; a whole body replaces it.
         if status == 206:
@@ -124,7 +124,7 @@ class Download:
         """Take the next bytes of the body.
 
         Raises:
-            DeliveryError: they do not fit below the cap.
+            DeliveryError: the bytes exceed the cap.
         """
         if len(self._kept) + len(chunk) > self._cap:
             raise self._too_long()
@@ -136,7 +136,7 @@ class Download:
         """Return the body, whose end was reached.
 
         Raises:
-            TransientError: it is shorter than expected.
+            TransientError: the body is shorter than expected.
         """
         wanted = self._total if self._expected is None else self._expected
         if wanted is not None and len(self._kept) < wanted:
@@ -242,8 +242,8 @@ class Channel:
         answer; with them, no single operation may take as long as a whole exchange without them.
 
         Raises:
-            HashclientError: it failed for good.
-            TransientError: it failed in a way that another attempt may cure.
+            HashclientError: the exchange failed for good.
+            TransientError: the exchange failed in a way that another attempt may cure.
         """
         limits = self._limits
         deadline = Deadline(self._monotonic, limits.base_s)
@@ -278,7 +278,7 @@ class Channel:
     def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
         """Return the body of a refusal, or as much of it as comes soon."""
         page = b""
-        # Where two framings disagree, later bytes could be taken for the next answer.
+        # If two framings disagree, later bytes could be taken for the next answer.
         if {"content-length", "transfer-encoding"} <= response.headers.keys():
             return page
         with contextlib.suppress(*self._foreign):
@@ -309,7 +309,7 @@ def _make_pool(
     return httpcore.ConnectionPool(
         ssl_context=context,
         proxy=address,
-        # As many connections as there are callers: a queue would be a wait without a deadline.
+        # There are as many connections as callers: waiting in a queue would have no deadline.
         max_connections=None,
         keepalive_expiry=KEEPALIVE_S,
         network_backend=backend,

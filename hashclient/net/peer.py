@@ -6,14 +6,14 @@ import msgspec
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The name of the other side in messages, and what hints say about a failure."""
+    """The name of the other side in messages, and the text of hints after a failure."""
 
     name: str
     kept: str
 
 
 PROVIDER = Peer("provider", "lists that are here stay in use")
-#: A provider before `init` pins it: no list of it is here.
+#: A provider before `init` pins it: none of its lists is here.
 NEW_PROVIDER = Peer("provider", "nothing was pinned")
 EXPORTER = Peer("server of the exceptions", "exceptions that are here stay in use")
 REPORTING_SERVICE = Peer(

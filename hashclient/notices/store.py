@@ -90,8 +90,8 @@ def load_book(layout: Layout, provider: str) -> Book | None:
     """Return the kept notices of a provider; None if there are none.
 
     Raises:
-        DamagedBookError: it differs from what was written.
-        StateError: it cannot be read, or a newer version of this program wrote it.
+        DamagedBookError: the file differs from what was written.
+        StateError: the file cannot be read, or a newer version of this program wrote it.
     """
     path = layout.notices_of(provider)
     try:
@@ -151,7 +151,7 @@ def write_book(layout: Layout, book: Book) -> None:
     """Replace the kept notices of a provider. The caller holds the lock.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the file cannot be written.
     """
     write_atomic(layout.notices_of(book.provider), encode_book(book))
 
@@ -200,7 +200,7 @@ def changing(layout: Layout) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it for long.
-        StateError: it cannot be made.
+        StateError: the lock file cannot be made.
     """
     make_private_dir(layout.notices)
     with writer_lock(

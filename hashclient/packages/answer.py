@@ -98,7 +98,7 @@ def parse_answer(text: bytes) -> Answer:
     3. Its signature is right.
 
     Raises:
-        VerificationError: it is no such answer, or was changed.
+        VerificationError: the text is not an answer, or was changed.
     """
     try:
         if len(text) > MAX_ANSWER_BYTES:

@@ -119,7 +119,7 @@ def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
     """Verify that a checkpoint is of the same log and covers the last record of `custody`.
 
     Raises:
-        VerificationError: it is of another log, or does not cover the record.
+        VerificationError: the checkpoint is of another log, or does not cover the record.
     """
     try:
         checkpoint = parse_checkpoint(text)

@@ -59,9 +59,10 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
     """Give the files of the package at `path`, each to be read before the next.
 
     Raises:
-        UsageError: it has nothing of a package, or is sealed and there is no `opener`.
+        UsageError: the path has no part of a package, or the package is sealed and there is no
+            `opener`.
         AuthorisationError: no key opens it.
-        VerificationError: it is no whole package.
+        VerificationError: the package is incomplete.
     """
     if path.is_dir():
         yield _from_directory(path)

@@ -163,7 +163,7 @@ def parse_document(text: bytes) -> Document:
     """Read a document, strictly.
 
     Raises:
-        VerificationError: it is not a report document of the format `FORMAT`.
+        VerificationError: the text is not a report document of the format `FORMAT`.
     """
     try:
         with memory_cap(MAX_PARSING_BYTES):

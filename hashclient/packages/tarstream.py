@@ -47,7 +47,7 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     """Yield the members of an archive; each has to be read to its end before the next.
 
     Raises:
-        VerificationError: it is not such an archive, or is cut short.
+        VerificationError: the bytes are not such an archive, or are cut short.
     """
     stream = _Stream(chunks)
     while True:

@@ -83,8 +83,8 @@ def verify_package(
     6. The evidence is exactly as in the document, by name, length and hash.
 
     Raises:
-        UsageError: it has no part of a package, it is sealed and there is no `opener`, or
-            `public_key` is not a key.
+        UsageError: the path has no part of a package, the package is sealed and there is no
+            `opener`, or `public_key` is not a key.
         AuthorisationError: no key opens it.
         VerificationError: a check failed.
     """
@@ -154,7 +154,7 @@ def is_note(path: Path) -> bool:
     """Return whether `path` looks like a note, not like a package.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the path cannot be read.
     """
     with translated(path, unreadable):
         if path.is_dir():
@@ -181,7 +181,7 @@ def verify_note_file(path: Path, *, public_key: str | None = None) -> VerifiedNo
     `public_key` is the reporter's: it signs a note, and an answer names it.
 
     Raises:
-        UsageError: it cannot be read, or `public_key` is not a key.
+        UsageError: the file cannot be read, or `public_key` is not a key.
         VerificationError: a check failed.
     """
     expected = None if public_key is None else _parse_key(public_key)

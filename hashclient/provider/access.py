@@ -33,7 +33,7 @@ def all_clients(repository: Repository) -> tuple[Client, ...]:
     """Return all clients, those that were revoked as well.
 
     Raises:
-        StateError: there is no repository, or they cannot be read.
+        StateError: there is no repository, or the file of clients cannot be read.
     """
     repository.require()
     return Clients(repository.clients_file, repository.clock).all()
@@ -53,10 +53,10 @@ def add_client(
     feedback.
 
     Raises:
-        UsageError: there is a client of that name, it cannot be a name, there is no such list, the
-            key cannot be its own, or `output` exists.
+        UsageError: a client has that name, the name or the key is not allowed, a list does not
+            exist, or `output` exists.
         StateError: there is no repository, or a file cannot be read or written.
-        AuditError: it cannot be recorded; nothing was changed.
+        AuditError: the change cannot be recorded; nothing was changed.
     """
     _check_lists(repository, lists)
     given = _give(
@@ -73,7 +73,7 @@ def rotate_client(
     """Give a client a new token, as `add_client`; the ones before expire after `overlap`.
 
     Raises:
-        UsageError: there is no such client, it was revoked, or `output` exists.
+        UsageError: no client has this name, the client was revoked, or `output` exists.
         StateError, AuditError: as `add_client`.
     """
     return _give(
@@ -85,7 +85,7 @@ def revoke_client(repository: Repository, name: str) -> None:
     """Keep a client out.
 
     Raises:
-        UsageError: there is no such client, or it was revoked.
+        UsageError: no client has this name, or the client was revoked.
         StateError, AuditError: as `add_client`.
     """
     _change(repository, "client-revoked", {"client": name}, lambda c: c.with_revoked(name))
@@ -95,7 +95,7 @@ def set_lists(repository: Repository, name: str, lists: tuple[str, ...] | None) 
     """Let a client have these lists and no others, or all.
 
     Raises:
-        UsageError: there is no such client, it was revoked, or there is no such list.
+        UsageError: no client has this name, the client was revoked, or a list does not exist.
         StateError, AuditError: as `add_client`.
     """
     _check_lists(repository, lists)
@@ -107,7 +107,7 @@ def note_key(repository: Repository, name: str, key: str) -> None:
     """Note the key that signs the feedback of a client.
 
     Raises:
-        UsageError: there is no such client, it was revoked, or the key cannot be its own.
+        UsageError: no client has this name, the client was revoked, or the key is not allowed.
         StateError, AuditError: as `add_client`.
     """
     data = {"client": name, "key": key}

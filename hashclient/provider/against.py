@@ -47,9 +47,9 @@ def compare(repository: Repository, place: Elsewhere, base: str) -> tuple[RoleEl
     """Return the roles of a repository beside those below the address `base`.
 
     Raises:
-        StateError: there is no repository, or it is corrupt.
+        StateError: there is no repository, or the repository is corrupt.
         UnreachableError, AuthorisationError: the place cannot be asked.
-        VerificationError: it gives no metadata.
+        VerificationError: the place does not return metadata.
     """
     return _Comparison(repository, place, base.rstrip("/")).roles()
 

@@ -129,7 +129,7 @@ def overview(repository: Repository, list_name: str) -> Overview:
 
     Raises:
         UsageError: there is no such list.
-        StateError: there is no repository, or it is corrupt.
+        StateError: there is no repository, or the repository is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -146,9 +146,9 @@ def difference(
     """Return the changes of a list from generation `first` to `last`, or to the newest.
 
     Raises:
-        UsageError: there is no such list, or no such generation; one may have been joined with
+        UsageError: the list or a generation does not exist; a generation may have been joined with
             others.
-        StateError: there is no repository, or it is corrupt.
+        StateError: there is no repository, or the repository is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -163,7 +163,7 @@ def find(repository: Repository, questions: Questions, lists: Sequence[str] = ()
 
     Raises:
         UsageError: there is no such list.
-        StateError: there is no repository, or it is corrupt.
+        StateError: there is no repository, or the repository is corrupt.
     """
     roles = _roles_with(repository, lists)
     for name in lists or sorted(roles.lists):

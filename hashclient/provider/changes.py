@@ -70,7 +70,7 @@ class Change(msgspec.Struct, frozen=True):
         """Write the files, and name them in the role of the list, which has to be there.
 
         Raises:
-            StateError: one cannot be written.
+            StateError: a file cannot be written.
         """
         for segment in self.replaced:
             del roles.lists[self.list_name].signed.targets[
@@ -96,7 +96,7 @@ def addition(
     entries is refused, unless it `may_be_empty`.
 
     Raises:
-        UsageError: an entry breaks a rule of the format, or there is none.
+        UsageError: an entry breaks a rule of the format, or there are no entries.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -164,7 +164,7 @@ def withdrawal(
     With `generation`, these are the listed entries that it added.
 
     Raises:
-        UsageError: an entry is not on the list, or none is left of the generation.
+        UsageError: an entry is not on the list, or no entry of the generation is left.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -260,7 +260,7 @@ def changes_of(
     An id that a later generation has added or withdrawn is in neither.
 
     Raises:
-        UsageError: there is no such generation, or it was joined with others.
+        UsageError: the generation does not exist, or was joined with others.
         StateError: published files cannot be read.
     """
     segments_between(index, generation - 1, generation)
@@ -281,7 +281,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
     """Return the segments that lead from generation `first` of a list to `last`.
 
     Raises:
-        UsageError: there is no such generation, or one was joined with others.
+        UsageError: a generation does not exist, or was joined with others.
     """
     if not 0 <= first <= last <= index.generation:
         raise UsageError(
@@ -322,7 +322,7 @@ def require_list(roles: Roles, name: str) -> None:
     """Check that there is a list of that name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no list has this name.
     """
     if name not in roles.lists:
         hint = f"lists: {', '.join(roles.lists) or 'none yet'}"

@@ -122,7 +122,7 @@ class Clients:
         It may have the `lists`, or all. `key` is only checked: `with_key` notes it.
 
         Raises:
-            UsageError: there is a client of that name, it cannot be a name, or `key` cannot be the
+            UsageError: a client has that name, the name is not allowed, or `key` cannot be the
                 client's own.
             StateError: the file cannot be read.
         """
@@ -152,7 +152,7 @@ class Clients:
         """Return a new token for a client, and all with it; its others expire after `overlap`.
 
         Raises:
-            UsageError: there is no such client, or it was revoked.
+            UsageError: no client has this name, or the client was revoked.
             StateError: as `with_added`.
         """
         clients = {client.name: client for client in self.all()}
@@ -171,7 +171,7 @@ class Clients:
         """Return all clients, one of them without its tokens.
 
         Raises:
-            UsageError: there is no such client, or it was revoked.
+            UsageError: no client has this name, or the client was revoked.
             StateError: as `with_added`.
         """
         clients = {client.name: client for client in self.all()}
@@ -184,7 +184,7 @@ class Clients:
         """Return all clients, one of them with the lists that it may have, or with all.
 
         Raises:
-            UsageError: there is no such client, or it was revoked.
+            UsageError: no client has this name, or the client was revoked.
             StateError: as `with_added`.
         """
         clients = {client.name: client for client in self.all()}
@@ -194,8 +194,8 @@ class Clients:
         """Return all clients, one of them with the key that signs its feedback.
 
         Raises:
-            UsageError: there is no such client, it was revoked, the key is none, or another
-                client's.
+            UsageError: no client has this name, the client was revoked, or `key` is not a key, or
+                is the key of another client.
             StateError: as `with_added`.
         """
         clients = {client.name: client for client in self.all()}
@@ -309,7 +309,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
     """Read the file of clients.
 
     Raises:
-        StateError: it is damaged, or of a newer version.
+        StateError: the file is damaged, or a newer version has written it.
     """
     try:
         document = parse_json(data)
@@ -320,7 +320,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
                 hint="a newer hashclient has written it; use that",
             )
         clients = msgspec.convert(document, _File).clients
-    except ValueError as error:  # msgspec.ValidationError is one
+    except ValueError as error:  # msgspec.ValidationError is a ValueError
         raise _damaged(path) from error
     tokens = [token for client in clients for token in client.tokens]
     times = [t for token in tokens for t in (token.made, token.expires)]

@@ -71,7 +71,7 @@ class RepositoryDirectory:
         """Check that there is a repository.
 
         Raises:
-            StateError: there is none.
+            StateError: the directory is not a repository.
         """
         if not self._timestamp(self.directory).exists():
             above = self._above()
@@ -86,7 +86,7 @@ class RepositoryDirectory:
         """Refuse a new repository inside another one, which could publish its keys.
 
         Raises:
-            UsageError: this is one.
+            UsageError: the new repository would be inside another one.
         """
         if (above := self._above()) is not None:
             raise UsageError(
@@ -111,7 +111,7 @@ class RepositoryDirectory:
         """Return the published roles, with their keys, for changes.
 
         Raises:
-            StateError: there is no repository, or it is corrupt.
+            StateError: there is no repository, or the repository is corrupt.
         """
         self.require()
         with own_hints("cannot read", self.directory):
@@ -124,7 +124,7 @@ class RepositoryDirectory:
         """Return the published roles and lists.
 
         Raises:
-            StateError: there is no repository, or it is corrupt.
+            StateError: there is no repository, or the repository is corrupt.
         """
         roles = self.load()
         role_states = []
@@ -160,7 +160,7 @@ class RepositoryDirectory:
         """Return the folders that a web server of another account cannot enter.
 
         Raises:
-            StateError: one cannot be looked at.
+            StateError: the status of a folder cannot be read.
         """
         return list(closed_folders(self.directory, self.public))
 
@@ -170,7 +170,7 @@ class RepositoryDirectory:
 
         Raises:
             LockedError: another process holds the lock.
-            StateError: there is no repository, it is corrupt, or the disk fails.
+            StateError: there is no repository, the repository is corrupt, or the disk fails.
         """
         self.require()
         with self.changing():

@@ -159,8 +159,8 @@ def _read_signed(path: Path, target: TargetFile) -> bytes:
     """Return the bytes of a file of a draft, which are those that a role names.
 
     Raises:
-        UsageError: it cannot be read.
-        VerificationError: they are others.
+        UsageError: the file cannot be read.
+        VerificationError: the bytes are not the signed ones.
     """
     data = read_file(path, MAX_SEGMENT_BYTES)
     digest = hashlib.sha256(data).hexdigest()
@@ -173,7 +173,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of a file of a draft.
 
     Raises:
-        UsageError: it cannot be read, or is longer.
+        UsageError: the file cannot be read, or is longer.
     """
     with translated(path, unreadable):
         return read_regular(path, max_bytes)

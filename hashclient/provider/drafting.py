@@ -117,7 +117,7 @@ def published_bytes(roles: Roles, role: str) -> bytes | None:
     """Return the metadata of `role` as it is published, or None if it is not yet.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the metadata cannot be read.
     """
     version = roles.metadata(role).signed.version
     path = roles.directory / metadata_file(role, version)
@@ -272,8 +272,8 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
     Raises:
         UsageError: the draft cannot be read.
-        VerificationError: it is refused, or of another generation.
-        StateError: too few have signed, it has expired, or a file cannot be written.
+        VerificationError: the draft is refused, or follows another generation.
+        StateError: too few people have signed, the draft has expired, or a file cannot be written.
     """
     draft = load_draft(directory)  # 1
     now = {name: roles.metadata(name) for name in roles.names()}
@@ -306,7 +306,7 @@ def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) 
     are given other keys.
 
     Raises:
-        StateError: one is not in the draft, and its keys are not here.
+        StateError: a role is not in the draft, and its keys are not here.
     """
     found = set()
     for name in NAMING:
@@ -364,8 +364,8 @@ def _copy(path: Path, target: Path, public: Path) -> None:
     """Copy a new file of a list; its name has its digest, and both were verified.
 
     Raises:
-        VerificationError: it has changed since.
-        StateError: it cannot be read or written.
+        VerificationError: the file has changed since.
+        StateError: the file cannot be read or written.
     """
     with state_errors("cannot read", path):
         data = read_regular(path, MAX_SEGMENT_BYTES)
@@ -379,7 +379,7 @@ def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
     """Check that options for keys of people fit; `is_new` says that the role gets its keys now.
 
     Raises:
-        UsageError: they do not fit.
+        UsageError: the options do not fit.
     """
     if keys.public and not is_new:
         raise UsageError(

@@ -292,7 +292,7 @@ def longest(root: Metadata[Any]) -> timedelta | None:
     """Return for how long snapshot and timestamp may be signed at most, if a root says it.
 
     Raises:
-        VerificationError: it says no number of days.
+        VerificationError: the number in the root is not a number of days.
     """
     try:
         return longest_of(root.signed)

@@ -158,9 +158,9 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
     The contents of the new files of a list are shown to those that `to` returns for its name.
 
     Raises:
-        UsageError: there is none, or it cannot be read.
+        UsageError: the directory is not a draft, or cannot be read.
         VerificationError: a check fails.
-        StateError: it is of a newer version.
+        StateError: a newer version has written the draft.
     """
     head = _load_head(directory)
     before, before_bytes = _load_roles(directory / "before")
@@ -203,7 +203,7 @@ def verify_digest(draft: Draft, shown: str) -> None:
     """Check that a draft is the one that somebody was shown; `shown` is its digest.
 
     Raises:
-        VerificationError: it is another one.
+        VerificationError: the draft is another one.
     """
     if shown.lower() != draft.digest:
         raise VerificationError(

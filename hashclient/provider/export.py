@@ -80,8 +80,8 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     Raises:
         UsageError: there is no such list or generation, or `to` is something else than a file, or
             lies in the repository.
-        StateError: there is no repository, it is being changed or is corrupt, or `to` cannot be
-            written; an earlier file stays then.
+        StateError: there is no repository, the repository is being changed or is corrupt, or `to`
+            cannot be written; an earlier file stays then.
     """
     public = directory / "public"
     if not (public / "metadata" / "timestamp.json").exists():
@@ -235,7 +235,7 @@ def _read(public: Path, file: _File) -> bytes:
     """Return the bytes of a file, as they are signed.
 
     Raises:
-        StateError: they are other bytes, or cannot be read.
+        StateError: the file has other bytes, or cannot be read.
     """
     data = read_public(public / file.name)
     if file.signed is not None:

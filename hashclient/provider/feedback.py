@@ -73,7 +73,7 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
     Raises:
         VerificationError: 1, 2 or 3 is not so.
         UsageError: 4 is not so.
-        StateError, AuditError: it cannot be noted; nothing was changed.
+        StateError, AuditError: the feedback cannot be recorded; nothing was changed.
     """
     feedback, key = verify_feedback(data)
     repository.require()
@@ -157,7 +157,7 @@ def _roots(repository: Repository) -> set[str]:
     """Return the SHA-256 of every root that was published.
 
     Raises:
-        StateError: one cannot be read.
+        StateError: a root cannot be read.
     """
     directory = path = repository.public / "metadata"
     roots = set()

@@ -35,7 +35,7 @@ class Questions:
         """Ask for the entries `ids`.
 
         Raises:
-            UsageError: one cannot be an id.
+            UsageError: a text cannot be an id.
         """
         for number, text in enumerate(ids, 1):
             if not is_entry_id(text):

@@ -59,7 +59,7 @@ class Passphrases:
         """Return the private key in `data`, of the file `path`, and the passphrase that opens it.
 
         Raises:
-            StateError: no passphrase is known, it is wrong, or the key is damaged.
+            StateError: no passphrase is known, the passphrase is wrong, or the key is damaged.
         """
         for known in self._known:
             if (key := _decrypted(data, known)) is not None:
@@ -84,8 +84,8 @@ def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, by
     """Read a private key; return it and its passphrase, if it has one.
 
     Raises:
-        StateError: it cannot be read or others can read it, it is no Ed25519 key, or it cannot be
-            decrypted.
+        StateError: the file cannot be read, others can read it, it is not an Ed25519 key, or it
+            cannot be decrypted.
     """
     try:
         data = read_secret(path, "signing key")
@@ -120,7 +120,7 @@ def load_public(path: Path) -> SSlibKey:
     """Read a public key; it gets the name of its file, which is signed wherever the key is named.
 
     Raises:
-        UsageError: it cannot be read, or is no public Ed25519 key.
+        UsageError: the file cannot be read, or is not a public Ed25519 key.
     """
     try:
         key = load_pem_public_key(read_regular(path, MAX_TEXT_BYTES))
@@ -169,7 +169,7 @@ def change_passphrase(
     """Put the private key in `path` under the passphrase that `wanted` gives, or under none.
 
     Raises:
-        StateError: it cannot be read, opened or written; the file is as it was then.
+        StateError: the key cannot be read, opened or written; the file is unchanged then.
         UsageError: others may have led us to it, as for `replaced_file`.
     """
     signer, _ = load_private(path, passphrases)
@@ -184,7 +184,7 @@ def check_passphrase(passphrase: bytes) -> None:
     """Check a passphrase that is to be given to a key.
 
     Raises:
-        UsageError: it is too short or too long.
+        UsageError: the passphrase is too short or too long.
     """
     if not MIN_PASSPHRASE_BYTES <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
         raise UsageError(

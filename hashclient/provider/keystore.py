@@ -52,7 +52,7 @@ class KeyStore:
         """Return signers for those of `keyids` whose files are here.
 
         Raises:
-            StateError: fewer than `threshold` are here, or one is not usable.
+            StateError: fewer than `threshold` keys are here, or a key is not usable.
         """
         self._require(role, keyids, threshold)
         return self.present(role, keyids)
@@ -73,7 +73,7 @@ class KeyStore:
         """Check as `signers` does, but do not open keys under a passphrase.
 
         Raises:
-            StateError: fewer than `threshold` are here, or one is not usable.
+            StateError: fewer than `threshold` keys are here, or a key is not usable.
         """
         self._require(role, keyids, threshold)
         for keyid in keyids:
@@ -92,7 +92,7 @@ class KeyStore:
         """Return signers for those of `keyids` whose files are here.
 
         Raises:
-            StateError: one is not usable.
+            StateError: a key is not usable.
         """
         paths = {keyid: self._path(role, keyid) for keyid in keyids}
         return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
@@ -103,7 +103,7 @@ class KeyStore:
         Without one, or if new keys have a passphrase already, nothing changes.
 
         Raises:
-            StateError: one cannot be opened.
+            StateError: a key cannot be opened.
         """
         for path in [self._path(role, keyid) for keyid in keyids]:
             if self.passphrase is None and self._is_closed(path):

@@ -64,7 +64,7 @@ class ListFiles:
         """Return the published index of a list; generation 0 stands for a new list.
 
         Raises:
-            StateError: it is corrupt or cannot be read.
+            StateError: the index is corrupt or cannot be read.
         """
         if list_name not in roles.lists:
             return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
@@ -78,7 +78,7 @@ class ListFiles:
         """Return the bytes of a published segment.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the segment cannot be read.
         """
         targets = roles.lists[list_name].signed.targets
         return self.read(targets[target_name(list_name, segment.name)])
@@ -87,7 +87,7 @@ class ListFiles:
         """Return the bytes of a published file.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the file cannot be read.
         """
         return read_public(self._path(target))
 
@@ -175,7 +175,7 @@ class ListFiles:
         """Return who the entries of a list come from, and on which terms.
 
         Raises:
-            StateError: it is corrupt.
+            StateError: the metadata are corrupt.
         """
         role = roles.lists.get(list_name)
         target = None if role is None else role.signed.targets.get(_index_name(list_name))
@@ -196,7 +196,7 @@ class ListFiles:
         Without a `provenance`, that of the generation before stays.
 
         Raises:
-            StateError: one cannot be written.
+            StateError: a file cannot be written.
         """
         files = {n.segment.name: n.data for n in new} | {INDEX_NAME: encode_index(index)}
         kept = provenance or self.provenance(roles, index.list)
@@ -211,7 +211,7 @@ class ListFiles:
         """Write a file under its signed name.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the file cannot be written.
         """
         path = self._path(target)
         make_folder_below(self.directory.parent, path.parent)
@@ -221,7 +221,7 @@ class ListFiles:
         """Remove files in `folder` that `role` has not named for `UNREFERENCED_S`.
 
         Raises:
-            StateError: that fails.
+            StateError: the files cannot be removed.
         """
         keep = {self._path(target) for target in role.signed.targets.values()}
         limit = self._clock().timestamp() - UNREFERENCED_S
@@ -243,7 +243,7 @@ def parse_segment(data: bytes, segment: Segment) -> Iterator[AddBatch | Strings]
     """Yield the contents of a segment in batches: added entries, or withdrawn ids.
 
     Raises:
-        VerificationError: it breaks a rule of the format, also while iterating.
+        VerificationError: the segment breaks a rule of the format, also while iterating.
     """
     parse = parse_add_segment if segment.kind == "add" else parse_withdraw_segment
     return parse(data, segment)

@@ -96,7 +96,7 @@ class NoticeBoard:
         With `draft`, a new directory, it is written there, for others to sign.
 
         Raises:
-            UsageError: it breaks a rule of the format, or its id was used before.
+            UsageError: the notice breaks a rule of the format, or its id was used before.
             StateError: there is no repository, a key is missing, or a file cannot be written; the
                 old state is still published.
         """
@@ -140,7 +140,7 @@ class NoticeBoard:
         """Return the published notices with their state, the newest first.
 
         Raises:
-            StateError: there is no repository, or it is corrupt.
+            StateError: there is no repository, or the repository is corrupt.
         """
         return self._standing(self.repository.load(), now)
 
@@ -254,7 +254,7 @@ class _Addition(msgspec.Struct, frozen=True):
         """Write the notice, and name it in its role.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the notice cannot be written.
         """
         assert roles.notices is not None
         target = TargetFile.from_data(f"{NOTICES}/{self.notice_id}.json", self.data, ["sha256"])

@@ -37,7 +37,7 @@ def make_open_dir(path: Path) -> None:
     """Create `path`, and parents it lacks, for all to read, whatever the umask.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: the directory cannot be made.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     make_public_dir(path)
@@ -49,7 +49,7 @@ def make_public_root(public: Path) -> None:
     """Create `public/` of a new repository; a killed command may have made it before.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: the directory cannot be made.
     """
     make_public_dir(public)
     _set_mode(public, PUBLIC_DIR_MODE)
@@ -61,7 +61,7 @@ def make_folder_below(public: Path, path: Path) -> None:
     A command that was killed, or one of another version, may have left them closed.
 
     Raises:
-        StateError: it cannot be made, or its mode not be set.
+        StateError: the folder cannot be made, or its mode cannot be set.
     """
     make_public_dir(path)
     with state_errors("cannot open to the web server", path):
@@ -79,7 +79,7 @@ def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
     """Yield folders that keep other accounts from the published files: first those above `public`.
 
     Raises:
-        StateError: one cannot be looked at.
+        StateError: the status of a folder cannot be read.
     """
     with state_errors("cannot look at", public):
         whole = directory.resolve()
@@ -143,7 +143,7 @@ def read_public(path: Path) -> bytes:
     """Return the bytes of a published file.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the file cannot be read.
     """
     with state_errors("cannot read", path):
         return read_regular(path, MAX_SEGMENT_BYTES)
@@ -179,7 +179,7 @@ def read_published(directory: Path) -> dict[str, Metadata[Any]]:
     """Return the newest metadata of every role in `directory`, by the names of the roles.
 
     Raises:
-        StateError: it is missing or corrupt.
+        StateError: the metadata are missing or corrupt.
     """
 
     def read(role: str, kind: type[Kind], version: int = 0) -> Metadata[Kind]:
@@ -201,7 +201,7 @@ def root_versions(directory: Path) -> list[int]:
     """Return the versions of the roots in `directory`, in order; similar names do not count.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the directory cannot be read.
     """
     names = (path.name.removesuffix(".root.json") for path in directory.glob("*.root.json"))
     return sorted(int(name) for name in names if _VERSION.fullmatch(name))

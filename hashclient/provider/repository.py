@@ -73,7 +73,7 @@ class Repository(RepositoryDirectory):
 
         Raises:
             UsageError: the directory holds a repository, or other files, or is in a repository.
-            StateError: it cannot be written.
+            StateError: the repository cannot be written.
         """
         self.refuse_inside()
         with own_hints("cannot make repository", self.directory):
@@ -296,7 +296,8 @@ class Repository(RepositoryDirectory):
 
         Raises:
             UsageError: there is no such draft.
-            VerificationError: it was changed, is of another generation, or signed by other keys.
+            VerificationError: the draft was changed, follows another generation, or has signatures
+                of other keys.
             StateError: too few have signed it, or as `publish`.
         """
         with self.changing_roles() as roles:

@@ -43,7 +43,7 @@ def reversion(
     Only entries with the ids `may_return` may come back; without them, all may.
 
     Raises:
-        UsageError: there is no such generation, it was joined with others, nothing of it is left to
+        UsageError: the generation does not exist, was joined with others, or has no change left to
             undo, or an entry may not come back.
         StateError: published files cannot be read.
     """

@@ -118,7 +118,7 @@ class Roles:
         """Read the published metadata.
 
         Raises:
-            StateError: it is missing or corrupt.
+            StateError: the metadata are missing or corrupt.
         """
         try:
             return cls(directory, keys, clock, validity, read_published(directory))
@@ -175,7 +175,7 @@ class Roles:
         """Check that the keys of `roles` are here, before a file is written.
 
         Raises:
-            StateError: too few are, or one is not usable.
+            StateError: too few keys are here, or a key is not usable.
         """
         for role in roles:
             try:
@@ -321,7 +321,7 @@ class Roles:
         """Write signed metadata of a role; return its bytes. Clients see two roles at once.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the metadata cannot be written.
         """
         data = metadata.to_bytes()
         if role in ("timestamp", "root"):

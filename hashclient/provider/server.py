@@ -112,7 +112,7 @@ def open_server(
 
     Raises:
         UsageError: the address is not a loopback address.
-        StateError: it cannot be used, there is no repository, or a file cannot be written.
+        StateError: `bind` cannot be used, there is no repository, or a file cannot be written.
     """
     address = _loopback_address(bind)
     repository.require()

@@ -225,7 +225,8 @@ def _path(path: Path) -> str:
     """Return a path as the servers take it.
 
     Raises:
-        UsageError: it is not absolute, or has a character with a meaning there.
+        UsageError: the path is not absolute, or has a character with a meaning in the
+            configuration.
     """
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or set(text) & set("\"'$\\;{}#%"):

@@ -102,7 +102,8 @@ class Share:
         """Say what is shared on, which is remembered: a provider's root, its list, and entries.
 
         Raises:
-            UsageError: it is not known, is not what is shared on already, or `where` is malformed.
+            UsageError: the root is not known, another list is republished already, or `where` is
+                malformed.
         """
         if self.source is None:
             if root is None:
@@ -175,7 +176,7 @@ class Share:
         """Remember what is shared on; the repository's lock is held.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the file cannot be written.
         """
         assert self.source is not None and self._root is not None
         if self._writes:
@@ -255,7 +256,7 @@ def load_source(folder: Path) -> Source | None:
     """Return which list of another provider a list shares on; None if it shares none on.
 
     Raises:
-        StateError: it cannot be read, is damaged, or of a newer version.
+        StateError: the file cannot be read, is damaged, or was written by a newer version.
     """
     path = folder / "source.json"
     if not path.exists():
@@ -304,7 +305,7 @@ def check_share(list_name: str, before: Provenance, share: Share | None, *, is_n
     """Check that a list has entries of its own, or those of another provider, and not both.
 
     Raises:
-        UsageError: it would have both.
+        UsageError: the list would have both.
     """
     if share is None and before.followed:
         raise UsageError(

@@ -35,7 +35,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     """Return the recipients that the public keys `texts` stand for: age's own, or SSH keys.
 
     Raises:
-        ConfigError: there are no recipients, or one is not a public key.
+        ConfigError: there are no recipients, or a text is not a public key.
     """
     from pyrage import RecipientError, ssh, x25519
 
@@ -101,7 +101,8 @@ def load_identities(path: Path) -> list[Any]:
     """Read the secret keys in a file of `age-keygen` or `ssh-keygen`.
 
     Raises:
-        ConfigError: the file cannot be read, others can read it, it is encrypted, or it has no key.
+        ConfigError: the file cannot be read, others can read it, the file is encrypted, or it has
+            no key.
     """
     from pyrage import IdentityError, ssh, x25519
 
@@ -162,7 +163,7 @@ def seal(
     """Encrypt the bytes that `source` returns, and pass the result to `sink`.
 
     Raises:
-        StateError: it cannot be encrypted.
+        StateError: the bytes cannot be encrypted.
         BaseException: what `source` or `sink` raised.
     """
     import pyrage
@@ -184,7 +185,7 @@ def unseal(
 
     Raises:
         AuthorisationError: no key of `identities` fits.
-        StateError: it is damaged or no age file.
+        StateError: the input is damaged or not an age file.
         BaseException: what `source` or `sink` raised.
     """
     import pyrage

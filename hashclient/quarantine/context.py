@@ -107,7 +107,7 @@ def keep_context(room: Room, item: Item, folder: Path) -> None:
     """Give a new folder of an item the copies that belong to it and are in the present folder.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the folder cannot be written.
     """
     with room.errors("cannot write to the quarantine", folder):
         for path in context_paths(room, item):

@@ -244,7 +244,7 @@ def item_ids(directory: Path) -> list[str]:
     """Return the ids of all items in the quarantine `directory`, which need not exist.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the directory cannot be read.
     """
     try:
         return sorted(name for name in os.listdir(directory) if _ID.fullmatch(name))  # noqa: PTH208 - names
@@ -260,8 +260,8 @@ def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None =
     `notes` is the result of `load_notes`, if the caller has it.
 
     Raises:
-        UsageError: there is none with this id.
-        StateError: it cannot be read or is damaged.
+        UsageError: no item has this id.
+        StateError: the item cannot be read or is damaged.
     """
     folder = folder_path(directory, match_id)
     path = folder / ITEM_NAME
@@ -310,7 +310,7 @@ def save_notes(directory: Path, notes: dict[str, Note]) -> None:
     """Replace the notes, durably; without notes, remove the document.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the notes cannot be written.
     """
     path = directory / RESTORED_NAME
     if notes:

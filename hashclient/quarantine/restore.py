@@ -215,7 +215,7 @@ def _steps(
     """Take the steps 2 to 7 with one item; yield the events to log before it goes on.
 
     Raises:
-        HashclientError: it cannot be restored.
+        HashclientError: the item cannot be restored.
     """
     if to is None and is_object_uri(item.file):
         raise UsageError(
@@ -257,7 +257,7 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
 
     Raises:
         UsageError: refused.
-        OSError: it cannot be found out who may change the way to it.
+        OSError: the owners and modes on the way to the directory cannot be read.
     """
     if is_named or item.origin.seen.is_directory(os.fstat(place.fd)):
         return
@@ -375,7 +375,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
     Raises:
         AuthorisationError: no identity opens it.
-        StateError: it is damaged, or cannot be written.
+        StateError: the sealed copy is damaged, or the file cannot be written.
     """
     path = room.evidence(item.id)
     tags = item.tags_by_algorithm() if room.can_prove(item.key_id) else {}

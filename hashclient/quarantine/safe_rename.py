@@ -73,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
         """Return the status of the file there, or of a link itself; None if the place is empty.
 
         Raises:
-            OSError: it cannot be found out.
+            OSError: the status cannot be read.
         """
         try:
             return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
@@ -96,7 +96,7 @@ class Place(msgspec.Struct, frozen=True):
         """Make changes of names durable.
 
         Raises:
-            OSError: that failed.
+            OSError: the directory cannot be synced.
         """
         sync_directory(self.fd)
 
@@ -145,7 +145,8 @@ def open_named(path: Path) -> Iterator[Place]:
     Links are followed if nobody else could have put them there.
 
     Raises:
-        OSError: it cannot be opened, or is behind a link where others may change the way (ELOOP).
+        OSError: the directory cannot be opened, or is behind a link where others may change the way
+            (ELOOP).
     """
     try:
         directory = Directory.plain(path.parent)
@@ -162,7 +163,7 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     """Open the regular file at a place for reading; yield its descriptor and its status.
 
     Raises:
-        OSError: it cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
+        OSError: the file cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
             types).
     """
     # The type is checked before opening, since opening a device may have effects. The checked file
@@ -205,7 +206,7 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     caller syncs the directory: until then, a power loss can bring the name back.
 
     Raises:
-        OSError: the name cannot be moved or unlinked; it was moved back, if possible.
+        OSError: the name cannot be moved or unlinked; the name is restored, if possible.
     """
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED

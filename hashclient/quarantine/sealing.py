@@ -57,7 +57,7 @@ def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Diges
     """Yield the held file from its beginning, up to one byte past `limit` at most.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digester = Digester(algorithms)
     held.rewind()
@@ -72,7 +72,7 @@ def sha256_on_disk(
     """Read a synced file back from the disk; return its SHA-256, hexadecimal, and its length.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     _forget(fd)
     return sha256_synced(fd, on_bytes)
@@ -82,7 +82,7 @@ def sync_to_read(fd: int) -> None:
     """Make a file durable, and begin to read it back from the disk.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be synced.
     """
     os.fsync(fd)
     _forget(fd)
@@ -100,7 +100,7 @@ def sha256_synced(
     """Read a file after `sync_to_read`; return as `sha256_on_disk`.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     os.lseek(fd, 0, os.SEEK_SET)
     digest, length = hashlib.sha256(), 0
@@ -134,7 +134,7 @@ def seal_stream(
     """Encrypt the bytes of `source` as `age.seal` does; return digest and length of the output.
 
     Raises:
-        StateError: it cannot be encrypted, or the output lacks its end.
+        StateError: the bytes cannot be encrypted, or the output is incomplete.
         BaseException: what `source` or `sink` raised.
     """
     sealed, head = hashlib.sha256(), bytearray()
@@ -186,7 +186,7 @@ class Copy:
         """Make it durable, and begin to read it from the disk; threads may call this.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the output cannot be written.
         """
         with self._room.errors("cannot write", self._path):
             sync_to_read(self._fd)
@@ -195,7 +195,7 @@ class Copy:
         """Verify that it reads back as it was written, after `sync`.
 
         Raises:
-            StateError: it does not, or cannot be read.
+            StateError: the output does not read back, or cannot be read.
         """
         with self._room.errors("cannot write", self._path):
             found = sha256_synced(self._fd)

@@ -140,7 +140,7 @@ class Room:
 
         Raises:
             LockedError: another process holds the lock for too long.
-            StateError: it cannot be made.
+            StateError: the directory cannot be made.
         """
         files.make_private_dir(self.directory)
         with writer_lock(self.directory / ROOM_LOCK_NAME, wait_s=LOCK_WAIT_S):
@@ -169,8 +169,8 @@ class Room:
         """Return an item.
 
         Raises:
-            UsageError: there is none with this id.
-            StateError: it cannot be read or is damaged.
+            UsageError: no item has this id.
+            StateError: the item cannot be read or is damaged.
         """
         return load_item(self.directory, match_id)
 
@@ -180,7 +180,7 @@ class Room:
         If the item was restored but not dropped, since the act was interrupted, it is dropped now.
 
         Raises:
-            StateError: it cannot be read or is damaged.
+            StateError: the item cannot be read or is damaged.
         """
         if not self.folder(match_id).exists():
             return None
@@ -194,8 +194,8 @@ class Room:
         """Return an item for an act on it. The caller holds the lock.
 
         Raises:
-            UsageError: there is none with this id.
-            StateError: it cannot be read or is damaged.
+            UsageError: no item has this id.
+            StateError: the item cannot be read or is damaged.
         """
         return self.find(match_id, matches) or self.load(match_id)
 
@@ -203,8 +203,8 @@ class Room:
         """Return an item that stays, with its match if that is on record.
 
         Raises:
-            UsageError: there is none with this id, or it is being destroyed.
-            StateError: it cannot be read or is damaged.
+            UsageError: no item has this id, or the item is being destroyed.
+            StateError: the item cannot be read or is damaged.
         """
         item, match = self.need(match_id, matches), matches.look_up(match_id)
         if match is not None and match.state is MatchState.PURGED:
@@ -218,7 +218,7 @@ class Room:
         """Note that items were restored, also in the record of matches, and drop them.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the quarantine cannot be written.
         """
         self.note_restored(items, matches)
         self.drop_noted(items)
@@ -227,7 +227,7 @@ class Room:
         """Note that items were restored, also in the record of matches.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the quarantine cannot be written.
         """
         marks = {item.id: item.restored for item in items if item.restored is not None}
         old = load_notes(self.directory)
@@ -253,7 +253,7 @@ class Room:
         """Drop items that were noted as restored, and then the notes.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the quarantine cannot be written.
         """
         dropped = {item.id for item in items}
         self.drop(*dropped)
@@ -272,7 +272,7 @@ class Room:
         """Write the document of an item again, whole or not at all.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the document cannot be written.
         """
         for wait in self.saving(item):
             for sync in wait.syncs:
@@ -282,7 +282,7 @@ class Room:
         """Write the document of an item again, as `save`, as steps of an act.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the document cannot be written.
         """
         folder = self.folder(item.id)
         new = folder / _NEW_ITEM_NAME  # one that a kill has left is written again
@@ -295,7 +295,7 @@ class Room:
         """Write a file of an item; return what makes it durable.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the file cannot be written.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with self.errors("cannot write", path):
@@ -336,7 +336,7 @@ class Room:
         that id, which stays on failure.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the quarantine cannot be written.
         """
         with self.errors("cannot write to the quarantine", self.directory):
             if not replaces or not self._exchange(folder, item.id):
@@ -436,8 +436,8 @@ class Room:
         The document is written first. Afterwards `folder` holds the replaced item.
 
         Raises:
-            StateError: it cannot be written, or the file system cannot exchange folders in one
-                step.
+            StateError: the quarantine cannot be written, or its file system cannot exchange folders
+                in one step.
         """
         files.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
@@ -466,7 +466,7 @@ class Room:
         They are renamed into one temporary folder, which the next act removes after a kill.
 
         Raises:
-            StateError: one cannot be removed.
+            StateError: a folder cannot be removed.
         """
         with self.errors("cannot remove from the quarantine", self.directory):
             doomed = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
@@ -493,7 +493,7 @@ class Room:
         """Log an act on an item, durably.
 
         Raises:
-            AuditError: it cannot be logged.
+            AuditError: the act cannot be logged.
         """
         self.session.audit.append([self.event(name, item, mark, **data)], durable=True)
 

@@ -74,7 +74,7 @@ def remove_tombstone(place: Place, item: Item) -> bool:
     """Remove the tombstone of an item; False if something else is there by now.
 
     Raises:
-        OSError: it cannot be removed.
+        OSError: the tombstone cannot be removed.
     """
     with open_file(place) as (fd, status):
         private = PRIVATE_NAME.format(item.id)

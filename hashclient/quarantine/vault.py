@@ -105,9 +105,8 @@ class Quarantine:
         The file is the one `seen` when it was read; by default, the one on record.
 
         Raises:
-            UsageError: the match is withdrawn, its story has ended, or it is not known which file
-                was read.
-            ConfigError: there are no recipients to seal to, or one is not usable.
+            UsageError: the match is withdrawn or ended, or it is not recorded which file was read.
+            ConfigError: no recipients are configured, or a recipient is not usable.
             StateError: the sealed copy cannot be written, or there is no proof of the file; the
                 file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed after that.
@@ -122,7 +121,7 @@ class Quarantine:
         `wanted` are ids, each with the file that was read, or None for the one on record.
 
         Raises:
-            LockedError, StateError: none of the next ones can be isolated.
+            LockedError, StateError: no other match could be isolated either.
         """
         return isolate.take(self._room, wanted, matches, self._room.mark(reason))
 
@@ -155,8 +154,8 @@ class Quarantine:
         `identities` come from `load_identities`. With `force`, the match need not be withdrawn.
 
         Raises:
-            UsageError: there is no such item, it is on hold or not withdrawn, or the place is taken
-                or not writable.
+            UsageError: no item has this id, the item is on hold or not withdrawn, or the place is
+                taken or not writable.
             AuthorisationError: no identity opens it.
             StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
@@ -180,7 +179,7 @@ class Quarantine:
         `to` is for one item.
 
         Raises:
-            LockedError, StateError: none of the next ones can be restored.
+            LockedError, StateError: no other item could be restored either.
         """
         mark = self._room.mark(reason)
         return restore.restore(
@@ -201,8 +200,8 @@ class Quarantine:
         `identities` come from `load_identities` and open it as it is.
 
         Raises:
-            UsageError: there is no such item, or it is being destroyed.
-            ConfigError: there are no recipients, or one is not a public key.
+            UsageError: no item has this id, or the item is being destroyed.
+            ConfigError: there are no recipients, or a recipient is not a public key.
             AuthorisationError: no identity opens it.
             StateError: the sealed copy is damaged, or the new one cannot be written or put in its
                 place; the present item is whole.
@@ -218,8 +217,8 @@ class Quarantine:
 
         Raises:
             UsageError: there is no such item, or a file cannot be read.
-            ConfigError: one of the item's recipients is not a public key.
-            StateError, AuditError: it cannot be written; nothing was added.
+            ConfigError: a recipient of the item is not a public key.
+            StateError, AuditError: the quarantine cannot be written; nothing was added.
         """
         mark = self._room.mark(reason)
         return context.add_context(self._room, match_id, paths, matches, mark)
@@ -239,7 +238,7 @@ class Quarantine:
 
         Raises:
             UsageError: there is no such item.
-            StateError, AuditError: it cannot be written.
+            StateError, AuditError: the hold cannot be written.
         """
         mark = self._room.mark(reason)
         if by is not None:
@@ -250,8 +249,8 @@ class Quarantine:
         """End a hold; return the changed item.
 
         Raises:
-            UsageError: there is no such item, or it is not on hold.
-            StateError, AuditError: it cannot be written.
+            UsageError: no item has this id, or the item is not on hold.
+            StateError, AuditError: the end of the hold cannot be written.
         """
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
@@ -270,7 +269,7 @@ class Quarantine:
 
         Raises:
             UsageError: there is no such item.
-            StateError: it cannot be read.
+            StateError: the item cannot be read.
         """
         return retention.due(self._room, self._room.load(match_id), matches)
 
@@ -291,7 +290,8 @@ class Quarantine:
 
         Raises:
             UsageError: there is no such item.
-            StateError, AuditError: it cannot be written; the next purge deals with the rest.
+            StateError, AuditError: the quarantine cannot be written; the next purge destroys the
+                rest.
         """
         mark = self._room.mark(reason)
         return retention.purge(

@@ -51,7 +51,7 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is none.
+        StateError: there is no audit log.
     """
     wanted = frozenset(ids)
     lines: list[bytes] = []
@@ -80,7 +80,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
     Raises:
         AuditError: the log is broken or cannot be written.
-        StateError: there is none.
+        StateError: there is no audit log.
     """
     wanted = frozenset(ids)
     copied: set[str] = set()
@@ -161,7 +161,7 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is none.
+        StateError: there is no audit log.
     """
     note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED), None)
     assert note is not None
@@ -175,7 +175,7 @@ def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) 
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is none.
+        StateError: there is no audit log.
     """
     return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED), frozenset(matches))
 

@@ -163,7 +163,7 @@ def seal_in_place(
 
     Raises:
         StateError: the copy cannot be written.
-        ConfigError: one of `recipients` is not a public key.
+        ConfigError: a text in `recipients` is not a public key.
     """
     keys = parse_recipients(recipients)
     with contextlib.ExitStack() as stack:

@@ -96,7 +96,7 @@ def parse_facts(values: Any) -> Facts:
     """Return JSON values as facts.
 
     Raises:
-        UsageError: they are not; the message names the key, but no value.
+        UsageError: the values are not facts; the message names the key, but no value.
     """
     if not isinstance(values, dict):
         raise UsageError("the facts are no JSON object")
@@ -120,7 +120,7 @@ def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -
     Raises:
         UsageError: there is no such match.
         ConfigError: there is no key to seal them to.
-        AuditError, StateError: they cannot be logged or written.
+        AuditError, StateError: the facts cannot be logged or written.
     """
     match = record.get(match_id)
     config = session.settings.config
@@ -149,7 +149,7 @@ def plain_facts(
     """Return the facts about a match, for a service; None if nothing is known.
 
     Raises:
-        AuthorisationError: none of `identities` opens the added facts.
+        AuthorisationError: no key in `identities` opens the added facts.
         StateError: the added facts are damaged.
         UsageError, UnreachableError: the command has failed.
     """

@@ -97,7 +97,7 @@ class Outbox:
 
         Raises:
             UsageError: no report has this id.
-            StateError: it cannot be read, or is damaged.
+            StateError: the report cannot be read, or is damaged.
         """
         return load(self.settings.layout.reports, report_id)
 
@@ -105,7 +105,7 @@ class Outbox:
         """Yield all reports, the oldest first.
 
         Raises:
-            StateError: one cannot be read, or is damaged.
+            StateError: a report cannot be read, or is damaged.
         """
         yield from load_all(self.settings.layout.reports)
 
@@ -128,8 +128,8 @@ class Outbox:
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported there.
-            StateError, AuditError: it cannot be written; or it is written and will be sent, but the
-                record of matches or the audit log does not have it yet.
+            StateError, AuditError: the report cannot be written; or the report is written and will
+                be sent, but the record of matches or the audit log cannot be written now.
         """
         name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}
@@ -229,7 +229,7 @@ class Outbox:
         3. The other report is written, and its matches and itself get their reasons.
 
         Raises:
-            AuditError, StateError: it cannot be logged or written.
+            AuditError, StateError: the change cannot be logged or written.
         """
         assert report.is_untouched
         other = new_report_id()
@@ -275,7 +275,7 @@ class Outbox:
         """Note in the stories of matches why a report cannot be sent with them, once each.
 
         Raises:
-            StateError: it cannot be noted.
+            StateError: the note cannot be written.
         """
         with record.batch():
             for match_id, error in stuck.items():
@@ -336,7 +336,7 @@ class Outbox:
         `more` has the sealed files outside of the quarantine, by match.
 
         Raises:
-            StateError: it cannot be written, or the quarantine cannot be read.
+            StateError: the document cannot be written, or the quarantine cannot be read.
         """
         document = self.described(report, record, more)
         write_atomic(folder / DOCUMENT_NAME, encode_document(document))
@@ -396,7 +396,7 @@ class Outbox:
         """Return the document of a report.
 
         Raises:
-            StateError: it cannot be read, or is damaged.
+            StateError: the document cannot be read, or is damaged.
         """
         path = self.folder(report.id) / DOCUMENT_NAME
         try:
@@ -417,8 +417,8 @@ class Outbox:
 
         Raises:
             UsageError: a match in it waits for a review.
-            StateError: it cannot be read, or is damaged.
-            AuditError: it cannot be logged.
+            StateError: the document cannot be read, or is damaged.
+            AuditError: the export cannot be logged.
         """
         if waiting := self.waiting(report, record):
             raise UsageError(
@@ -438,7 +438,7 @@ class Outbox:
         """Write the record of a report and return it.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the record cannot be written.
         """
         return save(self.folder(report.id), report)
 
@@ -464,8 +464,8 @@ class Outbox:
         """Note that the recipient has confirmed a package under `reference`.
 
         Raises:
-            UsageError: no report has this id, or it was not handed over.
-            LockedError, StateError, AuditError: it cannot be noted.
+            UsageError: no report has this id, or the report was not handed over.
+            LockedError, StateError, AuditError: the confirmation cannot be recorded.
         """
         with self.working():
             report = self.get(report_id)
@@ -500,7 +500,7 @@ class Outbox:
         """Note in the report, the log and the record of matches that a report is taken back.
 
         Raises:
-            StateError, AuditError: it cannot be noted.
+            StateError, AuditError: the retraction cannot be recorded.
         """
         done = report.replace(state=State.RETRACTED, next_attempt=None, problem=None)
         return self.settle(self.save(done.noted(self.now(), "retracted")), record)
@@ -509,7 +509,7 @@ class Outbox:
         """Drop from an unsent report the matches that ended or were rejected meanwhile.
 
         Raises:
-            StateError: it cannot be noted.
+            StateError: the change cannot be recorded.
         """
         gone = tuple(i for i in report.matches if self.has_ended(i, record))
         if not gone:
@@ -540,7 +540,8 @@ class Outbox:
         """Write the new states of a report to the audit log and the record of matches.
 
         Raises:
-            AuditError, StateError: they cannot be written; the next command that sends tries again.
+            AuditError, StateError: the states cannot be written; the next command that sends
+                reports tries again.
         """
         for state in unsettled(report):
             settle(self.session, report, state, record)

@@ -42,7 +42,7 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
         VerificationError: the answer is not for this report, or counted before.
         ConfigError: no key is pinned for the destination.
         UsageError: there is no such report.
-        LockedError, StateError, AuditError: it cannot be noted.
+        LockedError, StateError, AuditError: the answer cannot be recorded.
     """
     answer = parse_answer(text)  # 1
     with outbox.working():

@@ -273,7 +273,7 @@ def save(folder: Path, report: Report) -> Report:
     """Write the record of a report into its folder and return it.
 
     Raises:
-        StateError: it cannot be written; the earlier record is unchanged.
+        StateError: the record cannot be written; the earlier record is unchanged.
     """
     document = msgspec.json.format(msgspec.json.encode(report), indent=1)
     write_atomic(folder / RECORD_NAME, document + b"\n")
@@ -298,7 +298,7 @@ def load_all(reports_dir: Path) -> list[Report]:
     """Return all reports, the oldest first.
 
     Raises:
-        StateError: one cannot be read, or is damaged.
+        StateError: a record cannot be read, or is damaged.
     """
     reports = [load(reports_dir, report_id) for report_id in report_ids(reports_dir)]
     return sorted(reports, key=lambda report: (report.created, report.id))
@@ -308,8 +308,8 @@ def load(reports_dir: Path, report_id: str) -> Report:
     """Read the record of a report.
 
     Raises:
-        UsageError: there is none with this id.
-        StateError: it cannot be read, or is damaged.
+        UsageError: no report has this id.
+        StateError: the record cannot be read, or is damaged.
     """
     unknown = UsageError(
         f"no report has the id {printable(report_id)}", hint="`hashclient report status` lists them"

@@ -57,7 +57,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     """Settle one state: first the log, durably, then the story of each match.
 
     Raises:
-        AuditError, StateError: it cannot be written.
+        AuditError, StateError: the state cannot be recorded.
     """
     event, step = _WRITTEN[state]
     now = session.now()
@@ -92,7 +92,7 @@ def reopen(session: Session, report: Report, record: Matches, *, reason: str) ->
     comes first, so that after a kill no item is due because of a report that is being taken back.
 
     Raises:
-        AuditError, StateError: this cannot be noted; the report counts as before.
+        AuditError, StateError: the change cannot be recorded; the report counts as before.
     """
     matches = []
     for match_id in report.matches:

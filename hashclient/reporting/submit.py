@@ -116,8 +116,8 @@ class Sender:
         """Yield given reports, or all that wait, and what would be sent; nothing is changed.
 
         Raises:
-            UsageError: there is no such report, or it was sent already.
-            HashclientError: it is not known what would be sent.
+            UsageError: no report has this id, or the report was sent already.
+            HashclientError: the content to send cannot be known.
         """
         for report_id in self._outbox.ids() if report_ids is None else report_ids:
             report = self._outbox.get(report_id)
@@ -137,7 +137,7 @@ class Sender:
 
         Raises:
             LockedError: another command is working on reports.
-            UsageError: there is no such report, or it was sent already, or taken back.
+            UsageError: no report has this id, or the report was sent or taken back already.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -162,7 +162,7 @@ class Sender:
 
         Raises:
             LockedError: another command is working on reports.
-            UsageError: there is no such report, or it is finished.
+            UsageError: no report has this id, or the report is finished.
             AuditError, StateError: step 1 or 2 cannot be noted.
         """
         with self._outbox.working():
@@ -284,7 +284,8 @@ class Sender:
         """Return the destination of a report.
 
         Raises:
-            UsageError, ConfigError: it is not configured any more, or is of another kind now.
+            UsageError, ConfigError: the destination is not configured any more, or is of another
+                kind now.
         """
         _, table = find_destination(self._session.settings.config.report, report.destination)
         if kind_of(table) != report.kind:

@@ -32,7 +32,7 @@ def load_published(layout: Layout) -> Published:
     """Return what this machine has published; there may be nothing.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the file cannot be read.
     """
     return load_kept(layout.fleet / PUBLISHED_NAME, Published)
 
@@ -41,7 +41,7 @@ def load_kept(path: Path, kind: type[T]) -> T:
     """Return the struct in a file; without a file, with its defaults.
 
     Raises:
-        StateError: it cannot be read, or is damaged.
+        StateError: the file cannot be read, or is damaged.
     """
     try:
         return msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=kind)
@@ -59,6 +59,6 @@ def keep(path: Path, value: msgspec.Struct) -> None:
     """Replace a file by a struct.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the file cannot be written.
     """
     write_atomic(path, msgspec.json.encode(value) + b"\n")

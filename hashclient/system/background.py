@@ -1,6 +1,6 @@
-"""Work in a thread beside the one that waits for it.
+"""Work in a thread, while another thread waits for it.
 
-The threads are daemons: Ctrl-C must not wait for a pipe that gives nothing, nor for a server.
+The threads are daemon threads: Ctrl-C must not wait for a silent pipe or a slow server.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 
 
 def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
-    """Return what `do` returns for each item; several are done in threads, waiting for the disk.
+    """Return the results of `do` for all items; threads do several items, which wait for the disk.
 
-    If the system lacks room for so many threads, those that have begun do all, or this one.
+    If the system lacks room for so many threads, the threads that have begun do all items, or the
+    calling thread does.
     """
     if len(items) < 2:
         return [do(item) for item in items]
@@ -115,9 +116,9 @@ class Task(Generic[T]):
 
 
 def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
-    """Do `work`, if any, in a thread while this one calls `here`; wait for both.
+    """Do `work`, if any, in a thread while the calling thread calls `here`; wait for both.
 
-    Where the system has no room for a thread, one is done after the other.
+    If the system has no room for a thread, `here` is called first, then `work` is done.
     """
     if work is None:
         here()
@@ -135,10 +136,10 @@ def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
 
 
 def ahead(items: Iterator[T], room: int) -> Generator[T]:
-    """Yield `items`; a thread makes up to `room` of them ahead of the one in use.
+    """Yield `items`; a thread makes up to `room` items in advance.
 
-    An exception while an item is made is raised in its place. This helps where the time is spent in
-    libraries that release Python's lock.
+    If making an item raises an exception, it is raised instead of yielding the item. This helps
+    where the time is spent in libraries that release Python's lock.
 
     Raises:
         StateError: the system has no room for a thread.

@@ -1,15 +1,15 @@
-"""Directories held by descriptor: nobody who may rename or link can lead us elsewhere.
+"""Directories held by descriptor, so that nobody can redirect us by renames or links.
 
 A path is resolved by the kernel at each call, so another user who may write to a directory on the
-way can exchange what stands there between two calls. Here a directory is opened once; every later
-step is relative to its descriptor and follows no link. Only the PATH that the user gave may lead
-through links (`Directory.given`): naming it was the user's decision.
+way can exchange its content between two calls. Here a directory is opened once; every later step is
+relative to its descriptor and follows no link. Only the PATH that the user gave may lead through
+links (`Directory.given`): naming it was the user's decision.
 
 `openat2` opens a path of many components in one call; where the kernel lacks it or forbids it, the
-components are opened one by one. Errors are the system's. `strangers` says who else may write to
-the directories on the way.
+components are opened one by one. Functions raise the errors of the system. `strangers` finds out
+who else may write to the directories on the way.
 
-Limit: a directory that is held may be moved by its owner. It stays the same directory.
+Limit: the owner of a held directory may move it. The descriptor still leads to the same directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import stat
 from collections.abc import Iterator
 from typing import Self
 
-#: Opens a directory for nothing but being held: it need not be readable.
+#: Opens a directory only to hold it: the directory need not be readable.
 HELD_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: The number of openat2(2), the same everywhere, and its `resolve` flags: linux/openat2.h.
@@ -67,7 +67,7 @@ class Directory:
         """Open a directory that the user has just named; links on the way are followed.
 
         Raises:
-            OSError: it cannot be opened, or is no directory.
+            OSError: the path cannot be opened, or is no directory.
         """
         path = os.fspath(path)
         return cls(os.open(path or ".", HELD_FLAGS), path)
@@ -110,7 +110,7 @@ class Directory:
         """Open a name in this directory; a link is refused.
 
         Raises:
-            OSError: it cannot be opened; ELOOP for a link.
+            OSError: the name cannot be opened; ELOOP for a link.
         """
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
 
@@ -119,7 +119,7 @@ class Directory:
 
         Raises:
             FileExistsError: the name is taken, be it by a link.
-            OSError: it cannot be created.
+            OSError: the file cannot be created.
         """
         fd = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -130,10 +130,10 @@ class Directory:
         return fd
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the status of a name, or of a link itself; None if there is nothing.
+        """Return the status of a name, or of a link itself; None if the name does not exist.
 
         Raises:
-            OSError: it cannot be found out.
+            OSError: the status cannot be read.
         """
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -144,7 +144,7 @@ class Directory:
         """Return the names in this directory, in no order.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the directory cannot be read.
         """
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         try:
@@ -156,7 +156,7 @@ class Directory:
         """Remove a name that is no directory.
 
         Raises:
-            OSError: it cannot be removed.
+            OSError: the name cannot be removed.
         """
         os.unlink(name, dir_fd=self.fd)
 
@@ -185,7 +185,7 @@ class Directory:
         """Rename `source` in this directory to `target`; a file of that name is replaced.
 
         Raises:
-            OSError: it cannot be renamed.
+            OSError: the name cannot be renamed.
         """
         os.replace(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
@@ -197,7 +197,7 @@ class Directory:
         """Make changes of names durable.
 
         Raises:
-            OSError: that failed.
+            OSError: the directory cannot be synced.
         """
         sync_directory(self.fd)
 
@@ -206,7 +206,7 @@ def sync_directory(directory: int) -> None:
     """Make changes of names in an open directory durable.
 
     Raises:
-        OSError: that failed.
+        OSError: the directory cannot be synced.
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
@@ -242,7 +242,7 @@ def open_beneath(directory: int, rest: str, flags: int) -> int:
 
 
 def _open(directory: int | None, path: str, flags: int, resolve: int) -> int:
-    """Open a path in pieces that the kernel takes; component by component where it must be."""
+    """Open a path in pieces that the kernel accepts; component by component if necessary."""
     rest, held = os.fsencode(path), None
     try:
         while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
@@ -260,8 +260,8 @@ def _open_piece(directory: int | None, path: bytes, flags: int, resolve: int) ->
     try:
         return openat2(directory, path, flags | os.O_CLOEXEC, resolve)
     except OSError as error:
-        # Of a link, the walk by components says where it is. EAGAIN: something on the way was
-        # renamed, and the kernel cannot say any more whether the path stays beneath.
+        # If there is a link, only the walk by components finds its place. EAGAIN: a rename on the
+        # way keeps the kernel from knowing whether the path stays beneath.
         if error.errno not in (*_NO_OPENAT2, errno.ELOOP, errno.EAGAIN):
             raise
     return _open_by_components(directory, path, flags)
@@ -360,7 +360,7 @@ def move_aside(directory: int, name: str, private: str) -> None:
     Raises:
         FileExistsError: `private` exists.
         NotADirectoryError: `name` is a directory, where only `private` could be replaced.
-        OSError: it cannot be renamed.
+        OSError: the file cannot be renamed.
     """
     try:
         renameat2(directory, name, private)
@@ -387,7 +387,7 @@ def rename_noreplace(directory: int, source: str, target: str) -> None:
 
     Raises:
         FileExistsError: `target` exists.
-        OSError: it cannot be renamed.
+        OSError: the file cannot be renamed.
     """
     try:
         renameat2(directory, source, target)
@@ -412,7 +412,7 @@ def exchange(directory: int, name: str, other: str) -> bool:
     """Exchange two names in one step; False where the file system cannot do that.
 
     Raises:
-        OSError: they cannot be exchanged.
+        OSError: the names cannot be exchanged.
     """
     try:
         renameat2(directory, name, other, _RENAME_EXCHANGE)

@@ -1,7 +1,7 @@
-"""A command that a long-running program runs beside itself, from time to time.
+"""A command that a long-running program starts from time to time, and does not wait for.
 
-The program asks often whether it is time (`look`); it never waits for the command. One run ends
-before the next one begins.
+The program calls `look` often, which starts the command if it is time. A run of the command ends
+before the next run begins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hashclient.system.log import Log
 from hashclient.system.text import printable
 
 _log = Log("beside")
-#: Seconds between two runs at least, where changes make it run.
+#: The least number of seconds between two runs that changes cause.
 _REST_S = 30.0
 
 
@@ -32,7 +32,7 @@ class Beside:
         changed: Callable[[], object] = lambda: None,
         at_once: bool = False,
     ) -> None:
-        """Begin to count the time; nothing is run yet, and with `at_once` by the first look."""
+        """Begin to count the time; with `at_once`, the first `look` starts a run."""
         self._command, self._shown = command, printable(" ".join(command))
         self._every_s = every_s
         self._changed = changed
@@ -62,7 +62,7 @@ class Beside:
             _log.info("cannot run: %s: %s", self._shown, error.strerror)
 
     def end(self, wait_s: float) -> None:
-        """End a run within this time. Files of a killed run are the old or the new ones."""
+        """End a run within this time. A killed run leaves each file old or new."""
         if self._running is None:
             return
         self._running.terminate()

@@ -36,8 +36,8 @@ def available_memory(
 ) -> int | None:
     """Return how many bytes of memory can still be used without harm to other programs.
 
-    It is the lowest of the kernel's number for the machine and the rests of the groups. None if
-    none is known.
+    This is the lowest of the kernel's number for the machine and the remaining bytes of each group.
+    None if no number is known.
     """
     left = [
         free
@@ -55,8 +55,8 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
 
     The groups of version 1 are those of `controller`.
 
-    In a container, the path of a group may be its path outside; then only those directories exist
-    here that belong to our groups.
+    In a container, the path of a group may be its path on the host. Then only the directories of
+    our groups exist here.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -73,7 +73,7 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        if ".." in inner.parts:  # outside of this namespace
+        if ".." in inner.parts:  # the path is outside of this namespace
             inner = PurePosixPath()
         for root in roots:
             for group in (inner, *inner.parents):
@@ -97,7 +97,7 @@ def _quota(group: Path) -> float | None:
 def _memory_left(group: Path) -> int | None:
     """Return how many bytes one group has left, None if it has no limit.
 
-    Pages of files that nobody has used for a while are given up when they are needed.
+    The kernel can free pages of files that were not used for a while, so these count as free.
     """
     for limit, used, idle in (
         ("memory.max", "memory.current", "inactive_file"),

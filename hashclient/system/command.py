@@ -1,7 +1,7 @@
-"""Runs a program that the configuration names: what it gets, how long it may take, what it may say.
+"""Runs a program that the configuration names, with limits on its environment, time and output.
 
-It gets its input as a file and few variables of our environment, which may hold keys and tokens.
-Messages of errors omit its output.
+The program gets its input as a file. It gets only few variables of our environment, since others
+may hold keys and tokens. Error messages never contain its output.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 
 from hashclient.core.errors import ConfigError, UnreachableError
 
-#: All that a program gets of our environment.
+#: The only variables of our environment that a program gets.
 _KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
 _READ_BYTES = 1 << 16
 
 
 class _TooMuchError(Exception):
-    """It writes more than it may."""
+    """The program writes more than it may."""
 
 
 def run_command(
@@ -33,14 +33,15 @@ def run_command(
     of: str,
     most_bytes: int | None = None,
 ) -> bytes:
-    """Give bytes to a program on its standard input, and return its output once it has ended.
+    """Give bytes to a program on its standard input, and return its output after its end.
 
-    `of` says whose program it is. Without `most_bytes`, nobody reads its output. Whatever goes
-    wrong, it and its children are ended.
+    `of` says whose program it is. Without `most_bytes`, nobody reads its output. After any error,
+    the program and its children are killed.
 
     Raises:
-        ConfigError: it is not named by an absolute path, or cannot be run.
-        UnreachableError: it was not done in time, ended with another code than 0, or wrote more.
+        ConfigError: the program is not named by an absolute path, or cannot be run.
+        UnreachableError: the program was not done in time, ended with another code than 0, or wrote
+            more.
     """
     if not words[0].startswith("/"):
         raise ConfigError(
@@ -49,7 +50,8 @@ def run_command(
         )
     end = time.monotonic() + limit_s
     try:
-        # A file, and no pipe: the program gets all of it even if this process is killed.
+        # The input is a file, not a pipe: the program gets all of it even if this process is
+        # killed.
         with open(os.memfd_create("given"), "w+b") as stream:  # noqa: PTH123 - not a path
             stream.write(given)
             stream.seek(0)
@@ -73,7 +75,7 @@ def run_command(
             raise UnreachableError(f"command: writes more than {most_bytes} bytes") from error
         finally:
             if process.returncode is None:
-                # Nobody has waited for it yet, so nothing else has its number.
+                # Nobody has waited for the process yet, so no other process can have its number.
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise UnreachableError(f"command: ended with {process.returncode}")

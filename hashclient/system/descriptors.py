@@ -19,34 +19,34 @@ NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 def open_input(path: str | os.PathLike[str]) -> int:
     """Open an input that the user names, for reading; wait for the writer of a pipe.
 
-    A user who has made a pipe with a name can let its reader wait for ever: so it has to be ours or
-    root's. A pipe without a name, such as those of a shell, may be anybody's.
+    The maker of a named pipe can let its reader wait for ever: so a named pipe must belong to us or
+    root. A pipe without a name, such as a pipe of a shell, may belong to anybody.
 
     Raises:
-        OSError: it cannot be opened; EACCES for a pipe of another user.
+        OSError: the input cannot be opened; EACCES for a pipe of another user.
     """
     held = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         status, itself = os.fstat(held), f"/proc/self/fd/{held}"
         is_named_pipe = stat.S_ISFIFO(status.st_mode) and os.readlink(itself).startswith("/")  # noqa: PTH115
-        # Here, since commands are loaded without what it needs when their man pages are made.
+        # Imported here: man pages are made without the packages that this import needs.
         from hashclient.system.strangers import trusted_users
 
         if is_named_pipe and status.st_uid not in trusted_users():
             raise OSError(errno.EACCES, "a pipe of another user", os.fspath(path))
-        # The very file that was looked at: the path may lead to another one by now.
+        # This opens the file that was checked: its path may lead to another file by now.
         return os.open(itself, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(held)
 
 
 def read_at(fd: int, offset: int, count: int) -> bytes:
-    """Return the bytes of a file there: `count`, or fewer where it ends.
+    """Return the bytes of a file at an offset: `count` bytes, or fewer at its end.
 
-    FUSE and network file systems may give fewer at a time.
+    FUSE and network file systems may return fewer bytes at a time, so this reads again.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: the bytes cannot be read.
     """
     data = os.pread(fd, count, offset)
     while data and len(data) < count:

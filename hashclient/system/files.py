@@ -4,7 +4,7 @@ Every write of state goes through `write_atomic`: temporary file, fsync, rename,
 directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
 start with `TEMP_PREFIX` and are swept by the next writer.
 
-Locks on files are between processes: the kernel frees them when a process ends, however it does.
+Locks on files are between processes: the kernel frees them when a process ends for any reason.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def fsync(path: Path, flags: int = 0) -> None:
     """Make the bytes of a file durable, or the names in a directory.
 
     Raises:
-        OSError: that failed.
+        OSError: the file or directory cannot be synced.
     """
     fd = os.open(path, os.O_RDONLY | flags)
     try:
@@ -57,10 +57,10 @@ def fsync(path: Path, flags: int = 0) -> None:
 def make_durable(paths: Iterable[Path], *directories: Path) -> None:
     """Make files durable, and then their names and those in `directories`.
 
-    Many wait for the disk together, which takes little longer than one.
+    All files wait for the disk together, which takes little longer than waiting for one.
 
     Raises:
-        StateError: that failed, for at least one.
+        StateError: at least one file or directory cannot be synced.
     """
     from hashclient.system.background import together  # most commands write few files
 
@@ -78,7 +78,7 @@ def _sync(path: Path) -> None:
 def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file that takes the place of `path` when the block ends without an error.
 
-    Unless it is `durable`, the caller makes it so.
+    Without `durable`, the caller has to sync the file.
 
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
@@ -95,7 +95,7 @@ def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Itera
 def file_in(
     directory: Directory, name: str, mode: int, *, durable: bool = True
 ) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `name` in a directory that is held, as `atomic_file`.
+    """Open a new file that takes the place of `name` in a held directory, as `atomic_file`.
 
     Raises:
         StateError: as `atomic_file`.
@@ -134,7 +134,7 @@ def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, with one system call if the kernel takes all at once.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: `data` cannot be written.
     """
     view = memoryview(data)
     while view:
@@ -145,7 +145,8 @@ def is_there(path: Path) -> bool:
     """Return whether `path` exists in the state directory.
 
     Raises:
-        StateError: this is not known, for example since a parent directory may not be entered.
+        StateError: the path cannot be looked up, for example because a parent directory may not be
+            entered.
     """
     try:
         path.stat()
@@ -163,7 +164,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     `/dev/null` is read, which people name to say "nothing".
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is longer.
+        OSError: the file cannot be read, is no regular file, or is longer.
     """
     with open_at_once(path) as stream:
         status = os.fstat(stream.fileno())
@@ -181,7 +182,7 @@ def refuse_irregular(path: Path) -> None:
     """Refuse `path` unless it is a regular file or missing: a pipe would block its reader.
 
     Raises:
-        OSError: it is not a regular file, or its status cannot be read.
+        OSError: the path is not a regular file, or its status cannot be read.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.stat().st_mode):
@@ -204,7 +205,7 @@ def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file for reading.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file: a pipe could block for ever.
+        OSError: the path cannot be opened, or is no regular file: a pipe could block for ever.
     """
     stream = open_at_once(path)
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -223,10 +224,10 @@ def make_private_dir(path: Path, *, durable: bool = True) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 
     New directories are synced: if a power loss removed their names, synced files below them would
-    be lost, too. Unless it is to be `durable`, the caller does that.
+    be lost, too. Without `durable`, the caller has to sync them.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: the directory cannot be made.
     """
     return _make_dir(path, 0o700, durable=durable)
 
@@ -237,7 +238,7 @@ def make_public_dir(path: Path) -> Path:
     The umask does not matter: with 000 a plain `mkdir` would let everybody write to it.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: the directory cannot be made.
     """
     return _make_dir(path, 0o755, durable=True)
 
@@ -292,7 +293,7 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
     """Translate an error of the system in the block, as `state_error` does.
 
     Raises:
-        StateError: there was one.
+        StateError: such an error has happened.
     """
     try:
         yield
@@ -310,7 +311,7 @@ def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> I
 
 
 def hint_of(number: int | None) -> str | None:
-    """Return what to do about an error of the system on a state file, if that is known."""
+    """Return a hint for an error of the system on a state file, if there is a hint."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",
@@ -340,7 +341,7 @@ def acquire(
     `on_wait` is called once when the wait begins.
 
     Raises:
-        OSError: it cannot be locked; not every file system has locks.
+        OSError: the file cannot be locked; not every file system has locks.
     """
     deadline = time.monotonic() + wait_s
     pause_s = FIRST_PAUSE_S
@@ -366,7 +367,7 @@ def release(fd: int) -> None:
     """Unlock an open file that stays open.
 
     Raises:
-        OSError: it cannot be unlocked.
+        OSError: the file cannot be unlocked.
     """
     fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -390,7 +391,7 @@ def writer_lock(
 
     Raises:
         LockedError: another process holds it for longer than `wait_s` seconds.
-        StateError: it cannot be opened or locked.
+        StateError: the lock file cannot be opened or locked.
     """
     with state_errors("cannot open lock", path):
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -3,13 +3,13 @@
 A scan does not open a file whose size no entry has, and does not read a file again whose status is
 unchanged. Both are sound only where the kernel keeps the status itself. Files of proc and sysfs
 have size 0 or 4,096 whatever they hold, and the status of a FUSE file comes from a program that an
-ordinary user may have mounted. A file system that is not known here is not relied on: its files are
+ordinary user may have mounted. A file system that is not known here is not trusted: its files are
 read, so no match is missed.
 
 Times are less reliable than sizes. An unchanged status means an unchanged file only where each
 change sets ctime and nobody can set ctime otherwise. FAT has no ctime; with FUSE a program chooses
 it; in an image of squashfs or iso9660 its maker chose it. On tmpfs, a writable memory map that was
-first read from can be written to without any change of times, however late the map was made.
+first read from can be written to without any change of times, even if the map is made late.
 `identity` finds out which file system it is, since device numbers are used again.
 
 Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
@@ -66,7 +66,7 @@ def unescaped(raw: bytes) -> bytes:
 
 
 def mount_number(fd: int) -> int | None:
-    """Return the number in that list of the mount that a file was opened on; None if unknown."""
+    """Return the number in mountinfo of the mount that a file was opened on; None if unknown."""
     try:
         text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
     except OSError:
@@ -154,16 +154,16 @@ _T = TypeVar("_T")
 class SizeTrust(enum.Enum):
     """How far the status of the files of a file system can be relied on."""
 
-    #: Not at all: a file may hold any number of bytes, and may change without a trace.
+    #: Nothing is reliable: a file may have any number of bytes, and may change without a trace.
     NONE = enum.auto()
-    #: As far as its server, since the scanning user has mounted it. Size 0 may mean "not known",
-    #: and a read may go beyond the size.
+    #: As reliable as the server, since the scanning user has mounted the file system. Size 0 may
+    #: mean "not known", and a read may go beyond the size.
     NONZERO = enum.auto()
     #: The kernel keeps the sizes: no read goes beyond them.
     FULL = enum.auto()
 
 
-#: As plain names, since looking up a member of an enumeration is ten times as slow.
+#: These are plain names, since looking up a member of an enumeration is ten times as slow.
 NONE, NONZERO, FULL = SizeTrust
 
 #: The types without a block device whose sizes are trusted, the types whose ctime shows each
@@ -203,7 +203,7 @@ def trust_in(kind: int, device: int) -> SizeTrust:
     """Return how far file systems of a type are trusted, but for FUSE; `device` is an `st_dev`."""
     if kind == NINE_P:
         return NONZERO
-    # A file system on a block device counts as a disk, of whatever format.
+    # A file system on a block device counts as a disk, in any format.
     return FULL if kind in _TRUSTED or os.major(device) else NONE
 
 

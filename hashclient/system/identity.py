@@ -1,6 +1,6 @@
 """Identifies the file system of a file by a number that no other file system gets.
 
-`st_dev` is no such number: the next mount may get it again, and without a single block device
+`st_dev` is not enough: the next mount may get the same number, and without a single block device
 (btrfs, overlay, a network) it may change at each start. So a file system is identified by the first
 of these that it has:
 
@@ -57,11 +57,12 @@ _LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the request, and the length of its answer.
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
-#: From linux/btrfs.h: the same, and the offset of the UUID in it.
+#: From linux/btrfs.h: the request, the length of its answer, and the offset of the UUID in the
+#: answer.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
-#: And the same for the subvolume of a file. Its number may be used again after it was deleted and
-#: the file system was mounted again. This is not so for the first subvolume, which may have no
-#: UUID.
+#: The same for the subvolume of a file. The number of a deleted subvolume may be used again after
+#: the file system is mounted again. The number of the first subvolume is never used again; this
+#: subvolume may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the same for its geometry, for kernels before 6.9.
@@ -72,17 +73,17 @@ _STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _SYS = Path("/sys")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: A device with one of these in its path in /sys can be pulled out, or is no disk.
+#: A device with one of these names in its path in /sys can be pulled out, or is not a disk.
 _LOOSE = r"/(usb|mmc|fw|pcmcia|virtual)"
-#: How many layers of device mapper and RAID are followed.
+#: The most layers of device mapper and RAID that are followed.
 _MAX_LAYERS = 16
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A file system: its number, of 63 bits, under which its files are remembered.
+    """A file system: its number of 63 bits, which identifies it in the record of files.
 
-    `proves` says whether a lease proves that nobody can change a file without a trace; where
-    `is_local` is False, a refused lease says nothing either.
+    `proves` says whether a granted lease proves that nobody can change a file without a trace; if
+    `is_local` is False, a refused lease proves nothing either.
     """
 
     number: int
@@ -91,7 +92,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Facts:
-    """This machine's facts on the mount of an open file; tests have facts of their own."""
+    """The facts of this machine about the mount of an open file; tests have other facts."""
 
     #: Where mount(8) and udisks record who has mounted a file system.
     utab = Path("/run/mount/utab")
@@ -120,7 +121,8 @@ class Facts:
 class Identities:
     """The file systems that one process meets.
 
-    The facts about a mount hold as long as the process, since its number is not used again.
+    The facts about a mount stay true for the life of the process, since the mount's number is not
+    used again.
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
@@ -148,7 +150,7 @@ class Identities:
         return self._known[key]
 
     def at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> Identity | None:
-        """Return the same for a file in an open directory, whose `st_dev` just was `device`."""
+        """Return the file system of a file in an open directory; `device` is its `st_dev`."""
         try:
             return ask_at(self.of, name, directory_fd, device, follow, None)
         except OSError:
@@ -185,7 +187,8 @@ def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> byte
     try:
         if kind == BTRFS:
             within = _subvolume_of(fd)
-            # Its files have device numbers without a device, and it may have any number of disks.
+            # Files of btrfs have device numbers without a device, and btrfs may have any number of
+            # disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
             text = uuid.hex()
             parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
@@ -208,7 +211,7 @@ def _subvolume_of(fd: int) -> bytes | None:
     """Return a lasting identification of a btrfs subvolume; None if it has none.
 
     Raises:
-        OSError: the kernel does not say it (it does from version 4.18 on).
+        OSError: the kernel does not know this request (before version 4.18).
     """
     info = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
     uuid = info[_SUBVOLUME_UUID]
@@ -246,11 +249,11 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     """Return text that separates a block device from copies, mostly empty; None if not built in.
 
-    `path` is its place in /sys. A volume of the device mapper has a number of its own there, which
-    a snapshot of it does not share.
+    `path` is the device's place in /sys. A volume of the device mapper has a number there, which
+    differs from the number of its snapshots.
 
     Raises:
-        OSError: there is no such device.
+        OSError: the device does not exist.
     """
     path = path.resolve(strict=True)
     if (path / "partition").exists():
@@ -272,7 +275,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
 
 
 def _is_users(mount: Mount | None, utab: Path) -> bool:
-    """Return whether a user has mounted it, as far as mount(8) and udisks record this."""
+    """Return whether a user has mounted the file system, by the records of mount(8) and udisks."""
     if mount is None:
         return True
     for line in (_read(utab) or b"").splitlines():
@@ -301,7 +304,7 @@ def boot_id() -> bytes:
 def unique_mount(fd: int) -> int | None:
     """Return the number of the mount that a file was opened on; it is not used again.
 
-    None if the kernel does not say it (it does from version 6.8 on).
+    None if the kernel does not know this request (before version 6.8).
     """
     status = _status(fd)
     if status is None:

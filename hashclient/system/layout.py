@@ -26,7 +26,7 @@ LISTED_NAME = "listed.json"
 #: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
-#: Beside the metadata of a provider: its lists that our credential is not for.
+#: Beside the metadata of a provider: the lists that it refuses to our credential.
 DENIED_NAME = "denied.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the fleet.
@@ -65,7 +65,7 @@ class _Below:
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The paths below the state directory `root`. Nothing is read or made."""
+    """The paths below the state directory `root`. This class reads and makes no files."""
 
     root: Path
 
@@ -73,7 +73,7 @@ class Layout(msgspec.Struct, frozen=True):
     state = _Below("state.json")
     #: The backup of a migration that has not succeeded yet.
     backup = _Below("migration")
-    #: The same backup while it is made or removed; nothing relies on it.
+    #: The same backup while it is made or removed; no code relies on it.
     new_backup = _Below("migration.new")
     #: The writers' lock.
     lock = _Below("lock")

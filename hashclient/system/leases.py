@@ -1,10 +1,11 @@
 """Asks the kernel, by a lease, whether anybody can change a file without a change of its times.
 
 A write through a shared memory map sets the times of a file only when the kernel makes the page
-writable. After that, the same process can write to the page again and again without a change of
-times. A read lease (fcntl(2), `F_SETLEASE`) is refused while the file is open for writing anywhere,
-and a writable map counts as open. So if a lease is granted before a file is read, nobody has such a
-page: to change the file later, a process must open it first, and that change sets the times.
+writable. After the first write, the same process can write to the page again and again without a
+change of times. A read lease (fcntl(2), `F_SETLEASE`) is refused while the file is open for writing
+anywhere, and a writable map counts as open. So if a lease is granted before a file is read, nobody
+has a writable page of it: to change the file later, a process must open it first, and this change
+sets the times.
 
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
 the holder SIGIO, which ends a process that does not ignore it. So the lease is returned at once, or
@@ -28,10 +29,10 @@ _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:
-    """Make this process ignore SIGIO; False if it uses SIGIO otherwise, and must not lease.
+    """Make this process ignore SIGIO; False if the process handles SIGIO: then it must not lease.
 
-    Only the main thread can change this; a program that scans in other threads may do so
-    beforehand.
+    Only the main thread can change the handling of signals; a program that scans in other threads
+    may call this before.
     """
     handler = signal.getsignal(signal.SIGIO)
     if handler is signal.SIG_DFL:
@@ -52,7 +53,9 @@ def hold(fd: int) -> bool | None:
     try:
         if F_RDLCK:
             fcntl(fd, F_SETLEASE, F_RDLCK)
-        else:  # as nearly everywhere; Python tries an argument as a string first, which takes time
+        # nearly every kernel has /proc; Python tries an argument as a string first, which takes
+        # time
+        else:
             fcntl(fd, F_SETLEASE)
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None
@@ -68,7 +71,7 @@ def keeps_out(fd: int) -> bool:
 
 
 def is_unwritable(fd: int) -> bool | None:
-    """Return the same as `hold`, and give the lease back at once."""
+    """Return the result of `hold`, and give the lease back at once."""
     return hold(fd) and let_go(fd)
 
 

@@ -1,4 +1,4 @@
-"""The error for an address that cannot be listened at: one sentence and one exit code for all."""
+"""The error for an address where listening is not possible: the same for all commands."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hashclient.core.errors import StateError
 def cannot_listen(where: str, error: OSError, *, hint: str | None = None) -> StateError:
     """Return our error for a failure to listen at the address `where`.
 
-    `hint` is for a port in use; by default it says that another daemon may be there. The text of
-    the error is not used: some libraries put the address into it once more.
+    `hint` is for a port in use; the default hint says that another daemon may be there. The text of
+    the error is not used: some libraries repeat the address in it.
     """
     code = error.errno or 0
-    why = os.strerror(code) if code > 0 else error.strerror or str(error)  # look-up: no errno
+    # an error of a name lookup has no errno
+    why = os.strerror(code) if code > 0 else error.strerror or str(error)
     if code == errno.EADDRINUSE:
         hint = hint or "another daemon may be there; end it, or take another port"
     else:

@@ -1,19 +1,19 @@
-"""Files that a user names to be written: outputs, keys, tokens, bundles.
+"""Files to write that a user names: outputs, keys, tokens, bundles.
 
-The directory of such a file may belong to others, who may exchange what is in it at any moment. So
-it is reached step by step and then held by descriptor, and these rules hold:
+The directory of such a file may belong to others, who may exchange its content at any moment. So
+the directory is opened step by step and then held by descriptor, with these rules:
 
-1. A link is followed only where nobody but root and us may change it: in a directory that only we
-   may write to, on a way that only we may change; never in /tmp.
+1. A link is followed only if only root and we may change it: in a directory that only we may write
+   to, with a path that only we may change; never in /tmp.
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
-3. In a directory that others may not change, but reached through one that they may change, nothing
-   present is written to or replaced: they may have exchanged the way. Only programs in a group of
-   the system may change the way (rule 3 of `strangers`).
+3. If others may not change the directory, but a directory above it, no existing file is written to
+   or replaced: they may have exchanged the way. Only programs in a group of the system may change
+   the way (rule 3 of `strangers`).
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
-Others are as in `strangers`. A new file is made only where the name is free.
+`strangers` defines who the others are. A new file is made only if its name is free.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _HINT = "choose a directory that only you may write to, or name the file that is
 
 
 class Place:
-    """Where a named file is: its directory, which is held, and its name there."""
+    """The place of a named file: its directory, which is held, and its name in the directory."""
 
     def __init__(self, path: str) -> None:
         """Begin a way at the root or at the working directory."""
@@ -55,7 +55,7 @@ class Place:
         self.directory = Directory.given(start)
         #: Whether the way up to this directory could be changed by others, and by whom.
         self._changes_way: Stranger | None = None
-        #: The same without groups of the system.
+        #: The same, but groups of the system are trusted.
         self._moves_on_way: Stranger | None = None
         #: Who else may add names to this directory.
         self._adds_names: Stranger | None = None
@@ -98,13 +98,13 @@ class Place:
             raise UsageError(f"a link that {who.who} may have made: {shown}", hint=_HINT)
 
     def check_way(self) -> None:
-        """Refuse what is there already if others may have led us to its directory.
+        """Refuse an existing file if others may have led us to its directory.
 
-        They can do so only with directories that lie beside each other, as links are not followed.
-        So groups of the system are not refused.
+        They can only exchange directories with the same parent, since links are not followed. So
+        groups of the system are trusted here.
 
         Raises:
-            UsageError: they may.
+            UsageError: others may have led us to this directory.
         """
         if self.is_of_proc or self._changes_here is not None:
             return
@@ -120,7 +120,7 @@ class Place:
         """Refuse to write to a file that others may have put there.
 
         Raises:
-            UsageError: they may.
+            UsageError: others may have put the file there.
         """
         self.check_way()
         if self.is_of_proc:
@@ -142,7 +142,7 @@ class Place:
         """Return the status of the file, or None if there is none.
 
         Raises:
-            OSError: it cannot be found out.
+            OSError: the status cannot be read.
         """
         try:
             return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=self.is_of_proc)
@@ -154,7 +154,7 @@ class Place:
 
         Raises:
             UsageError: the rules above forbid it.
-            OSError: it cannot be opened.
+            OSError: the file cannot be opened.
         """
         for _ in range(_MOST_TRIES):
             if not self.is_of_proc:
@@ -187,14 +187,14 @@ class Place:
         return fd
 
     def _open_waiting(self, error: OSError) -> int:
-        """Open a pipe that has no reader yet, as a shell does; `error` is of any other file."""
+        """Open a pipe that has no reader yet, as a shell does; for any other file raise `error`."""
         held = self.directory.open(self.name, os.O_PATH)
         try:
             status = os.fstat(held)
             self.check(status)
             if not stat.S_ISFIFO(status.st_mode):
                 raise error
-            # The checked file itself; its name could lead to another one by now.
+            # This opens the checked file itself; its name could lead to another file by now.
             return os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
         finally:
             os.close(held)
@@ -217,8 +217,8 @@ def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[P
     """Yield the place of a named file; a link in its own place is followed only with `follow`.
 
     Raises:
-        UsageError: there is a link that others may have made.
-        OSError: a directory is missing or closed, or there is no name of a file.
+        UsageError: a link on the way may have been made by others.
+        OSError: a directory is missing or closed, or the path does not end with a file name.
     """
     text = os.fspath(path)
     place = Place(text)
@@ -254,8 +254,8 @@ def named_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
     """Hold a named directory; links on its way are followed as `place_of` says.
 
     Raises:
-        UsageError: there is a link that others may have made.
-        OSError: it is missing or closed.
+        UsageError: a link on the way may have been made by others.
+        OSError: the directory is missing or closed.
     """
     with place_of(f"{os.fspath(path)}/.tmp-", follow=False) as place:
         yield place.directory
@@ -266,12 +266,12 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     """Make a directory for us alone, and hold it.
 
     Raises:
-        OSError: it cannot be made, or somebody has put another one in its place.
+        OSError: the directory cannot be made, or somebody has put another one in its place.
     """
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
         status = os.fstat(made.fd)
-        # Another directory of ours could be open to others.
+        # If somebody exchanged it for another of our directories, others might have access to that.
         is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
         if not is_ours or made.names():
             raise OSError(errno.EBUSY, "somebody has exchanged it", made.path)
@@ -283,7 +283,7 @@ def give_name(directory: Directory, temporary: str, name: str, held: int) -> Non
 
     Raises:
         FileExistsError: the name is taken.
-        OSError: it cannot be renamed, or somebody has exchanged it.
+        OSError: the file cannot be renamed, or somebody has exchanged it.
     """
     directory.rename_noreplace(temporary, name)
     status = directory.status(name)
@@ -296,12 +296,12 @@ def give_name(directory: Directory, temporary: str, name: str, held: int) -> Non
 def placed_directory(path: Path) -> Iterator[Path]:
     """Yield the path of a new directory that is named `path` when the block ends without an error.
 
-    The path that is yielded leads to the directory itself, whatever others put in its place.
+    The yielded path leads to the new directory itself, even if others put something in its place.
 
     Raises:
         UsageError: the way leads through a link that others may have made.
         FileExistsError: the name is taken.
-        OSError: it cannot be made, or somebody has exchanged it.
+        OSError: the directory cannot be made, or somebody has exchanged it.
     """
     temporary = f"{TEMP_PREFIX}{os.urandom(8).hex()}"
     with named_directory(path.parent) as parent, new_directory(parent, temporary) as made:
@@ -320,7 +320,7 @@ def placed_directory(path: Path) -> Iterator[Path]:
 
 def _empty(directory: Directory) -> None:
     """Remove what is in a directory that only we may write to."""
-    import shutil  # its import is slow, and this is rare
+    import shutil  # the import of shutil is slow, and this call is rare
 
     with contextlib.suppress(OSError):
         for name in directory.names():
@@ -357,7 +357,7 @@ def make_folder(path: Path) -> None:
     """Make a directory for us alone at a named place, unless something is there already.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the directory cannot be made.
     """
     try:
         with place_of(path, follow=False) as place:
@@ -372,10 +372,10 @@ def make_folder(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> Identity:
-    """Write a file that must not exist, and return which one it is; after a failure, remove it.
+    """Write a new file, and return its identity; after a failure, remove the file.
 
     Raises:
-        UsageError: it exists, or cannot be written.
+        UsageError: the file exists, or cannot be written.
     """
     try:
         with place_of(path, follow=False) as place:
@@ -404,10 +404,10 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> Identity:
 
 
 def remove_new(path: Path, identity: Identity) -> None:
-    """Remove a file that `write_new` has made, if it is still that one.
+    """Remove a file that `write_new` has made, if the name still belongs to it.
 
     Raises:
-        UsageError, OSError: it cannot be removed.
+        UsageError, OSError: the file cannot be removed.
     """
     with place_of(path, follow=False) as place:
         place.directory.unlink_if(place.name, identity)

@@ -10,7 +10,7 @@ handler writes one sentence and ends the process with an exit code of the table.
 Python code and needs Python's lock; a thread that has released the lock waits for it, as after any
 call into C.
 
-Such a process makes many objects and few cycles, so its garbage collector should search rarely.
+A scanning process makes many objects and few cycles, so its garbage collector should search rarely.
 
 `memory_cap` is for decoding untrusted bytes. A few kilobytes of Parquet can decode to terabytes: a
 long value in a dictionary that a million rows refer to, or a compressed page of zeros. The library
@@ -42,15 +42,16 @@ BAD_PAGE_HINT = (
 #: <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
 
-#: How many objects are made before the garbage collector looks for cycles: more than a start makes,
-#: since almost all of these stay. Measured in CPU time against Python's 700: a scan of one file 336
-#: ms instead of 353, of 40,000 files 554 instead of 634; of 400,000 files on a cluster, 1.08 times
-#: that of processes of one machine instead of 1.18.
+#: How many objects are made before the garbage collector looks for cycles: more than the start of a
+#: command makes, since almost all of these objects stay. Measured in CPU time against Python's 700:
+#: a scan of one file 336 ms instead of 353, of 40,000 files 554 instead of 634; of 400,000 files on
+#: a cluster, 1.08 times that of processes of one machine instead of 1.18.
 GC_THRESHOLD = 200_000
 
-#: Gives the exit code of the handler where more is known than the failure (such as a match).
+#: Returns the exit code for the handler if there is more to report than the failure, such as a
+#: match.
 _exit_codes: list[Callable[[], ExitCode]] = []
-#: Objects that C code uses, which must live as long as the process.
+#: Objects that C code uses: they must live as long as the process.
 _handlers: list[object] = []
 
 
@@ -60,7 +61,7 @@ def is_debugged() -> bool:
 
 
 def keep_memory_private() -> None:
-    """Leave no core dump of this process, and let no other process of its user read its memory.
+    """Forbid core dumps of this process, and reading its memory by other processes of its user.
 
     The limit on core files alone is not enough: the kernel ignores it where a program receives the
     core. A child process inherits the limit, but must set the rest again after an exec.
@@ -75,14 +76,14 @@ def keep_memory_private() -> None:
 
 
 def collect_rarely() -> None:
-    """Let the garbage collector search for cycles rarely; never more often than it does now."""
+    """Let the garbage collector search for cycles rarely, and not more often than now."""
     young, *older = gc.get_threshold()
     if 0 < young < GC_THRESHOLD:
         gc.set_threshold(GC_THRESHOLD, *older)
 
 
 def keep_others_from_writing() -> None:
-    """Let only the owner write to files that this process makes, however lax the umask is."""
+    """Let only the owner write to files that this process makes, with any umask."""
     os.umask(os.umask(0o077) | 0o022)
 
 
@@ -108,7 +109,7 @@ def end_at_bad_pages() -> None:
                 code = _exit_codes[-1]()
             os.write(2, said)
         finally:
-            # Not by an exception: execution would return to the instruction that cannot be
+            # An exception does not help: execution would return to the instruction that cannot be
             # completed.
             os._exit(code)
 
@@ -155,7 +156,7 @@ def memory_cap(more_bytes: int) -> Iterator[None]:
     pages = int(_STATM.read_text(encoding="ascii").split()[_DATA_FIELD])
     cap = pages * resource.getpagesize() + more_bytes
     for limit in (soft, hard):
-        # A lower limit that was set from outside stays.
+        # If a lower limit was set from outside, it stays.
         if limit != resource.RLIM_INFINITY:
             cap = min(cap, limit)
     resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))

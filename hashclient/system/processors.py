@@ -1,7 +1,7 @@
 """How processes and threads spend their time: running, or waiting for a processor or else.
 
-Times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. They distinguish a
-machine that is busy with other work from slow storage.
+The times come from the scheduler (`/proc/PID/schedstat`), in nanoseconds. They show whether a
+process is slow because the machine is busy or because the storage is slow.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PROCESS_CLOCK = 2
 
 
 class Busy(NamedTuple):
-    """For how long a process has run, and waited for a processor; how often it was given one.
+    """How long a process has run, how long it has waited for a processor, and how often it got one.
 
-    The last two are 0 where the kernel does not keep them.
+    The last two are 0 if the kernel does not count them.
     """
 
     ran_s: float
@@ -30,7 +30,7 @@ class Busy(NamedTuple):
 
 
 def busy_of(pid: int) -> Busy | None:
-    """Return how busy a process was so far; None if there is no such process."""
+    """Return how busy a process was so far; None if the process does not exist."""
     with contextlib.suppress(OSError, ValueError):
         ran, queued, slices, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
         return Busy(int(ran) / 1e9, int(queued) / 1e9, int(slices))
@@ -41,10 +41,10 @@ def busy_of(pid: int) -> Busy | None:
 
 
 class Allowance:
-    """A span of time for the thread that makes it: its waits for a processor do not count."""
+    """A time limit for the thread that makes it; waits for a processor do not count."""
 
     def __init__(self, seconds: float) -> None:
-        """Begin now."""
+        """Start the time now."""
         self._thread = threading.get_native_id()
         self._seconds = seconds
         self._queued = self._queued_s()
@@ -53,17 +53,17 @@ class Allowance:
 
     @property
     def spent_s(self) -> float:
-        """The part that is spent."""
+        """The part of the time that is used."""
         return time.monotonic() - self._began - (self._queued_s() - self._queued)
 
     @property
     def is_spent(self) -> bool:
-        """Whether all of it is spent."""
+        """Whether all of the time is used."""
         now = time.monotonic()
         if now < self._until:
             return False
         left = self._seconds - self.spent_s
-        self._until = now + left  # to ask the kernel takes longer than to ask the clock
+        self._until = now + left  # asking the kernel takes longer than asking the clock
         return left <= 0
 
     def _queued_s(self) -> float:
@@ -74,7 +74,7 @@ class Allowance:
 def is_runnable(pid: int) -> bool:
     """Return whether a process runs, or could run if there was a processor for it.
 
-    Its times count such a wait only when it runs again.
+    The kernel adds a wait to the times of the process only when it runs again.
     """
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"
@@ -84,7 +84,7 @@ def is_runnable(pid: int) -> bool:
 def children_of(parents: Collection[int]) -> list[tuple[int, int]]:
     """Return the processes that `parents` have started, each after the one that has started it.
 
-    It looks at every process, so it is not to be asked often.
+    This looks at every process of the machine, so it should not be called often.
     """
     found: list[tuple[int, int]] = []
     for name in os.listdir("/proc"):  # noqa: PTH208 - not sorted, and no objects

@@ -1,12 +1,12 @@
 """Opens files with the rights of another user, so that the kernel decides what that user may read.
 
 A thread takes the user's id, group and other groups for access to files (setfsuid(2), setgroups(2))
-and gives up its capabilities. Only this thread changes, and only for the block: the user can
-neither end nor trace it. Modes, access control lists, closed parents, links and file systems with
+and gives up its capabilities. Only this thread changes, and only for the block: the user cannot
+kill or trace the thread. Modes, access control lists, closed parents, links and file systems with
 rules of their own all count as they do for the user.
 
-Limits: labels of SELinux and AppArmor stay those of this process. It needs CAP_SETUID and
-CAP_SETGID, as root has them.
+Limits: labels of SELinux and AppArmor stay those of this process. The process needs CAP_SETUID and
+    CAP_SETGID, as root has them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-#: setgroups(2) by machine. The function of the C library changes all threads; the call, only one.
+#: The number of setgroups(2) by machine. The C library's function changes all threads; the system
+#: call changes only one.
 _SYS_SETGROUPS = {
     "x86_64": 116,
     "aarch64": 159,
@@ -38,7 +39,7 @@ _CAPABILITIES_3 = 0x20080522
 _NOBODY = ctypes.c_uint32(0xFFFFFFFF)
 
 
-#: Makes a block in which a thread has the rights of this process again.
+#: Returns a context manager in whose block a thread has the rights of this process again.
 Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
 
 
@@ -51,7 +52,7 @@ class Rights(msgspec.Struct, frozen=True):
 
     @classmethod
     def own(cls) -> Rights:
-        """Return those of this process."""
+        """Return the ids of this process."""
         return cls(os.geteuid(), os.getegid(), tuple(os.getgroups()))
 
 
@@ -99,19 +100,20 @@ def _take(rights: Rights) -> None:
     _called(libc.syscall(number, ctypes.c_long(len(rights.groups)), groups), "setgroups")
     for function, wanted in ((libc.setfsgid, rights.gid), (libc.setfsuid, rights.uid)):
         function(ctypes.c_uint32(wanted))
-        # It returns the id from before, and no error.
+        # setfsuid returns the id from before, and no error.
         if function(_NOBODY) & 0xFFFFFFFF != wanted:
             raise OSError(f"cannot take the id {wanted}")
 
 
 @contextlib.contextmanager
 def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
-    """Have the rights of another user in this thread for the block; with None, its own.
+    """Give this thread the rights of another user for the block; with None, change nothing.
 
-    The block gets a function: in the block of what it returns, the thread has its own rights again.
+    The block gets a function that returns a context manager: in its block, the thread has its own
+    rights again.
 
     Raises:
-        OSError: this process may not do that; nothing is changed then.
+        OSError: this process may not take these rights; nothing is changed then.
     """
     if rights is None:
         yield contextlib.nullcontext
@@ -122,7 +124,8 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
         try:
             _take(rights)
             none = _Set.from_buffer_copy(before)
-            none.words[0] = none.words[3] = 0  # effective; the permitted ones bring them back
+            # only the effective set; the permitted set brings the rights back
+            none.words[0] = none.words[3] = 0
             _set_capabilities(none)
         except BaseException:
             leave()
@@ -131,7 +134,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     def leave() -> None:
         _set_capabilities(before)
         _take(own)
-        _set_capabilities(before)  # the kernel gives some back with root's id
+        _set_capabilities(before)  # with root's id the kernel gives some capabilities back
 
     @contextlib.contextmanager
     def ourselves() -> Iterator[None]:

@@ -15,10 +15,10 @@ from hashclient.system.text import printable
 
 #: The environment variable in which systemd names the directory of a unit's credentials.
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-#: A secret key of age, or a private key in PEM up to its end: as it is, or with its line breaks
-#: shown in some way. Either may be cut, or mistyped. A name of a file, such as
-#: `age-secret-key-2026.txt`, is no key: that of age has a body in Bech32, and the first line of PEM
-#: has a beginning, or at least an end.
+#: A secret key of age, or a private key in PEM up to its end; its line breaks may be escaped. The
+#: key may be cut or mistyped. The name of a file, such as `age-secret-key-2026.txt`, does not
+#: match: a key of age has a body in Bech32, and the first line of PEM has the usual beginning, or
+#: at least the usual end.
 _SHAPES = (
     r"AGE-SECRET-KEY-(?:PQ-)?1(?=[0-9]*[A-Z])(?:[02-9AC-HJ-NP-Z]{6}|[0-9A-Z]{40})[0-9A-Z]*"
     r"|(?:-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
@@ -39,12 +39,12 @@ def holds_secret_key(text: str) -> bool:
 
 
 def secret_keys(text: str) -> list[str]:
-    """Return the secret keys in `text`, as they stand there."""
+    """Return the secret keys in `text`, unchanged."""
     return _secret_key().findall(text) if _may_hold(text) else []
 
 
 def without_secret_keys(text: str) -> str:
-    """Return `text` for a message, with words in the place of each secret key."""
+    """Return `text` for a message, with a short text in place of each secret key."""
     return _secret_key().sub("(a secret key)", text) if _may_hold(text) else text
 
 
@@ -66,7 +66,7 @@ def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
     bits that must be unset.
 
     Raises:
-        ConfigError: it does not exist, cannot be read or others can read it.
+        ConfigError: the file does not exist, cannot be read or others can read it.
     """
     try:
         with open_at_once(path) as stream:

@@ -1,7 +1,7 @@
 """Signed documents of two lines: a JSON object, and a key with its Ed25519 signature of that line.
 
-Each kind of document has a tag, the first of the signed bytes: so no signature for another use
-passes for one of it.
+Each kind of document has a tag, which comes first in the signed bytes: so no signature for another
+use is valid for it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> t
     """Return the content of a document, and the public key that has signed it.
 
     1. There are at most `max_bytes`: two lines, each one JSON object, the first one of its `kind`.
-    2. That key has signed the first line.
+    2. The key in the second line has signed the first line.
 
     Raises:
         VerificationError: the signature is wrong.
-        ValueError: it is no such document.
+        ValueError: `data` is not a document of this kind.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -29,7 +29,7 @@ def open_database(
     Raises:
         OSError, sqlite3.Error: it cannot be opened.
     """
-    import sqlite3  # most commands need none
+    import sqlite3  # most commands need no database
 
     # SQLite would block on a pipe before it checks the type of the file.
     for suffix in ("", "-journal", "-wal", "-shm"):
@@ -45,7 +45,7 @@ def open_database(
 
 
 def explain(error: Exception) -> tuple[str, str | None]:
-    """Return what an error of the system or of SQLite says, and a hint where the file may be good.
+    """Return the text of an error of the system or SQLite, and a hint if the file may be good.
 
     A file that cannot be opened or written, or is in use, should not be thrown away.
     """
@@ -67,10 +67,10 @@ def explain(error: Exception) -> tuple[str, str | None]:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy `source` into `target` in one transaction; other processes may have either open.
+    """Copy `source` into `target` in one transaction; other processes may have both files open.
 
     Raises:
-        StateError: one of the files cannot be opened, read or written.
+        StateError: `source` or `target` cannot be opened, read or written.
     """
     import sqlite3
 

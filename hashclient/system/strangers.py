@@ -1,19 +1,20 @@
-"""Who else may change where a path leads: users besides root and us.
+"""Finds out who else may change the target of a path: users besides root and us.
 
 A directory is safe from others if its owner is root or us, and if nobody else may write to it. A
 sticky directory such as /tmp is safe, too: everybody may add names, but only the owner of a name
-may exchange it, and that owner is looked at next. A name that is missing there is not safe: others
-may make it at any moment. ssh(1) has this rule for its files. The rules for groups:
+may exchange it, and this owner is checked next. A name that is missing in a sticky directory is not
+safe: others may make it at any moment. ssh(1) has this rule for its files. The rules for groups:
 
 1. The private group of a user, which has no other member, counts as the user.
-2. A group of the system (below 1000) that nobody is in is nobody: `staff`, which an older Debian
-   lets write to /usr/local.
-3. All other groups are others. Where only names on a way could be exchanged for each other, a group
-   of the system without people in it, only with programs, is trusted with that: `syslog`, which
-   Ubuntu lets write to /var/log. `outputs` asks for this; for configuration and state it is not so.
+2. A group of the system (below 1000) without members is trusted: for example `staff`, which may
+   write to /usr/local on an older Debian.
+3. All other groups are others, with one exception for `outputs`: a group of the system that has
+   only programs as members may exchange names on a way. An example is `syslog`, which may write to
+   /var/log on Ubuntu. For configuration and state, this exception does not apply.
 
-Limits: this is how it is now. Anyone who could write a moment ago may still hold a file open. Users
-of a directory service that does not list them are not seen in groups of the system.
+Limits: only the present rights are checked. Anyone who could write a moment ago may still hold a
+file open. Users of a directory service that does not list them are not seen in groups of the
+system.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _FIRST_OF_PEOPLE = 1000
 
 
 class Stranger(msgspec.Struct, frozen=True):
-    """A place that others may change: its path, in words who they are, and its foreign owner.
+    """A place that others may change: its path, who they are, as text, and its foreign owner.
 
-    If they may only add names to this directory, the one that is looked for `is_missing`.
+    `is_missing`: others may only add names to this directory, and the wanted name is missing.
     """
 
     path: str
@@ -67,8 +68,8 @@ def stranger_on(
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
     """Return where `path` leads now, and the first place where others may change a link to that.
 
-    None if the way has no link that others may change. One walk finds both, so no link that comes
-    or goes meanwhile counts for only one of them.
+    None if the way has no link that others may change. One walk finds both results, so a link that
+    appears or disappears meanwhile counts for both.
 
     Raises:
         OSError: as `stranger_on`.
@@ -93,7 +94,7 @@ def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | N
     If a place is missing, the last one is the directory that lacks it, without a status.
 
     Raises:
-        OSError: one cannot be looked at, or links lead in a circle (ELOOP).
+        OSError: a place cannot be looked at, or links lead in a circle (ELOOP).
     """
     full = os.path.abspath(path) if not os.path.isabs(path) else os.fspath(path)  # noqa: PTH100, PTH117
     rest = full.split("/")[::-1]
@@ -130,7 +131,7 @@ def stranger_at(
     """Return who besides root and us may change the file or directory at `path`, by its status."""
     if status.st_uid not in (*trusted_users(), *known):
         return Stranger(path, _user(status.st_uid), status.st_uid)
-    if stat.S_ISLNK(status.st_mode):  # its mode means nothing
+    if stat.S_ISLNK(status.st_mode):  # the mode of a link means nothing
         return None
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return None
@@ -142,9 +143,9 @@ def stranger_at(
 
 
 def is_shared(status: os.stat_result, ours: tuple[int, int]) -> bool:
-    """Return whether others than `ours` may add names to a directory, be it for all, as /tmp.
+    """Return whether others than `ours` may add names to a directory, such as /tmp.
 
-    The private group of a user counts as others here: to find that out takes long.
+    The private group of a user counts as others here, since recognising it takes long.
     """
     return status.st_uid not in ours or bool(status.st_mode & 0o022)
 
@@ -167,7 +168,7 @@ def trusted_users() -> tuple[int, int]:
 
 @functools.cache
 def _is_private(group: int, user: int) -> bool:
-    """Return whether a group is that of root, or has nobody in it but one user: rules 1 and 2."""
+    """Return whether a group is root's group, or has only one user: rules 1 and 2."""
     if group == 0 or (group < _FIRST_OF_PEOPLE and _users_in(group) == frozenset()):
         return True
     import grp
@@ -175,7 +176,8 @@ def _is_private(group: int, user: int) -> bool:
 
     try:
         entry = grp.getgrgid(group)
-    except KeyError:  # as in a container, whose files come from elsewhere: the number says whose
+    # the group is unknown, as in a container whose files come from elsewhere: compare numbers
+    except KeyError:
         return group == user or group in (os.getegid(), *os.getgroups())
     try:
         owner = pwd.getpwuid(user)
@@ -199,7 +201,7 @@ def is_for_programs(status: os.stat_result) -> bool:
 
 @functools.cache
 def _users_in(group: int) -> frozenset[int] | None:
-    """Return who is in a group, as its member or because it is their own; None if it is unknown."""
+    """Return the users in a group, listed or by their main group; None if the group is unknown."""
     import grp
     import pwd
 

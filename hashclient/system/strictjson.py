@@ -43,7 +43,7 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, for a decoder.
 
     Raises:
-        DoubledKeyError: it has the same key twice.
+        DoubledKeyError: the object has the same key twice.
     """
     document = dict(pairs)
     if len(document) != len(pairs):
@@ -55,7 +55,7 @@ def finite(text: str) -> float:
     """Return a number, for a decoder.
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: the number is not finite.
     """
     number = float(text)
     if not math.isfinite(number):

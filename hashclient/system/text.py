@@ -31,8 +31,8 @@ def printable(path: str | os.PathLike[str]) -> str:
         elif char.isprintable():
             shown.append(char)
         else:
-            # Bytes that are not UTF-8 come back as they were; text from elsewhere can hold other
-            # lone surrogates, which stand for no byte.
+            # Bytes that are not UTF-8 become the same bytes again; text from elsewhere may have
+            # other lone surrogates, which represent no byte.
             errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
             shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
     return "".join(shown)
@@ -65,7 +65,7 @@ def path_fields(path: str) -> dict[str, str]:
 
 
 def path_of(path: str, path_b64: str | None) -> str:
-    """Return the path that `path_fields` gave as these two, decoded with surrogateescape.
+    """Return the path from the two fields that `path_fields` made, decoded with surrogateescape.
 
     Raises:
         ValueError: `path_b64` is not base64.
@@ -76,7 +76,7 @@ def path_of(path: str, path_b64: str | None) -> str:
 
 
 def log_path_fields(path: str) -> dict[str, str]:
-    """Return the fields for `path` where room is limited; a very long path is cut.
+    """Return the fields for `path` for limited room; a very long path is cut.
 
     Anybody who can make files can make paths of any length.
     """
@@ -86,7 +86,7 @@ def log_path_fields(path: str) -> dict[str, str]:
 
 
 def excerpt(text: object) -> str:
-    """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
+    """Return the beginning of a text from elsewhere, such as a library, safe on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
 
@@ -130,7 +130,7 @@ def show_local_time(*, wanted: bool) -> None:
 
 
 def for_people(time: datetime) -> str:
-    """Return `2026-11-26 01:28 UTC`, or, where local time is wanted, `2026-11-26 02:28 +01:00`."""
+    """Return `2026-11-26 01:28 UTC`, or in local time `2026-11-26 02:28 +01:00`."""
     if not _Zone.is_local:
         return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
     try:
@@ -140,7 +140,7 @@ def for_people(time: datetime) -> str:
 
 
 def for_programs(time: datetime) -> str:
-    """Return a time as RFC 3339 has it, in UTC: `2026-11-26T01:28:03Z`, and no finer than it is."""
+    """Return a time in UTC, in the form of RFC 3339: `2026-11-26T01:28:03Z`."""
     return _in_utc(time).isoformat().replace("+00:00", "Z")
 
 

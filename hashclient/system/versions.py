@@ -19,7 +19,7 @@ def is_newer(format_: str, known: str) -> bool:
 
 
 def format_of(document: bytes) -> str:
-    """Return the `format` of a JSON object, whatever else is in it; empty if it has none."""
+    """Return the `format` of a JSON object with any content; empty if it has no format."""
     try:
         return msgspec.json.decode(document, type=_Any).format
     except (ValueError, RecursionError):
@@ -31,9 +31,9 @@ class _Any(msgspec.Struct, frozen=True):
 
 
 def older(path: Path, version: str, then: str = "") -> StateError:
-    """Return the error for state of a version from before the first release; nothing reads it.
+    """Return the error for state in a format from before the first release, which no code reads.
 
-    `then` says what to do when it was moved away.
+    `then` says what to do after the file was moved away.
     """
     return StateError(
         f"written before the first release, as {version}, and not read: {printable(path)}",

@@ -1,4 +1,4 @@
-"""Signals that end a wait: a descriptor that is readable as soon as one has come."""
+"""Signals that end a wait: a descriptor becomes readable as soon as a signal has come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[int]:
-    """Have functions called for signals in the block; yield a descriptor for `wait`."""
+    """Call functions for signals during the block; yield a descriptor for `wait`."""
 
     def handle(number: int, _: FrameType | None) -> None:
         handlers[signal.Signals(number)]()

@@ -1,4 +1,4 @@
-"""What we add to TUF's metadata: the role of notices, lists that have ended, a longest validity.
+"""Our additions to TUF's metadata: the role of notices, ended lists, and a longest validity.
 
 A client refuses a provider whose delegations are to anything but lists. So the delegation to the
 role of notices is a separate member of the top-level `targets`; programs that do not know the
@@ -10,9 +10,9 @@ Clients drop ended lists. Their delegations are gone, but the snapshot still nam
 TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
 mistake, and clients keep such a list. So the targets name ended lists in a member of their own.
 
-The root says for how long a snapshot and a timestamp may be signed at most. Their keys lie on a
-machine that publishes every day. A thief of them could otherwise sign a repository that clients
-take as fresh for years. The keys of the root are kept apart.
+The root limits the validity of snapshot and timestamp. Their keys are on a machine that publishes
+every day. Without this limit, a thief of these keys could sign a repository that clients accept as
+fresh for years. The keys of the root are kept in another place.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIELD = "hashclient-notices"
 PATHS = ["notices/*"]
 #: The most notices that a provider may have published at a time.
 MAX_NOTICES = 1_000
-#: A thousand notices take a quarter of this.
+#: The metadata of a thousand notices need a quarter of this length.
 MAX_ROLE_BYTES = 1 << 20
 
 
@@ -71,7 +71,7 @@ def delegator_of(targets: Targets) -> Targets | None:
     """Return the delegation to the role of notices; None if there is none.
 
     Raises:
-        RepositoryError: the member is no delegation, or not to the role of notices alone.
+        RepositoryError: the member is not a delegation, or delegates to other roles.
     """
     if FIELD not in targets.unrecognized_fields:
         return None
@@ -104,7 +104,7 @@ def new_delegator(threshold: int) -> Targets:
 
 
 def delegate(targets: Targets, delegator: Targets) -> None:
-    """Let the top-level `targets` delegate as `delegator` does."""
+    """Add the delegation of `delegator` to the top-level `targets`."""
     assert delegator.delegations is not None
     targets.unrecognized_fields[FIELD] = delegator.delegations.to_dict()
 
@@ -117,7 +117,7 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
     it; 3 its version is the one in the snapshot; 4 it vouches for notices only.
 
     Raises:
-        RepositoryError: one of these does not hold.
+        RepositoryError: one of these rules is broken.
         ValueError: a hash or a key is invalid.
     """
     try:
@@ -149,7 +149,7 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
 
 #: The member of the top-level targets: an array of names.
 ENDED = "hashclient-ended"
-#: Names are never used again, so there may be more than lists.
+#: Names are never used again, so there may be more ended lists than lists.
 MAX_ENDED = 1_024
 
 
@@ -172,22 +172,22 @@ def ended_lists(targets: Targets) -> frozenset[str]:
 
 
 def end(targets: Targets, names: Collection[str]) -> None:
-    """Let `targets` say that the lists `names` have ended; their delegations have to be gone."""
+    """Mark the lists `names` as ended in `targets`; their delegations must be removed before."""
     targets.unrecognized_fields[ENDED] = sorted(names)
 
 
 #: The member of the root: a number of days.
 LONGEST = "hashclient-longest-days"
 MAX_DAYS = 3660
-#: The clocks of a provider and a client may differ by so much.
+#: The tolerated difference between the clocks of a provider and a client.
 TOLERANCE = timedelta(days=1)
 
 
 def longest_of(root: Root) -> timedelta | None:
-    """Return for how long snapshot and timestamp may be signed; None if the root does not say.
+    """Return the longest validity of snapshot and timestamp; None if the root sets no limit.
 
     Raises:
-        RepositoryError: the member is no number of days.
+        RepositoryError: the member is not a number of days.
     """
     days = root.unrecognized_fields.get(LONGEST)
     if days is None:
@@ -198,10 +198,10 @@ def longest_of(root: Root) -> timedelta | None:
 
 
 def verify_expiry(root: Root, roles: Mapping[str, Signed], now: datetime) -> None:
-    """Check that snapshot and timestamp among `roles` expire as soon as the root wants it.
+    """Check that snapshot and timestamp among `roles` expire within the limit of the root.
 
     Raises:
-        RepositoryError: one expires later, seen from `now`; or as `longest_of`.
+        RepositoryError: a role expires later, counted from `now`; or as `longest_of`.
     """
     longest = longest_of(root)
     if longest is None:

@@ -23,19 +23,19 @@ from hashclient.system.files import (
 )
 from hashclient.system.strictjson import parse_json
 
-#: No metadata is longer, whatever length is signed for it: it is held in memory and parsed there.
-#: python-tuf's own caps are below it, but count only where no length is signed.
+#: The longest metadata, for any signed length: metadata is parsed in memory. python-tuf's own caps
+#: are lower, but only apply if no length is signed.
 MAX_METADATA_BYTES = 8 << 20
 
 
 class MetadataDir:
-    """The files of python-tuf; these are its own, so they are removed at most, never changed."""
+    """The files of python-tuf; this module may remove these files, but never changes them."""
 
     def __init__(self, path: Path) -> None:
         """Make the directory, and remove files that python-tuf must not find there.
 
         Raises:
-            StateError: it is not writable.
+            StateError: the directory is not writable.
         """
         self.path = make_private_dir(path)
         self._folders = (path, path / "root_history")
@@ -46,7 +46,7 @@ class MetadataDir:
         """Return the metadata of a role, as python-tuf has verified and written it.
 
         Raises:
-            OSError, RepositoryError: it cannot be read.
+            OSError, RepositoryError: the metadata cannot be read.
         """
         signed: Signed = Metadata.from_file(str(self.path / f"{role}.json")).signed
         return signed
@@ -55,15 +55,15 @@ class MetadataDir:
         """Return the bytes of the newest root.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the root cannot be read.
         """
         return read_regular(self.path / "root.json", MAX_STATE_BYTES)
 
     def read_bytes(self, role: str) -> bytes:
-        """Return the metadata of a role as it is on the disk, not verified.
+        """Return the metadata of a role from the disk, not verified.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the metadata cannot be read.
         """
         return read_regular(self.path / f"{role}.json", MAX_METADATA_BYTES)
 
@@ -71,17 +71,17 @@ class MetadataDir:
         """Keep the metadata of a role that python-tuf does not keep.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the metadata cannot be written.
         """
         write_atomic(self.path / f"{role}.json", data)
 
     def make_durable(self) -> None:
         """Make the metadata survive a power loss; python-tuf renames but does not sync.
 
-        Files that this has done before, and that were not replaced since, are left out.
+        Files that were synced before and not replaced since are left out.
 
         Raises:
-            StateError: that fails.
+            StateError: the metadata cannot be synced.
         """
         found: dict[Path, tuple[int, int]] = {}
         with state_errors("cannot sync", self.path):
@@ -111,7 +111,7 @@ class MetadataDir:
 
 
 def _is_strict(path: Path) -> bool:
-    """Return whether a file of the cache is metadata that the fetcher would let pass."""
+    """Return whether a file of the cache is metadata that the fetcher would accept."""
     if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Who the entries of a list come from, and on which terms: a signed note beside its index.
+"""The origin of a list's entries, and the terms of use: a signed note beside its index.
 
-A list may be shared on: another provider takes live entries of it, by `provider publish
+A provider may republish live entries of another provider's list, by `provider publish
 --from-bundle`. The note is `custom` of the target `index.json` in the metadata of the list's role,
-so the list's keys sign it. Programs that do not know its members pass over them.
+so the list's keys sign it. Programs that do not know its members ignore them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where entries come from, the first origin first, and the terms of their use.
+    """The origins of entries, the first origin first, and the terms of use.
 
-    `followed` is the generation of this list with which the last origin was followed last.
+    `followed` is the generation of this list that was published with the newest state of the last
+    origin.
     """
 
     origins: tuple[Origin, ...] = ()
@@ -43,7 +44,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     followed: int = 0
 
     def facts(self) -> list[list[str]]:
-        """Return the lines that people are shown: a label and its text."""
+        """Return the lines for people: a label and its text."""
         found = []
         for origin in self.origins:
             where = f"list {origin.list}, generation {origin.generation}"
@@ -56,7 +57,7 @@ def provenance_of(target: TargetFile | None) -> Provenance:
     """Return the note beside an index; an empty one if there is none.
 
     Raises:
-        VerificationError: it breaks a rule.
+        VerificationError: the note breaks a rule.
     """
     custom = target.custom if target is not None else None
     if custom is None:
@@ -77,7 +78,7 @@ def provenance_of(target: TargetFile | None) -> Provenance:
 
 
 def has_note_alone(target: TargetFile) -> bool:
-    """Return whether a target has a note, and no other member beside those of TUF."""
+    """Return whether a target has a note, and no other member that TUF does not know."""
     said = target.unrecognized_fields
     custom = said.get("custom")
     return [*said] == ["custom"] and isinstance(custom, dict) and [*custom] == [FIELD]

@@ -52,7 +52,7 @@ from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 #: Default hints for metadata that cannot be trusted.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
 _SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
-#: Bounds a file without an announced length.
+#: The cap on a file whose length is not announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
 #: Accepted digests of a target: one is required, and the first one stands before the name in its
 #: address.
@@ -60,12 +60,12 @@ _STRONG_HASHES = {
     "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
     "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
 }
-#: Other digests, verified where signed; a SHAKE has no fixed length.
+#: Other digests: verified if signed; a SHAKE has no fixed length.
 _KNOWN_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 
 
 class Source(Protocol):
-    """Where bytes come from: `hashclient.net.client.Transport`, or a simulator in tests."""
+    """The source of bytes: `hashclient.net.client.Transport`, or a simulator in tests."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the body at `url`, at most `max_bytes`; raises errors of the project."""
@@ -77,7 +77,7 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body, which has the date if it has expired, and the name of its file.
+        #: The last body and the name of its file: if the body has expired, it has the date.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -88,12 +88,14 @@ class TufFetcher(FetcherInterface):
         """Return the metadata at `url`.
 
         python-tuf's parser takes the last of two values under one key, so another parser could read
-        other values than the verified ones: such JSON is refused here, before it is trusted.
+        other values than the verified ones. So JSON with a repeated key is refused here, before it
+        is trusted.
 
         Raises:
-            DownloadHTTPError: for 403 and 404, which end python-tuf's search for a newer root.
-            RepositoryError: it is not unambiguous JSON.
-            HashclientError: for anything else; python-tuf lets it pass through.
+            DownloadHTTPError: the status is 403 or 404, which ends python-tuf's search for a newer
+              root.
+            RepositoryError: the metadata is not unambiguous JSON.
+            HashclientError: any other failure; python-tuf does not catch this error.
         """
         body = self._body(url, min(max_length, MAX_METADATA_BYTES))
         try:
@@ -122,7 +124,7 @@ class TufFetcher(FetcherInterface):
 
 
 class Trust:
-    """The verified view of one provider at one moment."""
+    """The verified metadata of one provider at one moment."""
 
     def __init__(
         self,
@@ -160,14 +162,14 @@ class Trust:
             )
 
     def refresh(self) -> None:
-        """Bring the top-level metadata up to date, or say why not.
+        """Update the top-level metadata.
 
         Without news, this makes two small requests: for the next root, which does not exist, and
         the timestamp.
 
         Raises:
             StaleError: signed metadata has expired.
-            VerificationError: metadata is not signed as it must be, or goes back in time.
+            VerificationError: metadata has wrong signatures, or is older than before.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
         self._verified.clear()
@@ -224,22 +226,22 @@ class Trust:
         """Return the names of the lists that the provider has ended, after `refresh`.
 
         Raises:
-            VerificationError: what the targets say of them is malformed.
+            VerificationError: the member for ended lists in the targets is malformed.
         """
         with self._translated():
             return ended_lists(cast("Targets", self._verified[Targets.type]))
 
     def expires(self, list_name: str) -> datetime:
-        """Return the earliest expiry of the metadata that vouches for a list, after `target`."""
+        """Return the earliest expiry of the metadata for a list, after `target`."""
         roles = ("root", "timestamp", "snapshot", "targets", list_name)
         return min(self._verified[role].expires for role in roles)
 
     def epoch(self) -> str:
-        """Return a name for the snapshot keys in force, after `refresh`.
+        """Return a name for the present snapshot keys, after `refresh`.
 
-        When the provider replaces them, clients forget which versions they have seen (TUF, 5.3.11):
-        the cure after a thief has used them to push versions far ahead. Other values that never go
-        back have to be reset as well.
+        When the provider replaces these keys, clients forget which versions they have seen (TUF,
+        5.3.11). This is necessary after a thief has used the keys to sign very high versions. Other
+        values that may only increase have to be reset as well.
         """
         keyids = "".join(sorted(self._root.roles["snapshot"].keyids))
         return hashlib.sha256(keyids.encode()).hexdigest()[:16]
@@ -248,8 +250,8 @@ class Trust:
         """Return the signed length and hashes of a file of a list.
 
         Raises:
-            VerificationError: the list's role does not vouch for it.
-            StaleError, UnreachableError, …: as `refresh`; the list's role may be loaded now.
+            VerificationError: the list's role does not sign the file. StaleError, UnreachableError,
+            …: as `refresh`; the list's role may be loaded now.
         """
         if not is_name(list_name) or not is_name(file_name):
             raise VerificationError(
@@ -268,19 +270,21 @@ class Trust:
         _check_hashes(info, f"list {list_name}: {file_name}")
         role = role or self._keep(list_name)
         if role.delegations is not None:
-            # Otherwise, expiry and keys would depend on the file.
+            # Without this rule, expiry and keys would depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
 
     def notices(self) -> SignedNotices | None:
         """Return the signed notices of their role, after `refresh`; None without such a role.
 
-        Its metadata is kept beside that of the others, and verified each time: its keys may have
-        been replaced. One more request is made only when the snapshot names another version.
+        The metadata of this role is stored beside the metadata of other roles, and verified each
+        time: its keys may have been replaced. One more request is made only if the snapshot names
+        another version.
 
         Raises:
-            VerificationError: it is not signed as it must be, or does not agree with the snapshot.
-            StaleError: it has expired.
+            VerificationError: the metadata of the role is not signed as it must be, or does not
+                agree with the snapshot.
+            StaleError: the metadata of the role has expired.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
         with self._translated():
@@ -314,7 +318,8 @@ class Trust:
         """Return the verified bytes of a target, in memory.
 
         Raises:
-            VerificationError: it is longer than `max_bytes`, or differs from the signed hashes.
+            VerificationError: the target is longer than `max_bytes`, or differs from the signed
+                hashes.
             UnreachableError, AuthorisationError: as their names say.
         """
         if info.length > max_bytes:
@@ -337,7 +342,7 @@ class Trust:
     def hash_of(info: TargetFile) -> str:
         """Return the signed digest of a target as a text: its SHA-256 in hexadecimal.
 
-        Without one, it is `sha512:` and the SHA-512.
+        Without a SHA-256, the text is `sha512:` and the SHA-512.
         """
         name = _naming_hash(info)
         return info.hashes[name] if name == "sha256" else f"{name}:{info.hashes[name]}"
@@ -346,7 +351,7 @@ class Trust:
         """Make metadata loaded since `refresh` survive a power loss, too.
 
         Raises:
-            StateError: that fails.
+            StateError: the metadata cannot be synced.
         """
         self._directory.make_durable()
 
@@ -365,7 +370,7 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn python-tuf's errors into ours; this is done nowhere else."""
+        """Turn python-tuf's errors into ours; only this function does this."""
         try:
             yield
         except HashclientError:
@@ -418,7 +423,7 @@ def _check_hashes(info: TargetFile, what: str) -> None:
     """Make sure that a file is signed by an accepted hash that can be in an address.
 
     Raises:
-        VerificationError: it is not.
+        VerificationError: the file is not signed by a hash of this kind.
     """
     signed = {name: info.hashes[name] for name in _STRONG_HASHES if name in info.hashes}
     if not signed:

@@ -387,7 +387,7 @@ def _open(path: str) -> int:
     """Open a directory through no link, so that nobody can have another tree watched.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the directory cannot be opened.
     """
     return open_plain(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
 
@@ -412,7 +412,7 @@ def _reports(path: str) -> bool:
     """Return whether changes below a directory are reported.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the directory cannot be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

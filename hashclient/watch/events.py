@@ -87,7 +87,7 @@ class Queue:
         """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for that of another account.
 
         Raises:
-            UsageError: it is no such address, or botocore is not installed.
+            UsageError: the address has another form, or botocore is not installed.
             ConfigError: there are no credentials, or no such queue for them.
             UnreachableError: SQS cannot be reached.
         """
@@ -184,7 +184,8 @@ def _objects_in(body: Any) -> Iterator[ObjectUri]:
     URL), and "EventBridge event message structure" (keys as they are).
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError, UsageError: it is none of these.
+        KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not such a
+            notification.
     """
     if body.get("Type") == "Notification":
         yield from _objects_in(msgspec.json.decode(body["Message"]))

@@ -29,7 +29,7 @@ class ClamAv:
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line begins as a signature of a whole file does."""
+        """Return whether a first line begins like a signature of a whole file."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

@@ -74,7 +74,7 @@ class Csv:
 
 def _header(head: bytes, line: int, file: ImportFile) -> _Header:
     delimiter = _delimiter(head, file.reading)
-    assert delimiter is not None  # or it would not have been sniffed
+    assert delimiter is not None  # otherwise this importer would not have been chosen
     columns = _cells(head, delimiter)
     ours = our_columns(columns, line, file)
     return _Header(delimiter, columns, ours, is_nsrl(columns))
@@ -104,7 +104,7 @@ def _batch(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> Dig
 def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tuple[pa.Table, Int64]:
     """Parse rows of CSV into columns of text, with nulls for empty cells; bad rows are left out.
 
-    Columns that nobody asks about are not made.
+    Columns that are not needed are not made.
     """
     import pyarrow as pa
     import pyarrow.csv as pa_csv
@@ -119,7 +119,7 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
     wanted = dict.fromkeys([*header.ours, *(where.columns() if where is not None else ())])
     what = f"not {len(header.columns)} cells, as the header has"
     try:
-        # For a row with another number of cells, too, the reader would print a traceback.
+        # Without this, the reader would print a traceback for a row with another number of cells.
         text = _as_utf8(chunk, any_bytes=header.any_bytes)
         table = pa_csv.read_csv(
             pa.BufferReader(text),

@@ -1,13 +1,13 @@
-"""A file that is imported: its first line, all its bytes, and errors that name a line.
+"""A file to import: its first line, all its bytes, and errors that name a line.
 
 The beginning decides which importer reads the file, and a pipe cannot be read twice, so the file
-keeps the bytes that it has read. A file that ends before its size is refused: the cut may be
-between two lines, so that no line shows it. One `Reading`, what the user chose, belongs to one
-command: its bounds hold for all files together. An unusable row is refused, unless `max_bad` allows
-it; then it is counted in `remarks`, never silently ignored.
+keeps the bytes that it has read. A file that ends before its size is refused: if it was cut between
+two lines, no line shows this. One `Reading` has the choices of the user for one command: its bounds
+apply to all files together. An unusable row is refused, unless `max_bad` allows it; then it is
+counted in `remarks`, never silently ignored.
 
 The first bytes of a file decide whether it is unpacked, not its name. A truncated or damaged file
-is refused, and so is a file that is compressed twice, since nobody makes one by accident.
+is refused, and so is a file that is compressed twice: nobody makes such a file by accident.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
 
 #: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
 CHUNK_BYTES = 1 << 20
-#: Blank lines and comments in front of the first row take less.
+#: Blank lines and comments before the first row are shorter than this.
 HEAD_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 10
 
@@ -129,7 +129,7 @@ _FIRST_LINE = re.compile(
 
 
 class ImportFile:
-    """A file that is imported, from the present position of its stream.
+    """A file to import, from the present position of its stream.
 
     `reading` has the user's choices.
     """
@@ -153,7 +153,7 @@ class ImportFile:
         """
         while True:
             found = _FIRST_LINE.match(self._begun + b"\n" if self._ended else self._begun)
-            assert found is not None  # it matches anything
+            assert found is not None  # the pattern matches any text
             line: bytes = found["line"]
             is_whole = self._ended or found.end() < len(self._begun)
             if is_whole or len(line) > MAX_LINE_BYTES or len(self._begun) >= HEAD_BYTES:
@@ -213,7 +213,7 @@ class ImportFile:
         """Return the descriptor of a regular file, for random access.
 
         Raises:
-            UsageError: it is not a regular file; `what` names its content.
+            UsageError: the file is not a regular file; `what` names its content.
         """
         try:
             descriptor = self.stream.fileno()
@@ -227,7 +227,7 @@ class ImportFile:
 
     def _read(self) -> bytes:
         """Read the next bytes; none are the end."""
-        if self._ended:  # a terminal would go on after its end
+        if self._ended:  # a terminal could be read again after its end
             return b""
         try:
             block = self._read_block()
@@ -253,11 +253,11 @@ class ImportFile:
 
 
 def _bytes_ahead(stream: BinaryIO) -> int:
-    """Return how many bytes a regular file still has, by its size; none of anything else."""
+    """Return how many bytes a regular file still has, by its size; None for any other file."""
     try:
         status = os.fstat(stream.fileno())
         return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
-    except OSError:  # it has no descriptor, or cannot say where it is
+    except OSError:  # the stream has no descriptor, or no position
         return 0
 
 
@@ -269,7 +269,7 @@ def expanded(file: ImportFile) -> ImportFile:
     """Return the content of a compressed file; any other file is returned as it is.
 
     Raises:
-        UsageError: reading fails, or it is compressed twice.
+        UsageError: reading fails, or the file is compressed twice.
     """
     codec = _codec(file)
     if codec is None:
@@ -287,7 +287,7 @@ def _codec(file: ImportFile) -> str | None:
 
 
 class _Packed(io.RawIOBase):
-    """The bytes of a file as a stream that can be read by the piece."""
+    """The bytes of a file as a stream that can be read in pieces."""
 
     def __init__(self, file: ImportFile) -> None:
         self._blocks = file.blocks()
@@ -319,7 +319,7 @@ class _Expanded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         try:
-            # `read` of pyarrow 26 never frees the bytes that it was to fill, if it fails.
+            # If `read` of pyarrow 26 fails, it never frees its buffer.
             data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
         except OSError as error:  # the message is the library's
             raise UsageError(

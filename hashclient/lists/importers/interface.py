@@ -18,17 +18,17 @@ class Importer(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the kind, as in `FORMATS_HINT`."""
+        """The name of the kind of file, as in `FORMATS_HINT`."""
 
     @property
     def has_columns(self) -> bool:
         """Whether rows have columns with names, which `--where` and `--column` ask for."""
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a file is of this kind, by its first line.
+        """Return whether a file is of this kind, by its first line.
 
-        `head` is the first line that is neither blank nor a comment, without its end and without
-        a byte order mark; of a longer one, 64 KiB at least. `reading` may name columns.
+        `head` is the first line that is neither blank nor a comment, without its end and without a
+        byte order mark; of a very long line, at least 64 KiB. `reading` may name columns.
         """
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

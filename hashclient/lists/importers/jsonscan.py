@@ -27,9 +27,9 @@ class Scanner:
     """Reads a document from its beginning."""
 
     def __init__(self, file: ImportFile) -> None:
-        """Keep `file`; it is read on request only."""
+        """Keep `file`; only later calls read from it."""
         self.file = file
-        #: The record that is read, for messages.
+        #: The number of the present record, for messages.
         self.number = 1
         #: The text that was read; the unused part begins at `at`.
         self.text = ""
@@ -47,7 +47,7 @@ class Scanner:
         """Read some more; say whether there was any.
 
         Raises:
-            UsageError: reading fails, or it is not UTF-8.
+            UsageError: reading fails, or the text is not UTF-8.
         """
         block = b"" if self._ended else next(self._blocks, b"")
         self._ended = not block
@@ -64,7 +64,7 @@ class Scanner:
         blanks = 0
         while True:
             found = _BLANKS.match(self.text, self.at)
-            assert found is not None  # it matches anything
+            assert found is not None  # the pattern matches any text
             blanks += found.end() - self.at
             self.at = found.end()
             if self.at < len(self.text):
@@ -94,7 +94,7 @@ class Scanner:
         """Return the next value.
 
         Raises:
-            UsageError: it is too long, or parsers may read it differently.
+            UsageError: the value is too long, or parsers may read it differently.
         """
         self.peek()
         while True:
@@ -107,7 +107,7 @@ class Scanner:
             except ValueError:
                 pass
             else:
-                # A number may go on in what is still to come.
+                # A number may continue in the text that is not read yet.
                 if end < len(self.text) or self._ended:
                     self.at = end
                     return value
@@ -123,7 +123,7 @@ class Scanner:
         """Return the next key of an object, and step over the colon behind it.
 
         Raises:
-            UsageError: none comes next.
+            UsageError: the next value is not a key.
         """
         if self.peek() != '"':
             raise self.bad("not JSON, or not all of it")
@@ -135,7 +135,7 @@ class Scanner:
         """Step over the next array; the caller reads one value at each step.
 
         Raises:
-            UsageError: it is no array, or it is cut off.
+            UsageError: the next value is not an array, or the array is cut off.
         """
         self.need("[")
         if self.take("]"):

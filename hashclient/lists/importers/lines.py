@@ -22,7 +22,7 @@ _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 #: Characters refused within a line: NUL, and all that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
 _SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
-#: How a row begins whose digest comes first, or after a size only.
+#: The beginning of a row whose digest comes first, or after a size.
 _ROW_START = re.compile(
     rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
 )
@@ -31,8 +31,8 @@ _ROW_START = re.compile(
 def chunks_of_lines(file: ImportFile) -> Numbered:
     """Yield whole lines, many at a time, from the first that is neither blank nor a comment.
 
-    Each ends in LF alone; each chunk comes with the number of its first line. All but what stands
-    before the first row is still to be passed to `refuse_separators`.
+    Each line ends in LF alone; each chunk comes with the number of its first line. The caller has
+    to pass everything from the first row on to `refuse_separators`.
 
     Raises:
         UsageError: a line is too long, the file is UTF-16 or UTF-32, or reading fails.
@@ -99,7 +99,8 @@ def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
         return
     for found in _SEPARATORS.finditer(chunk):
         if found[0] == b"\x85":
-            # A byte of a letter, or the end of a line in ISO 8859-1: then a row follows.
+            # This may be a byte of a letter, or the end of a line in ISO 8859-1: then a row
+            # follows.
             start, end = chunk.rfind(b"\n", 0, found.start()) + 1, chunk.find(b"\n", found.end())
             if _is_utf8(chunk[start:end]) or not _ROW_START.match(chunk, found.end(), end):
                 continue

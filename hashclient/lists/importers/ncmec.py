@@ -35,7 +35,7 @@ MAX_TEXT_CHARS = 64 << 10
 #: The longest token that the parser may have to hold: a tag, an attribute, a comment.
 MAX_TOKEN_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
-#: Entries a batch: as texts they take more memory than all else.
+#: Entries in a batch: as texts they need more memory than all other data.
 _ROWS = 4096
 #: Hashes of ids that are kept in memory, in bytes; more are in a temporary file.
 _MAX_HASHES_BYTES = 4 << 20
@@ -79,7 +79,7 @@ class Ncmec:
 
 
 class _Document:
-    """An answer that is read as a stream; entries are collected into batches."""
+    """Reads an answer as a stream; collects entries into batches."""
 
     def __init__(self, file: ImportFile) -> None:
         self._file = file
@@ -106,14 +106,14 @@ class _Document:
 
     @property
     def count(self) -> int:
-        """How many entries wait to be a batch."""
+        """How many entries are collected for the next batch."""
         return len(self._entries)
 
     def feed(self, piece: bytes) -> None:
-        """Read on.
+        """Read the next piece.
 
         Raises:
-            UsageError: it is wrong, or too long.
+            UsageError: the document is wrong or too long.
         """
         self._parse(piece, last=False)
         self._fed += len(piece)
@@ -124,7 +124,7 @@ class _Document:
         """Read to the end.
 
         Raises:
-            UsageError: it is not whole.
+            UsageError: the document is incomplete.
         """
         self._parse(b"", last=True)
 
@@ -151,7 +151,7 @@ class _Document:
         """Refuse a document in which an entry is both present and deleted.
 
         Raises:
-            UsageError: one is both.
+            UsageError: an entry is both present and deleted.
         """
         count = self._deleted.count
         if not count:
@@ -274,7 +274,7 @@ class _Ids:
         self._hashes.close()
 
     def has_any_of(self, others: _Ids) -> bool:
-        """Return whether an id is in both; as many at a time are compared as fit into memory."""
+        """Return whether an id is in both sets; compare as many at a time as fit into memory."""
         parts = 1 + max(self.count, others.count) // _COMPARED
         return any(
             np.intersect1d(self._part(n, parts), others._part(n, parts)).size for n in range(parts)

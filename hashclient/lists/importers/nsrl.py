@@ -23,7 +23,7 @@ _COLUMNS = ("sha256", "sha1", "md5")
 
 
 class Nsrl:
-    """Reads the table FILE of RDSv3; its sizes are left out, as known good files need none."""
+    """Reads the table FILE of RDSv3, without sizes: known good files do not need them."""
 
     name = "NSRL"
     has_columns = False
@@ -60,7 +60,7 @@ def _open(file: ImportFile) -> sqlite3.Connection:
     import sqlite3
 
     descriptor = file.descriptor("a database")
-    # A batch may be asked for, and the last one dropped, by different threads; never at once.
+    # Different threads may request a batch and drop the last batch, but never at the same time.
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE_BYTES)

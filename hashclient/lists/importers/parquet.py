@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PAR1"
 ROWS = 1 << 14
-#: Read of a column at a time.
+#: The number of bytes of a column that are read at a time.
 _BUFFER_BYTES = 1 << 16
 MAX_COLUMNS = 1000
 #: Files of other bodies may have row groups of any size.
@@ -93,7 +93,7 @@ def _read(stream: Any, file: ImportFile) -> Iterator[DigestBatch]:
 
 
 def _texts(column: pa.Array, file: ImportFile) -> pa.Array:
-    """Return the cells of a column as text; of bytes, their hexadecimal digits."""
+    """Return the cells of a column as text; bytes become hexadecimal digits."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,7 +1,7 @@
 """Collects rows, of files or of arguments, into batches; and decodes digits to digests.
 
-The columns of a file are mapped to ours. Two headers are built in: that of the exports of
-INTERPOL's ICSE database, whose column Baseline says which rows are meant, and that of the NSRL's
+The columns of a file are mapped to our columns. Two headers are known: the header of exports from
+INTERPOL's ICSE database, whose column Baseline says which rows to use, and the header of the NSRL's
 RDSv2. In any other header every column must be known, unless `--column` or `--where` says which
 columns count.
 """
@@ -43,12 +43,12 @@ Int64 = npt.NDArray[np.int64]
 class DigestBatch(msgspec.Struct, frozen=True, eq=False):
     """Some rows of a file of digests, by column; every row has at least one digest.
 
-    `names` are what the file calls its rows (decoded with surrogateescape): file names in a sum
-    file, signatures in one of ClamAV; None where there is none. `lines` (count,) are line numbers
-    from 1, in a database those of rows. `digests[a]` is a pair: the digests of algorithm `a` as
-    (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,) are in bytes or
-    `NO_SIZE`. The last three are None unless the file has such a column; `added` is (count,)
-    datetime64[ms] in UTC, NaT for an empty cell.
+    `names` are the names of rows in the file (decoded with surrogateescape): file names in a sum
+    file, names of signatures in a file of ClamAV; None for a row without a name. `lines` (count,)
+    are line numbers from 1, in a database those of rows. `digests[a]` is a pair: the digests of
+    algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,)
+    are in bytes or `NO_SIZE`. The last three are None unless the file has such a column; `added` is
+    (count,) datetime64[ms] in UTC, NaT for an empty cell.
     """
 
     count: int
@@ -97,10 +97,11 @@ def is_nsrl(columns: Sequence[str]) -> bool:
 def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str, str]:
     """Return our column for each column of the file, all in lower case.
 
-    `line` is that of the header, for messages.
+    `line` is the number of the header's line, for messages.
 
     Raises:
-        UsageError: a column is unknown, named twice or missing, or it is open which rows are meant.
+        UsageError: a column is unknown, named twice or missing, or the user must say which rows to
+            import.
     """
     if len(set(columns)) != len(columns):
         raise file.bad(line, "a column occurs twice in the header")
@@ -135,7 +136,8 @@ def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError
     shown = ", ".join(printable(c[:_MAX_SHOWN]) for c in columns[:_MAX_SHOWN])
     return UsageError(
         f"{file.name}: there is no column {printable(name[:_MAX_SHOWN])}",
-        # In a file without a header, the first row is taken for it, so it must not be quoted.
+        # In a file without a header, the first row is taken for the header, so it must not be
+        # quoted.
         hint=f"there are: {shown}" if {*COLUMNS, *OTHER_NAMES}.intersection(columns) else None,
     )
 
@@ -164,13 +166,14 @@ HEX = re.compile(rb"[0-9A-Fa-f]+")
 #: Eighteen digits are an exabyte, and below what a signed 64-bit number holds.
 SIZE = re.compile(rb"[0-9]{1,18}")
 
-#: The beginning of a row within a line, where rows were joined by a space.
+#: The beginning of a row inside a line, if rows were joined by a space.
 _ROW = re.compile(
     r"(?:^|[ \t])(?:\\?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})[ ][ *]"
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each such beginning has one of these texts. Few names have any; many names are searched at once.
+#: Each such beginning has one of these texts. Few names have one of them; many names are searched
+#: together.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 
@@ -198,13 +201,13 @@ class Rows(msgspec.Struct):
         self.sizes.append(size)
 
     def add_hex(self, algorithm: Algorithm, digits: bytes) -> None:
-        """Give the row added last a digest."""
+        """Add a digest to the last row."""
         hexes, rows = self.hexes.setdefault(algorithm, ([], []))
         hexes.append(digits)
         rows.append(len(self.names) - 1)
 
     def refuse_rows_in_names(self, file: ImportFile) -> None:
-        """Refuse names that contain another row, as where rows were joined by spaces.
+        """Refuse names that contain another row, as happens if rows were joined by spaces.
 
         Raises:
             UsageError: a name contains a row.

@@ -29,7 +29,7 @@ def batch_of(
     file: ImportFile,
     column: Callable[[str], pa.Array],
 ) -> DigestBatch:
-    """Return the rows that are meant and usable, possibly none.
+    """Return the chosen and usable rows, possibly none.
 
     `cells` are columns of text by our names for them, None for an empty cell; sizes may be
     numbers. `lines` are the
@@ -53,7 +53,7 @@ def text_of(value: object) -> str | None:
     """Return the text of a cell of JSON; None for null.
 
     Raises:
-        ValueError: it is a list or an object, or has half a character.
+        ValueError: the value is a list or an object, or has half a character.
     """
     if value is None:
         return None
@@ -67,7 +67,7 @@ def text_of(value: object) -> str | None:
     raise ValueError("neither text nor a number")
 
 
-#: One more than the largest size, which has eighteen digits as text.
+#: The largest size plus one; the largest size has eighteen digits as text.
 MAX_SIZE = 10**18
 
 
@@ -77,24 +77,24 @@ class _Table:
     def __init__(self, cells: Mapping[str, pa.Array], lines: Int64, file: ImportFile) -> None:
         self._cells, self._lines, self._file = cells, lines, file
         self._count = len(lines)
-        #: Rows that are out: unusable, or not meant.
+        #: Rows that are left out: unusable, or not chosen.
         self._out: Mask = np.zeros(self._count, np.bool_)
 
     def refuse(self, rows: npt.NDArray[np.int64] | Uint32, what: str) -> None:
-        """Count rows as unusable, unless they are out already."""
+        """Count rows as unusable, unless they are left out already."""
         for row in rows.tolist():
             if not self._out[row]:
                 self._file.skip(int(self._lines[row]), what)
                 self._out[row] = True
 
     def leave_out(self, rows: Mask) -> None:
-        """Leave out rows that are not meant."""
+        """Leave out rows that are not chosen."""
         self._file.reading.remarks.not_meant += int(np.count_nonzero(rows & ~self._out))
         self._out |= rows
 
     def batch(self) -> DigestBatch:
         count = self._count
-        # This comes first: rows that are not meant need not be understood.
+        # This comes first: rows that are not chosen need not be understood.
         categories = self._categories()
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         has_digest = np.zeros(count, np.bool_)
@@ -184,7 +184,7 @@ class _Table:
         return result
 
     def _categories(self) -> list[str | None] | None:
-        """Bring the names of categories into the form for lists, each name once."""
+        """Convert the names of categories to the form for lists, each name once."""
         column = self._cells.get("category")
         if column is None:
             return None
@@ -219,7 +219,7 @@ def _decoded(values: pa.Array, algorithm: Algorithm) -> Uint8:
     """Decode digests that all have the right length.
 
     Raises:
-        ValueError: one is not hexadecimal.
+        ValueError: a digest is not hexadecimal.
     """
     if not len(values):
         return np.zeros((0, algorithm.digest_bytes), np.uint8)

@@ -5,7 +5,7 @@ model first, then has an array `value` of media, or of cases with arrays of Medi
 many media at once.
 
 Categories are numbers whose meaning differs between countries. The categories of CAID include legal
-files, and category 0 is not judged yet: so the user must say which rows are meant.
+files, and files in category 0 are not judged yet: so the user must say which rows to use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Vics:
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line begins as an OData document, or is but a bracket."""
+        """Return whether a first line begins like an OData document, or is only a bracket."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

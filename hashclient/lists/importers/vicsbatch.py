@@ -3,10 +3,10 @@
 Python's own decoder reads one object after the other, and notices repeated keys. It takes five
 times as long as decoding only the needed fields, so runs of media are decoded together where this
 gives the same result. A run is a guess: it ends at the last place that looks like the border
-between two media. If the text up to there is an array of media, it is a border, whatever follows.
-The fast decoder takes the last of repeated keys and passes over unknown ones. So keys are counted
-in the bytes, at any depth: a key that occurs exactly as often as it was decoded occurs nowhere
-else. Anything unusual is decoded the slow way, one by one.
+between two media. If the text up to this place is an array of media, the place is a border,
+whatever follows. The fast decoder uses the last of repeated keys and ignores unknown keys. So keys
+are counted in the bytes, at any depth: if a key occurs exactly as often as it was decoded, it is
+not repeated. Any unusual text is decoded slowly, one medium after the other.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _LAST_BLANK = ord(" ")
 class KeyEnds:
     """The ends of all keys in a piece of JSON.
 
-    A quote within a text has a backslash before it, so no key is missed, but a text may be taken
-    for a key: then it is counted too often.
+    A quote inside a text has a backslash before it, so no key is missed. But a text may be taken
+    for a key: then the key is counted too often.
     """
 
     def __init__(self, data: Uint8) -> None:
-        """Find them in `data`, which begins with an array of objects."""
+        """Find the ends of keys in `data`, which begins with an array of objects."""
         colons = np.flatnonzero(data == ord(":"))
         before = data[colons - 1]
         #: Whether no blank comes before a colon, so that all keys were found.
@@ -61,7 +61,7 @@ class KeyEnds:
         return bool((self._last_three == _last_three(name)).any())
 
     def count(self, name: str, expected: int) -> int:
-        """Return how often a key occurs; `expected`, if as many end as it does."""
+        """Return how often a key occurs; `expected` if exactly so many keys have its ending."""
         found = self._quotes[self._last_three == _last_three(name)]
         key = f'"{name}'.encode()
         # No key is missed, so an equal count means the same keys.
@@ -133,7 +133,7 @@ class Fields:
         for name in self.all:
             if name in (_HASHES, _FILES) or not _FIELD.fullmatch(name):
                 raise no_column(name, (), file)
-        #: Whether media without a judged category are meant, too.
+        #: Whether media without a judged category are used, too.
         self.any_category = bool(reading.where or reading.categories or reading.all_rows)
 
 
@@ -141,7 +141,7 @@ class Media:
     """Media that were read until they are a batch."""
 
     def __init__(self, file: ImportFile, fields: Fields) -> None:
-        """Begin with none."""
+        """Begin without media."""
         self.file, self.fields = file, fields
         self._columns: dict[str, list[Any]] = {name: [] for name in fields.all}
         self._numbers: list[int] = []
@@ -150,15 +150,14 @@ class Media:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many as a batch has."""
+        """Whether the media are enough for a batch."""
         return len(self._numbers) >= _ROWS
 
     def add(self, record: Any, number: int) -> None:
         """Add one medium, or count it as unusable.
 
         Raises:
-            UsageError: it has no judged category, and the user has not said that such rows are
-                meant.
+            UsageError: the medium has no judged category, and the user has not chosen such rows.
         """
         self._any = True
         if not isinstance(record, dict):
@@ -166,7 +165,7 @@ class Media:
             return
         try:
             values = {name: record.get(name, UNSET) for name in self.fields.all}
-            # A cell is as a fast decoder gives it if it is usual, and text otherwise.
+            # A usual cell has the type that a fast decoder gives; any other cell is text.
             cells = {
                 name: value if value is UNSET or type(value) is int else text_of(value)
                 for name, value in values.items()
@@ -185,7 +184,7 @@ class Media:
         self._numbers.append(number)
 
     def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
-        """Add media by their fields; the first has this number. Return how many."""
+        """Add media by their fields; the first has this number. Return how many were added."""
         count = 0
         for name, column in columns.items():
             count = len(column)
@@ -238,13 +237,13 @@ class Media:
 
 
 class Many:
-    """Decodes runs of usual media at once."""
+    """Decodes runs of usual media together."""
 
     def __init__(self, scanner: Scanner, media: Media) -> None:
         """Decode from `scanner`, whose next value is a medium."""
         self._scanner, self._media = scanner, media
         self._border: str | None = None
-        #: How much is decoded at once: less after something unusual, then more again.
+        #: How much is decoded together: less after an unusual text, then more again.
         self._piece = _PIECE_CHARS
         #: Up to this position in the document, media are decoded the slow way.
         self._slow_until = 0
@@ -262,7 +261,7 @@ class Many:
             self._border = found[0] if found else None
 
     def take(self) -> bool:
-        """Add all media in the text but the last; False if the next must go the slow way."""
+        """Add all media in the text except the last; False if the next must be decoded slowly."""
         scanner = self._scanner
         if self._border is None or scanner.gone + scanner.at < self._slow_until:
             return False
@@ -289,14 +288,14 @@ class Many:
 
     def _decoded(self, text: str) -> dict[str, list[Any]] | None:
         """Return the fields of an array of media; None if other parsers may read it differently."""
-        # A key may be written with escapes; the search does not find it then.
+        # A key may have escapes; then the search does not find it.
         if "\\" in text and "\\u" in text:
             return None
         data = np.frombuffer(text.encode(), np.uint8)
         keys = KeyEnds(data)
         if not keys.are_all:
             return None
-        # Nested values are examined only where they matter.
+        # Nested values are examined only if they are needed.
         if not self._look_inside and not (keys.may_have(_HASHES) and may_name_sha256(data)):
             columns = self._decoded_by(self._lean, text, keys)
             if columns is not None:

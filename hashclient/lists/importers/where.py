@@ -5,8 +5,9 @@
 A condition is COLUMN OP VALUE; OP is one of `= != < <= > >=`. AND binds tighter than OR; there are
 no brackets. `all` alone means every row. Names and values are compared without regard to case; they
 are quoted with ' or " where they contain an operator, a quote, AND or OR. With the value `true` or
-`false`, cells are read as yes or no; with < and the like, as numbers; a row whose cell cannot be
-read so is unusable. An empty cell agrees with `= ''` only. The text is never evaluated as code.
+`false`, cells are read as yes or no; with < and the like, as numbers; a row is unusable if its cell
+cannot be read in this way. An empty cell agrees with `= ''` only. The text is never evaluated as
+code.
 
 Bodies number and name their categories differently, country by country. A name is only brought into
 the form that a list needs ('Category 1' becomes `category-1`). A map written by the operator says
@@ -63,7 +64,7 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A filter: one of `alternatives` has to hold, with all of its conditions."""
+    """A filter: in at least one of `alternatives`, all conditions must be true."""
 
     alternatives: tuple[tuple[Condition, ...], ...]
 
@@ -72,7 +73,7 @@ class Where(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(c.column for some in self.alternatives for c in some))
 
     def choose(self, column: Callable[[str], pa.Array], count: int) -> tuple[Mask, dict[str, Mask]]:
-        """Return which of `count` rows are meant.
+        """Return which of `count` rows are chosen.
 
         `column` returns the texts of a column, with None for an empty cell. The second value has,
         by column, the rows whose cells have the wrong type for a condition.
@@ -95,7 +96,7 @@ def parse_where(text: str) -> Where:
     """Parse a filter.
 
     Raises:
-        UsageError: it is no filter, or too long.
+        UsageError: the text is not a filter, or is too long.
     """
     if len(text) > MAX_CHARS:
         raise UsageError(f"--where is longer than {MAX_CHARS} characters")
@@ -194,8 +195,8 @@ _MAP_HINT = (
 def category_name(text: str) -> str:
     """Return a name in the form for lists: lower case, `-` for blanks.
 
-    Characters that a name must not have stay, so that dropping them cannot make two names equal.
-    Only names that differ in case or in the width of blanks become equal.
+    Forbidden characters stay, so that dropping them cannot make two names equal. Only names that
+    differ in case or in the number of blanks become equal.
     """
     return _BLANKS.sub("-", text.strip()).lower()
 
@@ -211,7 +212,7 @@ class CategoryMap(msgspec.Struct, frozen=True):
     names: Mapping[str, str | None]
 
     def __contains__(self, text: object) -> bool:
-        """Return whether the map has a category, in whatever form."""
+        """Return whether the map has a category, in any form."""
         return isinstance(text, str) and numbered(category_name(text)) in self.names
 
     def name_of(self, text: str) -> str | None:
@@ -223,7 +224,7 @@ def load_category_map(path: Path) -> CategoryMap:
     """Read a map from a TOML file of one table: names in the file, names on the list or false.
 
     Raises:
-        UsageError: it cannot be read, or is something else.
+        UsageError: the file cannot be read, or is not such a map.
     """
     shown = printable(path)
     try:

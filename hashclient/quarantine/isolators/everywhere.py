@@ -39,7 +39,8 @@ class Everywhere:
         """Open the place of an item.
 
         Raises:
-            OSError: it is not there, cannot be reached safely, or is another place than was read.
+            OSError: the place is missing, cannot be reached safely, or is another place than the
+                one that was read.
         """
         return self._of(locator).open(locator, seen)
 

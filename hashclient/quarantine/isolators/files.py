@@ -76,7 +76,7 @@ class HeldFile:
         """Return up to `count` bytes; none at the end.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         return os.read(self.fd, count)
 
@@ -106,7 +106,7 @@ class FileSpot:
         """Open the regular file that is there.
 
         Raises:
-            OSError: it cannot be opened, or is not a regular file.
+            OSError: the file cannot be opened, or is not a regular file.
         """
         with open_file(self.place) as (fd, status):
             yield HeldFile(self.place, fd, status, self._seen)
@@ -142,7 +142,7 @@ class FileSpot:
         """Put back a file that a kill has left under the private name, or remove it if it may go.
 
         Raises:
-            OSError: it cannot be found out.
+            OSError: the state of the file cannot be found out.
         """
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
@@ -161,7 +161,7 @@ class FileSpot:
 
         Raises:
             UnclearError: the directory is another one, or files are being exchanged.
-            OSError: it cannot be found out.
+            OSError: the status cannot be read.
         """
         now = self.place.status()
         if now is None:

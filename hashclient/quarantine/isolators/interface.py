@@ -38,7 +38,7 @@ class Held(Protocol):
         """Return up to `count` bytes, from the beginning on; none at the end.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         ...
 
@@ -94,8 +94,8 @@ class Spot(Protocol):
         """Open the file there, through no link and without changing it.
 
         Raises:
-            OSError: it cannot be opened; `hold_if_there` knows which errors mean that it is not
-                there.
+            OSError: the file cannot be opened; `hold_if_there` knows which errors mean that the
+                file is missing.
         """
         ...
 
@@ -117,7 +117,7 @@ class Spot(Protocol):
         words why the removal could not be finished, or None.
 
         Raises:
-            OSError: it cannot be found out.
+            OSError: the state of the file cannot be found out.
         """
         ...
 
@@ -125,8 +125,8 @@ class Spot(Protocol):
         """Return the object there instead of the sealed file; `seen`, just held, is another file.
 
         Raises:
-            UnclearError: it may be another place, or somebody is exchanging files.
-            OSError: it cannot be found out.
+            UnclearError: the path may lead to another place now, or somebody is exchanging files.
+            OSError: the status cannot be read.
         """
         ...
 
@@ -148,7 +148,8 @@ class Isolator(Protocol):
         `seen` is the file that was read, for places whose locator does not say that.
 
         Raises:
-            OSError: it is not there, cannot be reached safely, or is another place than was read.
+            OSError: the place is missing, cannot be reached safely, or is another place than the
+                one that was read.
         """
         ...
 
@@ -162,7 +163,7 @@ def hold_if_there(spot: Spot) -> Iterator[Held | None]:
     """Open the file at a spot; return None if there is nothing to hold.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         held: Held | None = None

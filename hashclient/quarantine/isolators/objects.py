@@ -71,7 +71,7 @@ class HeldObject:
         """Return up to `count` bytes; none at the end.
 
         Raises:
-            OSError: it cannot be read, or is another one now.
+            OSError: the object cannot be read, or was replaced.
         """
         if not self._part and self._at < self.size:
             self._part = memoryview(self._range(self._at))
@@ -136,7 +136,7 @@ class ObjectSpot:
         """Hold the object there.
 
         Raises:
-            OSError: it is missing, or the request fails.
+            OSError: the object is missing, or the request fails.
         """
         seen = self.now()
         if seen is None:
@@ -224,7 +224,7 @@ class Objects:
         """Open the bucket of an object, whose URI says which version was read.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the bucket cannot be opened.
         """
         yield self._spot(locator)
 

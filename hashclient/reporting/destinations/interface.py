@@ -61,14 +61,14 @@ class Destination(Protocol):
         has every half-done step at the other side.
 
         Raises:
-            HashclientError: it cannot be handed over now.
+            HashclientError: the report cannot be handed over now.
         """
 
     def rehearse(self, report: Report) -> Rehearsal:
         """Return what `send` would hand over now; nothing is written, and no connection opened.
 
         Raises:
-            HashclientError: this cannot be known.
+            HashclientError: the content cannot be known.
         """
 
     def renew(self, report: Report) -> Report:
@@ -77,7 +77,7 @@ class Destination(Protocol):
         Matches that have ended can then be left out. Called before each `send`.
 
         Raises:
-            HashclientError: it cannot be taken back now.
+            HashclientError: the report cannot be taken back now.
         """
 
     def take_back(self, report: Report) -> Sent:
@@ -86,8 +86,8 @@ class Destination(Protocol):
         Afterwards it is retracted. For a retracted report, unfinished steps are finished.
 
         Raises:
-            UsageError: it is finished there, and this cannot be changed.
-            HashclientError: it cannot be taken back now.
+            UsageError: the report is finished there, and cannot be changed.
+            HashclientError: the report cannot be taken back now.
         """
 
     def is_taken_back(self, report: Report) -> bool:

@@ -60,7 +60,8 @@ def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table
     """Return the destination called `name`, or the default one without a name.
 
     Raises:
-        UsageError, ConfigError: there is none, or a setting for reports to it is missing.
+        UsageError, ConfigError: no destination has this name, or a setting for reports to it is
+            missing.
     """
     if not config.to:
         raise ConfigError(

@@ -171,7 +171,7 @@ class Service:
         """Ask whether the service works and accepts the credential.
 
         Raises:
-            HashclientError: it does not.
+            HashclientError: the service does not work, or refuses the credential.
         """
         answer = self._call("GET", "status")
         check(answer, "status")
@@ -181,7 +181,7 @@ class Service:
         """Fetch the schema that the service serves.
 
         Raises:
-            HashclientError: it cannot be fetched.
+            HashclientError: the schema cannot be fetched.
         """
         self.request_id = self.retry_after_s = None
         try:
@@ -241,7 +241,7 @@ class Service:
         Raises:
             AuthorisationError: the credential is refused; nothing was done.
             ConfigError: the address is refused, or the proxy is not usable; nothing was sent.
-            HashclientError: no valid answer came; it is not known whether the service did anything.
+            HashclientError: no valid answer came; the service may or may not have done the call.
         """
         url = f"{self._base}/{name}"
         answered = _Answered(url, MAX_ANSWER_BYTES)
@@ -310,7 +310,7 @@ def check(answer: Answer, call: str) -> None:
     """Check that an answer means success.
 
     Raises:
-        HashclientError: it does not; the class depends on the code.
+        HashclientError: the answer is an error; the class depends on the code.
     """
     if answer.code == OK:
         return

@@ -49,7 +49,7 @@ class CyberTipline:
         """Retract an open report there if a match ended or was rejected; the report begins again.
 
         Raises:
-            HashclientError: it cannot be retracted now.
+            HashclientError: the report cannot be retracted now.
         """
         if report.is_untouched or report.remote.in_doubt is Call.FINISH:
             return report
@@ -82,7 +82,7 @@ class CyberTipline:
         """File a report, or continue it, and finish it.
 
         Raises:
-            HashclientError: it cannot even be begun.
+            HashclientError: the report cannot even be begun.
         """
         if report.remote.in_doubt is Call.FINISH:
             return self._file(report, Filing.finish_again)
@@ -147,8 +147,8 @@ class CyberTipline:
         """Retract a report at the service if it is open there.
 
         Raises:
-            UsageError: it is finished there.
-            HashclientError: it cannot be retracted now.
+            UsageError: the report is finished at the service.
+            HashclientError: the report cannot be retracted now.
         """
         record = self._work.record
         if report.is_untouched:

@@ -101,8 +101,8 @@ class Filing:
         4. The report is finished.
 
         Raises:
-            HashclientError: it failed; the journal has the known state. If a person has to act, no
-                report stays open at the service, or the next attempt first retracts it.
+            HashclientError: filing failed; the journal has the known state. If a person has to act,
+                no report stays open at the service, or the next attempt first retracts it.
         """
         try:
             for _ in range(1 + MAX_RESTARTS):
@@ -137,8 +137,8 @@ class Filing:
         """Retract the report at the service if it is open there, and return the report.
 
         Raises:
-            UsageError: it is finished there, which cannot be changed.
-            HashclientError: it failed; the next attempt goes on.
+            UsageError: the report is finished at the service, and cannot be changed.
+            HashclientError: the retraction failed; the next attempt continues it.
         """
         if self._remote.in_doubt is Call.FINISH:
             # A report that is not known to be finished may still be taken back.
@@ -238,7 +238,7 @@ class Filing:
         Raises:
             StateError: the service does not know it; only a person can find out whether it is
                 finished.
-            HashclientError: it failed; it stays in doubt.
+            HashclientError: the call failed; it is still not known whether the report is finished.
         """
         answer = self._call(
             Call.FINISH,

@@ -87,7 +87,7 @@ class ConfinedSchema:
         """Check that the service will take `document`.
 
         Raises:
-            ConfigError: it will not; the message names the element at fault.
+            ConfigError: the service would refuse it; the message names the wrong element.
             VerificationError: the schema cannot be used.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -105,7 +105,7 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
     """Yield bytes up to the end of a line.
 
     Raises:
-        VerificationError: it takes too long, or the process ends.
+        VerificationError: reading takes too long, or the process ends.
     """
     ends = time.monotonic() + limit_s
     with selectors.DefaultSelector() as selector:

@@ -231,7 +231,7 @@ class Schema:
         """Read the schema; files that it refers to are not loaded.
 
         Raises:
-            VerificationError: it is no schema, or not one self-contained document.
+            VerificationError: the text is not a schema, or refers to other files.
         """
         import xmlschema
 
@@ -259,7 +259,7 @@ class Schema:
         """Check that the service will take `document`.
 
         Raises:
-            ConfigError: it will not; the message names the element at fault.
+            ConfigError: the service would refuse it; the message names the wrong element.
             VerificationError: the schema cannot be used after all.
         """
         import xmlschema
@@ -296,7 +296,7 @@ def parse_answer(text: bytes) -> dict[str, list[str]]:
     """Return the texts of the elements of an answer that hold no others, by name.
 
     Raises:
-        UnreachableError: it is no answer of such a service.
+        UnreachableError: the text is not an answer of such a service.
     """
     found: dict[str, list[str]] = {}
     path: list[str] = []

@@ -85,7 +85,7 @@ class HandOver:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
-            HashclientError: it cannot be made; the directory has no package.
+            HashclientError: the package cannot be made; the directory does not contain it then.
         """
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)

@@ -138,7 +138,7 @@ class Packager:
         """Return whether the announced package is in its place.
 
         Raises:
-            StateError: another file has its name, or it cannot be read.
+            StateError: another file has its name, or the package cannot be read.
         """
         target = self._directory / package.name
         try:
@@ -167,7 +167,8 @@ class Packager:
         5. The package gets its name, unless another file has it.
 
         Raises:
-            StateError: it cannot be written, or its place is taken; no package is there then.
+            StateError: the package cannot be written, or its place is taken; then there is no
+                package.
             AuditError: the audit log cannot be written or does not verify.
         """
         report_id = content.document.report
