@@ -25,7 +25,7 @@ from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.worker import caught, checked
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.executors.interface import Checkers, Executor, MakeChecker, OnBytes
-from hashclient.scan.executors.processes import Processes
+from hashclient.scan.executors.processes import Pool
 from hashclient.scan.executors.wire import names_of
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.values.options import ScanOptions
@@ -37,12 +37,26 @@ from tests.kit.depth import examples
 # The runner of the tests may have a thread; what is forked here does not rely on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
+
+class Processes(Executor):
+    """Runs batches in worker processes: `jobs`, and up to `most`."""
+
+    def __init__(self, jobs: int, most: int | None = None) -> None:
+        self._jobs, self._most = jobs, most
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: Checkers
+    ) -> Iterator[Result | Outcome | Advance]:
+        with Pool(self._jobs, make_checker, self._most) as pool:
+            yield from pool.run(work, 0.05)
+
+
 Make = Callable[[], Executor]
 MAKERS: dict[str, Make] = {
     "inline": Inline,
-    "processes-1": lambda: Processes(1, 0.05),
-    "processes-3": lambda: Processes(3, 0.05),
-    "processes-1-to-8": lambda: Processes(1, 0.05, 8),
+    "processes-1": lambda: Processes(1),
+    "processes-3": lambda: Processes(3),
+    "processes-1-to-8": lambda: Processes(1, 8),
 }
 DASK = "dask"
 

@@ -49,10 +49,7 @@ def test_a_forked_worker_is_as_at_the_start_and_serves() -> None:
     one = nursery()
     STATE["value"] = "of later"
     try:
-        one.ask_for_one()
-        one.ask_for_one()
-        assert one.asked == 2
-        born = one.born(wait=True)
+        born = [one.fork_one(), one.fork_one()]
         assert len({pid for pid, _ in born}) == 2
         for _, connection in born:
             connection.send_bytes(encode_task(TASK))
@@ -70,9 +67,7 @@ def test_a_forked_worker_is_as_at_the_start_and_serves() -> None:
 
 def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
     one = nursery()
-    one.ask_for_one()
-    one.ask_for_one()
-    (dying, connection), (waiting, other) = one.born(wait=True)
+    (dying, connection), (waiting, other) = one.fork_one(), one.fork_one()
     connection.send_bytes(encode_task([Group("d", ["die"], follow=False)]))
     assert one.exit_code(dying) == 7
     other.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
@@ -85,8 +80,7 @@ def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
 
 def test_a_forked_worker_ends_with_the_nursery() -> None:
     one = nursery()
-    one.ask_for_one()
-    ((pid, connection),) = one.born(wait=True)
+    pid, connection = one.fork_one()
     connection.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
     one.close()
     assert not Path(f"/proc/{pid}").exists()
@@ -96,20 +90,14 @@ def test_a_forked_worker_ends_with_the_nursery() -> None:
 @pytest.mark.slow
 def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
     files, one = open_files(), nursery()
-    one.ask_for_one()
-    ((late, connection),) = one.born(wait=True)
+    late, connection = one.fork_one()
     pid = one._process.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     one._process.join()
 
-    def another() -> None:
-        one.ask_for_one()
-        one.born(wait=True)
-
     with pytest.raises(OSError, match=r"child|pipe"):
-        another()
-    assert one.asked == 0
+        one.fork_one()
     assert one.exit_code(late) is None
     # Its worker goes on, and ends when its connection does.
     connection.send_bytes(encode_task(TASK))

@@ -464,7 +464,7 @@ def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.Monke
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with Pool(1, maker(check), 8) as pool:
-        monkeypatch.setattr(Nursery, "ask_for_one", refuse)
+        monkeypatch.setattr(Nursery, "fork_one", refuse)
         found = outcomes(list(pool.run(iter([task(str(n)) for n in range(20)]), 0.05)))
         assert len(pool._workers) == 1
     assert set(found.values()) == {(Kind.CLEAN, None)}

@@ -95,11 +95,12 @@ class Here(Executor):
     ) -> Iterator[Result | Outcome | Advance]:
         # It brings multiprocessing, which little work never needs.
         from hashclient.scan.executors.pacing import most_workers
-        from hashclient.scan.executors.processes import Processes
+        from hashclient.scan.executors.processes import Pool
 
         processors = default_jobs()
         most = most_workers(processors) if self._jobs is None else self._jobs
-        yield from Processes(self._jobs or processors, TICK_S, most).run(work, make_checker)
+        with Pool(self._jobs or processors, make_checker, most) as pool:
+            yield from pool.run(work, TICK_S)
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:

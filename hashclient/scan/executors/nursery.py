@@ -14,11 +14,10 @@ import multiprocessing
 import os
 import signal
 import struct
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.process import BaseProcess
-from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
+from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
 
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
@@ -38,96 +37,55 @@ class Nursery:
         Raises:
             OSError: the system has no room for it.
         """
-        #: The connections to requested workers; the workers that have begun; the last error.
-        self._asked: deque[Connection] = deque()
-        self._born: list[tuple[int, Connection]] = []
-        self._error = 0
-        self.end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        self._end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
             # Not a daemon, which could have no children.
-            self._process = forked(_tend, its_end, self.end, make, daemon=False)
+            self._process = forked(_tend, its_end, self._end, make, daemon=False)
         except OSError:
-            self.end.close()
+            self._end.close()
             raise
         finally:
             its_end.close()
 
-    @property
-    def asked(self) -> int:
-        """How many workers were asked for and are not there yet."""
-        return len(self._asked)
-
-    def ask_for_one(self) -> None:
-        """Ask for a worker without waiting for it; `born` returns it when it is there.
+    def fork_one(self) -> tuple[int, Connection]:
+        """Fork a worker; return its process and the connection to it.
 
         Raises:
             OSError: the system has no room for it, or the nursery has ended.
         """
         ours, its = Pipe()
         try:
-            send_fds(self.end, [_QUESTION.pack(0)], [its.fileno()])
+            send_fds(self._end, [_QUESTION.pack(0)], [its.fileno()])
+            return self._answer(), ours
         except OSError:
             ours.close()
             raise
         finally:
             its.close()
-        self._asked.append(ours)
-
-    def born(self, *, wait: bool = False) -> list[tuple[int, Connection]]:
-        """Return the workers that are there since the last time, with the connections to them.
-
-        With `wait`, wait for all that were asked for.
-
-        Raises:
-            OSError: the system has no room for one, or the nursery has ended.
-        """
-        with contextlib.suppress(BlockingIOError):
-            while self._asked:
-                self._take_one(0 if wait else MSG_DONTWAIT)
-        if self._error and not self._born:
-            error, self._error = self._error, 0
-            raise OSError(error, os.strerror(error))
-        born, self._born = self._born, []
-        return born
-
-    def _take_one(self, flags: int) -> None:
-        """Take the answer about the first worker that was asked for.
-
-        Raises:
-            BlockingIOError: it is not there yet.
-        """
-        pid, error = self._answer(flags)
-        connection = self._asked.popleft()
-        if error:
-            connection.close()
-            self._error = error
-        else:
-            self._born.append((pid, connection))
 
     def exit_code(self, pid: int) -> int | None:
         """Wait until a worker has ended; return its exit code, None if the nursery has ended."""
         try:
-            self.end.send(_QUESTION.pack(pid))
-            while self._asked:  # these were asked for before
-                self._take_one(0)
+            self._end.send(_QUESTION.pack(pid))
+            return self._answer()
         except OSError:
             return None
-        code, error = self._answer(0)
-        return None if error else code
 
-    def _answer(self, flags: int) -> tuple[int, int]:
-        try:
-            answer = self.end.recv(_ANSWER.size, flags)
-        except ConnectionError:
-            answer = b""
-        number, error = _ANSWER.unpack(answer or _ANSWER.pack(0, errno.ECHILD))
-        return int(number), int(error)
+    def _answer(self) -> int:
+        """Return the number in an answer.
+
+        Raises:
+            OSError: the answer is an error, or the nursery has ended.
+        """
+        answer = self._end.recv(_ANSWER.size) or _ANSWER.pack(0, errno.ECHILD)
+        number, error = _ANSWER.unpack(answer)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return int(number)
 
     def close(self, wait_s: float | None = None) -> None:
         """End it and its workers that are still there; wait for it, for `wait_s` at most."""
-        for connection in [*self._asked, *(born for _, born in self._born)]:
-            connection.close()
-        self.end.close()
+        self._end.close()
         self._process.join(wait_s)
         if self._process.exitcode is not None:
             self._process.close()

@@ -24,7 +24,7 @@ from hashclient.containers import sniffing  # noqa: F401 - before the fork as we
 from hashclient.core.errors import ExitCode, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.executors.interface import Executor, MakeChecker, single_tasks
+from hashclient.scan.executors.interface import MakeChecker, single_tasks
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
@@ -52,26 +52,6 @@ class _Worker(msgspec.Struct):
     times: Times = msgspec.field(default_factory=Times)
 
 
-class Processes(Executor):
-    """Runs batches in processes of their own, which end with the run."""
-
-    def __init__(self, jobs: int, tick_s: float, most: int | None = None) -> None:
-        """Run `jobs` at a time, and up to `most` as long as they wait for storage.
-
-        An `Advance` is yielded every `tick_s` seconds.
-        """
-        self._jobs = jobs
-        self._tick_s = tick_s
-        self._most = most
-
-    def run(
-        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
-    ) -> Iterator[Result | Outcome | Advance]:
-        """Yield the results of `work`, as they come; see `Executor`."""
-        with Pool(self._jobs, make_checker, self._most) as pool:
-            yield from pool.run(work, self._tick_s)
-
-
 class Pool:
     """Runs tasks in worker processes; use it as a context manager."""
 
@@ -97,9 +77,7 @@ class Pool:
     def __enter__(self) -> Pool:
         try:
             for _ in range(self._pacing.jobs):
-                self._nursery.ask_for_one()
-            while len(self._workers) < self._pacing.jobs:
-                self._take_born(wait=True)
+                self._fork_one()
         except BaseException as error:
             self.__exit__()
             if isinstance(error, OSError):
@@ -113,15 +91,15 @@ class Pool:
         # The workers end with the nursery; not one that waits for a server which never answers.
         self._nursery.close(END_S)
 
-    def _take_born(self, *, wait: bool = False) -> None:
-        """Take the workers that began since the last call; `wait` for all requested ones.
+    def _fork_one(self) -> None:
+        """Start a worker.
 
         Raises:
-            OSError: the system has no room for one, or the nursery has ended.
+            OSError: the system has no room for it, or the nursery has ended.
         """
-        for pid, connection in self._nursery.born(wait=wait):
-            self._workers.append(_Worker(pid, connection))
-            _log.debug("started worker process %d", pid)
+        pid, connection = self._nursery.fork_one()
+        self._workers.append(_Worker(pid, connection))
+        _log.debug("started worker process %d", pid)
 
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
@@ -137,25 +115,22 @@ class Pool:
         begun = False
         while True:
             yield from self._hand_out(tasks)
-            busy = {w.connection: w for w in self._workers if w.tasks}
+            busy = [worker for worker in self._workers if worker.tasks]
             if not busy:
                 return
             if not begun:
                 begun = True
                 yield Advance()
-            asked = [self._nursery.end] if self._nursery.asked else []
-            left_s = self._pacing.due - time.monotonic()
-            ready = wait([*busy, *asked], max(0, min(tick_s, left_s)))
+            left_s = 0 if self._lacks_workers else self._pacing.due - time.monotonic()
+            ready = wait([w.connection for w in busy], max(0, min(tick_s, left_s)))
             if not ready and time.monotonic() < self._pacing.due:
                 yield Advance()
             dead: list[_Worker] = []
             failure: StateError | None = None
-            for connection in ready:
-                if not isinstance(connection, Connection):
-                    continue
-                message = self._receive(busy[connection])
+            for worker in [w for w in busy if w.connection in ready]:
+                message = self._receive(worker)
                 if message is None:
-                    dead.append(busy[connection])
+                    dead.append(worker)
                     continue
                 if isinstance(message, StateError):
                     failure = message
@@ -216,21 +191,18 @@ class Pool:
         return True
 
     def _grow(self) -> None:
-        """Ask for missing workers, and give work to those that have come."""
-        if not (self._nursery.asked or self._lacks_workers):
-            return
-        try:
-            self._take_born()
-            while self._lacks_workers:
-                self._nursery.ask_for_one()
-        except OSError as error:
-            _log.info("no more worker processes: %s", error.strerror)
-            self._pacing.limit(len(self._workers))
+        """Start one of the missing workers: results are read before the next one is started."""
+        if self._lacks_workers:
+            try:
+                self._fork_one()
+            except OSError as error:
+                _log.info("no more worker processes: %s", error.strerror)
+                self._pacing.limit(len(self._workers))
 
     @property
     def _lacks_workers(self) -> bool:
         """Whether there should be more workers, and there is work for them."""
-        return len(self._workers) + self._nursery.asked < self._pacing.wanted and bool(
+        return len(self._workers) < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
 
@@ -282,8 +254,7 @@ class Pool:
                 hint="the machine may be out of memory; try fewer --jobs",
             )
         try:
-            self._nursery.ask_for_one()
-            self._take_born(wait=True)
+            self._fork_one()
         except OSError as error:
             _log.info("no worker process: %s", error.strerror)
         if not self._workers:
