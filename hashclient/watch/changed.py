@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
+#: A directory is listed for at least so many names; at most so many times as many are read of it.
+LISTED_FROM = 16
+LISTED_TIMES = 4
 #: The directory is gone, or something else is in its place: that was reported, too.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 

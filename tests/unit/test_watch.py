@@ -25,13 +25,12 @@ from hashclient.client.client import Client
 from hashclient.core.errors import HashclientError
 from hashclient.core.model import Handled, Outcome
 from hashclient.scan.run.pipeline import Run
-from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Task
 from hashclient.system.beneath import exchange
 from hashclient.watch import changes as changes_module
 from hashclient.watch import watch as watch_module
-from hashclient.watch.changed import ChangedFiles
+from hashclient.watch.changed import LISTED_FROM, LISTED_TIMES, ChangedFiles
 from hashclient.watch.changes import Changes
 from hashclient.watch.watch import Watch
 from tests.kit import csv_of, make_deep_tree, write_tree

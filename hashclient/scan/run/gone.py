@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
-from hashclient.scan.run.whereabouts import Grounds
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.trees import Coverage
 from hashclient.scan.values.work import join
 from hashclient.system.encryption import shows_all_names
@@ -43,7 +43,7 @@ class _End(NamedTuple):
 
 
 def find_gone(
-    matches: Selection, coverage: Coverage, grounds: Grounds, started: datetime
+    matches: Selection, coverage: Coverage, grounds: Mounts, started: datetime
 ) -> Iterator[Left]:
     """Yield the matches that are gone after a scan that `started` then and has covered `coverage`.
 
@@ -78,7 +78,7 @@ class _Way:
             os.close(self._end.fd)
         self._directory = self._end = self._standing = None
 
-    def lacks(self, one: Left, grounds: Grounds) -> bool:
+    def lacks(self, one: Left, grounds: Mounts) -> bool:
         """Return whether a match is gone, by the numbers of the module."""
         directory, _, name = one.path.rpartition(b"/")
         if directory != self._directory:

@@ -10,35 +10,19 @@ recorded, or acted upon.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
 from hashclient.matches.rows import place_of
 from hashclient.scan.sources.finding_again import open_directory
+from hashclient.scan.sources.mounts import Mounts
 from hashclient.system.beneath import Directory
 
-#: A directory's names are read for at least so many files; at most so many times as many names are
-#: read.
-LISTED_FROM = 16
-LISTED_TIMES = 4
-
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-class Grounds(Protocol):
-    """Knows the place of directories inside of their file systems."""
-
-    def path_of(self, fd: int) -> str | None:
-        """Return the path of an open directory without links."""
-
-    def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
-        """Return the identity of `rest` in an open directory, as `core.match.Place` has it."""
 
 
 class _Directory(NamedTuple):
@@ -63,107 +47,27 @@ class _Directory(NamedTuple):
         return status is not None and seen.is_file(status)
 
 
-class _Links:
-    """Which of many files are links.
-
-    Asking the system about each takes longer than all the rest here. For a directory with many of
-    them, its list of names is read instead, up to a limit: the list may be much longer.
-    """
-
-    def __init__(self, directories: Iterable[str]) -> None:
-        """Answer for files in `directories`, one directory a file."""
-        self._counts = Counter(directories)
-        #: By directory, the names that were seen there, and whether each is a link.
-        self._seen: dict[str, dict[str, bool]] = {}
-
-    def seen(self, directory: str) -> Mapping[str, bool]:
-        """Return the names that were seen in `directory`, and whether each is a link."""
-        return self._seen.get(directory) or {}
-
-    def has(self, directory: str, name: str, path: str) -> bool:
-        """Return whether the file `name` in `directory`, which is at `path`, is a link."""
-        seen = self._seen.get(directory)
-        if seen is None:
-            seen = self._seen[directory] = self._list(directory)
-        is_link = seen.get(name)
-        if is_link is not None:
-            return is_link
-        try:
-            return stat.S_ISLNK(os.lstat(path).st_mode)
-        except OSError:
-            # Too long for one call, or gone again: isolation refuses links anyway.
-            return False
-
-    def _list(self, directory: str) -> dict[str, bool]:
-        # No directory: the path has no slash, or the file is in the root itself.
-        return names_in(directory, self._counts[directory]) if directory else {}
-
-
-def names_in(directory: str, asked: int) -> dict[str, bool]:
-    """Return names that are in a directory, and whether each is a link, to answer for `asked` ones.
-
-    Empty for fewer than `LISTED_FROM` files, since one look at each is cheaper, or if the directory
-    cannot be read; of a very long one, the first names.
-    """
-    if asked < LISTED_FROM:
-        return {}
-    try:
-        with os.scandir(directory) as entries:
-            first = itertools.islice(entries, asked * LISTED_TIMES)
-            return {entry.name: entry.is_symlink() for entry in first}
-    except OSError:
-        return {}
-
-
 class Whereabouts:
     """Finds the places of files, with the help of `grounds`."""
 
-    def __init__(self, grounds: Grounds) -> None:
+    def __init__(self, grounds: Mounts) -> None:
         """Nothing is looked at yet."""
         self._grounds = grounds
 
     def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
-        """Return the places of outcomes, in their order."""
-        files = [outcome.path.rpartition("/") for outcome in outcomes]
-        links = _Links([met for met, _, _ in files])
+        """Return the places of outcomes, in their order; a stream or an object has seen no file."""
         known: dict[str, _Directory | None] = {}
-        places = []
-        last: tuple[str, int | None] = "", None
-        standing: str | None = None
-        near: Mapping[str, bool] = {}
-        for outcome, file in zip(outcomes, files, strict=True):
-            seen = outcome.seen
-            if seen is None:  # a stream or an object
-                places.append(place_of(outcome))
-                continue
-            at = file[0], seen.directory_inode
-            if at == last and near.get(file[2]) is False:  # as mostly, of very many
-                places.append(Place(outcome.path, standing))
-                continue
-            place = self._of(outcome.path, file, seen, known, links)
-            places.append(place)
-            names = links.seen(file[0])
-            found = known.get(file[0])
-            is_here = found is not None and seen.directory_inode and seen.is_directory(found.status)
-            if is_here and place.path == outcome.path and names.get(file[2]) is False:
-                # It is no link and stands where it was met; so do neighbours that are no links.
-                last, near, standing = at, names, place.standing
-        return places
+        return [
+            place_of(one) if one.seen is None else self._of(one.path, one.seen, known)
+            for one in outcomes
+        ]
 
-    def _of(
-        self,
-        path: str,
-        file: tuple[str, str, str],
-        seen: Seen,
-        known: dict[str, _Directory | None],
-        links: _Links,
-    ) -> Place:
-        met, slash, name = file
+    def _of(self, path: str, seen: Seen, known: dict[str, _Directory | None]) -> Place:
+        met, slash, name = path.rpartition("/")
         if name in ("", ".", ".."):
             return Place(_plain(path))
-        if links.has(met, name, path):
-            if seen.directory_inode is not None:  # it was no link when read
-                return Place(_plain(path))
+        # Without a link the file was opened in its own directory: whatever has its name now.
+        if seen.directory_inode is None and _is_link(path):
             try:
                 met, slash, name = os.path.realpath(path).rpartition("/")
             except OSError:  # it is no link any more
@@ -191,6 +95,14 @@ class Whereabouts:
             return _Directory(real.rstrip("/"), self._grounds.standing_of(fd), os.fstat(fd))
         finally:
             os.close(fd)
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        # Too long for one call, or gone again: isolation refuses links anyway.
+        return False
 
 
 def _plain(path: str) -> str:
