@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.msgpack import decode
 
 from hashclient.config.settings import Config, Settings
 from hashclient.core.kinds import Kind
@@ -22,7 +23,7 @@ from hashclient.scan.cache.interface import Cache, CachePlace
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Received, Remembered
-from hashclient.scan.cluster.messages import ToCheck, decode_files, names_elsewhere
+from hashclient.scan.cluster.messages import ToCheck, names_elsewhere
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.executors.wire import encode
 from hashclient.scan.run.engine import Progress, scan
@@ -135,7 +136,7 @@ class OnTheWay(Cache):
             group = Group("d", names, follow=False, inodes=array("Q", inodes))
             groups.append(names_elsewhere(group, 0 if identity is None else identity.number))
         batch = ToCheck(tuple(groups), self._remembered.of(groups))
-        self._sent.take(decode_files(encode(batch)).known)
+        self._sent.take(decode(encode(batch), type=ToCheck).known)
 
     def find(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]

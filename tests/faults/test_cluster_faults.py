@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from msgspec.msgpack import decode
 
 from fixtures.cluster import started as started_cluster
 from fixtures.tls import Authority
@@ -24,7 +25,7 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.scan.cluster import backlog, crew
 from hashclient.scan.cluster.executor import Dask
-from hashclient.scan.cluster.messages import decode_files, paths_of
+from hashclient.scan.cluster.messages import ToCheck, paths_of
 from hashclient.scan.cluster.worker import check
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
@@ -111,7 +112,8 @@ def test_workers_that_are_killed_at_random_change_nothing(
 
 
 def deadly(name: str, run: str, payload: bytes) -> bytes:
-    if any(path.endswith(name) for path in paths_of(decode_files(payload).groups)):
+    batch = decode(payload, type=ToCheck)
+    if any(path.endswith(name) for path in paths_of(batch.groups)):
         os.kill(os.getpid(), signal.SIGKILL)
     return check(run, payload)
 

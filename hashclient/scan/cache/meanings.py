@@ -58,10 +58,6 @@ class Meanings:
             if number != self.number
         }
 
-    def is_plain(self, number: int) -> bool:
-        """Return whether whatever was no container under a meaning is still none."""
-        return bool(number) and (number == self.number or self._earlier.get(number, _ANY) is None)
-
     def take(self, records: Records) -> None:
         """Set the bit `PLAIN` in records that were read, where they still say that."""
         numbers = records["meaning"]
@@ -81,10 +77,6 @@ class Meanings:
         """Note the meaning of today in records that are to be written."""
         plain = records["mask"] & np.uint8(PLAIN) != 0
         records["meaning"] = np.where(plain, np.uint8(self.number), np.uint8(0))
-
-
-#: In place of a meaning that is not in the table.
-_ANY = meaning.Touched(0, frozenset(range(256)))
 
 
 def _read(database: sqlite3.Connection) -> dict[int, str]:

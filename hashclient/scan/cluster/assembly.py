@@ -30,10 +30,12 @@ def on_cluster(
     inventory: InventoryPlace | None,
     containers: Options | None,
     on_notice: Callable[[str], None],
+    objects: bool,
 ) -> Dask:
     """Return the executor of a scan at `where`; it has no connection and no process yet.
 
-    Files that are unchanged by the `inventory` of the client are not read.
+    Files that are unchanged by the `inventory` of the client are not read. If `objects` are read as
+    well, the connection is kept when the files are done, until `close`.
 
     Raises:
         UsageError: the current directory is gone, or a number of processes was asked for.
@@ -63,6 +65,7 @@ def on_cluster(
         reread_days=settings.config.inventory.reread_days,
         containers=containers,
         boot=boot_id(),
+        objects=objects,
         also=lists.also,
     )
     environment = environment_of(settings.state_dir, settings.config_path, settings.seal_key_file)

@@ -64,12 +64,6 @@ class _Range(msgspec.Struct):
     ended: str | None = None
 
 
-class _Reads(msgspec.Struct, frozen=True):
-    """A batch of objects that are being read."""
-
-    wanted: list[Wanted]
-
-
 class ClusterBucket(Work):
     """The listing and the reads of one URI."""
 
@@ -163,8 +157,7 @@ class ClusterBucket(Work):
             GoneError: the scheduler does not answer.
         """
         while self._jobs.has_room and (reads := self._next_reads()) is not None:
-            payload = encode(ToRead(self._namespace, self._uri.bucket, reads.wanted))
-            self._jobs.submit(reads, objectwork.read_objects, payload)
+            self._jobs.submit(reads, objectwork.read_objects, encode(reads))
         if self.backlog > BACKLOG:
             return
         ahead = 2 * self._jobs.slots + 2
@@ -179,7 +172,7 @@ class ClusterBucket(Work):
             payload = encode(ToListRange(*where, one.after, one.until, LIST_OBJECTS))
             self._jobs.submit(one, objectwork.list_range, payload)
 
-    def _next_reads(self) -> _Reads | None:
+    def _next_reads(self) -> ToRead | None:
         """Return the next batch of objects: a small one only if a worker has nothing else."""
         count = size = 0
         for wanted in self._waiting:
@@ -189,7 +182,8 @@ class ClusterBucket(Work):
         is_full = count >= READ_OBJECTS or size >= READ_BYTES
         if not count or (not is_full and len(self._jobs) >= self._jobs.slots):
             return None
-        return _Reads([self._waiting.popleft() for _ in range(count)])
+        batch = [self._waiting.popleft() for _ in range(count)]
+        return ToRead(self._namespace, self._uri.bucket, batch)
 
     def _take(self, ended: Sequence[tuple[Any, bytes | None]]) -> None:
         """Take the answers of batches that have ended."""
@@ -198,7 +192,7 @@ class ClusterBucket(Work):
             message = answer_of(decode_object_answer, answer)
             if isinstance(message, Failed):
                 failure = message.error
-            elif isinstance(batch, _Reads):
+            elif isinstance(batch, ToRead):
                 if isinstance(message, ReadObjects) and len(message.results) == len(batch.wanted):
                     self._checked += unpack_read(message, batch.wanted)
                 else:
@@ -231,7 +225,7 @@ class ClusterBucket(Work):
 
     def _lose_batches(self, batches: Sequence[Any], reason: str) -> None:
         for batch in batches:
-            if isinstance(batch, _Reads):
+            if isinstance(batch, ToRead):
                 self._lose(batch.wanted, reason)
             else:
                 batch.is_listed, batch.ended = True, reason

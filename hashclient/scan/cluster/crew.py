@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.msgpack import decode
+
 from hashclient.core.errors import ConfigError, StateError, UnreachableError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.address import problem_with_worker
 from hashclient.scan.cluster.connection import Connection
-from hashclient.scan.cluster.messages import Setup, Spec, decode_problems
+from hashclient.scan.cluster.messages import Setup, Spec
 from hashclient.scan.cluster.probes import without, written
 from hashclient.scan.executors.wire import Names, encode
 from hashclient.system.text import printable
@@ -135,7 +137,8 @@ class Crew:
             found.update(dict.fromkeys(names))
             for address, answer in sorted(answers.items()):
                 # A worker that has died is checked again when it comes back.
-                problems = decode_problems(answer) if isinstance(answer, bytes) else None
+                is_answer = isinstance(answer, bytes)
+                problems = decode(answer, type=list[str | None] | None) if is_answer else None
                 for name, problem in zip(names, problems or (), strict=False):
                     if problem is not None and found[name] is None:
                         found[name] = f"{problem}, on worker {printable(address)}"

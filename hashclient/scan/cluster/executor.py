@@ -100,7 +100,6 @@ class Dask(Executor):
         self._patience_s = patience_s
         self._check = check
         self._look_at = look_at or NamedFiles().look_at
-        self._objects_follow = False
         self._jobs: Jobs | None = None
         self._opened = contextlib.ExitStack()
 
@@ -120,11 +119,6 @@ class Dask(Executor):
         self._trees = ClusterTrees(paths, options, mounts)
         return self._trees
 
-    def elsewhere(self) -> Dask:
-        """Keep the connection when the files are done, until `close`: buckets follow."""
-        self._objects_follow = True
-        return self
-
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
         """Yield the results of `work` and of the trees; see `Executor`.
 
@@ -139,7 +133,7 @@ class Dask(Executor):
         except BaseException:
             self.close()
             raise
-        if not self._objects_follow:
+        if not self._spec.objects:  # which come next
             self.close()
 
     def _run(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
@@ -154,7 +148,6 @@ class Dask(Executor):
             points=tuple(points),
             asks_inventory=shares and self._inventory is not None,
             gets_known=remembered.begin(),
-            objects=self._objects_follow,
         )
         crew = Crew(connection, spec, places, self._on_notice)
         jobs = self._jobs = Jobs(connection, crew, spec.run, self._patience_s)

@@ -80,14 +80,15 @@ class Remembered:
 
     def of(self, groups: Sequence[Names]) -> tuple[Known, ...]:
         """Return the records of the files in groups."""
-        inventory, found = self._inventory, []
+        inventory, found = self._inventory, list[Known]()
+        if inventory is None:
+            return ()
         by_file_system: dict[int, list[bytes]] = {}
         for group in groups:
             if group.file_system:
                 by_file_system.setdefault(group.file_system, []).append(group.inodes)
         room = MOST_MEMBER_BYTES
-        for number, raw in by_file_system.items() if inventory is not None else ():
-            assert inventory is not None
+        for number, raw in by_file_system.items():
             inodes = np.sort(np.frombuffer(b"".join(raw), INODE))
             try:
                 records, old = inventory.records_at(number, inodes)

@@ -184,11 +184,6 @@ class Lost(msgspec.Struct, array_like=True, tag="lost"):
 Answer = Checked | Listed | Failed | Lost
 
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
-decode_setup = msgspec.msgpack.Decoder(Setup).decode
-decode_probes = msgspec.msgpack.Decoder(list[Probe]).decode
-decode_problems = msgspec.msgpack.Decoder(list[str | None] | None).decode
-decode_files = msgspec.msgpack.Decoder(ToCheck).decode
-decode_directories = msgspec.msgpack.Decoder(ToList).decode
 
 
 def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
@@ -281,8 +276,6 @@ class ReadObjects(msgspec.Struct, array_like=True, tag="read"):
 ObjectAnswer = ListedRange | ReadObjects | Failed | Lost
 
 decode_object_answer = msgspec.msgpack.Decoder(ObjectAnswer).decode
-decode_range = msgspec.msgpack.Decoder(ToListRange).decode
-decode_wanted = msgspec.msgpack.Decoder(ToRead).decode
 
 
 def pack_read(checked: list[CheckedObject]) -> ReadObjects:

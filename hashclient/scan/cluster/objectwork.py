@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.msgpack import decode
 
 from hashclient.core.errors import StateError
 from hashclient.core.objecturi import ObjectUri
@@ -25,8 +26,6 @@ from hashclient.scan.cluster.messages import (
     ReadObjects,
     ToListRange,
     ToRead,
-    decode_range,
-    decode_wanted,
     pack_read,
 )
 from hashclient.scan.cluster.worker import Work, with_work
@@ -70,12 +69,12 @@ class Bucket:
 
 def list_range(run: str, payload: bytes) -> bytes:
     """List a range of keys, as far as there is time."""
-    return with_work(run, lambda work: _list(work, decode_range(payload)))
+    return with_work(run, lambda work: _list(work, decode(payload, type=ToListRange)))
 
 
 def read_objects(run: str, payload: bytes) -> bytes:
     """Read and judge a batch of objects."""
-    return with_work(run, lambda work: _read(work, decode_wanted(payload)))
+    return with_work(run, lambda work: _read(work, decode(payload, type=ToRead)))
 
 
 def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:

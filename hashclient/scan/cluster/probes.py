@@ -62,7 +62,7 @@ def _leave(directory: str) -> Probe:
     try:
         name, token = f"{PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(16)
         if not _write(fd, name, token):
-            return Probe(raw, signs=tuple(_signs(fd)))
+            return Probe(raw, signs=_signs(fd))
         return Probe(raw, os.fsencode(name), token)
     finally:
         os.close(fd)
@@ -87,24 +87,25 @@ def _write(fd: int, name: str, token: bytes) -> bool:
     return True
 
 
-def _signs(fd: int) -> Iterator[Sign]:
-    """Yield signs that identify an open directory; the first one is its own."""
+def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
+    """Return signs that identify an open directory: its own, and those of `entries`.
+
+    Without any, its first entries are taken; those that are gone are left out.
+    """
     own = os.fstat(fd)
-    entries: list[str] = []
-    with contextlib.suppress(OSError), os.scandir(fd) as found:
-        entries += [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
+    if not entries:
+        with contextlib.suppress(OSError), os.scandir(fd) as found:
+            entries = [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
     # The time of the directory matters most where the directory is empty.
-    yield Sign(b"", own.st_ino, stat.S_IFMT(own.st_mode), 0, 0 if entries else own.st_mtime_ns)
+    signs = [Sign(b"", own.st_ino, stat.S_IFDIR, 0, 0 if entries else own.st_mtime_ns)]
     for name in entries:
         with contextlib.suppress(OSError):
-            yield _sign_of(name, os.stat(name, dir_fd=fd, follow_symlinks=False))
-
-
-def _sign_of(name: str, status: os.stat_result) -> Sign:
-    mode = stat.S_IFMT(status.st_mode)
-    if mode == stat.S_IFDIR:  # a directory that may be a mount point proves nothing here
-        return Sign(os.fsencode(name), 0, mode, 0, 0)
-    return Sign(os.fsencode(name), status.st_ino, mode, status.st_size, status.st_mtime_ns)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            mode, values = stat.S_IFMT(status.st_mode), (0, 0, 0)
+            if mode != stat.S_IFDIR:  # a directory that may be a mount point proves nothing here
+                values = status.st_ino, status.st_size, status.st_mtime_ns
+            signs.append(Sign(os.fsencode(name), values[0], mode, *values[1:]))
+    return tuple(signs)
 
 
 def without(names: Names, probes: Collection[bytes]) -> Names | None:
@@ -132,7 +133,8 @@ def problem_with(
         return reason_of(error)
     try:
         if probe.signs:
-            return None if _has_signs(fd, probe.signs) else "is another directory there"
+            entries = [os.fsdecode(sign.name) for sign in probe.signs[1:]]
+            return None if _signs(fd, entries) == probe.signs else "is another directory there"
         for attempt in range(TRIES):
             if attempt:
                 sleep(WAIT_S)
@@ -155,22 +157,3 @@ def _token_in(fd: int, name: str) -> bytes | None:
         return None
     finally:
         os.close(file_fd)
-
-
-def _has_signs(fd: int, signs: Sequence[Sign]) -> bool:
-    own, *others = signs
-    status = os.fstat(fd)
-    if status.st_ino != own.inode or (own.mtime_ns and status.st_mtime_ns != own.mtime_ns):
-        return False
-    if own.mtime_ns:  # there it is empty
-        with os.scandir(fd) as found:
-            return next(found, None) is None
-    for sign in others:
-        name = os.fsdecode(sign.name)
-        try:
-            found_status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except OSError:
-            return False
-        if _sign_of(name, found_status) != sign:
-            return False
-    return True

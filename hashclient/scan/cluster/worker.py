@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.msgpack import decode
 from msgspec.structs import replace
 
 from hashclient.config.settings import Settings, resolve_settings
@@ -39,12 +40,11 @@ from hashclient.scan.cluster.messages import (
     PROTOCOL,
     Known,
     Lost,
+    Probe,
     Setup,
     Spec,
-    decode_directories,
-    decode_files,
-    decode_probes,
-    decode_setup,
+    ToCheck,
+    ToList,
     problem_with_lists,
 )
 from hashclient.scan.cluster.named import only_same
@@ -209,7 +209,7 @@ async def look_at(run: str, payload: bytes) -> bytes:
     work = _runs.get(run)
     if work is None:
         return encode(None)
-    probes, base = decode_probes(payload), work.base
+    probes, base = decode(payload, type=list[Probe]), work.base
 
     def look() -> list[str | None]:
         return [problem_with(probe, base) for probe in probes]
@@ -235,7 +235,7 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     Raises:
         HashclientError: the lists cannot be used.
     """
-    setup: Setup = decode_setup(payload)
+    setup = decode(payload, type=Setup)
     spec = setup.spec
     if (spec.protocol, spec.version) != (PROTOCOL, __version__):
         text = f"it has hashclient {__version__}, and the client {spec.version}"
@@ -300,7 +300,7 @@ def check(run: str, payload: bytes) -> bytes:
 
 def list_directories(run: str, payload: bytes) -> bytes:
     """List a batch of directories, and those below them."""
-    return with_work(run, lambda work: work.errand().run(decode_directories(payload).starts))
+    return with_work(run, lambda work: work.errand().run(decode(payload, type=ToList).starts))
 
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
@@ -337,7 +337,7 @@ def checked(
     this process is not `is_beside` it, outcomes name no devices.
     """
     allowance = Allowance(BATCH_MOST_S)
-    batch = decode_files(payload)
+    batch = decode(payload, type=ToCheck)
     checker = make(batch.known)
     total, large = Result(), list[Group]()
     groups, others = [], list[Outcome]()

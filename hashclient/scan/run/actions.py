@@ -138,16 +138,9 @@ class Responder:
         # The wish for a report does not change the match.
         if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
             if self._since is None:
-                self._since = self._read_again(record)
+                self._since = self._refs.pop(record.id, record)
             record = self._since
         return Handled(outcome, record, in_order)
-
-    def _read_again(self, record: MatchRef) -> MatchRef:
-        if (known := self._refs.pop(record.id, None)) is not None:
-            return known
-        with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
-            return matches.get(record.id).ref
-        return record
 
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
@@ -269,7 +262,7 @@ class Responder:
         self._taking = frozenset(wanted)
         seen = [(match_id, outcome.seen) for match_id, outcome in wanted.items()]
         self._taken |= self._open_quarantine().take_all(seen, matches, reason=reason)
-        self._refs = {i: match.ref for i, match in matches.look_up_all([*wanted]).items()}
+        self._refs |= {i: match.ref for i, match in matches.look_up_all([*wanted]).items()}
 
     def _reason(self, outcome: Outcome) -> str:
         by_rule = Action.QUARANTINE in self._rules.actions_for(outcome)

@@ -227,9 +227,10 @@ def _executor_of(
                 inventory=inventory,
                 containers=containers,
                 on_notice=on_notice,
+                objects=objects is not None,
             )
             if objects is not None:
-                objects.check_at(cluster.elsewhere())
+                objects.check_at(cluster)
             return cluster
     return Inline() if options.jobs == 0 else Here(options.jobs)
 

@@ -21,9 +21,12 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from hashclient.scan.values.work import MOVED, Identity
 from hashclient.system.identity import born_ns, is_mount_root
+
+T = TypeVar("T")
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
@@ -255,14 +258,7 @@ def is_newer(fd: int, name: str, since_ns: int) -> bool:
 
 def _born_ns(fd: int, name: str) -> int | None:
     """Return when a file was made; None if it is gone or its file system does not say."""
-    try:
-        opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-    except OSError:
-        return None
-    try:
-        return born_ns(opened)
-    finally:
-        os.close(opened)
+    return _asked(fd, name, born_ns)
 
 
 def is_mounted_on(fd: int, name: str) -> bool:
@@ -270,12 +266,17 @@ def is_mounted_on(fd: int, name: str) -> bool:
 
     The directory then shows the inode of what is below, also where both are of one file system.
     """
+    return _asked(fd, name, is_mount_root) or False
+
+
+def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
+    """Return the answer to a question about a name in an open directory; None if it is gone."""
     try:
         opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
-        return False
+        return None
     try:
-        return is_mount_root(opened)
+        return question(opened)
     finally:
         os.close(opened)
 
