@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -65,6 +66,7 @@ def run(
         pids = [worker.pid for worker in pool._workers]
         results = list(pool.run(iter(tasks), 0.05))
         pids += [worker.pid for worker in pool._workers]
+        assert len(pool._workers) == jobs
     for pid in pids:
         assert pid is not None
         assert not Path(f"/proc/{pid}").exists()
@@ -410,6 +412,19 @@ def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
     assert len(reasons) > 2
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_as_many_are_added_as_there_may_be_and_no_more() -> None:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
+        signal.sigtimedwait([], 0.01)
+        return Result()
+
+    with Pool(1, maker(check), 3) as pool:
+        results = pool.run((task(str(n)) for n in itertools.count()), 0.05)
+        next(result for result in results if len(pool._workers) >= 3)
+        for _ in range(9):
+            next(results)
+            assert len(pool._workers) <= 3
 
 
 @pytest.mark.slow
