@@ -138,7 +138,7 @@ class _Streams:
         self._sink = sink
         self.error: BaseException | None = None
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
             return self._source(size)
         except BaseException as error:

@@ -46,6 +46,15 @@ def test_what_came_before_an_error_is_given() -> None:
     assert blocks.take(2) == b"bc"
 
 
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 8])
+def test_whether_more_follows_is_known_of_any_length(length: int) -> None:
+    data = bytes(range(length))
+    for count in range(10):
+        source = Blocks([data[at : at + 1] for at in range(length)])
+        assert source.has_more_than(count) == (length > count)
+        assert source.take(10) == data
+
+
 def test_bytes_come_as_they_are_however_they_are_asked_for() -> None:
     chance = random.Random(3)
     data = chance.randbytes(40_000)

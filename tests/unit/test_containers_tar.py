@@ -107,6 +107,8 @@ def test_pax_fields_rule_over_the_header() -> None:
     lying = tar_header(b"a", 1) + A + bytes(-len(A) % 512)
     data = pax({b"size": size, b"path": b"named"}) + lying + tar_member(b"b", B)
     assert look(data).members == [(b"named", A[:1]), (b"named", A), (b"b", B)]
+    padded = pax({b"size": size.zfill(18)}) + tar_member(b"a", A) + tar_member(b"b", B)
+    assert (look(padded).contents, look(padded).unread) == ([A, B], [])
     everywhere = pax({b"path": b"global"}, b"g") + tar_member(b"a", A) + tar_member(b"b", B)
     assert look(everywhere).names == [b"global"] * 2
 
@@ -115,8 +117,9 @@ def test_pax_headers_that_are_damaged_or_huge_are_unread() -> None:
     for text in (b"99 path=x\n", b"path=x\n", b"11 size=x\n", b"0 a=b\n"):
         out = look(tar_member(b"x", text, b"x") + tar_member(b"a", A) + TAR_END)
         assert out.reasons == {Why.DAMAGED}
-    negative = pax({b"size": b"-1"}) + tar_member(b"a", A)
-    assert look(negative).unread == [(b"a", Why.DAMAGED)]
+    for size in (b"-1", b"%019d" % len(A), b"9" * 19):
+        invalid = pax({b"size": size}) + tar_member(b"a", A)
+        assert look(invalid).unread == [(b"a", Why.DAMAGED)]
     huge = tar_member(b"x", bytes(MAX_EXTENDED_BYTES + 1), b"x") + tar_member(b"a", A)
     out = opened(Tar(), huge)
     assert out.contents == [A] and out.reasons == {Why.LIMIT}

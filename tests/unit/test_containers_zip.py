@@ -307,6 +307,25 @@ def test_many_small_archives_one_behind_another_are_all_read() -> None:
     assert (sorted(out.contents), out.unread) == (sorted(contents), [])
 
 
+@pytest.mark.parametrize(
+    ("here", "count", "moved", "is_end"),
+    [
+        (1, 1, 0, True),
+        (1, 1, 3, True),  # programs that go by the offset alone find the directory
+        (1, 2, 0, True),  # right before the end is an entry, whatever the number
+        (0, 0, 0, True),
+        (1, 2, 1, False),
+        (1, 2, -1, False),
+        (0, 0, 1, False),
+    ],
+)
+def test_the_last_bytes_end_as_a_zip_does(here: int, count: int, moved: int, is_end: bool) -> None:
+    entry = two().entries[0]
+    record = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, here, count, len(entry) + moved, 0, 0)
+    for front in (b"", b"before " * 9):
+        assert Zip.ends(front + entry + record + b"comment") is is_end
+
+
 # Ranges
 
 

@@ -104,10 +104,12 @@ def test_a_new_command_without_an_end_is_not_complete() -> None:
     assert not parser.holds_bare
 
 
-def test_a_stream_of_one_chunk_that_is_there_is_one_event() -> None:
-    (event,) = Parser().feed(memoryview(instream(b"abc")))
-    assert isinstance(event, Whole)
-    assert (bytes(event.data), event.delimiter) == (b"abc", b"\0")
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 255, 256, 70_000])
+def test_a_stream_of_one_chunk_that_is_there_is_one_event(length: int) -> None:
+    for chunk in (b"a" * length, bytes(length)):
+        (event,) = Parser().feed(memoryview(instream(chunk)))
+        assert isinstance(event, Whole)
+        assert (bytes(event.data), event.delimiter) == (chunk, b"\0")
 
 
 @given(

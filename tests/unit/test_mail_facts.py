@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.containers.mailfacts import MOST_HEADER_BYTES, MOST_RECIPIENTS, mail_facts
+from hashclient.containers.mailfacts import (
+    MOST_HEADER_BYTES,
+    MOST_RECIPIENTS,
+    is_plain,
+    mail_facts,
+)
 from hashclient.core.model import Mail
 
 USUAL = (
@@ -55,6 +60,31 @@ def test_addresses_in_other_scripts_are_shown_and_what_moves_a_cursor_is_not() -
     mail = mail_facts(text)
     assert mail is not None and mail.sender == "ü@exämple.org"
     assert "\u202e" not in mail.recipients[0]
+
+
+def test_the_longest_words_of_any_header_could_be_those_of_a_mail() -> None:
+    """Each byte may be shown as four characters."""
+    address = b"\xff" * 64 + b"@" + b"\xff" * 255
+    recipients = b", ".join(b"%d" % n + address[1:] for n in range(MOST_RECIPIENTS))
+    mail = mail_facts(b"From: " + address + b"\nTo: " + recipients + b"\n\n")
+    assert mail is not None and mail.sender is not None and len(mail.sender) > 4 * 64
+    assert len(mail.recipients) == MOST_RECIPIENTS
+    assert is_plain(mail) and is_plain(Mail()) and is_plain(Mail("i", "s", ("r",)))
+
+
+@pytest.mark.parametrize(
+    ("word", "is_one"),
+    [
+        *(("x" * 1_280, True), ("x" * 1_281, False)),
+        *(("a b", False), ("a<b", False), ("a>b", False), ("a\nb", False), ("a\u202eb", False)),
+    ],
+)
+def test_words_that_no_header_gives_are_not_plain(word: str, is_one: bool) -> None:
+    recipients = ("b@example.org",) * (MOST_RECIPIENTS - 1)
+    for mail in (Mail(word), Mail(None, word), Mail(recipients=(*recipients, word))):
+        assert is_plain(mail) == is_one
+    for words in (("",), (*recipients, "b", "c")):
+        assert not is_plain(Mail(recipients=words))
 
 
 @given(
