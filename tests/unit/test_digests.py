@@ -14,6 +14,7 @@ from hashclient.core.digests import (
     CHEAPEST_COVER,
     CHUNK_BYTES,
     COST_S_PER_GB,
+    EVERY_DIGEST,
     LONGER,
     SHORTER,
     LengthError,
@@ -156,3 +157,10 @@ def test_the_cheapest_cover_covers_and_nothing_cheaper_does() -> None:
         assert all(cover & m for m in entries)
         cheapest = min(cost(subset) for subset in every if all(sum(subset) & m for m in entries))
         assert cost(Algorithm.in_mask(cover)) == cheapest
+
+
+def test_every_digest_is_that_of_any_entry() -> None:
+    assert len(EVERY_DIGEST) == 128
+    for masks, every in enumerate(EVERY_DIGEST):
+        entries = [m for m in range(1, 8) if masks >> (m - 1) & 1]
+        assert set(Algorithm.in_mask(every)) == {a for m in entries for a in Algorithm.in_mask(m)}
