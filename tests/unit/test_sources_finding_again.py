@@ -33,6 +33,7 @@ from hashclient.scan.sources.finding_again import (
 from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.names import Names
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import MOVED, Result, Task
 from hashclient.system.identity import born_ns
@@ -431,13 +432,16 @@ def test_directories_that_change_names_during_the_walk_are_entered_once_each(
     assert names == {("d", "f"), ("e", "g")}
 
 
-@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(("is_large", "depth"), [(False, 1), (True, 1), (True, OPEN_DEPTH + 2)])
 def test_names_that_a_listing_has_missed_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool, depth: int
 ) -> None:
-    """A long directory takes several calls, and a rename in between hides a name from each."""
+    """A long directory takes several calls, and a rename in between hides a name from each.
+
+    It is closed meanwhile if much is below it.
+    """
     names = {f"f{number}" for number in range(2 * AT_ONCE if is_large else 3)}
-    tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/inner"}, b""))
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/" * depth + "inner"}, b""))
     read = listing.Lister.read
     inode = tree.stat().st_ino
 
@@ -447,7 +451,8 @@ def test_names_that_a_listing_has_missed_are_listed(
                 for hidden in {"f0", "f1"}.intersection(chunk.names):
                     at = chunk.names.index(hidden)
                     del chunk.names[at], chunk.inodes[at]
-                chunk.others.clear()
+                if depth == 1:
+                    chunk.others.clear()
             yield chunk
 
     monkeypatch.setattr(listing.Lister, "read", missing)
