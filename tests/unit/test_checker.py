@@ -807,6 +807,17 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     assert sum(result.clean for result in results) == 3
 
 
+def test_content_that_is_unread_says_why_in_one_word_and_in_more(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": zipped(b"listed", b"other")[:-30]})
+    results = opened_as_well(lists, [Group(str(tree), ["a"], follow=False)])
+    unread = [o for result in results for o in result.outcomes if o.kind is Kind.UNREAD]
+    assert unread
+    for outcome in unread:
+        assert outcome.obstacle == "damaged"
+        assert outcome.reason is not None and outcome.reason.startswith("damaged: ")
+
+
 def test_a_container_whose_times_change_all_the_time_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -474,6 +475,12 @@ class TestNamed:
                 told |= {o.path: o.reason for o in others if o.kind is Kind.UNREAD}
             return kept, told
 
+        # So are all of a directory that is not here.
+        gone = Group(f"{tree}/gone", ["a", "b"], follow=False)
+        (away,) = NamedFiles().look_at(gone)
+        assert group_of(away) == gone and not away.file_system
+        assert only_same(away, None) == (away, [])
+
         # A file at neither place is kept: the checker says what is wrong.
         kept, told = only(str(tree), None)
         assert kept == {f"{tree}/{name}" for name in ("a", "gone", "link")}
@@ -727,3 +734,23 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
     assert batch is not None
     assert batch.starts == (Start(f"{tree}/same".encode(), verified=True),)
     assert trees.coverage.has_failed(f"{tree}/other")
+
+
+def test_without_a_cluster_all_that_is_left_is_unread(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, {"d/x": b"", "e/y": b""})
+    trees = ClusterTrees([str(tree)], ScanOptions())
+    trees.begin()
+    crew: Any = _Verdicts()
+    jobs = Jobs(None, crew, "name")  # type: ignore[arg-type]
+    remembered = Remembered(None, opens=True)
+    run = _Run(trees, crew, jobs, remembered, worker.check, NamedFiles().look_at)
+    run._cross([f"{tree}/d"])
+    run._cross([f"{tree}/gone"])
+    run._backlog.add_starts([Start(f"{tree}/e".encode())])
+    run._backlog.add_groups([names("/f", "1", "2")])
+    skipped = Outcome(Kind.SKIPPED, "/s", reason="pipe")
+    left = run.lose_all(iter([skipped, [Group("/g", ["3"], follow=False)]]))
+    found = {outcome.path: outcome.kind for outcome in left}
+    lost = ("/f/1", "/f/2", "/g/3", f"{tree}/d", f"{tree}/e", f"{tree}/gone", str(tree))
+    assert found == {"/s": Kind.SKIPPED, **dict.fromkeys(lost, Kind.UNREAD)}
+    assert trees.coverage.has_failed(f"{tree}/e")

@@ -64,6 +64,7 @@ def test_7z_finds_the_same(tmp_path: Path) -> None:
         ("Data", picture(A) + bytes(MAX_PIECE_BYTES - 250) + picture(B)),  # a header at the seam
         ("ObjectPool/_1/WordDocument", b"text" * 99 + picture(A) + metafile(B)),
         ("PowerPoint Document", document(A) + bytes(9) + document(B)),
+        ("PowerPoint Document", record(0x1011, 0, A) + b"between" + record(0x1011, 0, B)),
         ("Workbook", book(picture(A) + picture(B))),
         ("Escher/EscherStm", record(0xF01E, 0x6E1, bytes(33) + A) + picture(B)),
     ],

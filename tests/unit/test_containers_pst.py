@@ -63,6 +63,15 @@ def test_attachments_are_members_also_of_messages_within_others(
     assert held(found) == HELD and not found.unread
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_block_is_decoded_by_its_number_whatever_bytes_it_has(encoding: int) -> None:
+    content = bytes(range(256)) * 30
+    found = opened(
+        Pst(), store_of({"a": [Message("m", attached={"f": content})]}, encoding=encoding)
+    )
+    assert found.contents == [content] and not found.unread
+
+
 @each_version
 def test_many_messages_and_blocks_have_trees_of_several_levels(version: int) -> None:
     messages = [Message(f"{n}", attached={"f": b"benign %d" % n}) for n in range(250)]

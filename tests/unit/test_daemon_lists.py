@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.daemon.lists import MISSING, STALE, InUse, Lists
+from hashclient.daemon.lists import LOOK_S, MISSING, REOPEN_S, STALE, InUse, Lists
 from hashclient.daemon.options import TcpAddress
 from hashclient.session import Session
 from tests.kit import csv_of
@@ -79,6 +80,23 @@ def test_lists_that_cannot_be_opened_are_doubted_until_they_can(
     assert lists.refresh(force=True)
     assert lists.now.doubt is None
     assert lists.now.same_lists(before)
+
+
+def test_lists_that_have_not_changed_are_opened_again_after_a_time(
+    session: tuple[Session, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, start = Lists(session[0]), time.monotonic()
+    for after_s, is_opened in (
+        (0.0, False),
+        (REOPEN_S - LOOK_S - 1, False),
+        (REOPEN_S + 1, True),
+        (REOPEN_S + LOOK_S + 2, False),
+        (2 * REOPEN_S, False),
+        (2 * REOPEN_S + LOOK_S + 2, True),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda now=start + after_s: now)
+            assert lists.refresh() is is_opened, after_s
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,7 +110,11 @@ class Recorded:
 
         observer = front.get("observer", Observer())
         recorder = RunRecord(self.session, "scan", summary, "key", on_failure=observer.failed)
-        return Run(found(), recorder, summary, arguments=["/srv"], front=FrontEnd(**front))
+        arguments, actions = ["/srv"], front.pop("actions", None)
+        front_end = FrontEnd(**front)
+        return Run(
+            found(), recorder, summary, arguments=arguments, actions=actions, front=front_end
+        )
 
     def logged(self) -> list[str]:
         return [r.event for r in audit_log.read(self.directory / "audit") if r.event != "genesis"]
@@ -253,6 +258,16 @@ def test_giving_up_counts_what_failed(world: Recorded, when: str) -> None:
     assert world.remembered() == ["/a", "/b"]
     assert world.logged().count("match") == 2 and world.logged().count("scan-end") == 1
     assert list(run) == []
+
+
+@pytest.mark.parametrize("failed", [None, ExitCode.STATE])
+def test_an_act_that_has_failed_is_a_failure_of_the_run(
+    world: Recorded, failed: ExitCode | None
+) -> None:
+    actions = SimpleNamespace(failed=failed, end=lambda: iter(()), want_reports=lambda _: None)
+    with world.run([], actions=actions) as run:
+        list(run)
+    assert run.summary.failed is failed
 
 
 def test_an_interruption_after_the_end_is_none_of_the_run(world: Recorded) -> None:
