@@ -303,6 +303,21 @@ def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.parametrize(
+    "change", ["seen_day = 'x'", "seen_day = NULL", "crc = 'x'", "records = 'x'", "records = 5"]
+)
+def test_a_row_with_other_types_counts_as_missing(path: Path, change: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "CREATE TABLE other AS SELECT * FROM files; DROP TABLE files;"
+            f"ALTER TABLE other RENAME TO files; UPDATE files SET {change} WHERE block = 0"
+        )
+    db.close()
+    opened = Inventory(path.parent, KEY)
+    assert masks(find(opened, [status(1), status(BLOCK_INODES)])[0]) == [0, MD5]
+    opened.close()
+
+
 @pytest.mark.slow
 def test_bytes_that_the_disk_has_changed_are_never_used_as_a_tag(path: Path) -> None:
     """Bits flip anywhere in the file: a file is then known as it was, or not at all."""

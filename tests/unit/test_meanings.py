@@ -92,6 +92,19 @@ def test_a_change_of_a_row_touches_what_the_row_says(
     assert taken(Meanings(database, records="files"), written) == still
 
 
+@pytest.mark.parametrize("begin", [b"M", b"\x7f", b"Z", b"F"])
+def test_a_kind_in_programs_touches_programs(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    """They begin with `MZ` or `ELF` behind a byte."""
+    with_kinds(monkeypatch, *KINDS, TOY)
+    written = plain_records((900, begin), (3, begin))
+    Meanings(database, records="files").give(written)
+    with_kinds(monkeypatch, *KINDS, msgspec.structs.replace(TOY, in_programs=b"TOY!"))
+    is_other = begin in (b"Z", b"F")
+    assert taken(Meanings(database, records="files"), written) == [is_other, True]
+
+
 def test_a_kind_that_is_gone_touches_nothing(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
