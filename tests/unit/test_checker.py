@@ -20,7 +20,8 @@ import pytest
 from msgspec.structs import replace
 
 from hashclient.config.settings import Config, Settings
-from hashclient.containers.limits import Options
+from hashclient.config.tables import ContainersConfig
+from hashclient.containers.limits import Limits, Options
 from hashclient.core import digests as core_digests
 from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Outcome, Seen
@@ -34,7 +35,7 @@ from hashclient.scan.check import checker as module
 from hashclient.scan.check import judging as judging_module
 from hashclient.scan.check import reading
 from hashclient.scan.check.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
-from hashclient.scan.check.members import Members
+from hashclient.scan.check.members import Members, container_options
 from hashclient.scan.check.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.cluster.known import Received
 from hashclient.scan.cluster.messages import Known
@@ -805,6 +806,15 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     assert (found.kind, found.members) == (Kind.MATCH, ("0",))
     # Both files, and the other member.
     assert sum(result.clean for result in results) == 3
+
+
+def test_containers_are_opened_as_they_are_configured() -> None:
+    noticed: list[str] = []
+    assert container_options(ContainersConfig(), noticed.append) == Options()
+    numbers = {"depth": 2, "members": 3, "bytes_out": 4, "ratio": 5, "time_s": 6, "memory_mib": 77}
+    config = ContainersConfig(**numbers, sandbox="require", not_opened="unread")
+    made = container_options(config, noticed.append, (b"word",), verify_sizes=True)
+    assert made == Options(Limits(**numbers), True, True, (b"word",), True)
 
 
 def test_content_that_is_unread_says_why_in_one_word_and_in_more(tmp_path: Path) -> None:
