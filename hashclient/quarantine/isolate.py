@@ -171,9 +171,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     recipients = _check(act, resumed)  # 1
     hold = _asked_hold(act) if item is None else item.hold
     act = msgspec.structs.replace(act, hold=hold)
-    return _steps(
-        act, seen or _seen_before(match, item), item, recipients, is_resumed=resumed is not None
-    )
+    return _steps(act, seen or _seen_before(match, item), item, recipients, resumed)
 
 
 def _again(act: _Act, item: Item) -> _Steps:
@@ -184,9 +182,13 @@ def _again(act: _Act, item: Item) -> _Steps:
 
 
 def _steps(
-    act: _Act, seen: Seen | None, item: Item | None, recipients: Sequence[Any], *, is_resumed: bool
+    act: _Act,
+    seen: Seen | None,
+    item: Item | None,
+    recipients: Sequence[Any],
+    resumed: Item | None,
 ) -> _Steps:
-    """Take the steps 2 to 11, or those that an earlier act has left.
+    """Take the steps 2 to 11, or those that an earlier act has left of `resumed`.
 
     Raises:
         OSError: the file cannot be sealed.
@@ -195,8 +197,8 @@ def _steps(
     room, match = act.room, act.match
     try:
         with room.isolator.open(match.path, seen) as spot:  # 2
-            if item is not None and is_resumed:
-                return (yield from _resume(act, item, spot))
+            if resumed is not None:
+                return (yield from _resume(act, resumed, spot))
             with spot.hold() as held:  # 3
                 sealed = yield from _seal(act, spot, held, recipients, item)
                 if isinstance(sealed, Taken):

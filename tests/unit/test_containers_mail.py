@@ -110,6 +110,27 @@ def test_an_encoding_is_known_however_it_is_written(encoding: str) -> None:
         assert look(multipart(TEXT, part)).contents[1] == A
 
 
+@pytest.mark.parametrize(
+    ("encoding", "is_disputed"),
+    [
+        *(("base64", False), (' "Base64"; ', False), ("base64 x", True), ("base64 (c)", True)),
+        *(
+            ("x base64", True),
+            ("quoted-printable, base64", True),
+            ("base64 quoted-printable", True),
+        ),
+    ],
+)
+def test_an_encoding_with_something_beside_it_is_none_to_some(
+    encoding: str, is_disputed: bool
+) -> None:
+    part = base64_part("a", A, encoding)
+    plain = part.partition("\n\n")[2].rstrip("\n").encode()
+    contents = look(multipart(TEXT, part)).contents
+    assert A in contents
+    assert any(content.rstrip(b"\n") == plain for content in contents) == is_disputed
+
+
 def test_a_part_without_an_encoding_may_have_that_of_its_multipart() -> None:
     """Also of one in another; one that a part gives itself is in force alone."""
     mixed = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary={}\n"
