@@ -808,6 +808,17 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     assert sum(result.clean for result in results) == 3
 
 
+def test_a_kind_that_only_its_end_shows_is_counted_unless_it_is_opened(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    end = b"koly".ljust(512, b"\0")
+    files = {"image": bytes(2_000) + end, "archive": zipped(b"listed") + end, "text": b"x" * 2_000}
+    tree = write_tree(tmp_path / "t", files)
+    for name, counted, kinds in (("image", 1, []), ("archive", 0, [Kind.MATCH]), ("text", 0, [])):
+        results = opened_as_well(lists, [Group(str(tree), [name], follow=False)])
+        assert sum(sum(result.not_opened.values()) for result in results) == counted, name
+        assert [o.kind for result in results for o in result.outcomes] == kinds, name
+
+
 def test_containers_are_opened_as_they_are_configured() -> None:
     noticed: list[str] = []
     assert container_options(ContainersConfig(), noticed.append) == Options()
