@@ -65,6 +65,27 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
+@pytest.mark.parametrize("leads", ["to it", "elsewhere", "nowhere"])
+def test_a_file_is_taken_through_a_link_that_leads_to_it_and_through_no_other(
+    desk: Desk, tmp_path: Path, leads: str
+) -> None:
+    """The link may have been exchanged since the file was recorded by its real path."""
+    match = desk.find("a", A)
+    real = Path(match.path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / real.name).write_bytes(A)
+    way = tmp_path / "way"
+    way.symlink_to({"to it": real.parent, "elsewhere": other, "nowhere": tmp_path / "no"}[leads])
+    found = recorded(match)
+    outcome = msgspec.structs.replace(found.outcome, path=str(way / real.name))
+    acting = responder(desk, TAKE)
+    (acted,) = acting.respond(Recorded(outcome, found.record)).acted
+    assert acted.done == (leads == "to it") != real.exists()
+    assert (acting.failed is None) == acted.done
+    assert (other / real.name).exists()
+
+
 def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: Desk) -> None:
     one, other = desk.find("a", A), desk.find("b", B)
     rule = '[[policy]]\ncategory = "apart"\nactions = []\n' + REPORT
