@@ -21,6 +21,7 @@ from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.core.version import __version__
+from hashclient.scan.cache import cache
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.cluster import probes, worker
@@ -529,7 +530,14 @@ class TestOtherMachines:
         first = Checker(judge, learn=True).check(task)
         assert first.learned
         ((number, learned),) = first.learned
-        records = np.sort(np.frombuffer(learned, RECORD), order="ino").tobytes()
+        found = np.sort(np.frombuffer(learned, RECORD), order="ino")
+        for read_day, believed in ((0, 0), (cache.today(), 2)):  # none: a lease has proven it
+            found["read_day"] = read_day
+            sent = Received(14)
+            sent.take([Known(number, found.tobytes(), [])])
+            result = Checker(judge, cache=sent).check(task)
+            assert (result.known_unchanged, result.believed_unchanged) == (2, believed)
+        records = found.tobytes()
         assert {group.file_system for group in listed.groups} == {number}
         for boot, reads in ((boot_id(), 0), (b"another machine", 2)):
             sent = Received(14)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hashclient.containers.unopened import NAMES
 from hashclient.core.errors import StateError
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.metrics import MAX_REQUEST_BYTES, Exposition, render
@@ -72,6 +73,15 @@ def test_one_path_has_the_counts(
 def test_the_counts_of_all_processes_are_one_sum(counts: Counts) -> None:
     (line,) = (line for line in render(counts).splitlines() if '"match"' in line)
     assert float(line.split()[-1]) == 7
+
+
+def test_files_of_kinds_that_are_not_opened_are_counted_by_kind(counts: Counts) -> None:
+    each = {name: number for number, name in enumerate(NAMES, 1)}
+    assert counts.not_opened() == {}
+    for number in (0, 1):
+        counts.row(number).add_not_opened(each)
+    assert counts.not_opened() == {name: 2 * number for name, number in each.items()}
+    assert counts.total(Count.MATCH) == 7
 
 
 @pytest.mark.parametrize(
