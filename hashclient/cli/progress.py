@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hashclient.scan.run.engine import Progress as ScanProgress
     from hashclient.scan.values.options import ScanOptions
 
-#: Seconds between two updates of the bar of a scan.
+#: Seconds between two updates of a bar.
 INTERVAL_S = 0.1
 #: Seconds of a scan before its remaining time is estimated: the first few files say too little.
 MIN_SHARE = 0.01
@@ -56,7 +56,7 @@ def fetch_progress(app: App) -> Iterator[FetchProgress]:
         if list_name not in tasks:
             tasks[list_name] = bar.add_task(f"list {list_name}", total=total)
         bar.update(tasks[list_name], completed=done, total=total)
-        draw(bar.get_renderable())
+        draw(bar.get_renderable)
 
     with _screen(app) as draw:
         yield show
@@ -73,24 +73,20 @@ def scan_progress(
     if not app.progress_wanted():
         yield lambda: None
         return
-    started = last = time.monotonic()
+    started = time.monotonic()
     most = 0
     large = _LargeFiles(progress.reading)
+
+    def line() -> RenderableType:
+        nonlocal most
+        # A file that changed is read again, but was counted before: the number must not decrease.
+        most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
+        now = time.monotonic()
+        large.look(now)
+        return _scan_line(progress.summary, most, now - started, total(), large)
+
     with _screen(app) as draw:
-
-        def show() -> None:
-            nonlocal last, most
-            now = time.monotonic()
-            if now - last < INTERVAL_S:
-                return
-            last = now
-            # A file that changed is read again, but was counted before: the number must not
-            # decrease.
-            most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
-            large.look(now)
-            draw(_scan_line(progress.summary, most, now - started, total(), large))
-
-        yield show
+        yield lambda: draw(line)
 
 
 class _LargeFiles:
@@ -177,26 +173,29 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
 
     from hashclient.formats.text import human_bytes
 
-    started = last = time.monotonic()
+    started = time.monotonic()
     done = 0
+
+    def line() -> RenderableType:
+        speed = human_bytes(done / (time.monotonic() - started))
+        return Text(f"{human_bytes(done)} {what}  ({speed}/s)", no_wrap=True)
+
     with _screen(app) as draw:
 
         def show(count: int) -> None:
-            nonlocal last, done
+            nonlocal done
             done += count
-            now = time.monotonic()
-            if now - last < INTERVAL_S:
-                return
-            last = now
-            speed = human_bytes(done / (now - started))
-            draw(Text(f"{human_bytes(done)} {what}  ({speed}/s)", no_wrap=True))
+            draw(line)
 
         yield show
 
 
 @contextlib.contextmanager
-def _screen(app: App) -> Iterator[Callable[[RenderableType], None]]:
-    """Yield a function that replaces its last drawing; `app` erases it before it writes."""
+def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]]:
+    """Yield a function that makes a picture in place of the last one, if it is time for one.
+
+    `app` erases it before it writes.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -209,16 +208,19 @@ def _screen(app: App) -> Iterator[Callable[[RenderableType], None]]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    drawn = False
+    drawn, last = False, time.monotonic()
 
-    def draw(picture: RenderableType) -> None:
-        nonlocal drawn
-        live.update(picture, refresh=True)
-        drawn = picture != ""
+    def draw(make: Callable[[], RenderableType]) -> None:
+        nonlocal drawn, last
+        if (now := time.monotonic()) - last >= INTERVAL_S:
+            last, drawn = now, True
+            live.update(make(), refresh=True)
 
     def erase() -> None:
+        nonlocal drawn
         if drawn:
-            draw("")
+            drawn = False
+            live.update("", refresh=True)
 
     with live:
         app.before_output = erase

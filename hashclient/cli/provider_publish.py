@@ -37,6 +37,7 @@ from hashclient.core.errors import UsageError
 
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
+    from hashclient.provider.repository import Repository
     from hashclient.provider.results import Published
 
 
@@ -149,39 +150,58 @@ def publish(
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    list_keys = keys_wanted(keys, threshold, public_keys)
+    #: The options for entries of files and for a bundle alike.
+    how: dict[str, Any] = {
+        "list_keys": keys_wanted(keys, threshold, public_keys),
+        "may_be_new": new_list,
+        "dry_run": dry_run,
+        "draft": draft,
+    }
     if bundle is not None:
-        document, text = share_on(
-            *(app, repository, list_name, bundle),
-            root=root,
-            of=of,
-            where=where,
-            keys=list_keys,
-            may_be_new=new_list,
-            dry_run=dry_run,
-            draft=draft,
-        )
-        app.show(output_format, document, text)
+        about = (app, repository, list_name, bundle)
+        app.show(output_format, *share_on(*about, root=root, of=of, where=where, **how))
         say_draft(app, draft)
         return
+    how |= {"category": category, "replace": replace, "terms": terms}
+    _publish_files(app, repository, list_name, files, known_good, reading, output_format, **how)
+
+
+def _publish_files(
+    app: App,
+    repository: Repository,
+    list_name: str,
+    files: tuple[str, ...],
+    known_good: tuple[str, ...],
+    reading: Reading,
+    output_format: str,
+    *,
+    replace: bool,
+    dry_run: bool,
+    draft: Path | None,
+    terms: str | None,
+    **how: Any,
+) -> None:
+    """Publish the entries of files, and show the result.
+
+    Raises:
+        HashclientError: as `Repository.publish`.
+    """
     try:
         done = repository.publish(
             list_name,
             open_files(files, sys.stdin.buffer),
-            list_keys=list_keys,
             reading=reading,
-            category=category,
             known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
             replace=replace,
             dry_run=dry_run,
             draft=draft,
-            may_be_new=new_list,
             again=False,
             terms=terms,
+            **how,
         )
     except UsageError:
         if dry_run:
-            say_remarks(app, reading, max_bad)
+            say_remarks(app, reading, reading.max_bad)
         raise
     _show_published(
         app, done, reading, output_format, replace=replace, dry_run=dry_run, draft=draft

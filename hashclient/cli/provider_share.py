@@ -106,7 +106,7 @@ def share_on(
     root: Path | None = None,
     of: str | None = None,
     where: str | None = None,
-    keys: Keys | None = None,
+    list_keys: Keys | None = None,
     may_be_new: bool = False,
     dry_run: bool = False,
     draft: Path | None = None,
@@ -126,7 +126,7 @@ def share_on(
         done = repository.publish(
             name,
             (),
-            list_keys=keys or Keys(),
+            list_keys=list_keys or Keys(),
             dry_run=dry_run,
             draft=draft,
             may_be_new=may_be_new,

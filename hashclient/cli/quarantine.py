@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from hashclient.core.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import counted, first_of, printable
 
 if TYPE_CHECKING:
+    from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
 #: Ids that an option can stand for, and ids that have to be given.
@@ -93,24 +94,13 @@ def add(
             raise UsageError("--context takes the paths of files, and nothing else")
         return _add_context(app, context_of, match_ids, reason, output_format)
     from hashclient.cli.progress import bytes_progress
-    from hashclient.core.kinds import SETTLED, MatchState
     from hashclient.core.match import members_of
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
         chosen = list(match_ids)
         if take_all:
-            # This includes acts that were killed after the record noted the removal.
-            sealed = quarantine.unfinished()
-            open_ones = (
-                m.id
-                for m in record.find()
-                if not m.is_stream and m.state is not MatchState.HELD
-                # The removal of a file that is away already is only noted, even if its entry was
-                # withdrawn.
-                if (not m.ended if m.in_place else m.id in sealed and m.state not in SETTLED)
-            )
-            chosen += [match_id for match_id in open_ones if match_id not in match_ids]
+            chosen += [i for i in _open_ones(quarantine, record) if i not in match_ids]
         results = Results(app, output_format, chosen)
         unfinished = functools.cache(quarantine.unfinished)  # it reads all items
         wanted: dict[str, tuple[str, str]] = {}
@@ -142,6 +132,20 @@ def add(
                     sealed=taken.sealed,
                 )
     return results.end("no match is in its place")
+
+
+def _open_ones(quarantine: Quarantine, record: Matches) -> Iterator[str]:
+    """Yield the ids of matches in their place, and of acts that were killed after the removal."""
+    from hashclient.core.kinds import SETTLED, MatchState
+
+    sealed = quarantine.unfinished()
+    for match in record.find():
+        if match.is_stream or match.state is MatchState.HELD:
+            continue
+        # The removal of a file that is away already is only noted, even if its entry was withdrawn.
+        is_unfinished = match.id in sealed and match.state not in SETTLED
+        if not match.ended if match.in_place else is_unfinished:
+            yield match.id
 
 
 def _add_context(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hashclient.daemon.options import TcpAddress
+    from hashclient.system.beside import Beside
 
 
 @click.command("serve")
@@ -186,22 +188,16 @@ def command(
     what leads to a socket, 8 no list can be used, or it cannot listen; all are in
     `hashclient --help`.
     """
-    from hashclient.cli.alerts import alerts_beside
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
     from hashclient.daemon.options import NoVerdict, Options, Paths, kept_bytes, parse_address
     from hashclient.scan.executors.here import default_jobs
-    from hashclient.system.beside import Beside
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
     asked = None if metrics is None else _metrics_address(metrics)
     _refuse_remote([*binds, asked], allow_remote)
-    if re.fullmatch("[0-7]{3,4}", socket_mode) is None:
-        raise UsageError(f"not a mode in octal: {socket_mode}", hint="such as 660")
+    mode = _mode_of(socket_mode)
     processes = jobs or default_jobs()
-    beside = alerts_beside(app)
-    if fetch_every is not None:
-        beside.append(Beside(own_command(app, "fetch"), fetch_every))
     daemon = Daemon(
         app.session,
         binds,
@@ -223,16 +219,31 @@ def command(
         ),
         jobs=processes,
         metrics=asked,
-        beside=beside,
-        mode=int(socket_mode, 8),
+        beside=_beside(app, fetch_every),
+        mode=mode,
         warn=app.warn,
     )
+    daemon.run(functools.partial(_show_ready, app, output_format))
 
-    def ready(names: list[str], warnings: list[str]) -> None:
-        document = {"ready": True, "addresses": names, "warnings": warnings}
-        app.show(output_format, document, (f"listening at {name}" for name in names))
 
-    daemon.run(ready)
+def _show_ready(app: App, output_format: str, names: list[str], warnings: list[str]) -> None:
+    document = {"ready": True, "addresses": names, "warnings": warnings}
+    app.show(output_format, document, (f"listening at {name}" for name in names))
+
+
+def _mode_of(text: str) -> int:
+    if re.fullmatch("[0-7]{3,4}", text) is None:
+        raise UsageError(f"not a mode in octal: {text}", hint="such as 660")
+    return int(text, 8)
+
+
+def _beside(app: App, fetch_every: float | None) -> list[Beside]:
+    """Return the commands that run beside the daemon: those for alerts, and `fetch`."""
+    from hashclient.cli.alerts import alerts_beside
+    from hashclient.system.beside import Beside
+
+    fetch = [] if fetch_every is None else [Beside(own_command(app, "fetch"), fetch_every)]
+    return [*alerts_beside(app), *fetch]
 
 
 def _metrics_address(text: str) -> TcpAddress:
