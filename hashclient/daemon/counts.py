@@ -99,10 +99,6 @@ class Row:
         for kind, number in kinds.items():
             self._words[_FIRST_KIND + NAMES.index(kind)] += number
 
-    def clear(self, count: Count) -> None:
-        """Set a counter to zero, after its process has died."""
-        self._words[count] = 0
-
     def timed(self, seconds: float) -> None:
         """Count an answer with its time."""
         words = self._words

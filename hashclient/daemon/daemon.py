@@ -251,7 +251,7 @@ def _work(
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_exit_codes()
-    counts.clear(Count.OPEN)
+    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # those of an earlier process
     try:
         worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:

@@ -69,33 +69,21 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
     if before.st_size > SPARSE_BYTES and before.st_blocks * 512 * SPARSE_SHARE < before.st_size:
         raise SetAside(Kind.UNREAD, SPARSE)
     while True:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
         for _ in range(PIECE_CHUNKS):
-            count = _fill(fd, buffer, at)
+            chunk = memoryview(read_at(fd, at, CHUNK_BYTES))
             if not at:
-                upload.opens = bool(look(buffer[:count]))
-            if not count:
+                upload.opens = bool(look(chunk))
+            if not chunk:
                 after = os.fstat(fd)
                 if not same_content(before, after) or before.st_size not in (0, at):
                     raise SetAside(Kind.UNREAD, CHANGED)
                 upload.opens = upload.opens or has_behind(b"", at, partial(read_at, fd))
                 return
-            upload.update(buffer[:count])
-            at += count
+            upload.update(chunk)
+            at += len(chunk)
             if time.monotonic() > until:
                 raise SetAside(Kind.UNREAD, ENDLESS)
         yield None
-
-
-def _fill(fd: int, buffer: memoryview, at: int) -> int:
-    """Read from a place of a file until the buffer is full or the file ends; return how many bytes.
-
-    FUSE and network file systems may give fewer bytes at a time: too few to know a container by.
-    """
-    count = 0
-    while count < len(buffer) and (more := os.preadv(fd, [buffer[count:]], at + count)):
-        count += more
-    return count
 
 
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:

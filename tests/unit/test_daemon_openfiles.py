@@ -27,8 +27,8 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
     upload: Any = SimpleNamespace(
         fd=os.open(tmp_path / "f", os.O_RDONLY), began=time.monotonic(), update=digest.update
     )
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, into, at: preadv(fd, [into[0][:most]], at))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, min(count, most), at))
     try:
         for _ in openfiles._read(upload, 60.0):
             pass

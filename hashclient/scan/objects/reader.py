@@ -36,7 +36,7 @@ from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
 from hashclient.scan.cache.records import PLAIN, SLOT
-from hashclient.scan.check.kept import BEHIND, Kept, Spool
+from hashclient.scan.check.kept import BEHIND, Kept, Spool, Spooled
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.streaming import hits_of
 from hashclient.scan.objects.cache import learn, number_of
@@ -67,7 +67,7 @@ class Opener:
         for one in members:
             self._free.put(one)
 
-    def watch(self, stack: contextlib.ExitStack) -> Kept:
+    def watch(self, stack: contextlib.ExitStack) -> Spooled:
         """Return a store for a short object that may be a container, until `stack` is closed."""
         kept = self._spool.keep()
         stack.callback(kept.close)
@@ -76,8 +76,7 @@ class Opener:
     def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
         """Return a store for an object of this size; this waits until there is room."""
         stack.enter_context(self._spool.reserved(size, is_stopped))
-        kept = self._spool.keep()
-        stack.callback(kept.close)
+        kept = self.watch(stack)
         kept.keep_all()
         return kept
 
