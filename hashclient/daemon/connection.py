@@ -156,8 +156,7 @@ class Connection(Client):
         parser, used, events = self._parser, 0, 0
         while used < len(data) and not self._is_busy:
             if events >= _TURN_EVENTS:
-                self._go_on_soon()
-                break
+                break  # `writable` goes on with the rest
             some = parser.feed(data[used:], _EVENTS)
             used += parser.used
             events += len(some)
@@ -270,10 +269,10 @@ class Connection(Client):
             return
         if was_full and self.has_room:
             self._checks.resume(self)
+        if self._drain_until is not None:
+            return
         if self._is_ending and self.is_silent:
             self._hang_up()
-        elif self._drain_until is not None:
-            return
         elif self._is_busy:
             self._stop_listening()
         elif self._rest:
@@ -346,8 +345,6 @@ class Connection(Client):
 
     def _hang_up(self) -> None:
         """Close, after the client has had time to read the answer."""
-        if self._drain_until is not None:
-            return
         if self.peer.is_local and not self._is_cut:  # sent bytes stay readable
             self.close()
             return

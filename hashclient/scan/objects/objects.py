@@ -161,15 +161,13 @@ class Objects:
         store = self._tools.store(uri)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
-        is_over = False
         try:
             yield from run.check()
-            is_over = True
         except StoreError as error:
-            is_over = True
             yield _ended(uri, error.reason, None)
-        finally:
-            self.token = None if is_over else run.token
+        except BaseException:
+            self.token = run.token
+            raise
 
 
 class _Bucket:
