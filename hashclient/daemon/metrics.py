@@ -50,6 +50,11 @@ REQUEST_S = 1.0
 MAX_REQUEST_BYTES = 1 << 14
 
 
+def render(counts: Counts) -> str:
+    """Return all counts as text."""
+    return expose(_families(counts))
+
+
 def _families(counts: Counts) -> Iterator[Metric]:
     from prometheus_client.core import (
         CounterMetricFamily,
@@ -139,7 +144,7 @@ class Exposition:
 
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] == "/metrics"
-                body = expose(_families(counts)).encode() if found else b"see /metrics\n"
+                body = render(counts).encode() if found else b"see /metrics\n"
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", CONTENT_TYPE)
                 self.send_header("Content-Length", str(len(body)))
