@@ -84,7 +84,6 @@ class OnCluster(Executor):
         dask = Dask(
             self._cluster.connect,
             self._cluster.spec(),
-            tick_s=0.05,
             check=functools.partial(check_as_told, make_checker),
             look_at=lambda group: [names_of(group)],  # no such file is there
         )
@@ -279,6 +278,6 @@ def test_all_executors_find_the_same_on_any_tree(
             msgspec.structs.replace(o, digests={}, seen=o.seen and elsewhere(o.seen))
             for o in expected[0]
         ]
-        executor = Dask(cluster.connect, cluster.spec(keep_clean=True), tick_s=0.05)
+        executor = Dask(cluster.connect, cluster.spec(keep_clean=True))
         assert scanned(tree, lists, executor) == (outcomes, expected[1])
         assert not list(tree.glob(f"{PREFIX}*"))

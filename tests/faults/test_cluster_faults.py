@@ -23,7 +23,7 @@ from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.scan.cluster import backlog, crew
+from hashclient.scan.cluster import backlog, crew, jobs
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import ToCheck, paths_of
 from hashclient.scan.cluster.worker import check
@@ -53,7 +53,6 @@ def on_cluster(
     cluster: SharedCluster,
     tree: Path,
     function: Callable[[str, bytes], bytes] = check,
-    patience_s: float = 60.0,
     notices: list[str] | None = None,
 ) -> tuple[Iterator[Outcome | Progress], Summary]:
     """Return a scan of a tree on a cluster that is about to begin, and its summary."""
@@ -62,8 +61,6 @@ def on_cluster(
     executor = Dask(
         cluster.connect,
         cluster.spec(keep_clean=True),
-        tick_s=0.05,
-        patience_s=patience_s,
         check=function,
         on_notice=(notices if notices is not None else []).append,
     )
@@ -161,10 +158,11 @@ def test_without_a_scheduler_what_was_found_counts_and_the_rest_is_unread(
 
 @pytest.mark.slow
 def test_without_any_worker_the_rest_is_unread(
-    cluster: SharedCluster, tmp_path: Path, small_batches: None
+    cluster: SharedCluster, tmp_path: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.0)
     tree = make_tree(tmp_path)
-    found, summary = on_cluster(cluster, tree, patience_s=0.0)
+    found, summary = on_cluster(cluster, tree)
     outcomes: list[Outcome] = []
     for item in found:
         if isinstance(item, Outcome):

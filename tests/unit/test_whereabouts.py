@@ -11,7 +11,7 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
-from hashclient.scan.run.whereabouts import Whereabouts
+from hashclient.scan.run.whereabouts import places_of
 from hashclient.scan.sources.mounts import Mounts
 
 #: Files in one directory.
@@ -46,7 +46,7 @@ def found(paths: list[str], *, through_links: bool = False) -> list[Outcome]:
 
 
 def places(paths: list[str], *, through_links: bool = False) -> list[Place]:
-    return Whereabouts(Grounds()).of(found(paths, through_links=through_links))
+    return places_of(found(paths, through_links=through_links), Grounds())
 
 
 def test_a_link_among_many_files_is_the_file_it_leads_to(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_was_put_in_the_place_of_the_directory_is_no_place_of_its_files(
     else:
         (tmp_path / "outside").rename(tmp_path / "tree/d")
     expected = [Place(outcome.path) for outcome in outcomes]
-    assert Whereabouts(Grounds()).of(outcomes) == expected
+    assert places_of(outcomes, Grounds()) == expected
 
 
 @pytest.mark.parametrize("through_links", [False, True])
@@ -134,7 +134,7 @@ def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
     file.symlink_to(tmp_path / "outside/f")
     # A file that was opened in its own directory was there, whatever stands there now.
     standing = None if through_links else "here"
-    assert Whereabouts(Grounds()).of([outcome]) == [Place(str(file), standing)]
+    assert places_of([outcome], Grounds()) == [Place(str(file), standing)]
 
 
 @pytest.mark.parametrize("through_links", [False, True])
@@ -156,4 +156,4 @@ def test_a_link_that_becomes_a_file_while_it_is_looked_at_leads_to_no_other_plac
 
     monkeypatch.setattr(os, "readlink", too_late)
     standing = None if through_links else "here"
-    assert Whereabouts(Grounds()).of([outcome]) == [Place(str(file), standing)]
+    assert places_of([outcome], Grounds()) == [Place(str(file), standing)]

@@ -26,7 +26,7 @@ from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
-from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
+from hashclient.scan.cluster.jobs import Function, Jobs
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees
 from hashclient.scan.cluster.messages import (
@@ -76,28 +76,23 @@ class Dask(Executor):
         connect: Callable[[], AbstractContextManager[Connection]],
         spec: Spec,
         *,
-        tick_s: float = TICK_S,
         inventory: InventoryPlace | None = None,
         on_notice: Callable[[str], None] = lambda _: None,
-        patience_s: float = PATIENCE_S,
         check: Function = worker.check,
         look_at: LookAt | None = None,
     ) -> None:
         """Check files with `spec`; there is no connection yet.
 
-        Files that are unchanged by the `inventory` are not read. An `Advance` is yielded every
-        `tick_s` seconds. `on_notice` is called with notices about workers. When no worker was there
-        for `patience_s` seconds, the cluster is gone. A worker calls `check` with the name of the
-        scan and a batch. The client calls `look_at` with files that were named and not listed; by
-        default, workers have to find what is here.
+        Files that are unchanged by the `inventory` are not read. `on_notice` is called with notices
+        about workers. A worker calls `check` with the name of the scan and a batch. The client
+        calls `look_at` with files that were named and not listed; by default, workers have to find
+        what is here.
         """
         self._connect = connect
         self._spec = spec
         self._trees = ClusterTrees((), ScanOptions())
-        self._tick_s = tick_s
         self._inventory = inventory
         self._on_notice = on_notice
-        self._patience_s = patience_s
         self._check = check
         self._look_at = look_at or NamedFiles().look_at
         self._jobs: Jobs | None = None
@@ -150,14 +145,14 @@ class Dask(Executor):
             gets_known=remembered.begin(),
         )
         crew = Crew(connection, spec, places, self._on_notice)
-        jobs = self._jobs = Jobs(connection, crew, spec.run, self._patience_s)
+        jobs = self._jobs = Jobs(connection, crew, spec.run)
         self._opened.callback(
             lambda: connection.goodbye(jobs.futures, worker.forget, spec.run, crew.resource)
         )
         run = _Run(self._trees, crew, jobs, remembered, self._check, self._look_at)
         try:
             crew.muster()
-            yield from run.go(work, self._tick_s)
+            yield from run.go(work)
         except GoneError:
             yield from run.lose_all(work)
         finally:
@@ -200,7 +195,7 @@ class _Run:
         self._outcomes: list[Outcome] = []
         self._failure: StateError | None = None
 
-    def go(self, work: Iterator[Task | Outcome], tick_s: float) -> Iterator[Found]:
+    def go(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
         """Hand out batches and yield their results.
 
         Raises:
@@ -218,7 +213,7 @@ class _Run:
             if not begun:
                 begun = True
                 yield Advance()
-            ended = self._jobs.ended(tick_s)
+            ended = self._jobs.ended(TICK_S)
             if not ended:
                 yield Advance()
             yield from self._take(ended)

@@ -21,7 +21,7 @@ from hashclient.scan.cluster.crew import Crew
 AHEAD = 2
 #: A batch during which so many workers have died is not tried again.
 MOST_DEATHS = 3
-#: Seconds for a worker to come back when none is left.
+#: Seconds for a worker to come back when none is left; then the cluster is gone.
 PATIENCE_S = 60.0
 
 #: A function of a worker: called with the name of the scan, and a batch as bytes.
@@ -42,14 +42,11 @@ class _Job(msgspec.Struct):
 class Jobs:
     """The batches of one scan; for one thread."""
 
-    def __init__(
-        self, connection: Connection, crew: Crew, name: str, patience_s: float = PATIENCE_S
-    ) -> None:
-        """Begin without batches; without workers for `patience_s` seconds, the cluster is gone."""
+    def __init__(self, connection: Connection, crew: Crew, name: str) -> None:
+        """Begin without batches, of the scan with this name."""
         self._connection = connection
         self._crew = crew
         self._name = name
-        self._patience_s = patience_s
         self._jobs: dict[str, _Job] = {}
         self._numbers = itertools.count()
         #: Batches that no worker could take at the last look.
@@ -116,7 +113,7 @@ class Jobs:
         """
         looked = self._crew.look()
         since = self._crew.idle_since
-        if since is not None and time.monotonic() - since > self._patience_s:
+        if since is not None and time.monotonic() - since > PATIENCE_S:
             raise GoneError
         if looked:
             self._hand_out_again()

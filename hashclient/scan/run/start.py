@@ -137,12 +137,12 @@ def start_scan(
 
 
 def _places_at(mounts: Mounts) -> Callable[[Sequence[Outcome]], list[Place]]:
-    def places_of(outcomes: Sequence[Outcome]) -> list[Place]:
-        from hashclient.scan.run.whereabouts import Whereabouts  # few scans have a match
+    def at(outcomes: Sequence[Outcome]) -> list[Place]:
+        from hashclient.scan.run.whereabouts import places_of  # few scans have a match
 
-        return Whereabouts(mounts).of(outcomes)
+        return places_of(outcomes, mounts)
 
-    return places_of
+    return at
 
 
 def objects_of(

@@ -47,54 +47,49 @@ class _Directory(NamedTuple):
         return status is not None and seen.is_file(status)
 
 
-class Whereabouts:
-    """Finds the places of files, with the help of `grounds`."""
+def places_of(outcomes: Sequence[Outcome], mounts: Mounts) -> list[Place]:
+    """Return the places of outcomes, in their order; a stream or an object has seen no file."""
+    known: dict[str, _Directory | None] = {}
+    return [
+        place_of(one) if one.seen is None else _place(one.path, one.seen, known, mounts)
+        for one in outcomes
+    ]
 
-    def __init__(self, grounds: Mounts) -> None:
-        """Nothing is looked at yet."""
-        self._grounds = grounds
 
-    def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
-        """Return the places of outcomes, in their order; a stream or an object has seen no file."""
-        known: dict[str, _Directory | None] = {}
-        return [
-            place_of(one) if one.seen is None else self._of(one.path, one.seen, known)
-            for one in outcomes
-        ]
-
-    def _of(self, path: str, seen: Seen, known: dict[str, _Directory | None]) -> Place:
-        met, slash, name = path.rpartition("/")
-        if name in ("", ".", ".."):
-            return Place(_plain(path))
-        # Without a link the file was opened in its own directory: whatever has its name now.
-        if seen.directory_inode is None and _is_link(path):
-            try:
-                met, slash, name = os.path.realpath(path).rpartition("/")
-            except OSError:  # it is no link any more
-                return Place(_plain(path))
-        if met not in known:
-            known[met] = self._directory(met + slash)
-        found = known[met]
-        if found is None or not found.has(name, seen):
-            return Place(_plain(path))
-        real = f"{found.path}/{name}"
-        if real == path:
-            return Place(real, found.standing)
-        plain = _plain(path)
-        return Place(real, found.standing, None if real == plain else plain)
-
-    def _directory(self, path: str) -> _Directory | None:
+def _place(path: str, seen: Seen, known: dict[str, _Directory | None], mounts: Mounts) -> Place:
+    met, slash, name = path.rpartition("/")
+    if name in ("", ".", ".."):
+        return Place(_plain(path))
+    # Without a link the file was opened in its own directory: whatever has its name now.
+    if seen.directory_inode is None and _is_link(path):
         try:
-            fd = _open(path)
-        except (OSError, ValueError):
+            met, slash, name = os.path.realpath(path).rpartition("/")
+        except OSError:  # it is no link any more
+            return Place(_plain(path))
+    if met not in known:
+        known[met] = _directory_at(met + slash, mounts)
+    found = known[met]
+    if found is None or not found.has(name, seen):
+        return Place(_plain(path))
+    real = f"{found.path}/{name}"
+    if real == path:
+        return Place(real, found.standing)
+    plain = _plain(path)
+    return Place(real, found.standing, None if real == plain else plain)
+
+
+def _directory_at(path: str, mounts: Mounts) -> _Directory | None:
+    try:
+        fd = _open(path)
+    except (OSError, ValueError):
+        return None
+    try:
+        real = mounts.path_of(fd)
+        if real is None:
             return None
-        try:
-            real = self._grounds.path_of(fd)
-            if real is None:
-                return None
-            return _Directory(real.rstrip("/"), self._grounds.standing_of(fd), os.fstat(fd))
-        finally:
-            os.close(fd)
+        return _Directory(real.rstrip("/"), mounts.standing_of(fd), os.fstat(fd))
+    finally:
+        os.close(fd)
 
 
 def _is_link(path: str) -> bool:
