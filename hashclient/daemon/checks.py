@@ -24,12 +24,11 @@ from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.counts import Count, Row
-from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.ledger import Ledger, Records
 from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers
 from hashclient.daemon.options import NoVerdict, Options, Paths
 from hashclient.daemon.protocol import Command, no_verdict, signature
-from hashclient.daemon.records import Records
 from hashclient.daemon.turns import Job, Turns, begun
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.daemon.users import Peer, Share
@@ -98,7 +97,7 @@ class Checks:
         ledger = functools.partial(Ledger, session, counts, arguments, self.lists, act=options.act)
         streams = ledger()
         streams.use(self.lists)
-        self.records = Records(self.loop, streams, ledger(), counts, self._answer)
+        self.records = Records(self.loop, streams, ledger(), self._answer)
         turns = functools.partial(Turns, self.loop, percent=percent)
         self.paths = turns(READERS, "path")
         self.files = turns(READERS, "descriptor")

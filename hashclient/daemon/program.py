@@ -329,8 +329,7 @@ class ContentChecker:
             try:
                 found = self._ledger.add(to_record, lists, each=each)
             except Exception as error:  # noqa: BLE001 - a match is answered as one in any case
-                self._counts.add(Count.FAILURES)
-                _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
+                self._ledger.failed(error)
             with contextlib.suppress(RuntimeError):  # it is being closed
                 self._reporter.submit(self._ledger.prepare_reports)
         found += [Handled(outcome) for outcome in outcomes if outcome.kind not in RECORDED]

@@ -15,9 +15,8 @@ from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.audit.log import read
 from hashclient.daemon.counts import Count, Counts
-from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.ledger import Ledger, Records
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.records import Records
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.daemon.users import Peer
 from hashclient.matches.store import Matches
@@ -66,7 +65,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
         Ledger(client.session, counts.row(0), (), before, act=False) for _ in range(2)
     )
     streams.use(before)
-    records = Records(loop, streams, paths, counts.row(0), lambda _found: loop.stop())
+    records = Records(loop, streams, paths, lambda _found: loop.stop())
     early = judged(before, LISTED[0])
     client.settings.layout.seal_key.unlink()
     client.session.sealer(create=True)
