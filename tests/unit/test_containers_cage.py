@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
 import signal
 import socket
@@ -248,6 +249,21 @@ def test_one_without_room_to_start_is_tried_again(archive: Path, cage: Cage) -> 
             assert not cage.has_failed
     assert open_files() == before
     assert len(opened(cage, archive)) == 2
+
+
+@pytest.mark.parametrize(
+    ("machine", "header"),
+    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
+)
+def test_calls_that_are_allowed_have_the_numbers_of_the_kernel(machine: str, header: str) -> None:
+    path = Path("/usr/include", header)
+    if not path.exists():
+        pytest.skip("no headers of the kernel")
+    found = re.findall(r"(?m)^#define __NR(?:3264)?_(\w+)\s+(\d+)$", path.read_text())
+    numbers = {name: int(number) for name, number in found}
+    calls = sandbox._CALLS[machine]
+    assert calls == {name: numbers[name] for name in calls}
+    assert sandbox._MAPPING[machine] == (numbers["mmap"], numbers["mprotect"])
 
 
 def test_a_sandbox_that_is_required_and_not_there(

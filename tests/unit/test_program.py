@@ -233,6 +233,8 @@ def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: Conten
     data = bytes(3 << 20) + zip_of(LISTED)
     assert checker.check(data, name="bytes").kind is Kind.MATCH
     assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD
+    data = bytes(1_000_000) + zip_of(LISTED)
+    assert checker.check(io.BytesIO(data), name="short").kind is Kind.MATCH
 
 
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(
