@@ -355,6 +355,14 @@ def test_a_boundary_is_known_however_it_is_written(parameter: str) -> None:
     assert A in out.contents and not out.unread
 
 
+@pytest.mark.parametrize("char", ["-", "1", "z"])
+@pytest.mark.parametrize("kept", ["", "\\"])
+def test_a_backslash_in_a_boundary_is_one_or_none(char: str, kept: str) -> None:
+    line = f"--a{kept}{char}b"
+    header = f'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="a\\{char}b"'
+    assert A in look(raw(header, f"{line}\n{base64_part('a', A)}\n{line}--\n")).contents
+
+
 def test_of_two_boundaries_both_count() -> None:
     for one, other in ("xy", "yx"):
         header = f"Content-Type: multipart/mixed; boundary={one}; boundary={other}"

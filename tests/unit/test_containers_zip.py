@@ -181,6 +181,16 @@ def test_members_that_no_directory_names_are_listed_with_their_place() -> None:
     assert all(data[member.offset :].startswith(b"PK\3\4") for member in hidden)
 
 
+@pytest.mark.parametrize("others", [b"", b"\xaa\xaa\3\0xyz"])
+def test_a_member_that_no_directory_names_may_have_its_sizes_in_a_field(others: bytes) -> None:
+    """As of a member of more than 4 GiB; other fields may come before."""
+    field = others + struct.pack("<2H2Q", 1, 16, len(A), len(A))
+    sizes = (zlib.crc32(A), 0xFFFFFFFF, 0xFFFFFFFF, 6, len(field))
+    head = struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 0x5CA1, *sizes)
+    out = look(archives.Zip().add(b"b", B).put(head + b"hidden" + field + A).end())
+    assert sorted(out.members) == [(b"b", B), (b"hidden", A)] and not out.unread
+
+
 def test_only_what_was_found_and_then_fails_is_unread() -> None:
     broken = bytearray(archives.Zip().add(b"hidden", A).body)
     broken[50] ^= 0xFF
