@@ -16,9 +16,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hashclient.config.settings import Config, Settings
+from hashclient.config.tables import ObjectsConfig
 from hashclient.core.errors import StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
-from hashclient.core.objecturi import ObjectUri
+from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import (
     NAME,
@@ -42,7 +44,10 @@ from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Sorter, md5_claims
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.scan.run.start import objects_of
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Result
+from hashclient.session import Session
 from hashclient.system.layout import Layout
 from tests.unit.test_matcher import judge as make_judge
 from tests.unit.test_matcher import row
@@ -395,3 +400,12 @@ def test_which_endpoints_are_amazons(
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     s3 = S3("bucket")
     assert (s3.namespace, s3.is_amazon) == (namespace, is_amazon)
+
+
+def test_etags_are_trusted_of_buckets_that_the_configuration_names(tmp_path: Path) -> None:
+    named = {"s3://trusted": ObjectsConfig(trust_etag=True), "s3://named": ObjectsConfig()}
+    settings = Settings(tmp_path, tmp_path / "config.toml", None, Config(objects=named))
+    found = objects_of(Session(settings), [parse_uri("s3://trusted/")], ScanOptions(), "key")
+    assert found is not None and found.arguments == ["s3://trusted/"]
+    buckets = ("s3://trusted", "s3://named", "s3://other")
+    assert [found._tools.trusts(bucket) for bucket in buckets] == [True, False, False]
