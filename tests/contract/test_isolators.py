@@ -19,6 +19,7 @@ from fixtures.quarantine import CONTENT, Ward
 from hashclient.core.errors import StateError
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
+from hashclient.index.blinding import Sealer
 from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator, hold_if_there
 from hashclient.quarantine.isolators.objects import Objects
@@ -309,6 +310,21 @@ def test_a_failed_removal_is_tried_again(side: Side, monkeypatch: pytest.MonkeyP
     assert side.ward.open().unfinished() == {match.id}
     assert side.take(match).taken and side.content() is None
     assert not side.ward.open().unfinished()
+
+
+def test_a_copy_that_the_seal_key_cannot_prove_any_more_is_made_again(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = side.match()
+    with monkeypatch.context() as patch:
+        side.refuse(patch)
+        assert not side.take(match).taken
+    side.ward.sealer = Sealer(bytes(32))
+    found_again = side.match()
+    assert found_again.id == match.id
+    assert side.take(found_again).taken
+    (found,) = side.ward.verify().values()
+    assert not found.attention
 
 
 class Steps:
