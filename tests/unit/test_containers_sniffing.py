@@ -57,8 +57,10 @@ def test_a_new_kind_is_found_wherever_its_mark_stands_and_however_short_it_is() 
     added = [Kind(name, (mark,)) for name, (mark, _) in files.items()]
     look_at, fits_none = sniffing.looks_of((*KINDS, *added))
     assert fits_none(ordinary, len(ordinary))
-    nearly = ordinary[:40_000] + b"Fa" + ordinary[:9]
-    assert fits_none(nearly, len(nearly))
+    for nearly in (ordinary[:40_000] + b"Fa" + ordinary[:9], ordinary[:40_000] + b"F"):
+        fits_none(nearly, len(nearly))
+        assert not look_at(nearly, len(nearly), True)
+    assert fits_none(ordinary[:40_000] + b"Fa" + ordinary[:9], 40_011)
     for name, (_, data) in files.items():
         assert not fits_none(data, len(data))
         assert name in [kind.name for kind in look_at(data, len(data), False)]
