@@ -19,7 +19,7 @@ MANY = 16
 
 
 class Grounds(Mounts):
-    """Directories are where the kernel says; all stand at one place."""
+    """All directories stand at one place."""
 
     def __init__(self) -> None:
         pass

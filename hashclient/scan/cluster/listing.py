@@ -123,23 +123,20 @@ class Errand(Frontier):
         """Leave a directory to others if there are names enough, or the time is over."""
         return self._start_at(path, inode, above) if self._is_over else None
 
-    def bounded(self, chunks: Iterator[Chunk]) -> Iterator[Chunk] | None:
-        """Read a directory to its end, before any in it; None if it is too wide."""
+    def bounded(
+        self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
+    ) -> Iterator[Chunk] | Start:
+        """Read a directory to its end, before any in it; leave it to the client if it is wide."""
         if self._wide_names is None:
             return chunks
         kept, failures = read_ahead(chunks, self._wide_names)
-        count = sum(len(chunk.names) + len(chunk.others) for chunk in kept)
-        if count > self._wide_names:
-            return None
+        if sum(len(chunk.names) + len(chunk.others) for chunk in kept) > self._wide_names:
+            wide = self._start
+            if above is not None and os.fsencode(path) != wide.path:
+                wide = self._start_at(path, inode, above)
+            return msgspec.structs.replace(wide, is_wide=True)
         self._left_names -= sum(len(chunk.names) for chunk in kept)
         return given_out(kept, failures, chunks)
-
-    def takes_wide(self, path: str, inode: int, above: Frame | None) -> Start | None:
-        """Leave a directory to the client."""
-        wide = self._start
-        if above is not None and os.fsencode(path) != wide.path:
-            wide = self._start_at(path, inode, above)
-        return msgspec.structs.replace(wide, is_wide=True)
 
     def _start_at(self, path: str, inode: int, above: Frame) -> Start:
         """Return a directory as others are given it: with inodes, if these are the same there."""

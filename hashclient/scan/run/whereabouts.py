@@ -19,7 +19,7 @@ from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
 from hashclient.matches.rows import place_of
 from hashclient.scan.sources.finding_again import open_directory
-from hashclient.scan.sources.mounts import Mounts
+from hashclient.scan.sources.mounts import Mounts, real_path
 from hashclient.system.beneath import Directory
 
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -84,7 +84,7 @@ def _directory_at(path: str, mounts: Mounts) -> _Directory | None:
     except (OSError, ValueError):
         return None
     try:
-        real = mounts.path_of(fd)
+        real = real_path(fd)
         if real is None:
             return None
         return _Directory(real.rstrip("/"), mounts.standing_of(fd), os.fstat(fd))

@@ -119,10 +119,8 @@ class Frontier:
         """Return a directory if it is left to others; `above` lists it with an inode."""
         return None
 
-    def bounded(self, chunks: Iterator[Chunk]) -> Iterator[Chunk] | None:
-        """Return the entries of a directory that is entered; None if they are too many."""
+    def bounded(
+        self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
+    ) -> Iterator[Chunk] | Start:
+        """Return the entries of a directory that is entered; itself if they are left to others."""
         return chunks
-
-    def takes_wide(self, path: str, inode: int, above: Frame | None) -> Start | None:
-        """Return a directory that is left to others, since it has more names than are read."""
-        return None

@@ -99,7 +99,7 @@ class Mounts:
 
         Their paths begin like `path`.
         """
-        real = _real_path(fd)
+        real = real_path(fd)
         if real is None:
             return frozenset()
         self._read_mountinfo()
@@ -148,17 +148,13 @@ class Mounts:
         except StateError as error:
             self._on_failure(error)
 
-    def path_of(self, fd: int) -> str | None:
-        """Return the path of an open directory without links; None if it cannot be found out."""
-        return _real_path(fd)
-
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
         """Return the identity of `rest` in an open directory: see `core.match.Place`.
 
         A name that another file system may get is useless here: all matches on the old file system
         would count as gone. None if there is no better name.
         """
-        path, mount = _real_path(fd), self._mount_of(fd)
+        path, mount = real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
             return None
         inner = _inner(path, mount, rest)
@@ -189,7 +185,7 @@ class Mounts:
             yield b"device %d %x" % (os.fstat(fd).st_dev, number)
 
     def _record_of(self, fd: int) -> Record | None:
-        path = _real_path(fd)
+        path = real_path(fd)
         mount = self._mount_of(fd)
         if path is None or mount is None or mount.kind in _PSEUDO:
             return None
@@ -281,8 +277,8 @@ def _hash(kind: str, value: bytes) -> str:
     return hashlib.sha256(kind.encode() + b"\0" + value).hexdigest()[:32]
 
 
-def _real_path(fd: int) -> str | None:
-    """Return the path of an open directory; None if it was removed, or is unknown."""
+def real_path(fd: int) -> str | None:
+    """Return the path of an open directory without links; None if it was removed, or unknown."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None

@@ -321,9 +321,10 @@ class Walk:
             os.close(fd)
             return outcome
         read = self._lister.read(fd) if begun is None else begun[1]
-        if (chunks := self._frontier.bounded(read)) is None:
+        chunks = self._frontier.bounded(path, status.st_ino, frame, read)
+        if isinstance(chunks, Start):
             os.close(fd)
-            return self._frontier.takes_wide(path, status.st_ino, frame)
+            return chunks
         self._stack.append(
             Frame(path, fd, status, opened_ns, chunks, is_shared=is_shared(status, self._ours))
         )
