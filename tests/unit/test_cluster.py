@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from hashclient.config.tables import ClusterConfig
-from hashclient.core.errors import ConfigError, UsageError
+from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.core.version import __version__
@@ -32,6 +33,7 @@ from hashclient.scan.cluster.address import (
     problem_with_worker,
 )
 from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Backlog
+from hashclient.scan.cluster.crew import Crew
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Received, Remembered, as_before, identities_beside
@@ -742,6 +744,69 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
     assert batch is not None
     assert batch.starts == (Start(f"{tree}/same".encode(), verified=True),)
     assert trees.coverage.has_failed(f"{tree}/other")
+
+
+ONE, OTHER_ONE, DEAD = (f"tcp://127.0.0.1:{port}" for port in (1, 2, 3))
+
+
+class _Connection:
+    """Stands for a scheduler whose workers answer what they are told to, or have died."""
+
+    def __init__(self) -> None:
+        self.prepared: dict[str, bytes | OSError] = {ONE: b"", OTHER_ONE: b"", DEAD: OSError()}
+        self.looked: dict[str, bytes | OSError] = {}
+
+    def workers(self) -> dict[str, int]:
+        return dict.fromkeys(self.prepared, 2)
+
+    def call(self, function: object, *_: object, workers: Sequence[str]) -> dict[str, Any]:
+        answers = self.prepared if function is worker.prepare else self.looked
+        return {address: answers[address] for address in workers}
+
+
+def crew_of(connection: Any, noticed: list[str]) -> Crew:
+    spec = Spec(PROTOCOL, __version__, "run", "key", (), b"/")
+    times = itertools.count(0.0, 10.0)
+    return Crew(connection, spec, [], noticed.append, clock=lambda: next(times))
+
+
+def test_a_directory_is_the_same_everywhere_if_each_worker_says_so(tmp_path: Path) -> None:
+    same, other, gone = (str(tmp_path / name) for name in ("same", "other", "gone"))
+    Path(same).mkdir()
+    Path(other).mkdir()
+    connection = _Connection()
+    crew = crew_of(connection, [])
+    crew.muster()
+    assert (crew.slots, crew.most) == (4, 2)
+    right = encode([None, None])
+    for problems in (["elsewhere", None], [None, "elsewhere"]):
+        wrong = encode(problems)
+        for answers in ((wrong, right), (right, wrong), (wrong, OSError()), (OSError(), wrong)):
+            connection.looked = dict(zip((ONE, OTHER_ONE), answers, strict=True))
+            found = crew.verify([same, other, gone])
+            assert found[gone] is not None
+            assert [found[same] is None, found[other] is None] == [p is None for p in problems]
+            assert (ONE, OTHER_ONE)[answers.index(wrong)] in f"{found[same]}{found[other]}"
+    connection.looked = {ONE: OSError(), OTHER_ONE: right}
+    assert crew.verify([same, other]) == {same: None, other: None}
+    assert not list(Path(same).iterdir())
+
+
+def test_a_worker_that_is_not_ready_ends_the_begin_and_later_only_itself() -> None:
+    connection, noticed = _Connection(), list[str]()
+    connection.prepared[OTHER_ONE] = b"its lists are others\nfetch"
+    with pytest.raises(StateError, match="its lists are others") as refused:
+        crew_of(connection, noticed).muster()
+    assert refused.value.hint == "fetch"
+    connection.prepared = {ONE: b""}
+    crew = crew_of(connection, noticed)
+    crew.muster()
+    connection.prepared |= {OTHER_ONE: b"its lists are others\nfetch", DEAD: OSError()}
+    assert all(crew.look() for _ in range(3))  # a new one gets some time
+    assert (crew.slots, len(noticed)) == (2, 1)
+    assert OTHER_ONE in noticed[0]
+    connection.prepared = {DEAD: b""}
+    assert crew.look() and crew.slots == 2
 
 
 def test_without_a_cluster_all_that_is_left_is_unread(tmp_path: Path) -> None:
