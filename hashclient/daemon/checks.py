@@ -108,8 +108,7 @@ class Checks:
         self._turns = (self.paths, self.files, self._openings, self._large)
         self.openers: Openers | None = None
         if options.containers is not None:
-            rules = session.settings.config.accept
-            self.openers = Openers(options.containers, rules, lambda: session.now().date())
+            self.openers = Openers(options.containers, session)
         #: Streams that have ended and are judged together.
         self._ended: list[Upload] = []
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from hashclient.daemon.checks import STREAM, Checks
-from hashclient.daemon.client import MAX_OUT_BYTES, Client, Form
+from hashclient.daemon.client import Client, Form
 from hashclient.daemon.counts import Count
 from hashclient.daemon.openfiles import close_all, read_file, receive
 from hashclient.daemon.paths import check_path
@@ -91,7 +91,7 @@ class Connection(Client):
         return (
             self._is_ending
             or self._pending >= MAX_PENDING
-            or len(self._out) > MAX_OUT_BYTES
+            or not self.has_room
             or self.files.is_beyond
         )
 
@@ -263,7 +263,7 @@ class Connection(Client):
 
     def writable(self) -> None:
         """Send waiting answers, as far as there is room; then read on, or hang up."""
-        was_full = len(self._out) > MAX_OUT_BYTES
+        was_full = not self.has_room
         super().writable()
         if self.is_closed:
             return

@@ -11,13 +11,11 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import date
 from typing import Any
 
 import msgspec
 
 from hashclient.config.settings import Config
-from hashclient.config.tables import AcceptRule
 from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.containers.protocol import BrokenError
 from hashclient.core.model import Outcome
@@ -26,6 +24,7 @@ from hashclient.daemon.uploads import BY_WORST, Content
 from hashclient.scan.check.members import Members, Opened, container_options
 from hashclient.scan.check.reading import same_content
 from hashclient.scan.run.accept import accepting
+from hashclient.session import Session
 from hashclient.system.rights import Ourselves
 
 
@@ -56,16 +55,10 @@ class Opener(Members):
 class Openers:
     """Opens containers, each for somebody who may have it stopped, such as a client."""
 
-    def __init__(
-        self,
-        options: ContainerOptions,
-        rules: Sequence[AcceptRule],
-        today: Callable[[], date],
-    ) -> None:
-        """Open with `options`; `rules` say which members may be unread, and until when."""
+    def __init__(self, options: ContainerOptions, session: Session) -> None:
+        """Open with `options`; rules of the session say which members may be unread."""
         self._options = options
-        self._rules = rules
-        self._today = today
+        self._session = session
         #: The kernel ends a process that opens containers with the thread that has started it, and
         #: threads of a program may come and go.
         self._starter = ThreadPoolExecutor(1, "hashclient-opener")
@@ -113,7 +106,8 @@ class Openers:
         """Return the outcomes that are neither clean nor accepted."""
         if not outcomes:
             return []
-        accept = accepting(self._rules, self._today())
+        rules = self._session.settings.config.accept
+        accept = accepting(rules, self._session.now().date())
         return [o for o in map(accept, outcomes) if o.kind in BY_WORST]
 
     def open(self, content: Content, whose: object) -> None:

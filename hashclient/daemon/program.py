@@ -124,8 +124,8 @@ class ContentChecker:
         self._openers: Openers | None = None
         if members:
             config = session.settings.config
-            self._containers = opening(config, config.containers.time_s, _log.info)
-            self._openers = Openers(self._containers, config.accept, lambda: session.now().date())
+            containers = opening(config, config.containers.time_s, _log.info)
+            self._openers = Openers(containers, session)
         #: Of looking at the lists, and of the quick test of a digest, which is for one thread.
         self._looking, self._screening = threading.Lock(), threading.Lock()
         #: By scheme and bucket: the client of one is opened once for all its objects.

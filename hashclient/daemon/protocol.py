@@ -46,7 +46,6 @@ class Command(enum.Enum):
 #: Commands that are followed by a path.
 OF_PATHS = frozenset({Command.SCAN, Command.CONTSCAN, Command.MULTISCAN, Command.ALLMATCHSCAN})
 _BY_WORD = {command.value: command for command in Command}
-_INSTREAM, _FILDES = Command.INSTREAM, Command.FILDES
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -240,10 +239,10 @@ class Parser:
         if delimiter == b"\n" and word not in _BY_WORD:
             word = word.rstrip(b"\r")
         request = Request(_BY_WORD.get(word), argument.rstrip(b"\r\n"), delimiter)
-        if request.command is _FILDES:
+        if request.command is Command.FILDES:
             self._fildes = request
             return
-        if request.command is _INSTREAM:
+        if request.command is Command.INSTREAM:
             self.in_stream, self._stream_bytes = True, 0
         events.append(request)
 

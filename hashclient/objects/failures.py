@@ -143,8 +143,7 @@ def of_botocore(error: BaseException) -> StoreError:
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return StoreError(*_meaning_of(str(response.get("Error", {}).get("Code", "")), int(status)))
-    found = _BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE))
-    return StoreError(*found)
+    return StoreError(*_BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE)))
 
 
 def _meaning_of(code: str | None, status: int) -> tuple[Trouble, str]:
