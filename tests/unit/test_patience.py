@@ -1,0 +1,36 @@
+"""When something that has failed is tried again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from hashclient.core.patience import FIRST, LAST, is_due, pause
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("after", "due"),
+    [
+        *((None, True), (-TICK, True), (timedelta(), True), (TICK, False)),
+        *((LAST, False), (LAST + TICK, True)),  # no pause is so long: a wrong clock has set it
+    ],
+)
+def test_an_attempt_is_due_from_its_time_on(after: timedelta | None, due: bool) -> None:
+    assert is_due(None if after is None else NOW + after, NOW) is due
+
+
+def test_pauses_double_up_to_the_longest_or_are_as_long_as_asked_for() -> None:
+    assert [pause(attempts) / FIRST for attempts in range(4)] == [1, 2, 4, 8]
+    assert pause(9) == pause(10**9) == LAST
+    for asked, longest, expected in (
+        (1.0, LAST, FIRST),
+        (301.0, LAST, timedelta(seconds=301)),
+        (1e9, LAST, LAST),
+        (1e9, timedelta(hours=1), timedelta(hours=1)),
+        (None, timedelta(minutes=1), timedelta(minutes=1)),
+    ):
+        assert pause(0, asked, longest=longest) == expected, asked
