@@ -271,7 +271,7 @@ def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
     if not files.acquire(fd, shared=shared, wait_s=wait_s):
         raise AuditError(
             f"the audit log stayed locked by another process for {wait_s:g} s",
-            hint="look for a stopped hashclient, or one on a very slow disk",
+            hint="look for a hashclient process that is stopped, or that uses a very slow disk",
         )
 
 

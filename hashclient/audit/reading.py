@@ -61,9 +61,10 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_HINT_CRASH = "a killed command leaves this; the next one that writes to the log repairs it"
+_HINT_CRASH = "a killed command has left this; the next command that writes to the log repairs it"
 _HINT_MISSING = (
-    "put it back from the archive; only files from the front may be archived, never one in between"
+    "restore the file from the archive; only the oldest files may be archived, never a file "
+    "between others"
 )
 
 
@@ -216,7 +217,7 @@ class _Check:
         if expected and expected[-1].seq < before.seq:  # 6
             raise AuditError(
                 f"the record of the checkpoint was archived: record {expected[-1].seq}",
-                hint="put the archived files back, or verify a copy of all of them together",
+                hint="restore the archived files, or verify a copy of all files together",
             )
         if any(one != before for one in self._by_seq.get(before.seq, ())):
             broken(where, "the archived files do not end with the record of the checkpoint")
@@ -226,7 +227,7 @@ class _Check:
         if record.seq != self._seq:  # 4
             broken(where, "wrong seq")
         if record.prev != self._prev:
-            broken(where, "wrong prev: a record before it was altered, removed or put in")
+            broken(where, "wrong prev: an earlier record was changed, removed or inserted")
         self._prev = record.hash
         if record.sig is not None:  # 5
             verify_signature(record, identity.public_key, where)

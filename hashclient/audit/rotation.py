@@ -98,8 +98,9 @@ def rotate(
         _like(new, fd)
         if os.path.lexists(closed_path) and not _is_it(fd, closed_path):
             raise AuditError(
-                f"something has the name of a part of the audit log: {printable(closed_path)}",
-                hint="move it away, after a look at what it is",
+                "another file has the name of a closed file of the audit log: "
+                f"{printable(closed_path)}",
+                hint="look at the file, then move it away",
             )
         last = read_tail(fd, os.fstat(fd).st_size).last
         if last is None or last.event != CLOSED:  # 2

@@ -71,7 +71,7 @@ class Listed(NamedTuple):
                 hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
             )
         if name == "":
-            raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
+            raise UsageError("--stdin-name is empty", hint="give a name, or leave the option out")
         from hashclient.scan.check.streaming import Stream
 
         return Stream(0, name or "-")

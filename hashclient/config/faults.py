@@ -20,8 +20,8 @@ from hashclient.system.text import excerpt, nearest, printable
 
 #: What to do where no public key is configured that isolated files are sealed to.
 HINT_RECIPIENTS = (
-    "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient"
-    " quarantine add-recipient` names the public one here"
+    "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient "
+    "quarantine add-recipient` adds the public key here"
 )
 
 #: The keys that lead to a value; a number is an index in a list.
@@ -79,8 +79,8 @@ def no_toml(text: str, error: Exception) -> Fault:
         if line.startswith(("age1", "ssh-")):
             return Fault(
                 excerpt(error),
-                f"line {number} is a public key: take it out, and give it to"
-                " `hashclient quarantine add-recipient`",
+                f"line {number} is a public key: remove the line, and give the key to `hashclient "
+                "quarantine add-recipient`",
             )
     return Fault(excerpt(error))
 

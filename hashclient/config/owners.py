@@ -73,7 +73,7 @@ def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
     at = "" if found.path == os.fspath(path) else f", by {printable(found.path)}"
     raise ConfigError(
         f"{what} could be changed by {found.who}: {printable(os.fspath(path))}{at}",
-        hint=f"{_remedy(found)}; if this is meant, --allow-shared or {ALLOW_SHARED}=1 says so",
+        hint=f"{_remedy(found)}; if this is intended, use --allow-shared or {ALLOW_SHARED}=1",
     )
 
 
@@ -88,7 +88,7 @@ def _remedy(found: Stranger) -> str:
 
     where = shlex.quote(printable(found.path))
     if found.is_missing:
-        return f"others could be first in {where}: `mkdir -m 700` a directory there, and name that"
+        return f"others could be first in {where}: make a directory with `mkdir -m 700`, and use it"
     if found.uid is None:
         return f"chmod go-w {where}"
     if not _is_mapped(found.uid):

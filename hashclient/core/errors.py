@@ -127,6 +127,6 @@ def out_of_memory() -> StateError:
     """Return the error for a MemoryError from any module or library."""
     return StateError(
         "there is not enough memory",
-        hint="raise the memory limit of this process (`ulimit -d`, `MemoryMax=`), or end others;"
-        " a scan needs less with fewer --jobs",
+        hint="raise the memory limit of this process (`ulimit -d`, `MemoryMax=`), or end other "
+        "programs; a scan needs less memory with fewer --jobs",
     )

@@ -102,7 +102,9 @@ def parse_uri(text: str) -> ObjectUri:
     name: Scheme = "s3" if scheme == "s3" else "gs" if scheme == "gs" else "az"
     whole = None if version is None else _unescaped(version, text)
     if whole == "":
-        raise UsageError(f"the version in a URI is empty: {_shown(text)}", hint="leave it out")
+        raise UsageError(
+            f"the version in a URI is empty: {_shown(text)}", hint="leave out the version"
+        )
     return ObjectUri(name, bucket, _unescaped(key or "", text), whole)
 
 
@@ -115,7 +117,7 @@ def parse_prefix(text: str) -> ObjectUri:
     uri = parse_uri(text)
     if uri.version is not None:
         raise UsageError(
-            f"a version of an object is no place for others: {_shown(text)}",
+            f"a version of an object cannot contain other objects: {_shown(text)}",
             hint="write s3://BUCKET/PREFIX",
         )
     return uri
@@ -125,7 +127,7 @@ def _unescaped(part: str, text: str) -> str:
     def byte(found: re.Match[bytes]) -> bytes:
         if found[1] is None:
             raise UsageError(
-                f"a % in a URI begins no escape: {_shown(text)}",
+                f"a % in a URI is not part of an escape: {_shown(text)}",
                 hint="write %25 for a % that belongs to the key",
             )
         return bytes.fromhex(found[1].decode())

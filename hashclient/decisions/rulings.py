@@ -47,7 +47,7 @@ KNOWN_GOOD = "known_good"
 #: Why a ruling does not count yet.
 WAITS = "it waits for a second person"
 _LOST_HINT = (
-    "restore it from a backup, or give all exceptions up: `hashclient exceptions remove --all"
+    "restore it from a backup, or remove all exceptions: `hashclient exceptions remove --all"
     " --reason …`"
 )
 

@@ -159,7 +159,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             raise VerificationError(
                 f"the exceptions of {name} are of version {export.version}, which is older than"
                 f" version {last} that is here",
-                hint="take the last export",
+                hint="import the latest export",
             )
         if last < 0 and since is not None and export.made <= since:
             raise VerificationError(

@@ -198,7 +198,8 @@ class Fetcher:
             known = expected.union(offered, named)
             if not known:
                 raise StateError(
-                    f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
+                    f"provider {self._provider}: no list is offered",
+                    hint=OFFERS_NOTHING_HINT,
                 )
             wanted = known & only if only else expected | named
             new = frozenset(offered).difference(expected, config.lists or ())
@@ -209,7 +210,7 @@ class Fetcher:
                 yield Fetched(name, self._provider, error=refusal, is_denied=True)
             if not self._offered and not expected:
                 raise AuthorisationError(
-                    f"provider {self._provider}: the credential is for none of its lists"
+                    f"provider {self._provider}: the credential allows none of its lists"
                 )
         except HashclientError as error:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
@@ -229,8 +230,10 @@ class Fetcher:
                 elif name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
-                        hint=f"it offers: {first_of(offered) or 'none'}; to give a list up, leave"
-                        " it out of `lists = […]` in the provider's configuration and remove its"
+                        hint=f"the provider offers: {first_of(offered) or 'none'}; to give a list "
+                        "up, leave "
+                        "out the version of `lists = […]` in the provider's configuration and "
+                        "remove its"
                         " folder in the state directory",
                     )
                 elif (failed := asked.failed.get(name)) is not None:
@@ -257,8 +260,8 @@ class Fetcher:
                 raise ClockError(
                     f"the clock shows {for_people(now)}, but list {manifest.list} was"
                     f" checked at {for_people(manifest.checked_at)}",
-                    hint="set this machine's clock right; if it is right now and was ahead then,"
-                    " remove the list's folder and fetch again",
+                    hint="set this machine's clock right; if the clock is right now, and was "
+                    "ahead at the last check, remove the list's folder and fetch again",
                 )
 
     def _manifests(self) -> Iterator[Manifest]:
@@ -356,7 +359,8 @@ class Fetcher:
             if checksum_of(base.live_id_hashes()) == int(base.manifest.checksum, 16):
                 error = VerificationError(
                     f"list {index.list} has forked: generation {index.generation} does not follow"
-                    f" generation {base.manifest.generation}, which is here; it is built again",
+                    f" generation {base.manifest.generation}, which is here; the list is built "
+                    "again",
                     hint=FORK_HINT,
                 )
                 self._how.on_failure(error)
@@ -373,7 +377,8 @@ class Fetcher:
         here = next((m for m in self._manifests() if m.list == name), None)
         if here is not None and here.entries and self._max_churn is not None:
             raise VerificationError(
-                f"list {name} has ended, and max_churn says how much of a list may go at a time",
+                f"list {name} has ended, and max_churn limits how much of a list may be removed "
+                "at once",
                 hint="ask the provider; `hashclient fetch --accept-churn` drops the list",
             )
         generation = here.generation if here else 1
@@ -443,14 +448,14 @@ class Fetcher:
             raise VerificationError(
                 f"list {index.list}: generation {index.generation} changes {changed:,} of"
                 f" {manifest.entries:,} entries, more than max_churn = {limit:g} allows",
-                hint="ask the provider; `hashclient fetch --accept-churn` takes it all the same",
+                hint="ask the provider; `hashclient fetch --accept-churn` accepts the change",
             )
         if not is_known and manifest.checksum != index.checksum:
             raise VerificationError(
-                f"list {index.list}: how much generation {index.generation} changes is not known"
-                " without reading the index that is here",
-                hint="`hashclient fetch` without --rebuild compares them; `hashclient fetch"
-                " --rebuild --accept-churn` takes it without",
+                f"list {index.list}: the size of the change by generation {index.generation} is "
+                "not known without reading the index that is here",
+                hint="`hashclient fetch` without --rebuild compares both; `hashclient fetch "
+                "--rebuild --accept-churn` accepts the generation without comparing",
             )
 
     def _done(self, one: Built) -> Fetched:

@@ -222,7 +222,7 @@ def _stamp(path: Path) -> Stamp:
     except OSError as error:
         raise ConfigError(
             f"cannot read known_good file: {printable(path)}: {error.strerror}",
-            hint="check the path, or take it out of the provider's configuration",
+            hint="check the path, or remove it from the provider's configuration",
         ) from error
     return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -56,7 +56,7 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.count:
             what = counted(self.count, "entry is", "entries are")
             parts.append(
-                f"{what} known to be good, by known_good, and in use all the same:"
+                f"{what} known to be good, by known_good, but still in use:"
                 f" {first_of(self.ids, self.count)}"
             )
         return "; ".join([*parts, "tell the provider"]) if parts else ""

@@ -98,8 +98,8 @@ def _fetch(
                 return None
             raise VerificationError(
                 f"provider {provider}: its role of notices has vanished",
-                hint="nothing was changed; tell the provider; if it has given them up, remove"
-                f" {printable(path)}",
+                hint="nothing was changed; tell the provider; if the provider does not publish "
+                f"notices any more, remove {printable(path)}",
             )
         epoch = trust.epoch()
         if before is not None and before.epoch == epoch and signed.version < before.version:
@@ -164,7 +164,7 @@ def _download(
             if notice_id in here:
                 raise VerificationError(
                     f"notice {notice_id} was published again with another content",
-                    hint="the one that is here stays; tell the provider",
+                    hint="the earlier notice stays; tell the provider",
                 )
             if is_late():
                 raise UnreachableError(

@@ -41,7 +41,7 @@ from hashclient.trust.tuf import METADATA_HINT, Trust
 
 #: python-tuf's own cap for a root.
 MAX_ROOT_BYTES = 512_000
-ROOT_HINT = "the provider hands it out; get it by a way you trust"
+ROOT_HINT = "get the file from the provider by a way that you trust"
 
 
 def pin_provider(
@@ -120,7 +120,7 @@ def pin_provider(
         if missing:
             raise UsageError(
                 f"provider {name} does not offer list {missing[0]}",
-                hint=f"it offers: {first_of(offered) or 'none'}",
+                hint=f"the provider offers: {first_of(offered) or 'none'}",
             )
         data = {"provider": name, "url": provider.url, "root": provider.root_sha256}
         session.audit.append([Event("init", data | {"source": place.name})])

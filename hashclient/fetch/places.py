@@ -49,7 +49,8 @@ def addresses(
     if not provider.addresses:
         raise ConfigError(
             f"provider {name} has no address",
-            hint="`hashclient fetch --from` reads what it exported; or set `url` in its table",
+            hint="use `hashclient fetch --from` with an exported file, or set `url` in the table "
+            "of the provider",
         )
     # All are checked now, so that a wrong one is not found only when it is needed.
     accesses = [access_of(url, config, peer) for url, config in provider.addresses]

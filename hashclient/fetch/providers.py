@@ -192,7 +192,7 @@ def _in_turn(
                     UnreachableError(
                         f"provider {name}: its addresses have failed for too long; not asked:"
                         f" {', '.join(other.name for other in others)}",
-                        hint="check the network; `timeout_s` says how long each may take",
+                        hint="check the network; `timeout_s` sets the time for each address",
                     )
                 )
                 break
@@ -298,7 +298,7 @@ def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError
     for manifest in manifests_here(settings.layout.lists, sealer):
         if manifest.provider not in settings.config.providers:
             yield StateError(
-                f"list {manifest.list} is in use and is not kept up to date: provider"
+                f"list {manifest.list} is in use but not kept up to date: provider"
                 f" {printable(manifest.provider)} is not configured",
                 hint=UNCONFIGURED_HINT,
             )
@@ -312,8 +312,8 @@ def _places(
     if copy is not None:
         if len(names) > 1:
             raise UsageError(
-                "which provider this is from is not said: there are several",
-                hint=f"name one with --provider: {', '.join(names)}",
+                "there are several providers: say which one has exported this",
+                hint=f"name it with --provider: {', '.join(names)}",
             )
         settings.provider(names[0])
         return {names[0]: [copy_at(copy)]}

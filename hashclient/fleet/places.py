@@ -260,6 +260,6 @@ def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoin
     if not found:
         raise AuditError(
             f"no checkpoint of this log is there: {place.text}",
-            hint="if this machine has published there, its log was replaced by another one",
+            hint="if this machine has published there, somebody has replaced its log",
         )
     return found

@@ -138,7 +138,7 @@ def judge(
         seen[key] = this
         findings = (*_times(document, now), *_content(document, generations))
         rows.append(_row(pins[key], file, key, *findings, document=document))
-    missing = _finding("missing", "there is no document of it")
+    missing = _finding("missing", "this machine has no document")
     rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]
     return sorted(rows, key=lambda row: (STATES.index(row.state), natural(row.name), row.file))
 
@@ -201,7 +201,9 @@ def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:
     if now - document.made > timedelta(seconds=document.interval_s):
         hours = f"{document.interval_s / 3600:g}"
         made = for_people(document.made)
-        yield _finding("silent", f"nothing since {made}, and it promised {hours} hours")
+        yield _finding(
+            "silent", f"no document since {made}; the machine promised one every {hours} hours"
+        )
     elif document.made - now > TOLERANCE:
         yield _finding("ahead", f"its clock shows {for_people(document.made)}")
 

@@ -23,7 +23,7 @@ def conclusion(summary: Summary) -> str:
     code = summary.exit_code
     if code is ExitCode.OK:
         if not any(summary.counts[kind] for kind in _CHECKED):
-            return f"there was nothing to check, which may be so, and {_freshness(summary)}"
+            return f"there was nothing to check, which was allowed, and {_freshness(summary)}"
         number = summary.counts[Kind.EXCEPTED]
         besides = f" besides {counted(number, 'excepted match')}" if number else ""
         return f"{_checked(summary)}, none matches{besides}, and {_freshness(summary)}"

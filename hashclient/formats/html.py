@@ -103,7 +103,7 @@ def next_steps(
             _command("report prepare --all"),
             " prepares a report. ",
             _command("matches close ID --reason TEXT"),
-            " is for a match that was dealt with by other means.",
+            " closes a match that was handled by other means.",
         )
     if conflicts:
         yield joined(
@@ -194,7 +194,7 @@ class HtmlFormatter:
             elif summary.failed is not None:
                 early = ", and the run failed"
             elif summary.missing:
-                early = ", and not every list could be asked"
+                early = ", and not every list could be used"
             return f"{number:,} {'file matches' if number == 1 else 'files match'}{early}"
         if summary.failed is not None and summary.stopped is None and not summary.inputs:
             return "The run failed: nothing was checked"
@@ -261,7 +261,7 @@ class HtmlFormatter:
         if number := summary.counts[Kind.UNREAD]:
             yield f"{counted(number, 'input')} could not be read: the content is unknown."
         if not summary.inputs and summary.stopped is None and summary.failed is None:
-            yield "There were no inputs: nothing is known of what was meant to be checked."
+            yield "There were no inputs: nothing was checked."
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
         for remark in remarks(summary):
@@ -277,7 +277,7 @@ class HtmlFormatter:
             f" {human_bytes(summary.bytes_read)}, read in {summary.elapsed_s:,.1f} s."
         )
         if text := rests_on(summary):
-            read += f" Besides reading, the answer rests on this: {text}."
+            read += f" The answer is not only based on reading, but also on this: {text}."
         if inside := inside_text(summary):
             read += f" {_capital(inside)}."
         if kinds := not_opened_text(summary):

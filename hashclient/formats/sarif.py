@@ -81,7 +81,7 @@ _NOTIFICATIONS = {
     "not-opened": (
         "note",
         "Inputs hold others and are of kinds that are not opened: how many of each.",
-        "What is in them is not known: unpack them, and scan that.",
+        "Their content is not known: unpack them, and scan the files.",
     ),
     "skipped": ("note", "An input is not to be checked.", "Nothing is to be done."),
     "skips": ("note", "Inputs are not to be checked: how many, and why.", "Nothing is to be done."),
@@ -98,7 +98,7 @@ _NOTIFICATIONS = {
     "held": (
         "warning",
         "An entry matched more files than may be acted upon within a day; the others are held.",
-        "Look at some of them; then `hashclient matches release`, or ask for a withdrawal.",
+        "Look at some files; then run `hashclient matches release`, or ask for a withdrawal.",
     ),
     "gap": (
         "warning",
@@ -362,8 +362,8 @@ def _rule(rule: str, hit: Hit, *, is_match: bool) -> dict[str, Any]:
         level, short = "warning", f"Conflict with {where}."
         full = f"Some digests of the file agree with an entry of {where}, others do not."
         help_text = (
-            "Either the entry is wrong or the file was made to look like it. Do not open it; ask"
-            " the provider of the list."
+            "Either the entry is wrong, or somebody has made the file similar on purpose. Do not "
+            "open the file; ask the provider of the list."
         )
     descriptor = _descriptor(rule, level, short, full, help_text)
     return descriptor | {"properties": {"list": hit.list_name, "category": hit.category}}

@@ -162,8 +162,8 @@ def _parse(text: bytes, where: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(
             f"seal key is not {2 * KEY_BYTES} hexadecimal digits: {where}",
-            hint="restore the key that sealed the lists here; `openssl rand -hex 32` makes another"
-            " one, under which `hashclient fetch --rebuild` builds them again",
+            hint="restore the key that sealed the lists here; or make another key with `openssl "
+            "rand -hex 32`, and build the lists again with `hashclient fetch --rebuild`",
         )
     return key
 

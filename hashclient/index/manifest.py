@@ -114,8 +114,8 @@ class Document(msgspec.Struct, frozen=True):
         if self.manifest.key_id != sealer.key_id:
             raise OtherKeyError(
                 f"list {self.manifest.list} was sealed with another key",
-                hint="use the key that sealed it, or build the list again: `hashclient fetch"
-                " --rebuild`, or `scan --fetch`",
+                hint="use the key that sealed the list, or build the list again: `hashclient "
+                "fetch --rebuild`, or `scan --fetch`",
             )
         # 2
         try:

@@ -44,21 +44,22 @@ MAX_TARGETS_BYTES = 5_000_000
 NEVER = "has never been fetched"
 
 FETCH_HINT = (
-    "run `hashclient fetch`; to give a list up, name the others in `lists = […]` of its provider's"
-    " configuration and remove its folder in the state directory"
+    "run `hashclient fetch`; if you do not want this list any more, name all other lists in "
+    "`lists = […]` of its provider's configuration and remove its folder in the state directory"
 )
 BARE_HINT = "run `hashclient fetch`, or remove its table from the configuration"
 OFFERS_NOTHING_HINT = "ask the provider, or remove its table from the configuration"
 SHARED_HINT = (
-    "say with `lists = […]` from which provider to take it; if that is another one now, remove its"
-    " folder in the state directory and run `hashclient fetch`"
+    "name the list in `lists = […]` of the provider to take it from; if this is another provider "
+    "than before, remove its folder in the state directory and run `hashclient fetch`"
 )
 METADATA_HINT = (
     "run `hashclient fetch`, or name the lists in `lists = […]` of the provider's configuration"
 )
 UNCONFIGURED_HINT = (
-    "its provider is not in the configuration that was read: name the right one with --config; to"
-    " give the provider up, remove its folder in trust/ and those of its lists in lists/"
+    "the configuration that was read does not contain its provider: name the right configuration "
+    "with --config; if you do not want the provider any more, remove its folder in trust/ and the "
+    "folders of its lists in lists/"
 )
 
 
@@ -223,7 +224,7 @@ def expected_lists(
         if names is None:
             bare.append(provider)
         elif not names:
-            doubtful.append(_of_provider(provider, "it offers no list", OFFERS_NOTHING_HINT))
+            doubtful.append(_of_provider(provider, "no list is offered", OFFERS_NOTHING_HINT))
         for name in dict.fromkeys(names or ()):
             wanted.setdefault(name, []).append(provider)
     named = [
@@ -253,7 +254,7 @@ def expected_lists(
             problem = "its metadata is not here, so it is not known which lists it offers"
             doubtful.append(_of_provider(provider, problem, METADATA_HINT))
         else:
-            doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))
+            doubtful.append(_of_provider(provider, "no list was ever fetched", BARE_HINT))
     return [*doubtful, *named]
 
 
@@ -482,7 +483,7 @@ def _open(
         return
     if index is None:
         there = os.path.lexists(directory)
-        message = "is not here: its folder has no manifest" if there else NEVER
+        message = "is missing: its folder has no manifest" if there else NEVER
         short = "its folder has no manifest" if there else "never fetched"
         for provider in providers or (None,):
             yield _of_list(name, provider, message, short)
@@ -491,6 +492,6 @@ def _open(
     yield ExpectedList(name, owner, index)
     for provider in providers:
         if provider != owner:
-            short = f"here from provider {owner}, not from {provider}"
+            short = f"was fetched from provider {owner}, not from {provider}"
             elsewhere = StateError(f"list {name} is {short}", hint=SHARED_HINT)
             yield ExpectedList(name, provider, error=elsewhere, short=short)

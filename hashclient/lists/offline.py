@@ -166,8 +166,8 @@ class _BundleSource:
             return "have it exported again; nothing was changed"
         shown = [f"{excerpt(name)} since generation {since[name]}" for name in sorted(since)]
         return (
-            f"it has only the changes of {', '.join(shown[:_SHOWN])}: ask for a whole one,"
-            " or one since the generation that `hashclient status` shows"
+            f"the bundle has only the changes of {', '.join(shown[:_SHOWN])}: ask for a complete "
+            "bundle, or for one since the generation that `hashclient status` shows"
         )
 
 

@@ -310,8 +310,8 @@ class MatchStore:
             raise StateError(
                 f"cannot use the record of matches: {printable(self._path)}: {why}",
                 hint=hint
-                or "check that the state directory is writable and has room; if the file is"
-                " damaged, move it away: earlier matches are forgotten then",
+                or "check that the state directory is writable and has room; if the file is "
+                "damaged, move it away: then earlier matches are lost",
             ) from error
 
 

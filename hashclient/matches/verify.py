@@ -30,7 +30,7 @@ class _Checked(Matches):
                 return "its pages do not fit each other"
             # 2
             if self._db.execute("PRAGMA foreign_key_check").fetchone() is not None:
-                return "there is a row of a match that is not there"
+                return "a row belongs to a match that does not exist"
             # 3
             for match in self._matches(MATCH, ()):
                 if not (_is_whole(match) and self._has_story(match)):
@@ -69,5 +69,5 @@ def verify_matches(state_dir: Path) -> None:
         path = printable(Layout(state_dir).matches)
         raise StateError(
             f"the record of matches is damaged: {path}: {wrong}",
-            hint="restore it from a backup, or move it away: earlier matches are forgotten then",
+            hint="restore it from a backup, or move it away: then earlier matches are lost",
         )

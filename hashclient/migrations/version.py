@@ -102,7 +102,8 @@ def refuse_foreign(layout: Layout, version: Version, known: int) -> None:
         raise older(layout.root, f"{FORMAT}/{version.number}")
     if version.number > known:
         raise StateError(
-            f"the state needs hashclient {excerpt(version.needs)} or later, this is {__version__}:"
+            f"the state directory needs hashclient {excerpt(version.needs)} or later, this is "
+            f"{__version__}:"
             f" {printable(layout.root)}",
             hint="install that version, or use another --state-dir; nothing was changed",
         )

@@ -133,7 +133,7 @@ class Access(msgspec.Struct, frozen=True):
         parse_endpoint(oauth.token_url, "token URL", allow_http=self.allow_http)
         if (oauth.client_secret_file is None) == (oauth.client_secret_env is None):
             raise ConfigError(
-                "oauth needs one of client_secret_file and client_secret_env",
+                "oauth needs client_secret_file or client_secret_env, and not both",
                 hint="set exactly one of them",
             )
 
@@ -370,7 +370,7 @@ def _from_env(name: str, environ: Mapping[str, str]) -> str:
     if not value:
         raise ConfigError(
             f"environment variable is not set: {printable(name)}",
-            hint="it has to hold the credential",
+            hint="the variable has to contain the credential",
         )
     return _one_line(os.fsencode(value), f"environment variable {printable(name)}")
 

@@ -33,7 +33,7 @@ NO_CREDENTIAL_HINT = (
 NO_PROXY_CREDENTIAL_HINT = (
     "name a file with `user:password` with --proxy-basic-file, or `proxy_basic_file` in config.toml"
 )
-CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
+CLIENT_CERT_HINT = "check client_cert and client_key, and that the server knows the certificate"
 #: Texts in nginx's page for status 400: the status alone does not say enough.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
 _BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
@@ -55,14 +55,14 @@ FOREIGN = (
 # OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and the advice for each.
 _CERTIFICATE_FAULTS = {
     9: ("is not yet valid", "check the clock of this machine"),
-    10: ("has expired", "tell its owner, and check the clock of this machine"),
+    10: ("has expired", "tell the owner of the server, and check the clock of this machine"),
     62: ("is for another host name", "check the URL"),
     64: ("is for another address", "check the URL"),
 } | dict.fromkeys(
     (2, 18, 19, 20, 21),
     (
         "comes from an unknown authority",
-        "if it has an authority of its own, name that with --ca, or `ca` in config.toml",
+        "if the server has its own authority, name that with --ca, or `ca` in config.toml",
     ),
 )
 # The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of one.

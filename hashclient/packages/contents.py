@@ -74,7 +74,7 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
         if not is_sealed and not looks_like_tar(head, FOLDER_PREFIX):
             if looks_sealed(head):
                 raise VerificationError(
-                    "package is damaged: it does not begin as a sealed one does"
+                    "package is damaged: it does not begin like a sealed package"
                 )
             raise _no_package(path)
         whole = _after(head, chunks)
@@ -163,5 +163,6 @@ def _no_package(path: Path) -> UsageError:
     """Return the error for a path without parts of a package; it must not pass as verified."""
     return UsageError(
         f"no package, and nothing was verified: {printable(path)}",
-        hint="give the directory or the file that was handed over; if this is it, ask for it again",
+        hint="give the directory or the file that was handed over; if this is the right one, ask "
+        "for it again",
     )

@@ -206,6 +206,7 @@ def _parse_key(text: str) -> str:
     if not _PUBLIC_KEY.fullmatch(key):
         raise UsageError(
             f"not a public key of an audit log: {printable(text)}",
-            hint="it has 64 hexadecimal digits; `hashclient audit verify` shows it there",
+            hint="a key has 64 hexadecimal digits; `hashclient audit verify` shows it on the "
+            "reporter's machine",
         )
     return key

@@ -184,7 +184,7 @@ def withdrawal(
     if unknown.any():
         raise UsageError(
             f"entry is not on list {list_name}: {ids[unknown][0].decode()}",
-            hint="it may be withdrawn already; nothing was changed",
+            hint="the entry may be withdrawn already; nothing was changed",
         )
     segments = withdrawals(current.generation + 1, ids)
     index = files.next_index(current, segments, -len(ids), -checksum_of(hashes))
@@ -347,7 +347,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
     if not 0 <= first <= last <= index.generation:
         raise UsageError(
             f"no such generations of list {printable(index.list)}: {first} to {last}",
-            hint=f"from the first, before which is 0, to the newest, which is {index.generation}",
+            hint=f"generations go from 0, before the first, to {index.generation}, the newest",
         )
     begin = 1
     for segment in (*index.segments, None):

@@ -346,5 +346,5 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
 def _damaged(path: Path) -> StateError:
     return StateError(
         f"damaged: {printable(path)}",
-        hint="put it back from a copy; without the file there are no clients",
+        hint="restore the file from a copy; without this file there are no clients",
     )

@@ -190,5 +190,6 @@ def unreadable(path: Path, error: OSError) -> UsageError:
 def refuse(what: str) -> NoReturn:
     """Raise the error for a refused draft, with the reason."""
     raise VerificationError(
-        f"the draft is refused: {what}", hint="it was changed, or is no draft; make it again"
+        f"the draft is refused: {what}",
+        hint="the draft was changed, or is not a draft; make it again",
     )

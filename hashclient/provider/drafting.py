@@ -387,6 +387,6 @@ def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
         )
     if keys.public and draft is None:
         raise UsageError(
-            "people who keep their keys sign apart: they sign a draft",
+            "people who keep their own keys have to sign a draft",
             hint="give a new directory to --draft",
         )

@@ -207,8 +207,9 @@ def verify_digest(draft: Draft, shown: str) -> None:
     """
     if shown.lower() != draft.digest:
         raise VerificationError(
-            f"the draft is another one than that which was shown: its digest is {draft.digest}",
-            hint="look at it with `hashclient provider draft show`: somebody has exchanged it",
+            f"this is not the draft that was shown: its digest is {draft.digest}",
+            hint="look at the draft with `hashclient provider draft show`: somebody has exchanged "
+            "it",
         )
 
 
@@ -226,13 +227,13 @@ def verify_root(draft: Draft, known: bytes) -> None:
         if not isinstance(trusted.signed, Root):
             raise ValueError
     except (RepositoryError, ValueError, RecursionError) as error:
-        raise VerificationError("the root that is given is none") from error
+        raise VerificationError("the given file is not a root") from error
     policy = policy_of(trusted.signed, trusted.signed.roles["root"])
     if root.signed.version <= trusted.signed.version or policy.wanting(signers_of(root, policy)):
         raise VerificationError(
             "the draft follows another root than the one that is given",
-            hint="it is of another repository, or all keys of the root were replaced since: get"
-            " the newest root.json by a way that you trust",
+            hint="the draft is for another repository, or all keys of the root were replaced "
+            "since: get the newest root.json by a way that you trust",
         )
 
 

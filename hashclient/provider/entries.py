@@ -108,7 +108,8 @@ class Entries(msgspec.Struct):
             more = f" (and {len(self.empty) - 1:,} more)" if len(self.empty) > 1 else ""
             raise UsageError(
                 f"{self.where(self.empty[0])}: has a digest of the empty file{more}",
-                hint="nothing was published; take it out: clients refuse every list that holds it",
+                hint="nothing was published; remove the row: clients refuse every list with the "
+                "empty file",
             )
 
     def _encode(self, at_least: int) -> None:
@@ -179,7 +180,7 @@ class Entries(msgspec.Struct):
                 row = int(rows.min())
                 raise UsageError(
                     f"{self.where(row)}: entry id {what}: {self._id(row)}",
-                    hint="nothing was published; an id stands for one entry of the list",
+                    hint="nothing was published; an id names exactly one entry of the list",
                 )
 
     def check_categories(self, listed: Collection[str], list_name: str) -> None:

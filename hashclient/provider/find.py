@@ -42,7 +42,7 @@ class Questions:
                 # It may be a digest, so it is not repeated.
                 raise UsageError(
                     f"not an entry id: number {number} of those given",
-                    hint="digests are asked for with --from FILE",
+                    hint="to find entries by digests, use --from FILE",
                 )
         self.asked: list[str] = list(ids)
         self._ids: dict[bytes, list[int]] = {}
@@ -76,7 +76,7 @@ class Questions:
         start = len(self.asked)
         if start + batch.count > MAX_ASKED:
             raise UsageError(
-                f"{name}: more than {MAX_ASKED:,} rows to find", hint="ask for fewer at once"
+                f"{name}: more than {MAX_ASKED:,} rows to find", hint="ask for fewer rows at once"
             )
         self.asked += [f"{name}:{line}" for line in batch.lines.tolist()]
         sizes = batch.sizes.tolist()

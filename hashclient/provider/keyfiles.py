@@ -67,9 +67,9 @@ class Passphrases:
         given = self._ask(path.name)
         if given is None:
             raise StateError(
-                f"key is under a passphrase: {printable(path)}",
-                hint="give it with --passphrase-file, in HASHCLIENT_KEY_PASSPHRASE, or at a"
-                " terminal",
+                f"the key is encrypted with a passphrase: {printable(path)}",
+                hint="give the passphrase with --passphrase-file, in HASHCLIENT_KEY_PASSPHRASE, "
+                "or at a terminal",
             )
         if (key := _decrypted(data, given)) is None:
             raise StateError(
@@ -189,7 +189,7 @@ def check_passphrase(passphrase: bytes) -> None:
     if not MIN_PASSPHRASE_BYTES <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
         raise UsageError(
             f"a passphrase has {MIN_PASSPHRASE_BYTES} to {MAX_PASSPHRASE_BYTES:,} bytes",
-            hint="six words that were chosen by chance are good",
+            hint="six random words make a good passphrase",
         )
 
 

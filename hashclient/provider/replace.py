@@ -58,8 +58,9 @@ class Listed:
         """
         if not (may_be_empty or any(batch.count for _, batch in batches)):
             raise UsageError(
-                "no entries to publish: all that is listed would be withdrawn",
-                hint="see to the source; `hashclient provider withdraw` takes entries off a list",
+                "no entries to publish: all entries of the list would be withdrawn",
+                hint="check the source of the files; `hashclient provider withdraw` takes entries "
+                "off a list",
             )
         ids, hashes, contents = self._columns()
         named, theirs, pairs = _of_source([batch for _, batch in batches], category)

@@ -149,7 +149,8 @@ class Repository(RepositoryDirectory):
             is_new = list_name not in roles.lists
             if list_name in roles.ended:
                 raise UsageError(
-                    f"list {list_name} has ended", hint="take another name: clients have dropped it"
+                    f"list {list_name} has ended",
+                    hint="take another name: clients have removed this list",
                 )
             if is_new and roles.lists and not may_be_new:
                 meant = nearest(list_name, roles.lists)

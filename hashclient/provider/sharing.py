@@ -108,8 +108,9 @@ class Share:
         if self.source is None:
             if root is None:
                 raise UsageError(
-                    "--root is missing: the root.json of the provider whose list is shared on",
-                    hint="get it by a way that you trust; it is remembered",
+                    "--root is missing: the root.json of the provider whose list is to be "
+                    "republished",
+                    hint="get this file by a way that you trust; it is remembered",
                 )
             self._root, self.source = root, Source(list_name or self._folder.name, where)
             self.reading()
@@ -117,8 +118,9 @@ class Share:
         same = root in (None, self._root) and list_name in (None, self.source.list)
         if not same:
             raise UsageError(
-                f"list {self._folder.name} shares on list {self.source.list} of another provider",
-                hint="take another list for this one",
+                f"list {self._folder.name} already republishes list {self.source.list} of another "
+                "provider",
+                hint="use another list here",
             )
         if where is not None:
             self.source = msgspec.structs.replace(self.source, where=where)
@@ -202,18 +204,19 @@ class Share:
         if name not in offered:
             raise VerificationError(
                 f"its provider does not offer list {name}",
-                hint=f"it offers: {first_of(offered) or 'none'}; `--from-list` names another one",
+                hint=f"the provider offers: {first_of(offered) or 'none'}; `--from-list` names "
+                "another one",
             )
         info = trust.target(name, INDEX_NAME)
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         if before.origins and index.generation < before.origins[-1].generation:
             raise VerificationError(
                 f"list {name}: generation {index.generation} is older than"
-                f" {before.origins[-1].generation}, which was shared on already"
+                f" {before.origins[-1].generation}, which was republished already"
             )
         theirs = provenance_of(info)
         if len(theirs.origins) >= MAX_ORIGINS:
-            raise VerificationError(f"list {name} was shared on {MAX_ORIGINS} times")
+            raise VerificationError(f"list {name} was republished {MAX_ORIGINS} times")
         origin = Origin(hashlib.sha256(self._root).hexdigest(), name, index.generation)
         self._provenance = Provenance((*theirs.origins, origin), theirs.terms)
         return _entries_of(trust, index)  # 2
@@ -309,11 +312,12 @@ def check_share(list_name: str, before: Provenance, share: Share | None, *, is_n
     """
     if share is None and before.followed:
         raise UsageError(
-            f"list {list_name} shares another one on: entries of its own would be withdrawn again",
-            hint="give them a list of their own",
+            f"list {list_name} republishes another provider's list: entries of its own would be "
+            "withdrawn again",
+            hint="publish these entries in another list",
         )
     if share is not None and not (is_new or before.followed):
         raise UsageError(
             f"list {list_name} has entries of its own, which would be withdrawn",
-            hint="take a new name for the list that is shared on, with --new-list",
+            hint="use a new name for the republished list, with --new-list",
         )

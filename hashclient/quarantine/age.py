@@ -46,8 +46,8 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
             # The message does not repeat the key: a secret key must not get into any log.
             raise ConfigError(
                 "a secret key stands where the public key of a recipient belongs",
-                hint="the public one begins with age1 or ssh-; make a new pair, this secret key has"
-                " been where others may read it",
+                hint="a public key begins with age1 or ssh-; make a new pair of keys, because "
+                "others may have read this secret key",
             )
         if text == EXAMPLE_RECIPIENT:
             raise ConfigError(
@@ -67,7 +67,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
                     what = "not an age public key: it has several lines"
             raise ConfigError(what, hint=HINT_RECIPIENTS) from error
     if not recipients:
-        raise ConfigError("no recipients to seal to are configured", hint=HINT_RECIPIENTS)
+        raise ConfigError("no recipients for sealed files are configured", hint=HINT_RECIPIENTS)
     return recipients
 
 
@@ -198,7 +198,7 @@ def unseal(
             # pyrage has no class for this error; its other errors are about the format.
             if "No matching keys" in str(error):
                 raise AuthorisationError(
-                    "none of the identities opens it",
+                    "none of the identities opens the sealed file",
                     hint="`hashclient quarantine show ID` names the public keys it is sealed to",
                 ) from error
             raise StateError(f"cannot decrypt: {excerpt(error)}") from error

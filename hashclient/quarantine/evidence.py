@@ -37,7 +37,7 @@ CHUNK_BYTES = 1 << 18
 def _changed(name: str) -> StateError:
     return StateError(
         f"not the file that matched any more: {name}",
-        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
+        hint="scan the file again; if it is gone, `hashclient matches close` closes the match",
     )
 
 
@@ -222,7 +222,7 @@ def _in_place(match: Match) -> Iterator[Source]:
 def _unreadable(shown: str, error: OSError) -> StateError:
     return StateError(
         f"cannot read {shown}: {reason_of(error)}",
-        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
+        hint="scan the file again; if it is gone, `hashclient matches close` closes the match",
     )
 
 

@@ -278,13 +278,14 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     if match.is_stream:
         raise UsageError(
             f"match {match.id} came as a stream: there is no file to isolate",
-            hint="look for it where it came from; `hashclient matches close` ends its story",
+            hint="look for the content where it came from; `hashclient matches close` closes the "
+            "match",
         )
     try:
         act.room.sealer  # noqa: B018 - read now: it may be missing
     except StateError as error:
         raise StateError(
-            f"without the seal key it cannot be proven which file matched: {error.message}",
+            f"without the seal key nobody can prove which file matched: {error.message}",
             hint=error.hint,
         ) from error
     if match.ended is MatchState.WITHDRAWN:
@@ -292,7 +293,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     if match.ended or not match.in_place:
         raise UsageError(
             f"match {match.id} is not open: it is {match.state}",
-            hint="when a scan finds the file again, it is",
+            hint="when a scan finds the file again, the match is open again",
         )
     key_id = match.key_id if item is None else item.key_id
     if not match.tags or not act.room.can_prove(key_id):
@@ -305,8 +306,8 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
 
 def _is_withdrawn(match: Match) -> UsageError:
     return UsageError(
-        f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
-        hint="`hashclient matches close` ends its story",
+        f"match {match.id} is withdrawn: the provider has withdrawn the entry",
+        hint="`hashclient matches close` closes the match",
     )
 
 

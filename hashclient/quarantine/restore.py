@@ -241,14 +241,14 @@ def _check(item: Item, match: Match | None, now: datetime, *, allow_standing: bo
     if (hold := item.held(now)) is not None:
         raise UsageError(
             f"{item.id} is on hold, by {printable(hold.by)}: {printable(hold.reason)}",
-            hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
+            hint="restoring removes the sealed copy; `hashclient quarantine release` ends the hold",
         )
     if allow_standing or (match is not None and match.state is MatchState.WITHDRAWN):
         return
     state = "not in the record" if match is None else str(match.state)
     raise UsageError(
         f"match {item.id} is not withdrawn: it is {state}",
-        hint="with --force and a reason it is restored all the same",
+        hint="to restore it anyway, give --force and a reason",
     )
 
 
@@ -266,7 +266,7 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
         raise UsageError(
             f"cannot restore to {printable(place.path)}: its directory is another one now, and"
             f" {stranger.who} may write to {printable(stranger.path)}",
-            hint="look at it, then name the place with --output",
+            hint="look at this directory, then name the place with --output",
         )
 
 

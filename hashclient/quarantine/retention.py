@@ -142,7 +142,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     """
     match = matches.look_up(item.id)
     if item.restored is not None:
-        why = "the file was restored, and its copy not dropped since that was interrupted"
+        why = "the file was restored, but its copy was not removed because of an interruption"
         return Due(is_due=True, at=None, why=why)
     obstacle = _obstacle(item, match, room.now())
     if obstacle is not None or match is None:
@@ -198,7 +198,7 @@ def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
         end = "" if hold.until is None else f", until {for_people(hold.until)}"
         return f"on hold since {hold.time:%Y-%m-%d}, by {printable(hold.by)}{end}"
     if match is not None and match.state is MatchState.WITHDRAWN:
-        return "its entry was withdrawn: restore it"
+        return "its entry was withdrawn: restore the file"
     if item.stage is Stage.SEALED:
         return "the file was not removed from its place yet"
     return None

@@ -169,10 +169,10 @@ def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
     """Return the next step for an unfinished item, and where its file is; else None."""
     match = matches.look_up(item.id)
     if item.restored is not None:
-        return "restored, but not dropped: `hashclient quarantine purge` finishes that"
+        return "restored, but its copy is still here: `hashclient quarantine purge` removes it"
     if match is not None and match.state is MatchState.PURGED:
-        return "purged, but not dropped: `hashclient quarantine purge` finishes that"
+        return "purged, but its folder is still here: `hashclient quarantine purge` removes it"
     if item.stage is Stage.REMOVED:
         return None
     where = "; ".join(room.isolator.whereabouts(item)) or "nothing is at its place"
-    return f"sealed, not removed ({where}): `hashclient quarantine add {item.id}` finishes that"
+    return f"sealed, not removed ({where}): `hashclient quarantine add {item.id}` removes it"

@@ -305,8 +305,8 @@ class Outbox:
                 raise UsageError(
                     f"match {match_id} is in report {report.id} to {destination} already,"
                     f" which is {report.state}",
-                    hint="`--again` reports it once more; `hashclient report retract` takes a"
-                    " report back that was not sent",
+                    hint="`--again` reports the match once more; `hashclient report retract` "
+                    "takes back a report that was not sent",
                 )
 
     def _write_new(self, report: Report, record: Matches) -> Report:
@@ -423,8 +423,8 @@ class Outbox:
         if waiting := self.waiting(report, record):
             raise UsageError(
                 f"report {report.id} waits: {counted(len(waiting), 'match')} in it to be reviewed",
-                hint="`hashclient matches --to-review` lists what waits; `hashclient report submit"
-                " --unreviewed --reason …` lets it leave all the same",
+                hint="`hashclient matches --to-review` lists what waits; `hashclient report "
+                "submit --unreviewed --reason …` sends the report without a review",
             )
         document = self.document(report)
         if report.is_ours:
@@ -456,7 +456,7 @@ class Outbox:
             LockedError: another command holds it.
         """
         lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
-        hint = "wait until it has finished; it, or the next, sends the reports that wait"
+        hint = "wait until it has finished; this command, or the next, sends the waiting reports"
         with writer_lock(lock, busy="another command is working on reports", hint=hint):
             yield
 

@@ -275,7 +275,7 @@ class Sender:
         if report.is_untouched:
             report = self._outbox.leave_out_ended(report, self._record)
             if not report.matches:
-                reason = "all matches were withdrawn, settled or rejected before it was sent"
+                reason = "all matches were withdrawn, handled or rejected before sending"
                 decided = self._outbox.decide_retraction(report, by=NOBODY, reason=reason)
                 return Sent(self._outbox.retracted(decided, self._record), f"dropped: {reason}")
         return destination.send(report)
@@ -292,8 +292,8 @@ class Sender:
             raise ConfigError(
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
-                hint="configure it as it was, under this name; a report that was not sent can be"
-                " retracted, and prepared again",
+                hint="configure the destination with this name as before; a report that was not "
+                "sent can be retracted and prepared again",
             )
         return self._at(table)
 

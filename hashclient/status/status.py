@@ -296,10 +296,13 @@ def _warnings(settings: Settings, manifest: Manifest, now: datetime) -> Iterator
         if known is not None and (text := known.text):
             yield text
     if config is None:
-        yield f"fetches do not keep it up to date; {UNCONFIGURED_HINT}"
+        yield f"fetches do not keep the list up to date; {UNCONFIGURED_HINT}"
     elif config.lists and manifest.list not in config.lists:
         folder = printable(settings.layout.lists / manifest.list)
-        yield f"`lists` of its provider does not name it; to give it up, remove {folder}"
+        yield (
+            "`lists` of its provider does not name this list; if you do not want the list any more,"
+            f" remove {folder}"
+        )
     since = manifest.verified_since
     if now - since > OVERDUE:
         yield (

@@ -277,7 +277,7 @@ def user_path(text: str) -> Path:
     except RuntimeError as error:
         raise ConfigError(
             f"no home directory is known: {printable(text)}",
-            hint="set HOME, or say where things are with --state-dir",
+            hint="set HOME, or give the directory with --state-dir",
         ) from error
 
 

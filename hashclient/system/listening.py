@@ -18,7 +18,7 @@ def cannot_listen(where: str, error: OSError, *, hint: str | None = None) -> Sta
     # an error of a name lookup has no errno
     why = os.strerror(code) if code > 0 else error.strerror or str(error)
     if code == errno.EADDRINUSE:
-        hint = hint or "another daemon may be there; end it, or take another port"
+        hint = hint or "another daemon may use this port; end it, or choose another port"
     else:
-        hint = "see whether the address is one of this machine, and may be used"
+        hint = "check that the address belongs to this machine, and that you may use it"
     return StateError(f"cannot listen at {where}: {why[:1].lower()}{why[1:]}", hint=hint)

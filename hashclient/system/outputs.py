@@ -42,7 +42,7 @@ from hashclient.system.text import printable
 _MOST_LINKS = 40
 #: How often others may make and remove a name while we look for it.
 _MOST_TRIES = 100
-_HINT = "choose a directory that only you may write to, or name the file that is meant"
+_HINT = "choose a directory that only you may write to, or give the real path of the file"
 
 
 class Place:
@@ -202,7 +202,7 @@ class Place:
 
 def _refuse_new_link(place: Place) -> NoReturn:
     shown = printable(place.directory.path_of(place.name))
-    raise UsageError(f"a link has just taken this name: {shown}", hint=_HINT)
+    raise UsageError(f"somebody has just made a link with this name: {shown}", hint=_HINT)
 
 
 def _device_of_proc() -> int | None:

@@ -36,7 +36,8 @@ def older(path: Path, version: str, then: str = "") -> StateError:
     `then` says what to do after the file was moved away.
     """
     return StateError(
-        f"written before the first release, as {version}, and not read: {printable(path)}",
+        f"written before the first release, in the format {version}, which is not read: "
+        f"{printable(path)}",
         hint=f"move it away to begin a new one{then}; nothing was changed",
     )
 
@@ -44,6 +45,6 @@ def older(path: Path, version: str, then: str = "") -> StateError:
 def newer(path: Path) -> StateError:
     """Return the error for a file that a later version of this program wrote."""
     return StateError(
-        f"a newer hashclient has written it: {printable(path)}",
+        f"a newer hashclient has written this file: {printable(path)}",
         hint="use that version; nothing was changed",
     )

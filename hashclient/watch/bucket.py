@@ -101,7 +101,7 @@ class BucketWatch:
             return False
         for event in came:
             if not event.is_read:
-                why = "an event is in no known form: it is left to the queue"
+                why = "an event has no known form: it stays in the queue"
                 self._on_failure(ConfigError(why, hint="events of S3, by SNS or EventBridge too"))
                 continue
             self._running[pool.submit(self._check, event)] = event

@@ -106,7 +106,7 @@ def test_the_only_list_may_end(site: Site) -> None:
     assert list((site.state / "lists").iterdir()) == []
     assert set(states(site).values()) == {"withdrawn"}
     empty = site.call("fetch")
-    assert "it offers no list" in empty.err
+    assert "no list is offered" in empty.err
 
 
 def test_an_ended_name_is_not_used_again_and_status_shows_it(site: Site, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_max_churn_keeps_the_list_until_a_person_says_so(site: Site) -> None:
     end(site)
     refused = site.call("fetch")
     assert refused.code == ExitCode.UNVERIFIED
-    assert "list basline has ended, and max_churn says" in refused.err
+    assert "list basline has ended, and max_churn limits" in refused.err
     assert states(site) == {"both": "found", "typo": "found"}
     assert site.call("fetch", "--accept-churn").code == 0
     assert states(site) == {"both": "found", "typo": "withdrawn"}

@@ -465,7 +465,7 @@ def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
         (("base/wrong", "--reason", " "), "--reason is empty"),
         (("base/wrong", "--below", ""), "--below is empty"),
         (("base/wrong", "--below", "s3://"), "not the URI of a bucket"),
-        (("base/wrong", "--below", "s3://bucket/100%"), "begins no escape"),
+        (("base/wrong", "--below", "s3://bucket/100%"), "is not part of an escape"),
         (("base/wrong", "--below", "/srv/\udcff"), "not UTF-8"),
         (("base/wrong", "--reason", "x" * 501), "more than 500 characters"),
     ],

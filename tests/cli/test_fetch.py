@@ -182,7 +182,7 @@ def test_a_list_that_another_key_has_sealed_is_built_again_where_that_is_asked_f
             assert site.call("scan", tree).code == 8
             done = site.call(*words)
             assert done.code == (0 if number == 0 else 10)
-            assert ("sealed with another key: it is built again" in done.err) == bool(number)
+            assert ("sealed with another key: the list is built again" in done.err) == bool(number)
             assert site.call("scan", tree).code == 10
         (site.state / "seal.key").write_text("garbage")
         broken = site.call("scan", tree)

@@ -119,9 +119,9 @@ def test_lists_of_a_provider_that_is_not_configured_are_named(site: Site, tmp_pa
     edit_manifest(site.state, "second", expires="2020-01-01T00:00:00Z")
     shutil.rmtree(site.state / "lists" / "baseline")
     fetched = site.call("fetch")
-    warning = "list second is in use and is not kept up to date: provider main is not configured"
+    warning = "list second is in use but not kept up to date: provider main is not configured"
     assert fetched.code == 0 and f"warning: {warning}" in fetched.err
-    assert "fetches do not keep it up to date" in site.call("status").out
+    assert "fetches do not keep the list up to date" in site.call("status").out
     stale = site.call("scan", write_tree(tmp_path / "tree", {"f": b"clean"}))
     assert stale.code == 7
     assert "run `hashclient fetch`" not in stale.err and "not in the configuration" in stale.err

@@ -139,7 +139,7 @@ def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
         ("empty", 6, "not the root metadata"),
         ("timestamp", 6, "not the root metadata"),
         ("huge", 2, "too large"),
-        ("foreign", 6, "foreign; the provider hands it out"),
+        ("foreign", 6, "foreign; get the file from the provider"),
     ],
 )
 def test_a_root_has_to_be_the_providers(

@@ -360,7 +360,7 @@ def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
 def test_a_provider_of_which_nothing_was_ever_fetched(state: Path, tmp_path: Path) -> None:
     (state / "config.toml").write_text(CONFIG + SECOND)
     asked = ask(state, tmp_path)
-    assert_missing(asked, "provider second", "nothing was ever fetched")
+    assert_missing(asked, "provider second", "no list was ever fetched")
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
     assert [(p["name"], p["fetched"]) for p in document["providers"]] == [
         ("main", True),
@@ -375,7 +375,7 @@ def test_a_provider_that_offers_nothing(state: Path, tmp_path: Path) -> None:
     document = json.loads(path.read_bytes())
     document["signed"]["delegations"]["roles"] = []
     path.write_text(json.dumps(document))
-    assert_missing(ask(state, tmp_path), "provider second", "it offers no list")
+    assert_missing(ask(state, tmp_path), "provider second", "no list is offered")
 
 
 def test_two_providers_offer_a_list_of_one_name(state: Path, tmp_path: Path) -> None:

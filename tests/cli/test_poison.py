@@ -121,7 +121,8 @@ def test_the_empty_file_cannot_be_published(site: Site, tmp_path: Path) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err == (
         f"hashclient: error: {rows}:3: has a digest of the empty file\n"
-        "hint: nothing was published; take it out: clients refuse every list that holds it\n"
+        "hint: nothing was published; remove the row: clients refuse every list with the empty "
+        "file\n"
     )
     assert site.repository.status().lists[0].generation == 1
 
@@ -310,7 +311,7 @@ def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
         site.publish(csv([30, 31]))
         done = fetch(site)
         assert done.code == 0
-        said = "2 entries are known to be good, by known_good, and in use all the same: e-2, e-30"
+        said = "2 entries are known to be good, by known_good, but still in use: e-2, e-30"
         assert said in done.err and said in command(site, "status").out
         assert command(site, "exceptions").out == ""
         assert scan_codes(site, tmp_path, 2, 30) == {2: 10, 30: 10}

@@ -50,7 +50,7 @@ def test_icse_is_published_as_baseline_alone(repository: Path, tmp_path: Path) -
     meant = sum(e.baseline for e in some)
     asked = publish(repository, path)
     assert asked.code == 2
-    assert "which rows are meant?" in asked.err
+    assert "which rows should be used?" in asked.err
     assert "--where" in asked.err
     tried = publish(repository, "--where", "Baseline = true", "--dry-run", path)
     first, *categories = tried.out.splitlines()

@@ -132,7 +132,7 @@ def test_all_withdrawn_files_are_restored_by_one_command(desk: Desk, tmp_path: P
     desk.act("add", "--all")
     with Matches(desk.path) as record:
         record.withdraw("baseline", ["one", "two"], 4, datetime.now(UTC))
-    assert "its entry was withdrawn: restore it" in desk.act("list").out
+    assert "its entry was withdrawn: restore the file" in desk.act("list").out
     done = desk.act("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
     assert done.code == 0 and done.out.count("restored") == 2
     assert sorted(p.name for p in desk.tree.rglob("*.bin")) == ["one.bin", "two.bin"]
@@ -366,7 +366,7 @@ def test_without_recipients_it_says_what_to_do(desk: Desk) -> None:
     (desk.path / "config.toml").write_text("")
     result = desk.act("add", *ids.values())
     assert result.code == ExitCode.USAGE
-    assert result.err.count("no recipients to seal to are configured") == 1
+    assert result.err.count("no recipients for sealed files are configured") == 1
     assert "hashclient quarantine keygen" in result.err
 
 
@@ -377,7 +377,7 @@ def test_the_wrong_key(desk: Desk, tmp_path: Path) -> None:
     args = ["restore", ids["one.bin"], "--reason", "x", "--force"]
     result = desk.act(*args, "--identity", tmp_path / "other.key")
     assert result.code == ExitCode.UNAUTHORISED
-    assert "none of the identities opens it" in result.err
+    assert "none of the identities opens the sealed file" in result.err
     (tmp_path / "other.key").chmod(0o644)
     result = desk.act(*args, "--identity", tmp_path / "other.key")
     assert result.code == ExitCode.USAGE and "can be read by others" in result.err
@@ -430,7 +430,7 @@ def test_a_key_that_was_appended_to_the_file_is_said_to_be_one(tmp_path: Path) -
         config.write_text(text)
         result = call("--state-dir", tmp_path, "scan", tmp_path)
         assert result.code == 2
-        assert "hint: line 3 is a public key: take it out, and give it to" in result.err
+        assert "hint: line 3 is a public key: remove the line, and give the key to" in result.err
         assert "`hashclient quarantine add-recipient`" in result.err
 
 
@@ -552,7 +552,7 @@ def test_a_new_officer_gets_all_that_is_there(desk: Desk, tmp_path: Path) -> Non
 
     refused = desk.act("reseal", "--all", "--identity", new)
     assert refused.code == ExitCode.UNAUTHORISED
-    assert refused.err.count("none of the identities opens it") == 3
+    assert refused.err.count("none of the identities opens the sealed file") == 3
     one = ids["one.bin"]
     done = desk.act("reseal", one, "--identity", desk.key, "--identity", new)
     share = desk.tree / "a/one.bin"

@@ -229,7 +229,7 @@ def test_a_stale_list_still_scans_and_says_so(stale: Path, clean: Path, listed: 
     result = scan(stale, clean)
     assert result.code == 7
     assert "warning: list base is stale: it expired 2020-" in result.err
-    assert "hint: its provider is not in the configuration" in result.err
+    assert "hint: the configuration that was read does not contain its provider" in result.err
     assert "STALE" in result.out
     assert scan_jsonl(stale, clean).summary["lists"][0]["fresh"] is False
     assert scan(stale, listed).code == 11

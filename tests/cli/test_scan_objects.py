@@ -474,7 +474,7 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> Non
         (("--no-read", "/srv"), "--no-read: there are no objects to check"),
         (("--resume", "x", "s3://a-bucket/", "/srv"), "--resume: the command also has files"),
         (("--exclude", "x", "s3://a-bucket/"), "--exclude is not for objects"),
-        (("s3://a-bucket/100%",), "a % in a URI begins no escape: s3://a-bucket/100%25"),
+        (("s3://a-bucket/100%",), "a % in a URI is not part of an escape: s3://a-bucket/100%25"),
         (("s3://a-bucket/x?y",), "not the URI of an object: s3://a-bucket/x?…"),
         (("s3://key:secret@bucket/x",), "not the URI of a bucket: s3://…@bucket/x"),
         (("az://c1/x?sv=1&sig=secret",), "not the URI of an object: az://c1/x?…"),
@@ -547,8 +547,8 @@ def test_without_versions_nothing_is_deleted_but_on_a_condition(
 ) -> None:
     bucket = site.bucket(one=LISTED)
     result = scan("--quarantine", bucket.uri)
-    text = "sealed, but still in place: its store keeps no versions, and may not delete on a"
-    assert details(result) == [f"{text} condition"]
+    text = "sealed, but still in place: its store keeps no versions, and cannot delete"
+    assert details(result) == [f"{text} exactly this content"]
     assert (bucket.keys, result.code) == (["one"], 11)
     with (state / "config.toml").open("a") as config:
         config.write(f'[objects."{bucket.uri}"]\nconditional_delete = true\n')
@@ -569,7 +569,7 @@ def test_a_legal_hold_may_be_what_is_wanted(
     with (state / "config.toml").open("a") as config:
         config.write(f'[objects."{bucket.uri}"]\nisolate = "hold"\n')
     result = scan("--quarantine", bucket.uri)
-    text = "sealed, and put on legal hold and left in place, as it is configured"
+    text = "sealed, and put on legal hold and left in place, as configured"
     assert (details(result), bucket.keys, result.code) == ([text], ["one"], 10)
     where = {"Bucket": bucket.name, "Key": "one"}
     hold = site.client.get_object_legal_hold(**where)["LegalHold"]

@@ -289,7 +289,7 @@ def test_a_port_in_use_is_said_in_the_same_words(
     what = port if option == "--bind" else f"{port} for metrics"
     assert result.code == 8
     assert f"error: cannot listen at {what}: address already in use\n" in result.err
-    assert "(" not in result.err and "another daemon may be there" in result.err
+    assert "(" not in result.err and "another daemon may use this port" in result.err
 
 
 @pytest.mark.slow

@@ -47,7 +47,9 @@ def test_a_configuration_that_everybody_may_write_to_is_refused(state: State, mo
     refused = state.scan()
     assert refused.code == 2
     assert "configuration could be changed by everybody" in refused.err
-    assert f"hint: chmod go-w {state.path}/config.toml; if this is meant, --all" in refused.err
+    assert (
+        f"hint: chmod go-w {state.path}/config.toml; if this is intended, use --all" in refused.err
+    )
     assert state.call("--allow-shared", "scan", state.tree).code == 10
 
 
@@ -195,7 +197,10 @@ def test_a_state_directory_that_others_could_make_first_is_refused(
     refused = call(*words)
     assert refused.code == 2
     assert "could be changed by everybody" in refused.err
-    assert f"hint: others could be first in {sticky}: `mkdir -m 700` a directory " in refused.err
+    assert (
+        f"hint: others could be first in {sticky}: make a directory with `mkdir -m 700`"
+        in refused.err
+    )
     (sticky / "new").mkdir(mode=0o700)
     assert call(*words).code == 4
 

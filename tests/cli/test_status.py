@@ -118,7 +118,7 @@ def test_status_fails_without_a_provider_and_before_a_fetch(tmp_path: Path) -> N
     (tmp_path / "config.toml").write_text(CONFIG)
     result = call("--state-dir", tmp_path, "status")
     assert result.code == 8
-    assert "nothing was ever fetched; run `hashclient fetch`" in result.out
+    assert "no list was ever fetched; run `hashclient fetch`" in result.out
 
 
 def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
@@ -126,9 +126,9 @@ def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
     (state / "config.toml").write_text(CONFIG + second)
     result = call("--state-dir", state, "status")
     assert result.code == 8
-    said = "  state       nothing was ever fetched"
+    said = "  state       no list was ever fetched"
     assert f"provider second  https://other.example.org\n{said}" in result.out
-    assert result.out.count("nothing was ever fetched") == 1
+    assert result.out.count("no list was ever fetched") == 1
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
     assert {p["name"]: p["fetched"] for p in document["providers"]} == {
         "main": True,

@@ -156,7 +156,7 @@ def summaries() -> list[Summary]:
     missing = (
         MissingList("other", "main", "never fetched"),
         MissingList("third", None, "its manifest is damaged: /srv/[x]{y}"),
-        MissingList(None, "second", "nothing was ever fetched"),
+        MissingList(None, "second", "no list was ever fetched"),
     )
     gaps = (
         Gap("baseline", (Algorithm.MD5,), 12, 2_000_000, 37),

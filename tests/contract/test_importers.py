@@ -131,7 +131,7 @@ SIZED = {"hashdeep", "csv", "clamav", "tsv", "nsrl-text", "jsonl", "parquet", *D
 }
 #: The first row's line.
 FIRST = {"hashdeep": 4, "csv": 2, "tsv": 2, "icse": 2, "nsrl-text": 2}
-#: Files that do not say by themselves which rows are meant.
+#: Files that do not say by themselves which rows should be used.
 UNDECIDED = ("icse", "caid")
 each = pytest.mark.parametrize("kind", SAMPLES)
 each_text = pytest.mark.parametrize("kind", TEXTS)
@@ -349,7 +349,7 @@ def test_publishing_looking_up_and_known_good_lists_read_the_same(
     assert sorted(d.tobytes().hex() for d in published.digests[Algorithm.MD5][0]) == wanted
 
     if kind in UNDECIDED:
-        with pytest.raises(ConfigError, match="which rows are meant"):
+        with pytest.raises(ConfigError, match="which rows should be used"):
             open_guard(tmp_path / "state", [str(path)], Sealer(bytes(32)))
     else:
         guard = open_guard(tmp_path / "state", [str(path)], Sealer(bytes(32)))

@@ -306,7 +306,7 @@ def test_a_failed_removal_is_tried_again(side: Side, monkeypatch: pytest.MonkeyP
     assert (taken.taken, taken.sealed) == (False, True)
     assert "still in place" in taken.detail and side.content() == CONTENT
     (found,) = side.ward.verify().values()
-    assert found.attention and "finishes that" in found.detail
+    assert found.attention and "removes it" in found.detail
     assert side.ward.open().unfinished() == {match.id}
     assert side.take(match).taken and side.content() is None
     assert not side.ward.open().unfinished()

@@ -60,7 +60,7 @@ def test_failures_of_a_run_are_written() -> None:
         lists=(),
         missing=(
             MissingList("other", "main", "never fetched"),
-            MissingList(None, "second", "nothing was ever fetched"),
+            MissingList(None, "second", "no list was ever fetched"),
         ),
         gaps=(Gap("baseline", (Algorithm.MD5,), 12, 2_000_000, 37),),
         stopped=ExitCode.TERMINATED,

@@ -287,7 +287,7 @@ def test_a_damaged_backup_is_not_put_back(
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (NEXT, "the state needs hashclient 9.9.9 or later"),
+        (NEXT, "the state directory needs hashclient 9.9.9 or later"),
         (FIRST - 1, "written before the first release"),
     ],
 )

@@ -320,7 +320,7 @@ def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None
     assert not taken.taken and "not there any more" in taken.detail
     scene.share.mkdir()
     taken = scene.ward.take(scene.match)
-    assert not taken.taken and "is something not mounted?" in taken.detail
+    assert not taken.taken and "is a file system not mounted?" in taken.detail
     scene.share.rmdir()
     (tmp_path / "unmounted").rename(scene.share)
     assert scene.ward.take(scene.match).taken
@@ -344,7 +344,7 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
         with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "none"):
             taken = scene.ward.take(match)
             assert not taken.taken and taken.attention
-            assert "is something not mounted?" in taken.detail
+            assert "is a file system not mounted?" in taken.detail
         assert scene.ward.get(match).in_place and file.exists()
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         assert scene.ward.take(match).detail == "quarantined"

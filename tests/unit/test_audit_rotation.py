@@ -514,7 +514,7 @@ def test_without_hard_links_it_stays_in_one_file(
 def test_a_foreign_file_with_the_name_of_a_closed_one_is_left_alone(book: Logbook) -> None:
     taken = book.directory / "log-000003.jsonl"
     taken.write_bytes(b"somebody's")
-    with pytest.raises(AuditError, match="something has the name"):
+    with pytest.raises(AuditError, match="another file has the name"):
         book.log.rotate()
     book.max_bytes = 1
     book.add(23)

@@ -106,5 +106,7 @@ def test_exceptions_from_before_the_first_release_are_refused_by_name(tmp_path: 
     kept(tmp_path, [])
     path = Layout(tmp_path).exceptions
     path.write_bytes(path.read_bytes().replace(b"exceptions/2", b"exceptions/1"))
-    with pytest.raises(StateError, match="before the first release, as hashclient-exceptions/1"):
+    with pytest.raises(
+        StateError, match="before the first release, in the format hashclient-exceptions/1"
+    ):
         load_book(Layout(tmp_path), SEALER)

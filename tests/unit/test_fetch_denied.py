@@ -118,7 +118,7 @@ def test_a_token_for_no_list_is_refused(simulator: Simulator, tmp_path: Path) ->
     deny(simulator, "a", "b", "c")
     client = Client(tmp_path / "state", simulator, simulator.root)
     for only in ((), ("a",)):
-        with pytest.raises(AuthorisationError, match="the credential is for none of its lists"):
+        with pytest.raises(AuthorisationError, match="the credential allows none of its lists"):
             client.fetch(*only)
 
 
@@ -274,5 +274,5 @@ def test_credentials_that_are_for_nothing_at_all_addresses_are_refused(two: TwoP
     for place in two.places:
         deny(place, "a", "b", "c")
     for only in ((), ("a",)):
-        with pytest.raises(AuthorisationError, match="the credential is for none of its lists"):
+        with pytest.raises(AuthorisationError, match="the credential allows none of its lists"):
             two.fetch(*only)

@@ -335,7 +335,7 @@ def test_each_mirror_has_a_credential_of_its_own_and_nothing_from_another(tmp_pa
 def test_settings_of_a_mirror_that_contradict_each_other_are_found_at_once() -> None:
     bad = MirrorConfig(url="https://two.test", oauth=OAuthConfig("https://t.test", "me"))
     provider = ProviderConfig(url="https://one.test", root_sha256="", mirrors=(bad,))
-    with pytest.raises(ConfigError, match="oauth needs one of"):
+    with pytest.raises(ConfigError, match="oauth needs client_secret_file or"):
         addresses("main", provider)
 
 

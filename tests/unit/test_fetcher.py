@@ -305,7 +305,7 @@ def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
     """Where there is nothing, nothing is up to date; no scan would end in 0 either."""
     simulator = Simulator(tmp_path / "empty")
     client = Client(tmp_path / "state", simulator, simulator.root)
-    with pytest.raises(StateError, match="provider main: it offers no list"):
+    with pytest.raises(StateError, match="provider main: no list is offered"):
         client.fetch()
     assert events(client)[-1]["event"] == "refused"
     simulator.publish(csv(ALL))

@@ -133,7 +133,7 @@ def test_failures_of_a_run_in_words() -> None:
         missing=(
             MissingList("other", "main", "never fetched"),
             MissingList("third", None, "damaged\x1b"),
-            MissingList(None, "second", "nothing was ever fetched"),
+            MissingList(None, "second", "no list was ever fetched"),
         ),
         gaps=(
             Gap("other", (md5,), 12, 2_000_000, 37),
@@ -149,7 +149,7 @@ def test_failures_of_a_run_in_words() -> None:
     assert text.split("\n")[2:-1] == [
         "list other is missing: never fetched",
         "list third is missing: damaged\\x1b",
-        "the lists of provider second are missing: nothing was ever fetched",
+        "the lists of provider second are missing: no list was ever fetched",
         "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be distinguished from them",
         "local: 1 of 1 entries has neither md5 nor sha1; 1 input cannot be distinguished from it",
         (

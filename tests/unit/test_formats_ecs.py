@@ -193,7 +193,7 @@ def test_lists_that_are_missing_gaps_and_the_end_are_events_of_their_own() -> No
         lists=(),
         missing=(
             MissingList("other", "main", "never fetched"),
-            MissingList(None, "second", "nothing was ever fetched"),
+            MissingList(None, "second", "no list was ever fetched"),
         ),
         gaps=(Gap("local", (Algorithm.MD5, Algorithm.SHA1), 1, 3, 1),),
         stopped=ExitCode.TERMINATED,

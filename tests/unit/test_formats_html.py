@@ -114,7 +114,7 @@ def chart(tree: ET.Element, name: str) -> list[tuple[str, int]]:
         ),
         (
             summary_of(Kind.MATCH, missing=MISSING),
-            "1 file matches, and not every list could be asked",
+            "1 file matches, and not every list could be used",
             "bad",
         ),
     ],
@@ -180,10 +180,13 @@ def test_lists_and_work() -> None:
         ["local", "1", "stale since 2026-01-02 03:04 UTC"],
     ]
     assert "1 input in all; 1 file, 2.0 kB, read in 1,234.6 s." in content(tree)
-    assert "rests on" not in content(tree)
+    assert "also on this" not in content(tree)
     summary.ruled_out_by_size, summary.missing = 7, MISSING
     tree = page([], summary)
-    assert "Besides reading, the answer rests on this: 7 ruled out by size." in content(tree)
+    assert (
+        "The answer is not only based on reading, but also on this: 7 ruled out by size."
+        in content(tree)
+    )
     rows = [[content(c) for c in row] for row in tree.iterfind(".//table[@class='lists']/tbody/tr")]
     assert rows[2:] == [
         ["other", "", "missing never fetched"],

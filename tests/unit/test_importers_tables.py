@@ -49,7 +49,9 @@ def icse(count: int = 50) -> tuple[bytes, list[exports.Entry]]:
 
 def test_icse_asks_which_rows_are_meant() -> None:
     content, _ = icse()
-    with pytest.raises(UsageError, match=r"a column Baseline .* which rows are meant") as caught:
+    with pytest.raises(
+        UsageError, match=r"a column Baseline .* which rows should be used"
+    ) as caught:
         read(content)
     assert "--where, such as 'Baseline = true'" in (caught.value.hint or "")
 
@@ -86,7 +88,7 @@ def test_a_column_baseline_asks_in_every_table(tmp_path: Path) -> None:
             (Reading(all_rows=True), 2),
         ):
             assert sum(b.count for b in opened(content, reading)) == count
-        with pytest.raises(UsageError, match="which rows are meant"):
+        with pytest.raises(UsageError, match="which rows should be used"):
             opened(content, Reading())
 
 
@@ -285,7 +287,7 @@ def test_a_map_names_categories_and_leaves_rows_out(tmp_path: Path) -> None:
         ("a = true", "a: not the name"),
         ('a = "B c"', "a: not the name"),
         ("[a]", "a: not the name"),
-        ('"Category 1" = "a"\n"category-1" = "b"', "is named twice"),
+        ('"Category 1" = "a"\n"category-1" = "b"', "occurs twice"),
         ('1 = "a"\n"category 01" = "b"', None),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_map_that_does_not_name_a_category_refuses_it() -> None:
 
 def test_classes_of_caid_have_to_be_chosen() -> None:
     content = raw(json.dumps(GOOD), f'"odata.metadata":"{exports.CAID}Media"')
-    with pytest.raises(UsageError, match=r"CAID list mixes classes .* which rows are meant"):
+    with pytest.raises(UsageError, match=r"CAID list mixes classes .* which rows should be used"):
         read(content)
     assert len(rows(read(content, Reading(where=parse_where("Category = 1"))))) == 1
     assert len(rows(read(content, Reading(categories=CategoryMap({"category-1": "x"}))))) == 1

@@ -123,7 +123,9 @@ def test_a_state_from_before_the_first_release_is_refused_by_name(
     write_version(layout, Version(number, "0.1.0"))
     settings = Settings(layout.root, layout.root / "config.toml", None, Config())
     for use in (lambda: check_state(layout), lambda: Session(settings), writing(layout).__enter__):
-        with pytest.raises(StateError, match=f"hashclient-state/{number}, and not read") as caught:
+        with pytest.raises(
+            StateError, match=f"hashclient-state/{number}, which is not read"
+        ) as caught:
             use()
         assert "move it away to begin a new one" in (caught.value.hint or "")
     assert read_version(layout) == Version(number, "0.1.0")

@@ -80,7 +80,7 @@ def full() -> Status:
                 refused=Refusal(NOW, ExitCode.UNVERIFIED, "not signed"),
             ),
         ],
-        {"second": "nothing was ever fetched"},
+        {"second": "no list was ever fetched"},
         ExitCode.STATE,
         matches=counts,
         held=(HeldEntry("baseline", "d-1", 5, 3, 0, 2),),

@@ -124,8 +124,8 @@ def test_a_client_names_the_fork_and_builds_the_list_again(hosts: Hosts, tmp_pat
     hosts.two.publish(csv(range(30, 31)))
     (error,) = fetch(client, hosts.two)
     assert error.message == (
-        "list baseline has forked: generation 3 does not follow generation 2, which is here; it is"
-        " built again"
+        "list baseline has forked: generation 3 does not follow generation 2, which is here; the "
+        "list is built again"
     )
     assert error.hint is not None and "two hosts publish the same repository" in error.hint
     assert client.numbers(range(40)) == {*range(5), *range(20, 23), 30}

@@ -117,7 +117,7 @@ def test_generations_that_were_joined_cannot_be_separated(repo: Simulator) -> No
 def test_generations_that_there_are_not(repo: Simulator, first: int, last: int) -> None:
     with pytest.raises(UsageError, match="no such generations") as caught:
         difference(repo.repository, "baseline", first, last)
-    assert "newest, which is 4" in str(caught.value.hint)
+    assert "to 4, the newest" in str(caught.value.hint)
 
 
 def test_an_entry_by_its_id(repo: Simulator) -> None:
@@ -168,7 +168,7 @@ def test_every_list_is_looked_at_unless_some_are_named(repo: Simulator) -> None:
 def test_a_digest_in_place_of_an_id_is_not_repeated() -> None:
     with pytest.raises(UsageError, match="not an entry id: number 2 of those given") as caught:
         Questions(["e-1", md5(1)])
-    assert caught.value.hint == "digests are asked for with --from FILE"
+    assert caught.value.hint == "to find entries by digests, use --from FILE"
 
 
 def test_the_same_digest_twice_is_answered_twice(repo: Simulator) -> None:

@@ -95,7 +95,7 @@ class Desk:
         for name in names:
             key = self.directory / f"{name}.pem"
             signed = self.provider("draft", "sign", draft, *words, "--key", key, code=code)
-            assert "than that which was shown" not in signed.err
+            assert "not the draft that was shown" not in signed.err
 
     def hand_over(self, role: str, *names: str) -> None:
         """Give a role the keys of people, of which two have to sign."""
@@ -320,7 +320,7 @@ def test_the_first_notice_may_be_a_draft(tmp_path: Path) -> None:
     board, draft = NoticeBoard(simulator.repository), tmp_path / "draft"
     make_pair(tmp_path / "a.pem", tmp_path / "a.pub", None)
     keys = Keys(1, 1, (load_public(tmp_path / "a.pub"),))
-    with pytest.raises(UsageError, match="people who keep their keys sign apart"):
+    with pytest.raises(UsageError, match="people who keep their own keys"):
         board.publish(SAID, simulator.now, keys=keys)
     board.publish(SAID, simulator.now, keys=keys, draft=draft)
     assert board.standing(simulator.now) == []

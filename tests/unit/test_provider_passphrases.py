@@ -116,7 +116,7 @@ def test_without_the_passphrase_nothing_is_signed(simulator: Simulator) -> None:
         repository.renew,
         lambda: repository.rotate("timestamp"),
     ):
-        with pytest.raises(StateError, match="key is under a passphrase: ") as caught:
+        with pytest.raises(StateError, match="key is encrypted with a passphrase: ") as caught:
             change()
         assert "--passphrase-file" in str(caught.value.hint)
     assert (simulator.repository.public / "metadata/timestamp.json").read_bytes() == before
@@ -239,7 +239,7 @@ def test_a_passphrase_from_a_file_the_environment_or_a_credential(tmp_path: Path
     assert real("provider", "renew", repo, CREDENTIALS_DIRECTORY=str(folder)).code == 0
     without = real("provider", "renew", repo)
     assert without.code == 8
-    assert "key is under a passphrase: " in without.err
+    assert "key is encrypted with a passphrase: " in without.err
     wrong = real("provider", "renew", repo, HASHCLIENT_KEY_PASSPHRASE="not that one")
     assert (wrong.code, "not that one" in wrong.err) == (8, False)
     file.chmod(0o644)
@@ -321,7 +321,7 @@ def test_a_notice_is_signed_by_keys_under_a_passphrase(tmp_path: Path) -> None:
     said = ("--id", "n-1", "--sender", "a@b.example", "--event", "test", "--severity", "minor")
     publish = ("provider", "notice", "publish", repo, *said, "--headline", "A test")
     closed = call(*publish)
-    assert (closed.code, "key is under a passphrase" in closed.err) == (8, True)
+    assert (closed.code, "key is encrypted with a passphrase" in closed.err) == (8, True)
     assert call(*publish, *by).code == 0
     assert call("provider", "notice", "update", repo, "n-1", "--id", "n-2", *by).code == 0
     assert call("provider", "notice", "cancel", repo, "n-2", *by).code == 0

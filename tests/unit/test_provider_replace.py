@@ -144,7 +144,7 @@ def test_a_client_follows(simulator: Simulator, tmp_path: Path) -> None:
 
 def test_a_source_of_nothing_withdraws_nothing(simulator: Simulator) -> None:
     publish(simulator, bare(0, 1))
-    with pytest.raises(UsageError, match="all that is listed would be withdrawn"):
+    with pytest.raises(UsageError, match="all entries of the list would be withdrawn"):
         publish(simulator, "")
     assert len(live(simulator)) == 2
 

@@ -167,7 +167,7 @@ def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countrie
     countries.ours.withdraw("e-7", list_name="a")
     revert = countries.ours.repository.revert
     for generation in (2, 3):
-        with pytest.raises(UsageError, match="they cannot come back"):
+        with pytest.raises(UsageError, match="these cannot come back"):
             revert("a", generation)
     revert("a", 1)  # which only takes off
     assert countries.listed(range(10)) == set()
@@ -178,7 +178,7 @@ def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countrie
     # Also where it is lost what is shared on.
     for path in (countries.ours.repository.sources / "a").glob("*.json"):
         path.unlink()
-    with pytest.raises(UsageError, match="they cannot come back"):
+    with pytest.raises(UsageError, match="these cannot come back"):
         revert("a", 2)
 
 
@@ -200,7 +200,7 @@ def test_an_older_bundle_brings_nothing_back(countries: Countries) -> None:
     # Nor where the metadata of the other provider were lost.
     for path in (countries.ours.repository.sources / "a" / "metadata").glob("*.json"):
         path.unlink()
-    with pytest.raises(VerificationError, match="is older than 3, which was shared on already"):
+    with pytest.raises(VerificationError, match="is older than 3, which was republished already"):
         countries.share(old)
     assert countries.listed(range(10)) == {0, *range(4, 10)}
 
@@ -238,7 +238,7 @@ def test_a_list_has_its_own_entries_or_those_of_others(countries: Countries) -> 
     with pytest.raises(UsageError, match="list own has entries of its own"):
         countries.share(name="own")
     countries.share()
-    with pytest.raises(UsageError, match="list a shares another one on"):
+    with pytest.raises(UsageError, match="list a republishes another"):
         countries.ours.publish(csv([60]), "a")
 
 
@@ -253,7 +253,9 @@ def test_a_list_of_another_provider_does_not_take_its_place(countries: Countries
     with open_copy(bundle) as copy:
         share = Share(countries.ours.repository.sources / "a", copy, lambda: countries.ours.now)
         assert not share.is_from()
-        with pytest.raises(UsageError, match="shares on list baseline of another provider"):
+        with pytest.raises(
+            UsageError, match="already republishes list baseline of another provider"
+        ):
             share.begin(other.root, None, None)
 
 

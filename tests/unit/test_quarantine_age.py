@@ -91,7 +91,7 @@ def test_each_of_several_recipients_opens_it(tmp_path: Path) -> None:
     copy = sealed(b"benign", *publics[:2])
     assert parse_header(copy).recipients == 2
     assert [opened(copy, path) for path in keys[:2]] == [b"benign"] * 2
-    with pytest.raises(AuthorisationError, match="none of the identities opens it"):
+    with pytest.raises(AuthorisationError, match="none of the identities opens the sealed file"):
         opened(copy, keys[2])
 
 

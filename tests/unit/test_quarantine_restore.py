@@ -156,7 +156,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
     ward.withdraw()
     (tmp_path / "other").mkdir()
     other = Ward(tmp_path / "other")
-    with pytest.raises(AuthorisationError, match="none of the identities opens it"):
+    with pytest.raises(AuthorisationError, match="none of the identities opens the sealed file"):
         ward.restore(match, key=other.key)
     assert list(file.parent.iterdir()) == []
     assert ward.opened(match) == CONTENT

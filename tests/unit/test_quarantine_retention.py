@@ -150,7 +150,7 @@ def test_the_item_of_a_withdrawn_match_is_never_due(kept: tuple[Ward, Match]) ->
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.withdraw()
     ward.now += timedelta(days=400)
-    assert due(ward, match) == (False, "its entry was withdrawn: restore it")
+    assert due(ward, match) == (False, "its entry was withdrawn: restore the file")
     assert ward.purge(match).done is False
     assert ward.purge(match, force=True).done is True
 
@@ -210,7 +210,7 @@ def test_a_restored_item_that_was_not_dropped_is_dropped(kept: tuple[Ward, Match
     document = json.loads(path.read_bytes())
     path.write_text(json.dumps({**document, "restored": {**document["taken"], "in_place": True}}))
     finding = ward.verify()[match.id]
-    assert finding.attention and "restored, but not dropped" in finding.detail
+    assert finding.attention and "restored, but its copy is still here" in finding.detail
     assert ward.purge(match, dry_run=True).done is None
     assert ward.purge(match).done is True
     assert ward.names() == set()

@@ -80,7 +80,7 @@ class Reading(msgspec.Struct, frozen=True):
                 raise UsageError(f"{place}: {what}")
             raise UsageError(
                 f"{place}: {what}; more than {self.max_bad:,} rows cannot be used",
-                hint="see to the file, or allow more with --max-bad",
+                hint="correct the file, or allow more rows with --max-bad",
             )
         self.remarks.skipped.append((place, what))
 
@@ -98,8 +98,8 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
         if not equals or not theirs or ours not in COLUMNS:
             raise UsageError(
                 "--column is not of the form md5=NAME",
-                hint=f"in front of the = stands one of: {', '.join(COLUMNS)}; behind it, the name"
-                " of that column in the file",
+                hint=f"before the = write one of: {', '.join(COLUMNS)}; after it, the name of the "
+                "column in the file",
             )
         if ours in columns:
             raise UsageError(f"--column is given twice for {ours}")
@@ -184,7 +184,7 @@ class ImportFile:
         if self._missing > 0:
             raise UsageError(
                 f"{self.name} ended {self._missing:,} bytes before its size",
-                hint="something has cut it short while it was read; ask again when it is whole",
+                hint="the file was cut while it was read; try again when it is complete",
             )
 
     def bad(self, line: int, what: str) -> UsageError:
@@ -205,8 +205,8 @@ class ImportFile:
     def choose_rows(self, which: str, example: str) -> UsageError:
         """Return the error for a file that does not show which rows are meant."""
         return UsageError(
-            f"{self.name}: {which}: which rows are meant?",
-            hint=f"say so with --where, such as '{example}', or `all`",
+            f"{self.name}: {which}: which rows should be used?",
+            hint=f"choose rows with --where, such as '{example}', or `all`",
         )
 
     def descriptor(self, what: str) -> int:
@@ -324,6 +324,6 @@ class _Expanded(io.RawIOBase):
         except OSError as error:  # the message is the library's
             raise UsageError(
                 f"{self._name}: this {self._codec} file cannot be unpacked",
-                hint="it is damaged, or not all of it is here; get it again",
+                hint="the file is damaged or incomplete; get it again",
             ) from error
         return data

@@ -46,7 +46,7 @@ def read_digests(
     chosen = next((i for i in IMPORTERS if i.sniff(head, file.reading)), Sums())
     if (file.reading.where or file.reading.columns) and not chosen.has_columns and head:
         raise UsageError(
-            f"{file.name}: a file of this kind has no columns to choose by",
+            f"{file.name}: a file of this kind has no columns",
             hint="leave out --where and --column, or give a CSV, TSV, JSONL, JSON, XML or Parquet"
             " file whose columns have these names",
         )

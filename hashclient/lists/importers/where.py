@@ -244,7 +244,7 @@ def load_category_map(path: Path) -> CategoryMap:
                 hint=_MAP_HINT,
             )
         if name in names:
-            raise UsageError(f"{shown}: {printable(key[:40])}: is named twice", hint=_MAP_HINT)
+            raise UsageError(f"{shown}: {printable(key[:40])}: occurs twice", hint=_MAP_HINT)
         names[name] = value or None
     if not names:
         raise UsageError(f"{shown}: the map of categories is empty", hint=_MAP_HINT)

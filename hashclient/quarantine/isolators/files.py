@@ -47,13 +47,13 @@ _MOST_NAMED = 5
 UNSEEN = "a program that is not visible from here"
 
 #: Another directory is where the file was read: by a mount, or somebody has exchanged the two.
-OTHER_DIRECTORY = "its directory is another one now: is something not mounted?"
+OTHER_DIRECTORY = "its directory has changed: is a file system not mounted?"
 
 #: Why a removal has removed nothing; `{}` is the place to which another file was moved aside.
 REMOVALS = {
-    Removal.OTHER: "another file was put in its place meanwhile, and left alone",
-    Removal.CHANGED: "it was changed meanwhile, and is still in place",
-    Removal.STRANDED: "another file was put in its place meanwhile; that one is now {}",
+    Removal.OTHER: "another file is in its place now, and was not changed",
+    Removal.CHANGED: "the file has changed meanwhile, and is still in place",
+    Removal.STRANDED: "another file was in its place; this file is now {}",
 }
 
 

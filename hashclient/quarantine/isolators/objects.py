@@ -33,9 +33,9 @@ RANGE_BYTES = 4 << 20
 #: The name in S3 of a version that was stored while versions were off.
 NO_VERSION = "null"
 
-ON_HOLD = "put on legal hold and left in place, as it is configured"
-NO_WAY = "still in place: its store keeps no versions, and may not delete on a condition"
-OTHER = "another version was stored meanwhile, and left alone"
+ON_HOLD = "put on legal hold and left in place, as configured"
+NO_WAY = "still in place: its store keeps no versions, and cannot delete exactly this content"
+OTHER = "another version was stored meanwhile, and was not changed"
 GONE = "somebody else had removed it"
 
 _ERRNO = {Trouble.GONE: errno.ENOENT, Trouble.DENIED: errno.EACCES, Trouble.CHANGED: errno.EAGAIN}

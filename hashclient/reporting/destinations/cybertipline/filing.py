@@ -249,8 +249,8 @@ class Filing:
             # Still in doubt: it may have been finished and put away, or have vanished unfinished.
             raise StateError(
                 f"the service does not know report {self._id}, which may have been finished",
-                hint="ask the recipient whether it has come; if not, `hashclient report submit"
-                f" --again {self.report.id}` begins it again",
+                hint="ask the recipient whether the report has arrived; if not, `hashclient "
+                f"report submit --again {self.report.id}` begins the report again",
             )
         return self._finished(answer)
 

@@ -66,8 +66,8 @@ def make_plan(
             if item is None and not is_object_uri(path) and not os.path.lexists(path):
                 stuck[match.id] = StateError(
                     f"file is gone: {printable(path)}",
-                    hint="scan it again; `hashclient matches close` settles a match whose file is"
-                    " gone",
+                    hint="scan the file again; if it is gone, `hashclient matches close` closes "
+                    "the match",
                 )
             if not in_place and not work.identities:
                 waiting.append(match.id)

@@ -316,5 +316,5 @@ def _remove(directory: Directory, name: str, report_id: str) -> None:
 def _taken(target: Path) -> StateError:
     return StateError(
         f"something is there already: {printable(target)}",
-        hint="nothing is ever overwritten: move it away, after a look at what it is",
+        hint="nothing is ever overwritten: look at the file, then move it away",
     )
