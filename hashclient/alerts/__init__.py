@@ -1,1 +1,1 @@
-"""Alerts: what needs a person is said once, where they look, and never with content or digests."""
+"""Alerts: messages about problems that need a person, sent once, without content or digests."""

@@ -2,7 +2,8 @@
 
 An alert counts; it names lists, providers, exceptions and machines, and some ids of matches. It
 never holds content, a digest, an entry, a message of an error, or a person's name; and paths of
-matches only if the configuration asks for them. What each kind of alert says stands here as well.
+matches only if the configuration asks for them. This module also has the texts of each kind of
+alert.
 """
 
 from __future__ import annotations

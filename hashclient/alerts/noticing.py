@@ -1,4 +1,4 @@
-"""What happened since the last look: in the audit log, and in the record of matches.
+"""The events since the last look, from the audit log and from the record of matches.
 
 Every run writes these, so one look sees what scans, watches, daemons and fetches have found; none
 of them knows alerts. Reading begins at the end and stops where the last look was.
@@ -24,14 +24,15 @@ from hashclient.system.text import path_fields
 
 #: How far back the first look goes.
 FIRST_LOOK = timedelta(days=1)
-#: A fetch that ended so got nothing; any other failure has refused what came.
+#: After a fetch with one of these codes nothing was received; any other failure means that received
+#: data were refused.
 _NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
 #: The subjects of what is damaged.
 LOG, MATCHES, STATE = "audit log", "matches", "state"
 
 
 class News:
-    """One look: what was noticed, and what is settled by now."""
+    """One look: the noticed events, and the problems that are over."""
 
     def __init__(self, session: Session, place: Place | None) -> None:
         """Look at all that came after `place`; at the last day if that is None."""
@@ -58,7 +59,7 @@ class News:
         self.place = Place(seq, *last, session.now())
 
     def happened(self) -> Iterator[Noticed]:
-        """Yield what has happened."""
+        """Yield the events to alert about."""
         yield from self._matches
         for kind, counts in self._counts.items():
             yield Noticed(kind=kind, count=counts.total(), subjects=dict(counts))
@@ -72,7 +73,7 @@ class News:
         records = read_backward(self._layout.audit)
         try:
             last = next(records, None)
-        except StateError:  # it has not begun
+        except StateError:  # no log exists yet
             return 0
         if last is None or not is_new(last):
             if last is not None and last.seq < before.seq:

@@ -1,4 +1,4 @@
-"""The outbox of alerts: at least once to each receiver, joined, and spaced.
+"""The outbox of alerts: joins alerts, limits how often they come, and sends each at least once.
 
 1. Each new event joins the alert of its kind that waits; without one, a new alert waits.
 2. An alert is due if one of its subjects was not alerted about for the time of its kind.

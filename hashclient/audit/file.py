@@ -1,7 +1,7 @@
 """The files of an audit log: locking, reading forwards and backwards, the keys.
 
-Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, whatever the
-file holds. Errors of the system become AuditError.
+Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, for any
+content of the file. Errors of the system become AuditError.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ LOCK_WAIT_S = 5.0
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
 _CHUNK_BYTES = 1 << 16
-#: A private key as it is made here: lines of PEM, and in PKCS #8 what stands before its 32 bytes
-#: (RFC 8410, section 7).
+#: The form of a private key that is made here: lines of PEM, and in PKCS #8 the bytes before the 32
+#: of the key (RFC 8410, section 7).
 _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
 _PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
@@ -193,7 +193,8 @@ def lines(log: Log) -> Iterator[tuple[int, bytes]]:
         line = log.stream.readline(min(left, MAX_LINE_BYTES))
         left -= len(line)
         if not line.endswith(b"\n"):
-            # Whole lines end before `left` does: it is too long, or the file shrinks under us.
+            # The whole lines end before `left` bytes: a line is too long, or the file becomes
+            # shorter while it is read.
             broken(log.where(number), f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
         yield number, line[:-1]
 
@@ -298,9 +299,9 @@ def load_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _own_form(pem: bytes) -> bytes | None:
-    """Return the bytes of a private key in the form in which keys are made here; None of others.
+    """Return the bytes of a private key in the form of this program; None for other forms.
 
-    To import what reads all forms takes longer than to append a record.
+    Importing the library that reads all forms takes longer than appending a record.
     """
     text = pem.removeprefix(_BEGIN).removesuffix(_END)
     if len(text) != len(pem) - len(_BEGIN) - len(_END):
@@ -341,7 +342,7 @@ def _not_a_key(path: Path) -> AuditError:
 
 @contextlib.contextmanager
 def audit_errors(what: str, path: Path) -> Iterator[None]:
-    """Translate errors of the system and of `system.files` into the one error of this room."""
+    """Translate errors of the system and of `system.files` into AuditError."""
     try:
         yield
     except OSError as error:

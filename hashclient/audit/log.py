@@ -139,8 +139,8 @@ class AuditLog:
     ) -> None:
         """Record `events` as one signed batch; with `durable`, they survive a power failure.
 
-        With `sign_each` every record has a signature, so that it can be handed over without those
-        after it.
+        With `sign_each` every record has a signature, so that it can be handed over without later
+        records.
 
         An event that is too large for a line becomes several records (`parts`).
 
@@ -201,7 +201,7 @@ class AuditLog:
                 os.close(fd)
 
     def _open_locked(self, path: Path) -> int:
-        """Open and lock the current file; make it if need be."""
+        """Open and lock the current file; make it if it is missing."""
         while True:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
@@ -236,7 +236,7 @@ class AuditLog:
         except (NoLinksError, OSError, AuditError) as error:
             last = read_tail(fd, os.fstat(fd).st_size).last
             if last is None or last.event != CLOSED:
-                return fd  # it grows on
+                return fd  # the file continues to grow
             if not isinstance(error, NoLinksError):
                 raise
             where = printable(self._directory)

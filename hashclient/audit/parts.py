@@ -1,8 +1,8 @@
 """Events that are too large for one line of the log become several records, and none is lost.
 
-How many lists and entries a match has is for providers to say. Each part has all values of the
-event but its lists, and some elements of each list, in their order; `part` is its number, and
-`parts` their count.
+Providers decide how many lists and entries a match has, so an event may have any length. Each part
+has all values of the event except lists, and some elements of each list, in their order; `part` is
+its number, and `parts` their count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
 
-#: A body within this has room for the rest of its line: number, time, hashes and signature.
+#: The longest body that leaves room for the rest of its line: number, time, hashes and signature.
 MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
 #: Parts are smaller, so that a copy of one fits into a line as well.
 _PART_CHARS = MAX_LINE_BYTES // 4
@@ -22,7 +22,7 @@ _PART_CHARS = MAX_LINE_BYTES // 4
 def bodies_of(event: Event | Encoded) -> list[str]:
     """Return an event as bodies of records: one, unless it is too large.
 
-    A value that is no list is never cut: where it is too large, so is the body.
+    Only lists are cut: if another value is too large, the body is too large.
 
     Raises:
         ValueError, TypeError: its data is no JSON object.

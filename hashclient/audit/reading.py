@@ -204,7 +204,7 @@ class _Check:
             broken(log.where(self.lines), "its file is not closed: records are missing")
 
     def _begin(self, head: Head, where: str) -> None:
-        """Take in the first file that is there."""
+        """Check the first file that is present."""
         if self._key is not None and self._key.hex() != head.identity.public_key:
             broken(where, "the log is of another key than expected")
         expected, before = self._expected, head.before
@@ -282,7 +282,7 @@ def checkpoint(directory: Path) -> bytes:
 
 
 def identity_of(directory: Path) -> Identity:
-    """Return which log it is, by its first record.
+    """Return the identity of a log, from its first record.
 
     Raises:
         AuditError: there is no log, or its first record is broken.

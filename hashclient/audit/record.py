@@ -60,7 +60,7 @@ _CHECKPOINT = "checkpoint"
 
 # ASCII only: a log shown on a terminal cannot play tricks, and its bytes are its text.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-#: The same for a text alone.
+#: An encoder for a text alone.
 _quote = json.encoder.encode_basestring_ascii
 
 
@@ -119,7 +119,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Which log it is: the random id and the public key in its genesis record, hexadecimal."""
+    """The identity of a log: random id and public key of its genesis record, hexadecimal."""
 
     log_id: str
     public_key: str

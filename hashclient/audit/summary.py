@@ -1,7 +1,7 @@
 """What the audit log says about a period: runs, checks, matches, hand-overs, lists, outages, gaps.
 
-It rests on the log alone: anyone who has the log can make it again, and it is the same each time.
-Earlier records count where the period refers to them: when a match was first seen, when a
+The summary depends only on the log: anyone who has the log can make it again, and gets the same
+result. Earlier records count where the period refers to them: when a match was first seen, when a
 generation was published. Memory grows by some 50 bytes a match only.
 """
 
@@ -46,7 +46,7 @@ _ACTS = {
     "withdrawn": "withdrawn",
     "closed": "closed",
 }
-#: What people decided, by event; counted by whom, which is a name on this machine.
+#: Decisions of people, by event; counted by the name of the person on this machine.
 _DECIDED = {
     "released": "held matches released",
     "exception-added": "exceptions added",
@@ -72,7 +72,7 @@ class Run(msgspec.Struct):
 
 
 class MatchTotals(msgspec.Struct):
-    """Matches: how often one was answered, how many different ones, by list and category."""
+    """Matches: how many answers were a match, how many different matches, by list and category."""
 
     answers: int = 0
     different: int = 0

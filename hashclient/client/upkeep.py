@@ -104,7 +104,8 @@ def prune_inventory(session: Session) -> int:
 
     try:
         key_id = session.sealer().key_id
-        inventory = Inventory(settings.state_dir, key_id)  # a scan remakes that of another key
+        # a scan makes a new inventory if the key has changed
+        inventory = Inventory(settings.state_dir, key_id)
         inventory.close()
     except (StateError, ConfigError):
         return 0  # the command that needs the inventory reports this

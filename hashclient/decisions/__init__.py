@@ -1,1 +1,1 @@
-"""What people, and the limits that they set, say about matches before anything is done."""
+"""Decisions about matches before any action, by people and by their limits."""

@@ -1,10 +1,10 @@
-"""The brake: so many files that one entry matches are acted upon within 24 hours.
+"""The brake: a limit for the number of files that are acted upon for one entry within 24 hours.
 
 If an entry is wrong, such as one of a licence text, it would have a policy isolate thousands of
 files. A file above the limit is held: it is on record and waits for a person, who releases it or
 has the entry withdrawn.
 
-1. A file may be acted upon if each action that is wanted is asked for by an entry that lets it.
+1. A file may be acted upon if, for each action, an entry that asks for the action also permits it.
 2. An entry lets a file be acted upon if it has done so within 24 hours, or fewer files than
    `per_entry` were acted upon because of it since then. With `per_day`, fewer files than that must
    have been acted upon in all.
@@ -102,7 +102,8 @@ class _Turn:
         if before is not None:
             if before.state not in PROGRESS:
                 if not self._only_tell:
-                    self.permits.take_back_release(case.id)  # 4: that was about the time before
+                    # 4: the release was about an earlier time
+                    self.permits.take_back_release(case.id)
             elif self.permits.is_in_report(case.id):  # 5
                 wanted.discard(Action.REPORT)
                 if not wanted:

@@ -11,7 +11,7 @@ A match is excepted if every entry that it hits is covered by a ruling. A ruling
 5. the file is below the path that the ruling names, if it names one;
 6. it does not wait for the approval of a second person.
 
-Anything that is not known leaves the match a match. The file of rulings is looked at with each
+If something is not known, the match stays a match. The file of rulings is looked at with each
 match, or once for all that have come together, so a daemon follows each change and each end.
 """
 
@@ -248,7 +248,7 @@ class Exceptions:
 
 
 def _stamp_of(path: Path) -> _Stamp:
-    """Return what changes with each new file of rulings; it is asked for often."""
+    """Return a value that changes with each new file of rulings; called often."""
     try:
         status = path.stat()
     except OSError:

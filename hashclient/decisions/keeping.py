@@ -1,7 +1,7 @@
 """Making, renewing and ending exceptions: each change is logged first, and then kept.
 
-So no ruling counts that the audit log does not have. After a kill in between the log has a change
-that did not happen; doing it again is right.
+So each ruling that counts is in the audit log. After a kill in between, the log has a change that
+did not happen; then it is right to make the change again.
 
 With `people = 2` in [decisions], a new or renewed exception counts only after another person has
 approved it. A renewed exception counts until its former end, so another exception waits.

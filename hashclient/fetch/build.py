@@ -109,11 +109,11 @@ class Build(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float] = time.monotonic
     #: The digests of the pieces of runs that were written or read, by name.
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
-    #: Whether entries came that are known to be good: one element, if they did.
+    #: Has one element if added entries are known to be good.
     met: list[bool] = msgspec.field(default_factory=list)
     #: Entries that were set aside before.
     set_aside: tuple[str, ...] = ()
-    #: How much is in memory at a time.
+    #: The sizes of the pieces that are in memory at a time.
     room: Room = Room()
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
@@ -133,7 +133,7 @@ class Build(msgspec.Struct, frozen=True):
         except (InconsistentError, DamagedError):
             manifest = None
         if manifest is None:
-            # No later build may continue from it.
+            # The staged runs are removed, so that no later build continues from them.
             tidy(self.directory)
         return manifest
 
@@ -156,7 +156,7 @@ class Build(msgspec.Struct, frozen=True):
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
-            # No later build may continue from it: it would end here again.
+            # The staged runs are removed: a build that continued from them would end here again.
             tidy(self.directory)
             raise
         if manifest is None:
@@ -183,7 +183,7 @@ class Build(msgspec.Struct, frozen=True):
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
             _apply(writer, inspection, segment, data, self.room.batch_rows)
-            data = b""  # the next one is waited for without it
+            data = b""  # the name must not keep the segment in memory while the next one is awaited
             _log.debug(
                 "list %s: segment %d of %d is built", index.list, number, len(index.segments)
             )
@@ -211,7 +211,7 @@ class Build(msgspec.Struct, frozen=True):
     ) -> Iterator[tuple[Segment, bytes]]:
         """Yield `segments` with their verified bytes, in their order.
 
-        Some are downloaded ahead while one is sealed, as far as `room` allows.
+        While one segment is sealed, others are downloaded ahead, as far as `room` allows.
         """
         infos = [self.trust.target(index.list, segment.name) for segment in segments]
         total = sum(info.length for info in infos)
@@ -259,8 +259,8 @@ class Build(msgspec.Struct, frozen=True):
         if (partial.index_hash, partial.key_id) != (self.index_hash, self.sealer.key_id):
             return None
         try:
-            # Verified first, by ordinary reads: there a bad block is an error, and in a map it is a
-            # signal.
+            # The runs are verified by ordinary reads first: a bad block is an error there, but a
+            # signal in a map.
             pieces = verify_runs(self.directory, partial.runs)
             open_manifest(self.directory, partial)
         except (OSError, StateError):
@@ -357,7 +357,7 @@ def tidy(directory: Path, *, keep_staging: bool = False) -> None:
     try:
         document = read_manifest(directory)
     except StateError:
-        return  # a later fetch builds the list again, and then tidies
+        return  # a later fetch builds the list again, and removes the files
     keep = {run.name for run in document.manifest.runs} if document else set()
     staging = _read_staging(directory) if keep_staging else None
     if staging is not None:

@@ -1,10 +1,10 @@
-"""Lists of a provider that our credential is not for: for this client they are not offered.
+"""Lists that a provider refuses to our credential: for this client they are not offered.
 
 All clients of a provider see the names of all lists, since they verify the same metadata. A server
 may keep a list from a client: it answers 403 to the role of the list. Each address of a provider
-has a credential of its own, so a list is denied if every address refuses it (`providers`), and
-stays so until one gives it: a failure says nothing. A list that is here already, or that the
-configuration names, is not among these: then the refusal is an error.
+has its own credential, so a list is denied if every address refuses it (`providers`). The list
+stays denied until an address delivers it; a failure changes nothing. If a list is here already, or
+if the configuration names it, a refusal is an error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Asked(msgspec.Struct, frozen=True):
 def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection[str]) -> Asked:
     """Load the roles of the `new` lists that are wanted; forget denials that have ended.
 
-    `folder` is that of the provider.
+    `folder` is the folder of the provider.
 
     Raises:
         StateError: the file of denials cannot be written.
@@ -68,7 +68,7 @@ def ask_for(trust: Trust, folder: Path, new: Collection[str], wanted: Collection
 
 
 def note_denied(folder: Path, names: Collection[str]) -> None:
-    """Note lists that every address has refused; scans do not miss them from now on.
+    """Record lists that every address has refused; scans do not report them as missing any more.
 
     Raises:
         StateError: the file of denials cannot be written.

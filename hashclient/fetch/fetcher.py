@@ -130,8 +130,8 @@ class Fetcher:
     ) -> None:
         """Prepare a fetch. Only the key is read yet, and it must exist.
 
-        Addresses asked of `source` begin with `base`, by default the provider's own; the log says
-        that they come from `origin`, by default the same.
+        Addresses for `source` begin with `base`, by default the provider's address; the log names
+        `origin` as their source, by default the same.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -144,7 +144,7 @@ class Fetcher:
         self._max_churn = None if how.accept_churn else self._config.max_churn
         self._base = base or self._config.url or ""
         self._origin = origin or self._base
-        #: Lists that are built or refused since `_since`, and results that are not given out yet.
+        #: Lists that were built or refused since `_since`, and results that are not yielded yet.
         self._built: list[Built | Fetched] = []
         self._since = 0.0
         self._results: deque[Fetched] = deque()
@@ -153,7 +153,7 @@ class Fetcher:
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
-        """The guard for added entries; the known good files are read when it is first needed."""
+        """The guard for added entries; the known good files are read at the first use."""
         config = self._config
         return open_guard(
             *(self._settings.state_dir, config.known_good, self._sealer, config.max_set_aside),
@@ -163,11 +163,11 @@ class Fetcher:
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or the lists in `only`; yield the result for each.
 
-        If the provider's `lists` is set, every list is one in it or one with a folder here: scans
-        expect each of them, so each is kept up to date. After a refused list, the others are still
-        fetched. A name in `only` that this provider does not offer is ignored: another provider may
-        offer it. With only `NO_LIST`, notices are fetched and no list. Lists that this place
-        refuses come first, with `is_denied`.
+        If the provider's `lists` is set, every list means: the lists in it, and the lists with a
+        folder here. Scans expect each of these, so each is kept up to date. After a refused list,
+        the others are still fetched. A name in `only` that this provider does not offer is ignored:
+        another provider may offer it. With only `NO_LIST`, notices are fetched and no list. Lists
+        that this place refuses come first, with `is_denied`.
 
         Raises:
             HashclientError: the provider as a whole is refused, cannot be reached or refuses the
@@ -249,7 +249,7 @@ class Fetcher:
                 fetched = self._results.popleft()
                 is_outside = bool(config.lists) and fetched.list_name not in named
                 yield msgspec.structs.replace(fetched, is_outside=is_outside)
-        # The metadata of roles was loaded list by list; it is made durable, too.
+        # The metadata of roles was loaded list by list; now it is synced, too.
         trust.make_durable()
 
     def _refuse_clock_set_back(self) -> None:
@@ -268,11 +268,11 @@ class Fetcher:
         return manifests_here(self._settings.layout.lists, self._sealer)
 
     def _without_manifest(self, here: Collection[Manifest]) -> set[str]:
-        """Return the lists that have a folder, and no manifest in `here` that says whose they are.
+        """Return the lists that have a folder but no manifest in `here` that names their provider.
 
-        A folder that could be that of another provider is left out, and scans say that the list is
-        missing. With several providers, that is every folder; with one, those of lists that an
-        unconfigured provider offers.
+        A folder that could belong to another provider is left out, and scans report its list as
+        missing. With several providers, every folder could; with one provider, the folders of lists
+        that an unconfigured provider offers.
         """
         if len(self._settings.config.providers) > 1:
             return set()
@@ -306,7 +306,8 @@ class Fetcher:
                 _refuse_rollback(here, index)
             if here.generation <= index.generation:
                 delta = delta_of(here.generation, index)
-            # If all is built again, only the counts are known before the download.
+            # If the list is built from its first segment, only the counts are known before the
+            # download.
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
@@ -314,7 +315,7 @@ class Fetcher:
                 here, index, changed, is_known=not self._how.rebuild or delta is not None
             )
         # 4, 5
-        if index.entries > LONG:  # others must not wait for it
+        if index.entries > LONG:  # other lists must not wait for this download
             self._publish()
         known = read_known_listed(self._settings.state_dir).get(name)
         build = Build(
@@ -354,7 +355,7 @@ class Fetcher:
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _name_fork(self, base: Index, index: ListIndex) -> None:
-        """Report that a new generation does not follow the one here, if the one here is intact."""
+        """Report that a new generation does not follow the local one, if that is intact."""
         with contextlib.suppress(DamagedError):
             if checksum_of(base.live_id_hashes()) == int(base.manifest.checksum, 16):
                 error = VerificationError(
@@ -368,8 +369,9 @@ class Fetcher:
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove its files here.
 
-        Unless it `is_here`, only the configuration names it; a folder of that name may be another
-        provider's. After a kill the next fetch does it again: the folder vanishes in one step.
+        Unless the list `is_here`, only the configuration names it, and a folder of that name may
+        belong to another provider. After a kill the next fetch repeats this: the folder is removed
+        in one step.
         """
         dropped = Fetched(name, self._provider, source=self._origin, is_ended=True)
         if not is_here:
@@ -401,7 +403,7 @@ class Fetcher:
     ) -> Built:
         """Complete the manifest of a list that is built.
 
-        It names the lists that are offered, and has the times of its pieces. `pieces` has the
+        The manifest names the offered lists, and has the times of its pieces. `pieces` has the
         digests of the pieces of new runs, which are written before the switch.
         """
         base = found.index.manifest if found.index else None
@@ -439,7 +441,7 @@ class Fetcher:
     ) -> None:
         """Refuse a generation that changes more of the list than the operator allows.
 
-        Unless it `is_known` how much changes, any change is refused.
+        Unless `is_known` is set, the size of the change is unknown, and any change is refused.
         """
         limit = self._max_churn
         if limit is None:
@@ -465,7 +467,7 @@ class Fetcher:
         files = self._config.known_good
         made: list[bool] = []
         try:
-            # A file that is missing is an error where the guard needs it: for an update.
+            # A missing file of `known_good` is an error only if the guard needs it, for an update.
             with contextlib.suppress(ConfigError):
                 known = note_known_listed(
                     *(self._settings.state_dir, files, manifest),

@@ -2,11 +2,11 @@
 
 A list decides which files are reported and removed, so a mistake or a forgery does real harm. A
 generation is refused when it adds the digest of the empty file, or entries with digests on the
-operator's own list of known good files (whatever `lists.importers` reads): more than may be set
-aside, see `known_listed`. An entry does not count that a later segment withdraws: so a provider can
-correct a mistake. Known good digests are sealed into an index of their own. It is
-built again when a file changes, so that the cost of a check depends on the size of the change.
-Messages name entry ids, never digests.
+operator's own list of known good files (whatever `lists.importers` reads): more than may be
+excepted, see `known_listed`. An entry that a later segment withdraws does not count: so a provider
+can correct a mistake. Known good digests are sealed into an index of their own. It is built again
+when a file changes, so that the cost of a check depends on the size of the change. Messages name
+entry ids, never digests.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PoisonGuard:
     def known_good_in(self, batch: AddBatch) -> dict[Algorithm, Uint64]:
         """Return the tags of `batch` that are known to be good, by algorithm."""
         good: dict[Algorithm, Uint64] = {}
-        if self._known_good is None:  # sealing all digests would be in vain
+        if self._known_good is None:  # sealing all digests would be useless here
             return good
         for algorithm, (digests, _) in batch.digests.items():
             tags = self._sealer.tags(algorithm, digests)
@@ -98,14 +98,14 @@ class Inspection:
     """Inspects the entries that one build adds, and judges those that are left at its end."""
 
     def __init__(self, guard: PoisonGuard, set_aside: Sequence[str] = ()) -> None:
-        """Begin with nothing seen; `set_aside` are entries that count besides, if they are left."""
+        """Begin without entries; `set_aside` are earlier entries that also count, if left."""
         self._guard = guard
         self._set_aside = set_aside
         #: Tags of known good digests that were added, each once: at most as many as there are known
         #: good digests.
         self._good: dict[Algorithm, Uint64] = {}
         self._empty = False
-        #: Whether the finished list has entries that are known to be good, and passed.
+        #: Whether the finished list has entries that are known to be good, and was accepted.
         self.has_met = False
 
     @property
@@ -190,7 +190,7 @@ def open_guard(
 
 
 def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
-    """Return the stamps of files of known good digests: other ones show that a file has changed.
+    """Return the stamps of files of known good digests; a changed file has another stamp.
 
     Raises:
         ConfigError: a file is not there, or cannot be looked at.

@@ -1,11 +1,11 @@
-"""Listed entries that files of `known_good` show to be good, and how they are treated.
+"""Listed entries that are known to be good by files of `known_good`, and their treatment.
 
-An entry that such a file has by its SHA-256 is set aside, whenever it was listed: it becomes an
-exception (`decisions`), and the rest of the list is used. One that it has by an MD5 or a SHA-1
-alone stays in use, since another file can be made with that digest. All stay in use if more than
-the limit would be set aside. Each fetch and `status` name them. A list is compared as a whole when
-the files of known good digests have changed, when entries came that they have, and while there are
-such entries; otherwise nothing is read.
+If a file of `known_good` has the SHA-256 of an entry, the entry is set aside: it becomes an
+exception (`decisions`), and the rest of the list is used. If the file has only an MD5 or a SHA-1 of
+the entry, the entry stays in use, since somebody can make another file with this digest. If more
+entries than the limit would be set aside, all stay in use. Each fetch and `status` show these
+entries. The whole list is compared if the files of known good digests have changed, if new entries
+are known to be good, and as long as the list has such entries; otherwise nothing is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The entries of one list that are known to be good.
 
     `set_aside` are the ids of those that become exceptions. `count` is how many stay in use, `ids`
-    are the first of these. `files` are the files of known good digests that it was compared with.
+    are the first of these. `files` are the files of known good digests that the list was compared
+    with.
     """
 
     generation: int
@@ -68,7 +69,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_known_listed(state_dir: Path) -> Mapping[str, KnownListed]:
-    """Return the entries in use that are known to be good, by list; none where it is not known."""
+    """Return the entries in use that are known to be good, by list, as far as they are recorded."""
     try:
         data = read_regular(Layout(state_dir).known_good / LISTED_NAME, MAX_STATE_BYTES)
         return msgspec.json.decode(data, type=_Document).lists
@@ -88,11 +89,10 @@ def note_known_listed(
 ) -> KnownListed | None:
     """Compare a list with the `files` of known good digests, if that may find something.
 
-    `met` says that entries came that they have. `guard` and `index` are opened only then. Return
-    what is known of the list, None without files.
-    `set_aside` is called with the entries to set aside if there are any, or were before: before
-    that is noted, so that a kill in between leaves no exception that nothing ends.
-    The caller holds the writers' lock.
+    `met` says that new entries are known to be good. `guard` and `index` are opened only for a
+    comparison. Return what is known of the list, None without files. `set_aside` is called with the
+    entries to set aside, if there are or were any. This happens before the result is stored, so
+    that a kill in between leaves no exception that never ends. The caller holds the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.

@@ -2,8 +2,8 @@
 
 1 the role of notices is verified (`trust`), and an older version is refused; 2 signed notices that
 are not here are downloaded, verified and parsed; 3 new notices are logged; 4 all are written in one
-step. If one breaks a rule, the others are still taken, and the reason is kept in its place. After
-any failure here, lists are still fetched.
+step. If a notice breaks a rule, the others are still accepted, and the reason is stored instead of
+the notice. After any failure here, lists are still fetched.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ PATIENCE = 2
 class FetchedNotices(msgspec.Struct, frozen=True):
     """The result of a fetch for the notices of one provider.
 
-    `arrived` are new notices with their state; `ended` are earlier ones that were in force until
-    now. `refused` are those that were refused or could not be downloaded. `error` is the error of
-    all notices, or of the one whose error has the highest exit code.
+    `arrived` are new notices with their state; `ended` are earlier notices that were in force until
+    now. `refused` are notices that were refused or could not be downloaded. `error` is the error of
+    all notices, or the error with the highest exit code of a single notice.
     """
 
     provider: str
@@ -93,7 +93,7 @@ def _fetch(
         before = _book(session, provider)
         if signed is None:
             path = layout.notices_of(provider)
-            # A damaged file shows that there were notices.
+            # A damaged file shows that notices were fetched before.
             if before is None and not is_there(path):
                 return None
             raise VerificationError(
@@ -113,7 +113,7 @@ def _fetch(
         for error in come.errors:
             log_refusal(session.audit, provider, None, error, origin)
         with changing(layout):
-            # Somebody may have acknowledged one meanwhile.
+            # Somebody may have acknowledged a notice meanwhile.
             before = _book(session, provider)
             kept = before.notices if before else ()
             return _keep(session, provider, signed, epoch, kept, come)

@@ -41,7 +41,7 @@ def addresses(
 ) -> list[Place]:
     """Return the addresses of provider `name`, in order; `on_bytes` counts received bytes.
 
-    Messages call it `peer`.
+    Messages call the provider `peer`.
 
     Raises:
         ConfigError: no address, or settings of an address contradict each other.
@@ -52,7 +52,7 @@ def addresses(
             hint="use `hashclient fetch --from` with an exported file, or set `url` in the table "
             "of the provider",
         )
-    # All are checked now, so that a wrong one is not found only when it is needed.
+    # All addresses are checked now, so that a wrong address is not only found when it is needed.
     accesses = [access_of(url, config, peer) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):
@@ -66,7 +66,7 @@ def addresses(
 
 
 def read_address(url: str, access: AccessConfig, max_bytes: int) -> bytes:
-    """Return what is at an address that a command names.
+    """Return the bytes at an address that a command names.
 
     Raises:
         ConfigError: `url` is not an https address, or a file of `access` cannot be used.

@@ -97,14 +97,14 @@ class _Notices:
 
     @property
     def fault(self) -> HashclientError | None:
-        """Their error, if another place may do better."""
+        """The error of the notices, if another place may have no error."""
         error = self.so_far.error if self.so_far else None
         return error if error is not None and _is_of_place(error) else None
 
     def failed_s(self, started: float) -> float:
-        """Return how long notices of the last place took, from `started`, in seconds.
+        """Return how many seconds the notices of the last place took, from `started`.
 
-        It is 0 unless another place may do better: otherwise the place was not at fault.
+        0 if another place would have the same error: then the place was not at fault.
         """
         return 0.0 if self.fault is None else max(0.0, self._received_at - started)
 
@@ -207,7 +207,7 @@ def _in_turn(
 
 
 def _is_of_place(error: HashclientError) -> bool:
-    """Return whether another place may do better than the one that failed with `error`."""
+    """Return whether another place may succeed after a place failed with `error`."""
     return isinstance(error, _OF_PLACE) and not isinstance(error, ClockError)
 
 
@@ -268,7 +268,8 @@ def fetch_all(
             except HashclientError as error:
                 if len(places) == 1:
                     raise
-                # The worst is raised when the others were tried; each is reported once.
+                # The worst failure is raised after the other providers were tried; each failure is
+                # reported once.
                 if worst is None:
                     worst = error
                 else:

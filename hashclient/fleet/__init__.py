@@ -1,1 +1,1 @@
-"""Many machines at one glance: each publishes a signed status document, and one place reads all."""
+"""An overview of many machines: each publishes a signed status document."""

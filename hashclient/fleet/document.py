@@ -1,4 +1,4 @@
-"""Status documents on the wire: what a machine says of itself, signed with the key of its log.
+"""Status documents: the state of a machine, signed with the key of its audit log.
 
 A file of two lines: a JSON object, and a key with its signature of that line (`system.signed`). It
 has counts, times, exit codes and names of lists; no path, no digest of a file or an entry, no id of

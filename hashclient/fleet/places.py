@@ -64,7 +64,7 @@ class Folder:
         return printable(self._path.absolute())
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a document there, in one step.
+        """Write a document to the directory, in one step.
 
         Raises:
             UsageError, StateError: the document cannot be written.
@@ -152,7 +152,7 @@ class Bucket:
         self.id = self.text = self._uri.text
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a document there.
+        """Write a document to the bucket.
 
         Raises:
             UnreachableError: the store failed.

@@ -13,7 +13,7 @@
 7. The machine says that it has no problem and that no match waits, and others have no newer
    generation of a list that was published longer ago than its interval.
 
-The last document that is kept of a machine is always one that passes 1 to 5.
+Only a document that passes rules 1 to 5 is kept as the last document of a machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts that terminals and spreadsheets take for texts, whatever they hold."""
+"""Makes any text safe for terminals and spreadsheets: no escape sequence, no formula."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEPARATED_FORMULA = f";(?=[\\s\"']*[{_TRIGGERS}])"
 
 
 def words(text: str) -> str:
-    """Return a text for people as it is, unless it holds what a terminal must not get.
+    """Return a text for people; if it has unsafe characters for a terminal, escaped.
 
     For a path there is `printable`, which gives different paths different texts.
     """

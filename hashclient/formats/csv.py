@@ -1,9 +1,9 @@
 """The format for spreadsheets: a header, a row for each entry that an input hit, rows on the run.
 
-The dialect is RFC 4180's, but lines end in LF as in every text file here. Whatever a path holds, no
-cell has a line end or a control character, and no spreadsheet takes a cell for a formula: where
-this changes a path, `path_b64` has its bytes. The last rows are about the run: one for each reason
-why it is not whole, then one of kind `summary`. A table of a run without that row was cut off.
+The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell has a line end or
+a control character, and no spreadsheet takes a cell for a formula, for any bytes in a path: if this
+changes a path, `path_b64` has its bytes. The last rows are about the run: one for each reason why
+it is not whole, then one of kind `summary`. A table of a run without that row was cut off.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class EcsFormatter:
         outcome, record = handled.outcome, handled.record
         kind = outcome.kind
         what = "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event"
-        # A match on record already is no news.
+        # A match that was recorded before is not new.
         about = {
             "kind": "state" if self._context.command == "matches" else what,
             "category": ["file"],

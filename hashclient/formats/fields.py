@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HELD_ENTRIES = 50
 #: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
-#: How people see an empty path, as a shell makes it of a variable that is not set.
+#: How people see an empty path; a shell gives one for a variable that is not set.
 NO_NAME = "''"
 
 
@@ -355,7 +355,7 @@ def not_opened_text(summary: Summary) -> str | None:
 
 
 def rests_on(summary: Summary) -> str:
-    """Return the evidence of an answer besides reading; empty where all was read."""
+    """Return the evidence of answers other than reading; empty if everything was read."""
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,

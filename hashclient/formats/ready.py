@@ -1,8 +1,8 @@
 """Renders the common parts of very many outcomes once.
 
 The hits of a run differ mostly by their entries, and the records of a batch by their ids. The rest
-of their text is kept, so that a line costs about a microsecond where `json` or a dictionary of
-cells would cost ten. The output is the same, letter by letter.
+of their text is kept, so that a line costs about one microsecond; with `json` or a dictionary of
+cells it would cost ten. The output is the same, letter by letter.
 """
 
 from __future__ import annotations

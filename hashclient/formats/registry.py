@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Context(NamedTuple):
     """The subject of an output: the command, when it ran (in UTC), and whether digests are shown.
 
-    `about` says where, by whom and for which paths it was called, where that is known.
+    `about` has the place, the user and the paths of the command, if they are known.
     """
 
     command: str
@@ -63,7 +63,8 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
-#: These write one document; output of the others can go on in another file, after a new `begin`.
+#: These formats write one document; output in other formats can continue in another file, after a
+#: new `begin`.
 DOCUMENTS = frozenset({"sarif", "html"})
 
 

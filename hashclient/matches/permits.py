@@ -1,8 +1,9 @@
 """Permits: which matched files may be acted upon, and because of which entry.
 
 A permit is written in the transaction that records its match, so several scans together cannot give
-too many; a kill can leave an unused one. Its time is when it was given, or when the file was acted
-upon if that came later; a person's permit has no time. `decisions` says who gets one.
+too many permits; a kill can leave an unused permit. The time of a permit is when it was given, or
+when the file was acted upon, if this was later; a person's permit has no time. `decisions` decides
+which match gets a permit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _USED = "SELECT count(*) FROM permit WHERE list = ? AND entry = ? AND time > ?"
 _USED_BY_FILES = "SELECT count(DISTINCT match) FROM permit WHERE time > ?"
 _PERMITS_OF = "SELECT list, entry FROM permit WHERE match = ? AND (time IS NULL OR time > ?)"
 _USE = "UPDATE permit SET time = ? WHERE time < ? AND match = ?"
-#: A report of the match is wanted or was made, and nothing has taken it back since.
+#: A report of the match is wanted or was made, and was not taken back since.
 _IN_A_REPORT = """
 SELECT 1 FROM step s WHERE s.match = ? AND s.event IN (?, ?) AND NOT EXISTS (
     SELECT 1 FROM step b WHERE b.match = s.match AND b.event IN (?, ?) AND b.id > s.id
@@ -108,7 +109,7 @@ class Permits(Selection):
         return self._db.execute(HAS_HIT, (*entry, match_id)).fetchone() is not None
 
     def take_back_release(self, match_id: str) -> None:
-        """Forget that a person has let a match be acted upon: its story has ended since."""
+        """Remove the permit that a person gave for a match: the match has ended since."""
         query = "DELETE FROM permit WHERE match = ? AND time IS NULL"
         self._db.execute(query, (match_id,))
 
@@ -133,7 +134,7 @@ class Permits(Selection):
             return tuple(HeldEntry(*row) for row in self._db.execute(_HELD_ENTRIES, (most,)))
 
     def release(self, match: Match, now: datetime, by: str, reason: str) -> None:
-        """Let a held match be acted upon, whatever the limits are: a person has said so.
+        """Let a held match be acted upon in spite of the limits: a person has decided this.
 
         Raises:
             StateError: the database cannot be written.
@@ -144,6 +145,6 @@ class Permits(Selection):
             self.permit([(match.id, (h.list_name, h.entry)) for h in match.standing], None)
 
 
-#: Decides, in the transaction that records them, about the matches that something is to be done
-#: about: returns by id whether they are held.
+#: Decides about matches that a policy has actions for, in the transaction that records them:
+#: returns by id whether each is held.
 Hold = Callable[[Sequence[Case], Permits], Mapping[str, bool]]

@@ -1,4 +1,4 @@
-"""Forgets matches whose story has ended long ago, so that the record does not grow for ever.
+"""Removes matches that ended long ago, so that the database does not grow for ever.
 
 Only settled matches go: restored, purged or closed ones. A match that is open, withdrawn, or
 reported and not acknowledged stays, however old it is. The audit log keeps what happened to each of
@@ -47,7 +47,7 @@ class Pruner(MatchStore):
             return [match_id for (match_id,) in self._db.execute(_OLD, values)]
 
     def prune(self, ids: Collection[str]) -> int:
-        """Forget matches in one change, except those no longer settled; return their number.
+        """Remove matches in one change, except those that are open again; return their number.
 
         Raises:
             StateError: the database cannot be written.
@@ -69,7 +69,7 @@ class Pruner(MatchStore):
         return len(going)
 
     def compact(self) -> None:
-        """Give free space in the file back to the disk, where that is a good part of it.
+        """Give free space in the file back to the disk, if it is a large part of the file.
 
         Raises:
             StateError: the database cannot be written.

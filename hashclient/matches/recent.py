@@ -1,4 +1,4 @@
-"""The matches that were found since somebody looked last: new ones, and ended ones found again."""
+"""The matches that were found since the last look: new matches, and ended matches found again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
-#: The newest of the rows that were there at the last look. Rows count up, but for a moment after
-#: the newest ones were forgotten: so the time counts as well, unless a clock that was ahead has
-#: noted it. Reading begins at the end: a record of a million matches takes no longer.
+#: The newest row at the last look. The numbers of rows increase, except for a moment after the
+#: newest rows were removed: so the time counts as well, unless a clock that was ahead has written
+#: it. Reading begins at the end: it is as fast with a million matches.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
     AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)
 """
 _ROW = _KNOWN.format(key="rowid", table="match", time="first_seen")
 _STEP = _KNOWN.format(key="id", table="step", time="time")
-#: A step `held` that was written later, for a match that was held when it was found, is no news.
-#: The plus keeps SQLite from an index that has the steps of all times.
+#: If a match was held when it was found, a later step `held` is not new. The plus keeps SQLite from
+#: using an index over the steps of all times.
 _FOUND = f"""
 SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
 WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (

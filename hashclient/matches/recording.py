@@ -48,13 +48,14 @@ from hashclient.matches.rows import (
 from hashclient.matches.tables import ADD_STEP, COUNT_STREAM, to_text
 from hashclient.system.text import path_fields
 
-#: How many members of one file its story names, and how much of a name.
+#: How many members of one file its history names, and how many characters of a name.
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
-#: A path is bytes; as text, if it is Unicode, it takes less time on its way to SQLite.
+#: A path is bytes; passing it to SQLite as text, if it is Unicode, takes less time.
 _MATCH = "(?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
-#: A batch that fails is rolled back whole: a statement of many rows needs no way back of its own.
+#: A batch that fails is rolled back as a whole: a statement of many rows needs no rollback of its
+#: own.
 ADD_MATCH = f"INSERT OR FAIL INTO match VALUES {_MATCH}"  # noqa: S608 - ours
 _by_entry = operator.itemgetter(1, 2, 0)
 #: Number of paths in one range query.
@@ -238,7 +239,7 @@ class Recording(Permits):
         return self._at(wanted)
 
     def _note_members(self, match_id: str, one: Found, time: str) -> None:
-        """Note which members of a file matched, each once, and of many only the first."""
+        """Record which members of a file matched, each once; of many members only the first."""
         query = "SELECT detail FROM step WHERE match = ? AND event = ?"
         noted = {detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))}
         for members, hits in one.members or ((one.outcome.members, one.hits),):

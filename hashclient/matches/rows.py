@@ -49,12 +49,12 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_excepted(self) -> bool:
-        """Whether nothing is to be done about it, by a ruling."""
+        """Whether a ruling excepts it from actions."""
         return self.outcome.kind is Kind.EXCEPTED
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Its path, and the path of its record if a link leads from there by now."""
+        """Its path, and the path of its record, if the path is a link by now."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
@@ -81,7 +81,7 @@ def place_of(outcome: Outcome) -> Place:
         return Place(STREAM_PREFIX + outcome.path)
     if outcome.is_object:
         return Place(outcome.path)
-    # One file has one path, but `abspath` leaves `//srv` as it is.
+    # `abspath` does not change `//srv`, so a file could have two paths.
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 
 
@@ -121,7 +121,7 @@ def joined(found: list[Found]) -> list[Found]:
     for _, group in itertools.groupby(found, _file_of):
         first, *others = members = [*group]
         if others:
-            # One that is no exception makes the file a match.
+            # If one outcome is not excepted, the file is a match.
             counting = [one for one in members if not one.is_excepted] or members
             first = msgspec.structs.replace(
                 counting[0],
@@ -136,7 +136,7 @@ def joined(found: list[Found]) -> list[Found]:
 
 
 def _file_of(one: Found) -> object:
-    """Return what only outcomes of one file have in common."""
+    """Return a value that only outcomes of one file have in common."""
     tags = one.outcome.tags
     if not tags:
         return object()
@@ -190,7 +190,7 @@ def again(before: Match, seen: datetime) -> MatchRef:
 
 
 def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answer of a decision
-    """Return a record as a decision leaves it: a match that was reported stays so."""
+    """Return a record after a decision: a reported match stays reported."""
     state = ref.state
     if state in (MatchState.FOUND, MatchState.HELD):
         state = MatchState.HELD if held else MatchState.FOUND
@@ -202,9 +202,10 @@ def excepted_as(
 ) -> MatchRef:
     """Return the record of an outcome that is excepted.
 
-    A match that was isolated or reported stays so. One that has other entries may be of a container
+    An isolated or reported match does not change. A match with other entries may be a container
     with other members: it stays a match until these are excepted, too. A container also stays a
-    match if a member was recorded as one `since` the run began: members may be of several batches.
+    match if one of its members was recorded as a match `since` the run began: members may be in
+    several batches.
     """
     if before is not None:
         if ref.state not in (MatchState.FOUND, MatchState.HELD):
@@ -248,7 +249,7 @@ def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
 
 
 def needs_step(one: Found, before: Match | None) -> bool:
-    """Return whether the step says more than the match does; see `Matches.story`."""
+    """Return whether the step has facts that the match does not have; see `Matches.story`."""
     outcome = one.outcome
     if before is None:
         return any((one.place.reached, outcome.door, outcome.mail))

@@ -105,7 +105,7 @@ class Selection(MatchStore):
             return [match_id for (match_id,) in rows]
 
     def known(self, match_ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that are on record.
+        """Return the ids that are recorded.
 
         Raises:
             StateError: the database cannot be read.
@@ -117,7 +117,7 @@ class Selection(MatchStore):
     def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
         """Yield matches below `directory` that were not seen after `until`, by path.
 
-        Matches that are being dealt with, and those without a noted place, are left out.
+        Matches with an action under way, and matches without a recorded place, are left out.
 
         Raises:
             StateError: the database cannot be read.
@@ -137,7 +137,7 @@ class Selection(MatchStore):
             start, last = rows[-1].path, rows[-1].id
 
     def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
-        """Note that the files of matches are missing; return those for which it was noted.
+        """Record that the files of matches are missing; return the matches that were changed.
 
         Matches that another scan has seen meanwhile stay as they are.
 

@@ -31,7 +31,7 @@ WHERE m.first_seen >= ? AND m.first_seen < ? ORDER BY s.id
 """
 _HOLDS = frozenset({MatchState.HELD, RELEASED})
 _REVIEWS = frozenset(Verdict)
-#: The events that each time leads to.
+#: The events at which each measured time ends.
 _LEADS_TO = {
     "isolation": frozenset({MatchState.QUARANTINED}),
     "review": _REVIEWS,
@@ -117,8 +117,8 @@ class Statistics(Matches):
     ) -> list[Line]:
         """Return the counts of the matches first found from `start` on and before `end`.
 
-        The first line is of all; then come lists, categories of lists, and entries. `people` is how
-        many persons decide about a match.
+        The first line counts all matches; then come lists, categories of lists, and entries.
+        `people` is how many persons decide about a match.
 
         Raises:
             StateError: the database cannot be read.

@@ -1,4 +1,4 @@
-"""The record of matches: each match with its story, from found to dealt with.
+"""The record of matches: each match with its history, from found to finished.
 
 An SQLite file in the state directory. One record is one file: a path, the sealed tags of the file
 (never a digest) and the entries that it matched. When a scan finds it again, the record is renewed;
@@ -61,9 +61,9 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: A story begins with one of these steps; the first of them may be left out.
+#: A story begins with one of these steps; the first step may be left out.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
-#: A report that was prepared earlier does not fulfil a later wish.
+#: A report that was prepared earlier does not count for a later request.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
@@ -138,7 +138,8 @@ class Matches(Recording):
 
     def _story(self, match_id: str) -> list[Step]:
         story = [parse_step(*row) for row in self._db.execute(_STORY, (match_id,))]
-        # A scan leaves out the first steps of most matches: the match itself says as much.
+        # A scan leaves out the first steps of most matches: the row of the match has the same
+        # facts.
         text, state = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()
         first = datetime.fromisoformat(text)
         if not story or story[0].event not in _BEGINNINGS or story[0].detail.get("again"):
@@ -181,9 +182,8 @@ class Matches(Recording):
     ) -> Match:
         """Add a step to the story and return the match in the state that it leads to.
 
-        Usual steps lead forward only: a match that was reported stays so when it is
-        quarantined afterwards. `in_place` says whether the file is where it was found, if that
-        has changed.
+        Usual steps only lead forward: a reported match stays reported when it is quarantined
+        afterwards. `in_place` says whether the file is where it was found, if that has changed.
 
         Raises:
             UsageError: there is no match with this id.
@@ -277,7 +277,7 @@ class Matches(Recording):
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
         """Note that a report of a match is wanted; return False if there is one already.
 
-        A report that was taken back does not count: another one is wanted then.
+        A report that was taken back does not count: then a new report is wanted.
 
         Raises:
             UsageError: there is no match with this id.

@@ -100,8 +100,8 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: Only its state shows that a match was held when it was first found. The next step may change the
-#: state, so this step is written before it.
+#: If a match was held when it was first found, only its state shows this. The next step may change
+#: the state, so a step `held` is written before the next step.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
 SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m
@@ -114,7 +114,8 @@ _TWO_63, _TWO_64 = 1 << 63, 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 _NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
 _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
-#: Room for the changes of a batch: a page that does not fit is written too early, with a wait.
+#: Memory for the changes of a batch: a page that does not fit would be written too early, with a
+#: wait.
 _CACHE_KB = 8192
 
 
@@ -122,9 +123,9 @@ class MatchStore:
     """The tables of one state directory; use it as a context manager."""
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
-        """Open the record. Without one, it is made; with `create` unset, it is empty.
+        """Open the database. A missing database is created; without `create`, it counts as empty.
 
-        Readers should not make it: a scan by another user could not write to it.
+        Readers should not create the file: a scan by another user could not write to it.
 
         Raises:
             StateError: the database cannot be opened, or another version wrote it.
@@ -247,7 +248,7 @@ class MatchStore:
         return 1 if row is None else int(row[0])
 
     def _numbers_of(self, standings: Iterable[str | None]) -> dict[str | None, int | None]:
-        """Return the number of each of these standings; a new one is added."""
+        """Return the number of each of these standings; add a row for a new standing."""
         numbers: dict[str | None, int | None] = {None: None}
         for words in standings:
             if words not in numbers:

@@ -38,7 +38,7 @@ class _Checked(Matches):
         return None
 
     def _has_story(self, match: Match) -> bool:
-        """Return whether its steps can be read, and are there as far as its state shows."""
+        """Return whether the steps of a match can be read, and include the step to its state."""
         story = self._story(match.id)
         # The state `found` needs no step; each other state has one.
         return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN
@@ -57,8 +57,8 @@ def _is_whole(match: Match) -> bool:
 def verify_matches(state_dir: Path) -> None:
     """Read the whole record of matches of a state directory that has one.
 
-    1 SQLite checks its pages and indexes; 2 no row belongs to a match that is not there; 3 each
-    match can be read, with its hits and its story.
+    1 SQLite checks its pages and indexes; 2 no row belongs to a missing match; 3 each match can be
+    read, with its hits and its story.
 
     Raises:
         StateError: the record is damaged, or cannot be read.

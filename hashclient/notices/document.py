@@ -43,7 +43,7 @@ class Type(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Whether it is in earnest: an exercise and a test require no action."""
+    """Whether the notice is real: an exercise and a test require no action."""
 
     ACTUAL = "Actual"
     EXERCISE = "Exercise"

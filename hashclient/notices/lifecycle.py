@@ -1,4 +1,4 @@
-"""The states of notices: which are in force, which ended, and why. No files and no clock.
+"""The states of notices: in force or ended, and why. This module uses no files and no clock.
 
 The order in which notices arrive does not matter. A notice that has ended is never in force again:
 an `Update` or a `Cancel` ends the notices that it refers to even if it has expired itself, is not
@@ -90,7 +90,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Its id with the provider, since notices of several providers may have one id."""
+        """Its id with the provider's name: notices of several providers may have the same id."""
         return f"{self.provider}/{self.kept.notice.id}"
 
 
@@ -157,7 +157,7 @@ def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
 
 
 def is_alarming(standing: Standing, alert_from: Severity | None) -> bool:
-    """Return whether a notice is open, in earnest, and at least as severe as `alert_from`.
+    """Return whether a notice is open, real, and at least as severe as `alert_from`.
 
     Unknown severity counts as the highest.
     """

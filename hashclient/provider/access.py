@@ -47,10 +47,10 @@ def add_client(
     lists: tuple[str, ...] | None = None,
     key: str | None = None,
 ) -> Given:
-    """Let a client in; write its token into the new file `output`, if one is given.
+    """Add a client; write its token into the new file `output`, if given.
 
-    It may have the `lists`; with None it may have all lists, later ones too. `key` signs its
-    feedback.
+    The client may fetch the `lists`; with None it may fetch all lists, also later ones. `key` signs
+    its feedback.
 
     Raises:
         UsageError: a client has that name, the name or the key is not allowed, a list does not
@@ -82,7 +82,7 @@ def rotate_client(
 
 
 def revoke_client(repository: Repository, name: str) -> None:
-    """Keep a client out.
+    """Revoke a client: it may not fetch any more.
 
     Raises:
         UsageError: no client has this name, or the client was revoked.
@@ -92,7 +92,7 @@ def revoke_client(repository: Repository, name: str) -> None:
 
 
 def set_lists(repository: Repository, name: str, lists: tuple[str, ...] | None) -> None:
-    """Let a client have these lists and no others, or all.
+    """Let a client fetch only these lists, or all lists.
 
     Raises:
         UsageError: no client has this name, the client was revoked, or a list does not exist.
@@ -147,7 +147,7 @@ def _give(
             repository.log.announce(event, lambda: data)
             clients.write(changed)
         except BaseException:
-            # The rename may have been done already, so the token may count: its file stays.
+            # The rename may have been done already, so the token may be valid: its file stays.
             if output is not None and made is not None and not _may_count(clients, newest):
                 with contextlib.suppress(OSError, UsageError):
                     remove_new(output, made)

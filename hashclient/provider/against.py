@@ -24,7 +24,7 @@ State = Literal["same", "behind", "ahead", "forked", "foreign"]
 
 
 class Elsewhere(Protocol):
-    """Gives files of the place, by addresses that begin with its base."""
+    """Returns files of the place, by addresses that begin with its base."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
         """Return the bytes of a file; an error with `status` 404 says that there is none."""

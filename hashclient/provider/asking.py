@@ -37,7 +37,7 @@ from hashclient.trust.provenance import Provenance
 
 
 class Listing:
-    """What came and went on a list, or in some of its generations; is shown it in its order."""
+    """Collects additions and withdrawals of a list, or of some generations; gets them in order."""
 
     def __init__(self, *, with_ids: bool) -> None:
         """Begin with nothing; ids are kept for `difference`."""
@@ -45,19 +45,19 @@ class Listing:
         self._ids: list[Strings] = []
         self._categories: dict[str, int] = {}
         none = np.zeros(0, np.uint8)
-        #: Of each event: the hash of the id, whether it is an addition, and if so the digests, a
-        #: size and the category of the entry.
+        #: For each event: the hash of the id, whether it is an addition, and for an addition the
+        #: digests, a size and the category of the entry.
         self._parts: list[tuple[npt.NDArray[Any], ...]] = [(none.astype(np.uint64), *[none] * 4)]
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:
-        """Take note of entries that were added."""
+        """Record entries that were added."""
         codes = [self._categories.setdefault(c, len(self._categories)) for c in batch.categories]
         came = np.ones(len(batch.ids), np.uint8)
         sized, of = batch.sizes != NO_SIZE, np.array(codes, np.int32)[batch.category_codes]
         self._note(batch.ids, came, batch.masks, sized, of)
 
     def withdraw(self, ids: Strings, _segment: Segment) -> None:
-        """Take note of entries that were withdrawn."""
+        """Record entries that were withdrawn."""
         self._note(ids, *[np.zeros(len(ids), np.uint8)] * 4)
 
     def _note(self, ids: Strings, *columns: npt.NDArray[Any]) -> None:
@@ -77,7 +77,7 @@ class Listing:
     def overview(
         self, index: ListIndex, keys: int, threshold: int, provenance: Provenance
     ) -> Overview:
-        """Return the counts of the listed entries; all segments of `index` were shown."""
+        """Return the counts of the listed entries; call this after all segments of `index`."""
         _, last, (came, *columns) = self._events()
         masks, sized, codes = (column[last[came[last] > 0]] for column in columns)
         counted = zip(self._categories, np.bincount(codes).tolist(), strict=False)
@@ -96,9 +96,9 @@ class Listing:
         )
 
     def difference(self, list_name: str, first: int, last: int) -> Difference:
-        """Return the entries that came and went; segments after `first` up to `last` were shown.
+        """Return the changed entries in the segments after `first` up to `last`.
 
-        Entries that were added and withdrawn in between are in neither.
+        Entries that were added and withdrawn in between are left out.
         """
         begin, end, (came, _, _, codes) = self._events()
         # An id whose first event is a withdrawal was listed before; one whose last event is an
@@ -183,8 +183,8 @@ def _roles_with(repository: Repository, lists: Sequence[str]) -> Roles:
 class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
     """A list of a draft beside files: ids of entries that the draft adds, each sorted.
 
-    `missing` are in no row; `differing` are in a row that has another digest or size, too. All
-    others of the `added` ones are in the files.
+    `missing` entries are in no row; `differing` entries are in a row that also has another digest
+    or size. All other `added` entries are in the files.
     """
 
     list_name: str

@@ -1,7 +1,6 @@
 """A change of a list: new segments, the index that names them, and its record for the log.
 
-This module computes a change whole before a file is written; `repository` has it signed and made
-visible.
+This module computes the whole change before a file is written; `repository` signs and publishes it.
 """
 
 from __future__ import annotations
@@ -94,8 +93,8 @@ def addition(
 ) -> tuple[Published, Change | None]:
     """Compute the change that adds entries, or with `replace`, makes them the whole list.
 
-    None says that they are the whole list already or, without `again`, on it. A whole list without
-    entries is refused, unless it `may_be_empty`.
+    None if the entries are the whole list already or, without `again`, are all on the list. A
+    replacement without entries is refused, unless it `may_be_empty`.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there are no entries.
@@ -263,7 +262,7 @@ def reversion(
 def consolidation(
     files: ListFiles, roles: Roles, list_name: str, keep_newest: int
 ) -> tuple[Consolidated, Change | None]:
-    """Compute which segments are joined; None says that no join is worth it.
+    """Compute which segments are joined; None if no join is useful.
 
     Raises:
         StateError: published files cannot be read.

@@ -268,7 +268,7 @@ class Doorkeeper:
 
 
 def list_at(path: str) -> str | None:
-    """Return the list that a path below the server's root is of; None for what is for all."""
+    """Return the list of a path below the server's root; None for files for all clients."""
     found = _OF_LIST.fullmatch(path)
     name = found and (found["folder"] or found["role"])
     return None if name in (*TOP_LEVEL_ROLE_NAMES, NOTICES) else name
@@ -280,7 +280,7 @@ def _with(clients: dict[str, Client], changed: Client) -> tuple[Client, ...]:
 
 
 def _check_key(clients: dict[str, Client], name: str, key: str) -> None:
-    """Refuse what cannot be the key of the client `name`."""
+    """Refuse a text that cannot be the key of the client `name`."""
     if not KEY_PATTERN.fullmatch(key):
         raise UsageError(
             "not a public key: 64 hexadecimal digits are expected",

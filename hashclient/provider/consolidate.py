@@ -1,11 +1,11 @@
 """Consolidation: many small segments of a list become few larger ones, with the same entries.
 
 Clients download a segment once, so a new client should find few, and a client that is up to date
-should download no entry again. The newest generations are therefore left alone, and
-older ones are joined by size, as the client's own index is: a range of generations is joined with
-all old ones after it unless it is more than `RATIO` times as large as these together. So the number
-of ranges grows with the logarithm of the list only, and so does the number of times that an entry
-is written again.
+should download no entry again. So the newest generations are not joined. Older generations are
+joined by size, like the client's own index: a range of generations is joined with all older ranges
+after it, unless it is more than `RATIO` times as large as these together. So the number of ranges
+grows only with the logarithm of the list, and so does the number of times that an entry is written
+again.
 """
 
 from __future__ import annotations

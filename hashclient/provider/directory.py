@@ -1,7 +1,7 @@
 """The directory of a repository: its lock, its log, and the published roles.
 
-`public/` goes behind a web server, `keys/` stays private, `root.json` is handed to clients out of
-band. `repository` has the changes that people ask for; each is made under the lock.
+A web server publishes `public/`, `keys/` stays private, clients get `root.json` in another way.
+`repository` has the changes that people ask for; each change is made under the lock.
 
 The log is in the client's format, in `log/`. A change is recorded, durably, before clients can see
 it: every published change is in the log. So a record names the change that was about to be
@@ -58,7 +58,7 @@ class RepositoryDirectory:
         self.root_file = directory / "root.json"
         self.clients_file = directory / "clients.json"
         self.feedback_file = directory / "feedback.json"
-        #: A folder for each list that shares another one on.
+        #: A folder for each list that republishes another provider's list.
         self.sources = directory / "sources"
         self.clock = clock
         self._validity = validity

@@ -1,8 +1,8 @@
-"""Entries that say nothing new: they occur twice in a publication, or are listed already.
+"""Doubles: entries that occur twice in a publication, or are listed already.
 
-They are allowed, and clients take them, but most are mistakes: a file that was given twice, or an
-export that repeats earlier ones. So they are counted. Digests are compared by their first eight
-bytes, which is enough for a count.
+Doubles are allowed, and clients accept them, but most doubles are mistakes: a file that was given
+twice, or an export that repeats earlier exports. So doubles are counted. Digests are compared by
+their first eight bytes, which is enough for a count.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NewDigests:
 
 
 class Doubles:
-    """Tells which new entries are doubles; is called with the listed entries, by segments."""
+    """Finds which new entries are doubles; gets the listed entries segment by segment."""
 
     def __init__(self, new: NewDigests, count: int) -> None:
         """Look for doubles of the `count` entries in `new`."""

@@ -1,4 +1,4 @@
-"""Makes drafts, signs them, and takes those that enough people have signed.
+"""Makes drafts, signs them, and accepts drafts that enough people have signed.
 
 A draft has snapshot and timestamp only where their keys are elsewhere; otherwise they are signed
 here when the draft is published.

@@ -1,4 +1,4 @@
-"""A draft: a change that is written but not published, until enough people have signed it apart.
+"""A draft: a change that is written, and is published after enough people have signed it elsewhere.
 
 A draft is a directory, which may be passed on by any way: its parts are signed, or compared with
 signed ones.
@@ -15,8 +15,8 @@ Loading one verifies it, as far as that is possible from the draft alone:
    those that targets name for lists and notices. People who sign compare the root with the one they
    know.
 2. Each role is the next version of the one before, and has no other fields than that.
-3. A list keeps its files. New files are here, whole: their digests are in the role, and they are
-   read as a client reads them. The same holds for notices.
+3. A list keeps its published files. New files are complete in the draft: their digests are in the
+   role, and they are read as a client reads them. The same is true for notices.
 4. Targets keep all delegations to lists and notices, and their keys, but for those in the draft and
    ended lists; a root keeps all roles in the same way.
 5. A snapshot names the same roles as before, those of the draft by their new versions; a timestamp

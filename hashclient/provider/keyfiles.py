@@ -1,4 +1,4 @@
-"""Private and public keys as files: Ed25519 in PEM, the private ones under a passphrase or not.
+"""Files of private and public keys: Ed25519 in PEM; a passphrase may encrypt a private key.
 
 An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
 rounds hardly slow a thief of the file down, so the passphrase has to be long; a key that was made
@@ -104,7 +104,7 @@ def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, by
 
 
 def is_encrypted(data: bytes) -> bool:
-    """Return whether a key file is under a passphrase."""
+    """Return whether a key file is encrypted with a passphrase."""
     return data.lstrip().startswith(_ENCRYPTED)
 
 

@@ -1,4 +1,4 @@
-"""How many keys a role has, and until when their signatures hold."""
+"""The number of keys of a role, and the validity of their signatures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Clock = Callable[[], datetime]
 class Keys(msgspec.Struct, frozen=True):
     """How many keys a role has, and how many of them have to sign.
 
-    With `public`, these are its keys: of people who keep the private ones, and sign apart.
+    `public` has the public keys of people who keep their private keys, and sign elsewhere.
     """
 
     count: int = 1
@@ -36,7 +36,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Validity(msgspec.Struct, frozen=True):
-    """How long signatures hold. Short ones bound how long a frozen repository goes unnoticed."""
+    """How long signatures are valid. With a short time, clients soon notice a frozen repository."""
 
     root: timedelta = timedelta(days=365)
     targets: timedelta = timedelta(days=365)
@@ -70,7 +70,7 @@ class Expiry:
         return max(usual, self._until or usual)
 
     def hold_until(self, until: datetime, root: Root) -> None:
-        """Let all that is signed hold until then, as far as `root` allows.
+        """Return the validity for signatures that end at `until`, if `root` allows this.
 
         Raises:
             UsageError: the root does not allow it, or `until` has passed.

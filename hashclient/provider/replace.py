@@ -31,7 +31,7 @@ class Listed:
     """The listed entries; is called with all additions and withdrawals, in order."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin without entries."""
         self._parts: list[tuple[Strings, Uint64, Uint64]] = []
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:

@@ -323,9 +323,10 @@ class Repository(RepositoryDirectory):
     ) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.
 
-        Clients follow by themselves. The old keys are removed; as many new ones are made, with the
-        same threshold, unless `wanted` says otherwise. Keys of people go into a `draft`, which they
-        sign. A new root may say for how long snapshot and timestamp are signed at the `longest`.
+        Clients learn the new keys automatically. The old keys are removed; as many new ones are
+        made, with the same threshold, unless `wanted` says otherwise. Keys of people go into a
+        `draft`, which they sign. A new root may say for how long snapshot and timestamp are signed
+        at the `longest`.
 
         Raises:
             UsageError: there is no such role, or a draft lacks keys of people.
@@ -376,7 +377,7 @@ class Repository(RepositoryDirectory):
     def renew(self, until: datetime | None = None) -> Renewed:
         """Sign the timestamp again, and each role past half of its validity, or expired.
 
-        With `until`, all that would expire before then is signed, and holds until then.
+        With `until`, roles that would expire before this time are signed, and are valid until then.
 
         Raises:
             UsageError: the root does not allow signatures that hold for so long.

@@ -1,6 +1,6 @@
-"""Shares a list of another provider on: its live entries, verified as a client verifies them.
+"""Republishes a list of another provider: its live entries, verified as a client verifies them.
 
-REPO/sources/LIST/ has what is needed for that:
+REPO/sources/LIST/ has the files for this:
 
     root.json       the root of the other provider, as it was given; never replaced
     metadata/       its metadata, so that no older state is taken later (`trust`)
@@ -13,8 +13,8 @@ REPO/sources/LIST/ has what is needed for that:
    out, until they are added again here.
 4. The other entries that `where` chooses become the whole list (`replace`), in memory.
 
-So what the other provider withdraws is withdrawn here. The list's metadata say where it comes from
-and on which terms (`trust.provenance`).
+So entries that the other provider withdraws are withdrawn here. The list's metadata have its origin
+and terms (`trust.provenance`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Share:
-    """Shares a list of another provider on, from a copy of that provider's files."""
+    """Republishes a list of another provider, from a copy of that provider's files."""
 
     def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
         """Read from `copy`; `folder` is the list's in `sources/`, and need not exist.

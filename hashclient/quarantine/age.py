@@ -26,8 +26,8 @@ _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 _PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)?", re.IGNORECASE)
 
 
-#: The public key in the examples of the documents. Its secret key is unknown to all: a file sealed
-#: to it is lost.
+#: The public key in the examples of the documents. Nobody knows its secret key: a file sealed to it
+#: is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 
@@ -154,7 +154,7 @@ class _Streams:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """There is no buffer to flush."""
 
 
 def seal(

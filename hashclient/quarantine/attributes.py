@@ -20,7 +20,7 @@ from hashclient.quarantine.item import Origin
 _POWERS = stat.S_ISUID | stat.S_ISGID
 
 _ACCESS_LIST = "system.posix_acl_access"
-#: The extended attribute that likewise gives power: capabilities.
+#: The extended attribute for capabilities, which give rights like set-id bits.
 _CAPABILITIES = "security.capability"
 
 #: A cap, since some file systems allow half a gigabyte of attributes on one file.
@@ -47,7 +47,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
     found: dict[str, str] = {}
     left = MAX_XATTR_BYTES
     with contextlib.suppress(OSError):  # a file system without extended attributes
-        # Attributes that only system programs can set come first.
+        # Attributes that only privileged programs can set come first.
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
@@ -117,7 +117,7 @@ def give_times_back(fd: int, origin: Origin) -> None:
     """
     try:
         os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
-    except OverflowError as error:  # no real file can have these times
+    except OverflowError as error:  # a real file cannot have these times
         raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW)) from error
 
 

@@ -1,7 +1,7 @@
-"""Files that belong to a match beside the matched one, such as a chat or an account's data.
+"""Other files that belong to a match, such as a chat or the data of an account.
 
-A sealed copy of each goes with the item: it is shown, sealed again, kept and destroyed with it. The
-files themselves stay in their places, so restoring the item drops the copies.
+A sealed copy of each file belongs to the item: it is shown, sealed again, kept and destroyed with
+the item. The files themselves stay in their places, so restoring the item drops the copies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_context(
     1. The item is here and is not being restored or destroyed.
     2. A copy of each file is sealed into the folder of the item, durably, and read back. Copies
        that a kill has left there without a line in the document are replaced.
-    3. This is logged, and then written into the document and the story of the match.
+    3. The addition is logged, and then written into the document and the history of the match.
 
     Raises:
         UsageError: there is no such item, or a file cannot be read.

@@ -51,7 +51,7 @@ def _damaged(name: str) -> StateError:
 class Source(msgspec.Struct, frozen=True):
     """A source of bytes: its name for people, its length, and a way to read it again.
 
-    `changed` makes the error for bytes that are not those that they should be.
+    `changed` makes the error for bytes that differ from the proven ones.
     """
 
     name: str
@@ -196,9 +196,9 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
 
 @contextlib.contextmanager
 def _in_place(match: Match) -> Iterator[Source]:
-    """Open the file that was read, or that version of an object, where it was read.
+    """Open the file, or the version of an object, that was read, in its place.
 
-    It is opened once: the proven file is sent, even if another file is at its path by then.
+    The file is opened once: the proven file is sent, even if another file is at its path later.
     """
     shown = printable(match.path)
     try:

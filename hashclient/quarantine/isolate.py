@@ -57,7 +57,7 @@ class Taken(msgspec.Struct, frozen=True):
     """The result of isolating the file of a match.
 
     `sealed` says whether there is a complete sealed copy, `taken` whether the file was also removed
-    from its place. `detail` says this for people. `attention` is set where a person should look.
+    from its place. `detail` describes this for people. `attention` says that a person should look.
     """
 
     taken: bool
@@ -67,10 +67,10 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one act share; the item to be sealed gets `hold`.
+    """The values that the steps of one act share; `hold` is the hold for the new item.
 
     Steps are taken in threads, so they use the record of matches only in a `Wait`: from Python 3.12
-    on, threads that ask the same at a time get each other's answers.
+    on, threads that run the same query at the same time can get wrong answers.
     """
 
     room: Room
@@ -80,7 +80,7 @@ class _Act(msgspec.Struct, frozen=True):
     hold: Hold | None = None
 
 
-#: Yields what has to be durable before it goes on.
+#: An act: yields the changes that must be durable before its next step.
 _Steps = Generator[Wait, None, Taken]
 
 
@@ -130,8 +130,8 @@ def _take_some(
     steps: dict[str, _Steps] = {}
     inodes = set[int]()
     size, most = 0, at_once()
-    # A repeated id waits for its first act; so does another name of the same file, which changes
-    # when it loses the first name.
+    # A repeated id waits for the first act. Another name of the same file waits, too: the file
+    # changes when it loses the first name.
     while left and left[0][0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id, seen = left[0]
         try:
@@ -175,7 +175,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
 
 
 def _again(act: _Act, item: Item) -> _Steps:
-    """Finish an act that a kill has ended after its change of the record; others are complete."""
+    """Finish acts that a kill has ended after the change of the record; other acts are complete."""
     if item.stage is not Stage.REMOVED:
         yield from _record(act, item, [])
     return Taken(taken=True, sealed=True, detail="in quarantine already")
@@ -225,7 +225,7 @@ def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
 
 
 def _taken_as_another(act: _Act) -> Taken | None:
-    """Settle a match whose file another run has found and isolated at the same time.
+    """Close a match whose file another run has found and isolated at the same time.
 
     Each of the two runs then has a record of its own, since the file was already gone when the
     second record was made. Equal path and tags show that the file is the same. Return None if no
@@ -360,7 +360,7 @@ def _seal(
         document = room.write(folder / ITEM_NAME, encode_item(item))
         yield Wait(syncs=(copy.sync, document, room.syncing(folder)))  # 6, 7
         copy.prove()  # 6
-        # The replaced item may go: the file is in its place, is open, and was just proven.
+        # The replaced item may be removed: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
     return item

@@ -4,7 +4,7 @@
 `item.json`, which says what the file was, where, and how to restore it. A folder is complete in
 itself: with the officer's key it can be opened by hand even if the rest of the state is lost.
 `restored.json` names the items whose file is back and whose folder is still to be dropped: one
-write says it of many. `docs/quarantine.md` specifies both documents.
+write notes this for many items. `docs/quarantine.md` specifies both documents.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
 
 _Id = Annotated[str, msgspec.Meta(pattern=rf"\A{_ID.pattern}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-#: Up to the highest id of a user: the next number means -1, which leaves an owner unchanged.
+#: The highest id of a user: the next number means -1, which leaves an owner unchanged.
 _Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
 _Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -71,7 +71,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
-    """A note that the file was restored, and where: without a path, where it was found."""
+    """A note that the file was restored, with its path; no path means its original place."""
 
     in_place: bool = True
     path: str | None = None
@@ -145,7 +145,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def seen(self) -> Seen:
-        """The file and its directory; without devices, whose numbers may be others by now."""
+        """The inodes of file and directory, without devices: their numbers may have changed."""
         return Seen(None, self.directory_inode, None, self.inode)
 
 
@@ -154,9 +154,9 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
     `context` are the files that belong to it, in the order of their numbers, from 1. `tombstone` is
-    the text left in place of the file, if any. `restored` is set where the file was
-    restored and only the folder is still to be dropped; `restored.json` says so, or, of an act of
-    an earlier version, the document.
+    the text left in place of the file, if any. `restored` is set if the file was restored, and only
+    the folder has to be removed; it comes from `restored.json`, or from the document if an earlier
+    version has restored the file.
     """
 
     format: str = FORMAT
@@ -194,7 +194,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Says that an item's file was restored.
+    """A note that the file of an item was restored.
 
     A file that is isolated again may have the same id, but never the same sealed copy: an earlier
     note does not apply to it.
@@ -211,7 +211,7 @@ class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     items: dict[_Id, Note]
 
 
-@functools.lru_cache(maxsize=1 << 10)  # each act asks several times
+@functools.lru_cache(maxsize=1 << 10)  # each act looks this up several times
 def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 

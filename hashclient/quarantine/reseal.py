@@ -55,8 +55,8 @@ def reseal(
     1. The item is here, is not being destroyed, and has other recipients. There is room.
     2. The intent to open the copy, and the new recipients, are logged.
     3. The copy is opened in memory and sealed into a new folder at the same time.
-    4. It is the file: the old copy was unchanged, the size is right, and so are the tags, where the
-       seal key is still the same.
+    4. The content is the file: the old copy was unchanged, the size is right, and the tags are
+       right, if the seal key is still the same.
     5. The new copy is on the disk, and reads back as written.
     6. It is logged that the new copy is complete, and about to take the place of the old one.
     7. The new copy with its document takes that place in one step, durably.
@@ -127,7 +127,7 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the file of an item from its sealed copy; raise in the end if it is another file.
+    """Yield the file of an item from its sealed copy; raise at the end if it is another file.
 
     Raises:
         AuthorisationError: no key of `identities` fits.

@@ -55,7 +55,7 @@ from hashclient.system.text import log_path_fields, path_fields, path_of, printa
 
 #: The attributes that show that a file in place was restored by an interrupted act.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
-#: How often items are taken before other acts may have the quarantine.
+#: How many groups of items are restored before other acts may use the quarantine.
 _IN_A_ROW = 4
 #: The errors of a file system that does not support files without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -68,9 +68,9 @@ class Restored(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-#: Yields changes to wait for; returns the item in its new state.
+#: An act: yields changes to wait for; returns the item in its new state.
 _Steps = Generator[Wait, None, tuple[Item, Restored]]
-#: The result or the failure by id; None while the act goes on.
+#: The result or the failure by id; None while the act runs.
 _Outcomes = dict[str, Restored | HashclientError | None]
 
 
@@ -86,18 +86,19 @@ def restore(
 ) -> Iterator[tuple[str, Restored | HashclientError]]:
     """Open sealed copies and put the files back; yield each id with its result or its failure.
 
-    1. It may be restored: it is not on hold, and its entries are withdrawn or `allow_standing` is
-       set.
-    2. The place exists and is free. No link leads to it, and its directory is the one that the file
-       was taken from; only where nobody else may change the way to it, it may be another one. For a
+    1. The item may be restored: it is not on hold, and its entries are withdrawn or
+       `allow_standing` is set.
+    2. The place exists and is free. No link leads to it. Its directory is the one that the file was
+       taken from; another directory is allowed only if nobody else may change the way to it. For a
        place that the user has just named, see `open_named`.
     3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
        or with an unused name.
-    4. It is the file: the copy was unchanged, the size is right, and so are the tags, where the
-       seal key is still the same.
-    5. The file gets its attributes, is on the disk, and reads back as decrypted. Set-id bits and
-       capabilities it gets in the directory that it was taken from, or where others may not write.
-       Reading leaves its times as they are: nothing of the file has to be written after this.
+    4. The content is the file: the copy was unchanged, the size is right, and the tags are right,
+       if the seal key is still the same.
+    5. The file gets its attributes, is on the disk, and reads back as decrypted. The file gets
+       set-id bits and capabilities only in the directory that it was taken from, or if others may
+       not write to the directory. Reading leaves its times as they are: nothing of the file has to
+       be written after this.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
        The name is still that of the file.
     7. The restoring is logged, then noted in the quarantine, then in the record.
@@ -190,9 +191,9 @@ def _restore_some(
 def _together(
     room: Room, items: Sequence[Item], do: Callable[[Sequence[Item]], None]
 ) -> dict[str, HashclientError]:
-    """Do something with items (steps 7 and 8); return the failures.
+    """Call a function with all items (steps 7 and 8); return the failures.
 
-    Together they fail together, so that each is then tried alone.
+    If the call fails for all items together, each item is tried alone.
     """
     if not items:
         return {}

@@ -1,9 +1,9 @@
 """Holds, due dates and purging: how long an item is kept, and how it is destroyed.
 
-The configuration sets how long an item is kept after its report was handed over, unless that report
-is taken back: the item is due then, and not even a forced purge destroys it before. Only the order
-of a competent authority does. A hold outranks everything. A purge is logged before and after;
-the next purge finishes an interrupted one.
+The configuration sets how long an item is kept after its report was handed over, unless this report
+is taken back. After this time the item is due. Before, not even a forced purge destroys the item;
+only the order of a competent authority does. A hold outranks everything. A purge is logged before
+and after; the next purge finishes an interrupted one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def hold(
 
 
 def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
-    """Record again the matches of items that the record of matches lacks; yield the items.
+    """Record matches of items again that are missing in the record of matches; yield the items.
 
     Raises:
         StateError, AuditError: as for `Quarantine.recover`.
@@ -149,7 +149,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
-    # Only the story says which report it was, and whether it was taken back.
+    # Only the history of the match shows which report it was, and whether it was taken back.
     whole = matches.story(item.id)
     if (order := destruction_ordered(whole)) is not None:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
@@ -223,10 +223,10 @@ def purge(
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record says that it is purged, unless the file is still in its place. If it is not due
        any more, since a report was taken back meanwhile, the purge ends here.
-    4. The sealed copy is unlinked, with what belongs to it and the facts about its source.
+    4. The sealed copy is unlinked, with the files that belong to it and the facts about its source.
     5. The destruction is logged, and the rest of the item is dropped.
 
-    A kill after 3 leaves an item that is due: the next purge goes on.
+    A kill after step 3 leaves an item that is due: the next purge continues.
 
     Raises:
         UsageError, StateError, AuditError: as for `Quarantine.purge`.

@@ -1,4 +1,4 @@
-"""The place of a file: an open directory that was reached through no link, and a name in it.
+"""The place of a file: an open directory, opened without following a link, and a name in it.
 
 All operations use the open directory, so a change of the path above it cannot lead them elsewhere.
 A name is moved without replacing another file. A file is unlinked only under a private name, which
@@ -109,8 +109,8 @@ class Place(msgspec.Struct, frozen=True):
 class Removal(enum.Enum):
     """How the removal of a file ends.
 
-    Except after REMOVED, the file found is back under its name; or it is STRANDED under the private
-    name, since its name was taken again meanwhile.
+    Except after REMOVED, the file has its old name again; or it is STRANDED under the private name,
+    since somebody has taken the old name meanwhile.
     """
 
     REMOVED = enum.auto()

@@ -116,7 +116,8 @@ def is_what_matched(
 ) -> bool:
     """Return whether the digested file is the one that matched.
 
-    It must have `size` bytes, and all its digests, at least one, must have the given `tags`.
+    The file must have `size` bytes; it must have at least one digest, and all its digests must have
+    the given `tags`.
     """
     return digester.count == size and sealer.proves(digester.digests(), tags)
 
@@ -173,7 +174,7 @@ def check_space(room: Room, size: int) -> None:
 
 
 class Copy:
-    """A sealed copy that was just written: open as `fd`, and on the disk once `sync` was called."""
+    """A sealed copy that was just written: open as `fd`, and durable after a call of `sync`."""
 
     def __init__(self, room: Room, path: Path, fd: int, written: Written) -> None:
         """The caller closes `fd`."""

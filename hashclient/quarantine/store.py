@@ -49,8 +49,8 @@ from hashclient.system.text import log_path_fields, printable
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
-#: The most items that take a step together, each with two open files; beyond so many bytes, no item
-#: is added.
+#: The most items that take a step together, each with two open files; the most bytes of their
+#: files.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
 #: How many threads take steps that wait for a network. Other steps are taken by one: threads would
@@ -58,7 +58,7 @@ AT_ONCE_BYTES = 1 << 26
 _SLOW_THREADS = 16
 #: The name of a document until it takes the place of the present one.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
-#: How many free descriptors there must be for each: the two, and some while it is sealed.
+#: How many free descriptors each item needs: two, and some more while it is sealed.
 _DESCRIPTORS_EACH = 8
 
 _Out = TypeVar("_Out")
@@ -113,7 +113,7 @@ class Room:
         self._on_bytes = on_bytes
         self._counting = threading.Lock()
         self._swept = False
-        #: Folders that must not be removed, since the copy that replaces them may not be durable.
+        #: Folders that must not be removed, since their replacement may not be durable yet.
         self._unsure: set[Path] = set()
 
     @functools.cached_property
@@ -126,7 +126,7 @@ class Room:
         return self.session.sealer()
 
     def on_bytes(self, count: int) -> None:
-        """Tell that so many bytes were sealed, opened or checked; threads may call this."""
+        """Report the number of bytes that were sealed, opened or checked; threads may call this."""
         with self._counting:
             self._on_bytes(count)
 
@@ -148,11 +148,11 @@ class Room:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                     leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
-                    if leftover:  # finish first an exchange of two folders
+                    if leftover:  # first finish an exchange of two folders
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
-                    with contextlib.suppress(OSError):  # a document that has not got its name
+                    with contextlib.suppress(OSError):  # a document that never got its name
                         os.unlink(self.directory / name)  # noqa: PTH108 - beside a folder
                 self._swept = True
             yield
@@ -285,7 +285,7 @@ class Room:
             StateError: the document cannot be written.
         """
         folder = self.folder(item.id)
-        new = folder / _NEW_ITEM_NAME  # one that a kill has left is written again
+        new = folder / _NEW_ITEM_NAME  # a file that a kill has left is written again
         yield Wait(syncs=(self.write(new, encode_item(item)),))
         with self.errors("cannot write to the quarantine", folder):
             os.replace(new, folder / ITEM_NAME)  # noqa: PTH105 - thousands of names

@@ -11,7 +11,7 @@ scan can isolate files during a fetch. Each match has one folder, named by the m
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back; and
   `.restore_all(ids, …)`: many, which wait for the disk together.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
-* `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of what belongs to it.
+* `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of files that belong to it.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
 * `.verify(matches)`: check everything that is here.
@@ -255,7 +255,7 @@ class Quarantine:
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
     def recover(self, matches: Matches) -> Iterator[Item]:
-        """Record again, after the record of matches was lost, the items that it lacks; yield them.
+        """Record items again that are missing in the record of matches, after its loss; yield them.
 
         Raises:
             StateError: an item is damaged, or the record cannot be written.
@@ -285,8 +285,8 @@ class Quarantine:
     ) -> Purged:
         """Destroy one item if it is due.
 
-        One that is not due is destroyed with `force`, unless it was reported and `keep_days` are
-        not over, or by the `order` of an authority. One on hold is never destroyed.
+        An item that is not due is destroyed with `force`, unless it was reported and `keep_days`
+        are not over, or by the `order` of an authority. An item on hold is never destroyed.
 
         Raises:
             UsageError: there is no such item.

@@ -122,7 +122,7 @@ def encode_document(document: Document) -> bytes:
 def sealed_items(
     quarantine_dir: Path, ids: Iterable[str], *, with_context: bool
 ) -> dict[str, Sealed]:
-    """Return what is in quarantine of the matches `ids`, by match.
+    """Return the sealed files in quarantine of the matches `ids`, by match.
 
     Raises:
         StateError: an item cannot be read, or is damaged.

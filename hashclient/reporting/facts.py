@@ -1,9 +1,9 @@
 """Facts about the source of a file: the account, the address, the time, the URL, the message.
 
-They are about a person. So no log, output, metric, alert or document of this program has them: they
-are sealed to the recipient of a package, or sent in the fields of a service. A program
-adds them by the API, and they are then kept sealed until the match ends; or the command in
-[report.facts] says them when a report is sent.
+These facts are about a person. So no log, output, metric, alert or document of this program has
+them: they are sealed to the recipient of a package, or sent in the fields of a service. A program
+can add facts by the API; then they are kept sealed until the match ends. Or the command in
+[report.facts] returns them when a report is sent.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Added facts: `Facts` as JSON, in the age format, and the keys it is sealed to."""
+    """Added facts: `Facts` as JSON, in the age format, and the keys that can open it."""
 
     format: Literal["hashclient-facts/1"]
     recipients: tuple[str, ...]

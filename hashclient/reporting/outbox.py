@@ -154,7 +154,7 @@ class Outbox:
     ) -> Report | None:
         """Make a report of up to `most` matches that scans marked for reporting; None if none is.
 
-        Those that wait for a review stay marked, unless `unreviewed` ones are to leave as well.
+        Matches that wait for a review stay marked, unless `unreviewed` is set.
 
         Raises:
             ConfigError: the destination is not configured any more, or a setting is missing.
@@ -198,7 +198,7 @@ class Outbox:
         )
 
     def settle_new(self, record: Matches) -> None:
-        """Settle the reports that a kill has kept from the log and the record of matches.
+        """Record reports in the log and the record of matches, if a kill has prevented this.
 
         Raises:
             AuditError, StateError: log or record cannot be written.
@@ -221,8 +221,8 @@ class Outbox:
     ) -> tuple[Report, Report]:
         """Move matches that cannot be sent into a report of their own; return both reports.
 
-        Nobody outside has the report. `stuck` has the reason of each match; None: it only waits for
-        a review.
+        Nobody outside has the report. `stuck` has the reason for each match; None means that the
+        match only waits for a review.
 
         1. The move is logged.
         2. The report is saved without them. After a kill, the next command goes on from here.
@@ -388,7 +388,8 @@ class Outbox:
         except (ConfigError, StateError):
             return None
         root = provider.root_sha256.lower()
-        if not ROOT_PATTERN.fullmatch(root):  # edited by hand: no fetch would accept it
+        # somebody has edited the address by hand: no fetch would accept it
+        if not ROOT_PATTERN.fullmatch(root):
             return None
         return Provider(root, next((url for url, _ in provider.addresses), None))
 

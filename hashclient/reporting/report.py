@@ -87,7 +87,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A package that is about to be put, or was put, into a directory, by its name there.
+    """A package that is about to be put, or was put, into a directory: its name in the directory.
 
     `sha256` is that of the archive or, for a directory, of its `custody.jsonl`.
     """
@@ -117,7 +117,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Matches that were set apart into a report of their own, by its id, so that the others go."""
+    """Matches that were moved into another report, with its id; the others can be sent now."""
 
     report: str
     matches: tuple[str, ...]
@@ -173,7 +173,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_retracting(self) -> bool:
-        """Whether a person wants it taken back, and this is possible and not done yet.
+        """Whether a person wants to take the report back, and this is possible and not done yet.
 
         Some kinds of destinations cannot take back a report that was handed over.
         """
@@ -183,7 +183,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nobody outside can have it."""
+        """Whether certainly nobody outside has the report."""
         remote = self.remote
         return (
             self.is_open

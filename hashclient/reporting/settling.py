@@ -86,7 +86,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
 
 
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
-    """Make a report that was handed over count no more, before it is taken back.
+    """End the effects of a report that was handed over, before it is taken back.
 
     Its matches are open again, and their items in quarantine are not due for destruction. This
     comes first, so that after a kill no item is due because of a report that is being taken back.

@@ -154,8 +154,8 @@ class Sender:
         An unsent report is dropped; an unfinished report at a service is retracted there; beside a
         package that was handed over, a signed note is put.
 
-        1. A report that was handed over counts no more: the log and the record of matches say so,
-           and no item is due for destruction because of it.
+        1. A report that was handed over does not count any more: this is written to the log and the
+           record of matches, and no item is due for destruction because of the report.
         2. The decision to take it back is written to disk. After a kill from here on, the next
            command that sends goes on.
         3. The report is taken back, and this is noted.
@@ -215,7 +215,8 @@ class Sender:
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # Not the report's fault, so without a pause: it is sent once the log works again.
+            # This is not the report's fault, so there is no pause: the report is sent as soon as
+            # the log works again.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             sent = Sent.not_done(self._failed(report.id, error), error)

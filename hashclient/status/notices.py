@@ -67,7 +67,8 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
             if are_missing(settings.layout, name):
-                # They are lost. Otherwise a version without notices fetched last.
+                # The notices are lost; unless an older version of this program, which knows no
+                # notices, fetched last.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None
             continue

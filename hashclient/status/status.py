@@ -1,6 +1,6 @@
 """The content of a state directory, and whether it is reliable; nothing is changed.
 
-Which lists should be here, and which of them can be used, is left to `lists`.
+`index.open_lists` decides which lists should be here, and which of these can be used.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 
 
 class ExceptionsStatus(msgspec.Struct, frozen=True):
-    """How many exceptions have not come to their end, and which of them end within a week.
+    """How many exceptions have not ended, and which of these end within a week.
 
-    Those that are `waiting` wait for a second person.
+    `waiting` exceptions wait for a second person.
     """
 
     standing: int
@@ -184,7 +184,8 @@ def read_status(
     with status.part():
         # Without a provider that uses it, the index is not used, and no fetch would repair it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
-            from hashclient.fetch.guard import verify_guard  # brings the writer of indexes
+            # this import loads the writer of indexes
+            from hashclient.fetch.guard import verify_guard
 
             verify_guard(settings.state_dir)
     with status.part():
@@ -347,7 +348,7 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
         path = evidence_path(settings.layout.quarantine, match_id)
         try:
             sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # given back or destroyed meanwhile
+        except FileNotFoundError:  # the item was restored or destroyed meanwhile
             continue
         except OSError as error:
             raise state_error("cannot read", path, error) from error
@@ -405,7 +406,7 @@ def _audit(settings: Settings, lists: int) -> AuditStatus | None:
         last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
         limit = FETCHES_PER_LIST * lists
         fetches = [*read(settings.layout.audit, event=_FETCHES, limit=limit)] if limit else []
-    except StateError:  # it has not begun
+    except StateError:  # no log exists yet
         return None
     if last is None:
         return None

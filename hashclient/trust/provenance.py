@@ -44,7 +44,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     followed: int = 0
 
     def facts(self) -> list[list[str]]:
-        """Return the lines for people: a label and its text."""
+        """Return lines for people, each a label and a text."""
         found = []
         for origin in self.origins:
             where = f"list {origin.list}, generation {origin.generation}"

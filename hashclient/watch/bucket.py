@@ -2,7 +2,7 @@
 
 Each object is checked as by a program with an open checker: recorded, logged and acted upon before
 its event is taken back. So an event that is lost with this process comes again, and a match that
-comes again is the same record. A listing beside it finds objects whose event never came.
+comes again is the same record. A listing at the same time finds objects whose event never came.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class BucketWatch:
             return
         try:
             self._events.done(done)
-        except (ConfigError, UnreachableError) as failure:  # they come again
+        except (ConfigError, UnreachableError) as failure:  # these events come again
             self._on_failure(failure)
 
     def _is_done(self, event: Event, checked: Sequence[Checked]) -> bool:

@@ -41,14 +41,14 @@ class Event(msgspec.Struct, frozen=True):
 class Events(Protocol):
     """A source of events."""
 
-    #: Whether a source puts aside what fails again and again.
+    #: Whether a source moves events away that fail again and again.
     has_dead_letters: bool
 
     def take(self, wait_s: float) -> Sequence[Event] | None:
         """Return the next events, none after `wait_s`; None at the end."""
 
     def done(self, events: Sequence[Event]) -> None:
-        """Have these events not given again."""
+        """Tell the source not to return these events again."""
 
 
 class Lines:

@@ -1,4 +1,4 @@
-"""Files and objects together: the locator of a match says which of the two it is."""
+"""Files and objects together: the locator of a match shows which of the two is meant."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class Everywhere:
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say in words what is now in the place where an item was found."""
+        """Return as text what is now in the place where an item was found."""
         return self._of(item.file).whereabouts(item)

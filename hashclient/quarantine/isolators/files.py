@@ -43,13 +43,14 @@ from hashclient.system.text import printable
 
 #: At most this many processes that hold a file open are named.
 _MOST_NAMED = 5
-#: Reported where the kernel says that somebody has the file open, and `/proc` does not show who.
+#: Reported if the kernel says that somebody has the file open, but `/proc` does not show who.
 UNSEEN = "a program that is not visible from here"
 
-#: Another directory is where the file was read: by a mount, or somebody has exchanged the two.
+#: Another directory is in the place where the file was read: because of a mount, or somebody has
+#: exchanged the directories.
 OTHER_DIRECTORY = "its directory has changed: is a file system not mounted?"
 
-#: Why a removal has removed nothing; `{}` is the place to which another file was moved aside.
+#: Why nothing was removed; `{}` is the path to which another file was moved.
 REMOVALS = {
     Removal.OTHER: "another file is in its place now, and was not changed",
     Removal.CHANGED: "the file has changed meanwhile, and is still in place",
@@ -112,7 +113,7 @@ class FileSpot:
             yield HeldFile(self.place, fd, status, self._seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return its attributes, and the facts that later show whether the place is the same."""
+        """Return the attributes, and the facts that later show whether the place is the same."""
         file = _file(held)
         return read_origin(file.fd, file.status, self.place.directory_inode())
 
@@ -133,7 +134,7 @@ class FileSpot:
                 return Removed(done=True, remains=("somebody else had removed it",))
             return Removed(done=False, why="it was moved away meanwhile")
         if removal is not Removal.REMOVED:
-            # The private name is longer where somebody had taken the usual one.
+            # The private name is longer if somebody had taken the usual name.
             aside = printable(self.place.at(private).path) + "*"
             return Removed(done=False, why=REMOVALS[removal].format(aside))
         return Removed(done=True, remains=_remains(file.fd))
@@ -147,8 +148,8 @@ class FileSpot:
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
             return None
-        # The act was killed while the file was aside, and somebody has taken its name since. Or
-        # somebody has made this file on purpose.
+        # Either the act was killed while the file had the private name, and somebody has taken its
+        # old name since; or somebody has made this file on purpose.
         with hold_if_there(FileSpot(hidden, self._seen)) as held:
             if held is None or not is_proven(held):
                 return REMOVALS[Removal.STRANDED].format(printable(hidden.path))
@@ -280,7 +281,8 @@ def _holds(descriptors: Path, status: os.stat_result) -> bool:
     for descriptor in descriptors.iterdir():
         with contextlib.suppress(OSError):  # the file was closed meanwhile
             target = os.readlink(descriptor)  # noqa: PTH115 - any bytes, and fast
-            # `stat` may hang where the file's server hangs: call it only where it may be the file.
+            # `stat` may hang if the server of a file hangs: call it only if the descriptor may be
+            # the file.
             may_be = target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)"))
             if may_be and os.path.samestat(descriptor.stat(), status):
                 return True

@@ -1,13 +1,14 @@
 """Objects in buckets: held by their version, deleted as exactly that version.
 
 1. The item is one version, or the content with one ETag: each range is read on that condition.
-2. It is deleted by its version, so other versions of the key stay. Where a store keeps no versions,
-   it is deleted on the condition that its ETag is still the same; but not every store obeys that.
-   The condition is only used with Amazon, and where the configuration says so.
-3. Where neither is possible, the object is not deleted, and there is only a sealed copy.
+2. The object is deleted by its version, so other versions of the key stay. If a store keeps no
+   versions, the object is deleted on the condition that its ETag is still the same; but not every
+   store obeys this condition. So the condition is only used with Amazon, and if the configuration
+   allows it.
+3. If neither is possible, the object is not deleted, and there is only a sealed copy.
 4. Where the configuration asks for a legal hold instead, the object gets the hold and stays.
 
-Nothing is left in its place. Restoring gives a file.
+An object leaves no tombstone. Restoring makes a file.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class HeldObject:
         """Nothing is read yet."""
         self.spot = spot
         self.seen = seen
-        #: Up to where its bytes were asked for, and those that are not given out yet.
+        #: The end of the requested bytes, and the bytes that were not returned yet.
         self._at = 0
         self._part = memoryview(b"")
 

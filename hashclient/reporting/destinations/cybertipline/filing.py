@@ -4,15 +4,15 @@ The journal is the report's record. Before a call it notes the call as in doubt;
 notes the result. A kill or a broken connection leaves a call in doubt. The next attempt first
 resolves it by these rules, so that there is never a second finished report, and none stays open:
 
-* open: a report may be open under an id that we do not know. Unfinished, it vanishes there by
-  itself; another one is opened.
-* upload, file details: the service cannot be asked what it has. The report is retracted, and
-  another one is opened.
+* open: a report may be open under an id that we do not know. An unfinished report vanishes there by
+  itself; another report is opened.
+* upload, file details: nobody can ask the service which files it has. The report is retracted, and
+  another report is opened.
 * finish: it is finished again; the answer "finished already" counts as success.
 * retract: it is retracted again; the answer "gone already" counts as success.
 
-A report that the service no longer knows was never finished. Only if finishing is in doubt, a
-person has to find out.
+A report that the service no longer knows was never finished. Only if the call `finish` is in doubt,
+a person has to ask.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Filing:
     def file(self, plan: Plan, schema: Validator) -> Report:
         """Bring the report to its end at the service and return it.
 
-        1. A call in doubt is resolved, see above; if it is `finish`, by `finish_again`.
+        1. A call in doubt is resolved as described above; the call `finish` is resolved by
+           `finish_again`.
         2. The report is opened.
         3. Each file is uploaded, the service's MD5 of it compared, and its details given.
         4. The report is finished.

@@ -73,7 +73,7 @@ To open a file, with the secret key of one of the recipients that document.json 
 
 
 class Content(msgspec.Struct, frozen=True):
-    """The content of a package: the document, and the proven evidence, by its name there."""
+    """The content of a package: the document, and the proven evidence by file name."""
 
     document: Document
     evidence: Mapping[str, Proven]
@@ -89,8 +89,8 @@ def gather(
 ) -> Content:
     """Find and prove the sealed files that `document` names, in one of the directories `places`.
 
-    In each, `evidence/MATCH.REST` is found as `MATCH.REST` or as `MATCH/evidence.REST`. If one is
-    missing or damaged, that is in `stuck`, by match.
+    In each place, `evidence/MATCH.REST` is found as `MATCH.REST` or as `MATCH/evidence.REST`. If a
+    file is missing or damaged, the error is in `stuck`, by match.
     """
     found = {}
     for match in document.matches:
@@ -265,7 +265,7 @@ def _sync(stream: IO[bytes]) -> None:
 
 
 def _digest_of(directory: Directory, name: str, status: os.stat_result) -> str:
-    """Return the digest by which a package is known: of an archive, or else of its custody."""
+    """Return the digest that identifies a package: of its archive, else of its custody."""
     with contextlib.ExitStack() as stack:
         if stat.S_ISDIR(status.st_mode):
             directory, name = stack.enter_context(directory.beneath(name)), CUSTODY_NAME
