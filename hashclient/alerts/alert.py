@@ -1,7 +1,7 @@
 """One alert: what has happened, joined into one message, and the document that receivers get.
 
-An alert counts; it names lists, providers, exceptions and machines, and some ids of matches. It
-never holds content, a digest, an entry, a message of an error, or a person's name; and paths of
+An alert counts; it names lists, providers, exceptions and machines, and some ids of matches. An
+alert never has content, a digest, an entry, a message of an error, or a person's name; and paths of
 matches only if the configuration asks for them. This module also has the texts of each kind of
 alert.
 """
@@ -134,7 +134,7 @@ class Alert(Noticed, frozen=True, kw_only=True):
         return self.joined(other, other.until).replace(id=f"a-{new_id()}")
 
     def without(self, settled: Collection[str]) -> Alert:
-        """Return the alert without the subjects that are settled by now."""
+        """Return the alert without the subjects whose problem is over."""
         subjects = {name: count for name, count in self.subjects.items() if name not in settled}
         return self.replace(count=sum(subjects.values()), subjects=subjects)
 

@@ -1,7 +1,7 @@
 """The outbox of alerts on disk: one file, replaced as a whole, under one lock.
 
-It says up to where log and matches were looked at, so an alert is in it before that place moves
-on: a kill loses none. A damaged or lost file begins again with the last day.
+The file has the position up to which log and matches were read. An alert is written before this
+position moves: so a kill loses no alert. A damaged or lost file begins again with the last day.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The alerts that wait, when each subject was last alerted about, and the receivers by name.
 
-    `place` is None where nothing was looked at yet; `looked` is when the state was looked at last.
+    `place` is None if nothing was looked at yet; `looked` is when the state was looked at last.
     """
 
     format: Literal["hashclient-alerts/1"] = "hashclient-alerts/1"

@@ -72,7 +72,7 @@ class Outbox:
     def raise_silent(self, machines: Iterable[str]) -> None:
         """Let an alert wait that these machines are silent; the end of the run sends it.
 
-        Those that were alerted about lately are passed over.
+        Machines with a recent alert are left out.
 
         Raises:
             StateError: the outbox cannot be written.

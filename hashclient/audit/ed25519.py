@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class BadSignatureError(Exception):
-    """It is not a signature of the message by the key."""
+    """The signature was not made by the key, or not for this message."""
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> None:

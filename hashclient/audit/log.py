@@ -171,7 +171,7 @@ class AuditLog:
     def rotate(self) -> Rotated | None:
         """Close the current file of the log, and begin the next; return the closed one.
 
-        None says that the current file has no record yet.
+        None means that the current file has no record yet.
 
         Raises:
             AuditError: the file cannot be closed, or there is no log yet.
@@ -210,7 +210,7 @@ class AuditLog:
                 if is_current(fd, path):
                     return fd
             except FileNotFoundError:
-                pass  # it was moved away
+                pass  # somebody has moved the file away
             except BaseException:
                 os.close(fd)
                 raise

@@ -73,7 +73,7 @@ class Report(msgspec.Struct, frozen=True):
 
     `records` is the number of records here, `first_time` that of the first; they are in the files
     `first_segment` to `segment`. `archived_seq` is the number of the last archived record, and
-    `archived_hash` its hash; 0 and None where all are here. `is_closed` says that the last file is
+    `archived_hash` its hash; 0 and None if all are here. `is_closed` says that the last file is
     closed: the next one is not here, or a kill came before it was begun.
     """
 
@@ -110,7 +110,7 @@ def verify(
     6. The record of each checkpoint is there, unaltered. Of several checkpoints, those of archived
        records are skipped.
     7. Where there are several files, each but the last is closed by its last record, and each but
-       the first begins with a record that names it. Those that are missing are the first.
+       the first begins with a record that names it. Only the first files may be missing.
 
     Raises:
         AuditError: a check failed; the message names the first bad line.

@@ -112,7 +112,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> bytes:
-        """The record as it stands in the log, without the newline."""
+        """The record as in the log, without the newline."""
         body = encode_body(self.event, self.data)
         head = _head(self.seq, format_time(self.time), body, self.prev)
         return head + _ending(self.hash, self.sig)
@@ -310,8 +310,8 @@ def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> di
 def parse_head(record: Record, where: str) -> Head:
     """Check that `record` can be the first of a file of the log, and return its content.
 
-    It is the genesis record, or one that continues the log: signed by the same key, and following
-    the record that it names.
+    This is the genesis record, or a record that continues the log: signed by the same key, and
+    following the record that it names.
 
     Raises:
         AuditError: the record cannot be the first of a file.

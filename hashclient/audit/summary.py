@@ -93,7 +93,7 @@ class ListTotals(msgspec.Struct):
 
 
 class Outage(msgspec.Struct):
-    """A time in which a provider could not be reached; `until` is None where it had not ended."""
+    """A time in which a provider could not be reached; `until` is None if it had not ended."""
 
     provider: str
     since: _Time

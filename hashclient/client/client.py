@@ -1,7 +1,7 @@
 """`Client`: fetch, scan, look up, and ask for the state, from a program as from the command line.
 
-It uses no terminal and handles no signals. Each outcome it yields is typed, and already recorded,
-logged and acted upon. `docs/api.md` has examples.
+`Client` uses no terminal and handles no signals. Each outcome it yields is typed, and already
+recorded, logged and acted upon. `docs/api.md` has examples.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ class Client:
         has to review it, too.
 
         Raises:
-            UsageError: there is no such match, or the reason does not fit the verdict; nothing is
-                noted.
+            UsageError: no match has this id, or the reason does not fit the verdict; nothing is
+              recorded.
             AuditError, StateError: log or record cannot be written.
         """
         from hashclient.decisions.review import Review, review
@@ -276,11 +276,11 @@ class Client:
     ) -> None:
         """Keep facts about the source of a match for reports of it, in place of earlier ones.
 
-        They are sealed at once to `recipients` of [quarantine] and of all packages. `address` is
-        the IP address that the file was uploaded from, `uploaded` when, with a time zone.
+        The facts are sealed at once to `recipients` of [quarantine] and of all packages. `address`
+        is the IP address that the file was uploaded from, `uploaded` when, with a time zone.
 
         Raises:
-            UsageError: there is no such match, or a fact has a wrong form.
+            UsageError: no match has this id, or a fact has a wrong form.
             ConfigError: there is no key to seal them to.
             AuditError, StateError: the facts cannot be logged or written.
         """

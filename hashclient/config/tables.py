@@ -76,9 +76,9 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
     addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
     list of the provider is fetched. `grace_hours` is how long past its expiry a list still counts.
     Entries that are known to be good by the files `known_good` are set aside: at most
-    `max_set_aside`, and a generation that adds more of them is refused. One is also refused that
-    adds and withdraws more than the share `max_churn` of the entries that were live before.
-    `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
+    `max_set_aside`, and a generation that adds more of them is refused. A generation is also
+    refused if it adds and withdraws more than the share `max_churn` of the entries that were live
+    before. `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
     """
 
     root_sha256: str
@@ -113,7 +113,7 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The brake: how many distinct files are acted upon within 24 hours; 0 stands for no limit.
+    """The brake: how many distinct files are acted upon within 24 hours; 0 means no limit.
 
     `per_entry` is for one entry, `per_day` for all entries together. A match above a limit is held.
     """

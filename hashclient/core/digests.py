@@ -33,7 +33,7 @@ SHORTER = "gives fewer bytes than its size says"
 class LengthError(OSError):
     """A file was shorter or longer than its size; `length` bytes were read.
 
-    It is an OSError, so that other code treats the file as one that cannot be read.
+    This is an OSError, so other code treats the file as unreadable.
     """
 
     def __init__(self, length: int, size: int) -> None:

@@ -183,7 +183,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return _is_one(status, self.directory_device, self.directory_inode)
 
     def is_file(self, status: os.stat_result) -> bool:
-        """Return whether this is the status of the file."""
+        """Return whether `status` belongs to the file."""
         return _is_one(status, self.device, self.inode)
 
 
@@ -195,15 +195,15 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one input; `Recorded` and `Handled` add its record and the actions on it.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
-    bytes, None where it is not known. `digests` holds the computed digests, which are shown only on
+    bytes, None if it is not known. `digests` holds the computed digests, which are shown only on
     request; `tags` are the tags of a match, 16 bytes each, and are never shown. `origin` says where
     an input without a path came from, for logs, which never hold a digest. With `is_stream`, `path`
     is the name of a stream: there is no file.
 
     For a member of a container, `path` is the path of the file, and `members` are the names of the
     members that lead to it, from the outermost inwards, decoded in the same way. An empty name
-    stands for all other members. `size`, `digests` and `tags` are the member's; a match has its
-    file in `outer`. `obstacle` says in one word why a member was not read.
+    means all other members. `size`, `digests` and `tags` are the member's; a match has its file in
+    `outer`. `obstacle` says in one word why a member was not read.
 
     With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
     `evidence` says in one word what an outcome rests on, if not on reading. `seen` is the file that

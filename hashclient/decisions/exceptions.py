@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 #: After so many entries, the lists are read once for the entries of all rulings.
 _FEW = 4
 
-#: A file as it was when it was read: inode, size and time of its last change. None if it is not
-#: there.
+#: A file as it was when it was read: inode, size and time of its last change. None if the file is
+#: missing.
 _Stamp = tuple[int, int, int] | None
 
 

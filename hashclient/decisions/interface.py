@@ -39,5 +39,5 @@ class Decision(Protocol):
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
         """Return, by id, whether the matches that have actions to be done are held.
 
-        It is called within the transaction that records `cases`, and may write to `permits`.
+        This is called in the transaction that records `cases`, and may write to `permits`.
         """

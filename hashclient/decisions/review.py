@@ -1,14 +1,14 @@
-"""Reviews: people say of a match whether it is what the entry stands for, before a report leaves.
+"""Reviews: people decide whether a match is right, before a report of it is sent.
 
-1. A review names a verdict, one of the reasons for it, and a sentence. It may note that the person
-   has viewed the content, elsewhere: this program shows none.
+1. A review names a verdict, one of the reasons for it, and a sentence. The review may note that the
+   person has viewed the content elsewhere: this program shows no content.
 2. A match is confirmed or rejected when `people` persons say so and none says the opposite. The
    last review of each person counts; the log's name of the operator distinguishes them.
 3. A review is about the content at that time: other content at the path has no review yet.
 4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is how
    many of all matches that is for. Which ones follows from the id, which is random.
-5. A rejected match is in no report. One that a person rejects waits, whatever `after` and `share`
-   are, until `people` persons say the same.
+5. A rejected match is in no report. A match that a person rejects waits, for any `after` and
+   `share`, until `people` persons say the same.
 
 The log is written first, so a kill cannot leave a review that is not logged.
 """
@@ -117,7 +117,7 @@ def review(
     """Note a review of matches; yield each with what is decided about it now.
 
     Raises:
-        UsageError: there is no such match; nothing is noted.
+        UsageError: no match has this id; nothing is noted.
         AuditError, StateError: log or record cannot be written.
     """
     policy = ReviewPolicy(session.settings.config.report)

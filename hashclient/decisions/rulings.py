@@ -71,9 +71,9 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
     """What a person has ruled: these entries are not acted upon, for a while.
 
     `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
-    path, or the URI, at or below which it counts. Each is empty if there is no such limit. `origin`
-    says what made it, if no person did. While it `waits`, it does not count: another person than
-    the one who made it has to approve it.
+    path, or the URI, at or below which it counts. An empty value means no limit. `origin` says what
+    made it, if no person did. While it `waits`, it does not count: another person than the one who
+    made it has to approve it.
     """
 
     id: str

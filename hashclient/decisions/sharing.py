@@ -5,8 +5,8 @@ stay, so no digest and no path is in the file; imported ones stay, too, and thos
 entry is known to be good. The key is that of the audit log of the machine that exports; `trusted`
 in [decisions] names the keys that may decide here.
 
-An import replaces the exceptions that came before from the file's key by those of the file. It is
-refused unless
+An import replaces the exceptions that came before from the file's key by those of the file. An
+import is refused unless
 
 1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
 2. a trusted key has signed it, and not the one of this machine;

@@ -4,9 +4,9 @@ A list decides which files are reported and removed, so a mistake or a forgery d
 generation is refused when it adds the digest of the empty file, or entries with digests on the
 operator's own list of known good files (whatever `lists.importers` reads): more than may be
 excepted, see `known_listed`. An entry that a later segment withdraws does not count: so a provider
-can correct a mistake. Known good digests are sealed into an index of their own. It is built again
-when a file changes, so that the cost of a check depends on the size of the change. Messages name
-entry ids, never digests.
+can correct a mistake. Known good digests are sealed into an index of their own. This index is built
+again when a file changes, so that the cost of a check depends on the size of the change. Messages
+name entry ids, never digests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Status documents: the state of a machine, signed with the key of its audit log.
 
-A file of two lines: a JSON object, and a key with its signature of that line (`system.signed`). It
-has counts, times, exit codes and names of lists; no path, no digest of a file or an entry, no id of
-an entry and no name of a person. `docs/fleet.md` specifies it.
+A file of two lines: a JSON object, and a key with its signature of that line (`system.signed`). The
+document has counts, times, exit codes and names of lists, but no path, no digest, no id of an entry
+and no name of a person. `docs/fleet.md` specifies it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
     """The first line of a document.
 
     `counter` is higher in each document of a machine, which promises another one within
-    `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None where there is no
+    `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None if there is no
     record of matches, or, with an exit code, where it cannot be read. `checkpoint` is one of the
     audit log, as a line of text.
     """

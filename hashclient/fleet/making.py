@@ -1,6 +1,6 @@
 """Makes and publishes the status document of this machine.
 
-It is made from the status, and from the end of the audit log. To publish it:
+The document is made from the status, and from the end of the audit log. To publish it:
 
 1. Only one process publishes at a time, so an older document never replaces a newer one.
 2. A document has a number that no other has: it is kept before the document is made.

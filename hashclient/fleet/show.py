@@ -9,7 +9,7 @@
    was rolled back: if it was made later.
 5. Its checkpoint is neither older than the last one seen, nor a different one in its place. A
    machine that was rolled back stays so, however far it gets, until its key is pinned again.
-6. It was made within the interval that it promises, and not in the future.
+6. The document was made within the interval that it promises, and not in the future.
 7. The machine says that it has no problem and that no match waits, and others have no newer
    generation of a list that was published longer ago than its interval.
 

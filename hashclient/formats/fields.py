@@ -135,7 +135,7 @@ def run_fields(context: Context) -> dict[str, Any]:
 
 
 def run_text(context: Context) -> str | None:
-    """Return the same as a sentence for people; None where it is not known."""
+    """Return the same as a sentence for people; None if it is not known."""
     about = context.about
     if about is None:
         return None
@@ -331,7 +331,7 @@ def gap_text(gap: Gap, *, accepted: bool) -> str:
 
 
 def inside_text(summary: Summary) -> str | None:
-    """Return the sentence on the members of containers; None where a run has none."""
+    """Return the sentence on the members of containers; None if a run has none."""
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:

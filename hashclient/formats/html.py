@@ -1,9 +1,9 @@
 """The format for a person: one page that needs nothing else, to read, print and keep.
 
-The page is whole without its script, which only adds sorting, a filter and pages to the table. It
-loads nothing, and its policy keeps it from doing so; it holds no content of files, and no digests
-even where these are asked for. Counts and charts are of everything; the table is capped, which
-bounds the memory, and matches come first.
+The page is whole without its script, which only adds sorting, a filter and pages to the table. The
+page loads nothing, and its policy prevents loading; the page has no content of files, and no
+digests, even if digests are requested. Counts and charts are of everything; the table is capped,
+which bounds the memory, and matches come first.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def json_around_entry(
 ) -> tuple[str, str]:
     """Return the JSON of the fields `names` of `hit`: the parts before and after its entry.
 
-    It is the inside of an object, without braces; with `compact`, no spaces separate its parts.
+    The text is the inside of an object, without braces; with `compact`, no spaces separate its
+    parts.
     """
     fields = hit_fields(msgspec.structs.replace(hit, entry=_ENTRY), names)
     text = json.dumps(fields, separators=(",", ":") if compact else None)

@@ -1,7 +1,7 @@
 """Formats of output: pure functions from outcomes and summaries to text.
 
-A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. They do no I/O, read
-no clock, show no content, and show digests only when asked to.
+A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. Formats do no I/O,
+read no clock, show no content, and show digests only on request.
 
 To add one: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and a
 reader in `tests/contract/readers.py`.
@@ -39,7 +39,7 @@ class Context(NamedTuple):
 class Formatter(Protocol):
     """How one output is written: each method returns text without its last line end, or None.
 
-    They are called in this order: `begin`, `outcome` for each outcome, `end`.
+    The methods are called in this order: `begin`, `outcome` for each outcome, `end`.
     """
 
     def begin(self) -> str | None:

@@ -314,7 +314,7 @@ def _uri_of(outcome: Outcome) -> str:
     """Return the URI of the file of an outcome, or that of the object."""
     if not outcome.is_object:
         return uri_of(outcome.path)
-    # It is escaped already.
+    # A URI is escaped already.
     return quote(fsencode(outcome.path), safe="/:?=%")
 
 

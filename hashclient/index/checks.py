@@ -125,9 +125,9 @@ def verify_due(
 ) -> Manifest:
     """Compare the pieces that are due with their digests; return the manifest with the new times.
 
-    It takes `limit_s` seconds at most, with two exceptions: one piece is always compared, and a run
-    whose digests are not known is read whole. The caller holds the writers' lock, and writes the
-    manifest.
+    This takes at most `limit_s` seconds, with two exceptions: one piece is always compared, and a
+    run whose digests are not known is read whole. The caller holds the writers' lock, and writes
+    the manifest.
 
     Raises:
         DamagedError: a run differs from what was written. The manifest on the disk now says so.

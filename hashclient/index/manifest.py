@@ -37,7 +37,8 @@ class OtherKeyError(StateError):
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
-    `root` is that of its pieces, in hexadecimal. A run without it is not relied on.
+    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without it is not
+    relied on.
     """
 
     name: RunName

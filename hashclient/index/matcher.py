@@ -1,12 +1,13 @@
 """Judges inputs by their tags: which digests to compute, which entries match, and the outcome.
 
-This is the one place that asks the lists, for files and for digests alike. It reads no file.
+This is the one place that asks the lists, for files and for digests alike. This module reads no
+file.
 
 `Gaps` finds inputs of a lookup whose digests cannot rule out every entry of a list. If an entry and
 a row share no algorithm, the entry neither matches the row nor is ruled out, unless both have a
-size and the sizes differ. Such a row is not clean. This costs nothing where every entry has every
-digest. Otherwise whole columns are compared, and the entries are counted once for each list and set
-of algorithms.
+size and the sizes differ. An undecided row is not clean. This costs nothing where every entry has
+every digest. Otherwise whole columns are compared, and the entries are counted once for each list
+and set of algorithms.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Judge:
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
         """Return a quick test of one digest: whether an entry may have it.
 
-        False is certain, and next to no unlisted digest gives True. It takes some three
+        False is certain, and next to no unlisted digest gives True. The test takes some three
         microseconds; `find` of a single tag takes thirty. For one thread.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}

@@ -8,9 +8,9 @@ Each manifest also says which lists its provider offered, and the seal key authe
 manifest. A list that should be here and cannot be used is missing. Scans and lookups go on with the
 other lists and name the missing one; `status` shows it.
 
-The metadata is read as python-tuf has left it. It was verified when it was written; it is not
-verified here, and the modules for that are not loaded. If somebody removes a name from the
-metadata, the manifests of the other lists still name the list.
+The metadata is read as python-tuf has left it. The metadata was verified when it was written; it is
+not verified here, and the modules for verification are not loaded. If somebody removes a name from
+the metadata, the manifests of the other lists still name the list.
 """
 
 import os
@@ -93,7 +93,7 @@ class _Timestamp(msgspec.Struct, frozen=True):
 class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be here: `index` if it can be used, else `error`.
 
-    `name` is None where the lists of `provider` are not known; `provider` is None where the list's
+    `name` is None if the lists of `provider` are not known; `provider` is None if the list's
     provider is not known. `short` says in a few words what is wrong, where the message of `error`
     is longer.
     """
@@ -263,7 +263,7 @@ def _named(
 ) -> tuple[str, ...] | None:
     """Return the lists of a provider that should be here; `lists` are those of its configuration.
 
-    Those that the provider has ended are left out.
+    Lists that the provider has ended are left out.
     """
     path = settings.layout.metadata(provider) / TARGETS_NAME
     if not lists:
@@ -309,7 +309,7 @@ def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
 def delegated_lists(path: Path) -> tuple[str, ...] | None:
     """Return the names of the lists that a provider's metadata delegates; None without metadata.
 
-    Those that the credential is not for, by the last fetch, are left out.
+    Lists that the provider refused to our credential at the last fetch are left out.
 
     Raises:
         StateError: the metadata cannot be read, or a fetch would not have accepted it.

@@ -29,7 +29,7 @@ FORMAT = "hashclient-list/1"
 #: The file that names all other files of a list.
 INDEX_NAME = "index.json"
 
-#: Caps, checked before anything is downloaded or decoded. They are far above real lists.
+#: Caps, checked before anything is downloaded or decoded. The caps are far above real lists.
 MAX_INDEX_BYTES = 4 << 20
 MAX_SEGMENTS = 2_000
 MAX_SEGMENT_ENTRIES = 4_000_000
@@ -327,7 +327,7 @@ def _read_batches(
             if wanted < BATCH_ROWS:
                 # Memory is short: give back the memory that Arrow keeps for later, up to 100 MB.
                 pa.default_memory_pool().release_unused()
-    except MemoryError as error:  # Arrow's own memory error is a subclass
+    except MemoryError as error:  # Arrow's own memory error is a subclass of MemoryError
         raise VerificationError(f"{what} asks for too much memory") from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         reason = excerpt(error)

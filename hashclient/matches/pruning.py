@@ -1,8 +1,8 @@
 """Removes matches that ended long ago, so that the database does not grow for ever.
 
-Only settled matches go: restored, purged or closed ones. A match that is open, withdrawn, or
-reported and not acknowledged stays, however old it is. The audit log keeps what happened to each of
-them.
+Only settled matches are removed: restored, purged or closed matches. A match that is open,
+withdrawn, or reported and not acknowledged stays, however old it is. The audit log keeps what
+happened to each of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pruner(MatchStore):
     def prunable(self, before: datetime, kept: Collection[str], most: int) -> list[str]:
         """Return up to `most` matches that are settled and have no step since `before`.
 
-        Those in `kept` are left out.
+        Matches in `kept` are left out.
 
         Raises:
             StateError: the database cannot be read.

@@ -37,8 +37,8 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 class Choice(msgspec.Struct, frozen=True):
     """Selects the matches that fit all conditions; an empty value, or None, is no condition.
 
-    They are in one of `states`, at one of `paths` or below it (absolute), they hit an entry of
-    `list_name` (`entry` is that one), and a scan has seen them at `since` or later.
+    The matches are in one of `states`, at one of `paths` or below it (absolute), they hit an entry
+    of `list_name`, or the one `entry` of it, and a scan has seen them at `since` or later.
     """
 
     states: tuple[MatchState, ...] = ()

@@ -217,8 +217,8 @@ class MatchStore:
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
         """Return the matches that should be at `paths`, by path, those seen last first.
 
-        They come without their hits: a container may have a hundred thousand. `_has_hit` asks for
-        single ones.
+        The matches come without their hits: a container may have a hundred thousand hits.
+        `_has_hit` asks for single ones.
         """
         # The order holds within a path, since one query has all matches of a path.
         found: dict[str, list[Match]] = {}

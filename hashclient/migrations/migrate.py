@@ -60,9 +60,9 @@ _LIST_NAME = "files.json"
 class Step(msgspec.Struct, frozen=True):
     """One step: the version of the state after it, and the lowest hashclient that reads this state.
 
-    `files` returns the files that `change` may change or make. It must not touch the audit log, the
-    keys and sealed files. With `readable`, this hashclient reads the state before the step as well
-    as after it, so commands that only read need not wait for the step.
+    `files` returns the files that `change` may change or make. `change` must not touch the audit
+    log, the keys and sealed files. With `readable`, this hashclient reads the state before the step
+    as well as after it, so commands that only read need not wait for the step.
     """
 
     version: int

@@ -1,7 +1,7 @@
 """The version of a state directory: `state.json`, which every command reads first.
 
-It names the version of the state, and the version of hashclient that can read it. So an older
-hashclient can refuse the state and say which version to install. State without the file is of
+The file has the version of the state, and the version of hashclient that can read this state. So an
+older hashclient can refuse the state and say which version to install. State without the file is of
 version 0: nobody has written to it under the lock yet.
 """
 

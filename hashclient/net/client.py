@@ -1,10 +1,10 @@
 """The only seam to the network: bytes from one provider, bounded in size and in time.
 
 `Transport.get` returns a whole body or raises; it decides nothing about trust, writes no file and
-stores no data. It sends a credential to the configured origin alone, follows no redirect, stores no
-cookie, and reads a proxy from the environment only on request. `credentials` has the rules of
-requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
-failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
+stores no data. `Transport` sends a credential only to the configured origin, follows no redirect,
+stores no cookie, and reads a proxy from the environment only on request. `credentials` has the
+rules of requests, `exchange` those of answers, `deadline` those of time, and `errors` the message
+of each failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
 
 `TokenSource` gets access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4) and keeps
 them in memory only. The token endpoint only gets the client's id and secret; the provider only gets

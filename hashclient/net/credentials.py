@@ -56,8 +56,8 @@ _BEARER = re.compile(r"[\x21-\x7e]+", re.ASCII)
 class OAuth(msgspec.Struct, frozen=True):
     """The client-credentials grant (RFC 6749, 4.4): where a token comes from, and for whom.
 
-    The token endpoint may be on another origin than the provider. It gets the client's id and
-    secret and nothing else. `ca` is its certificate authority; None means the provider's.
+    The token endpoint may be on another origin than the provider. The endpoint gets only the
+    client's id and secret. `ca` is its certificate authority; None means the provider's.
     """
 
     token_url: str

@@ -3,9 +3,9 @@
 httpx and httpcore limit each socket operation, but not the sum of all: a server that sends one byte
 a second can hold a client for ever. This module limits the sum. `BoundedBackend` is a network
 backend of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may
-take the rest of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name
-lookup cannot be interrupted: it runs in a daemon thread, which is left behind when it takes too
-long.
+take the rest of the calling thread's `Deadline` and no more. The backend knows nothing about HTTP.
+A name lookup cannot be interrupted: it runs in a daemon thread, which is left behind when it takes
+too long.
 """
 
 from __future__ import annotations

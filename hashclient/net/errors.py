@@ -1,8 +1,8 @@
 """Turns failures of the network into our own errors.
 
 Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
-hashclient, and decides whether a retry may help. It does no I/O. No message repeats a text of the
-other side, which could be anything.
+hashclient, and decides whether a retry may help. The module does no I/O. No message repeats a text
+of the other side, which could be anything.
 """
 
 from __future__ import annotations

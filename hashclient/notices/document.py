@@ -1,8 +1,8 @@
 """A notice on the wire: one small JSON document, in the words of the Common Alerting Protocol 1.2.
 
-It is bounded plain text for people: no part of it is executed, opened or followed. It may hold
-characters that change the direction of a line, as texts in Arabic or Hebrew do; the code that shows
-it escapes them. `docs/format.md` specifies it; `lifecycle` has its states here.
+A notice is plain text of limited length, for people: no part of it is executed, opened or followed.
+It may have characters that change the direction of a line, as texts in Arabic or Hebrew do; the
+code that shows it escapes them. `docs/format.md` specifies it; `lifecycle` has its states here.
 
 `to_cap` writes a notice as a message of CAP 1.2 (OASIS, 1 July 2010) in XML, for systems that pass
 alerts on, such as control rooms and ticket systems. The message has no signature; the notice was

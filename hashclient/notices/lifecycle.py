@@ -2,8 +2,8 @@
 
 The order in which notices arrive does not matter. A notice that has ended is never in force again:
 an `Update` or a `Cancel` ends the notices that it refers to even if it has expired itself, is not
-signed any more, or arrived first. It ends only notices that the same provider sent before it, and
-only of its own status: a test ends tests.
+signed any more, or arrived first. An `Update` or a `Cancel` ends only earlier notices of the same
+provider, and only notices of the same status: a test ends only tests.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def merged(
 ) -> tuple[Kept, ...]:
     """Return the notices to keep after a fetch: earlier ones and those that `arrived`.
 
-    `signed` has those that are signed now. One that is not signed any more is dropped some time
-    after it has expired. Of more than `MAX_KEPT`, those that are not signed and expired first are
-    dropped.
+    `signed` has those that are signed now. A notice that is not signed any more is dropped some
+    time after it has expired. Of more than `MAX_KEPT`, those that are not signed and expired first
+    are dropped.
     """
     both = {one.notice.id: one for one in (*arrived, *kept)}  # an earlier notice stays as it is
     enders: dict[str, list[Notice]] = {}

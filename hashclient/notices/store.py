@@ -1,8 +1,8 @@
 """The notices that are kept here: one file a provider, replaced as a whole.
 
 The first line of a file has its format and the SHA-256 of the rest. This finds a bad disk: one bit
-could turn an extreme notice into a minor one, or acknowledge it. It does not stop a person who may
-write to the state directory. Writers hold one lock for all files; readers take none.
+could turn an extreme notice into a minor one, or acknowledge it. The SHA-256 does not stop a person
+who may write to the state directory. Writers hold one lock for all files; readers take none.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
 
 
 def _names(book: Book) -> Iterator[str]:
-    """Yield the names in a book. They are shown without escapes, so they must be valid names."""
+    """Yield the names in a book. The names are shown without escapes, so they must be valid."""
     for one in book.notices:
         yield one.notice.id
         yield from one.notice.lists

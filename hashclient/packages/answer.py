@@ -92,7 +92,7 @@ def encode_answer(answer: Answer, sign: Callable[[bytes], bytes]) -> bytes:
 def parse_answer(text: bytes) -> Answer:
     """Verify an answer by the key that it names; whose key this is, the caller has to know.
 
-    1. It is spelled as `encode_answer` spells it, byte for byte.
+    1. The answer is spelled as `encode_answer` spells it, byte for byte.
     2. Its values fit the schema, no match is both accepted and refused, and only a request to keep
        has an end.
     3. Its signature is right.

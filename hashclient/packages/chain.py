@@ -152,7 +152,7 @@ class Note(msgspec.Struct, frozen=True):
 def verify_note(text: bytes) -> Note:
     """Verify a note of retraction, or of the destruction of files.
 
-    1. It is spelled as the writer spells it, byte for byte.
+    1. The note is spelled as the writer spells it, byte for byte.
     2. Its records verify like those of a log, and the first is the genesis record.
     3. The other records are about this report, in their order in the log. They say that it was
        packaged and, for a destruction, what the body answered.

@@ -1,9 +1,9 @@
 """The report document: the facts about each file, in JSON with a published schema.
 
-It names files by path and entry, never by digest, and says of each file whether a person has noted
-to have viewed it: else it matched by digest alone. `docs/report.schema.json` is the schema; this
-module reads foreign documents strictly, and `reporting.describing` makes them. All other forms of a
-report are made from the document.
+The document names files by path and entry, never by digest. For each file it says whether a person
+has viewed it; otherwise the file matched by digest alone. `docs/report.schema.json` is the schema;
+this module reads foreign documents strictly, and `reporting.describing` makes them. All other forms
+of a report are made from the document.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
 #: How much memory reading a document may take: some ten times the longest document.
 MAX_PARSING_BYTES = 3 << 30
 
-#: The schema's patterns; a value used as a file name must match one of these. They end with `\Z`,
-#: since `$` would accept a newline at the end.
+#: The schema's patterns; a value used as a file name must match one of these. The patterns end with
+#: `\Z`, since `$` would accept a newline at the end.
 MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
 ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -1,8 +1,8 @@
 """Verifies a package, on any machine: without a state directory, a configuration or a network.
 
 The package is read as a stream, in the order of the format, and nothing is written. A package
-proves that the holder of one audit key has signed it. It cannot prove whose key this is, so the key
-is returned for comparison.
+proves that the holder of one audit key has signed it. This module cannot prove whose key this is,
+so the key is returned for comparison.
 """
 
 from __future__ import annotations

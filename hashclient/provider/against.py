@@ -31,7 +31,7 @@ class Elsewhere(Protocol):
 
 
 class RoleElsewhere(msgspec.Struct, frozen=True):
-    """The versions of a role here and elsewhere; None where the role is missing.
+    """The versions of a role here and elsewhere; None if the role is missing.
 
     `state` is that of the place elsewhere. `forked` says that keys of this repository have signed
     other metadata under the same version; `foreign`, that they have not signed them.

@@ -1,8 +1,8 @@
 """Questions about lists, and about drafts beside files of one's own; nothing is changed.
 
-They need no lock: segments never change, and unreferenced ones stay for a day. Answers hold counts,
-ids and numbers of rows, never a digest. An id may be withdrawn and added again, so the order of
-segments counts. Ids are compared by their 64-bit hashes, as everywhere here.
+Questions need no lock: segments never change, and unreferenced ones stay for a day. Answers hold
+counts, ids and numbers of rows, never a digest. An id may be withdrawn and added again, so the
+order of segments counts. Ids are compared by their 64-bit hashes, as everywhere here.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def overview(repository: Repository, list_name: str) -> Overview:
     """Return a list in numbers.
 
     Raises:
-        UsageError: there is no such list.
+        UsageError: no list has this name.
         StateError: there is no repository, or the repository is corrupt.
     """
     roles = _roles_with(repository, [list_name])
@@ -162,7 +162,7 @@ def find(repository: Repository, questions: Questions, lists: Sequence[str] = ()
     """Answer questions about `lists`, or about all there are.
 
     Raises:
-        UsageError: there is no such list.
+        UsageError: no list has this name.
         StateError: there is no repository, or the repository is corrupt.
     """
     roles = _roles_with(repository, lists)

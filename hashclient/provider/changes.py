@@ -300,7 +300,7 @@ def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
                 text = line.removeprefix(_BOM if number == 1 else b"").strip()
                 entry_id = text.decode("ascii", "replace")
                 if text and not is_entry_id(entry_id):
-                    # It may be a digest, so it is not repeated.
+                    # The text may be a digest, so the message does not repeat it.
                     raise UsageError(
                         f"{printable(name)}:{number}: not an entry id",
                         hint="give one id a line and nothing else; `hashclient provider find` names"

@@ -3,8 +3,9 @@
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
 bits. So many bits cannot be guessed, so a fast hash of them is safe; the id in it is a salt. Two
 hashes are kept. This program compares SHA-256. The other is MD5 of the whole header, the one hash
-that nginx can compute without extra modules (`serverconfig`). It only has to resist a search for an
-input to a given output: MD5 still does, although two inputs with one output are easy to make.
+that nginx can compute without extra modules (`serverconfig`). This hash only has to resist a search
+for an input to a given output: MD5 still does, although it is easy to make two inputs with the same
+output.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client and its tokens: two while a new one replaces an old one.
 
-    `feedback_key` is the public key, hexadecimal, that signs its feedback. It may have the `lists`,
-    or all of them.
+    `feedback_key` is the public key, hexadecimal, that signs its feedback. The client may fetch the
+    `lists`, or all lists.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Clients:
     ) -> tuple[str, tuple[Client, ...]]:
         """Return a token for a new client, or for one that was revoked, and all clients with it.
 
-        It may have the `lists`, or all. `key` is only checked: `with_key` notes it.
+        The client may fetch the `lists`, or all lists. `key` is only checked: `with_key` notes it.
 
         Raises:
             UsageError: a client has that name, the name is not allowed, or `key` cannot be the

@@ -30,7 +30,7 @@ Range = list[Segment]
 
 
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
-    """Return the neighbouring ranges that are worth joining into one; fewer than two mean none.
+    """Return the neighbouring ranges to join into one; fewer than two mean no useful join.
 
     The search for the first one begins at the front, not at the end: if a small withdrawal follows
     each publication, the last range is small, and must not keep all earlier ones apart for good.

@@ -52,7 +52,7 @@ class Doubles:
         self.categories: set[str] = set()
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:
-        """Take note of entries that are listed."""
+        """Record entries that are listed."""
         self.categories.update(batch.categories)
         for algorithm, (values, rows) in batch.digests.items():
             if algorithm in self._new:
@@ -64,7 +64,7 @@ class Doubles:
                     )
 
     def withdraw(self, ids: Strings, _segment: Segment | None = None) -> None:
-        """Take note of entries that are not listed any more."""
+        """Record entries that are not listed any more."""
         gone = np.sort(entry_hashes(ids))
         for algorithm, parts in self._listed.items():
             kept = [(keys, hashes, ~is_in(hashes, gone)) for keys, hashes in parts]

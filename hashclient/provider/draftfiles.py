@@ -77,7 +77,7 @@ def verify_list(
     index_name = target_name(name, INDEX_NAME)
     for path, target in role.signed.targets.items():
         if target.unrecognized_fields and not (path == index_name and has_note_alone(target)):
-            refuse(f"list {printable(name)} says something of a file that is not known here")
+            refuse(f"list {printable(name)} has unknown fields for a file")
         folder, _, file_name = path.rpartition("/")
         if folder != f"lists/{name}" or not is_name(file_name):
             refuse(f"list {printable(name)} names a file that is not its own")

@@ -263,7 +263,7 @@ class Taken(msgspec.Struct, frozen=True):
 def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Taken:
     """Verify a draft against the published state, and copy its files to the published ones.
 
-    1. It is whole, as `load_draft` says.
+    1. The draft is complete, by the rules of `load_draft`.
     2. Snapshot and timestamp are taken from it where their keys are not here.
     3. Each of its roles is the next version of the published one. Where a kill came between the
        roles of a draft and its root, the root alone is left.
@@ -301,9 +301,9 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of snapshot and timestamp are taken from the draft.
 
-    Those that can be signed here are signed here, so that they name published files by their
-    hashes, and so that another publication does not invalidate a draft; but for `kept`, roles that
-    are given other keys.
+    If snapshot or timestamp can be signed here, they are signed here: then they name published
+    files by their hashes, and another publication does not invalidate the draft. The exception is
+    `kept`, roles that get other keys.
 
     Raises:
         StateError: a role is not in the draft, and its keys are not here.

@@ -40,7 +40,7 @@ from hashclient.trust.additions import (
     longest_of,
 )
 
-#: They name other roles, and are signed with every change.
+#: Snapshot and timestamp name other roles, and are signed with every change.
 NAMING = ("snapshot", "timestamp")
 _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
 

@@ -113,9 +113,10 @@ class Draft(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         """The SHA-256 that stands for the draft: the roles to be signed, and those before them.
 
-        It is taken of lines as `sha256sum` prints them, sorted by name: one a file in `before/` and
-        `roles/`, with the SHA-256 of the bytes that its signatures are of. The roles name the new
-        files by their digests. Signatures do not count, so the digest is the same for all who sign.
+        It is computed over lines as `sha256sum` prints them, sorted by name: one line for each file
+        in `before/` and `roles/`, with the SHA-256 of the bytes that are signed in it. The roles
+        name the new files by their digests. Signatures do not count, so the digest is the same for
+        all who sign.
         """
         lines = [
             f"{hashlib.sha256(role.signed_bytes).hexdigest()}  {folder}/{name}.json\n"
@@ -175,7 +176,7 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
             refuse(f"role {printable(name)} has signatures of its own")
         others = unknown_fields(name, before[name]) if name in before else {}
         if unknown_fields(name, role) != others:
-            refuse(f"role {printable(name)} says something that is not known here")
+            refuse(f"role {printable(name)} has unknown fields")
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
             refuse(f"role {printable(name)} is not the version after the one before")

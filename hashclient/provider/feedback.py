@@ -1,8 +1,8 @@
 """Feedback of clients: verified, kept by client, and added up by entry.
 
-A file stands for all earlier ones of its client. It counts if a client's key that is noted here has
-signed it, for this repository, and it was made after the client's last one: so no file counts
-twice, and no older one comes back. Clients that were revoked do not count.
+A file replaces all earlier files of its client. A file counts if a recorded key of a client has
+signed it, for this repository, and it was made after the client's last file: so no file counts
+twice, and no older file counts again. Clients that were revoked do not count.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ class Tally(msgspec.Struct, frozen=True):
 def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
     """Count a file of feedback; return the name of its client, and what was counted.
 
-    1. It verifies, and its key is noted for a client that was not revoked.
-    2. It is for this repository: the client has pinned one of its roots.
-    3. It is not from the future: no later one of the client would count until then.
-    4. It is newer than the client's last one.
+    1. The file verifies, and its key is recorded for a client that was not revoked.
+    2. The file is for this repository: the client has pinned one of its roots.
+    3. The file is not from the future: otherwise no later file of the client would count until
+       then.
+    4. The file is newer than the client's last file.
 
     Raises:
         VerificationError: 1, 2 or 3 is not so.

@@ -39,7 +39,7 @@ class Questions:
         """
         for number, text in enumerate(ids, 1):
             if not is_entry_id(text):
-                # It may be a digest, so it is not repeated.
+                # The text may be a digest, so the message does not repeat it.
                 raise UsageError(
                     f"not an entry id: number {number} of those given",
                     hint="to find entries by digests, use --from FILE",
@@ -133,7 +133,7 @@ class Questions:
         )
 
     def withdraw(self, ids: Strings, segment: Segment) -> None:
-        """Take note of entries that were withdrawn from the list."""
+        """Record entries that were withdrawn from the list."""
         if not self._here:
             return
         names = np.array([*self._here], "S64")

@@ -46,10 +46,10 @@ class Shown(Protocol):
     """Is shown the entries that were added to a list, and the ids of withdrawn ones, in order."""
 
     def add(self, batch: AddBatch, segment: Segment, /) -> None:
-        """Take note of entries that were added."""
+        """Receive entries that were added."""
 
     def withdraw(self, ids: Strings, segment: Segment, /) -> None:
-        """Take note of entries that were withdrawn."""
+        """Receive ids of entries that were withdrawn."""
 
 
 class ListFiles:

@@ -130,7 +130,7 @@ class NoticeBoard:
         with self.repository.changing_roles() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0])
-            # It must be published for as long as the notices that it ends.
+            # A Cancel must be published for as long as the notices that it ends.
             values["expires"] = max(notice.expires for notice in old)
             values["headline"] = f"Cancelled: {values['headline']}"[: LINES["headline"]]
             values |= {"description": "", "instruction": ""} | said.given()
@@ -163,7 +163,7 @@ class NoticeBoard:
         require_ready(roles, draft, "targets" if is_new else NOTICES)
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
-        # It is dated after the notices that it refers to, even if another clock was ahead.
+        # The notice is dated after the notices that it refers to, even if another clock was ahead.
         sent = max([sent, *(notice.sent + timedelta(seconds=1) for notice in old)])
         if "sender" not in values:
             if not known:

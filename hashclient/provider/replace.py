@@ -35,13 +35,13 @@ class Listed:
         self._parts: list[tuple[Strings, Uint64, Uint64]] = []
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:
-        """Take note of entries that were added."""
+        """Record entries that were added."""
         categories = [batch.categories[code] for code in batch.category_codes.tolist()]
         contents = _contents(batch.digests, batch.sizes, categories)
         self._parts.append((batch.ids, entry_hashes(batch.ids), contents))
 
     def withdraw(self, ids: Strings, _segment: Segment) -> None:
-        """Take note of entries that were withdrawn."""
+        """Record entries that were withdrawn."""
         gone = entry_hashes(ids)
         parts = [(i, h, c, ~np.isin(h, gone)) for i, h, c in self._parts]
         self._parts = [(i[keep], h[keep], c[keep]) for i, h, c, keep in parts if keep.any()]

@@ -214,7 +214,7 @@ class Repository(RepositoryDirectory):
         With `generation`, all entries go that this generation added; `entry_ids` is empty then.
 
         Raises:
-            UsageError: there is no such list, an id is not on it or is given twice.
+            UsageError: no list has this name, or an id is not on the list or is given twice.
             StateError: as `publish`.
         """
         if generation is None:
@@ -230,8 +230,9 @@ class Repository(RepositoryDirectory):
         Added entries that are still listed go, withdrawn ones come back.
 
         Raises:
-            UsageError: there is no such list or generation, nothing of it is left to undo, or
-                another provider, whose list is shared on, has withdrawn what would come back.
+            UsageError: the list or generation does not exist, no change of it is left to undo, or
+              another provider, whose list is republished, has withdrawn entries that would come
+              back.
             StateError: as `publish`.
         """
         with self._changing_list(list_name, draft) as roles:
@@ -246,7 +247,7 @@ class Repository(RepositoryDirectory):
         The targets say so. Its name is not used again, its files stay, and its keys are removed.
 
         Raises:
-            UsageError: there is no such list.
+            UsageError: no list has this name.
             StateError: as `publish`.
         """
         with self._changing_list(list_name, draft, "targets") as roles:
@@ -268,7 +269,7 @@ class Repository(RepositoryDirectory):
         there, for others to sign.
 
         Raises:
-            UsageError: there is no such list.
+            UsageError: no list has this name.
             StateError: as `publish`.
         """
         with self._changing_list(list_name, draft) as roles:
@@ -295,7 +296,7 @@ class Repository(RepositoryDirectory):
         Return it without the roles that were signed here instead, snapshot and timestamp.
 
         Raises:
-            UsageError: there is no such draft.
+            UsageError: the directory is not a draft.
             VerificationError: the draft was changed, follows another generation, or has signatures
                 of other keys.
             StateError: too few have signed it, or as `publish`.
@@ -329,7 +330,7 @@ class Repository(RepositoryDirectory):
         at the `longest`.
 
         Raises:
-            UsageError: there is no such role, or a draft lacks keys of people.
+            UsageError: no role has this name, or a draft lacks keys of people.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:

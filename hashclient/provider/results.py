@@ -146,10 +146,10 @@ class Difference(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """An entry that was asked for: its place and properties, without its digests.
 
-    It came in one of the generations `first` to `last`, and was withdrawn in one of
-    `withdrawn`, if it was. `algorithms` are the labels of the digests that it has. When it was
-    asked for by digests, `agree` are the labels of equal ones, and `differ` those of unequal ones
-    that both have; `size` may be among these.
+    The entry was added in one of the generations `first` to `last`, and withdrawn in one of the
+    generations `withdrawn`, or is listed. `algorithms` are the labels of the digests that it has.
+    When it was asked for by digests, `agree` are the labels of equal ones, and `differ` those of
+    unequal ones that both have; `size` may be among these.
     """
 
     list_name: str

@@ -1,7 +1,7 @@
 """A server to try a repository with: HTTPS and a bearer token, on loopback only.
 
-It shows a client the same interface as a real provider's web server, so that a client can be set
-up and tested on one machine. A repository for others belongs behind a real web server. Only regular
+The server has the same interface as a real provider's web server, so that a client can be set up
+and tested on one machine. A repository for others belongs behind a real web server. Only regular
 files below `public/` are served, to clients with the token for trials, or with a token of the
 repository; folders are not listed.
 """

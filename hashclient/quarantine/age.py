@@ -131,7 +131,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The source and the sink that pyrage works between. It keeps the first error of either."""
+    """The source and the sink that pyrage works between. It keeps the first error of both."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source

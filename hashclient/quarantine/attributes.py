@@ -1,9 +1,9 @@
 """The attributes of a file: recorded when it is sealed, set again when it is restored.
 
-These are owner, mode, times and extended attributes; Linux keeps access control lists, capabilities
-and security labels in the last. An extended attribute is not recorded if this process may not read
-it, if its name is not UTF-8, or if it is too large. Attributes of the file system (`chattr`), holes
-and the time of birth are not kept.
+The attributes are owner, mode, times and extended attributes; access control lists, capabilities
+and security labels are extended attributes. An extended attribute is not recorded if this process
+may not read it, if its name is not UTF-8, or if it is too large. Attributes of the file system
+(`chattr`), holes and the time of birth are not kept.
 """
 
 from __future__ import annotations

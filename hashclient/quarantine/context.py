@@ -38,7 +38,7 @@ def add_context(
     3. The addition is logged, and then written into the document and the history of the match.
 
     Raises:
-        UsageError: there is no such item, or a file cannot be read.
+        UsageError: no item has this id, or a file cannot be read.
         ConfigError, StateError, AuditError: as for `Quarantine.add_context`.
     """
     with room.locked():

@@ -1,9 +1,9 @@
 """Evidence: the sealed or plain bytes of a file, proven to be the file that matched.
 
-A source can be read more than once. It is read to its end and proven before its first byte is sent,
-and proven again while it is sent. So nobody can replace the file that matched and have another file
-sent. Plain bytes of a sealed file exist in memory only, and only where an identity is given.
-Nothing here writes.
+A source can be read more than once. A source is read to its end and proven before its first byte is
+sent, and proven again while it is sent. So nobody can replace the file that matched and have
+another file sent. Plain bytes of a sealed file exist in memory only, and only where an identity is
+given. Nothing here writes.
 """
 
 from __future__ import annotations

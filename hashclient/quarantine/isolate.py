@@ -98,8 +98,8 @@ def take(
        one that the file was read in, by its inode.
     3. At the path is a regular file of the right size: the one that was read, by its inode.
     4. The file is read once; it is sealed into a new folder and digested at the same time.
-    5. It is the file that matched: its tags are those of the record, and the file has not changed
-       meanwhile.
+    5. The read file is the file that matched: its tags are the tags in the record, and the file has
+       not changed meanwhile.
     6. The sealed copy is on the disk: it was synced, and reads back as written.
     7. The folder gets its document, and then its name, durably.
     8. The match is still not withdrawn, and the sealing is logged.

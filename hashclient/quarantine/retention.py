@@ -219,7 +219,7 @@ def purge(
     `force` is not enough before `keep_days` have passed since a report. No item on hold is
     destroyed.
 
-    1. It may be destroyed, by the item and the record, read under the lock.
+    1. Item and record, read under the lock, allow destroying the item.
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record says that it is purged, unless the file is still in its place. If it is not due
        any more, since a report was taken back meanwhile, the purge ends here.

@@ -463,7 +463,8 @@ class Room:
     def drop(self, *match_ids: str) -> None:
         """Remove the folders of items, each in one step for every observer.
 
-        They are renamed into one temporary folder, which the next act removes after a kill.
+        The folders are moved into one temporary folder; after a kill, the next act removes this
+        folder.
 
         Raises:
             StateError: a folder cannot be removed.

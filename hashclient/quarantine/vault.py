@@ -237,7 +237,7 @@ class Quarantine:
         `by` asks for it; the default is the operator.
 
         Raises:
-            UsageError: there is no such item.
+            UsageError: no item has this id.
             StateError, AuditError: the hold cannot be written.
         """
         mark = self._room.mark(reason)
@@ -268,7 +268,7 @@ class Quarantine:
         """Return when an item may be destroyed, or why it may not.
 
         Raises:
-            UsageError: there is no such item.
+            UsageError: no item has this id.
             StateError: the item cannot be read.
         """
         return retention.due(self._room, self._room.load(match_id), matches)
@@ -289,7 +289,7 @@ class Quarantine:
         are not over, or by the `order` of an authority. An item on hold is never destroyed.
 
         Raises:
-            UsageError: there is no such item.
+            UsageError: no item has this id.
             StateError, AuditError: the quarantine cannot be written; the next purge destroys the
                 rest.
         """

@@ -1,7 +1,7 @@
 """Checks the quarantine: each item is whole, and nothing is missing or left over.
 
-The check changes nothing and needs no lock and no key. It does not show whether the officer still
-has the secret key. An item that is removed during the check is ignored.
+The check changes nothing and needs no lock and no key. The check does not show whether the officer
+still has the secret key. An item that is removed during the check is ignored.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     1. Its document is well-formed and of this id.
     2. Nobody but the owner may read any of it.
     3. The sealed copy has the length and the SHA-256 that it was written with.
-    4. It is in the age format, and its number of recipients and its length are right for the item.
+    4. The sealed copy is in the age format, and its number of recipients and its length are right
+       for the item.
     5. The file was removed from its place; otherwise the finding says where it is.
 
     Raises:

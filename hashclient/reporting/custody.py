@@ -3,8 +3,9 @@
 Records are handed over line by line as they stand in the log, each with its hash and its own
 signature, so the recipient needs neither the log nor this machine. A record without a signature is
 covered by a later record about other matches; so a copy of the record is logged and signed, and the
-copy is handed over. The last record says that the report was packaged. It has the hash of every
-file of the package and of the lines before it, so one signature of the audit key covers all.
+copy is handed over. The last record says that the report was packaged. This record has the hash of
+every file of the package and of the lines before it, so one signature of the audit key covers
+everything.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -
     """Keep facts about a match, in place of earlier ones, sealed to all who may get a report of it.
 
     Raises:
-        UsageError: there is no such match.
+        UsageError: no match has this id.
         ConfigError: there is no key to seal them to.
         AuditError, StateError: the facts cannot be logged or written.
     """

@@ -21,11 +21,11 @@ _COUNTS = ("confirmed", "rejected", "excepted", "held")
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
     """Return the feedback for a provider, and the signed file; log it first.
 
-    It has the entries of the provider's lists with a count above zero here. The key is that of the
-    audit log.
+    The feedback has the entries of the provider's lists with a count above zero. The key is that of
+    the audit log.
 
     Raises:
-        ConfigError: there is no such provider, or no seal key.
+        ConfigError: no provider has this name, or there is no seal key.
         StateError, AuditError: lists, record or log cannot be read or written.
     """
     settings = session.settings

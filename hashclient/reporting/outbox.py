@@ -3,7 +3,7 @@
 A report is made under `prepare.lock` and appears as a whole. Once the audit log and the record of
 matches have it (`settled`), only the holder of `lock` changes it. Each state is written to the
 report on disk first, then to the log and the record; after a kill in between, the next command
-writes it there again. A state is settled once both have it. `submit` sends reports.
+writes it there again. A state is *settled* when both have it. `submit` sends reports.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ class Outbox:
     ) -> Report:
         """Make a report of `matches`, to be sent later.
 
-        `record` is the open record of matches. None means the usual destination. With `again`,
-        matches that were reported there before are reported again. With `seal_evidence`, files that
-        are not in quarantine are sealed for the package; with `with_context`, sealed files that
-        belong to the matches go with it.
+        `record` is the open record of matches. `destination` None means the default destination.
+        With `again`, matches that were reported there before are reported again. With
+        `seal_evidence`, files that are not in quarantine are sealed for the package; with
+        `with_context`, sealed files that belong to the matches go with it.
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported there.
@@ -310,7 +310,7 @@ class Outbox:
                 )
 
     def _write_new(self, report: Report, record: Matches) -> Report:
-        """Write a new report, and settle it."""
+        """Write a new report, and record it in the log and the record of matches."""
         directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         with state_errors("cannot write report", temporary):

@@ -31,17 +31,17 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
     """Note an answer in the audit log, the record of matches and the report.
 
     1. The answer verifies by the key that it names, and this key is pinned for the destination.
-    2. It is about a report of this machine that was handed over, and about its matches.
-    3. It was not received before.
-    4. The audit log has it, durably, and then the stories of the matches.
+    2. The answer is about a report of this machine that was handed over, and about its matches.
+    3. The answer was not received before.
+    4. The answer is written to the audit log, durably, and then to the stories of the matches.
     5. Sealed files that the body asks to keep are on hold until then.
-    6. The report has it, and is acknowledged. After a kill before this, receiving the same answer
-       again finishes the work.
+    6. The answer is written to the report, which is then acknowledged. After a kill before this,
+       receiving the same answer again finishes the work.
 
     Raises:
         VerificationError: the answer is not for this report, or counted before.
         ConfigError: no key is pinned for the destination.
-        UsageError: there is no such report.
+        UsageError: no report has this id.
         LockedError, StateError, AuditError: the answer cannot be recorded.
     """
     answer = parse_answer(text)  # 1

@@ -409,7 +409,7 @@ def rename_noreplace(directory: int, source: str, target: str) -> None:
 
 
 def exchange(directory: int, name: str, other: str) -> bool:
-    """Exchange two names in one step; False where the file system cannot do that.
+    """Exchange two names in one step; False if the file system cannot do that.
 
     Raises:
         OSError: the names cannot be exchanged.

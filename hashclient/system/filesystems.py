@@ -98,7 +98,7 @@ TELLS = 4
 #: Other machines can change files without asking this kernel: through a server, or on a shared
 #: disk.
 NETWORK, CLUSTER = 8, 16
-#: It lies on top of other file systems, and has no disk of its own.
+#: The file system lies on top of other file systems, and has no disk of its own.
 STACKED = 32
 
 _TRAITS = {

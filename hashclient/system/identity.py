@@ -133,7 +133,7 @@ class Identities:
     def of(self, fd: int, device: int) -> Identity | None:
         """Return the file system of an open file, whose `st_dev` is `device`.
 
-        None where an unchanged status does not mean an unchanged file, or the file system cannot be
+        None if an unchanged status does not mean an unchanged file, or the file system cannot be
         identified.
         """
         try:
@@ -344,7 +344,7 @@ def _status(fd: int) -> array[int] | None:
 
 @functools.cache
 def _statx() -> Callable[[int, array[int]], int] | None:
-    """Return the function of the C library; None where there is none."""
+    """Return the function of the C library; None if there is none."""
     try:
         import ctypes
 

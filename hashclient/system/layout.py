@@ -125,7 +125,8 @@ class Layout(msgspec.Struct, frozen=True):
     def metadata(self, provider: str) -> Path:
         """Return the folder of the verified metadata of a provider.
 
-        It is apart from the pinned root, since a file in it may have the name of any role.
+        This folder does not contain the pinned root, since a file in it may have the name of any
+        role.
         """
         return self.provider(provider) / "metadata"
 

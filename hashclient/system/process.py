@@ -14,8 +14,8 @@ A scanning process makes many objects and few cycles, so its garbage collector s
 
 `memory_cap` is for decoding untrusted bytes. A few kilobytes of Parquet can decode to terabytes: a
 long value in a dictionary that a million rows refer to, or a compressed page of zeros. The library
-that decodes Parquet has no limit of its own, so the kernel's limit is used. It applies to the whole
-process, all threads included, during the block.
+that decodes Parquet has no limit of its own, so the kernel's limit is used. The limit applies to
+the whole process, with all threads, during the block.
 
 Front ends and workers call these functions. The import alone changes nothing: a library must not
 change the process of its user.

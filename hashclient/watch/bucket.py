@@ -81,7 +81,7 @@ class BucketWatch:
         self._stopping = True
 
     def _take(self, pool: ThreadPoolExecutor, woken: int) -> bool:
-        """Take events, and settle those that are checked; return whether there may be more."""
+        """Take events, and remove checked ones from the source; return whether more may come."""
         self._settle(None if len(self._running) >= _MOST_EVENTS else 0.0)
         doubt, self._doubt = self._doubt, self._checker.doubt
         if self._doubt is not None:
@@ -122,7 +122,7 @@ class BucketWatch:
         )
 
     def _settle(self, wait_s: float | None) -> None:
-        """Show checked objects, and settle their events; wait for the first one if asked to."""
+        """Show checked objects, and remove their events; wait for the first object on request."""
         ended, _ = wait_for(self._running, wait_s, FIRST_COMPLETED)
         done = []
         for future in ended:

@@ -15,10 +15,10 @@ link elsewhere, a write to a file that stays open, a new length that is set by p
 and a change by another machine on a network file system (trees there are refused). Nor is it
 reported that a file has become readable.
 
-IN_MODIFY would report the third and fourth. It is not asked for: it is reported for each write(2),
-so the reports of one program that writes to two files in turn, as fast as it can, take a quarter of
-a processor and fill the kernel's queue; and a file that stays open, such as a log or a database,
-would be read again from its beginning after each of its lines.
+IN_MODIFY would report the third and fourth. This flag is not used: it is reported for each
+write(2), so the reports of one program that writes to two files in turn, as fast as it can, take a
+quarter of a processor and fill the kernel's queue; and a file that stays open, such as a log or a
+database, would be read again from its beginning after each of its lines.
 """
 
 from __future__ import annotations

@@ -160,7 +160,8 @@ class Watch(Observer):
     def _look_at_due(self, now: float) -> float:
         """Check the files that are due, and return when the next ones may be checked."""
         due = sorted((moment, path) for path, moment in self._due.items() if moment <= now)
-        # Those first that have waited for longest: nobody can keep a file waiting by other files.
+        # Files that have waited longest come first: nobody can keep a file waiting by changing
+        # other files.
         chosen = sorted(path for _, path in due[:MOST_FILES])
         if chosen:
             self._look_at(chosen)

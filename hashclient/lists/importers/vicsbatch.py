@@ -1,9 +1,9 @@
 """Turns media of a VICS document into batches: one by one, or many at once.
 
-Python's own decoder reads one object after the other, and notices repeated keys. It takes five
-times as long as decoding only the needed fields, so runs of media are decoded together where this
-gives the same result. A run is a guess: it ends at the last place that looks like the border
-between two media. If the text up to this place is an array of media, the place is a border,
+Python's own decoder reads one object after the other, and notices repeated keys. Python's decoder
+takes five times as long as decoding only the needed fields, so runs of media are decoded together
+if this gives the same result. A run is a guess: it ends at the last place that looks like the
+border between two media. If the text up to this place is an array of media, the place is a border,
 whatever follows. The fast decoder uses the last of repeated keys and ignores unknown keys. So keys
 are counted in the bytes, at any depth: if a key occurs exactly as often as it was decoded, it is
 not repeated. Any unusual text is decoded slowly, one medium after the other.

@@ -239,9 +239,9 @@ def _remains(fd: int) -> tuple[str, ...]:
 def open_elsewhere(fd: int) -> list[str]:
     """Return the other programs that use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
 
-    They can still read the file after its name was removed. The kernel says whether anybody has the
-    file open; `/proc` says who, as far as this process may see. Programs in another container, or
-    on another machine of a network file system, are not seen.
+    These programs can still read the file after its name was removed. The kernel says whether
+    anybody has the file open; `/proc` says who, as far as this process may see. Programs in another
+    container, or on another machine of a network file system, are not seen.
     """
     status = os.fstat(fd)
     is_used = None if status.st_nlink else _is_used(fd)

@@ -1,9 +1,9 @@
 """The interface of all kinds of destinations, to which reports are handed over.
 
-The outbox keeps the journal of a report and decides what is done; a destination does it. It is
-called under the outbox's lock, one report at a time. The journal notes each step before the step is
-visible at the other side. So after a kill at any instant the next attempt knows what may be there,
-and a report is handed over once.
+The outbox keeps the journal of a report and decides what is done; a destination does it. A
+destination is called under the outbox's lock, one report at a time. The journal notes each step
+before the step is visible at the other side. So after a kill at any instant the next attempt knows
+what may be there, and a report is handed over once.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class CyberTipline:
             try:
                 report = filing.retract()
             except UsageError:
-                # It is finished there, so that is its state.
+                # The report is finished at the service, so this is its state.
                 self._outbox.settle(filing.report.replace(retraction=None), record)
                 raise
         notes = []

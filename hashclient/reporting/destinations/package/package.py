@@ -1,9 +1,9 @@
 """Makes a package: a directory, or one archive sealed to its recipients.
 
 A package holds the report document, the chain of custody, a checkpoint of the audit log and the
-sealed evidence, and can be verified by `verify` anywhere. It appears in its directory as a whole,
-under its own name, and never replaces another file. An archive is encrypted while it is made, so it
-is never on a disk in the clear. `docs/reporting.md` specifies the format.
+sealed evidence, and can be verified by `verify` anywhere. A package appears in its directory as a
+whole, under its own name, and never replaces another file. An archive is encrypted while it is
+made, so it is never on a disk in the clear. `docs/reporting.md` specifies the format.
 """
 
 from __future__ import annotations
