@@ -230,9 +230,10 @@ def reversion(
         allowed = entry_hashes(np.array(sorted(may_return), "S"))
         if not np.isin(entry_hashes(returns), allowed).all():
             raise UsageError(
-                f"list {list_name} shares another one on, whose provider has withdrawn entries of"
-                f" generation {generation}: they cannot come back",
-                hint="`hashclient provider withdraw --generation` takes off what it added",
+                f"list {list_name} republishes another provider's list, and that provider has "
+                f"withdrawn entries of generation {generation}: these cannot come back",
+                hint="`hashclient provider withdraw --generation` withdraws the entries that a "
+                "generation added",
             )
     number = current.generation + 1
     added = _earlier_rows(files, roles, current, generation, entry_hashes(returns))

@@ -241,7 +241,7 @@ def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles)
 
 
 def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
-    """Return the ids that may come back to a list that shares another one on, or None for all ids.
+    """Return the ids that may come back to a republished list, or None for all ids.
 
     An entry that the other provider has withdrawn may not come back. All ids may come back to other
     lists.
