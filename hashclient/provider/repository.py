@@ -41,7 +41,8 @@ from hashclient.provider.public import (
     own_hints,
 )
 from hashclient.provider.results import Consolidated, Published, Renewed
-from hashclient.provider.roles import Roles, role_above, rotate_keys
+from hashclient.provider.roles import Roles
+from hashclient.provider.rotate_keys import role_above, rotate_keys
 from hashclient.provider.screen import read_screened
 from hashclient.provider.sharing import Share, check_share, may_return
 from hashclient.system.text import first_of, nearest, printable

@@ -1,0 +1,48 @@
+"""Replaces the keys of a role by new ones, so that clients follow by themselves."""
+
+from __future__ import annotations
+
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
+
+from hashclient.provider.keys import Keys
+from hashclient.provider.roles import Roles
+
+
+def role_above(role: str) -> str:
+    """Return the role whose metadata names the keys of `role`, which may be a list."""
+    return "root" if role in TOP_LEVEL_ROLE_NAMES else "targets"
+
+
+def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
+    """Replace all keys of `role` by new ones, as many as before unless `wanted`.
+
+    The old ones are removed. For the root, its old keys are needed. For another role, the keys
+    of the role above it are needed, so that a lost key can be replaced.
+
+    Raises:
+        StateError: as `Roles.commit`; the old keys stay in force then.
+    """
+    old, threshold = list(roles.key_policy(role)[0]), roles.key_policy(role)[1]
+    wanted = wanted or Keys(len(old), threshold)
+    # All keys that are needed are looked for before anything is published.
+    above = role_above(role)
+    roles.require_signers([above])
+    for protecting in (role, above):
+        roles.keys.protect_as(protecting, roles.key_policy(protecting)[0])
+    old_signers = roles.keys.present(role, old)
+    roles.replace_keys(role, wanted)
+    new = roles.key_policy(role)[0]
+    both = [*old_signers, *roles.keys.signers(role, new, wanted.threshold)]
+    if above == "targets":
+        # One timestamp switches delegation and role together.
+        roles.commit({"targets", role})
+    elif role == "root":
+        # The new root is signed by the keys of the root before it and by its own.
+        roles.commit_root(both)
+    else:
+        # 1. The metadata that the new root requires is written first; until then the old root's
+        # keys count. (If they are lost, clients refuse it for this moment.)
+        roles.commit({role}, {role: both})
+        # 2. The new root puts the new keys in force.
+        roles.commit_root()
+    roles.keys.retire(role, new)
