@@ -72,7 +72,7 @@ class _TakenError(Exception):
     """A webhook has the message; the rest of its answer is not read."""
 
 
-#: Gives a message within so many seconds.
+#: Sends a message within so many seconds.
 Send = Callable[[Message, float], None]
 
 
@@ -134,7 +134,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
         place.url,
         ca=_path(config.ca),
         proxy=config.proxy,
-        allow_http=True,  # which is for loopback alone
+        allow_http=True,  # http is for loopback only
         peer=ALERT_RECEIVER,
     )
     file, name = _path(config.secret_file), config.secret_env

@@ -28,7 +28,7 @@ _NAMES_A_FILE = frozenset(
 
 
 def allows_shared(environ: Mapping[str, str]) -> bool:
-    """Return whether the environment says what `--allow-shared` does."""
+    """Return whether the environment variable for `--allow-shared` is set."""
     return environ.get(ALLOW_SHARED, "").lower() in {"1", "true", "t", "yes", "y", "on"}
 
 

@@ -121,9 +121,9 @@ SETTLED = frozenset(
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
 _ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
-#: The states before each state; `docs/operations/after-a-match.md` says who changes a state, and
-#: what is kept. Two events also lead back to an earlier state: a report is taken back, or an entry
-#: is listed again.
+#: For each state, the states that can come before it; `docs/operations/after-a-match.md` says who
+#: changes a state, and what is kept. Two events also lead back to an earlier state: a report is
+#: taken back, or an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
     _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
     _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),

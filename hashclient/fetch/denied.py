@@ -29,8 +29,8 @@ class Asked(msgspec.Struct, frozen=True):
     """The results of loading roles of new lists.
 
     `refused` are the lists that this address refuses, and those that were denied before and whose
-    role fails in another way; `failed` are other failures. `denied` were denied before, and are not
-    given now.
+    role fails in another way; `failed` are the lists with other failures. `denied` lists were
+    denied before, and were not delivered now.
     """
 
     refused: dict[str, HashclientError]

@@ -240,7 +240,7 @@ class IndexWriter:
         self._runs.append(Run(path))
 
     def finish(self) -> tuple[RunRef, ...]:
-        """Flush, merge runs if it pays, and return the runs of the new generation.
+        """Flush, merge runs if this saves time later, and return the runs of the new generation.
 
         Raises:
             VerificationError, StateError: as `flush`.

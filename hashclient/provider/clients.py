@@ -66,7 +66,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     added: datetime
     tokens: tuple[Token, ...] = ()
-    #: Since when it may not fetch; it has no tokens then.
+    #: When the client was revoked; a revoked client has no tokens.
     revoked: datetime | None = None
     feedback_key: str | None = None
     lists: tuple[str, ...] | None = None
@@ -76,7 +76,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.lists is None or (wanted := list_at(path)) is None or wanted in self.lists
 
     def expires(self) -> datetime | None:
-        """Return until when it may fetch."""
+        """Return the time until which the client may fetch."""
         return max((token.expires for token in self.tokens), default=None)
 
     def valid_tokens(self, now: datetime) -> tuple[Token, ...]:

@@ -104,7 +104,7 @@ class RepositoryDirectory:
 
     @staticmethod
     def _timestamp(directory: Path) -> Path:
-        """Return the file that a repository in `directory` has from its making on."""
+        """Return the file that shows that `directory` is a repository."""
         return directory / "public" / "metadata" / "timestamp.json"
 
     def load(self) -> Roles:

@@ -156,7 +156,7 @@ def _is_sha256(hashes: Mapping[str, str]) -> bool:
 
 
 def _read_signed(path: Path, target: TargetFile) -> bytes:
-    """Return the bytes of a file of a draft, which are those that a role names.
+    """Return the bytes of a draft's file, verified by the hash that a role signs.
 
     Raises:
         UsageError: the file cannot be read.

@@ -51,7 +51,7 @@ from hashclient.trust.additions import NOTICES
 
 
 class Change(Protocol):
-    """A change of a list or of the notices, which has files."""
+    """A change with files, of a list or of the notices."""
 
     def write(self, files: ListFiles, roles: Roles) -> None:
         """Write the files, and name them in their role."""
@@ -226,7 +226,7 @@ def _write_signature(
 ) -> Signature:
     signature: Signature = signer.sign(metadata.signed_bytes)
     file = SignatureFile(role, signature.keyid, signature.signature)
-    # Who passes the draft on may have left an empty folder out.
+    # A person who passes the draft on may have left out an empty folder.
     folder = directory / "signatures"
     make_folder(folder)
     path = folder / f"{role}-{signature.keyid[:16]}.json"

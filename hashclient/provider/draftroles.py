@@ -108,7 +108,7 @@ def with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
 
 
 def notices_of(targets: Metadata[Any]) -> Targets | None:
-    """Return what targets say of the role of notices, or None if they name none."""
+    """Return the delegation to the role of notices in targets, or None without one."""
     try:
         return delegator_of(targets.signed)
     except (RepositoryError, ValueError, TypeError, RecursionError):
@@ -188,7 +188,7 @@ def with_naming(changed: Collection[str]) -> set[str]:
 
 
 def name_changed(meta: dict[str, MetaFile], roles: Mapping[str, Metadata[Any]]) -> None:
-    """Let the `meta` of a snapshot name the roles of a draft, by their versions."""
+    """Write the versions of a draft's roles into the `meta` of a snapshot."""
     for name in _below_snapshot(roles):
         meta[f"{name}.json"] = MetaFile(roles[name].signed.version)
 
@@ -289,7 +289,7 @@ def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
 
 
 def longest(root: Metadata[Any]) -> timedelta | None:
-    """Return for how long snapshot and timestamp may be signed at most, if a root says it.
+    """Return the longest validity of snapshot and timestamp, if a root sets it.
 
     Raises:
         VerificationError: the number in the root is not a number of days.

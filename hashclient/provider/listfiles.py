@@ -172,7 +172,7 @@ class ListFiles:
         )
 
     def provenance(self, roles: Roles, list_name: str) -> Provenance:
-        """Return who the entries of a list come from, and on which terms.
+        """Return the origins of a list's entries, and the terms of use.
 
         Raises:
             StateError: the metadata are corrupt.

@@ -2,7 +2,7 @@
 
 `public/` is made for all to read, whatever the umask. Folders below it get the mode of `public/`
 itself: if it is closed to all but a group, later folders are, too. No signature is verified here:
-it is the provider's own directory, and only damage by a disk or a person is to be found.
+the directory belongs to the provider, so only damage by a disk or a person has to be found.
 """
 
 from __future__ import annotations

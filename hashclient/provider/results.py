@@ -124,7 +124,7 @@ class Overview(
     keys: int
     threshold: int
     steps: tuple[Step, ...]
-    #: Who the entries come from, the first one first, and on which terms.
+    #: The origins of the entries, the first origin first, and the terms of use.
     provenance: Provenance = Provenance()
 
 

@@ -248,7 +248,7 @@ class Roles:
             delegate(self.targets.signed, self._delegator)
 
     def _replace(self, role: str, metadata: Metadata[Any]) -> None:
-        """Go on with other metadata of a role, which was signed elsewhere."""
+        """Use metadata of a role that was signed elsewhere."""
         if role in TOP_LEVEL_ROLE_NAMES or (role == NOTICES and self._delegator is not None):
             setattr(self, role, metadata)
         else:
@@ -272,7 +272,7 @@ class Roles:
                 published then.
         """
         signers, given = signers or {}, given or {}
-        if "targets" in given:  # these first: they say which roles there are
+        if "targets" in given:  # root and targets come first: they say which roles exist
             self._replace("targets", given["targets"])
         else:
             self.delegate()
@@ -333,7 +333,7 @@ class Roles:
         return data
 
     def allow(self, longest: timedelta) -> None:
-        """Let the next root say for how long snapshot and timestamp may be signed at most."""
+        """Set the longest validity of snapshot and timestamp in the next root."""
         self.root.signed.unrecognized_fields[LONGEST] = longest.days
 
     def renew(self) -> tuple[list[str], list[str]]:

@@ -46,7 +46,7 @@ def read_screened(
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 
-    Where no row may be skipped, they are left in, and the publication is refused.
+    If no row may be skipped, these rows stay, and the publication is refused.
 
     Raises:
         UsageError: more rows than may be are skipped; also while reading.

@@ -49,7 +49,7 @@ class Site(msgspec.Struct, frozen=True):
 
 
 def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part on who may fetch, for nginx: it changes with each client, and has no token.
+    """Return the part for nginx that says who may fetch: it changes with each client.
 
     Tokens that have expired at `now` are left out; later, nginx sees for itself.
     """
@@ -134,7 +134,7 @@ server {{
 
 
 def apache_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part on who may fetch, as for nginx; it belongs into the virtual host."""
+    """Return the part for Apache that says who may fetch; it belongs into the virtual host."""
     lines = [
         "# Made by `hashclient provider server-config apache`: hashes of tokens, and no token.",
         "SetEnvIfExpr \"md5(req('Authorization')) =~ /^(.+)$/\" LISTS_HASH=$1",

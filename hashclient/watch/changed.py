@@ -68,7 +68,7 @@ class ChangedFiles:
             yield task
 
     def close(self) -> None:
-        """Keep nothing."""
+        """Do nothing: no resource is open."""
 
 
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
@@ -97,6 +97,6 @@ def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
 def _inode(directory: Directory, name: str) -> int | None:
     try:
         status = directory.status(name)
-    except OSError:  # it is there, and perhaps unread
+    except OSError:  # the file exists, and may be unread
         return 0
     return None if status is None else status.st_ino
