@@ -457,7 +457,7 @@ def expected_root(client: Client) -> int:
 def test_list_vanishes_from_the_delegations(client: Client, simulator: Simulator) -> None:
     simulator.edit("targets", lambda s: roles_of(s).clear())
     error = refused(client, ExitCode.UNVERIFIED, "does not offer list baseline")
-    assert "it offers: none" in (error.hint or "")
+    assert "the provider offers: none" in (error.hint or "")
 
 
 def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -> None:

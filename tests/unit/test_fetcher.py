@@ -298,7 +298,7 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
     client = Client(tmp_path / "t", simulator, simulator.root, lists=("other", "nothing"))
     with pytest.raises(VerificationError, match="does not offer list nothing") as caught:
         client.fetch()
-    assert "it offers: baseline, other" in (caught.value.hint or "")
+    assert "the provider offers: baseline, other" in (caught.value.hint or "")
 
 
 def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:

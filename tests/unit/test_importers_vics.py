@@ -128,7 +128,9 @@ def test_rows_are_chosen_by_their_fields() -> None:
 @pytest.mark.parametrize("before", [0, 5])
 def test_media_without_a_category_need_a_choice(category: Any, before: int) -> None:
     content = document(*[GOOD] * before, {"MD5": MD5, "Category": category}, GOOD)
-    with pytest.raises(UsageError, match=f"record {before + 1} has category 0 or none.*meant") as e:
+    with pytest.raises(
+        UsageError, match=f"record {before + 1} has category 0 or none.*rows should"
+    ) as e:
         read(content)
     assert "--where" in (e.value.hint or "")
     assert len(rows(read(content, Reading(all_rows=True)))) == before + 2

@@ -102,7 +102,7 @@ def test_notices_of_a_newer_version_are_refused_and_kept(layout: Layout) -> None
     path = write(layout, book())
     data = path.read_bytes().replace(b"hashclient-notices/1", b"hashclient-notices/2", 1)
     path.write_bytes(data)
-    with pytest.raises(StateError, match="a newer hashclient has written it"):
+    with pytest.raises(StateError, match="a newer hashclient has written this file"):
         load_book(layout, "main")
     assert path.read_bytes() == data
 

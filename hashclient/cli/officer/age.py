@@ -43,7 +43,7 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             )
         except OSError as error:
             raise UsageError(
-                "the program `age` is missing, which opens sealed files",
+                "no program called age can open the sealed files here",
                 hint="install age (https://age-encryption.org)",
             ) from error
         assert process.stdout is not None
