@@ -38,7 +38,9 @@ def test_a_list_that_is_here_is_fetched_though_lists_does_not_name_it(site: Site
     lists = json.loads(site.call("fetch", "--format", "json").out)["lists"]
     assert [entry["outside_lists"] for entry in lists] == [False, True]
     shown = site.call("status")
-    assert shown.code == 0 and shown.out.count("`lists` of its provider does not name it") == 1
+    assert (
+        shown.code == 0 and shown.out.count("`lists` of its provider does not name this list") == 1
+    )
     # Now it is given up.
     shutil.rmtree(folder)
     fetched = site.call("fetch")
