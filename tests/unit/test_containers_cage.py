@@ -13,13 +13,17 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
+from email.header import Header
 from pathlib import Path
 
 import pytest
 
+from fixtures import images, mails
+from fixtures.ole import ole_of
 from hashclient.containers import cage as cage_module
 from hashclient.containers import protocol, sandbox
 from hashclient.containers.cage import Cage, Found
+from hashclient.containers.child import FileData
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.protocol import (
@@ -249,6 +253,76 @@ def test_one_without_room_to_start_is_tried_again(archive: Path, cage: Cage) -> 
             assert not cage.has_failed
     assert open_files() == before
     assert len(opened(cage, archive)) == 2
+
+
+@needs_locks
+@pytest.mark.parametrize("kind", ["image", "document", "mail"])
+def test_names_in_all_scripts_are_read_in_the_sandbox(
+    tmp_path: Path, cage: Cage, kind: str
+) -> None:
+    """What decodes them cannot be loaded there."""
+    words = {
+        "utf-8": "\u20ac\u5b57",
+        "iso-8859-2": "\u0142",
+        "windows-1252": "\u20ac",
+        "koi8-r": "\u0436",
+        "gb2312": "\u4e2d",
+        "big5": "\u4e2d",
+        "iso-2022-jp": "\u5b57",
+        "shift_jis": "\u5b57",
+        "euc-kr": "\uac00",
+    }
+    path = tmp_path / "x"
+    if kind == "image":
+        path.write_bytes(images.image_of(None, None, dict.fromkeys(words.values(), b"benign")))
+    elif kind == "document":
+        path.write_bytes(ole_of(dict.fromkeys(words.values(), b"benign")))
+    else:
+        names = [Header(word, charset).encode() for charset, word in words.items()]
+        path.write_bytes(mails.multipart(*(mails.base64_part(name, b"benign") for name in names)))
+    found = opened(cage, path)
+    assert not any(one.row.why for one in found)
+    assert {word.encode() for word in words.values()} <= {one.row.name for one in found}
+
+
+def test_a_file_that_gives_less_than_is_asked_for_is_read_on_to_what_is_wanted() -> None:
+    """As files of the kernel do, and some of a network."""
+    path = Path("/proc/kallsyms")
+    if not path.exists():
+        pytest.skip("no file that gives a page at a time")
+    wanted = 9_001
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert len(os.pread(fd, wanted, 0)) < wanted
+        data = FileData(fd, 5 * wanted)
+        begin = b"".join(os.pread(fd, 1, at) for at in range(20))
+        first, second = data.read_at(0, wanted), data.read_at(20, wanted)
+    finally:
+        os.close(fd)
+    assert (len(first), len(second), data.bytes_read) == (wanted, wanted, 2 * wanted)
+    assert first[:20] == begin and second[: wanted - 20] == first[20:]
+
+
+_WITHOUT_ROOM = """
+import ctypes, os, struct
+from hashclient.containers.sandbox import lock
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+allow = struct.pack("=HBBL", 6, 0, 0, 0x7FFF0000)
+code = ctypes.create_string_buffer(allow * 4096)
+for count in (4096, 256, 16, 1):
+    program = ctypes.create_string_buffer(struct.pack("@HP", count, ctypes.addressof(code)))
+    while libc.prctl(22, 2, program, 0, 0) == 0:
+        pass
+os.write(1, b"%d" % lock(1 << 28, 60).seccomp)
+"""
+
+
+@needs_locks
+def test_a_filter_that_the_kernel_does_not_take_is_not_in_force() -> None:
+    """All filters of a process together have a length; others fill it here."""
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_ROOM], capture_output=True, check=True)
+    assert done.stdout == b"0"
 
 
 @pytest.mark.parametrize(
