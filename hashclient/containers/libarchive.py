@@ -42,7 +42,7 @@ from hashclient.containers.interface import (
 LIBRARY = "libarchive.so.13"
 MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
-_EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
+_EOF, _OK, _WARN, _FAILED, _FATAL = 1, 0, -20, -25, -30
 _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
 #: No path is longer: what is said to be a link to such a place is written as a file by 7-Zip.
 _MAX_PATH_BYTES = 4095
@@ -241,16 +241,14 @@ class _Archive:
 
     def next(self) -> tuple[int, int | None] | None:
         """Return the next entry and why it cannot be relied on, as a status; None at the end."""
-        entry, status = c_void_p(), _RETRY
-        for _ in range(100):
-            status = self._library.archive_read_next_header(self._archive, byref(entry))
-            if status != _RETRY:
-                break
+        entry = c_void_p()
+        status = self._library.archive_read_next_header(self._archive, byref(entry))
         if status == _EOF:
             if self._input.error is not None:
                 raise self._input.error
             return None
-        if status <= _FAILED and (status == _FATAL or not entry.value):
+        # No format here has an entry that is read again: any other status is one that is not known.
+        if status not in (_OK, _WARN) and (status != _FAILED or not entry.value):
             raise self.error()
         return entry.value or 0, status
 
@@ -263,8 +261,6 @@ class _Archive:
             status = self._library.archive_read_data_block(
                 self._archive, byref(block), byref(count), byref(offset)
             )
-            if status == _RETRY:
-                continue
             if status == _EOF:
                 break
             if status != _OK:

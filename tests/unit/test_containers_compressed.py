@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from fixtures.archives import bzip2_of, compress_of, gzip_of, lzma_of, raw_deflate, xz_of
+from fixtures.differential.streams import FORMS
 from hashclient.containers import decoding, libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.decoding import Inflater, decoded
@@ -203,6 +204,19 @@ def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other:
     assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
 
 
+@pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+@pytest.mark.parametrize("other", [*OTHERS, "zeros", "text", "nothing"])
+@pytest.mark.parametrize("length", [1, 900, len(A)])
+def test_a_stream_behind_one_that_the_library_reads_is_unread(other: str, length: int) -> None:
+    expander, behind = libformats.reader("lz4", ()), {"zeros": bytes(99), "text": b"some words"}
+    data = FORMS["lz4"]({}, A[:length])
+    data += OTHERS[other](B) if other in OTHERS else behind.get(other, b"")
+    for source in (Whole(data), Once(data, 999)):
+        out = opened(expander, source)
+        unread = [(b"", Why.UNSUPPORTED)] if other in OTHERS else []
+        assert (out.contents, out.unread) == ([A[:length]], unread)
+
+
 def test_streams_of_lzma_are_joined_to_their_end_and_no_third_kind() -> None:
     out = opened(Lzma(), Whole(lzma_of(A) + lzma_of(B) + xz_of(A)))
     assert out.contents == [A, A + B + A] and not out.unread
@@ -253,7 +267,10 @@ def test_zstd_frames_one_behind_the_other() -> None:
     def pack(content: bytes) -> bytes:
         return subprocess.run(["zstd", "-c"], input=content, check=True, capture_output=True).stdout
 
-    assert opened(Zstd(), pack(A) + b"\x51\x2a\x4d\x18\1\0\0\0x" + pack(B)).contents == [A + B]
+    one, other = pack(A), pack(B)
+    for first in (0x40, 0x4F, 0x50, 0x51, 0x5F, 0x60, 0xD0):
+        out = opened(Zstd(), one + bytes([first]) + b"\x2a\x4d\x18\1\0\0\0x" + other)
+        assert out.contents == ([A + B] if 0x50 <= first <= 0x5F else [A])
 
 
 @pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
