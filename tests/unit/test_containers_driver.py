@@ -160,6 +160,17 @@ has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("z
 ALL = {**WAYS, **(OTHERS if has_others else {})}
 
 
+@pytest.mark.parametrize("mark", [b"conectix", b"koly"])
+def test_a_file_that_only_its_end_tells_is_of_a_kind_unless_it_is_opened(mark: bytes) -> None:
+    end = mark.ljust(512, b"\0")
+    for front, kinds in ((b"", 1), (b"x" * 9_000, 1), (zip_of(a=X), 0), (gzip.compress(X), 0)):
+        found = drive(front + end)
+        assert [bool(row.not_opened) for row in found.rows].count(True) == kinds
+        assert bool(found.places_of(X)) is not bool(kinds)
+    for other in (b"x" * 9_000, b"x" * 9_000 + end[:-1], zip_of(a=X)):
+        assert not any(row.not_opened for row in drive(other).rows)
+
+
 @pytest.mark.sampled
 @pytest.mark.parametrize("outer", ALL)
 @pytest.mark.parametrize("inner", ALL)

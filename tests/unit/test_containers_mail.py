@@ -17,7 +17,8 @@ from hashclient.containers.interface import NEVER, Unlisted, Why
 from hashclient.containers.mail import MAX_DEPTH, MESSAGE, Eml, Message
 from hashclient.containers.mailreadings import MAX_AGAIN_BYTES
 from hashclient.containers.mbox import Mbox
-from hashclient.containers.mimelines import Boundaries, match
+from hashclient.containers.mimeheaders import Collector
+from hashclient.containers.mimelines import Boundaries, Lines, match
 from tests.opened import MAX_PIECE_BYTES, Once, Opened, each, has_mark, opened, sniffs
 
 A, B = b"benign AA " * 99 + b"1", bytes(range(256)) * 9
@@ -363,6 +364,14 @@ def test_a_backslash_in_a_boundary_is_one_or_none(char: str, kept: str) -> None:
     assert A in look(raw(header, f"{line}\n{base64_part('a', A)}\n{line}--\n")).contents
 
 
+@pytest.mark.parametrize("char", [b"-", b"1", b"z"])
+def test_a_header_names_a_boundary_with_a_backslash_and_without_it(char: bytes) -> None:
+    """Not by chance: parts are also found behind lines that only resemble a boundary."""
+    header = Collector()
+    assert header.add(b'Content-Type: multipart/mixed; boundary="a\\' + char + b'b"\n')
+    assert header.fields().boundaries == {b"a" + char + b"b", b"a\\" + char + b"b"}
+
+
 def test_of_two_boundaries_both_count() -> None:
     for one, other in ("xy", "yx"):
         header = f"Content-Type: multipart/mixed; boundary={one}; boundary={other}"
@@ -639,6 +648,22 @@ def test_several_lines_in_a_header_that_are_none_are_in_the_body_once() -> None:
     part = base64_part("a", A)
     data = multipart(TEXT, part).replace(b"MIME-Version", b"odd line\nMIME-Version")
     assert A in look(data).contents and data[data.index(b"odd") :] in look(data).contents
+
+
+def test_a_header_goes_on_behind_a_line_that_is_none_as_far_as_fields_follow() -> None:
+    lines = [
+        b"From: a\n",
+        b"odd line\n",
+        b"Subject: x\n",
+        b"another one\n",
+        b"text\n",
+        b"\n",
+        b"end",
+    ]
+    source = Lines(Once(b"".join(lines), 7))
+    header = source.header([])
+    assert not header.has_end and header.fields().rest == b"".join(lines[1:3])
+    assert source.take(100) == b"".join(lines[3:])
 
 
 def test_a_header_without_an_empty_line_ends_at_a_boundary() -> None:

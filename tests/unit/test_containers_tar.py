@@ -15,7 +15,7 @@ import pytest
 from fixtures import archives
 from fixtures.archives import TAR_END, pax, tar_header, tar_member, tar_of
 from hashclient.containers import forward, tarsparse
-from hashclient.containers.interface import ISO_HEAD_BYTES, Member, Why
+from hashclient.containers.interface import ISO_HEAD_BYTES, Member, Unlisted, Why
 from hashclient.containers.registry import Registry
 from hashclient.containers.tar import MAX_EXTENDED_BYTES, Tar
 from hashclient.containers.tarheader import is_header
@@ -228,6 +228,18 @@ def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> 
     out = look(everywhere + tar_member(b"a", A) + tar_member(b"b", A))
     assert out.contents == [A, A] and not out.unread
     assert (b"b", Why.DAMAGED) in look(everywhere + tar_member(b"b", B)).unread
+
+
+def test_of_two_sizes_the_other_one_counts_as_well_up_to_a_piece() -> None:
+    """A larger one is unread alone, and not one more member that is looked at."""
+    for other in (1, forward.PIECE_BYTES, forward.PIECE_BYTES + 1, forward.PIECE_BYTES << 1):
+        content = bytes(other)
+        data = pax({b"size": b"512"}) + tar_header(b"a", other) + content + bytes(-other % 512)
+        found = [*each(Tar(), Whole(data + tar_member(b"b", B)))]
+        sizes = [one.size for one in found if isinstance(one, Member) and one.name == b"a"]
+        assert sizes == ([other] if other <= forward.PIECE_BYTES else []) + [512]
+        unread = [(one.name, one.why) for one in found if isinstance(one, Unlisted)]
+        assert unread == [(b"a", Why.DAMAGED)]
 
 
 @pytest.mark.parametrize("claim", [0, 0o77777777777, (9 << 30) & 0o77777777777])

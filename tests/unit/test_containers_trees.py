@@ -49,6 +49,17 @@ def test_every_tree_of_an_image_is_read(trees: tuple[dict[str, bytes] | None, ..
     assert not out.unread
 
 
+@pytest.mark.parametrize(("place", "byte"), [(7, 1), (72, 1), (88, 1), (100, 1), (881, 2)])
+def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
+    """libarchive refuses such a descriptor; systems show the tree."""
+    for joliet, reasons in ((None, set()), ({"b": OTHER}, {Why.DAMAGED})):
+        data = bytearray(images.image_of({"A": BENIGN}, joliet))
+        assert data[16 * images.SECTOR + place] != byte
+        data[16 * images.SECTOR + place] = byte
+        out = in_image(bytes(data))
+        assert (out.contents, out.reasons) == ([OTHER if joliet else BENIGN], reasons)
+
+
 def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path) -> None:
     """As other programs make images: all trees show the same bytes."""
     if shutil.which("genisoimage") is None:

@@ -41,6 +41,45 @@ def test_each_kind_is_recognised_and_no_expander_opens_it(name: str) -> None:
     assert not Registry().pick(bytes(head), b"")
 
 
+#: The first bytes of such files, as the programs write them that make them.
+BEGINS = {
+    "luks": "4c554b53babe0001",
+    "ewf": "455646090d0aff00010100",
+    "aff": "41464631300d0a00",
+    "qcow": "514649fb00000003",
+    "qed": "51454400",
+    "vmdk": "4b444d5601000000",
+    "vhd": "636f6e6563746978",
+    "vhdx": "7668647866696c65",
+    "parallels": "576974686f75744672656553706163650200",
+    "wim": "4d5357494d000000d0000000",
+    "partclone": b"partclone-image".hex(),
+    "bkf": "544150450000",
+    "dbx": "cfad12fec5fd746f",
+    "nsf": "1a00000400002b000000010500ff",
+    "ace": "312331000000902a2a4143452a2a",
+    "zoo": "5a4f4f20322e313020417263686976652e",
+    "stuffit": "5349542100",
+    "alz": "414c5a010a000000",
+    "egg": "45474741000100",
+    "lzop": "894c5a4f000d0a1a0a1040",
+    "lrzip": "4c525a490006",
+    "rzip": "525a49500201",
+    "zpaq": "376b5374a031838b",
+    "freearc": "41724301",
+    "rar-1": "52457e5e",
+    "chm": "495453460300000060000000",
+    "installshield": "49536328",
+    "onenote": "e4525c7b8cd8a74daeb15378d02996d3",
+    "snappy": "ff060000734e61507059",
+}
+
+
+@pytest.mark.parametrize("name", BEGINS)
+def test_each_kind_is_recognised_by_the_bytes_that_its_files_begin_with(name: str) -> None:
+    assert kind_by_begin(bytes.fromhex(BEGINS[name]) + bytes(2_000)) == name
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_file_that_is_cut_is_of_no_kind_or_of_the_same(name: str) -> None:
     kind, data = ROWS[name]
