@@ -264,7 +264,6 @@ def test_an_etag_comes_back_only_where_something_rests_on_it_and_a_note_always()
     assert back(None) == [every[0], *ruled_out]
 
 
-@pytest.mark.slow
 def test_a_range_is_divided_where_its_keys_differ() -> None:
     assert list(levels_of(b"", b"", None)) == [b""]
     assert list(levels_of(b"p", b"p", None)) == [b"p/"]

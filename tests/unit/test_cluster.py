@@ -10,22 +10,26 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from fixtures.buckets import Site
 from hashclient.config.tables import ClusterConfig
 from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.core.version import __version__
+from hashclient.objects.s3 import S3
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.records import RECORD
 from hashclient.scan.check.checker import Checker
-from hashclient.scan.cluster import probes, worker
+from hashclient.scan.cluster import objectwork, probes, worker
 from hashclient.scan.cluster.address import (
     LocalCluster,
     Scheduler,
@@ -43,6 +47,7 @@ from hashclient.scan.cluster.messages import (
     SIGN,
     Known,
     Listed,
+    ListedRange,
     Lost,
     ReadObjects,
     Setup,
@@ -50,6 +55,7 @@ from hashclient.scan.cluster.messages import (
     Spec,
     ToCheck,
     ToList,
+    ToListRange,
     answer_of,
     decode_answer,
     decode_object_answer,
@@ -827,3 +833,42 @@ def test_without_a_cluster_all_that_is_left_is_unread(tmp_path: Path) -> None:
     lost = ("/f/1", "/f/2", "/g/3", f"{tree}/d", f"{tree}/e", f"{tree}/gone", str(tree))
     assert found == {"/s": Kind.SKIPPED, **dict.fromkeys(lost, Kind.UNREAD)}
     assert trees.coverage.has_failed(f"{tree}/e")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    with site.reached():
+        yield site
+    site.close()
+
+
+@pytest.mark.parametrize("most", [2, 100])
+def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
+    site: Site, worker_process: _Process, most: int
+) -> None:
+    """Below a prefix with many keys and beside it, whatever is next to a slash."""
+    bucket = site.bucket()
+    keys = [f"{a}/{b}/{n}" for a in ("a", "a-1") for b in "xy" for n in range(2)]
+    keys += ["a", "a.", "a/", "a0", "b/", "z"]
+    for key in keys:
+        bucket.put(key, b"")
+    assert not worker_process.prepare(Setup(worker_process.spec("scan")))
+    namespace = S3(bucket.name).namespace
+    bounds: list[tuple[bytes | None, bytes | None]] = [(None, b"a/x."), (b"a/x.", None)]
+    found: list[bytes] = []
+    divided = 0
+    while bounds:
+        after, until = bounds.pop(0)
+        asked = ToListRange(namespace, bucket.name, b"", after, until, most)
+        answer = decode_object_answer(objectwork.list_range("scan", encode(asked)))
+        assert isinstance(answer, ListedRange)
+        assert answer.ended is None
+        here = [] if not answer.pages else pa.ipc.open_stream(answer.pages).read_all()["key"]
+        found += [key.as_py() for key in here]
+        if answer.rest is not None:
+            divided += bool(answer.points)
+            parts = [answer.rest, *answer.points, until]
+            bounds[:0] = pairwise(parts)
+    assert found == sorted(os.fsencode(key) for key in keys)
+    assert bool(divided) == (most < 100)
