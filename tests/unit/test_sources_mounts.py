@@ -293,3 +293,32 @@ def test_a_share_that_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path)
     assert below(paths, ["/"]) == paths
     forget_all(tmp_path, ["/a", "/a/b"])
     assert [r.real_path for r in load(tmp_path)] == ["/ab", "/c"]
+
+
+def test_a_directory_that_is_empty_where_a_file_system_was_is_not_mounted(
+    tmp_path: Path, fds: list[int]
+) -> None:
+    """One with names is a part of the file system around it, wherever a walk in it has come to."""
+    first = mounts(tmp_path / "state")
+    first.look(fds[1], given=True)
+    first.save()
+    (known,) = load(tmp_path / "state")
+    path = known.real_path
+    write(
+        tmp_path / "state",
+        [msgspec.structs.replace(known, point_bytes=len(os.fsencode(path)), inner=TWO)],
+    )
+    seen = mounts(tmp_path / "state")
+    objection = seen.look(fds[1], given=True)
+    assert objection is not None and objection.startswith("not mounted: a file system was here")
+    assert seen.is_missing
+    names = {f"{n}" for n in range(9)}
+    for name in names:
+        (Path(path) / name).touch()
+    seen = mounts(tmp_path / "state")
+    with os.scandir(fds[1]) as walk:
+        first_name = next(walk).name
+        assert seen.look(fds[1], given=True) is None
+        assert sorted([first_name, *(entry.name for entry in walk)]) == sorted(names)
+        assert seen.look(fds[1], given=True) is None
+    assert not seen.is_missing
