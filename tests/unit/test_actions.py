@@ -12,7 +12,7 @@ import pytest
 from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from hashclient.config.settings import Settings, parse_config
-from hashclient.core.errors import ConfigError, ExitCode
+from hashclient.core.errors import ConfigError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, Outer, Recorded
@@ -207,6 +207,25 @@ def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> N
         next(ending)
     assert wanted(desk) == {match.id}
     assert desk.get(other).state is MatchState.FOUND
+
+
+def test_a_record_that_cannot_be_read_is_one_failure_among_the_reports(desk: Desk) -> None:
+    """Once it can be read, they are prepared; where there is none, there is nothing to do."""
+    session = desk.session_of("tester")
+    assert list(actions.prepare_wanted(session)) == []
+    match = desk.find("a", A)
+    with desk.record() as record:
+        record.want_report(match.id, "police", desk.now())
+    damaged = desk.settings.layout.matches
+    content = damaged.read_bytes()
+    damaged.write_bytes(b"no database " * 999)
+    (failure,) = actions.prepare_wanted(session)
+    assert isinstance(failure, StateError)
+    with pytest.raises(StateError):
+        list(responder(desk).end())
+    damaged.write_bytes(content)
+    (made,) = responder(desk).end()
+    assert made.matches == (match.id,)
 
 
 def test_one_act_is_for_all_members_of_a_container(
