@@ -575,7 +575,7 @@ def test_a_job_goes_on_after_an_outage_and_not_without_a_list(tmp_path: Path) ->
         variables = {"HASHCLIENT_STATE_DIR": str(mirror.state)}
         code, said = runner.shell(with_the_command(script), **variables)
         assert code == 8, said
-        assert "list other is not here" in said
+        assert "list other is missing" in said
         words = [*shlex.split(hook["entry"]), *hook["args"], *CLEAN]
         code, said = runner.shell(with_the_command(shlex.join(words)), **variables)
         assert code == 8, said
