@@ -29,10 +29,12 @@ from hashclient.index import matcher as judging
 from hashclient.index.matcher import Columns, Judge
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.wire import Uint64
+from hashclient.scan.cache.inside import MEMBER, Inside
 from hashclient.scan.cache.memory import InventoryPlace, Memory
-from hashclient.scan.cache.records import PLAIN, RECORD, Records
+from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records
 from hashclient.scan.check import checker as module
 from hashclient.scan.check import judging as judging_module
+from hashclient.scan.check import members as members_module
 from hashclient.scan.check import reading
 from hashclient.scan.check.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
 from hashclient.scan.check.members import Members, container_options
@@ -444,6 +446,22 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
         assert result.deferred == [Group(str(tree), ["c"], follow=False), groups[1]]
 
 
+@pytest.mark.parametrize("most", [6, 5])
+def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Whether it has read just as much as it may, or more: what is there is found out later."""
+    monkeypatch.setattr(module, "TASK_BYTES", most)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
+    task = [Group(str(tree), ["a"], follow=False)]
+    task += [Group(f"{tree}/gone", [], follow=False)] * (DIRECTORIES - 1)
+    further = [Group(f"{tree}/gone", ["b"], follow=False)] * 2
+    result = checker(lists).check([*task, *further])
+    assert (result.outcomes, result.deferred) == ([], further)
+    assert (result.clean, result.bytes_read) == (1, 6)
+
+
 @pytest.mark.slow
 def test_a_task_that_has_found_many_members_hands_the_rest_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
@@ -826,6 +844,59 @@ def test_containers_are_opened_as_they_are_configured() -> None:
     config = ContainersConfig(**numbers, sandbox="require", not_opened="unread")
     made = container_options(config, noticed.append, (b"word",), verify_sizes=True)
     assert made == Options(Limits(**numbers), True, True, (b"word",), True)
+
+
+@pytest.mark.parametrize("verify_sizes", [False, True])
+def test_known_members_are_clean_if_nothing_that_a_list_asks_for_is_missing(
+    tmp_path: Path, verify_sizes: bool
+) -> None:
+    """A claimed size rules a member out, but only one that cannot be wrong where that counts."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    opens = Members(lists.judge(), Options(verify_sizes=verify_sizes))
+    sha1 = mask_of([Algorithm.SHA1])
+
+    def member(size: int, mask: int = 0, exact: int = 0, content: bytes = b"") -> Inside:
+        one = np.zeros(1, MEMBER)
+        one["size"], one["mask"], one["exact"] = size, mask, exact
+        if content:
+            digest = bytes.fromhex(digests_of(content)[1])
+            one["tags"][0, SLOT[Algorithm.SHA1]] = lists.sealer.tags_of(Algorithm.SHA1, [digest])
+        return one
+
+    found = {
+        "claimed": member(7),
+        "exact": member(7, exact=1),
+        "read": member(7, sha1, content=b"benign!"),
+        "of the size, and read": member(6, sha1, content=b"LISTED"),
+        "of the size, and not read": member(6, exact=1),
+        "of the size, by another digest": member(6, mask_of([Algorithm.MD5])),
+        "listed": member(6, sha1, content=b"listed"),
+    }
+    clean = {"exact", "read", "of the size, and read"} | (set() if verify_sizes else {"claimed"})
+    assert opens.are_clean([]) == []
+    assert opens.are_clean([*found.values()]) == [name in clean for name in found]
+    # A container is as its worst member.
+    both = [np.concatenate([one, other]) for one in found.values() for other in found.values()]
+    expected = [one in clean and other in clean for one in found for other in found]
+    assert opens.are_clean(both) == expected
+
+
+def test_members_that_are_not_named_one_by_one_count_as_one_that_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
+) -> None:
+    monkeypatch.setattr(members_module, "MAX_KEPT", 2)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    archives = {f"{n}": zipped(b"benign", *[b"listed"] * n) for n in range(1, 7)}
+    tree = write_tree(tmp_path / "t", archives)
+    made = checker(lists, members=members_of(lists))
+    for count in range(1, 7):
+        result = made.check([Group(str(tree), [str(count)], follow=False)])
+        more = [f"limit: {count - 2} more are unread or match, and are not named one by one"]
+        told = [o.reason for o in result.outcomes if o.kind is Kind.UNREAD]
+        assert told == (more if count > 2 else [])
+        assert sum(o.kind is Kind.MATCH for o in result.outcomes) == min(count, 2)
+        # The file itself and one member are clean.
+        assert (result.clean, result.members) == (2, 1 + len(result.outcomes))
 
 
 def test_content_that_is_unread_says_why_in_one_word_and_in_more(tmp_path: Path) -> None:

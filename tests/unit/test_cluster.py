@@ -872,3 +872,47 @@ def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
             bounds[:0] = pairwise(parts)
     assert found == sorted(os.fsencode(key) for key in keys)
     assert bool(divided) == (most < 100)
+
+
+class _Dying:
+    """Stands for a scheduler whose workers die with each batch that they get, and for these."""
+
+    resource = "r"
+    slots = 1
+    idle_since = None
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.given: list[str] = []
+        self.waiting: set[str] = set()
+
+    def look(self) -> bool:
+        return True
+
+    def submit(self, *_: object, key: str, resource: str) -> str:
+        self.given.append(key)
+        self.waiting.add(key)
+        return key
+
+    def stuck(self) -> set[str]:
+        return set(self.waiting)
+
+    def abandon(self, futures: Sequence[str]) -> None:
+        self.waiting -= set(futures)
+
+
+@pytest.mark.parametrize(("workers", "times"), [(1, 3), (2, 2), (9, 2)])
+def test_a_batch_is_handed_out_again_until_three_workers_have_died_with_it(
+    workers: int, times: int
+) -> None:
+    """The scheduler does not count: of several workers, two may have died each time."""
+    dying: Any = _Dying(workers)
+    jobs = Jobs(dying, dying, "name")
+    jobs.submit("batch", worker.check, b"")
+    for done in range(1, times + 1):
+        assert (len(dying.given), jobs.batches, jobs.take_lost()) == (done, ["batch"], [])
+        jobs.look()  # a worker may just have become ready
+        assert len(dying.given) == done
+        jobs.look()
+    assert (len(dying.given), jobs.batches, jobs.take_lost()) == (times, [], ["batch"])
+    assert jobs.take_lost() == [] and not dying.waiting
