@@ -50,9 +50,18 @@ class Ledger:
     """The records of one process of a daemon."""
 
     def __init__(
-        self, session: Session, counts: Row, arguments: Sequence[str], lists: InUse, *, act: bool
+        self,
+        session: Session,
+        counts: Row,
+        arguments: Sequence[str],
+        lists: InUse,
+        *,
+        act: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Have nothing to record yet; with `act`, apply the policy to matches.
+
+        `clock` gives seconds.
 
         Raises:
             HashclientError: the policy names unknown lists.
@@ -64,7 +73,8 @@ class Ledger:
         self._wants_reports = True
         self._prepared = 0.0
         self._lists = lists
-        self._repeats = Repeats(time.monotonic)
+        self._clock = clock
+        self._repeats = Repeats(clock)
         self._responder = Responder(session, lists.states) if self._act else None
         #: For the log, from the first record on; and its counts.
         self._recorder: RunRecord | None = None
@@ -149,7 +159,7 @@ class Ledger:
     def prepare_reports(self) -> None:
         """Prepare reports of matches from time to time, and write counts that are due."""
         self.keep_counts()
-        now = time.monotonic()
+        now = self._clock()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
             return
         self._prepared, self._wants_reports = now, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,15 @@ import pytest
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.audit.log import read
+from hashclient.config.settings import Settings, parse_config
 from hashclient.daemon.counts import Count, Counts
-from hashclient.daemon.ledger import Ledger, Records
+from hashclient.daemon.ledger import REPORTS_S, Ledger, Records
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.daemon.users import Peer
 from hashclient.matches.store import Matches
+from hashclient.reporting.outbox import Outbox
+from hashclient.session import Session
 from tests.kit import csv_of
 
 LISTED = (b"listed one", b"listed two")
@@ -96,3 +100,44 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
         for algorithm, tag in match.tags.items():
             digest = judged(lists, LISTED[number]).digester.finish()[algorithm]
             assert lists.judge.sealer.tags_of(algorithm, [digest]).tobytes() == tag
+
+
+def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
+    client: Client, tmp_path: Path
+) -> None:
+    """Of the matches of others, those prepare reports that have found them."""
+    (tmp_path / "out").mkdir()
+    config = parse_config(
+        '[[policy]]\nactions = ["report"]\n[report]\norganisation = "o"\ncontact = "c"\n'
+        f'[report.to.desk]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n',
+        "config.toml",
+    )
+    settings = Settings(client.settings.state_dir, tmp_path / "config.toml", None, config)
+    session = Session(settings, now=lambda: datetime.now(UTC), environ={})
+    lists = InUse(session.open_lists(), session)
+    moment = 1_000.0
+    ours, theirs = (
+        Ledger(session, Counts(1).row(0), (), lists, act=True, clock=lambda: moment)
+        for _ in range(2)
+    )
+    one, other = (judged(lists, data).outcome for data in LISTED)
+    assert one is not None and other is not None
+
+    def reports() -> int:
+        return len(Outbox(session).reported("desk"))
+
+    ours.prepare_reports()
+    theirs.add([one], lists, each=True)
+    moment += REPORTS_S
+    ours.prepare_reports()
+    assert reports() == 0
+    ours.add([one], lists, each=True)
+    ours.prepare_reports()
+    assert reports() == 1
+    ours.add([other], lists, each=True)
+    for later, made in ((REPORTS_S - 0.5, 1), (0.5, 2)):
+        moment += later
+        ours.prepare_reports()
+        assert reports() == made
+    for ledger in (ours, theirs):
+        ledger.end()
