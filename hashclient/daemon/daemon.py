@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.core.errors import HashclientError, StateError
@@ -23,7 +22,7 @@ from hashclient.daemon.checks import STOP
 from hashclient.daemon.counts import Count, Counts, Row
 from hashclient.daemon.lists import Ageing, Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
-from hashclient.daemon.sockets import listen, notify, passed_sockets
+from hashclient.daemon.sockets import listen, name_of, notify, passed_sockets
 from hashclient.daemon.worker import Worker
 from hashclient.session import Session
 from hashclient.system.beside import Beside
@@ -123,11 +122,11 @@ class Daemon:
     def _listen(self, stack: contextlib.ExitStack) -> None:
         """Listen at the sockets that systemd passes, or at the addresses."""
         for sock in passed_sockets(os.environ):
-            self._listeners.append((stack.enter_context(sock), _name_of(sock)))
+            self._listeners.append((stack.enter_context(sock), name_of(sock)))
         for address in [] if self._listeners else self._addresses:
             sock = stack.enter_context(listen(address, self._mode, stack))
             is_unix = isinstance(address, UnixAddress)
-            self._listeners.append((sock, str(address) if is_unix else _name_of(sock)))
+            self._listeners.append((sock, str(address) if is_unix else name_of(sock)))
         for sock, _ in self._listeners:
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
 
@@ -260,10 +259,3 @@ def _work(
     counts.add(Count.STARTED)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     worker.run()
-
-
-def _name_of(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return str(UnixAddress(Path(os.fsdecode(name))))
-    return str(TcpAddress(name[0], name[1]))

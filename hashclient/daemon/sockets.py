@@ -19,7 +19,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from hashclient.core.errors import LockedError, StateError, UsageError
-from hashclient.daemon.options import Address, UnixAddress
+from hashclient.daemon.options import Address, TcpAddress, UnixAddress
 from hashclient.system.beneath import Directory, Identity, identity_of
 from hashclient.system.files import make_public_dir, writer_lock
 from hashclient.system.listening import cannot_listen
@@ -128,6 +128,14 @@ def _refuse(path: Path, stranger: Stranger | None) -> None:
             hint="anyone who may do that could answer in place of the daemon; give --bind a path"
             " where only root and the user of the daemon may write",
         )
+
+
+def name_of(listener: socket.socket) -> str:
+    """Return the name of a listening socket: its address as `--bind` takes it."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return str(UnixAddress(Path(os.fsdecode(name))))
+    return str(TcpAddress(name[0], name[1]))
 
 
 _log = Log("daemon")

@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,37 @@ def test_sockets_that_are_passed_to_others_are_not_taken(pid: str | None, count:
         environ["LISTEN_PID"] = str(os.getpid()) if pid == "own" else pid
     assert passed_sockets(environ) == []
     assert environ == {"OTHER": "stays"}
+
+
+def test_sockets_that_are_passed_are_taken_and_named_and_no_other_descriptor(
+    ground: Path,
+) -> None:
+    """In a process of its own, as their descriptors are the first ones."""
+    path = ground / "socket"
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix.bind(str(path))
+        unix.listen()
+        fds = [unix.fileno(), tcp.fileno()]
+        for count in range(3):
+            script = _PASSED.format(fds=fds, count=count)
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, pass_fds=fds, check=True
+            )
+            names = [f"unix:{path}", f"127.0.0.1:{tcp.getsockname()[1]}"]
+            assert done.stdout.decode().split() == [f"{name}=False" for name in names[:count]]
+
+
+_PASSED = """
+import os
+kept = [os.dup2(os.dup(fd), 20 + n) for n, fd in enumerate({fds})]
+for n, fd in enumerate(kept):
+    os.dup2(fd, 3 + n)
+from hashclient.daemon.sockets import name_of, passed_sockets
+environ = dict(LISTEN_PID=str(os.getpid()), LISTEN_FDS="{count}", LISTEN_FDNAMES="x")
+found = passed_sockets(environ)
+assert not environ and [sock.fileno() for sock in found] == [*range(3, 3 + {count})]
+print(*(f"{{name_of(sock)}}={{sock.get_inheritable()}}" for sock in found))
+"""
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])
