@@ -18,6 +18,7 @@ from hashclient.core.digests import (
     LONGER,
     SHORTER,
     LengthError,
+    StreamDigester,
     digest_fd,
     new_hash,
 )
@@ -164,3 +165,14 @@ def test_every_digest_is_that_of_any_entry() -> None:
     for masks, every in enumerate(EVERY_DIGEST):
         entries = [m for m in range(1, 8) if masks >> (m - 1) & 1]
         assert set(Algorithm.in_mask(every)) == {a for m in entries for a in Algorithm.in_mask(m)}
+
+
+@pytest.mark.parametrize("length", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_of_a_stream_of_up_to_a_mebibyte_only_the_plan_is_computed(length: int) -> None:
+    digester = StreamDigester((Algorithm.SHA1,))
+    content = memoryview(bytes(length))
+    for at in range(0, length, CHUNK_BYTES):
+        digester.update(content[at : at + CHUNK_BYTES])
+    is_kept = length <= 1 << 20
+    assert {*digester.finish()} == ({Algorithm.SHA1} if is_kept else {*Algorithm})
+    assert digester.content == (content if is_kept else None)

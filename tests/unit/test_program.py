@@ -22,6 +22,7 @@ import pytest
 from fixtures import archives, buckets
 from hashclient import Checked, Client, ContentChecker, Kind, UsageError
 from hashclient.audit import log
+from hashclient.scan.check.kept import MEMORY_BYTES
 from hashclient.session import Session
 from tests.kit import State, environment, wait_until
 
@@ -235,6 +236,19 @@ def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: Conten
     assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD
     data = bytes(1_000_000) + zip_of(LISTED)
     assert checker.check(io.BytesIO(data), name="short").kind is Kind.MATCH
+
+
+def test_an_archive_in_a_stream_that_is_too_large_for_memory_is_opened(
+    checker: ContentChecker,
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("large", bytes(MEMORY_BYTES))
+        archive.writestr("inside", LISTED)
+    whole = packed.getbuffer()
+    step = 1 << 20
+    pieces = (whole[at : at + step] for at in range(0, len(whole), step))
+    assert checker.check(pieces).kind is Kind.MATCH
 
 
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(

@@ -613,6 +613,38 @@ def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, 
     assert ward.get(second).in_place
 
 
+def test_a_directory_that_is_gone_is_not_settled_by_a_file_that_was_taken_out_of_it(
+    ward: Ward, file: Path
+) -> None:
+    kept = file.parent.with_name("kept")
+    kept.write_bytes(CONTENT)
+    first = ward.match(file)
+    assert ward.take(first).taken
+    assert not ward.open().unfinished()
+    file.parent.rmdir()
+    second = ward.match(kept, entry="e-2", at=str(file.parent))
+    taken = ward.take(second)
+    assert (taken.taken, taken.detail) == (False, "not quarantined: not there any more")
+    assert ward.get(second).in_place
+
+
+def test_an_item_is_unfinished_from_its_seal_to_its_removal(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    before = set[frozenset[str]]()
+
+    def look(name: str, argument: object) -> None:
+        if name == "unlink" and argument == PRIVATE_NAME.format(match.id):
+            before.add(ward.open().unfinished())
+
+    with watched(look):
+        assert ward.take(match).taken
+    assert before == {frozenset({match.id})}
+    assert ward.open().unfinished() == frozenset()
+    ward.withdraw()
+    ward.restore(match)
+    assert file.read_bytes() == CONTENT and ward.open().unfinished() == frozenset()
+
+
 def test_an_item_that_was_restored_settles_no_match(ward: Ward, file: Path) -> None:
     first = ward.match(file)
     ward.take(first)
