@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import signal
 import subprocess
@@ -221,6 +220,26 @@ def test_progress_in_large_files_is_reported_and_time_passes(tmp_path: Path) -> 
     assert Advance() in advances
 
 
+def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None:
+    """More than once: whoever shows progress, or may end the run, gets a turn."""
+    ticked = tmp_path / "ticked"
+
+    def check(items: Task, on_bytes: OnBytes) -> Result:
+        for _ in range(1_000):
+            if ticked.exists():
+                return all_clean(items, on_bytes)
+            signal.sigtimedwait([], 0.01)
+        return Result(outcomes=[Outcome(Kind.UNREAD, path) for path in paths(items)])
+
+    with Pool(2, maker(check)) as pool:
+        results = []
+        for result in pool.run(iter([task("a"), task("b")]), 0.01):
+            results.append(result)
+            if results == [Advance()] * 3:  # the first one says that all workers are at it
+                ticked.touch()
+    assert outcomes(results) == dict.fromkeys(("d/a", "d/b"), (Kind.CLEAN, None))
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int) -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
@@ -420,7 +439,7 @@ def test_as_many_are_added_as_there_may_be_and_no_more() -> None:
         return Result()
 
     with Pool(1, maker(check), 3) as pool:
-        results = pool.run((task(str(n)) for n in itertools.count()), 0.05)
+        results = pool.run((task(str(n)) for n in range(1_000)), 0.05)
         next(result for result in results if len(pool._workers) >= 3)
         for _ in range(9):
             next(results)
