@@ -37,7 +37,7 @@ from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import MOVED, Result, Task
 from hashclient.system.identity import born_ns
-from tests.kit import csv_of, write_tree
+from tests.kit import csv_of, open_files, write_tree
 from tests.kit.state import State
 from tests.unit.test_checker import lists_of
 
@@ -582,6 +582,38 @@ def test_a_directory_that_is_exchanged_each_time_ends_in_an_error(
     with pytest.raises(MovedError):
         open_listed(str(tmp_path / "d"), (status.st_dev, status.st_ino))
     assert MovedError().errno not in GONE
+
+
+@pytest.mark.parametrize("put", [None, "link", "directory"])
+def test_a_directory_is_found_beside_its_name_but_not_behind_a_link_that_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str | None
+) -> None:
+    """It has left, whoever put a link to it there since the names were listed."""
+    write_tree(tmp_path, {"t/renamed/f": b"", "elsewhere/f": b""})
+    found = tmp_path / "t" / "renamed"
+    status, opens = found.stat(), os.open
+    away, before = tmp_path / "elsewhere" / "away", open_files()
+
+    def moving(path: Any, flags: int, **kwargs: Any) -> int:
+        if path == "renamed" and put is not None and not away.exists():
+            found.rename(away)
+            if put == "link":
+                found.symlink_to(away)
+            else:
+                found.mkdir()
+        return opens(path, flags, **kwargs)
+
+    monkeypatch.setattr(os, "open", moving)
+    listed_as = str(tmp_path / "t" / "d"), (status.st_dev, status.st_ino)
+    if put is None:
+        fd, opened = open_listed(*listed_as)
+        os.close(fd)
+        assert (opened.st_dev, opened.st_ino) == (status.st_dev, status.st_ino)
+    else:
+        with pytest.raises(FileNotFoundError if put == "link" else MovedError):
+            open_listed(*listed_as)
+        assert away.exists()
+    assert open_files() == before
 
 
 def test_an_inode_that_directory_and_file_agree_on_is_no_other(tmp_path: Path) -> None:
