@@ -2,7 +2,8 @@
 
 libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 9660. The places of
 files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
-A tree of HFS is not read, and said to be unread.
+A tree of HFS is not read, and said to be unread. So is an image that claims blocks of another
+length than 2,048 bytes, which is read as if it had these: most programs do not look at the claim.
 
 Limit: names that only one tree gives to a file of several trees are not shown.
 """
@@ -22,6 +23,7 @@ _FIRST_SECTOR, _MAX_VOLUMES = 16, 64
 _PRIMARY, _SUPPLEMENTARY, _LAST = 1, 2, 255
 _JOLIET = (b"%/@", b"%/C", b"%/E")
 _ROOT_AT, _ESCAPE_AT = 156, 88
+_BLOCK_AT, _USUAL_BLOCK = 128, _SECTOR.to_bytes(2, "little")
 _IS_DIRECTORY, _GOES_ON = 0x02, 0x80
 _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
 #: A directory of so many bytes names a million files.
@@ -47,14 +49,19 @@ class DiskImage(Libarchive):
         roots = dict(_roots(data))
         usual: set[Place] = set()
         if roots:
-            yield from self._usual(data)
+            tree = data
+            if any(volume[_BLOCK_AT:][:2] != _USUAL_BLOCK for volume in _volumes(data)):
+                text = "an image of a disk: blocks of another length"
+                yield Unlisted(b"", Why.UNSUPPORTED, text)
+                tree = _with_tidied(data)
+            yield from self._usual(tree)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
             joliet = trees.get(_SUPPLEMENTARY, usual)
             if usual != joliet:
                 has_names = _has_rock_ridge(data, roots.get(_PRIMARY))
                 other = b"!rockridge" if has_names else b"!joliet"
-                yield from self.with_options(data, b"iso9660:" + other)
+                yield from self.with_options(tree, b"iso9660:" + other)
                 usual = usual | joliet
         yield from udf.members(data, usual)
         if _has_hfs(data, usual):
@@ -70,12 +77,11 @@ class DiskImage(Libarchive):
         except NotReadError:
             if is_begun:
                 raise
-            head = _tidied(data)
-            yield from super().members(Joined(head, data, len(head), data.size - len(head)))
+            yield from super().members(_with_tidied(data))
 
 
-def _tidied(data: Data) -> bytes:
-    """Return all up to the end of the descriptors, which are made again of what matters in them."""
+def _with_tidied(data: Data) -> Data:
+    """Return an image whose descriptors are made again of what matters in them."""
     head = data.read_at(0, _FIRST_SECTOR * _SECTOR)
     for kind, root in dict(_roots(data)).items():
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
@@ -85,7 +91,8 @@ def _tidied(data: Data) -> bytes:
         fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
         fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
         head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")
-    return head + (bytes([_LAST]) + b"CD001\1").ljust(_SECTOR, b"\0")
+    head += (bytes([_LAST]) + b"CD001\1").ljust(_SECTOR, b"\0")
+    return Joined(head, data, len(head), data.size - len(head))
 
 
 def _both(number: int, width: int) -> bytes:
@@ -95,13 +102,19 @@ def _both(number: int, width: int) -> bytes:
 
 def _roots(data: Data) -> Iterator[tuple[int, bytes]]:
     """Yield the kind of each tree of ISO 9660, and the record of its root."""
+    for volume in _volumes(data):
+        yield volume[0], volume[_ROOT_AT : _ROOT_AT + _RECORD_BYTES]
+
+
+def _volumes(data: Data) -> Iterator[bytes]:
+    """Yield the descriptors that have a tree."""
     for number in range(_MAX_VOLUMES):
         volume = data.read_at((_FIRST_SECTOR + number) * _SECTOR, _SECTOR)
         if volume[1:6] != b"CD001" or volume[0] == _LAST:
             return
         is_joliet = volume[0] == _SUPPLEMENTARY and volume[_ESCAPE_AT:][:3] in _JOLIET
         if volume[0] == _PRIMARY or is_joliet:
-            yield volume[0], volume[_ROOT_AT : _ROOT_AT + _RECORD_BYTES]
+            yield volume
 
 
 def _place(record: bytes) -> Place:

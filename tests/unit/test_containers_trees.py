@@ -60,6 +60,24 @@ def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
         assert (out.contents, out.reasons) == ([OTHER if joliet else BENIGN], reasons)
 
 
+@pytest.mark.parametrize("size", [0, 1, 512, 1024, 2049, 4096, 65535])
+@pytest.mark.parametrize("volume", [16, 17])
+def test_a_length_of_blocks_that_is_another_one_hides_no_tree(volume: int, size: int) -> None:
+    """isoinfo does not look at it, and libarchive finds no file there without a word."""
+    both: dict[str, bytes] = {"b": OTHER}
+    for joliet, tree in ((None, None), (both, None), (None, both), (both, both)):
+        trees = {"A": BENIGN}, joliet, tree
+        data = bytearray(images.image_of(*trees))
+        at = volume * images.SECTOR + 128
+        if data[at : at + 2] != images.SECTOR.to_bytes(2, "little"):
+            continue
+        data[at : at + 2] = size.to_bytes(2, "little")
+        out = in_image(bytes(data))
+        wanted = in_image(images.image_of(*trees))
+        assert (sorted(out.contents), out.reasons) == (sorted(wanted.contents), {Why.UNSUPPORTED})
+        assert not wanted.unread
+
+
 def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path) -> None:
     """As other programs make images: all trees show the same bytes."""
     if shutil.which("genisoimage") is None:
