@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import random
+import re
 import time
 from email import message_from_bytes
 from pathlib import Path
@@ -306,6 +307,8 @@ def test_uuencode_is_found_however_it_is_written() -> None:
         usual.replace("`\nend\n", "`\nTEXT\n#A B\n"),
         usual.replace("\nM", "\nfoot of part 1\n\nSubject: part 2\n\nM", 3),
         usual.replace("begin", "BEGIN"),
+        re.sub("(?m)^(M.{60})$", r"\1x", usual),
+        re.sub("(?m)^(M.{60})$", r"\1 # more that is behind it", usual),
     ):
         for data in (raw("X: y", text), raw(encoded, text), multipart(f"\n{text}", TEXT)):
             assert A in look(data).contents, text[:40]

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 
+from hashclient import __version__
 from hashclient.config.settings import Config, Settings
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.options import UnixAddress
@@ -105,6 +106,16 @@ def test_streams_of_a_session_are_answered_by_their_numbers_and_timed(served: Se
     served.ask(talk)
     counted, seconds = served.counts.times()
     assert counted[-1] == 3 and 0 <= seconds < time.monotonic() - began
+
+
+def test_a_client_is_told_which_lists_are_compared(served: Served) -> None:
+    async def talk(client: Talk) -> None:
+        await client.send(b"zIDSESSION\0zVERSION\0zVERSIONCOMMANDS\0")
+        for number in (1, 2):
+            said = (await client.answer()).decode().split("/")
+            assert said[:2] == [f"{number}: hashclient {__version__}", "base:1"]
+
+    served.ask(talk)
 
 
 def test_a_command_without_an_end_is_answered_when_no_more_comes(served: Served) -> None:
