@@ -1,4 +1,4 @@
-"""What one process of a daemon does for its clients: it reads, judges, records and answers.
+"""The checks of one daemon process: it reads, judges, records and answers.
 
 One thread does the quick work; other threads read paths and descriptors, and open containers.
 Streams that end at about the same time are judged and recorded together, before they are answered.
@@ -41,8 +41,8 @@ from hashclient.system.rights import Rights, can_act_as_others
 STREAM = "stream"
 #: The signal by which a process asks its parent to stop all.
 STOP = signal.SIGUSR1
-#: A stream may keep 1 in so many of the bytes that are left for all, so that not all digests must
-#: be computed as it arrives.
+#: A stream may keep one part in this many of the bytes that are left for all streams, so that not
+#: all digests must be computed as the stream arrives.
 KEPT_SHARE = 8
 #: Threads that read paths, and threads that read descriptors.
 READERS = 8
@@ -101,8 +101,8 @@ class Checks:
         turns = functools.partial(Turns, self.loop, percent=percent)
         self.paths = turns(READERS, "path")
         self.files = turns(READERS, "descriptor")
-        #: Containers may take long: other files do not wait for them, and neither do
-        #: small ones for large ones.
+        #: Containers may take long: other files do not wait for containers, and small containers do
+        #: not wait for large ones.
         self._openings = turns(OPENERS, "container")
         self._large = turns(OPENERS_OF_LARGE, "large container")
         self._turns = (self.paths, self.files, self._openings, self._large)
@@ -163,7 +163,7 @@ class Checks:
         )
 
     def release(self, upload: Upload) -> None:
-        """Drop what is kept of a stream, or close an open file; others may have the room."""
+        """Drop the kept bytes of a stream, or close an open file; their room becomes free."""
         if upload.kept_bytes:
             self._kept.give_back(upload.client.peer, upload.kept_bytes)
             upload.kept_bytes = 0
@@ -331,8 +331,8 @@ def answer(
 ) -> list[str]:
     """Return the reply about one input, after its name; with `every`, a line for each entry.
 
-    `outcome` is None for a clean input; an excepted one is answered as that. `doubt` is one word:
-    why it may not be clean.
+    `outcome` is None for a clean input; an excepted input has its own reply. `doubt` is one word:
+    why the input may not be clean.
     """
     kind = Kind.CLEAN if outcome is None else outcome.kind
     if outcome is not None and kind is Kind.MATCH:
@@ -352,6 +352,6 @@ def unknown(word: str, reason: str, rule: NoVerdict) -> str:
     if rule is NoVerdict.FOUND:
         return f"{no_verdict(word)} FOUND"
     if rule is NoVerdict.ERROR:
-        # Clients take what stands before the last colon for the name of the input.
+        # Clients read everything before the last colon as the name of the input.
         return f"{reason.replace(': ', ', ')}. ERROR"
     return OK

@@ -1,4 +1,4 @@
-"""A client: who it is, and the answers that are on their way to it.
+"""A client: its user, and the answers that are not sent yet.
 
 Answers are sent as fast as the client reads them. Answers that are ready together are sent
 together.
@@ -21,7 +21,7 @@ MAX_OUT_BYTES = 1 << 16
 
 
 class Client:
-    """A client and its answers; `Connection` adds what comes from it."""
+    """A client and its answers; `Connection` adds the bytes that the client sends."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, peer: Peer, files: HandedOver
@@ -37,7 +37,7 @@ class Client:
         #: How many requests are not answered.
         self._pending = 0
         self._is_writing = self._is_due = False
-        #: Whether the loop reads from it; then a read shows that it has closed.
+        #: Whether the loop reads from the client; then a read shows that the client has closed.
         self._is_reading = False
 
     @property
@@ -51,7 +51,7 @@ class Client:
         return len(self._out) <= MAX_OUT_BYTES
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
-        """Send lines soon, in answer to a request; with `last`, it is answered."""
+        """Send lines soon, in answer to a request; with `last`, the answer is complete."""
         if self.is_closed:
             return
         prefix, delimiter = form

@@ -1,8 +1,8 @@
-"""One client: its bytes become requests, in the form that it speaks.
+"""One client: its bytes become requests, by the form of its protocol.
 
-A connection never waits: it is called when there are bytes to read or there is room to write. It
-holds at most one command, the kept part of one stream, and answers that the client has not read
-yet. While there are such answers, or many answers are still to come, it reads nothing more.
+A connection never waits: the loop calls it when there are bytes to read or there is room to write.
+A connection keeps at most one command, the kept part of one stream, and unread answers. While the
+client has unread answers, or waits for many more, the connection reads nothing more.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _EVENTS = 64
 _TURN_EVENTS = 512
 #: An old command without a delimiter counts as complete after this many silent seconds.
 BARE_S = 0.1
-#: For this long, and this many bytes, a dismissed client may go on sending: closing at once could
+#: A dismissed client may continue to send for this time, and this many bytes: closing at once could
 #: destroy the answer before the client reads it.
 DRAIN_S = 10.0
 DRAIN_BYTES = 16 << 20
-#: A command that has begun to come has this many seconds before its speed counts.
+#: After the first byte of a command, this many seconds pass before its speed counts.
 SLOW_S = 5.0
 
 
@@ -54,7 +54,7 @@ class Connection(Client):
         peer: Peer,
         on_closed: Callable[[Connection], None],
     ) -> None:
-        """Read from `sock`, and have `checks` check what comes."""
+        """Read from `sock`; `checks` checks the content."""
         super().__init__(checks.loop, sock, peer, HandedOver(checks.open_files, peer))
         self._checks = checks
         self._on_closed = on_closed
@@ -65,7 +65,7 @@ class Connection(Client):
         self._upload: Upload | None = None
         #: Those that came with the bytes being read.
         self._descriptors: list[int] = []
-        #: Bytes that were read and have to wait, since too much work is open.
+        #: Bytes that were read and must wait, because too much work is open.
         self._rest = b""
         self._goes_on = self._bare_is_due = False
         self._is_ending = False  # no more requests are taken; closed when all are answered
@@ -96,7 +96,7 @@ class Connection(Client):
         )
 
     def look(self, now: float) -> None:
-        """Note once a second how fast it sends, and end what takes too long."""
+        """Note once a second how fast the client sends, and close it if it takes too long."""
         options = self._checks.options
         self.close_if_gone()
         if self._upload is not None and now > self._upload.began + options.stream_s:
@@ -142,7 +142,7 @@ class Connection(Client):
             and not (self._pending or self._out or self._rest or self._is_ending)
             and (whole := parser.alone(buffer[:count]))
         ):
-            # So come the streams of a client that waits for each answer: the shortest way.
+            # A client that waits for each answer sends its streams in this form: the shortest path.
             self._whole(whole)
             if self._out:
                 self.writable()
@@ -382,9 +382,9 @@ class Pace:
         self._midway: tuple[float, int, int] | None = None
 
     def look(self, now: float, parser: Parser, number: int, most_s: float, *, reads: bool) -> bool:
-        """Note how far the command `number` is, once a second; return whether it takes too long.
+        """Note the progress of the command `number`, once a second; return whether it is late.
 
-        It may take `most_s` seconds, its stream not counted, while somebody `reads`.
+        It may take `most_s` seconds, without its stream, while somebody `reads`.
         """
         if parser.is_between or not reads:
             self._midway = None

@@ -63,7 +63,7 @@ class Counts:
         return Row(self._words[number * _ROW : (number + 1) * _ROW])
 
     def total(self, place: int) -> int:
-        """Return what all processes have at a place of their rows, such as that of a `Count`."""
+        """Return the sum of one place in the rows of all processes, such as a `Count`."""
         return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:
@@ -72,9 +72,9 @@ class Counts:
         return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
-        """Return how many answers took as long as each bound or less, and seconds in all.
+        """Return how many answers took at most the time of each bound, and the sum of all times.
 
-        The last number is of all answers.
+        The last number counts all answers.
         """
         classes = range(_FIRST_CLASS, _MICROSECONDS)
         return [*accumulate(map(self.total, classes))], self.total(_MICROSECONDS) / 1e6

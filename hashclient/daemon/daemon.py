@@ -79,7 +79,7 @@ class Daemon:
         self._mode = mode
         self._metrics = metrics
         self._counts = Counts(jobs)
-        #: By their row in the counts: the process, and when it was started.
+        #: For each row in the counts: the process, and the time of its start.
         self._processes: dict[int, tuple[BaseProcess, float]] = {}
         self._early_deaths = 0
         self._stopping = self._reloading = False
@@ -92,7 +92,7 @@ class Daemon:
         """Serve until SIGTERM or SIGINT; `on_ready` gets the addresses, and warnings of the lists.
 
         Raises:
-            StateError: it cannot listen, or its processes keep dying.
+            StateError: the daemon cannot listen, or its processes keep dying.
         """
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, STOP), self._on_stop)
         handlers |= {signal.SIGHUP: self._on_reload, signal.SIGCHLD: lambda: None}
@@ -140,7 +140,7 @@ class Daemon:
             ),
             daemon=True,
         )
-        # A signal before the process has its own handlers would run the parent's in it.
+        # Before the process has its own handlers, a signal would run the handlers of the parent.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
@@ -243,7 +243,7 @@ def _work(
     """Serve, in a process of its own.
 
     Raises:
-        SystemExit: it cannot serve; the exit code is that of the error.
+        SystemExit: the process cannot serve; the exit code is that of the error.
     """
     signal.set_wakeup_fd(-1)
     for number in (*_SIGNALS, signal.SIGCHLD):

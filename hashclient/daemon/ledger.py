@@ -1,16 +1,17 @@
 """Records, logs and acts upon the matches of a daemon before they are answered.
 
 Many are recorded at once, so that they wait for the disk once. A failed write is counted and tried
-again with the next match; the answer is still sent, since an unrecorded match is a match, too.
+again with the next match. The answer is still sent, because an unrecorded match is a match, too.
 
 A client can send the same listed content as often as it likes. The first time is recorded, logged
-and acted upon as ever. From then on it is counted for an hour, and the count is written when the
-content has come 10, 100, 1,000 times and so on, and at the end of the hour. So records, log and
-isolated files grow with what there is to find, and not with how often it is sent.
+and acted upon like any match. After that, the same content is only counted for an hour. The count
+is written after 10, 100, 1,000 times and so on, and at the end of the hour. So records, log and
+isolated files grow with the number of different listed contents, and not with the number of
+requests.
 
 Streams are recorded in a thread, many at a time, and clean ones do not wait. Matches that come
-during a write are recorded together in the next write. Matches at paths are recorded apart from
-these, in the threads that read the paths, since isolating a file may take long.
+during a write are recorded together in the next write. Matches at paths are recorded separately, in
+the threads that read the paths, because isolating a file may take long.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Ledger:
         act: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Have nothing to record yet; with `act`, apply the policy to matches.
+        """Begin without matches; with `act`, apply the policy to matches.
 
         `clock` gives seconds.
 
@@ -83,7 +84,7 @@ class Ledger:
         self._lock = threading.RLock()
 
     def use(self, lists: InUse) -> RunRecord:
-        """Go on with these lists; if they differ, the log says from when on, and which."""
+        """Use these lists from now on; if they differ, log their names and generations."""
         with self._lock:
             before, self._lists = self._lists, lists
             is_same = lists is before or lists.same_lists(before)
@@ -119,7 +120,7 @@ class Ledger:
     def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> list[Handled]:
         """Record matches and conflicts, judged with `lists`, act on them, and return them.
 
-        Those that came before from the same client are only counted, unless `each` is set.
+        Content that came before from the same client is only counted, unless `each` is set.
         """
         with self._lock:
             recorder = self.use(lists)
@@ -157,7 +158,7 @@ class Ledger:
             add_by_kind(self._summary.not_opened, kinds)
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches from time to time, and write counts that are due."""
+        """Prepare reports of matches at intervals, and write counts that are due."""
         self.keep_counts()
         now = self._clock()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
@@ -168,7 +169,7 @@ class Ledger:
                 self.failed(made)
 
     def keep_counts(self, *, everything: bool = False) -> None:
-        """Write how often matches came again, where that is due."""
+        """Write how often matches came again, for matches whose count is due."""
         with self._lock:
             if self._recorder is not None:
                 self._recorder.keep_counts([*self._repeats.due(everything=everything)])
@@ -227,7 +228,7 @@ class Records:
         self._thread.submit(self._safely, lambda: self._of_streams.leave(kinds, lists))
 
     def use(self, lists: InUse) -> None:
-        """Go on with other lists."""
+        """Use other lists from now on."""
         self._thread.submit(self._safely, lambda: self._of_streams.use(lists))
 
     def prepare_reports(self) -> None:
@@ -236,7 +237,7 @@ class Records:
             self._reporting = self._reporter.submit(self._prepare)
 
     def end_streams(self) -> None:
-        """Record the rest of the streams, and log the end of these."""
+        """Record the remaining streams, and log the end of these records."""
         self._thread.shutdown(wait=True)
         self._add(self._waiting)
         self._of_streams.end()
@@ -269,15 +270,15 @@ class Records:
         """Call a function and count its failure; a match is answered as a match in any case."""
         try:
             do()
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
+        except Exception as error:  # noqa: BLE001 - waiting clients get an answer after any error
             self._of_streams.failed(error)
 
 
 #: Seconds for which a match is only counted.
 REPEAT_S = 3600.0
-#: So many matches are remembered; a forgotten one is recorded again if it comes.
+#: This many matches are remembered; a forgotten match is recorded again if its content comes again.
 MOST = 10_000
-#: The ids of so many mails are written with a count: the last ones.
+#: A count is written with the ids of the last mails, at most this many.
 MOST_MAILS = 10
 #: Seconds between two searches for hours that have ended.
 SEARCH_S = 60.0
@@ -301,7 +302,7 @@ class Again(msgspec.Struct):
 
 
 class Repeats:
-    """The matches of one process of a daemon that came of late."""
+    """The recent matches of one process of a daemon."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """Nothing has come yet; `clock` gives seconds."""
@@ -311,7 +312,7 @@ class Repeats:
         self._searched = clock()
 
     def first(self, found: Sequence[Outcome]) -> list[Outcome]:
-        """Return those that have not come of late, and count the others."""
+        """Return the matches that did not come recently, and count the others."""
         now, first = self._clock(), []
         for outcome in found:
             key = _key_of(outcome)
@@ -333,14 +334,14 @@ class Repeats:
         return first
 
     def learn(self, kept: Sequence[Recorded]) -> None:
-        """Note how the first ones were recorded."""
+        """Note the records of the first matches."""
         for recorded in kept:
             again = self._known.get(_key_of(recorded.outcome))
             if again is not None:
                 again.recorded = recorded
 
     def forget(self) -> None:
-        """Forget all, so that what comes again is recorded."""
+        """Forget all matches, so that repeated content is recorded again."""
         self._known.clear()
         self._due.clear()
 

@@ -1,9 +1,9 @@
 """The lists of a daemon: opened once, and again when the lists on the disk have changed.
 
 A check that has begun with the former lists ends with them. While a list is stale or missing, an
-input without a match is not called clean, since it is unknown: a gateway then refuses all mail.
-Between the first fetch that fails and that day there is about a week. So the daemon warns of a list
-that is not kept up to date, when it starts and once a day.
+input without a match is not called clean, and a gateway refuses all mail. A list becomes stale
+about a week after the first failed fetch. So the daemon warns of a list that no fetch has checked,
+when it starts and once a day.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class InUse:
     def doubt(self) -> str | None:
         """Why an input without a match may be listed nevertheless: one word for clients.
 
-        This is checked with each answer, since a list can become stale while the daemon runs. After
-        the clock was set back, this is not known.
+        This is checked for each answer, because a list can become stale while the daemon runs. If
+        the clock was set back, nobody knows whether a list is stale.
         """
         if self.known_doubt is None and not self._since <= self._clock() < self._until:
             return STALE
@@ -124,8 +124,8 @@ class Lists:
     def refresh(self, *, force: bool = False) -> bool:
         """Open the lists again if they may have changed; return whether they were opened.
 
-        If this fails, the present lists still find matches. No input is called clean then, as in a
-        scan, and the next try is after `LOOK_S` seconds.
+        If the lists cannot be opened, the present lists still find matches, but no input is called
+        clean, as in a scan. The next attempt is after `LOOK_S` seconds.
         """
         moment = time.monotonic()
         # No file is isolated because of a list that has become stale.
@@ -209,7 +209,7 @@ class Ageing:
 
 
 def age_of(manifest: Manifest, grace: timedelta, now: datetime) -> str | None:
-    """Return in words that a list is stale, or will be since no fetch has checked it; else None."""
+    """Return a message if a list is stale, or becomes stale without a fetch; else None."""
     name, expires = f"list {manifest.list}", manifest.expires
     if now >= expires + grace:
         return f"{name} is stale since {for_people(expires + grace)}: nothing is answered as clean"

@@ -1,7 +1,7 @@
 """The counts of a daemon over HTTP, in Prometheus' text format, from the parent.
 
-The counts of the processes are in memory shared with the parent. The parent has one thread, since
-it forks, so requests are answered one after the other, each within a second or so.
+The counts of the processes are in memory shared with the parent. The parent forks, so it has only
+one thread, and answers requests one after the other, each within about a second.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Exposition:
         """Listen.
 
         Raises:
-            StateError: it cannot listen.
+            StateError: the address cannot be used.
         """
 
         class Server(HTTPServer):

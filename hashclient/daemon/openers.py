@@ -41,19 +41,19 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
 
 
 class Opener(Members):
-    """An opener for one thread at a time, which may have the rights of another user meanwhile."""
+    """An opener for one thread at a time; the thread may have the rights of another user."""
 
     #: Gives the thread the rights of this process back for a block.
     ourselves: Ourselves = contextlib.nullcontext
 
     def open(self, *args: Any, **options: Any) -> Opened:
-        """Open a container as this process: only it may start the one that opens containers."""
+        """Open a container with the rights of this process, which starting its opener needs."""
         with self.ourselves():
             return super().open(*args, **options)
 
 
 class Openers:
-    """Opens containers, each for somebody who may have it stopped, such as a client."""
+    """Opens containers, each for an owner, such as a client, who may stop the opening."""
 
     def __init__(self, options: ContainerOptions, session: Session) -> None:
         """Open with `options`; rules of the session say which members may be unread."""
@@ -68,10 +68,10 @@ class Openers:
 
     @contextlib.contextmanager
     def taken(self, lists: InUse, whose: object) -> Iterator[Opener]:
-        """Have an opener in the block that judges with these lists.
+        """Provide an opener for the block; it judges with these lists.
 
-        It is used again, unless its process has died: it would give up after some more deaths, and
-        content of clients may be the reason for them.
+        The opener is used again, unless its process has died: an opener gives up after several
+        deaths, and hostile content of clients may cause these.
         """
         opener = self._take(lists)
         self._busy[opener] = whose
@@ -97,7 +97,7 @@ class Openers:
         return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
-        """Give up what other threads open for somebody, or for all; it is unread then."""
+        """Stop threads that open containers for one owner, or for all: these are then unread."""
         for opener, user in list(self._busy.items()):
             if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()
@@ -141,7 +141,7 @@ def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) ->
 
 
 def _open_file(opener: Opener, content: Content) -> Opened:
-    """Open an open file; its offset stays as it is, since the client shares it."""
+    """Open an open file; its offset stays unchanged, because the client shares it."""
     fd, before = content.fd, content.status
     assert fd is not None and before is not None
     at = os.lseek(fd, 0, os.SEEK_CUR)

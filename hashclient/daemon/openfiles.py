@@ -1,7 +1,7 @@
-"""Open files that clients hand over as descriptors.
+"""Files that clients pass as open descriptors.
 
-They come through a local socket, and are read in threads, in pieces, from their beginning. Their
-offset is left alone, since the client has the same.
+The files come through a local socket, and are read in threads, in pieces, from their beginning.
+Their offset is not changed, because the client shares it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
     """Digest an open file, and yield after each piece.
 
     Raises:
-        SetAside: it is not to be read, or has changed.
-        OSError: it cannot be read.
+        SetAside: the file must not be read, or has changed.
+        OSError: the file cannot be read.
     """
     fd, at, until = upload.fd, 0, upload.began + most_s
     assert fd is not None
@@ -89,10 +89,10 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
     """Read bytes into `buffer`; return how many, and the descriptors that came with them.
 
-    There are no descriptors if more came than are received, or than this process may have.
+    There are no descriptors if more came than `receive` takes, or than this process may have.
 
     Raises:
-        OSError: nothing can be read, or not now.
+        OSError: the socket cannot be read, or has no bytes now.
     """
     count, ancillary, flags, _ = sock.recvmsg_into(
         (buffer,), _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
@@ -109,6 +109,6 @@ def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
 
 
 def close_all(descriptors: list[int]) -> None:
-    """Close them, and empty the list."""
+    """Close all descriptors, and empty the list."""
     while descriptors:
         os.close(descriptors.pop())

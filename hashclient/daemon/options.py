@@ -70,7 +70,7 @@ def parse_address(text: str) -> Address:
     """Read `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`.
 
     Raises:
-        UsageError: it has another form.
+        UsageError: the text has another form.
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = Path(text.removeprefix("unix:"))
@@ -91,14 +91,14 @@ def parse_address(text: str) -> Address:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the daemon answers; `paths` says which ones clients may name. `serve` has the defaults.
+    """How the daemon answers; `paths` says which paths clients may name. `serve` has the defaults.
 
     `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, `command_s` the time
     in which a command comes, and `stream_s` the time of one stream. A stream that comes more slowly
     than `min_rate` bytes a second is closed when others wait. One user may have `user_share`
-    percent of what all may have. `max_connections` and `kept_bytes` apply to each process: that
-    many bytes are kept of all its streams together, so that not all digests must be computed as
-    they arrive. Containers are opened by the options in `containers`; the streams of one process
+    percent of each limit for all users. `max_connections` and `kept_bytes` apply to each process:
+    that many bytes are kept of all its streams together, so that not all digests must be computed
+    as they arrive. Containers are opened by the options in `containers`; the streams of one process
     may use `spool_bytes` of disk for this. Without `exceptions`, inputs that people have excepted
     are matches.
     """

@@ -1,10 +1,8 @@
 """Checks files and trees that clients name by paths.
 
-They are read in threads, a piece at a time, by the scan's own checker.
-
-The file or tree at a path is opened once. All that is read later is found from that descriptor, so
-nobody can exchange a link or a directory on the way, and records have the path without links that
-the kernel gives for it.
+The checker of the scan reads them in threads, a piece at a time. The file or tree at a path is
+opened once. Everything below it is opened from this descriptor, so nobody can exchange a link or a
+directory on the way. Records have the path without links that the kernel gives for this descriptor.
 """
 
 from __future__ import annotations
@@ -47,13 +45,13 @@ class Named:
     """The file or tree at a path."""
 
     def __init__(self, path: str) -> None:
-        """Name it; nothing is opened."""
+        """Store the path; nothing is opened."""
         self.given = self._real = path
         self._fd = -1
         self._trees: Trees | None = None
 
     def open(self) -> None:
-        """Open what stands at the path; links are followed.
+        """Open the file or directory at the path; links are followed.
 
         1. It is opened by its path. 2. The kernel gives a path without links for it. 3. By that
         path, through no link, the client reaches the same file or directory. So no link in /proc
@@ -61,7 +59,7 @@ class Named:
         directory is held in place of the file.
 
         Raises:
-            OSError: it cannot be opened, or something else has its name by now.
+            OSError: the path cannot be opened, or another file has its name now.
         """
         self._fd = _open(self.given)
         self._status = os.fstat(self._fd)
@@ -93,7 +91,7 @@ class Named:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note what was listed, and in whose place something else was read; see `batches`."""
+        """Note a listed file for which another file was read; see `batches`."""
         if self._trees is not None:
             self._trees.lose(inodes)
 
@@ -126,7 +124,7 @@ def _open(path: str) -> int:
 
 
 class _DroppedError(Exception):
-    """The client does not wait for this any more."""
+    """The client no longer waits for this answer."""
 
 
 def results_at(
@@ -135,11 +133,11 @@ def results_at(
     on_bytes: Callable[[int], None] | None = None,
     members: Members | None = None,
 ) -> Generator[Result, None, None]:
-    """Check what stands at a path; yield results with outcomes that are not clean, as they come.
+    """Check the file or tree at a path; yield results with outcomes that are not clean.
 
-    Links below it are not followed. Other files than regular ones have no content to check and are
-    passed over, unless the path itself names one. `on_bytes` is called from time to time while a
-    file is read. `members` opens containers.
+    Links below it are not followed. Only regular files have content to check. Other files are
+    skipped, unless the path itself names one. `on_bytes` is called from time to time while a file
+    is read. `members` opens containers.
     """
     try:
         named.open()
@@ -168,7 +166,7 @@ def ruled(
 
 @begun
 def check_path(checks: Checks, client: Client, command: Command, path: str, form: Form) -> Job:
-    """Check the file or tree at a path, and answer with all that is not clean."""
+    """Check the file or tree at a path, and answer with all outcomes that are not clean."""
     lists, rule = checks.lists, checks.options.no_verdict
 
     def reply(
@@ -222,7 +220,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
             has_excepted = has_excepted or len(found) < len(recorded)
             is_clean = is_clean and not (found or others)
             every = command is Command.ALLMATCHSCAN
-            # Those first that a client must not miss.
+            # Matches come first: a client must not miss them.
             lines = [
                 f"{named.as_given(at)}: {text}"
                 for at, text in _said(found + others, lists.doubt, rule, every=every)
@@ -238,7 +236,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
 def _said(
     outcomes: Sequence[Outcome], doubt: str | None, rule: NoVerdict, *, every: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield answers about files, each with its own path: no client knows those of members."""
+    """Yield answers about files, each with the file's path, not with a member's."""
     by_path: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_path.setdefault(outcome.path, []).append(outcome)

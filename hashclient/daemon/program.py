@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 _log = Log("check")
 
-#: In records this stands before the name of content.
+#: The prefix of the name of content in records.
 DOOR = "program"
 #: Bytes of disk for content that may be a container, of all calls together, as `serve` has it.
 SPOOL_BYTES = 1 << 30
 #: Threads that check for `acheck`.
 THREADS = 8
-#: How many contents are kept at a time, so that not all digests are computed on arrival.
+#: How many streams are kept at a time, so that not all digests must be computed on arrival.
 _MOST_KEPT = 16
 #: Bytes that `acheck` digests before other tasks have a turn.
 _TURN_BYTES = 1 << 16
@@ -81,10 +81,10 @@ Given = (
 class Checked(msgspec.Struct, frozen=True):
     """The answer about one piece of content.
 
-    `kind` is the worst that was found of it and its members: `unread`, too, where no entry is hit
-    but a list is stale or missing. `reason` says why it is unread. `found` has each
-    outcome that is unread or recorded now, with the results of actions; content that came before
-    under the same name within an hour is only counted.
+    `kind` is the worst outcome of the content and its members; it is `unread`, too, if no entry is
+    hit but a list is stale or missing. `reason` says why the content is unread. `found` has each
+    outcome that is unread or recorded now, with the results of actions; content that came under the
+    same name within the last hour is only counted.
     """
 
     kind: Kind
@@ -93,7 +93,7 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def may_pass(self) -> bool:
-        """Whether it was read, compared with all lists, and is clean or excepted."""
+        """Whether the content was read, compared with all lists, and is clean or excepted."""
         return self.kind in (Kind.CLEAN, Kind.EXCEPTED)
 
 
@@ -126,9 +126,10 @@ class ContentChecker:
             config = session.settings.config
             containers = opening(config, config.containers.time_s, _log.info)
             self._openers = Openers(containers, session)
-        #: Of looking at the lists, and of the quick test of a digest, which is for one thread.
+        #: Locks for the look at the lists, and for the quick test of a digest, which only one
+        #: thread may use.
         self._looking, self._screening = threading.Lock(), threading.Lock()
-        #: By scheme and bucket: the client of one is opened once for all its objects.
+        #: By scheme and bucket: the client of a bucket is opened once for all its objects.
         self._stores: dict[tuple[str, str], Store] = {}
         self._kept = threading.BoundedSemaphore(_MOST_KEPT)
         self._threads = ThreadPoolExecutor(THREADS, "hashclient-check")
@@ -166,14 +167,14 @@ class ContentChecker:
         return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
-        """Check bytes, a stream, or what a path or the URI of an object names.
+        """Check bytes, a stream, or the file or object that a path or URI names.
 
         A `str` is a path, or a URI such as `s3://BUCKET/KEY`. A stream has `read`, or yields bytes;
-        its errors are raised, and nothing is known of it then. `name` stands in records of content
-        that has no path: give each upload a name of its own.
+        its errors are raised, and then there is no verdict. Records of content without a path have
+        `name`: give each upload its own name.
 
         Raises:
-            UsageError: it has another type, the URI is wrong, or the checker is closed.
+            UsageError: the content has another type, the URI is wrong, or the checker is closed.
         """
         lists, whole = self._in_use(), None
         if isinstance(content, bytes | bytearray | memoryview):
@@ -237,7 +238,7 @@ class ContentChecker:
                 "a checker is for the process that has opened it",
                 hint="open one in each process, after the fork",
             )
-        # Others go on with the lists that were here before, while one thread opens new ones.
+        # While one thread opens new lists, other threads use the former ones.
         if self._looking.acquire(blocking=False):
             try:
                 if self._lists.refresh():
@@ -322,7 +323,7 @@ class ContentChecker:
         return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
 
     def _answer(self, outcomes: Sequence[Outcome], lists: InUse, *, each: bool = False) -> Checked:
-        """Record what is to be recorded, and return the answer."""
+        """Record the outcomes that must be recorded, and return the answer."""
         to_record = [outcome for outcome in outcomes if outcome.kind in RECORDED]
         found: list[Handled] = []
         if to_record:
@@ -365,7 +366,7 @@ def _chunks_of(content: Readable | Iterable[bytes] | Any) -> Iterator[Any]:
 
 
 def _async_chunks_of(content: Any) -> AsyncIterator[Any] | None:
-    """Return the chunks of an asynchronous stream; None if it is something else."""
+    """Return the chunks of an asynchronous stream; None for any other object."""
     if isinstance(content, AsyncIterable):
         return aiter(content)
     if asyncio.iscoroutinefunction(getattr(content, "read", None)):

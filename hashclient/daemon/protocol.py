@@ -1,4 +1,4 @@
-"""clamd's protocol as values: what a client sends becomes requests and chunks. No I/O.
+"""clamd's protocol as values: the bytes of a client become requests and chunks. No I/O.
 
 clamd(8) describes it. A command begins with `z` and ends with NUL, or begins with `n` and ends with
 a newline. An old command has no such letter; it ends with a newline or, as in clamd, at the end of
@@ -167,7 +167,7 @@ class Parser:
         return whole
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
-        """Return a stream of one chunk that is present whole, like most streams; else None."""
+        """Return a stream of one chunk if all its bytes are present; else None."""
         if end - at < _DATA_AT + _LENGTH_BYTES:
             return None
         first = data[at]
@@ -182,14 +182,14 @@ class Parser:
         return Whole(chunk, _DELIMITERS[first])
 
     def bare(self) -> list[Event]:
-        """Return what a begun command completes, after a silence."""
+        """Return the event of an incomplete command, after a silence."""
         events: list[Event] = []
         line, self._held = self._held, b""
         self._request(line, b"\n", events)
         return events
 
     def _length(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read the length of a chunk, or go on with one that was begun."""
+        """Read the length of a chunk, or continue one that was begun."""
         need = _LENGTH_BYTES - len(self._held)
         head = self._held + bytes(data[at : at + need])
         if len(head) < _LENGTH_BYTES:
@@ -209,7 +209,7 @@ class Parser:
         return at + need
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read a command, or go on with one that was begun."""
+        """Read a command, or continue one that was begun."""
         # A command is short, but the bytes after it may be many.
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
@@ -249,7 +249,7 @@ class Parser:
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 PREFIX = "Hashclient"
-#: clamd's name for content that it could not check; clients do not take it for a virus.
+#: clamd's name for content that it could not check; clients do not treat this name as a virus.
 NO_VERDICT = f"Heuristics.Limits.Exceeded.{PREFIX}"
 
 

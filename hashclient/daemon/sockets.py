@@ -1,8 +1,8 @@
 """Listening sockets: at a port, or at a name in a directory that nobody else may change.
 
-A directory is held by descriptor. The socket is made there, gets its mode, and is removed in the
-end by that descriptor, through no link. The place is refused if others may change what leads to it:
-they could put a socket of their own there, and answer in our place.
+The directory of a socket stays open. The socket is made, gets its mode, and is later removed
+through this descriptor, without following a link. The place is refused if others may change a
+directory on the way: they could put their own socket there, and answer in our place.
 
 systemd may pass sockets, and gets a message when the daemon is ready. sd_listen_fds(3) and
 sd_notify(3) describe both; without systemd nothing is done.
@@ -36,8 +36,8 @@ def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.s
     The socket gets `mode`; an unused one is replaced.
 
     Raises:
-        StateError: it cannot listen there.
-        UsageError: others may change what leads to the socket.
+        StateError: the address cannot be used.
+        UsageError: others may change a directory on the way to the socket.
     """
     if isinstance(address, UnixAddress):
         try:
@@ -60,7 +60,8 @@ def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.s
 def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.socket:
     """Listen at a path.
 
-    1. Nobody else may change what leads to the directory; a missing one is made. 2. It is held.
+    1. Nobody else may change a directory on the way; a missing directory is made. 2. The directory
+    stays open.
     3. A lock in it keeps two daemons that start at once from removing each other's socket. 4. A
     socket without a listener is removed. 5. The new one has its mode before it listens.
     """

@@ -1,9 +1,9 @@
 """Long work in threads, a piece at a time and in turn, so that large requests wait longest.
 
-A disk may be slow, and a tree may be the whole disk. So reading for a client is cut into pieces;
-after each piece, the next user has a turn, with their next client. One user has a part of the
-threads. Each client has one request at work at a time, and none while its answers are unread. Only
-the pieces themselves run outside of the thread of the loop.
+A disk may be slow, and a tree may be the whole disk. So reading for a client is divided into
+pieces; after each piece, the next user has a turn, with their next client. One user may use only a
+part of the threads. Only one request of each client is at work at a time, and none while the client
+has unread answers. Only the pieces themselves run outside the thread of the loop.
 
 Limit: a piece that the kernel never answers keeps its thread.
 """
@@ -24,10 +24,11 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Is called in the loop after a piece of work, and returns whether there is more to do.
+#: Called in the loop after a piece of work; returns whether there is more to do.
 Step = Callable[[], bool | None]
-#: Work in pieces: a thread runs it up to the next `yield`, which gives a step, or None if there is
-#: more to do and nothing to call. The loop closes it in the end, or when its client has gone.
+#: Work in pieces: a thread runs the generator up to the next `yield`, which gives a step, or None
+#: if there is more to do and nothing to call. The loop closes the generator at its end, or when its
+#: client has closed.
 Job = Generator[Step | None, None, None]
 
 
@@ -65,7 +66,7 @@ class Turns:
         self._parked: set[Client] = set()
 
     def add(self, client: Client, job: Job) -> None:
-        """Queue work, after all earlier work of `client`; drop it if that has closed."""
+        """Queue work, after all earlier work of `client`; drop it if the client has closed."""
         if client.is_closed:
             job.close()
             return
@@ -78,14 +79,14 @@ class Turns:
             waiting.append(job)
 
     def resume(self, client: Client) -> None:
-        """Go on with work that waited for room for its answers."""
+        """Continue work that waited for room for its answers."""
         if client in self._parked:
             self._parked.discard(client)
             self._wait(client)
             self._go()
 
     def drop(self, client: Client) -> None:
-        """Drop the work of a client that has closed, at once: it would hold open files for long.
+        """Drop the work of a closed client at once: it would keep files open for long.
 
         A piece that is running ends first.
         """

@@ -1,7 +1,7 @@
-"""Content that comes once: digested as it arrives, and judged together with other content.
+"""Content that can be read once: digested as it arrives, and judged with other content.
 
-It keeps the lists that it began with. One lookup serves all streams that end at about the same
-time, which makes many small streams cheap.
+Content is judged by the lists with which it began. One lookup serves all streams that end at about
+the same time, which makes many small streams cheap.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Content:
     ) -> None:
         """Begin; up to `kept_bytes` are held in memory, all bytes in `kept` or the file `fd`.
 
-        `door` is its name in records: where it came from.
+        `door` is the name of its source in records.
         """
         self.lists = lists
         self.door = door
@@ -53,13 +53,15 @@ class Content:
         self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
-        #: Of an open file: its status before it was read, and whether it may be a container.
+        #: For an open file: its status before it was read, and whether it may be a container.
         self.status: os.stat_result | None = None
         self.opens = False
-        #: Its own outcome; and the worst of its own and its members', which decides the answer.
+        #: The outcome of the content; and the worst outcome of the content and its members, which
+        #: decides the answer.
         self.own: Outcome | None = None
         self.outcome: Outcome | None = None
-        #: The outcomes of its members; and how many containers in it are not opened, by kind.
+        #: The outcomes of its members; and the number of containers in it that are not opened, by
+        #: kind.
         self.inside: list[Outcome] = []
         self.not_opened: dict[str, int] = {}
 
@@ -102,7 +104,7 @@ class Content:
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
     def outcomes(self) -> list[Outcome]:
-        """Return all outcomes that are not clean, when it is judged: its own first."""
+        """Return the outcomes that are not clean, after the judgement; the content's is first."""
         own = [] if self.own is None else [self.own]
         return [o for o in own + self.inside if o.kind in BY_WORST]
 
@@ -138,7 +140,7 @@ _Content = TypeVar("_Content", bound=Content)
 
 
 def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
-    """Return them by the lists that they began with."""
+    """Return uploads grouped by the lists with which they began."""
     found: dict[InUse, list[_Content]] = {}
     for content in contents:
         found.setdefault(content.lists, []).append(content)

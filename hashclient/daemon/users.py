@@ -1,13 +1,12 @@
-"""The users of a daemon: who a client is, and how much one user may have.
+"""The users of a daemon: the user of a client, and the limits of each user.
 
-The door of a client says through which socket something came, and from whom. Records of streams
-have its name in place of a path. It has no port and no process of the client: so content that a
-client sends often has one record.
+The door of a client is the name of the socket and of the user. Records of streams have this name in
+place of a path. The name contains no port and no process of the client, so content that a client
+sends often has one record.
 
-All connections of one user, be it a user id or an address, share what the user may have: a part of
-all connections, of all open files that clients hand over, and of all bytes of streams that are
-kept. So one leaves something for the others. Root and the user of the daemon are bounded by the
-whole alone.
+A user is a user id or an address. All connections of one user share the limits of this user: a part
+of all connections, of all open files that clients pass, and of all kept bytes of streams. So no
+user can take everything. Only the limits for all users apply to root and the user of the daemon.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class Peer(msgspec.Struct, frozen=True):
 
     @property
     def is_trusted(self) -> bool:
-        """Whether it is root or the user of the daemon."""
+        """Whether the client is root or the user of the daemon."""
         return self.rights is not None and self.rights.uid in trusted_users()
 
 
 def peer_of(listener: str, sock: socket.socket) -> Peer:
-    """Return who is at the other end of `sock`, which was accepted at the address `listener`.
+    """Return the user at the other end of `sock`, which was accepted at the address `listener`.
 
     At a socket in the file system, the kernel says who connected; at a port, there is an address.
     """
@@ -149,7 +148,7 @@ class HandedOver:
 
     @property
     def is_beyond(self) -> bool:
-        """Whether a file is beyond its user's share; each client may have one such file."""
+        """Whether a file exceeds its user's share; each client may have one of these."""
         return self._files > self._counted
 
     def begin(self) -> None:
@@ -165,7 +164,7 @@ class HandedOver:
             self._share.give_back(self._peer)
 
     def let_go(self) -> None:
-        """Let go of all: the connection is closed."""
+        """Release all files: the connection is closed."""
         if self._counted:
             self._share.give_back(self._peer, self._counted)
             self._counted = 0

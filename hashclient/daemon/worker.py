@@ -1,7 +1,7 @@
-"""One process of a daemon: it accepts clients, looks after them, and ends in good order.
+"""One process of a daemon: it accepts clients, watches their connections, and ends in good order.
 
-If all connections are taken, room is made: a silent client is closed first, then one that sends
-very slowly, then one of the user who has the most.
+If all connections are taken, one is closed for a new client: first a silent connection, then one
+that sends very slowly, then one of the user who has the most connections.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ _log = Log("daemon")
 
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: Descriptors of a thread that reads a path: directories and files of its checker; directories of
-#: its walk, and others that are listed ahead, each open twice; one on each file system, and some to
-#: start a process.
+#: Descriptors of a thread that reads a path: for directories and files of its checker; for
+#: directories of its walk and those listed ahead, each open twice; for each file system, and for
+#: the start of a process.
 _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
-#: Those of a thread that opens a container: its process, and some to start that.
+#: Descriptors of a thread that opens a container: for its process, and for the start of this
+#: process.
 _OPENER_DESCRIPTORS = 6
 #: Descriptors reserved for files that are read and written, besides connections: those of all
 #: threads, and some for records, logs and lists.
@@ -45,7 +46,7 @@ SPARE_DESCRIPTORS = (
 )
 #: The most descriptors of one process.
 MOST_DESCRIPTORS = 1 << 17
-#: Connections may have this part of all descriptors in any case.
+#: Connections may always have this part of all descriptors.
 _LEAST_SHARE = 4
 #: Files from clients may take 1 in so many descriptors, and at most so many in all.
 _FILES_SHARE, MOST_FILES = 8, 4096
@@ -194,7 +195,7 @@ SEARCH_S = 0.05
 
 
 class Connections:
-    """The connections of one process: how many there may be, and who makes place for others."""
+    """The connections of one process: their limit, and which one is closed for a new one."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
         """Allow as many connections as `share` has; `clock` gives seconds."""
@@ -243,7 +244,7 @@ class Connections:
         self._searched.clear()
 
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
-        """Return the connection that is closed for one of `peer`."""
+        """Return the connection that is closed for a new connection of `peer`."""
         clients = [c for c in self._clients if c.waits_for_client]
         if self._share.left:  # its user has reached the user limit, and makes place itself
             clients = [c for c in clients if c.peer.user == peer.user]

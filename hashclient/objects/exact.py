@@ -1,17 +1,16 @@
-"""Listings of Google and Azure with every key exactly, also those that obstore cannot name.
+"""Listings of Google and Azure with every key exactly, also keys that obstore cannot name.
 
-obstore fails at a page with such a key, and gives none of its objects. But it alone has the
-credentials, and signs requests. So it sends them to an address of this process:
+obstore fails at a page with a key of this kind, and returns none of its objects. But only obstore
+has the credentials and signs requests. So obstore sends its requests to an address of this process:
 
-1. obstore asks for a page there, and signs that for the store.
-2. The request is sent on to the store, as it is.
-3. In the answer, each key is written in hexadecimal digits: obstore can name these.
-4. obstore reads the page and asks for the next one. Here the keys are read back.
+1. obstore requests a page there, with a signature for the store.
+2. This process sends the request to the store unchanged.
+3. In the answer, each key is written in hexadecimal digits, which obstore can name.
+4. obstore reads the page and requests the next one. This process decodes the keys.
 
-Others on this machine cannot use the address: a request needs a secret in its name of the client.
-Requests to it stay within this machine: if a proxy would get them, nothing is listed so.
-
-Limit: such a key can be listed, and not be read.
+Other programs on this machine cannot use the address: a request needs a secret in the name of its
+client. Requests to the address stay within this machine: if a proxy would get them, this module
+lists nothing. Limit: objects with these keys can be listed, but not read.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ from hashclient.system.background import start_thread
 
 #: A page has 5,000 objects at most, whose keys have 1,024 characters.
 MAX_PAGE_BYTES = 64 << 20
-#: How often the relay looks whether it is over.
+#: How often the relay checks whether it must end.
 POLL_S = 0.02
-#: Headers of a request that are about the connection to this process.
+#: Headers of a request that only concern the connection to this process.
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "host", "user-agent"})
 #: Variables that name a proxy for addresses without TLS.
 _PROXIES = frozenset({"all_proxy", "http_proxy"})
@@ -53,12 +52,12 @@ _PROXIES = frozenset({"all_proxy", "http_proxy"})
 _KEY = re.compile(rb'<(Key|Name)( Encoded="(?:true|false)")?>([^<]*)</')
 #: How a page begins, of Google and of Azure.
 _ROOTS = (b"<ListBucketResult", b"<EnumerationResults")
-#: The prefix of a key written in digits: it comes behind all keys that obstore names.
+#: The prefix of a key written in digits: it sorts after all keys that obstore can name.
 _MARK = "\U0010ffff".encode()
 
 
 class NoExactListingError(Exception):
-    """A proxy is in the way, or a key cannot be read."""
+    """A proxy would get the requests, or a key cannot be decoded."""
 
 
 def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
@@ -84,7 +83,7 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
 
 
 def has_leading_slash(bucket: Other) -> bool:
-    """Return whether some key begins with a slash, which obstore leaves out; no if that is unknown.
+    """Return whether some key begins with a slash, which obstore leaves out; False if unknown.
 
     Raises:
         StoreError, NoExactListingError: see `exact_pages`.
@@ -116,7 +115,7 @@ def key_of(name: bytes) -> bytes:
     """Return the key that was written in digits.
 
     Raises:
-        NoExactListingError: it was not.
+        NoExactListingError: the key was not written in digits.
     """
     mark, _, digits = name.partition(_MARK)
     if mark or not digits:
@@ -126,7 +125,7 @@ def key_of(name: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _relayed(endpoint: str) -> Iterator[tuple[str, str]]:
-    """Give an address of this process that stands for a store, and the name that a client needs."""
+    """Provide an address of this process for a store, and the name that a client needs."""
     real = urlsplit(endpoint)
     relay = _Relay(f"{real.scheme}://{real.netloc}")
     with contextlib.closing(relay.store), relay:
@@ -154,7 +153,7 @@ class _Relay(ThreadingTCPServer):
         )
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: obstore notices that it has no answer."""
+        """Print nothing: obstore notices that there is no answer."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Send a request on; return the status and the body for obstore."""
@@ -171,7 +170,7 @@ class _Relay(ThreadingTCPServer):
             return got.status_code, bytes(body)
         is_cut = b"<IsTruncated>true" in body and b"<NextContinuationToken>" not in body
         if is_cut or not any(root in body for root in _ROOTS):
-            return 400, b""  # obstore would take it for the last page
+            return 400, b""  # obstore would treat it as the last page
         return 200, in_digits(bytes(body))
 
 
@@ -198,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def in_digits(page: bytes) -> bytes:
-    """Return a page with each key in digits; one that is no text stays as it is."""
+    """Return a page with each key in digits; a page that is not text is returned unchanged."""
     return _KEY.sub(_element_in_digits, page)
 
 

@@ -2,7 +2,7 @@
 
 Errors of the clients hold addresses, headers, keys, and output of credential helpers: none of that
 is passed on. Our text depends on the class of the failure, the HTTP status, and the code of the
-store, if it is one of a known few.
+store, if this code is known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all stores have in common: a bucket that is read in ranges, limits of time, metadata.
+"""The interface of all stores: a bucket that is read in ranges, limits of time, metadata.
 
 A store is opened before its first request. It may be used by many threads at once. botocore and
 obstore have the same limits of time and make the same number of attempts: nobody else here makes a
@@ -23,10 +23,10 @@ RETRY_S = 60
 #: How long one request may take.
 TIMEOUT_S = 60
 CONNECT_S = 10
-#: Bytes that are handed on at a time.
+#: Bytes that are passed on at a time.
 CHUNK_BYTES = 1 << 18
 
-#: Is called with bytes as they come.
+#: Called with bytes as they arrive.
 Sink = Callable[[memoryview], Any]
 
 
@@ -91,15 +91,15 @@ class Store(ABC):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Give the bytes in a `span` of an object that has this ETag and version, if given.
+        """Pass on the bytes in a `span` of an object that has this ETag and version, if given.
 
-        None means all: not every store accepts that as a range. The caller counts the bytes. An
-        object that is another one now is an error.
+        None means all: not every store accepts that as a range. The caller counts the bytes. If the
+        object has changed, this is an error.
         """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Put an object there, in one step: readers see the old one or the new one."""
+        """Write an object in one step: readers see the old object or the new one."""
 
 
 def quoted(etag: str | None) -> str | None:
@@ -118,7 +118,7 @@ def verify_etag(seen: Seen, etag: str | None) -> None:
     """Check that an object is the wanted one, also if its store ignores conditions.
 
     Raises:
-        StoreError: it is another one.
+        StoreError: the object is a different one.
     """
     if etag is not None and seen.etag != etag:
         raise StoreError(Trouble.CHANGED, CHANGED)

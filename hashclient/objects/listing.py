@@ -2,8 +2,8 @@
 
 1. A URI names one object and all objects below it, as a path names a file or a folder; with a slash
    at its end, only the objects below.
-2. Each store is listed by its client. Of Google and Azure, pages with a key that obstore cannot
-   name are listed by `exact`, and so are buckets with keys that begin with a slash.
+2. Each store is listed by its client. For Google and Azure, `exact` lists pages with a key that
+obstore cannot name, and buckets with keys that begin with a slash.
 3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
    the listing ends there.
 
@@ -28,27 +28,27 @@ from hashclient.objects.pages import page_of
 from hashclient.objects.ranges import is_plain
 from hashclient.objects.s3 import S3
 
-#: So many pages are joined into one.
+#: This many pages are joined into one.
 TOGETHER = 4
-#: So many pages may be empty: after many deletions, say.
+#: At most this many pages may be empty, for example after many deletions.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats keys that it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
 
 
 class ListingEndedError(Exception):
-    """A listing ended before its end; the text says why."""
+    """A listing stopped before its end; the text says why."""
 
 
 def list_pages(
     store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
 ) -> Iterator[Any]:
-    """Yield pages of the objects that `uri` names, in the order of keys; only those behind `after`.
+    """Yield pages of the objects that `uri` names, in the order of keys; only those after `after`.
 
     With `all_versions`, each version of an object is a row, except marks of deletion.
 
     Raises:
-        ListingEndedError: it ended before its end, or could not begin.
+        ListingEndedError: the listing stopped before its end, or could not begin.
         UsageError: the store has no list of versions.
     """
     if all_versions and store.scheme != "s3":
@@ -93,7 +93,7 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
     """Yield pages that have rows.
 
     Raises:
-        ListingEndedError: keys go back, or too many pages are empty.
+        ListingEndedError: keys are out of order, or too many pages are empty.
     """
     floor, empty = None, 0
     for page in pages:
@@ -118,13 +118,13 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
     row: list[Any] = [uri.key, 0, None, uri.version, None]
     try:
         seen = store.head(uri.key, uri.version)
-        # The latest version may change until it is read: the ETag shows that.
+        # The latest version may change before it is read: the ETag shows this.
         row[1:3] = seen.size, seen.etag
     except StoreError as error:
         if error.trouble is Trouble.GONE:
             return
         if error.trouble not in (Trouble.DENIED, Trouble.NAME):
-            raise  # what may not be looked at may be there
+            raise  # an object without permission may exist
         row[4] = error.reason
     yield page_of([tuple(row)])
 
@@ -155,7 +155,7 @@ def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: boo
 
 
 def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield pages as obstore lists them, and the rest exactly where it cannot.
+    """Yield pages from obstore, and from `exact` where obstore fails.
 
     Raises:
         StoreError: the store failed.

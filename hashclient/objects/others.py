@@ -16,7 +16,7 @@ _ENDPOINTS = {
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-#: The only variable from which obstore takes the account; it does not tell what it found.
+#: The only variable from which obstore takes the account; obstore does not report its value.
 _ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
 
 
@@ -66,11 +66,11 @@ class Other(Store):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Give bytes of an object; see `Store`."""
+        """Pass on bytes of an object; see `Store`."""
         return ranges.read(self.client, key, span, sink, etag=etag, version=version)
 
     def put(self, key: str, data: bytes) -> None:
-        """Put an object there; see `Store`."""
+        """Write an object; see `Store`."""
         ranges.put(self.client, key, data)
 
 

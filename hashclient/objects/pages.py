@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-#: One object a row, its ETag with or without quotes; `note` says why it cannot be read, if that is
-#: known already.
+#: One object for each row, its ETag with or without quotes; `note` says why the object cannot be
+#: read, if this is already known.
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.binary(), nullable=False),

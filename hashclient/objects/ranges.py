@@ -1,7 +1,7 @@
 """Ranges of objects, by obstore: in any store, its reads cost a twentieth of botocore's.
 
-Limit: obstore can neither list nor read a key with an empty part, `.` or `..`, and leaves out the
-slash at the beginning or the end of one.
+Limit: obstore can neither list nor read a key with an empty part, `.` or `..`, and drops the slash
+at the beginning or the end of a key.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_bucket(
     `options` go to obstore's client.
 
     Raises:
-        StoreError: it cannot be opened.
+        StoreError: the bucket cannot be opened.
     """
     from obstore import store
 
@@ -72,7 +72,7 @@ def head(bucket: Any, key: str, version: str | None) -> Seen:
     """Return the metadata of an object.
 
     Raises:
-        StoreError: it is not there, or cannot be asked for.
+        StoreError: the object does not exist, or cannot be requested.
     """
     return _seen(_get(bucket, key, version=version, head=True))
 
@@ -86,10 +86,10 @@ def read(
     etag: str | None,
     version: str | None,
 ) -> Seen:
-    """Give bytes of an object in a `span`, or all of them; see `Store.read`.
+    """Pass on bytes of an object in a `span`, or all of them; see `Store.read`.
 
     Raises:
-        StoreError: it is another one now, or cannot be read.
+        StoreError: the object has changed, or cannot be read.
     """
     got = _get(bucket, key, if_match=condition(etag), version=version, range=span)
     seen = _seen(got)
@@ -101,10 +101,10 @@ def read(
 
 
 def put(bucket: Any, key: str, data: bytes) -> None:
-    """Put an object there.
+    """Write an object.
 
     Raises:
-        StoreError: the store failed, or cannot name such a key.
+        StoreError: the store failed, or obstore cannot name the key.
     """
     import obstore
 

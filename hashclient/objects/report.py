@@ -1,14 +1,14 @@
 """Objects from a report instead of a listing: S3 Inventory, or any table of keys and sizes.
 
 1. A `manifest.json` names the bucket, the columns, and files with their MD5s. Each file is fetched
-   into a file without a name, compared with its MD5, and read piece by piece. It is Parquet, or CSV
-   in which keys are escaped as in a URL.
-2. Any other report is one Parquet or CSV file, by its path or its URI. It has columns `key` and
-   `size`, and perhaps `etag` and `version`; its keys stand as they are.
+   into a file without a name, compared with its MD5, and read piece by piece. The format is
+   Parquet, or CSV with keys that are escaped as in a URL.
+2. Any other report is one Parquet or CSV file, by its path or its URI. The file has columns `key`
+and `size`, and perhaps `etag` and `version`; its keys are not escaped.
 3. Only the latest version of a key counts, unless all are asked for; marks of deletion are ignored.
 
-A report may be old. An object that has changed since then is noticed when it is read, and is
-unread.
+A report may be old. If an object has changed after the report, the read detects this, and the
+object is unread.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Report:
         """Yield the objects of the report, as pages with the columns of `pages.SCHEMA`.
 
         Raises:
-            ListingEndedError: it cannot be read to its end.
+            ListingEndedError: the report cannot be read to its end.
         """
         try:
             for batch, escaped in self._batches():
@@ -236,11 +236,11 @@ def _unusable(where: str, why: str) -> UsageError:
 def _fetch(
     store: Store, key: str, version: str | None, most: int, sink: Callable[[memoryview], Any]
 ) -> None:
-    """Give all bytes of an object, of up to `most`.
+    """Pass on all bytes of an object, of up to `most`.
 
     Raises:
-        StoreError: it cannot be read.
-        ValueError: it has more, or a range has another length than was asked for.
+        StoreError: the object cannot be read.
+        ValueError: the object is longer, or a range has a wrong length.
     """
     count = 0
 
@@ -292,7 +292,7 @@ def _refuse_other(names: Sequence[str]) -> None:
     """Refuse a table without keys and sizes, even if it has no rows.
 
     Raises:
-        ListingEndedError: it has none.
+        ListingEndedError: the table has no keys and sizes.
     """
     if not {"key", "size"} <= {_COLUMNS.get(name.lower()) for name in names}:
         raise ListingEndedError(DAMAGED.format("it has no columns key and size"))

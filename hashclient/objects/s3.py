@@ -2,9 +2,9 @@
 
 botocore finds credentials, region and endpoint where AWS's own tools do: variables, profiles,
 single sign-on, roles of a machine. It lists and reads every key, and knows versions, deletions and
-holds. A page of a listing is asked for by a URL that botocore has signed, and its columns are taken
-from the answer as it is: that costs a tenth of what botocore's parser does. Wherever the answer is
-not a page of the usual form, botocore itself asks for that page, again, and says what is wrong.
+holds. A page of a listing is requested by a URL that botocore has signed, and this module reads the
+columns from the answer: this costs a tenth of botocore's parser. If the answer is not a page of the
+usual form, botocore itself requests the page again, and reports the error.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class S3(Store):
         if _USUAL.fullmatch(endpoint) is None:
             config["endpoint"] = endpoint
         else:
-            # The bucket is asked for its region; without permission to ask, the configured one is
-            # used.
+            # S3 is asked for the region of the bucket; without permission for this, the configured
+            # region is used.
             with contextlib.suppress(StoreError), _errors():
                 found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
                 config["region"] = found or region
@@ -160,7 +160,7 @@ class S3(Store):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Give bytes of an object; see `Store`."""
+        """Pass on bytes of an object; see `Store`."""
         client = self.client
         if ranges.is_plain(key):
             return ranges.read(self._ranges, key, span, sink, etag=etag, version=version)
@@ -179,7 +179,7 @@ class S3(Store):
         return seen
 
     def put(self, key: str, data: bytes) -> None:
-        """Put an object there; see `Store`."""
+        """Write an object; see `Store`."""
         self.call("put_object", Key=key, Body=data)
 
     def pages(self, prefix: str, after: str | None) -> Iterator[Any]:
@@ -191,7 +191,7 @@ class S3(Store):
             yield page
 
     def _quickly(self, asked: dict[str, str]) -> _Page | None:
-        """Ask for a page by a URL; return None if the answer is not as usual."""
+        """Request a page by a URL; return None if the answer has an unusual form."""
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
 
@@ -210,7 +210,7 @@ class S3(Store):
         return _page_in(got.content) if got.status_code == 200 else None
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Yield what follows `prefix` in keys, up to a slash: for few keys, without pyarrow.
+        """Yield the part of keys after `prefix`, up to a slash: for few keys, without pyarrow.
 
         Raises:
             StoreError: the store failed, or repeats itself.
@@ -261,7 +261,7 @@ class S3(Store):
 
 
 def _page_in(answer: bytes) -> _Page | None:
-    """Return the page in an answer of S3; None if it is not of the usual form."""
+    """Return the page in an answer of S3; None if the answer has an unusual form."""
     import pyarrow as pa
 
     from hashclient.objects.pages import page_of_columns

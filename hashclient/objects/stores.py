@@ -1,4 +1,4 @@
-"""The store of a URI: which client is used is known here alone."""
+"""The store of a URI: only this module knows which client is used."""
 
 from __future__ import annotations
 
