@@ -1,12 +1,12 @@
 """The inventory: sealed tags of files already read, so that an unchanged file is not read again.
 
-A file is unchanged while file system, inode, size, mtime and ctime are (no ordinary user can set
-ctime, so an edit with a restored mtime shows); `identity` has the number that stands for a file
+A file is unchanged while its file system, inode, size, mtime and ctime are the same. No ordinary
+user can set ctime, so an edit with a restored mtime is noticed. `identity` has the number of a file
 system. A new generation is checked against the tags. Records are kept in SQLite by file system and
 block of neighbouring inodes, since files of one directory mostly are neighbours: one row answers
 for up to `BLOCK_INODES` files. Only tags are kept, never digests. Unlike the lists, the inventory
-may be lost at any time: the files are then only read again. A row that the disk has garbled counts
-as lost: each row has a checksum. One of an earlier version is emptied.
+may be lost at any time: the files are then only read again. Each row has a checksum, so a row that
+the disk has damaged counts as lost. An inventory of an earlier version is emptied.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ BLOCK_INODES = 256
 _BLOCK_BITS = 8
 #: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed so shortly before it was read may change again unseen, unless there is a
-#: proof: a store through a memory map goes into a page that the kernel has not written back yet.
-#: The kernel writes back after 30 seconds, looking each 5, unless it is configured otherwise.
+#: A file that changed this shortly before it was read may change again unnoticed, unless there is a
+#: proof: a write through a memory map goes into a page that the kernel has not written back yet. By
+#: default the kernel writes pages back after 30 seconds, and checks every 5 seconds.
 FRESH_NS = 60_000_000_000
-#: With a proof, within the same tick of the file system's clock only: 10 milliseconds at most.
+#: With a proof, a second change is unnoticed only within the same tick of the file system's clock:
+#: at most 10 milliseconds.
 FRESH_PROVEN_NS = 1_000_000_000
 #: Some file systems store seconds, and show a change as older than it is.
 COARSE_NS = 2_000_000_000
-#: For how many days a believed record answers, by default.
+#: For how many days a believed record is used, by default.
 REREAD_DAYS = 14
 DAY_S, _LAST_DAY = 86_400, 2**16 - 1
 
@@ -73,15 +74,15 @@ CREATE TABLE files (
 ) STRICT, WITHOUT ROWID
 """
 _ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
-#: Errors of SQLite for a file that has other content than was written. An error of the Python
-#: module has no code (it could not decode a value, or the message of SQLite: a ValueError). An
-#: error for a length beyond all memory has no code either.
+#: Errors of SQLite for a file whose content has changed on the disk. Two errors have no code: those
+#: of the Python module, which cannot decode a value or a message of SQLite (a ValueError), and
+#: those for a length above all memory.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HINT = "it may be removed at any time; a scan then reads every file again"
 
 
 class DamagedInventoryError(StateError):
-    """The file has other content than a scan wrote; nothing is lost by making it again."""
+    """The content of the file has changed on the disk; it can be made again without loss."""
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -111,8 +112,8 @@ class Inventory(Cache):
         """Open it for reading; with `write`, make it or empty it if another key sealed it.
 
         Raises:
-            StateError: it cannot be opened, is damaged, or a newer hashclient has written it; or
-                (for reading) it was sealed otherwise, or is of a version that writers replace.
+            StateError: the file cannot be opened, is damaged, or a newer hashclient has written it;
+                or (for reading) another key sealed it, or its version is one that writers replace.
         """
         self._path = Layout(state_dir).inventory
         self._reread_days = reread_days
@@ -131,7 +132,7 @@ class Inventory(Cache):
             )
 
     def _open(self, key_id: str, *, write: bool) -> str | None:
-        """Make or empty it, if it is opened for writing; return why it cannot be used."""
+        """For writing, make or empty the inventory; return why it cannot be used."""
         version = self._version()
         if version > _VERSION:
             return "was written by a newer hashclient"
@@ -150,8 +151,8 @@ class Inventory(Cache):
         return version
 
     def _prepare(self, key_id: str) -> Meanings:
-        # A row takes some 20 KB, and less time to read the fewer pages it lies on. No effect on a
-        # file that is there.
+        # A row takes about 20 KB, and is read faster from fewer pages. This has no effect on an
+        # existing file.
         self._db.execute("PRAGMA page_size = 8192")
         # Never wait for the disk: workers would idle. A row that a power failure garbles or removes
         # counts as lost, and is made again.
@@ -249,13 +250,12 @@ class Inventory(Cache):
     ) -> None:
         """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
 
-        `containers` are the members that were found inside of files.
-
-        All becomes visible at once. A later record of an inode replaces an earlier one, or adds its
-        tags if the content is the same (`records`).
+        `containers` are the members that were found inside files. All changes become visible at
+        once. A later record of an inode replaces an earlier one, or adds its tags if the content is
+        the same (`records`).
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the inventory cannot be written.
         """
         day = today()
         by_device: dict[int, list[bytes]] = {}
@@ -306,7 +306,7 @@ class Inventory(Cache):
         """Forget files not seen for `days`; return how many were forgotten.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the inventory cannot be written.
         """
         limit = today() - days
         with self._errors():
@@ -319,11 +319,11 @@ class Inventory(Cache):
     def prune_in_turn(self, days: float, seconds: float) -> int:
         """Forget files not seen for `days`, unless that was done within the last week.
 
-        It takes `seconds` at most, and the next call goes on; so it does if other processes write
-        at the moment. A large file is not made shorter: its free space is used again.
+        A call takes at most `seconds`, or less if other processes write at the moment; the next
+        call continues. A large file is not made shorter: its free space is used again.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the inventory cannot be written.
         """
         with self._errors():
             try:
@@ -337,7 +337,7 @@ class Inventory(Cache):
         """Return its size.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: the inventory cannot be read.
         """
         with self._errors():
             length, believed, blocks, oldest = self._db.execute(
@@ -373,7 +373,7 @@ def today() -> int:
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     """Return which files, read at `since_ns` or later, can be known by their status from now on.
 
-    Not a file that changed so recently that another change may have the same time.
+    A file that changed recently cannot: another change may get the same time.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)
@@ -383,5 +383,5 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:
-    """Return the checksum of a row; it covers where the row belongs, too."""
+    """Return the checksum of a row; it also covers the place of the row."""
     return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))

@@ -1,9 +1,9 @@
 """Members of containers in the inventory: their sealed tags.
 
-A container that has not changed is not opened again: its members are judged by these. The members
-are kept in columns, without names: if one is listed now, or needs another digest, the container is
-opened after all. A container is not kept if anything in it was unread, or if it has very many
-members.
+An unchanged container is not opened again: its members are judged by their recorded tags. The
+members are kept in columns, without names: if one is listed now, or needs another digest, the
+container is opened after all. A container is not kept if a part of it was unread, or if it has very
+many members.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<
 Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
 MAX_KNOWN = 50_000
-#: Where a kind of container is added, or is read in another way, all are opened again.
+#: If a kind of container is added, or is read in another way, all containers are opened again.
 READS = meaning.READS
-#: In place of the algorithms of a member: the file, or something inside, is of a kind that is not
-#: opened. Its `size` is the place of that kind in `NAMES`.
+#: This number in place of the algorithms of a member means: the file, or a member of it, is of a
+#: kind that is not opened. `size` is then the place of this kind in `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """
@@ -56,7 +56,7 @@ _FIND = (
 def stored(
     database: sqlite3.Connection, file_system: int, inodes: Sequence[int]
 ) -> list[tuple[bytes, bytes]]:
-    """Return records of the containers among inodes, and their members: the rows that are whole."""
+    """Return records of the containers among inodes, and their members, from undamaged rows."""
     rows: list[tuple[Any, ...]]
     asked = (file_system, json.dumps(list(map(_signed, inodes))))
     rows = database.execute(_FIND, asked).fetchall()
@@ -80,12 +80,12 @@ def unchanged(
 ) -> Iterator[tuple[int, Inside, bool]]:
     """Yield the members of the files that are still as recorded.
 
-    A file is given by its place among `statuses`. With its members comes whether they are believed,
-    not proven.
+    A file is given by its place in `statuses`. A flag says whether its members are believed, not
+    proven.
     """
     if not containers:
         return
-    # All at once: a container that is known costs little more than a file that is.
+    # All at once: so a known container costs little more than a known file.
     known = np.frombuffer(b"".join([raw for raw, _ in containers]), RECORD)
     asked = {status.st_ino: place for place, status in enumerate(statuses)}
     places = [asked.get(inode) for inode in known["ino"].tolist()]
@@ -102,7 +102,7 @@ def unchanged(
 
 
 def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
-    """Return rows that say how often each kind was found that is not opened."""
+    """Return rows with the number of files of each kind that is not opened."""
     places = [NAMES.index(kind) for kind, count in kinds.items() for _ in range(count)]
     rows = np.zeros(len(places), MEMBER)
     rows["size"], rows["mask"] = places, NOT_OPENED
@@ -110,7 +110,7 @@ def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
 
 
 def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
-    """Return how many members there are, and how often each kind that is not opened."""
+    """Return the number of members, and the number of each kind that is not opened."""
     places = members["size"][members["mask"] == NOT_OPENED].tolist()
     return len(members) - len(places), dict(Counter(NAMES[place] for place in places))
 
@@ -134,10 +134,10 @@ def store(database: sqlite3.Connection, containers: Sequence[Container], day: in
 
 
 def _signed(inode: int) -> int:
-    """Return the number of an inode as SQLite takes it."""
+    """Return the number of an inode in the form of SQLite."""
     return inode - 2**64 if inode >= 2**63 else inode
 
 
 def _checksum(file_system: int, record: bytes, members: bytes) -> int:
-    """Return the checksum of a row; it covers where the row belongs, and how it was read."""
+    """Return the checksum of a row; it also covers its place, and how the file was read."""
     return zlib.crc32(members, zlib.crc32(record, zlib.crc32(b"%d %d" % (file_system, READS))))

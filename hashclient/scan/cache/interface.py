@@ -1,7 +1,7 @@
 """The interface of the cache: records of files, and where a process opens them.
 
-Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only while
-its identity and status are unchanged, and without a proof only until it is due; a file that was not
+`tests/contract/test_caches.py` checks its contract for each cache: a file is known only while its
+identity and status are unchanged, and without a proof only until it is due; a file that was not
 stored is not known; a later record replaces an earlier one, and adds to it if the content is the
 same; and lost records only cause files to be read again.
 """
@@ -51,8 +51,8 @@ class Cache:
         """Return the record of each file that is unchanged, and blocks not seen for a day.
 
         `identities` has for each `st_dev` the file system that is there now, None where nothing is
-        remembered. Records are parallel to `statuses`; mask 0 says that a file is not known, has
-        changed, or is due.
+        remembered. Records are in the order of `statuses`; mask 0 says that a file is not known,
+        has changed, or is due.
 
         Raises:
             StateError: it cannot be asked.
@@ -75,9 +75,10 @@ class Cache:
     def find_inside(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of files that are unchanged, by their place in `statuses`.
+        """Return the known members of unchanged files, by their place in `statuses`.
 
-        Each comes with a flag: whether it is only believed. `identities` are as for `find`.
+        A flag for each file says whether its record is only believed. `identities` are as for
+        `find`.
 
         Raises:
             StateError: it cannot be asked.
@@ -105,7 +106,7 @@ class Cache:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close all that is open; by default nothing is."""
+        """Close all open resources; by default there are none."""
 
 
 def by_file_system(

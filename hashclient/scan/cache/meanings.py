@@ -2,9 +2,9 @@
 
 A file of records has a table of meanings: a number, and the kinds of containers that were looked
 for then (`containers.meaning`). Each record of a file that is no container has the number of the
-meaning it was made under, and the first byte of its file. Where kinds were added or changed since,
-the files that these may be are looked at again, and no others. A record without a number, or with
-one that is not in the table, says nothing: its file is looked at again. Its tags stay.
+meaning it was made under, and the first byte of its file. If kinds were added or changed later,
+only files that may be of these kinds are looked at again. A record without a number, or with an
+unknown number, says nothing about containers: its file is looked at again. Its tags stay valid.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Meanings:
     """The meanings of the records in one database."""
 
     def __init__(self, database: sqlite3.Connection, *, records: str = "") -> None:
-        """Read them. With the name of the table of `records`, note the one of today.
+        """Read the meanings.
 
-        If there is no number left, the table is emptied: its files are read again.
+        With the name of the table of `records`, note today's meaning. If there is no number left,
+        the table is emptied: its files are read again.
         """
         if records:
             database.execute(_TABLE)
@@ -59,7 +60,7 @@ class Meanings:
         }
 
     def take(self, records: Records) -> None:
-        """Set the bit `PLAIN` in records that were read, where they still say that."""
+        """Set the bit `PLAIN` in records that still say that a file is no container."""
         numbers = records["meaning"]
         plain = (numbers == self.number) & (numbers != 0)
         if not plain.all():
@@ -74,7 +75,7 @@ class Meanings:
         records["mask"] |= np.where(plain, np.uint8(PLAIN), np.uint8(0))
 
     def give(self, records: Records) -> None:
-        """Note the meaning of today in records that are to be written."""
+        """Write today's meaning into records before they are stored."""
         plain = records["mask"] & np.uint8(PLAIN) != 0
         records["meaning"] = np.where(plain, np.uint8(self.number), np.uint8(0))
 
@@ -82,7 +83,7 @@ class Meanings:
 def _read(database: sqlite3.Connection) -> dict[int, str]:
     """Return the kinds of each meaning with a right checksum, as text."""
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meanings'").fetchone():
-        return {}  # it was written before there were any
+        return {}  # a version without meanings wrote it
     rows: list[tuple[Any, ...]] = database.execute(
         "SELECT number, kinds, crc FROM meanings"
     ).fetchall()

@@ -1,7 +1,7 @@
 """The memory of scans from one run to the next: where the inventory is, and how a scan uses it.
 
-Each process that checks files opens it, and asks; only the process that hands out work writes to
-it. It may be removed at any time.
+Each process that checks files opens the inventory and reads it; only the process that distributes
+work writes to it. It may be removed at any time.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Memory:
         return self._place is not None
 
     def open(self) -> Cache | None:
-        """Open the cache, in the process that will ask it; None if there is none."""
+        """Open the cache, in the process that will read it; None if there is none."""
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # it checks what was moved while it was listed: that is little, and read
+            return None  # only for moved files: these are few, and are read
         try:
             reader = self._place.reader()
         except StateError:
@@ -65,7 +65,7 @@ class Memory:
         return reader
 
     def learn(self, result: Result) -> None:
-        """Take note of what a task has learned, in the process that hands work out."""
+        """Note the records of a task, in the process that distributes work."""
         if self._place is None:
             return
         self._learned += result.learned
@@ -77,7 +77,7 @@ class Memory:
             self.flush()
 
     def flush(self) -> None:
-        """Write the new records down."""
+        """Write the new records to the cache."""
         if self._place is None or not (self._learned or self._seen or self._containers):
             return
         try:
@@ -100,7 +100,7 @@ class Memory:
         self._writer.store(self._learned, sorted(self._seen), self._containers)
 
     def close(self) -> None:
-        """Close all that is open; it may be used again."""
+        """Close all open resources; the memory may be used again."""
         for reader in self._readers:
             reader.close()
         self._readers.clear()

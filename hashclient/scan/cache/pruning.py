@@ -23,7 +23,7 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
     """Forget files that were not seen for `days` by `day`; return their number. See `Inventory`.
 
     Raises:
-        sqlite3.Error: it cannot be written; with `SQLITE_BUSY`, another process is writing.
+        sqlite3.Error: the file cannot be written; with `SQLITE_BUSY`, another process is writing.
     """
     ends = time.monotonic() + seconds
     db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")

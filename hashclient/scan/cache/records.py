@@ -1,8 +1,9 @@
 """Records of files that were read, as a cache keeps them: in columns.
 
 A record is proven if nobody could have changed the file since without a new time (`leases`), and
-believed otherwise. A proven one does not age. A believed one becomes due, and is ignored, at most
-so many days after the file was read. The day depends on the inode, so that each day has its share.
+believed otherwise. A proven record does not age. A believed record becomes due, and is ignored,
+some days after the file was read. The exact day depends on the inode, so that each day has a part
+of the files.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy.typing as npt
 
 from hashclient.core.kinds import Algorithm
 
-#: The bits of `mask` for algorithms, and one besides: the file was looked at, and is no container.
-#: On the disk this bit says nothing, and the meaning of the record counts (`meanings`).
+#: The bits of `mask` for algorithms, and one more bit: the file was looked at, and is no container.
+#: On the disk this bit has no meaning; there the number `meaning` counts (`meanings`).
 TAGS, PLAIN = 7, 64
 
 Records = npt.NDArray[np.void]
@@ -65,10 +66,10 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 
 
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Return which files are to be read again by `day`, since their records have no proof.
+    """Return which files must be read again by `day`, because their records have no proof.
 
-    Each inode has its day in each period of `reread_days`: the first one after a file was read. A
-    record with a day in the future was made while the clock was wrong.
+    Each inode has its day in each period of `reread_days`; the first such day after the read
+    counts. A record with a day in the future was made while the clock was wrong.
     """
     read = records["read_day"].astype(np.int64)
     if reread_days < 1 or not read.any():
@@ -101,7 +102,7 @@ def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
 
 
 def merged_records(old: Records, new: Records, day: int, reread_days: int) -> Records:
-    """Join records that ascend by inode: the last of an inode counts, with its earlier tags."""
+    """Join records that ascend by inode: the last record of an inode counts, with earlier tags."""
     # Here and above: to take rows of records by number, `take` is ten times as fast as an index.
     new = new.take(np.flatnonzero(np.append(new["ino"][1:] != new["ino"][:-1], True)))
     if not len(old):

@@ -1,13 +1,17 @@
 """Checking files: choose the digests, compute them in one read, and judge each file.
 
-A `Checker` works through tasks of names. For each file, 1 its size says which digests could still
-matter, and if none could it is not even opened; 2 if the cache knows it unchanged, its tags are
-there already; 3 otherwise the cheapest digests that cover the entries left are computed in one
-read; 4 the tags of a task are looked up together; 5 where one hits, the entry's other digests are
-computed too: all must agree. Steps 1 and 2 are for files only whose size and times can be relied
-on; `looking` does them. With `Members`, containers are opened as well, and their members are
-checked; a file that the cache knows to be no container is left alone. A `Checker` knows nothing of
-processes: workers use it, and so do tests.
+A `Checker` works through tasks of names. For each file:
+
+1. Its size shows which digests could still match. If none could, the file is not even opened.
+2. If the cache knows the file unchanged, its tags are known already.
+3. Otherwise the cheapest digests that cover the remaining entries are computed in one read.
+4. The tags of a task are looked up together.
+5. If one hits, the entry's other digests are computed too: all must agree.
+
+Steps 1 and 2 are only for files with reliable size and times; `ruling_out` does them. With
+`Members`, containers are opened as well, and their members are checked; a file that the cache knows
+to be no container is not opened. A `Checker` knows nothing of processes: workers use it, and so do
+tests.
 """
 
 from __future__ import annotations
@@ -53,11 +57,12 @@ from hashclient.system.strangers import is_shared, trusted_users
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
-#: And after so many members of containers: all may match, and one result has all outcomes.
+#: A task also stops after this many members of containers: all may match, and one result has all
+#: outcomes.
 TASK_MEMBERS = 4_096
 
-#: So many directories are open together, and the cache is asked once about all of their files: each
-#: question costs as much as the status of fifty files, and most directories have fewer.
+#: This many directories are open together, and one question to the cache is about all of their
+#: files: each question costs as much as the status of fifty files, and most directories have fewer.
 DIRECTORIES = 16
 
 
@@ -80,11 +85,11 @@ class Checker:
     ) -> None:
         """Check with `judge`.
 
-        Files that `cache` knows are not read again; with `learn`, results hold records for one.
-        `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
-        those of a `Reader`. `members` opens containers; without it, each file is one input.
-        `file_systems` are those that the cache has. Listing has begun at `since_ns`, of the clock
-        that gives files their times.
+        Files that `cache` knows are not read again; with `learn`, results contain records for a
+        cache. `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock`
+        are those of a `Reader`. `members` opens containers; without it, each file is one input.
+        `file_systems` are those that the cache has. Listing began at `since_ns`, by the clock that
+        gives files their times.
         """
         self._judge = judge
         self._learn = learn
@@ -106,19 +111,19 @@ class Checker:
         )
         #: All files of one task that are no containers, and their first bytes.
         self._plain: list[tuple[os.stat_result, int]] = []
-        #: And what was found inside of others.
+        #: The members that were found inside other files.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
         #: Whether most files read in the task before have matched: then the other digests of
         #: entries are computed at once.
         self._expects_hits = False
-        #: Without these two nothing is gained by looking at a file before it is opened.
+        #: Without sizes and a cache, a look at a file before it is opened is useless.
         self._may_look = cache is not None or not judge.reads_everything
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
         """Check every file of a task; each ends in an outcome, a count or `deferred`.
 
-        A file that has the task to itself is checked whatever its size, unless `defer` is set.
+        A file that is alone in its task is checked at any size, unless `defer` is set.
         """
         result = Result()
         started_ns = lagging_ns()
@@ -188,12 +193,14 @@ class Checker:
     def _open_directory(self, group: Group, result: Result) -> Directory:
         """Open the directory of a group; if another directory replaced it, list that instead.
 
-        Named files are looked for by their names there, and are unread if these are missing.
-        A new directory was put there as a file is saved over another; so was an older one if only
-        root or we can have done so. Otherwise the listed one may still exist.
+        Named files are looked for by their names there, and are unread if the names are missing. A
+        new directory there counts like a file saved over another. An older directory counts in the
+        same way if only root or we can have put it there. Otherwise the listed directory may still
+        exist.
 
         Raises:
-            OSError: it cannot be opened; if it is a `MovedError`, another one is in its place.
+            OSError: the directory cannot be opened; for a `MovedError`, another directory is in its
+                place.
         """
         try:
             fd, status = open_listed(group.directory, group.identity)
@@ -235,7 +242,8 @@ class Checker:
     ) -> None:
         """Open the files of a directory, read them, and open them as containers.
 
-        Files that are not found under their names are looked for in so many `rounds`.
+        Files that are not found under their names are looked for again, in at most this many
+        `rounds`.
         """
         fd, names, inodes, looks = directory.fd, directory.names, directory.inodes, directory.looks
         if directory.status.st_dev in self._looker.differing:
@@ -308,7 +316,7 @@ class Checker:
         error: OtherFile | Deferred | OSError | SetAside,
         result: Result,
     ) -> None:
-        """Take note of a file that was not read."""
+        """Note a file that was not read."""
         if isinstance(error, OtherFile):
             # A file that is mounted on another has an inode of its own.
             is_mount = error.status.st_dev != directory.status.st_dev
@@ -337,8 +345,8 @@ class Checker:
     ) -> None:
         """Check files of a directory that were missed, under the names that they have now.
 
-        If a file is gone, the one with its name now is read; the listed file is unread if the name
-        is gone, or its file came from elsewhere.
+        If a listed file is gone, the file that now has its name is read. The listed file is unread
+        if the name is gone, too, or if the file with the name came from elsewhere.
         """
         found: dict[str, int] = {}
         try:
@@ -366,7 +374,7 @@ class Checker:
             self._check(again, result, rows, whole=whole, rounds=rounds - 1)
 
     def _most_bytes(self, result: Result) -> int:
-        """Return how much a task may read; less, if it has opened containers."""
+        """Return how much a task may read; less after it has opened containers."""
         if self._members is None:
             return TASK_BYTES
         if result.members >= TASK_MEMBERS:
@@ -388,9 +396,9 @@ class Checker:
         `found` is its read result. `ahead` has other files of its directory.
 
         Raises:
-            Deferred: it is large, was not read, and is not alone in its task.
-            SetAside: it is nearly all hole.
-            OSError: it cannot be opened as a container now; without room, it is tried later.
+            Deferred: the file is large, was not read, and is not alone in its task.
+            SetAside: the file consists almost only of holes.
+            OSError: the file cannot be opened as a container now; without room, it is tried later.
         """
         plan, _, size, status, reliable, unwritable = found
         if not plan:

@@ -1,8 +1,8 @@
 """Judge the files of a task: look up their tags together, then judge all files that hit.
 
-Where a digest of a file hits, the other digests that the entry has are computed from the file, in
-the order of the directories; then all files that hit are judged at once. So a file that matches
-costs little more than one that does not.
+If a digest of a file hits, the entry's other digests are computed from the file, in the order of
+the directories; then all files that hit are judged at once. So a match costs little more than a
+clean file.
 
 Files that were read are remembered (`learn`). A file is left out if somebody had it open for
 writing while it was read, or if it changed so recently that another change may have the same time.
@@ -44,9 +44,10 @@ Row = tuple[Directory, str, int, Read]
 class Files(msgspec.Struct, gc=False):
     """The files of a task that are to be judged: the columns of `Row`, and their tags.
 
-    `digests` may have further ones behind those of the plan, of the other algorithms that entries
-    have. These count only when they are asked for, so that the outcome of a file does not depend on
-    the files before it. `known` are records of the cache, by number: these files were not read.
+    `digests` may contain further digests after those of the plan, for the other algorithms of
+    entries. These count only when an entry asks for them, so that the outcome of a file does not
+    depend on the files before it. `known` are records of the cache, by number: these files were not
+    read.
     """
 
     records: Records
@@ -62,7 +63,7 @@ class Files(msgspec.Struct, gc=False):
     unwritable: Sequence[bool | None]
 
     def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
-        """Note the tags of digests; in each file's digests, they begin at `start`."""
+        """Note the tags of digests, which begin at `start` in the digests of each file."""
         is_all = len(numbers) == len(self.digests)
         digests = self.digests if is_all else [self.digests[number] for number in numbers]
         rows = slice(None) if is_all else np.array(numbers)
@@ -143,7 +144,7 @@ def columns_of(records: npt.NDArray[np.void], masks: Uint8 | None = None) -> Col
     """Return the tags of records, by algorithm, and the rows they belong to.
 
     Records are those of files or of members: both have a mask, and tags by algorithm. Other `masks`
-    may take the place of theirs.
+    may replace the masks of the records.
     """
     columns: Columns = {}
     for algorithm in Algorithm:
@@ -198,7 +199,7 @@ def _read_further(
                     finally:
                         os.close(fd)
                 except (OSError, SetAside) as error:
-                    # The file is unread after all, and each file is counted once.
+                    # The file is now unread, and each file is counted once.
                     result.files_read -= was_read
                     ended[number] = outcome_of(directory.path(files.names[number]), error)
                     continue
@@ -212,7 +213,7 @@ def _read_further(
 
 @functools.lru_cache(maxsize=1 << 9)
 def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
-    """Return where the digests of `wanted` are behind those that are `computed`, of `every`."""
+    """Return the places of the `wanted` digests after the `computed` ones, among `every`."""
     spare = [*computed, *(algorithm for algorithm in every if algorithm not in computed)]
     return [spare.index(algorithm) for algorithm in wanted]
 
@@ -240,11 +241,11 @@ def learn(
     identities: Mapping[int, Identity | None],
     started_ns: int,
 ) -> None:
-    """Add to a result what scans remember of files that were looked at, or read, since a time.
+    """Add records of files to a result that were looked at, or read, since a time.
 
     `plain` are the files that are no containers, with their first bytes; `inside` are containers,
-    with their members. `identities` has the file systems by `st_dev`, None where nothing is
-    remembered.
+    with their members. `identities` has the file systems by `st_dev`, None if nothing is remembered
+    there.
     """
     since = identities, started_ns
     statuses, begins = [status for status, _ in plain], [begin for _, begin in plain]
@@ -289,8 +290,8 @@ def _learned(
             records["tags"] = files.records["tags"].take(rows, axis=0)
             records["mask"] |= files.records["mask"].take(rows)
             for number in files.known:
-                # A file that the cache knew was read again in part. It keeps the day of its record,
-                # and its first byte, at which nobody looked again.
+                # A file that the cache knew was read again in part. The day of its record stays,
+                # and its first byte, which was not read again.
                 for column in ("read_day", "begin"):
                     records[column][rows == number] = files.records[column][number]
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))

@@ -1,11 +1,11 @@
-"""Streams that may be containers: kept while they come, and read again when they have ended.
+"""Streams that may be containers: kept while they arrive, and read again after their end.
 
-Only the beginning and the end of a stream say whether it may be a container. One whose beginning
-does not is not kept, and costs the few bytes of its end.
+Only the beginning and the end of a stream show whether it may be a container. If the beginning does
+not show a container, only the last few bytes are kept.
 
-All streams share a little memory; longer ones are moved to files without a name, which nobody can
-open and which end with the process. A stream without room has no verdict. Threads may share the
-room; a stream belongs to one thread.
+All streams share a limited memory; longer streams are moved to files without a name, which nobody
+can open and which vanish with the process. A stream without room has no verdict. Threads may share
+the room; a stream belongs to one thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BEHIND = "limit: only the end of the stream shows that it is an archive; scan it
 def may_be_container(data: bytes | memoryview) -> bool:
     """Return whether content may be a container, or of a kind that is not opened.
 
-    It is no longer than this.
+    The content is not longer than the given bytes.
     """
     size = len(data)
     head = end = bytes(data[:ISO_HEAD_BYTES])
@@ -78,8 +78,8 @@ class Kept:
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if it is no container.
 
-        Of a stream that was not kept, only the end is known. If that is the end of an archive, the
-        stream is opened if somebody else has its `content`; otherwise, this is a `failure`.
+        For a stream that was not kept, only the end is known. If this is the end of an archive, the
+        stream is opened if the caller has its `content`; otherwise, there is a `failure`.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
@@ -102,7 +102,7 @@ class Kept:
             self._fd = None
 
     def _decide(self, *, is_all: bool = False) -> memoryview:
-        """Look at the first bytes, and begin to keep what may be a container; return them."""
+        """Look at the first bytes, and begin to keep a possible container; return the bytes."""
         head = bytes(self._head or b"")
         self._head = None
         view = memoryview(head)
@@ -163,10 +163,10 @@ class Room(Protocol):
     """The part of the room that one user may have."""
 
     def take(self, count: int) -> bool:
-        """Take so many bytes, if the user may have them."""
+        """Reserve this many bytes, if the user may have them."""
 
     def give_back(self, count: int) -> None:
-        """Take so many bytes back."""
+        """Release this many bytes."""
 
 
 class Spool:
@@ -190,7 +190,7 @@ class Spool:
         return Spooled(self, MEMORY_BYTES + self._most_bytes, room)
 
     def has_memory(self, count: int) -> bool:
-        """Take so many bytes of memory, if there are."""
+        """Reserve this many bytes of memory, if they are free."""
         with self._lock:
             if self.memory_bytes + count > MEMORY_BYTES:
                 return False
@@ -198,7 +198,7 @@ class Spool:
             return True
 
     def has_disk(self, count: int) -> bool:
-        """Take so many bytes of disk, if there are."""
+        """Reserve this many bytes of disk, if they are free."""
         with self._lock:
             if self.disk_bytes + count > self._most_bytes:
                 return False
@@ -206,18 +206,18 @@ class Spool:
             return True
 
     def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
-        """Take back the room of a stream."""
+        """Release the room of a stream."""
         with self._lock:
             self.memory_bytes -= memory_bytes
             self.disk_bytes -= disk_bytes
 
     @contextlib.contextmanager
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
-        """Wait until there is room for one more stream of so many bytes, and keep it for the block.
+        """Wait until there is room for a stream of this many bytes, and reserve it for the block.
 
         So a stream of known length does not run out of room in its middle. A stream that is longer
-        than all the room only waits for the others, and fails later. The wait ends, too, when it
-        `is_stopped`.
+        than the whole room waits for the other streams, and fails later. The wait also ends when
+        `is_stopped` says so.
         """
         count = min(count, self._most_bytes)
         with self._room:
@@ -237,13 +237,13 @@ class Spool:
         """Return a descriptor of an empty file without a name.
 
         Raises:
-            OSError: there can be none.
+            OSError: the file cannot be made.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
             return os.open(self._directory, flags, 0o600)
-        except OSError:  # a file system that knows no such files
+        except OSError:  # a file system without unnamed files
             import tempfile
 
             fd, name = tempfile.mkstemp(dir=self._directory)
@@ -269,7 +269,7 @@ class Spooled(Kept):
         super().close()
 
     def keep_all(self) -> None:
-        """Keep it whatever it begins with: before anything has come.
+        """Keep the stream whatever its first bytes are; call this before the first bytes.
 
         Raises:
             OSError: there is no room.
@@ -290,7 +290,7 @@ class Spooled(Kept):
         super()._write(chunk)
 
     def _has_disk(self, count: int) -> bool:
-        """Take room on the disk for so many more bytes, and for the bytes in memory."""
+        """Reserve room on the disk for this many more bytes, and for the bytes in memory."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
             self._fail(_NO_ROOM)

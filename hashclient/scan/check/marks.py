@@ -1,7 +1,7 @@
 """Whether the file that is read may be a container: by its first bytes, and by its last ones.
 
-Most files are decided by the bytes that are read first, which are all of a short file. The end of
-longer files is looked at, too, and of files that an archive may follow.
+For most files the first bytes that are read are enough; for a short file these are all its bytes.
+The end is looked at, too, if a file is longer, or if an archive may follow it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOK_BYTES = 1 << 12
 
 
 class Marks:
-    """The marks of one file after the other."""
+    """The marks of several files, one file at a time."""
 
     __slots__ = ("_first_bytes", "_front", "begin", "is_sure", "may_be", "size")
 
@@ -44,7 +44,7 @@ class Marks:
         self._front = b""
 
     def first(self, data: bytes | bytearray, length: int) -> None:
-        """Look at the first bytes of a file: so many of a buffer."""
+        """Look at the first bytes of a file: this many bytes of a buffer."""
         self.begin = data[0] if length else 0
         self.is_sure = is_all = length == self.size
         found = () if fits_none(data, length) else look_at(data, length, is_all)
@@ -64,7 +64,7 @@ class Marks:
         """Look at an open file of `size` bytes; read no more than needed.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         # These are all bytes of a short file; a longer one has two more places to look at.
         first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
@@ -91,7 +91,7 @@ class Marks:
 
 
 def _first_bytes(fd: int, count: int, size: int) -> bytes:
-    """Return the first bytes of a file of a size, which a slow file system gives one by one."""
+    """Return the first bytes of a file of a size; a slow file system returns few at a time."""
     data = os.pread(fd, count, 0)
     if len(data) < min(count, size):
         data += read_at(fd, len(data), count - len(data))

@@ -1,8 +1,8 @@
 """Members of containers, judged as files are.
 
-`Members` is called with each file that may be a container. A separate, confined process opens the
-file and computes the digests of its members (`containers.cage`). This module turns the digests into
-tags, looks them up and makes outcomes. The caller checks the container itself as a file.
+`Members` gets each file that may be a container. A separate, confined process opens the file and
+computes the digests of its members (`containers.cage`). This module turns the digests into tags,
+looks them up and makes outcomes. The caller checks the container itself as a file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from hashclient.containers.protocol import Job
     from hashclient.scan.check.kept import Kept
 
-#: The most members of one file, besides clean ones, with outcomes of their own: more fill memory.
+#: The most members of one file with their own outcomes, without clean members: more would fill the
+#: memory.
 MAX_KEPT = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
@@ -89,7 +90,7 @@ class Opened(msgspec.Struct):
     members: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     kept: int = 0
-    #: Whether a digest is missing that could decide about a member.
+    #: Whether a digest is missing that could change the verdict on a member.
     lacks: bool = False
     #: The number of outcomes beyond that limit, which are left out.
     left_out: int = 0
@@ -118,7 +119,7 @@ class Opened(msgspec.Struct):
         self.outcomes.append(outcome)
 
     def known(self) -> bytes | None:
-        """Return the record for a cache; None if it would be incomplete or too large."""
+        """Return the record for a cache; None if the record would be incomplete or too large."""
         sizes = self.exact_sizes + self.claimed_sizes
         count = sum(map(len, self.columns)) + len(sizes)
         rows = count + sum(self.not_opened.values())
@@ -161,10 +162,10 @@ class Members:
         keep_clean: bool = False,
         starting: Starting | None = None,
     ) -> None:
-        """Judge with `judge`; nothing is started before the first container comes.
+        """Judge with `judge`; no process is started before the first container.
 
-        `keep_clean` gives out clean members one by one as well. With `starting`, another thread
-        than that of `open` may call `open` later.
+        With `keep_clean`, clean members are outcomes as well. With `starting`, another thread may
+        call `open` later.
         """
         self._starting = starting
         self._judge = judge
@@ -181,7 +182,7 @@ class Members:
             self._cage.close()
 
     def stop(self) -> None:
-        """Give up for good a container that another thread opens; its members are unread then."""
+        """End the opening of a container by another thread; its members are then unread."""
         self._is_stopped = True
         cage = self._cage
         if cage is not None:
@@ -189,7 +190,7 @@ class Members:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last container was not opened to its end, since its process has died."""
+        """Whether the last container was not opened to its end, because its process died."""
         return self._cage is not None and self._cage.has_failed
 
     @property
@@ -210,7 +211,7 @@ class Members:
         return opened
 
     def left(self, kind: str, name: str) -> Opened:
-        """Return what is known of a file of a kind that is not opened; `name` is its name."""
+        """Return the result for a file of a kind that is not opened; `name` is its name."""
         opened = Opened()
         opened.leave(kind, name, ("",), refuses=self._options.refuses_unopened)
         return opened
@@ -229,8 +230,8 @@ class Members:
         `is_unchanged` is called afterwards, and returns whether the file has not changed.
 
         Raises:
-            OSError: there is no room for the process that opens it, and it `can_wait` for room;
-            else its members are unread.
+            OSError: there is no room for the process that opens the container, and the file
+                `can_wait` for room; otherwise its members are unread.
         """
         from hashclient.containers.sniffing import kind_alone
 
@@ -242,7 +243,7 @@ class Members:
         else:
             opened = self._open(fd, size, path, forced=False, can_wait=can_wait)
         if opened.lacks:
-            # An entry that was hit has other digests, or a size was wrong: compute all, of all
+            # A hit entry has other digests, or a size was wrong: compute all digests of all
             # members.
             opened = self._open(fd, size, path, forced=True, can_wait=can_wait)
         if not is_unchanged():
@@ -256,7 +257,8 @@ class Members:
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
         """Return which containers have no listed member, by their known members.
 
-        The others have a listed member, or may have one: an unread member of a listed size, say.
+        Other containers have or may have a listed member, for example an unread member of a listed
+        size.
         """
         if not insides:
             return []
@@ -386,7 +388,7 @@ class Members:
         hits: tuple[Hit, ...] | None,
         known: np.void,
     ) -> None:
-        """Take the outcome of a member that hits, or of a clean one if those are kept."""
+        """Take the outcome of a member that hits, or of a clean member if these are kept."""
         if hits is None and not self._keep_clean:
             return
         in_mask = Algorithm.in_mask(found.row.mask)
@@ -431,7 +433,7 @@ class Members:
 
 
 def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
-    """Return a mask for each size: the algorithms that are worth computing for such a member."""
+    """Return a mask for each size: the algorithms to compute for a member of this size."""
     return bytes([mask_of(judge.plan(size)) for size in sizes])
 
 

@@ -1,15 +1,15 @@
 """Open directories, and opening files ahead, so that the storage works while a worker computes.
 
-A worker reads one file after the other. Where the files are not in memory, each costs a wait, and a
-disk that could do thirty reads at a time does one. So the next files are opened while the first is
-read, and the kernel is advised that they will be read. Measured with 20,000 files of 20 kB on a
+A worker reads one file after the other. If the files are not in memory, each file costs a wait, and
+a disk that could do thirty reads at a time does only one. So the next files are opened while the
+first is read, and the kernel is advised that they will be read. With 20,000 files of 20 kB on a
 disk of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of
-1.4, since it is put to sleep and woken a twentieth as often. In the order of inodes it was no
+1.4, because it sleeps and wakes a twentieth as often. Reading in the order of inodes was not
 faster.
 
-Files in memory are not opened ahead, since that costs some microseconds a file. After each task,
-the kernel's figures of the thread show whether it pays: how often the thread waited, and how much
-it read from disks.
+Files in memory are not opened ahead, because this costs some microseconds for each file. After each
+task, two numbers of the kernel show whether opening ahead is useful: how often the thread waited,
+and how much it read from disks.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 #: Files that are open ahead.
 FILES_AHEAD = 32
-#: It pays where a thread has waited more often than this, for each task and for each of its files.
+#: Opening ahead is useful if a thread has waited more often than this, for each task and for each
+#: of its files.
 WAITS, WAITS_A_FILE = 4, 0.2
 #: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
 _BLOCKS = 8
 
 
 class Look(msgspec.Struct, gc=False):
-    """A file that is settled itself, but may still be a container.
+    """A file with a verdict that may still be a container.
 
-    It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
+    Its verdict comes from the cache if it `is_known`, or only `is_believed`, otherwise from its
+    size.
     """
 
     status: os.stat_result
@@ -54,12 +56,12 @@ class Directory(msgspec.Struct):
 
     `status` is that of the directory itself. `inodes` are those of the files, as they were listed
     or looked at; 0 stands for any. `listed` are the inodes of all files of the group that should
-    still be in the directory, under any names. `looks` has files by name that are opened only since
-    they may be containers. If it `shares`, other directories are open as well; if it was `looked`
-    at, the files that need not be opened are out. `refused` are files that cannot be opened, and
-    were not looked at: perhaps they need no reading either. `missed` are files that do not stand
-    under their listed names any more: the name, the inode, 0 for any, and why the file is unread if
-    it is not found again.
+    still be in the directory, under any names. `looks` has, by name, the files that are opened only
+    because they may be containers. With `shares`, other directories are open as well; with
+    `looked`, the files that need not be opened were removed. `refused` are files that cannot be
+    opened, and were not looked at: perhaps they need not be read. `missed` are files that no longer
+    have their listed names: the name, the inode, 0 for any, and why the file is unread if it is not
+    found again.
     """
 
     fd: int
@@ -75,7 +77,7 @@ class Directory(msgspec.Struct):
     missed: list[tuple[str, int, OSError]] = []
 
     def only(self, names: list[str], inodes: list[int]) -> Directory:
-        """Return the same directory, with some files to be opened."""
+        """Return the same directory, with only some files to be opened."""
         group = self.group.only(names, inodes)
         return Directory(self.fd, group, self.status, names, inodes, self.listed, self.shares)
 
@@ -89,7 +91,7 @@ class Directory(msgspec.Struct):
         return join(self.group.directory, name)
 
     def seen(self, status: os.stat_result) -> Seen:
-        """Return which file has `status`, and in which directory it is."""
+        """Return the identity of the file with `status`, and of its directory."""
         if self.group.follow:
             return Seen(None, None, status.st_dev, status.st_ino)
         return Seen(self.status.st_dev, self.status.st_ino, status.st_dev, status.st_ino)
@@ -102,7 +104,7 @@ def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
 
 
 def _staying(group: Group) -> Sequence[int]:
-    """Return the inodes of a group that are to be in its directory still, under whatever name.
+    """Return the inodes of a group that should still be in its directory, under any name.
 
     A name that is listed twice was given to another file while its directory was listed. One of the
     two files has the name later; the other may be in another directory.
@@ -116,7 +118,7 @@ def _staying(group: Group) -> Sequence[int]:
 
 
 class Waits:
-    """Whether this thread has waited for files that it read, task by task."""
+    """Counts, for each task, how often this thread has waited for files."""
 
     def __init__(self) -> None:
         """Begin without a wait."""
@@ -128,7 +130,7 @@ class Waits:
         self._before = self.count()
 
     def end(self, files: int) -> None:
-        """Note that it has ended, after so many files were read."""
+        """Note that the task has ended, after this many files were read."""
         if files:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
@@ -138,7 +140,7 @@ class Waits:
 
     @staticmethod
     def count() -> int:
-        """Return how often this thread has waited, or would have without reading ahead."""
+        """Return how often this thread waited, or would have waited without reading ahead."""
         used = resource.getrusage(resource.RUSAGE_THREAD)
         return used.ru_nvcsw + used.ru_inblock // _BLOCKS
 
@@ -158,7 +160,7 @@ class OpenedAhead:
         """Return the descriptor of the next file, which is the caller's now.
 
         Raises:
-            OSError: it could not be opened.
+            OSError: the file could not be opened.
         """
         while self._next < len(self._names) and len(self._opened) < self._most:
             try:
@@ -177,7 +179,7 @@ class OpenedAhead:
             try:
                 raise opened
             finally:
-                del opened  # its traceback has this frame: a cycle, which would keep lists mapped
+                del opened  # its traceback has this frame: a cycle, which keeps lists mapped
         return opened
 
     def give_back(self) -> None:

@@ -1,11 +1,9 @@
 """Reading one open file to its end, and making sure that it is the end.
 
 A `Reader` knows which sizes can be relied on, refuses files that only waste time, and returns
-digests together with a status that was the same before and after. It judges nothing. A file that
-was not read wholly ends as an exception, never as digests.
-
-Limit: a read cannot be given up while the kernel does not answer, as with a FUSE server or a
-network file system that hangs.
+digests together with a status that was the same before and after. It judges nothing. For a file
+that was not read completely there is an exception, never digests. Limit: a read cannot be stopped
+while the kernel does not answer, as with a FUSE server or a network file system that hangs.
 """
 
 from __future__ import annotations
@@ -32,23 +30,23 @@ from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 if TYPE_CHECKING:
     from hashclient.scan.check.marks import Marks
 
-#: How often a file that changes while it is read is read again.
+#: How often a file that changes during the read is read again.
 ATTEMPTS = 3
 #: A longer file with less than one byte in `SPARSE_SHARE` on the disk is refused: it costs nothing
 #: to make, and hours to read. A file that is not longer takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
-#: Limits for a file whose size cannot be relied on: it is read up to the first, or up to the size
-#: that it claims and at most the second; and for so long. Files with data in proc and sysfs end
-#: within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a FUSE server
-#: may give anything.
+#: Limits for a file whose size cannot be relied on: it is read up to the first limit, or up to its
+#: claimed size but at most the second limit, and for at most this time. Files with data in proc and
+#: sysfs end within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a
+#: FUSE server may give anything.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
-#: A lease is kept while a shorter file is read. If no more time than this has passed since the last
-#: file, the kernel cannot have taken the lease away, which takes a second at least: nobody has
-#: written to the file, and its status need not be asked for again.
+#: A lease is kept while a shorter file is read. The kernel takes at least a second to break a
+#: lease. So if less than this time has passed since the last file, nobody has written to the file,
+#: and its status need not be read again.
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
@@ -61,14 +59,14 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: Algorithms to compute.
 Plan = tuple[Algorithm, ...]
-#: How a file was read: the algorithms, the digests, the length, the status that was the same before
-#: and after, whether size and times can be relied on, and the answer of `is_unwritable` before the
-#: read. Without an algorithm, no entry has its size, and it was not read.
+#: The result of a read: the algorithms, the digests, the length, the status that was the same
+#: before and after, whether size and times are reliable, and the answer of `is_unwritable` before
+#: the read. Without an algorithm, no entry has the size of the file, and it was not read.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
 class SetAside(Exception):  # noqa: N818 - no error, but an outcome
-    """A file ends without being checked; the exception says how and why."""
+    """A file is not checked; the exception has its outcome and the reason."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
@@ -86,7 +84,7 @@ def no_file(mode: int) -> SetAside:
 
 
 class OtherFile(Exception):  # noqa: N818 - no error
-    """A file has another inode than the listed one; `status` is its own."""
+    """A file has another inode than the listed one; `status` is the status of this file."""
 
     def __init__(self, status: os.stat_result) -> None:
         super().__init__(status.st_ino)
@@ -94,11 +92,11 @@ class OtherFile(Exception):  # noqa: N818 - no error
 
 
 class Deferred(Exception):  # noqa: N818 - no error
-    """A file is too long to be read among others."""
+    """A file is too long to be read together with others."""
 
 
 class EndlessError(OSError):
-    """A file without a size that can be relied on did not end."""
+    """A file without a reliable size did not end."""
 
     def __init__(self) -> None:
         super().__init__(errno.EFBIG, ENDLESS)
@@ -130,9 +128,9 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 class Device(msgspec.Struct, gc=False):
     """A file system, for one task.
 
-    `trust` is how far sizes are trusted. With `leases`, the kernel is asked whether anybody may
-    change a file unseen; if it `holds`, short files are read under the lease. Its files are
-    remembered under `identity`; None if they are not.
+    `trust` says how far sizes are trusted. With `leases`, the kernel is asked whether anybody may
+    change a file unnoticed; with `holds`, short files are read under the lease. Its files are
+    remembered under `identity`; None if they are not remembered.
     """
 
     trust: SizeTrust
@@ -193,7 +191,7 @@ class Reader:
         return self.marks.first if self._sniffs else None
 
     def begin_task(self) -> None:
-        """Count from zero, and find out again how far each file system is trusted."""
+        """Count from zero, and check again how far each file system is trusted."""
         self.end_task()
         self.bytes_read = 0
         self._ended = -math.inf
@@ -217,7 +215,7 @@ class Reader:
         if device.trust is FULL and self._leases:
             device.leases, device.holds = True, keeps_out(fd)
         try:
-            # Not a duplicate of this descriptor: that would keep the lease of a file.
+            # Not a duplicate of this descriptor: a duplicate would keep the lease of a file.
             self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
             return device  # the next file tries again
@@ -239,7 +237,7 @@ class Reader:
         """Accept a file that has enough blocks on the disk for its size.
 
         Raises:
-            SetAside: it is nearly all hole, and such files are not to be read.
+            SetAside: the file consists almost only of holes, and these files must not be read.
         """
         if (
             status.st_size > SPARSE_BYTES
@@ -256,10 +254,10 @@ class Reader:
         `spare` that are not in it. A file whose size no entry has is searched for marks only.
 
         Raises:
-            OtherFile: it has another inode.
-            Deferred: it is not shorter than `defer_bytes`.
-            SetAside: it is no file, kept changing, or its size is wrong.
-            OSError: it cannot be read; if it is an `EndlessError`, to its end.
+            OtherFile: the file has another inode.
+            Deferred: the file is not shorter than `defer_bytes`.
+            SetAside: it is not a regular file, kept changing, or its size is wrong.
+            OSError: the file cannot be read; for an `EndlessError`, not to its end.
         """
         status = os.fstat(fd)
         claimed = status.st_size
@@ -315,7 +313,7 @@ class Reader:
                 return plan, digests, length, status, True, True
             unwritable = let_go(fd)
         after = os.fstat(fd)
-        # The same open file: its identity cannot have changed.
+        # The file stayed open, so its identity cannot have changed.
         if (
             after.st_mtime_ns != status.st_mtime_ns
             or after.st_ctime_ns != status.st_ctime_ns
@@ -325,7 +323,7 @@ class Reader:
         return plan, digests, length, after, size is not None, unwritable
 
     def _look_only(self, fd: int, size: int) -> None:
-        """Look for marks in a file that no entry can be."""
+        """Look for marks in a file that no entry can match."""
         if self._sniffs:
             self.marks.look(fd, size)
             if not self.marks.is_sure and os.fstat(fd).st_size != size:
@@ -351,14 +349,14 @@ class Reader:
             raise Deferred from None
 
     def look(self, fd: int) -> os.stat_result:
-        """Search a file that was just opened for the marks of containers, and read no further.
+        """Search a file that was just opened for marks of containers, and read nothing else.
 
         Return its status; `marks` has the result. There is no proof: asking for a lease would cost
         as much as the look.
 
         Raises:
-            SetAside: it is no file.
-            OSError: it cannot be read.
+            SetAside: it is not a regular file.
+            OSError: the file cannot be read.
         """
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -367,7 +365,7 @@ class Reader:
         return status
 
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
-        """Read a file again that changed. Its size rules out no entry then."""
+        """Read a changed file again. Its size then rules out no entry."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
             before = os.fstat(fd)
@@ -401,8 +399,8 @@ class Reader:
         """Return more digests of a file that had this status and this length when it was read.
 
         Raises:
-            SetAside: it is another file, or has changed.
-            OSError: it cannot be read.
+            SetAside: it is another file, or the file has changed.
+            OSError: the file cannot be read.
         """
         if not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)

@@ -1,9 +1,9 @@
-"""Settling files without reading them: by their size, or by what the cache knows of them.
+"""Decides about files without reading them: by their size, or by their record in the cache.
 
 A file whose size no entry has is clean; so is one that the cache knows unchanged and whose tags no
-entry has. Both are for files only whose size and times can be relied on. The cache is asked about
-the files of several directories at once. The other files are to be read, or to be opened, if they
-may be containers.
+entry has. Both rules are only for files with reliable size and times. The cache is asked about the
+files of several directories at once. The other files are to be read, or to be opened, if they may
+be containers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Seen = tuple[Directory, str, os.stat_result, Plan]
 
 
 class Looker:
-    """Settles files that need no reading."""
+    """Decides about files that need not be read."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Looker:
         return self._cache is not None
 
     def look_at(self, directories: Sequence[Directory], result: Result, rows: list[Row]) -> None:
-        """Settle those files that need no reading; the rest stays in the directories.
+        """Decide about files that need not be read; other files stay in the directories.
 
-        Of a file that the cache knows and that is listed, a row is added.
+        For a file that the cache knows and that is listed, a row is added.
         """
         seen: list[_Seen] = []
         for directory in directories:
@@ -80,7 +80,7 @@ class Looker:
             self._look_up(seen, result, rows)
 
     def _look(self, directory: Directory, result: Result) -> list[_Seen]:
-        """Settle the files of a directory by size; return those that the cache may know."""
+        """Decide about files of a directory by size; return those that the cache may know."""
         fd, follow = directory.fd, directory.group.follow
         seen: list[_Seen] = []
         names: list[str] = []
@@ -138,7 +138,7 @@ class Looker:
         return seen
 
     def _look_up(self, seen: Sequence[_Seen], result: Result, rows: list[Row]) -> None:
-        """Settle files that the cache knows unchanged; the others are to be read or opened."""
+        """Decide about files that the cache knows unchanged; others must be read or opened."""
         directories, names, statuses, plans = zip(*seen, strict=True)
         records = None
         identities = self._reader.identities()
@@ -173,7 +173,7 @@ class Looker:
                 rows.append((directory, name, -1, read))
         believed = records["read_day"] != 0
         is_read = wanted != 0
-        # A size that no entry has leaves open if a file is a container: the cache decides.
+        # A size that no entry has does not show whether a file is a container: the cache decides.
         rests_on_cache = settled & is_read if self._members is None else settled
         known_unchanged = int(np.count_nonzero(rests_on_cache))
         total = int(np.count_nonzero(settled))
@@ -195,7 +195,7 @@ class Looker:
     def _settle_containers(
         self, seen: Sequence[_Seen], looks: dict[int, Look], result: Result
     ) -> None:
-        """Settle containers whose members the cache knows and no list has: they leave `looks`."""
+        """Remove containers from `looks` whose members the cache knows and no list has."""
         if self._cache is None or self._members is None or self._keep_clean or not looks:
             return
         rows = list(looks)
@@ -232,7 +232,7 @@ class Looker:
 
 
 def _leave(directory: Directory, name: str, status: os.stat_result, look: Look | None) -> None:
-    """Have a file opened: read, or only looked at."""
+    """Mark a file to be opened: to be read, or only looked at."""
     directory.names.append(name)
     directory.inodes.append(status.st_ino)
     if look is not None:
@@ -240,7 +240,7 @@ def _leave(directory: Directory, name: str, status: os.stat_result, look: Look |
 
 
 def refuse(directory: Directory, name: str, inode: int, error: OSError, result: Result) -> None:
-    """Report a file that cannot be opened; hand it back if there is room for it later."""
+    """Report a file that cannot be opened; hand it back if it can be opened later."""
     if directory.shares and error.errno in NO_ROOM:
         result.deferred.append(directory.group.only([name], [inode]))
     else:

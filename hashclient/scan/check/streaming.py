@@ -1,4 +1,4 @@
-"""Checking a stream: it comes once, has no path, and its length is unknown before its end."""
+"""Checking a stream: it can be read once, has no path, and its length is unknown before its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hashclient.system.descriptors import read_into
 class Stream:
     """The bytes of an open descriptor until its end, reported as `name`; perhaps no bytes.
 
-    It is read in the process that hands out work: standard input, say, has no path and comes once.
+    It is read in the process that distributes work: standard input, for example, can be read only
+    once.
     """
 
     def __init__(self, fd: int, name: str) -> None:

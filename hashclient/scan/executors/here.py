@@ -28,7 +28,7 @@ class Inline(Executor):
     """
 
     def __init__(self, *, hand_back: bool = False) -> None:
-        """With `hand_back`, results keep their deferred work: another executor goes on with it."""
+        """With `hand_back`, results keep their deferred work for another executor."""
         self._hand_back = hand_back
 
     def run(
@@ -52,7 +52,7 @@ class Inline(Executor):
             yield result
 
 
-#: Little work is done in this process: if so many names take less than so many seconds.
+#: Little work is done in this process: this many names, if they take less than this many seconds.
 PROBE_NAMES, PROBE_S = 16, 0.1
 
 
@@ -93,7 +93,7 @@ class Here(Executor):
     def _in_processes(
         self, work: Iterator[Task | Outcome], make_checker: Checkers
     ) -> Iterator[Result | Outcome | Advance]:
-        # It brings multiprocessing, which little work never needs.
+        # This imports multiprocessing, which little work never needs.
         from hashclient.scan.executors.pacing import most_workers
         from hashclient.scan.executors.processes import Pool
 
@@ -104,7 +104,7 @@ class Here(Executor):
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
-    """Yield the first names of a task, and the rest if these were quick; it is `left` otherwise."""
+    """Yield the first names of a task, and the others if these were quick; else they are `left`."""
     first, rest = divided(task, PROBE_NAMES)
     began = time.monotonic()
     yield first

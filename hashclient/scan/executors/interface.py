@@ -1,9 +1,9 @@
 """The interface of executors: they run the checking of batches, here or in other processes.
 
-An executor says which source lists the trees for it. It is given batches and outcomes, and what
-makes a checker in the process that uses it. Its contract, which `tests/contract/test_executors.py`
-holds each one to: every batch ends exactly once; of a batch that is lost, every file is unread; an
-outcome among the batches comes as it is; and a `StateError` of a checker ends the run, after all
+An executor names the source that lists the trees. It gets batches and outcomes, and a function that
+makes a checker in the process that uses it. `tests/contract/test_executors.py` checks its contract
+for each executor: every batch ends exactly once; every file of a lost batch is unread; an outcome
+among the batches is passed on unchanged; and a `StateError` of a checker ends the run, after all
 earlier results.
 """
 
@@ -25,7 +25,7 @@ OnBytes = Callable[[int], None]
 
 
 class Checks(Protocol):
-    """Checks the files of a task; `Checker` is the one there is."""
+    """Checks the files of a task; `Checker` is the only implementation."""
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
         """Check a task; with `defer`, large files are always handed back.
@@ -46,7 +46,7 @@ class Checkers(Protocol):
         """Make a checker, in the process that uses it."""
 
     def close(self) -> None:
-        """Close what checkers of this process have open, which no child process may have."""
+        """Close everything that checkers of this process have open: no child may have it."""
 
 
 class Executor(Protocol):

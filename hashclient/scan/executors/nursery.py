@@ -1,9 +1,9 @@
 """A process that forks all workers of a run, from the state at the start of the run.
 
-Later, the process that hands out work has threads, which list directories, and SQLite open, which
-writes records: a fork would carry both into a worker that can use neither. The nursery is forked
-before that. It has the lists mapped as well, so its workers start at once and share the pages. It
-does nothing but fork and wait, and ends with its workers when its parent is gone.
+Later, the process that distributes work has threads that list directories, and an open SQLite
+database: a fork would copy both into a worker that can use neither. So the nursery is forked first.
+It also has the lists mapped, so its workers start at once and share the pages. It does nothing but
+fork and wait, and ends with its workers when its parent is gone.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpa
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
 
-#: A question has the process to wait for, or 0 to fork one, with a descriptor to serve. An answer
-#: has an exit code or a process, and the number of an error.
+#: A question contains the process to wait for, or 0 to fork one, with a descriptor to serve. An
+#: answer contains an exit code or a process, and the number of an error.
 _QUESTION = struct.Struct("=q")
 _ANSWER = struct.Struct("=qi")
 
@@ -84,7 +84,7 @@ class Nursery:
         return int(number)
 
     def close(self, wait_s: float | None = None) -> None:
-        """End it and its workers that are still there; wait for it, for `wait_s` at most."""
+        """End the nursery and its remaining workers; wait for it, for at most `wait_s`."""
         self._end.close()
         self._process.join(wait_s)
         if self._process.exitcode is not None:
@@ -108,7 +108,7 @@ def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> Bas
 
 
 def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
-    """Answer until the parent is gone; the workers end with this process."""
+    """Answer questions until the parent is gone; the workers end with this process."""
     become_child([not_ours])
     born: dict[int, BaseProcess] = {}
     while True:

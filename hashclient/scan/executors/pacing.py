@@ -1,14 +1,13 @@
-"""How many workers a run has, and how many names each is given at a time, by measurements.
+"""Decides by measurements how many workers a run has, and how many names each gets at a time.
 
-A worker that computes needs a processor, so there are as many as processors. A worker that waits
-for storage leaves its processor to others: there may be many more. The kernel's scheduler shows
-this for each worker during the run: it runs, it waits for a processor, or it waits for something
-else. If it runs for the share f of the time in which it does not wait for a processor, n processors
-are kept busy by n / f workers. As they do not wait evenly, the time that they wait counts twice: n
-(2 / f - 1), at most `MOST`, and only as many as memory and descriptors allow.
-
-A batch is a measure of time. If a name takes long, few are handed over at once, so that all workers
-end together; if it takes microseconds, as many as the source gives.
+A worker that computes needs a processor, so there is one worker for each processor. A worker that
+waits for storage leaves its processor to others, so there may be many more. The kernel's scheduler
+shows during the run whether a worker runs, waits for a processor, or waits for something else. If a
+worker runs for the share f of the time in which it does not wait for a processor, n / f workers
+keep n processors busy. Waits are uneven, so waiting time counts twice: n (2 / f - 1), at most
+`MOST`, and only as many as memory and descriptors allow. A batch has a duration. If a name takes
+long, few names are handed over at once, so that all workers end together; if a name takes
+microseconds, as many as the source gives.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ from hashclient.system.processors import Busy, busy_of, children_of, is_runnable
 
 #: Workers at most, unless there are more processors, or the user asks for more.
 MOST = 64
-#: Tasks that wait at a worker, so that it never waits for the parent.
+#: Tasks that wait at a worker, so that the worker never waits for the parent.
 TASKS_AHEAD = 3
 #: Names in the first tasks, as long as the time of a name is unknown.
 FIRST_NAMES = 8
 #: Handing over fewer names costs more than checking them, unless each takes a second.
 FEW_NAMES = 4
-#: Seconds that a task should take, and how much longer it may be before it is divided.
+#: Seconds that a task should take, and the factor above which it is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
 #: Where a task takes longer, the wait for the next one is negligible.
 LONG_S = 0.05
 #: The weight of a new measurement of the time of a name.
 _WEIGHT = 0.3
-#: The first look at what workers do, after so many seconds, and the longest time between two.
+#: The seconds before the first look at the workers, and the longest time between two looks.
 FIRST_LOOK_S = 0.005
 LOOK_S = 0.25
-#: How many times as many workers there may be after a look.
+#: The largest factor by which the number of workers grows after a look.
 GROWTH = 4
-#: A smaller difference is ignored: this many times more, or less.
+#: A difference below this factor is ignored.
 MORE, FEWER = 1.25, 0.5
 #: Memory of its own that a worker may need, with the process that opens containers for it, and the
 #: share of the free memory that all of them may take.
@@ -55,11 +54,11 @@ DESCRIPTOR_SHARE = 0.25
 
 
 class Times(msgspec.Struct):
-    """The work of a worker, and how busy it was so far at the last look."""
+    """The work of a worker, and how busy the worker was until the last look."""
 
-    #: When it began its present task; None while it has nothing to do.
+    #: The time when the worker began its present task; None while it has no task.
     busy_since: float | None = None
-    #: When it was last looked at.
+    #: The time of the last look.
     looked: float = -math.inf
     #: Seconds since the last look that went into tasks that have ended.
     worked_s: float = 0.0
@@ -67,7 +66,7 @@ class Times(msgspec.Struct):
 
 
 def most_workers(jobs: int) -> int:
-    """Return how many workers there may be, if `jobs` are enough while none waits."""
+    """Return the limit of workers, if `jobs` are enough while no worker waits."""
     most = max(MOST, jobs)
     if (free := available_memory()) is not None:
         most = min(most, int(free * MEMORY_SHARE / WORKER_BYTES))
@@ -86,7 +85,7 @@ class Pacing:
         """Have `jobs` workers, and up to `most` as long as they wait for storage."""
         self.jobs = jobs
         self.most = jobs if most is None else most
-        #: How many workers there should be.
+        #: The wanted number of workers.
         self.wanted = jobs
         self._clock = clock
         self._name_s: float | None = None
@@ -127,9 +126,10 @@ class Pacing:
             times.busy_since = self._clock()
 
     def ended(self, times: Times, task: Task, taken_s: float, *, is_last: bool) -> None:
-        """Note that a worker has done a task in `taken_s`, and whether it was the last it had.
+        """Note that a worker has done a task in `taken_s`, and whether this was its last task.
 
-        The worker says how long: it may have waited for the task, or its result for this process.
+        The worker measures the time: it may have waited for the task, and its result may have
+        waited for this process.
         """
         now = self._clock()
         times.busy_since = None if is_last else now

@@ -2,9 +2,9 @@
 
 A nursery forks all workers, with the lists already mapped, so they start at once and share the
 pages. The parent walks only when a worker has room, which keeps memory flat. Workers are as many as
-processors, and more while they wait for storage (`pacing`). When a worker dies, its files are
-unread and it is replaced. A worker that cannot read an index ends the run, since no other one can
-read it either.
+processors, and more while they wait for storage (`pacing`). If a worker dies, its files are unread
+and another worker replaces it. A worker that cannot read an index ends the run, because no other
+worker can read the index either.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hashclient.system.process import bad_page
 
 #: Longest message that waits at a worker: a socket takes three of them before any is read.
 MAX_AHEAD_BYTES = 32 << 10
-#: How often workers are replaced before the run ends: then something is wrong with the machine.
+#: After this many replaced workers the run ends: the machine has a problem.
 MAX_REPLACED = 16
 #: Seconds that workers have to end when the run does.
 END_S = 3.0
@@ -47,7 +47,7 @@ class _Worker(msgspec.Struct):
     pid: int
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: The progress that it has reported of the first task.
+    #: The progress of the first task that the worker has reported.
     reported: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 
@@ -68,7 +68,7 @@ class Pool:
         self._pacing = Pacing(jobs, most)
         self._workers: list[_Worker] = []
         self._replaced = 0
-        #: Large files, and tasks too long to wait at a worker: they go to one that is idle.
+        #: Large files, and tasks too long to wait at a worker: an idle worker gets them.
         self._waiting: deque[Task] = deque()
         #: The rest of a task that was divided.
         self._rest: Task = []
@@ -88,7 +88,8 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.connection.close()
-        # The workers end with the nursery; not one that waits for a server which never answers.
+        # The workers end with the nursery, except a worker that waits for a server without an
+        # answer.
         self._nursery.close(END_S)
 
     def _fork_one(self) -> None:
@@ -175,9 +176,9 @@ class Pool:
                 self._waiting.append(task)
 
     def _send(self, worker: _Worker, task: Task) -> bool:
-        """Send a task; False if it is too long to wait at a worker that is busy.
+        """Send a task; False if the task is too long to wait at a busy worker.
 
-        Such a worker may be sending a long result itself: each would wait for the other to read.
+        A busy worker may be sending a long result: both sides would wait for each other.
         """
         message = encode_task(task)
         if worker.tasks and len(message) > MAX_AHEAD_BYTES:
@@ -239,7 +240,7 @@ class Pool:
         """Replace a dead worker and return its files as unread.
 
         Raises:
-            StateError: the next one would die as well, or many have.
+            StateError: the next worker would die as well, or many have died.
         """
         self._workers.remove(worker)
         worker.connection.close()

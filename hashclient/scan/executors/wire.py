@@ -1,7 +1,7 @@
 """Messages between a scan and its workers, in processes and on other machines: msgpack.
 
 Paths are bytes. Tasks go to a worker. A worker sends results, numbers of bytes that were read of a
-large file, or an error: an index cannot be read. What a cluster says besides is in
+large file, or an error: an index cannot be read. The other messages of a cluster are in
 `cluster.messages`.
 """
 
@@ -21,12 +21,12 @@ from hashclient.scan.values.work import Group, Identity, Result, Task
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
-    """A group on its way: `names` are joined by NUL, which no name has.
+    """A group in a message: `names` are joined by NUL, which no name contains.
 
     `inodes` are in the byte order of this machine. On a cluster, `file_system` is the number that
     the file system of listed files has everywhere; without it, inodes and `identity` are left out.
-    Files that were named, and not listed, have `signs`: the inode, size and time that a worker has
-    to find there.
+    Files that were named, and not listed, have `signs`: the inode, size and time that a worker must
+    find.
     """
 
     directory: bytes
@@ -46,7 +46,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WireOutcome(msgspec.Struct, array_like=True, gc=False):
-    """An outcome on its way: `rest` is all of it but the path and the names of members."""
+    """An outcome in a message: `rest` has everything except the path and the names of members."""
 
     path: bytes
     members: tuple[bytes, ...]
@@ -56,7 +56,7 @@ class WireOutcome(msgspec.Struct, array_like=True, gc=False):
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
     """The result of a task.
 
-    `deferred` was handed back. On a cluster, each of the `large` ones is to be a batch of its own.
+    `deferred` was handed back. On a cluster, each of the `large` files becomes a batch of its own.
     """
 
     clean: int

@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def become_child(not_ours: Sequence[Connection | socket]) -> None:
-    """Be a process of its own, just forked: with its own signals, and without `not_ours`."""
+    """Set up a process that was just forked: with its own signals, and without `not_ours`."""
     # The terminal sends Ctrl-C to the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """Objects that were read, in the inventory: a bucket is remembered as a file system of files is.
 
 In place of an inode and of times, the record of an object has a hash of its key, version and ETag.
-So a name that has another ETag or length now is not known, and the file does not show what is in a
+So a name with a new ETag or length is not known, and the file does not show the content of a
 bucket. Only tags of content that was read are kept, never digests that a store gives. A version
 cannot change, so its record counts as proven; without a version, the same ETag is believed until
 the record is due.
@@ -25,7 +25,7 @@ from hashclient.scan.values.work import Block, Result
 
 #: A record as bytes, and the words of a hash.
 _FIELDS, _WORDS = Struct("<QQQQB48sHBB"), Struct("<QQQ")
-#: The fields of a record that say which object it is of.
+#: The fields of a record that identify its object.
 _NAME = ["ino", "size", "mtime", "ctime"]
 
 
@@ -48,7 +48,7 @@ def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0)
 def learn(
     result: Result, number: int, wanted: Wanted, found: tuple[int, bytes, int], inside: bytes
 ) -> None:
-    """Add to a result what a scan remembers of an object that was read in a bucket.
+    """Add the record of an object that was read in a bucket to a result.
 
     `found` is a mask, the tags, and the first byte; `inside` are members of a container.
     """
@@ -59,7 +59,7 @@ def learn(
 
 
 class ObjectMemory:
-    """What scans remember of objects; for one thread."""
+    """The records of objects; for one thread."""
 
     def __init__(self, place: InventoryPlace, reread_days: int) -> None:
         """Nothing is opened yet; a believed record is due after `reread_days`."""
@@ -71,7 +71,7 @@ class ObjectMemory:
     ) -> tuple[Records, dict[int, Inside], list[Block]] | None:
         """Return the record of each object, members of containers by number, and blocks in use.
 
-        A record with mask 0 says that an object is not known; None that no object is.
+        A record with mask 0 says that an object is not known; None says that no object is known.
         """
         try:
             reader = None if self._place is None else self._place.reader()

@@ -1,11 +1,10 @@
 """A scan of buckets: list objects, sort them, read those that need it, and yield outcomes.
 
-Listing and reading happen in threads; sorting, the cache and all outcomes in the thread that
-iterates. The outcomes of a bucket are in no order. A listing that ends early makes its URI unread,
-with a token to go on; all objects that were listed before count.
-
-A token has the URI and the key behind which the listing goes on. It holds no secret and proves
-nothing: a made-up token only leaves out earlier keys, as another URI would.
+Threads list and read; the thread that iterates sorts, uses the cache and yields all outcomes. The
+outcomes of a bucket have no fixed order. A listing that ends early makes its URI unread, with a
+token to continue; all objects that were listed before count. A token contains the URI and the key
+after which the listing continues. It contains no secret and proves nothing: a false token only
+leaves out earlier keys, as another URI would.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ class Request(msgspec.Struct, frozen=True):
     """The objects to check, by their URIs, and how.
 
     Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
-    behind which the listing of the one URI goes on. A `report` on the one URI takes the place of
-    its listing.
+    after which the listing of a single URI continues. A `report` on a single URI replaces its
+    listing.
     """
 
     uris: tuple[ObjectUri, ...]
@@ -82,9 +81,9 @@ class Elsewhere(Protocol):
     """Other machines that list and read buckets."""
 
     def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> Work:
-        """Return the lister of a URI behind the key `after`, and reader of its objects.
+        """Return the object that lists a URI after the key `after`, and reads its objects.
 
-        `namespace` distinguishes the bucket from those of the same name in other stores.
+        `namespace` distinguishes the bucket from buckets of the same name in other stores.
         """
 
     def close(self) -> None:
@@ -117,11 +116,11 @@ class Objects:
         """No store is called yet."""
         self._request = request
         self._tools = tools
-        #: Where an interrupted scan goes on, once that is known.
+        #: The token to continue an interrupted scan, once it is known.
         self.token: str | None = None
 
     def check_at(self, elsewhere: Elsewhere) -> None:
-        """Have other machines list and read all that they can."""
+        """Let other machines list and read all buckets that they can."""
         self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property
@@ -213,7 +212,7 @@ class _Bucket:
 
     @property
     def token(self) -> str | None:
-        """The token to go on with; None if no page is done, or objects are unreported."""
+        """The token to continue; None if no page is done, or objects are unreported."""
         if self._after is None or self._pending.count:
             return None
         return make_token(self._uri, self._after)
@@ -337,7 +336,7 @@ class _Bucket:
 
 
 class _OpenPage(msgspec.Struct):
-    """A page that is not done: the number of its objects that are being read, and its last key."""
+    """An unfinished page: the number of its objects that are being read, and its last key."""
 
     number: int
     left: int
@@ -345,7 +344,7 @@ class _OpenPage(msgspec.Struct):
 
 
 def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
-    """Return that a listing ended early, and how to go on."""
+    """Return the outcome of a listing that ended early, with the token to continue."""
     reason = ENDED.format(why)
     if after is not None and uri.version is None:
         reason += f"; --resume {make_token(uri, after)} goes on"
@@ -353,7 +352,7 @@ def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
 
 
 def make_token(uri: ObjectUri, after: str) -> str:
-    """Return the token of a listing of `uri` that goes on behind the key `after`."""
+    """Return the token of a listing of `uri` that continues after the key `after`."""
     document = msgspec.json.encode((_VERSION, uri.text, os.fsencode(after)))
     return base64.urlsafe_b64encode(document).decode().rstrip("=")
 
@@ -362,7 +361,7 @@ def read_token(token: str, uri: ObjectUri) -> str:
     """Return the key in a token, for a listing of `uri`.
 
     Raises:
-        UsageError: it is no token, or is for something else.
+        UsageError: the text is no token, or the token is for another listing.
     """
     try:
         padded = token[:_MAX_CHARS] + "=" * (-len(token) % 4)

@@ -1,4 +1,4 @@
-"""Objects that are clean by their store's digest; they wait until the end of the run.
+"""Objects that are clean by their store's digest; their outcomes wait until the end of the run.
 
 If one object's content contradicts the store's digest, all waiting ones are unread. There may be
 millions, so they wait in a file without a name, and only their number is kept in memory.

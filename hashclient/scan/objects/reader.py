@@ -1,7 +1,7 @@
-"""Checking one object: it is read in ranges, digested as it comes, and judged.
+"""Checking one object: it is read in ranges, digested as it arrives, and judged.
 
-1. Each range is asked for on the condition that the object is the one that was listed, by its ETag
-   and, once that is known, by its version.
+1. Each request for a range has a condition: the object must be the listed one, by its ETag and,
+   once known, by its version.
 2. The content must be as long as the listing says: otherwise the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
 4. An object that may be a container is kept while it is read, if there is room, and then opened.
@@ -43,10 +43,9 @@ from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.values.work import Result, reason_of
 
-#: Bytes that are asked for at a time: a broken connection costs no more than that.
+#: Bytes of one request: a broken connection costs no more than these.
 RANGE_BYTES = 16 << 20
-#: A longer object is looked at before it is read, so that only one that may be a container takes
-#: room.
+#: A longer object is looked at before it is read, so that only possible containers need room.
 LARGE_BYTES = 1 << 20
 
 
@@ -55,7 +54,7 @@ class StoppedError(Exception):
 
 
 class Opener:
-    """Opens objects that may be containers, for several threads; a few of them do so at a time.
+    """Opens objects that may be containers, for several threads; only a few may open at a time.
 
     Each container is opened by a process, which may take much memory.
     """
@@ -81,7 +80,7 @@ class Opener:
         return kept
 
     def open(self, kept: Kept | str, path: str, result: Result) -> tuple[bool, bytes]:
-        """Check the members of an object that was kept, or is of a kind that is not opened.
+        """Check the members of an object that was kept; or count an object that is not opened.
 
         Return whether it is no container, and its members for a cache.
         """
@@ -167,7 +166,8 @@ class ObjectReader:
                 and kept.finish() is None
                 and kept.failure == BEHIND
             ):
-                # Only its end shows an archive: it is read again, and kept as a whole.
+                # Only the end of the object shows an archive: it is read again, and kept
+                # completely.
                 kept = opener.keep(stack, wanted.size, self._is_stopped)
                 read.whole((), kept)
             outcome = self._judge_digests(wanted, read, digests)
@@ -268,7 +268,7 @@ class _Read:
         self.begin = 0
 
     def whole(self, plan: Plan, kept: Kept | None) -> dict[Algorithm, bytes]:
-        """Read all of it once; return digests, and give it to `kept`."""
+        """Read the whole object once; return digests, and pass its bytes to `kept`."""
         digester = Digester(plan)
 
         def sink(chunk: memoryview) -> None:

@@ -1,19 +1,20 @@
 """Decide about each object of a page, in columns as far as possible.
 
 1. An object that is known to be unreadable is unread.
-2. A size that no entry has decides, and an empty object is on no list.
-3. Where ETags of the store are trusted, and every entry of its size has an MD5, an ETag that no
-   entry has decides. One object in a thousand is still read, and so is the first of a run.
-4. An object that was read before and has not changed since is looked up by its tags.
+2. An object with a size that no entry has is clean, and so is an empty object.
+3. If the ETags of the store are trusted, and every entry of this size has an MD5, an object with an
+   ETag that no entry has is clean. One object in a thousand is still read, and so is the first of a
+   run.
+4. An unchanged object that was read before is looked up by its tags.
 5. Other objects are read or, without reading, unread; the reason says what is known.
 
-Where containers are opened, an object that 2 or 3 decides is looked at as well, unless the cache
+If containers are opened, an object that is clean by 2 or 3 is looked at as well, unless the cache
 knows that it is no container or has no listed member.
 
 S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag
-with a dash (of parts), of another length, or of an encrypted object is something else, and the last
-kind looks like an MD5. So an ETag counts only where the configuration says that the ETags of a
-store are MD5s.
+with a dash (of parts), of another length, or of an encrypted object is not the MD5, and the ETag of
+an encrypted object looks like an MD5. So an ETag counts only if the configuration says that the
+ETags of a store are MD5s.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 class Sorted(msgspec.Struct):
     """A sorted page: counts, objects to be read, and a page of objects that wait for the end.
 
-    The last are clean by their store, as far as is known.
+    The waiting objects are clean by the digests of their store.
     """
 
     result: Result
@@ -133,9 +134,9 @@ class Sorter:
         """Sort objects of the bucket `store`.
 
         `chance` says which objects are read to check what their store says. `are_clean` returns
-        which containers, by their known members, have no listed one. With `trusts`, an ETag that
-        may be an MD5 is taken for one. Without `reads`, nothing is read. With `looks`, what is in
-        containers counts. With `keep_clean`, clean objects are outcomes as well.
+        which containers have no listed member, by their known members. With `trusts`, an ETag that
+        may be an MD5 counts as an MD5. Without `reads`, nothing is read. With `looks`, members of
+        containers count. With `keep_clean`, clean objects are outcomes as well.
         """
         self._judge = judge
         self._store = store
@@ -146,7 +147,7 @@ class Sorter:
         self.trusts = trusts
         self._looks = looks
         self._keep_clean = keep_clean
-        #: So many objects are decided by their store's digest before the next one is read.
+        #: The number of objects to decide by their store's digest before the next one is read.
         self._gap = 0
 
     def sort(self, page: Any) -> Sorted:
@@ -210,7 +211,7 @@ class Sorter:
     def _go_through(
         self, page: Any, rows: npt.NDArray[np.intp], facts: _Facts, done: Sorted
     ) -> None:
-        """Settle objects that were read before, of rows that columns left; read others, or not."""
+        """Decide about the remaining rows: by earlier reads, by reading, or as unread."""
         store, result = self._store, done.result
         objects = list(objects_of(page, rows))
         known = self._known(objects, result)
@@ -287,7 +288,7 @@ class Sorter:
         }
 
     def _why_unread(self, facts: _Facts, row: int) -> str:
-        """Say what is known of an object that is not read."""
+        """Return the reason for an object that is not read, with the known facts."""
         name = EVIDENCE.get(self._store.scheme)
         if name is None or not facts.is_md5[row]:
             return NO_DIGEST
@@ -330,8 +331,8 @@ class _Known(msgspec.Struct, frozen=True):
 class _Facts(msgspec.Struct):
     """The facts of each row of a page.
 
-    Some entry has its size, if that is `possible`. Its ETag may be an MD5, `decides` if so, and is
-    listed. It is clean `by_store`, and read all the same if it is `sampled`.
+    `possible`: some entry has its size. Its ETag may be an MD5, `decides` if so, and may be listed.
+    `by_store`: it is clean by its ETag; `sampled`: it is read nevertheless.
     """
 
     possible: Flags

@@ -1,4 +1,4 @@
-"""Threads beside the one that hands out work: one lists a bucket, several read objects.
+"""Threads for buckets: one lists a bucket, several read objects, another distributes the work.
 
 Requests take long and the libraries let other threads run, so processes would gain nothing; and a
 process in which obstore has started must not be forked. Everything comes back through one queue.
@@ -51,11 +51,11 @@ class Work(ABC):
 
     @abstractmethod
     def __exit__(self, *_ended: object) -> None:
-        """Give up what is not done."""
+        """Stop all unfinished work."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all is listed, read and taken."""
+        """Whether all objects are listed, read and taken."""
         return self._is_listed and not self.backlog
 
     def end_listing(self) -> None:

@@ -20,8 +20,8 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     """An object that is to be read, or that may be a container.
 
     `plan` are the algorithms to compute, none where its size or its ETag has decided. With `looks`,
-    its members count. With `is_claimed`, its ETag is taken for its MD5, and that is checked.
-    `settled` says how it is counted if it need not be read: as `BY_SIZE`, or by the store's digest.
+    its members count. With `is_claimed`, its ETag counts as its MD5, and this is checked. `settled`
+    says how the object is counted if it need not be read: as `BY_SIZE`, or by the store's digest.
     `page` is the number of the page that it was listed on.
     """
 
@@ -41,13 +41,13 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
         return self.version is not None or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
-        """Return its URI, with the version that was read where that is known."""
+        """Return its URI, with the version that was read, if this is known."""
         return f"{bucket}/{key_text(self.key)}{version_text(version or self.version)}"
 
     def outcome(
         self, kind: Kind, bucket: str, *, reason: str | None = None, evidence: str | None = None
     ) -> Outcome:
-        """Return an outcome that its content does not decide."""
+        """Return an outcome that does not depend on its content."""
         path = self.uri(bucket)
         return Outcome(kind, path, self.size, reason=reason, is_object=True, evidence=evidence)
 
