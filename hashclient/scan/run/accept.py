@@ -21,7 +21,7 @@ from hashclient.scan.values.work import NOT_THERE
 
 
 def ignoring_missing(outcome: Outcome) -> Outcome:
-    """Return an outcome; that of a file which is not there any more is skipped, not unread."""
+    """Return an outcome; for a file that no longer exists it is skipped, not unread."""
     if outcome.kind is Kind.UNREAD and outcome.reason == NOT_THERE and not outcome.members:
         return msgspec.structs.replace(outcome, kind=Kind.SKIPPED, reason="not there any more")
     return outcome

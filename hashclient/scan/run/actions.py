@@ -3,7 +3,7 @@
 `policy` decides; this module acts, on one match at a time, before the match is shown. A file is not
 isolated because of a list that has expired, since a withdrawal may be waiting; a person decides
 then. Reports are only prepared: a scan uses no network. The wish for a report is first noted in the
-record of matches, so that a scan that is killed loses none.
+record of matches, so that a kill loses no wish.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: More matches than this become several reports.
 REPORT_MATCHES = 1000
-#: A file that is isolated later than this after it was recorded counts from now on for the brake.
+#: If a file is isolated later than this after its record, the brake counts it from now on.
 LATE = timedelta(minutes=10)
 
 
@@ -56,12 +56,11 @@ class Responder:
         """Act in `session`, on hits of `lists`.
 
         `quarantine_all` isolates every match, whatever the policy says. With `only_tell`, nothing
-        is done, and outcomes say what would be done.
+        is done, and outcomes name the actions that would be done.
 
         Raises:
-            ConfigError: files are to be isolated, and the recipients to seal them to are missing
-                or not usable: better known now than at the first match. Or a rule is for a list
-                that is not known.
+            ConfigError: files should be isolated, but the recipients for their seal are missing or
+                unusable; or a rule names an unknown list.
         """
         settings = session.settings
         rules = settings.config.policy
@@ -85,13 +84,13 @@ class Responder:
         #: The batch that is acted upon, from the next outcome on.
         self._batch: deque[Recorded] = deque()
         #: The matches whose files were isolated last, or are being isolated; and the results that
-        #: were not asked for yet.
+        #: no outcome has yet.
         self._taking: frozenset[str] = frozenset()
         self._taken: dict[str, Taken | HashclientError] = {}
         #: The new records of these matches.
         self._refs: dict[str, MatchRef] = {}
-        #: The match acted upon last in this batch, the result of each action, and its new record:
-        #: members of one container have one match, so one act serves all that follow each other.
+        #: The last match acted upon in this batch, the result of each action, and its new record.
+        #: Members of one container have one match, so one action is for all successive members.
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
@@ -101,7 +100,7 @@ class Responder:
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
         """Take the held matches at the front of `ready`, which wait for a person, and yield them.
 
-        There may be very many: they come together, and are given out together.
+        There may be very many, so they are taken and given out together.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
@@ -125,7 +124,8 @@ class Responder:
             return Handled(outcome, record, _held(wanted))
         if record is not None and record.id in self.decision.would_hold:
             return Handled(outcome, record, _held(wanted, "it would be held"))
-        # The wish for a report is noted before the file is gone: no later scan finds the file.
+        # The wish for a report is noted before the file is removed, because no later scan finds the
+        # file.
         acted = {
             action: self._act(recorded, action, ended=ended)
             for action in (Action.REPORT, Action.QUARANTINE)
@@ -143,7 +143,7 @@ class Responder:
         return Handled(outcome, record, in_order)
 
     def want_reports(self, found: Iterable[Recorded]) -> None:
-        """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
+        """Begin a batch: note all wishes for reports of its outcomes, and wait for the disk once.
 
         Its files are isolated together, too, when `respond` comes to the first one.
 
@@ -272,12 +272,12 @@ class Responder:
         return Action.REPORT in self._policy.actions_for(outcome)
 
     def _may_isolate(self, outcome: Outcome) -> bool:
-        """Return whether nothing but the state of the machine keeps a file from being isolated."""
+        """Return whether only the state of the machine can prevent the isolation of a file."""
         is_alone = self._takes_containers or not outcome.members
         return is_alone and not outcome.is_stream and self._may_take(outcome)
 
     def _report(self, record: MatchRef) -> str:
-        """Note that a report is wanted, unless there is a note or a report; say which it is."""
+        """Note that a report is wanted, unless there is a note or a report; return which exists."""
         wanted = self._noted.pop(record.id, None)
         if wanted is None:
             with Matches(self._settings.state_dir) as matches:
@@ -293,7 +293,7 @@ class Responder:
         """Prepare the reports that are wanted, also those of runs that were killed.
 
         Raises:
-            HashclientError: a report cannot be prepared, and stays wanted; the others are prepared.
+            HashclientError: a report cannot be prepared, and stays wanted; others are prepared.
         """
         if self._only_tell:
             return
@@ -333,8 +333,9 @@ def prepare_wanted(
 ) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
-    Matches that wait for a review stay wanted, unless `unreviewed` ones are to leave as well.
-    A report that cannot be prepared stays wanted, and its error is yielded; the others go on.
+    Reports of matches that wait for a review stay wanted, unless `unreviewed` matches may be sent
+    as well. If a report cannot be prepared, it stays wanted, and its error is yielded; other
+    reports are prepared.
     """
     settings = session.settings
     if not is_there(settings.layout.matches):
@@ -357,10 +358,10 @@ def prepare_wanted(
 
 
 def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
-    """Return why a file is not acted upon that was reached through a link of somebody else.
+    """Return why no action is done on a file behind a link of another user.
 
-    Links that the user names, or that are on the way to it, are followed: not so far that others
-    say which files are isolated.
+    Links in paths of the user are followed. But other users must not choose by a link which files
+    are isolated.
     """
     if match.path == place_of(outcome).path:
         return None
@@ -378,7 +379,7 @@ def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
 
 
 def _with_it(outcome: Outcome) -> str:
-    """Say what is isolated together with a member of a container."""
+    """Return a text about the file that is isolated because of a member of a container."""
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1

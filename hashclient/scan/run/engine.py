@@ -1,7 +1,7 @@
 """The second pipeline: a source lists inputs, an executor checks them, and outcomes come out.
 
-It joins them, and keeps the summary up to date; it never prints. `start` chooses the executor, and
-makes all the other parts.
+This module joins source and executor, and keeps the summary up to date; it never prints. `start`
+chooses the executor, and makes all other parts.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from hashclient.scan.values.work import Advance, Result
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: If a look at the progress takes long, the pause after it is so many times as long: looks take a
-#: twentieth of the time.
+#: After a look at the progress, the pause is this many times as long as the look: so looks take at
+#: most a twentieth of the time.
 TICK_SHARE = 20
 
 
@@ -55,7 +55,7 @@ class Progress(msgspec.Struct):
         return sum(self.reading.values())
 
     def advance(self, news: Advance) -> None:
-        """Note how far a large file is."""
+        """Note how many bytes of a large file were read."""
         if news.path is not None:
             self.reading[news.path] = self.reading.get(news.path, 0) + news.bytes_ahead
 
@@ -103,7 +103,7 @@ class _Checkers:
         return self._opened[-1]
 
     def close(self) -> None:
-        """Close what checkers of this process have open, which no child process may have."""
+        """Close everything that checkers of this process have open: no child may have it."""
         self._memory.close()
         for made in self._opened:
             made.close()
@@ -128,9 +128,9 @@ def scan(
     Only the `options` about reading files count here. Clean files are yielded with `show_clean` and
     counted always. The summary in `progress` is kept up to date and holds what was found so far
     when the iteration is ended early. `executor` runs the checking, by default on this machine.
-    When all that was listed is checked, the trees `again` say what was moved meanwhile, and this
-    process checks it. A `stream` comes first and `objects` come last; both are read in this
-    process. Members of containers are checked as `containers` says, and only with it; `accept`
+    After all listed files are checked, the trees `again` name the files that were moved meanwhile,
+    and this process checks these. A `stream` comes first and `objects` come last; both are read in
+    this process. Members of containers are checked as `containers` says, and only with it; `accept`
     returns outcomes as the configuration accepts them, and as people have ruled.
 
     Raises:

@@ -3,17 +3,18 @@
 A match is gone if all of this is true:
 
 1. Its path lies below a PATH of a scan that came to its end.
-2. The way from there to the file is followed directory by directory, through no symbolic link. No
-   directory on it was excluded, could not be listed by the scan, or lies on another file system
-   although the scan had to stay on one.
-3. The way ends in the file's own directory or above it, and that is the same directory of the same
-   file system as when the file matched. So no match is gone with an unmounted share. The directory
+2. The way from there to the file is followed directory by directory, without a symbolic link. The
+scan has listed each directory on the way: none was excluded, failed, or was on another file system
+that the scan had to leave out.
+3. The way ends in the file's own directory or above it, and this is the same directory of the same
+   file system as when the file matched. So an unmounted share makes no match gone. The directory
    shows its names: if it is encrypted, its key is there.
-4. That directory has no such name, or the name is no regular file. A link that leads somewhere
-   proves nothing: the file may have been moved and still be reached by this path.
+4. The directory does not have the name, or the name is no regular file. A link with an existing
+target proves nothing: the file may have been moved, and this path may still lead to it.
 
 Each open match below a PATH that the scan has not found again costs a look at its name, and each of
-their directories is opened once; a scan without any pays for one question to the record.
+their directories is opened once. Without these matches, a scan pays only for one query to the
+record.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Way:
         self._standing: Place | None = None
 
     def close(self) -> None:
-        """Leave the directory that was gone to last."""
+        """Close the directory that was visited last."""
         if self._end is not None:
             os.close(self._end.fd)
         self._directory = self._end = self._standing = None
@@ -102,7 +103,7 @@ class _Way:
         return self._standing.is_at(one.standing)  # 3
 
     def _go(self, directory: bytes) -> _End | None:
-        """Go as far as there are directories; None where the scan has not covered the way."""
+        """Go as far as directories exist; None if the scan has not covered the way."""
         root = os.fsencode(self._real).rstrip(b"/")
         parts = [part for part in directory[len(root) :].split(b"/") if part]
         named = self._named
@@ -138,7 +139,7 @@ def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> b
     """Return whether a name has no file (or directory), and no link that leads anywhere.
 
     Raises:
-        OSError: this cannot be found out.
+        OSError: the name cannot be looked at.
     """
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode

@@ -48,9 +48,9 @@ def lookup(
     `rule` returns an outcome as people have ruled it.
 
     `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
-    are unread, or clean where `summary` says that gaps are accepted; they are yielded as clean ones
-    are. At the end, `summary` has the gaps. The path of an outcome is the file name of its row or,
-    without one, its digest: it came from the user, not from a list.
+    are unread, or clean if `summary` says that gaps are accepted; in this case they are yielded
+    like clean rows. At the end, `summary` has the gaps. The path of an outcome is the file name of
+    its row or, without one, its digest: it came from the user, not from a list.
 
     Raises:
         UsageError: the batches' reader refuses its input.
@@ -98,8 +98,7 @@ def batches_of(
 ) -> Iterator[tuple[str, DigestBatch]]:
     """Yield `digests`, in hexadecimal, and those in `files`, with the name of their source.
 
-    `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files are
-    meant.
+    `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files count.
 
     Raises:
         UsageError: a file cannot be read to its end; raised after all others were read.
@@ -148,7 +147,7 @@ def _read(
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
-        # A search takes a while, and is useless where every row has this digest.
+        # A search takes time, and is useless if every row has this digest.
         full = len(rows) == batch.count
         position = row if full else int(rows.searchsorted(np.uint32(row)))
         if position < len(rows) and rows[position] == row:

@@ -1,7 +1,7 @@
 """One run: every outcome is recorded, then acted upon, and only then given out.
 
-The command line, or a program that uses the library, iterates over a `Run`. It gets an outcome when
-its match is on record, in the log, and handled as the policy says. However a run ends, all outcomes
+The command line, or a program that uses the library, iterates over a `Run`. It gets an outcome
+after its match was recorded, logged, and handled by the policy. However a run ends, all outcomes
 until then are recorded and logged exactly once, and the end of the run is logged.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hashclient.scan.sources.trees import Coverage
     from hashclient.session import Session
 
-#: Outcomes are recorded in batches, at the latest when so many are waiting.
+#: Outcomes are recorded in batches, at the latest when this many are waiting.
 BATCH = 4096
 #: The number of outcomes that are returned at once to a caller that takes several.
 PORTION = 512
@@ -50,7 +50,7 @@ class Guard(Protocol):
         """Let all signals wait until the end of the block, which ends by itself and soon."""
 
     def last(self) -> AbstractContextManager[None]:
-        """Drop the first signal in the block, and after it all: the run ends anyway."""
+        """Drop the first signal in the block, and all signals after it: the run ends anyway."""
 
 
 class Unguarded:
@@ -67,7 +67,7 @@ class Observer:
     """Is called with all events of a run besides outcomes; this class ignores them."""
 
     def progressed(self) -> None:
-        """Outcomes have come and were given out, or time has passed."""
+        """Outcomes were given out, or time has passed."""
 
     def failed(self, error: HashclientError) -> None:
         """Something besides the inputs failed, such as writing the log; the run goes on."""
@@ -76,13 +76,13 @@ class Observer:
         """Another file system than before is mounted at `path`."""
 
     def noticed(self, text: str) -> None:
-        """Something about the machine should be known; the run goes on as well as it can."""
+        """The user should know something about the machine; the run continues."""
 
     def prepared(self, report: Report) -> None:
         """A report that the policy asks for is prepared."""
 
     def ending(self, run: Run) -> None:
-        """All is recorded and logged, and the summary is complete; signals are still held back."""
+        """All is recorded and logged, the summary is complete; signals are still held back."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
@@ -176,7 +176,7 @@ class Run(Iterator[Handled]):
         return self._done.popleft()
 
     def portions(self) -> Iterator[list[Handled]]:
-        """Yield outcomes in portions, as they are there, for a caller that writes them together.
+        """Yield outcomes in portions, as they come, for a caller that writes them together.
 
         Raises:
             HashclientError: the run failed; raised after all outcomes.
@@ -198,9 +198,9 @@ class Run(Iterator[Handled]):
         self._results.close()
 
     def interrupt(self, error: BaseException) -> None:
-        """Take an interruption that came while an outcome was dealt with as if it had come here.
+        """Handle an interruption in the caller as if it had happened here.
 
-        If the run `stops` by it, the rest of the run comes with the next iteration.
+        If the run `stops` by the interruption, the next iteration ends the run.
 
         Raises:
             BaseException: `error`, if the run was ending already or does not stop by it.
@@ -241,12 +241,12 @@ class Run(Iterator[Handled]):
             raise self.failure
 
     def _gather(self) -> Generator[None]:
-        """Give out outcomes as they come, until the last one, a signal or a failure."""
+        """Give out outcomes as they come, until the last outcome, a signal or a failure."""
         try:
             # Whatever ends the loop, the workers end with it.
             with contextlib.closing(self._outcomes):
                 # Workers are at work while the start is logged. No outcome is given out before
-                # that, and the first ones are not lost if a signal comes meanwhile.
+                # this, and a signal in this time loses no outcome.
                 first: list[Outcome | Progress] = []
                 try:
                     first += itertools.islice(self._outcomes, 1)
@@ -273,7 +273,7 @@ class Run(Iterator[Handled]):
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
     def _flush(self) -> Generator[None]:
-        """Record the outcomes there are, act on them, and give them out.
+        """Record the present outcomes, act on them, and give them out.
 
         Acting can take long and may be interrupted; then every outcome is still given out, but
         without further actions. Signals are held back while the caller handles an outcome.
@@ -302,7 +302,7 @@ class Run(Iterator[Handled]):
 
     def _keep(self) -> None:
         """Record and count the present outcomes, which are acted upon or given out next."""
-        # A second signal would also make them be recorded and logged again.
+        # After a second signal they would also be recorded and logged again.
         with self._guard.barred():
             if self._by_path:
                 # Workers end in any order; so at least the outcomes of one batch are sorted.
@@ -318,7 +318,7 @@ class Run(Iterator[Handled]):
     def _settle(self) -> None:
         """Count exactly the matches and conflicts that were recorded, also excepted ones.
 
-        A signal may come when something was counted and is on its way to here.
+        A signal may come after an outcome was counted and before it is here.
         """
         if self.summary.stopped is not None:
             for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED):

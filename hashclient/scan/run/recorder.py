@@ -1,7 +1,7 @@
 """Recording a run: its entries in the audit log, and its matches in the record of matches.
 
-A run shows its outcomes even if one of them cannot be written: such a failure is shown once, counts
-in the exit code, and the run goes on.
+A run shows its outcomes even if the log or the record cannot be written. The failure is shown once,
+counts in the exit code, and the run continues.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = Log("scan")
 
 #: The most characters of a run's arguments that are logged: the record must fit in one line.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
-#: Each match gets its own signature if at most so many are recorded together.
+#: Each match gets its own signature if at most this many are recorded together.
 SIGNED_EACH = 64
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
@@ -114,9 +114,9 @@ class RunRecord:
         """
         kept = self._remember(outcomes)
         if events := self._events_of(kept):
-            # A report hands over single signed records. A signature takes longer than all the rest
-            # of recording a match. So of many records only the last one is signed, which covers the
-            # others; preparing a report signs the records in it.
+            # A report hands over single signed records. A signature takes longer than all other
+            # work to record a match. So of many records only the last one is signed, and its
+            # signature covers the others; preparing a report signs the records in it.
             reportable = any(k.record is not None for k in kept)
             sign_each = reportable and len(events) <= SIGNED_EACH
             self._log(events, durable=True, sign_each=sign_each)
@@ -161,7 +161,7 @@ class RunRecord:
         return lambda cases, permits: decision.decide(cases, permits, now)
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
-        """Note on record and in the log how often outcomes came again, and in which last mails."""
+        """Record and log how often outcomes came again, and in which last mails."""
         if not counts:
             return
         rows = [
@@ -200,7 +200,7 @@ class RunRecord:
             self._on_failure(error)
 
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
-        """Note in the log and on record that the matches which `find` gives are gone.
+        """Log and record that the matches from `find` are gone.
 
         It is called with the record of matches and the time when the run began. After a kill
         between the log and the record, the next scan notes the match again.
@@ -225,7 +225,7 @@ class RunRecord:
             self._report_failures()
 
     def end(self) -> None:
-        """Log the end of the run, and all that its verdict is based on; only the first time."""
+        """Log the end of the run, and the basis of its verdict; only the first time."""
         if self._ended:
             return
         self._ended = True
@@ -350,7 +350,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
 
 
 def _member_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the names of a member of a container, where room is limited."""
+    """Return the names of a member of a container, as far as there is room."""
     if not outcome.members:
         return {}
     from hashclient.matches.recording import MAX_NAME_CHARS
@@ -364,7 +364,7 @@ def _accepted(outcome: Outcome) -> Event:
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the fields that give `arguments` where room is limited: the first, and how many more.
+    """Return fields with the first `arguments`, as far as there is room, and the number of others.
 
     A shell makes arguments of the names in a directory, and a person who can make files there can
     make more arguments than a line of the log holds. They must not keep matches out of the log.

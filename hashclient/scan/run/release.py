@@ -1,4 +1,4 @@
-"""What a person has said about recorded matches: held ones are released, others are excepted.
+"""Decisions of a person about recorded matches: held matches are released, others are excepted.
 
 The log is written first, so a kill cannot leave a match released or excepted but not logged. After
 a kill the next scan that finds the file acts upon it, since the record has the release.
@@ -28,7 +28,7 @@ _EXCEPTABLE = (MatchState.FOUND, MatchState.HELD)
 
 
 def except_open(session: Session, rule: Rule) -> int:
-    """Note which matches that nothing was done about are excepted by `rule`; return how many.
+    """Record the exceptions of `rule` for open matches without an action; return how many.
 
     Raises:
         AuditError, StateError: log or record cannot be written.
@@ -44,7 +44,7 @@ def except_open(session: Session, rule: Rule) -> int:
 
 
 def _except(session: Session, batch: Sequence[Match], rule: Rule) -> list[Match]:
-    """Note of matches that nothing was done about that they are excepted, if they are."""
+    """Record that open matches without an action are excepted, if `rule` says so."""
     now = session.now()
     with Matches(session.settings.state_dir) as matches, matches.batch():
         known = [matches.look_up(match.id) for match in batch]
@@ -70,9 +70,9 @@ def release(
     reason: str,
     rule: Rule,
 ) -> Iterator[Handled]:
-    """Release matches and act on them as the policy says; yield each with what was done.
+    """Release matches and act on them by the policy; yield each with the results.
 
-    A match that is not held any more, or that `rule` excepts, is passed over.
+    A match that is not held any more, or that `rule` excepts, is skipped.
 
     Raises:
         AuditError, StateError: log or record cannot be written; nothing is done after that.

@@ -48,7 +48,7 @@ class Inputs(msgspec.Struct, frozen=True):
     objects: Objects | None = None
 
     def arguments(self, source: Source) -> list[str]:
-        """Return what the log has as the arguments of a run that reads paths from `source`."""
+        """Return the arguments for the log of a run that reads paths from `source`."""
         of_stream = [] if self.stream is None else ["-"]
         of_objects = [] if self.objects is None else self.objects.arguments
         return [*of_stream, *source.arguments, *of_objects]
@@ -209,7 +209,7 @@ def _executor_of(
     A cluster lists and reads the `objects` as well.
 
     Raises:
-        UsageError: it is unknown, or it cannot do what other options ask for.
+        UsageError: the executor is unknown, or does not support other options.
         ConfigError: the certificates for a cluster are missing, or cannot be used.
     """
     if options.executor not in (None, PROCESSES):
@@ -252,7 +252,7 @@ def _then(first: Rules, second: Rules) -> Rules:
 
 
 def _responder(session: Session, options: ScanOptions, lists: OpenLists) -> Responder | None:
-    """Return what acts on the matches of a scan; None if nothing is to be done about any."""
+    """Return the `Responder` of a scan; None if no match needs an action."""
     wants = options.quarantine or bool(session.settings.config.policy)
     if not options.policy_check and not (options.actions and wants):
         return None

@@ -1,10 +1,10 @@
 """Where files that matched are: their paths without links, and the identity of their places.
 
-A file has one record, whichever way a scan has come to it, and actions happen at its real place.
-Each directory is looked at once a batch. It has to be the one that the file was read in; behind a
-link, the file has to be the one that was read. Otherwise the path stays as the scan had it, and the
-place is unknown: somebody may have put a link or another directory there, to have other files
-recorded, or acted upon.
+A file has one record, whichever path a scan has used, and actions happen at its real place. Each
+directory is looked at once for each batch. The directory must be the one in which the file was
+read; behind a link, the file must be the one that was read. Otherwise the path of the scan is kept,
+and the place is unknown: somebody may have put a link or another directory there, so that other
+files are recorded or acted upon.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Directory(NamedTuple):
     status: os.stat_result
 
     def has(self, name: str, seen: Seen) -> bool:
-        """Return whether the file that was read is in it: of one behind a link, by `name`."""
+        """Return whether the file that was read is in it; behind a link, it has `name`."""
         if seen.directory_inode is not None:
             return seen.is_directory(self.status)
         try:
@@ -60,7 +60,7 @@ def _place(path: str, seen: Seen, known: dict[str, _Directory | None], mounts: M
     met, slash, name = path.rpartition("/")
     if name in ("", ".", ".."):
         return Place(_plain(path))
-    # Without a link the file was opened in its own directory: whatever has its name now.
+    # Without a link, the file was opened in its own directory; another file may have its name now.
     if seen.directory_inode is None and _is_link(path):
         try:
             met, slash, name = os.path.realpath(path).rpartition("/")

@@ -2,17 +2,17 @@
 
 A walk lists one directory after the other. A user who may write to two of them can move a file from
 one that is not listed yet to one that was listed. So for each directory that others may write to,
-the walk notes when it was changed, and its entries. When all files are checked, each is looked at
-again: one status. One that has changed is listed again, at one instant. New entries that are older
-than the scan are walked and checked, and so are `lost` ones: they were listed, but missing when
-they were to be read. Then the look begins again. If nothing has changed since it was listed, all
-listings together show one instant, and no file was missed. A directory that never comes to rest is
-unread.
+the walk notes the time of its last change, and its entries. After all files are checked, the status
+of each of these directories is read again. A changed directory is listed again, at one instant. New
+entries that are older than the scan are walked and checked, and so are `lost` entries, which were
+listed, but missing at the time of the read. Then the pass begins again. If no directory has changed
+since its listing, all listings together show one instant, and no file was missed. A directory that
+changes without end is unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
-may write to are not noted. The scan of a busy server has an end: after `LOOKS` looks at everything
-it ends, too, or after `ROUNDS` looks at a few directories. A user who moves a file at the right
-time in each of them has hidden it.
+may write to are not noted. The scan of a busy server also ends: after `LOOKS` passes over all
+directories, or after `ROUNDS` passes over a few. A user who moves a file at the right time in each
+pass has hidden the file.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.work import Identity, Item, reason_of
 
-#: The most looks at everything, if much; and at directories that a look found changed.
+#: The most passes over all directories, if these are many; and over changed directories.
 LOOKS, ROUNDS = 3, 12
 #: Notes in memory; more are in a file without a name.
 MOST_BYTES = 1 << 24
-#: Notes of a few directories, some hundred: a look at all of them takes milliseconds.
+#: Notes of some hundred directories: a pass over all of them takes milliseconds.
 FEW_BYTES = 1 << 16
 
 #: Each note begins with the device and the inode, which is 0 if another note counts; when the
@@ -57,14 +57,14 @@ FEW_BYTES = 1 << 16
 #: without another time; the lengths of the path and of the marks, which come next.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
-#: In place of the length of marks: there were too many.
+#: This number in place of the length of marks says that there were too many.
 TOO_MANY = -1
 #: Entries that are looked for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
 
 
 class Walker(Protocol):
-    """The walk of a tree, which goes on later."""
+    """The walk of a tree, which continues later."""
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
         """Walk the entries of a directory that are still to be read, and note it again."""
@@ -76,7 +76,7 @@ class Again:
     def __init__(self) -> None:
         """Nothing is noted yet."""
         self._walkers: list[Walker] = []
-        #: The inodes of what was listed, and in whose place something else was read.
+        #: The inodes of listed files for which another file was read.
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
@@ -92,7 +92,7 @@ class Again:
         if not self._walkers or self._walkers[-1] is not walker:
             self._walkers.append(walker)
         changed_ns = frame.status.st_ctime_ns
-        # If it had this time when it was listed before, the clock has gone on since.
+        # If it had this time at the earlier listing, the clock has moved since then.
         is_young = frame.opened_ns - TICK_NS <= changed_ns != frame.changed_ns
         if is_young:
             self._young_ns = lagging_ns()
@@ -148,7 +148,7 @@ class Again:
             time.sleep(left_ns / 1e9)
 
     def _look(self, at: int, end: int, lister: Lister, *, is_last: bool) -> Iterator[Item]:
-        """Look at directories by their notes: list those that have changed, or say so at last."""
+        """Look at directories by their notes: list changed ones; in the last pass, report them."""
         while at < end:
             self._notes.seek(at)
             head = _HEAD.unpack(self._notes.read(_HEAD.size))
@@ -166,7 +166,7 @@ class Again:
                     raise MovedError
                 found = self._listed_again(path, (device, inode), marks)
             except OSError as error:
-                # One that is gone, or elsewhere, has changed the directory that it was in.
+                # If a directory is gone, or elsewhere, the directory above has changed.
                 if error.errno not in GONE:
                     found = Outcome(Kind.UNREAD, path, reason=reason_of(error))
             self._notes.seek(here)
@@ -182,7 +182,7 @@ class Again:
         """Open and list a directory; its unlisted and lost entries are still to be read.
 
         Raises:
-            OSError: it is not there any more, or cannot be read.
+            OSError: the directory is gone, or cannot be read.
         """
         opened_ns = lagging_ns()
         fd, status = with_status(open_directory(path, follow=True))
@@ -206,10 +206,10 @@ class Again:
 
 
 def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
-    """Return when a directory was changed; None if it has to be opened to find out.
+    """Return the time of a directory's last change; None if only opening it shows this.
 
     Raises:
-        OSError: it is missing; `ESTALE`: another one is there.
+        OSError: the directory is missing; with `ESTALE`, another directory is there.
     """
     if size > MAX_PATH_BYTES:
         return None

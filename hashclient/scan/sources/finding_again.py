@@ -1,15 +1,15 @@
-"""Opening directories, and finding again what was listed, also while somebody renames.
+"""Opening directories, and finding listed files again, also while somebody renames them.
 
 A scan lists a directory, and opens it and its files later. The owner may exchange two names in
-between, and exchange them back. So what is opened counts only if it has the inode that was listed.
-Otherwise the directory is listed again, at one instant (`snapshot`), which tells where the listed
-inode is now (`where_now`); `ROUNDS` bounds how often. A file that was replaced, as by an editor
-that saves, is not missed: the new file under its name is taken.
+between, and exchange them back. So an opened file or directory counts only if it has the listed
+inode. Otherwise the directory above is listed again, at one instant (`snapshot`), which shows where
+the listed inode is now (`where_now`); `ROUNDS` limits how often. A file that was replaced, for
+example by an editor that saves, does not count as missed: the new file under its name is checked.
 
 Limits: nobody looks for a file that was moved to another directory. If an older file has its name
-now (`is_older`), it is unread; if a new one has, it counts as replaced. A server of a network file
-system, or a program behind FUSE, may change a directory while the kernel lists it; so may anybody
-if it has more than a million names.
+now (`is_older`), the listed file is unread; if a new file has its name, the listed file counts as
+replaced. A server of a network file system, or a program behind FUSE, may change a directory while
+the kernel lists it. Any user may do this if the directory has more than a million names.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 MAX_PATH_BYTES = 4000
 
-#: How often something is looked for: who exchanges two names all the time has the wrong one there
-#: half of the time.
+#: How often a listed file is looked for: if somebody exchanges two names all the time, half of the
+#: attempts find the wrong file.
 ROUNDS = 12
-#: How often a directory is looked for where it is not to be seen.
+#: How often a directory is looked for if it is not visible.
 _ROUNDS_WITHOUT = 3
-#: Errors of a name that is gone, or whose place another kind of file has taken.
+#: Errors of a name that is gone, or that another kind of file has now.
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
 #: Longer than any tick of the clock that gives directories their times; and the longest.
 TICK_S, TICK_NS = 0.02, 10_000_000
 #: CLOCK_REALTIME_COARSE, of linux/time.h.
 _COARSE_CLOCK = 5
-#: Bytes of a directory that are read by one call: at first, which most directories fit in, and at
-#: most.
+#: Bytes of a directory that one call reads: at first (enough for most directories), and at most.
 _FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26
 #: `struct linux_dirent64` before the name: inode, offset, length, type.
 _HEAD = struct.Struct("=QqHB")
@@ -72,7 +71,7 @@ def open_directory(path: str, *, follow: bool = False) -> int:
     """Open a directory of any depth; an empty path is the current one.
 
     Raises:
-        OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
+        OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     if len(path) <= MAX_PATH_BYTES // 4:  # a character has four bytes at most
@@ -94,7 +93,7 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
     """Return an open directory and its status.
 
     Raises:
-        OSError: no status; it is closed then.
+        OSError: the status cannot be read; the directory is then closed.
     """
     try:
         return fd, os.fstat(fd)
@@ -104,7 +103,7 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
 
 
 def is_same(status: os.stat_result, identity: Identity) -> bool:
-    """Return whether a directory with this status is the one that was listed."""
+    """Return whether a directory with this status is the listed one."""
     return status.st_ino == identity[1] and identity[0] in (None, status.st_dev)
 
 
@@ -112,10 +111,11 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
     """Open a directory that was listed before, also if it has another name beside its old one now.
 
     Links on the way are followed: they may lead to the same directory, and to no other. Without an
-    `identity`, the present one is opened.
+    `identity`, the present directory is opened.
 
     Raises:
-        OSError: it cannot be opened; if it is a `MovedError`, another one was in its place.
+        OSError: the directory cannot be opened; for a `MovedError`, another directory was in its
+            place.
     """
     try:
         fd = open_directory(path, follow=True)
@@ -164,7 +164,7 @@ def _open_beside(path: str, identity: Identity) -> int | None:
     """Open the directory with an inode, in the directory that it was in; None if not found.
 
     Raises:
-        OSError: one of the two cannot be opened.
+        OSError: one of the two directories cannot be opened.
     """
     above, _, _ = path.rstrip("/").rpartition("/")
     fd = open_directory(above or ("/" if path.startswith("/") else ""), follow=True)
@@ -180,8 +180,9 @@ def _open_beside(path: str, identity: Identity) -> int | None:
 def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
     """Return the status at each path, or its error; links are followed.
 
-    If somebody exchanges two meanwhile, the same file stands at both. So such paths are looked at
-    again, a few times, until they differ: different names may well lead to one file.
+    If somebody exchanges two paths in this time, both may show the same file. So equal paths are
+    looked at again, a few times, until they differ. They may stay equal, because different names
+    can lead to one file.
     """
     found = [_looked_at(path) for path in paths]
     for _ in range(ROUNDS):
@@ -210,7 +211,7 @@ def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
     """Return whether names in a directory may have changed since it was opened, with a status.
 
     Raises:
-        OSError: this cannot be found out.
+        OSError: the status of the directory cannot be read.
     """
     now = os.fstat(fd)
     if (now.st_mtime_ns, now.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
@@ -238,8 +239,8 @@ def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | 
 def is_older(fd: int, name: str, since_ns: int) -> bool:
     """Return whether an entry of an open directory was made before a time.
 
-    A new file in the place of one that was listed was saved over it. An older one was moved there,
-    perhaps in exchange: so the listed one may still exist. False where the file system does not say
+    A new file in the place of a listed one was saved over it. An older file was moved there,
+    perhaps in exchange, so the listed file may still exist. False if the file system does not know
     when a file was made.
     """
     born = _born_ns(fd, name)
@@ -249,8 +250,8 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
 def is_newer(fd: int, name: str, since_ns: int) -> bool:
     """Return whether a file in an open directory was made after a time.
 
-    False if it is gone, or where the file system does not say when a file was made. Files get times
-    of a clock that lags behind, so one that was made just after the time may count as older.
+    False if the file is gone, or if the file system does not know when a file was made. The clock
+    for file times lags behind, so a file that was made just after the time may count as older.
     """
     born = _born_ns(fd, name)
     return born is not None and born > since_ns
@@ -264,7 +265,8 @@ def _born_ns(fd: int, name: str) -> int | None:
 def is_mounted_on(fd: int, name: str) -> bool:
     """Return whether something is mounted on a name in an open directory.
 
-    The directory then shows the inode of what is below, also where both are of one file system.
+    The directory then shows the inode of the hidden file below the mount, even if both are on one
+    file system.
     """
     return _asked(fd, name, is_mount_root) or False
 
@@ -286,7 +288,7 @@ def inode_of(fd: int, name: str) -> int | None:
 
     Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
     the directory has changed meanwhile, so that it may have been an exchange, or if it is only this
-    name, on which something is mounted. It takes some time.
+    name, on which something is mounted. This takes some time.
 
     Raises:
         OSError: the directory cannot be read.
@@ -309,7 +311,7 @@ def inode_of(fd: int, name: str) -> int | None:
 def snapshot(fd: int) -> list[Entry]:
     """Return the entries of an open directory at one instant, as far as the kernel can tell.
 
-    One call lists while nobody can rename: so it has to hold all names.
+    During one call nobody can rename, so one call must return all names.
 
     Raises:
         OSError: the directory cannot be read, or was removed.

@@ -1,10 +1,9 @@
 """A directory that a walk is in: its listed entries, and those still to be read.
 
 Where names change while a directory is read, the kernel may show neither the old name of a file nor
-the new one. So a directory that has changed meanwhile is listed once more, in one call of the
-kernel (`missed`).
-
-Limit: of a directory with very many names that has changed, nobody knows what was missed.
+the new one. So a directory that has changed during the listing is listed once more, in one call of
+the kernel (`missed`). Limit: if a changed directory has very many names, missed files cannot be
+found.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ class Frame(msgspec.Struct):
     Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
     `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
     entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
-    in memory. `listed` are the inodes of `count` entries so far, unless they are too many; those
-    that were gone when it was listed again are out. `ahead` has directories in it that were begun
+    in memory. `listed` are the inodes of `count` entries so far, unless they are too many; inodes
+    that were gone at the second listing are removed. `ahead` has directories in it that were begun
     ahead, `later` those that may be. If others may write to it, it `is_shared`, and `marks` are of
     directories in it; if it is listed again, `changed_ns` was its time at the listing before.
     """
@@ -106,7 +105,7 @@ class Frame(msgspec.Struct):
             self.names, self.inodes = chunk.names, chunk.inodes
 
     def take(self, count: int) -> tuple[list[str], array[int]]:
-        """Give out up to so many files, with their inodes."""
+        """Return up to this many files, with their inodes."""
         names, inodes = self.names, self.inodes
         if len(names) <= count:
             self.names, self.inodes = [], NO_INODES
@@ -122,7 +121,7 @@ class Frame(msgspec.Struct):
         """Yield the rest of its entries, and those that were missed.
 
         Raises:
-            OSError: it cannot be read; raised after the entries that could be read.
+            OSError: the directory cannot be read; raised after the readable entries.
         """
         for chunk in self.chunks:
             self.note(chunk)
@@ -135,10 +134,10 @@ class Frame(msgspec.Struct):
         """Return entries that its listing may have missed; call it once, when all are read.
 
         Where names change while a directory is read, the kernel may show neither the old name of a
-        file nor the new one. One call of the kernel lists without that.
+        file nor the new one. A listing in one call of the kernel misses no name.
 
         Raises:
-            OSError: it cannot be read again, or has changed and has too many names.
+            OSError: the directory cannot be read again, or has changed and has too many names.
         """
         if self.fd is None or self.is_listed or self.count <= AT_ONCE:
             return None
@@ -153,7 +152,7 @@ class Frame(msgspec.Struct):
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
     def look_ahead(self, lister: Lister) -> None:
-        """Have the next directories in it read ahead, as many as there is room for."""
+        """Begin to read the next directories in it ahead, as many as there is room for."""
         while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
             listing = lister.ahead(self.fd, self.later[0])
             if listing is None:

@@ -1,8 +1,9 @@
-"""Admission: which directories of a tree a scan enters, and what it leaves out.
+"""Admission: decides which directories of a tree a scan enters, and which it leaves out.
 
-Where a tree begins, where another file system begins in it, and where a followed link leads: these
-are decided here, in the process that hands out work, before anything below is listed. A worker of a
-cluster lists directories only as far as they need no such decision, and hands back the others.
+Three cases need a decision: the beginning of a tree, the border to another file system, and a
+followed link. The process that distributes work decides here, before any directory below is listed.
+A worker of a cluster lists directories only as far as they need no such decision, and hands back
+the others.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class Frontier:
     """Admission to the directories of one tree: each is asked about before it is entered."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
-        """Obey the options; a directory that `mounts` knows otherwise is unread."""
+        """Use the options; a directory that differs from its record in `mounts` is unread."""
         self._one_file_system = options.one_file_system
         self._mounts = mounts
-        #: Directories that are looked at when they are met: they are mount points, or were.
+        #: Directories that are looked at when the walk meets them: present and former mount points.
         self.points: frozenset[str] = frozenset()
         #: The device of the tree's own directory, once it is open.
         self._device = -1
@@ -77,7 +78,7 @@ class Frontier:
 
         It is entered anyway.
         """
-        self._device = status.st_dev  # not before it is open: only that makes an automount come
+        self._device = status.st_dev  # not before it is open: only opening mounts an automount
         if self._mounts is None:
             return None
         if not self._one_file_system:
@@ -85,7 +86,7 @@ class Frontier:
         return self._objection(path, fd, given=True)
 
     def is_border(self, path: str, status: os.stat_result, above: os.stat_result) -> bool:
-        """Return whether a directory in that of status `above` is to be decided about."""
+        """Return whether a directory, below one of status `above`, needs a decision."""
         # Automounts come while the walk goes on: another device, too, is a reason to look.
         return status.st_dev != above.st_dev or path in self.points
 
@@ -102,7 +103,7 @@ class Frontier:
         return None if reason is None else Outcome(Kind.UNREAD, path, reason=reason)
 
     def is_beyond(self, status: os.stat_result) -> bool:
-        """Return whether something is on another file system, and the tree stays on one."""
+        """Return whether a directory is on another file system, and the tree stays on one."""
         return self._one_file_system and status.st_dev != self._device
 
     def follows(self, target: Identity, entered: Sequence[Frame]) -> bool:

@@ -1,8 +1,8 @@
 """The interface of sources: they list the inputs of a scan.
 
-A source runs in the process that hands out work. It names inputs, in batches, and never looks at
-one or opens it; checkers do that. Its contract, which `tests/contract/test_sources.py` holds each
-one to: every input is named once or is an outcome; a directory that cannot be listed is unread; a
+A source runs in the process that hands out work. It names inputs, in batches, and never looks at an
+input or opens it; checkers do this. `tests/contract/test_sources.py` checks its contract for each
+source: every input is named once or is an outcome; a directory that cannot be listed is unread; a
 batch is of a useful size, or has the inputs listed in a useful time; and memory does not grow with
 the number of inputs.
 
@@ -26,7 +26,7 @@ TASK_S = 0.05
 
 
 class Source(Protocol):
-    """Lists inputs. `arguments` are what the user asked for, as the audit log shows it."""
+    """Lists inputs. `arguments` are the arguments of the user, as the audit log shows them."""
 
     @property
     def arguments(self) -> Sequence[str]:

@@ -1,11 +1,10 @@
 """Reading directories, some entries at a time, and several directories at once on slow storage.
 
-A walk reads one directory after the other, which costs nothing if the kernel has them in memory.
-Where each request takes milliseconds, threads open and read ahead the next directories of the walk,
-and find out the types that a directory does not give. If they cannot open or read a directory, the
-walk tries by itself: so the walk reports only what it has met, in its own order.
-
-Limits: only so many directories are open ahead, with so many names of each.
+A walk reads one directory after the other, which is fast if the kernel has them in memory. If each
+request takes milliseconds, threads open and read the next directories of the walk ahead, and look
+up types that a directory does not contain. If a thread cannot open or read a directory, the walk
+tries it itself, so the walk reports errors in its own order. Limits: the number of directories that
+are open ahead, and of names read ahead from each.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
 #: Entries that are read at a time: at first, at most, and at most where each takes long.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
-#: A step of the walk counts as a wait if it takes longer than so many seconds, and so many more for
-#: each entry.
+#: A step of the walk counts as a wait if it takes longer than the first number of seconds, plus the
+#: second number for each entry.
 STEP_S, ENTRY_S = 0.0005, 0.000005
 #: Listing is slow if so many more of the last steps were waits than not; more are not counted.
 SLOW_STEPS, MOST_STEPS = 3, 8
@@ -95,7 +94,7 @@ class Lister:
         #: The directories that are read ahead and not taken yet.
         self._ahead: set[Listing] = set()
         self._threads = 0
-        #: Set by the walk when its caller has forked the workers.
+        #: The walk sets this after its caller has forked the workers.
         self.may_thread = False
         #: Whether listing has waited recently.
         self.is_slow = False
@@ -134,7 +133,7 @@ class Lister:
         """Yield the entries of an open directory, some at a time.
 
         Raises:
-            OSError: it cannot be read to its end; raised after the entries that could be read.
+            OSError: the directory cannot be read to its end; raised after the readable entries.
         """
         with os.scandir(fd) as entries:
             while True:
@@ -185,7 +184,7 @@ class Lister:
     def take(self, listing: Listing) -> tuple[Open, Iterator[Chunk]] | None:
         """Return a directory that was opened ahead, and its entries, which are the caller's now.
 
-        None if it could not be opened: the caller is to try by itself.
+        None if the directory could not be opened: the caller must try itself.
         """
         self._ahead.discard(listing)
         found = listing.found.get()
@@ -199,7 +198,7 @@ class Lister:
         return self.is_slow and self.may_thread
 
     def close(self) -> None:
-        """Close all that was opened ahead, now or when its thread has come to its end."""
+        """Close all directories that were opened ahead, now or at the end of their threads."""
         for listing in self._ahead:
             listing.leave()
         for _ in range(self._threads):
@@ -227,7 +226,7 @@ class Listing:
         self._directory_fd, self._name = directory_fd, name
         #: What a thread has found, or its error; None if it could not open the directory.
         self.found: SimpleQueue[tuple[Open, Iterator[Chunk]] | BaseException | None] = SimpleQueue()
-        #: Guards these: the descriptor once it is open, and whether the directory is not wanted.
+        #: A lock for the descriptor, and for the mark that the directory is not wanted.
         self._lock = threading.Lock()
         self._fd, self._left = -1, False
 
@@ -248,7 +247,7 @@ class Listing:
         chunks = Lister().read(opened[0])
         try:
             kept, failures = read_ahead(chunks, NAMES_AHEAD)
-        except BaseException:  # for want of memory, say: the walk gets the error, and no descriptor
+        except BaseException:  # without memory, for example: the walk gets the error
             os.close(opened[0])
             raise
         with self._lock:
@@ -267,7 +266,7 @@ class Listing:
 
 
 def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OSError]]:
-    """Read on until there are more than `most` entries; return them, and an error that ended it."""
+    """Read until there are more than `most` entries; return them, and the error at the end."""
     kept: list[Chunk] = []
     try:
         for chunk in chunks:
@@ -283,7 +282,7 @@ def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OS
 def given_out(
     kept: Sequence[Chunk], failures: Sequence[OSError], rest: Iterator[Chunk]
 ) -> Iterator[Chunk]:
-    """Yield what was read ahead, then raise the error that ended it, or yield the rest."""
+    """Yield the entries read ahead, then raise the error at their end, or yield the others."""
     yield from kept
     for failure in failures:
         raise failure

@@ -1,18 +1,17 @@
 """The file systems of earlier scans, so that a scan notices one that is not mounted.
 
-Where a share is not mounted there is an empty directory, and scanning that would prove nothing. So
-a small file (`remembered`) keeps, for each directory that a scan is given and each mount point that
-it meets, the file system and the directory in that. A directory that is somewhere else now is
-judged by `_objection`:
+An unmounted share is an empty directory, and a scan of this directory would prove nothing. So a
+small file (`remembered`) keeps, for each given directory and each mount point that a scan meets,
+the file system and the directory in it. `_objection` judges a directory whose identity has changed:
 
-1. On the same directory of the same file system, all is well.
-2. Below autofs, the walk itself sees whether a file system comes when it is asked for.
-3. A former mount point counts as not mounted. Exception: a bind mount of the file system that it
-   lies on, if the directory is not empty, since other namespaces may not have that mount.
-4. Another file system that is empty may have been mounted by mistake: the one before is missing.
-5. Another file system with files has replaced the one before, which is forgotten.
+1. The same directory of the same file system is correct.
+2. Below autofs, the walk itself sees whether opening a directory mounts a file system.
+3. A former mount point counts as not mounted. Exception: a bind mount of the file system around it,
+if the directory is not empty, because other namespaces may not have this mount.
+4. Another, empty file system may have been mounted by mistake: the former one is missing.
+5. Another file system with files has replaced the former one, which is forgotten.
 
-A file system stays missing until it is mounted again or a user says that it has been given up.
+A file system stays missing until it is mounted again or a user runs `inventory forget`.
 
 File systems are identified by UUID, by the number that statfs(2) gives, or by the source of the
 mount. One equal identifier is enough, since names of disks may change when a machine starts. Only
@@ -81,7 +80,7 @@ class Mounts:
         self._seen: dict[str, Record] = {}
         self._mountinfo = b""
         self._mounts: dict[int, Mount] = {}
-        #: The mount points that there are and the directories that are remembered, ascending.
+        #: The present mount points and the remembered directories, ascending.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
         #: Why the earlier file systems are unknown, if so: then none can be noticed as missing.
@@ -95,7 +94,7 @@ class Mounts:
             on_failure(error)
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
-        """Return the directories below `path`, open as `fd`, that `look` wants to see.
+        """Return the directories below `path`, open as `fd`, that need a `look`.
 
         Their paths begin like `path`.
         """
@@ -112,13 +111,13 @@ class Mounts:
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note where an open directory is; return why it is not the one scanned before.
+        """Note where an open directory is; return why it is not the one of the last scan.
 
         A directory `given` by the user is always kept, others if they are mount points.
         """
         now = self._record_of(fd)
         if now is None:
-            # There is nothing to compare with, or no way to compare.
+            # There is no record to compare with, or no way to compare.
             return UNIDENTIFIED if self._records and not _can_identify(fd) else None
         path = now.real_path
         before = self._records.get(path)
@@ -134,7 +133,7 @@ class Mounts:
         return None
 
     def save(self) -> None:
-        """Write the directories of this scan, if there is anything new."""
+        """Write the directories of this scan, if any has changed."""
         changed = {
             path: record
             for path, record in self._seen.items()
@@ -151,8 +150,8 @@ class Mounts:
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
         """Return the identity of `rest` in an open directory: see `core.match.Place`.
 
-        A name that another file system may get is useless here: all matches on the old file system
-        would count as gone. None if there is no better name.
+        A name that another file system may get is useless here, because all matches on the old file
+        system would count as gone. None if there is no permanent name.
         """
         path, mount = real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
@@ -170,7 +169,7 @@ class Mounts:
         """Yield the names of a file system that no other one can get.
 
         Raises:
-            OSError: it cannot be asked.
+            OSError: the file system cannot be asked.
         """
         if mount.source.startswith(b"/dev/"):
             # The next disk gets the name of the device; with most kinds, also the number.
@@ -238,7 +237,7 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why a directory is not the one scanned before; the numbers are the module's."""
+    """Return why a directory is not the one of the last scan; the module explains the numbers."""
     if _is_same(before, now):  # 1
         return None
     if now.kind == "autofs" or before.point == now.point == "/":  # 2, and the root

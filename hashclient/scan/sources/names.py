@@ -2,7 +2,7 @@
 
 A name is taken byte for byte and is relative to the current directory. It counts as named by the
 user, as an argument does: a link is followed. The file is not looked at here. A directory is
-unread, never walked: `find` lists what is in it as well, and each file would be checked once a
+unread, never walked: `find` also lists its files, and each file would be checked once for each
 level.
 
 A line ends in LF. All other bytes belong to the name. So a list from another system may lead to
@@ -61,7 +61,10 @@ class Names:
         return [f"--files-from {self._name}"]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield the named files; see `Source`. A list that fails on the way is itself unread."""
+        """Yield the named files; see `Source`.
+
+        If the list cannot be read to its end, the list itself is unread.
+        """
         tasks = TaskBuilder()
         for block in self._blocks():
             if isinstance(block, Outcome):

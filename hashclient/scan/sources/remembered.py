@@ -33,7 +33,7 @@ _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class DamagedMountsError(StateError):
-    """The file has other content than was written; scans begin again."""
+    """The content of the file has changed on the disk; scans begin a new file."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -77,7 +77,7 @@ def load(state_dir: Path) -> list[Record]:
     """Return the remembered directories, by path.
 
     Raises:
-        StateError: it cannot be read.
+        StateError: the file cannot be read.
     """
     records = by_path(state_dir)
     return [records[path] for path in sorted(records)]
@@ -102,10 +102,10 @@ def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
 
 
 def add(state_dir: Path, changed: Mapping[str, Record]) -> None:
-    """Remember directories, by path, in place of what was known of them.
+    """Remember directories, by path, in place of their earlier records.
 
     Raises:
-        StateError: it cannot be read or written.
+        StateError: the file cannot be read or written.
     """
     with _locked(state_dir):
         # Another scan may have written meanwhile.

@@ -42,7 +42,7 @@ class Coverage:
     def begin(self, tree: str) -> None:
         """Note that the walk of the tree at a path is complete."""
         if len(self.roots) < MAX_COVERED:
-            # A link on the way that is exchanged now leads nowhere: then nothing is gone there.
+            # A link on the way may be exchanged now and lead nowhere: then no match is gone there.
             with contextlib.suppress(OSError):
                 self.roots.append((tree, os.path.realpath(tree)))
 
@@ -61,7 +61,7 @@ class Coverage:
         return len(self._failed) >= MAX_COVERED or directory in self._failed
 
     def excludes(self, directory: str, name: str) -> bool:
-        """Return whether a name in a directory was to be left out."""
+        """Return whether the options exclude a name in a directory."""
         return self._excluded is not None and self._excluded(directory, name)
 
 
@@ -83,7 +83,7 @@ class Trees:
         *,
         looks_again: bool = True,
     ) -> None:
-        """List `paths`; with `mounts`, a directory that is not the one of before is unread.
+        """List `paths`; with `mounts`, a directory that is not the former one is unread.
 
         If it `looks_again`, directories that others may write to are noted for `again`.
         """
@@ -104,8 +104,8 @@ class Trees:
         """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
 
         A path that is a link is followed: the user named it. Regular files are only listed here;
-        they may change or vanish before they are opened. A directory that is not the one of before
-        is unread, but its present files are listed.
+        they may change or vanish before they are opened. A directory that is not the former one is
+        unread, but its present files are listed.
         """
         tasks, lister = TaskBuilder(), Lister()
         try:
@@ -134,7 +134,7 @@ class Trees:
                 yield item
 
     def given(self) -> Iterator[Tree | Group | Outcome]:
-        """Yield what stands at each path."""
+        """Yield the file or tree at each path."""
         for path, status in zip(self._paths, looked_at(self._paths), strict=True):
             if isinstance(status, OSError):
                 yield Outcome(Kind.UNREAD, path, reason=reason_of(status))
@@ -147,14 +147,14 @@ class Trees:
                 yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note what was listed, and in whose place something else was read; see `again`."""
+        """Note listed files for which another file was read; see `again`."""
         self._again.lost.update(inodes)
 
     def again(self) -> Iterator[Task | Outcome]:
-        """Yield what was moved since it was listed; see `again`.
+        """Yield files that were moved after they were listed; see `again`.
 
-        Call it when all that `batches` has given was checked. Each task is to be checked before the
-        next one is asked for.
+        Call this after all batches are checked. Each task must be checked before the next one is
+        requested.
         """
         tasks = TaskBuilder()
         try:

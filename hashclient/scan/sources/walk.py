@@ -1,10 +1,10 @@
 """The walk of a tree: directories are listed one after the other, depth first.
 
-It only lists; checkers look at the files. It holds one name at a time and a bounded number of open
-directories, so its memory does not grow with the tree. Directories are opened from their parents,
-piece by piece where a path is longer than the kernel takes at once, and never through a link that
-took a directory's place. The frontier decides about each of them. It is the same walk in the
-process that hands out work and in a worker of a cluster.
+The walk only lists; checkers look at the files. It keeps one name at a time and a limited number of
+open directories, so its memory does not grow with the tree. Directories are opened from their
+parents, piece by piece where a path is longer than the kernel takes at once, and never through a
+link that has replaced a directory. The frontier decides about each directory. The process that
+distributes work and a worker of a cluster use the same walk.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from hashclient.scan.values.work import (
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: Directories held open at a time; those further up are read to their end, and closed.
+#: Directories that are open at a time; directories further up are read to their end, and closed.
 OPEN_DEPTH = 32
 EXCLUDED = "excluded"
 #: Why the target of a link cannot be followed.
@@ -75,7 +75,7 @@ class Walk:
         again: Again | None = None,
         base: str = "",
     ) -> None:
-        """List with `lister` what `frontier` admits, and note directories of others in `again`.
+        """List directories that `frontier` admits, and note directories of others in `again`.
 
         Relative paths are below `base`, if that is given.
         """
@@ -84,7 +84,7 @@ class Walk:
         self._follow = options.follow_symlinks
         self._lister = lister
         self._again = again
-        #: Directories that were entered since they are looked at `again`; None before.
+        #: Directories that were entered during the passes of `again`; None before.
         self._late: set[tuple[int, int]] | None = None
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._stack: list[Frame] = []
@@ -98,8 +98,8 @@ class Walk:
     ) -> Iterator[Item]:
         """Yield groups of names, and outcomes of paths that are not listed.
 
-        If another directory is there by now, it is walked, and the one with `identity` is unread.
-        The path itself may be a link, with `follow`.
+        If another directory is there now, it is walked, and the one with `identity` is unread. The
+        path itself may be a link, with `follow`.
         """
         first = self._enter(path, follow=follow)
         if first is None and identity is not None and self._stack:
@@ -110,7 +110,7 @@ class Walk:
         yield from self._go_on(first)
 
     def walk_listed(self, path: str, inode: int, above: int) -> Iterator[Item]:
-        """Yield the same of a directory that was listed before; `above` is its parent's inode.
+        """Yield the same for a directory that was listed before; `above` is its parent's inode.
 
         An inode of 0 is not known.
         """
@@ -127,7 +127,7 @@ class Walk:
         yield from self._go_on(self._enter(path, frame=frame, inode=inode, follow=False))
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
-        """Yield what is new in a directory, and was there before the scan; see `again`."""
+        """Yield new entries of a directory that are older than the scan; see `again`."""
         self._late = set() if self._late is None else self._late
         self._lister = lister
         self._stack.append(frame)
@@ -148,7 +148,7 @@ class Walk:
                     os.close(frame.fd)
 
     def _advance(self, frame: Frame) -> Iterator[Item]:
-        """Read on in `frame` until a directory in it is entered or it is at its end."""
+        """Read from `frame` until a directory in it is entered, or until its end."""
         depth = len(self._stack)
         try:
             while True:
@@ -213,7 +213,7 @@ class Walk:
         return chunk_of(kept)
 
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
-        """Have the directories of a new chunk read ahead."""
+        """Begin to read the directories of a new chunk ahead."""
         frame.later.extend([name for name, mode, _ in chunk.others if mode == stat.S_IFDIR])
         frame.look_ahead(self._lister)
 
@@ -340,7 +340,7 @@ class Walk:
         frame: Frame | None,
         target: Identity | None,
     ) -> tuple[bool, Outcome | Start | None]:
-        """Return whether an open directory is entered, and what is to be said; see `_enter`."""
+        """Return whether an open directory is entered, and an outcome; see `_enter`."""
         identity = (status.st_dev, status.st_ino)
         if target not in (None, identity):
             return False, Outcome(Kind.UNREAD, path, reason=MOVED)
@@ -390,7 +390,7 @@ class Walk:
         from elsewhere, the reason why the listed one is unread is returned, too.
 
         Raises:
-            OSError: it cannot be opened; it is `failure` if it is gone.
+            OSError: the directory cannot be opened; it is `failure` if the directory is gone.
         """
         name = path.rpartition("/")[2]
         with self._held(frame) as parent:

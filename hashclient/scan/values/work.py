@@ -1,9 +1,9 @@
 """The work of a scan, its results, and the reasons why an input was not read.
 
-Work is names of files, and directories that are to be listed: a source makes it, executors carry it
-and its results, and checkers do it. `reason_of` gives the reasons of the system. Reasons of this
-program are constants here, or beside the one place that uses them. `docs/exit-codes.md` has the
-table of them all.
+Work consists of names of files and of directories to list: a source makes work, executors transport
+work and results, and checkers do the work. `reason_of` gives the reasons of the system. Reasons of
+this program are constants here, or beside the one place that uses them. `docs/exit-codes.md` has
+the table of them all.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Group(NamedTuple):
         return self._replace(names=self.names[first:end], inodes=self.inodes[first:end])
 
     def only(self, names: Sequence[str], inodes: Sequence[int]) -> Group:
-        """Return a group of some of the files, or of what they are called now."""
+        """Return a group of some of the files, perhaps with their new names."""
         known = array("Q", inodes) if any(inodes) else NO_INODES
         return self._replace(names=list(names), inodes=known)
 
@@ -99,7 +99,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
 #: A walk yields files, outcomes of everything else, and directories left to others.
 Item = Group | Outcome | Start
 
-#: The names that are handed to a worker at a time.
+#: The names that a worker gets at a time.
 Task = list[Group]
 
 
@@ -134,12 +134,11 @@ class Result(Counts, kw_only=True):
 
     Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
     unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
-    containers; `clean` and `outcomes` have them, too.
-    `reported` has what the `Advance`s of the task have reported already, in all;
-    `taken_s` is how long another process took for it.
-    `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
-    `containers` the members that were found inside of files. `lost` are the inodes of files and
-    directories that were listed, and in whose place others were checked.
+    containers; `clean` and `outcomes` have them, too. `reported` has what the `Advance`s of the
+    task have reported already, in all; `taken_s` is how long another process took for it. `learned`
+    are records for the inventory, by file system; `seen` its blocks that are in use, and
+    `containers` the members that were found inside of files. `lost` are the inodes of listed files
+    and directories for which others were checked.
     """
 
     clean: int = 0
@@ -153,7 +152,7 @@ class Result(Counts, kw_only=True):
     taken_s: float = 0.0
 
     def add(self, more: Result) -> None:
-        """Add what a later part of the same task has found."""
+        """Add the result of a later part of the same task."""
         self.add_counts(more)
         self.clean += more.clean
         self.outcomes += more.outcomes
