@@ -53,10 +53,11 @@ class Named:
     def open(self) -> None:
         """Open the file or directory at the path; links are followed.
 
-        1. It is opened by its path. 2. The kernel gives a path without links for it. 3. By that
-        path, through no link, the client reaches the same file or directory. So no link in /proc
-        leads to a file that this process has open and the client cannot reach. 4. Of a file, its
-        directory is held in place of the file.
+        1. It is opened by its path.
+        2. The kernel gives a path without links for it.
+        3. By that path, through no link, the client reaches the same file or directory. So no link
+           in /proc leads to a file that this process has open and the client cannot reach.
+        4. Of a file, its directory is held in place of the file.
 
         Raises:
             OSError: the path cannot be opened, or another file has its name now.

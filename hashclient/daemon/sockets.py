@@ -60,10 +60,11 @@ def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.s
 def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.socket:
     """Listen at a path.
 
-    1. Nobody else may change a directory on the way; a missing directory is made. 2. The directory
-    stays open.
-    3. A lock in it keeps two daemons that start at once from removing each other's socket. 4. A
-    socket without a listener is removed. 5. The new one has its mode before it listens.
+    1. Nobody else may change a directory on the way; a missing directory is made.
+    2. The directory stays open.
+    3. A lock in it keeps two daemons that start at once from removing each other's socket.
+    4. A socket without a listener is removed.
+    5. The new one has its mode before it listens.
     """
     _refuse(path, stranger_on(path.parent))
     if not path.parent.exists():

@@ -4,7 +4,7 @@
    into a file without a name, compared with its MD5, and read piece by piece. The format is
    Parquet, or CSV with keys that are escaped as in a URL.
 2. Any other report is one Parquet or CSV file, by its path or its URI. The file has columns `key`
-and `size`, and perhaps `etag` and `version`; its keys are not escaped.
+   and `size`, and perhaps `etag` and `version`; its keys are not escaped.
 3. Only the latest version of a key counts, unless all are asked for; marks of deletion are ignored.
 
 A report may be old. If an object has changed after the report, the read detects this, and the

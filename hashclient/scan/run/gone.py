@@ -4,13 +4,13 @@ A match is gone if all of this is true:
 
 1. Its path lies below a PATH of a scan that came to its end.
 2. The way from there to the file is followed directory by directory, without a symbolic link. The
-scan has listed each directory on the way: none was excluded, failed, or was on another file system
-that the scan had to leave out.
+   scan has listed each directory on the way: none was excluded, failed, or was on another file
+   system that the scan had to leave out.
 3. The way ends in the file's own directory or above it, and this is the same directory of the same
    file system as when the file matched. So an unmounted share makes no match gone. The directory
    shows its names: if it is encrypted, its key is there.
 4. The directory does not have the name, or the name is no regular file. A link with an existing
-target proves nothing: the file may have been moved, and this path may still lead to it.
+   target proves nothing: the file may have been moved, and this path may still lead to it.
 
 Each open match below a PATH that the scan has not found again costs a look at its name, and each of
 their directories is opened once. Without these matches, a scan pays only for one query to the

@@ -7,7 +7,7 @@ the file system and the directory in it. `_objection` judges a directory whose i
 1. The same directory of the same file system is correct.
 2. Below autofs, the walk itself sees whether opening a directory mounts a file system.
 3. A former mount point counts as not mounted. Exception: a bind mount of the file system around it,
-if the directory is not empty, because other namespaces may not have this mount.
+   if the directory is not empty, because other namespaces may not have this mount.
 4. Another, empty file system may have been mounted by mistake: the former one is missing.
 5. Another file system with files has replaced the former one, which is forgotten.
 
