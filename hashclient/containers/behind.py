@@ -1,9 +1,9 @@
 """Archives behind other bytes: in self-extractors, behind pictures and documents.
 
-`sniffing` finds where such archives may be. Here all bytes are searched for the marks of the kinds
-that declare one for this; the expander of the kind says whether an archive begins there, and how
-long it is. A kind that is not opened is named. The zip expander itself finds a zip behind other
-bytes.
+`sniffing` finds where such archives may be. This module searches all bytes for the marks that kinds
+declare for this purpose. The expander of a kind decides whether an archive begins at a mark, and
+how long the archive is. An archive of an unopened kind is reported. The zip expander itself finds a
+zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from hashclient.containers.interface import (
 from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
-#: Archives that are opened in one file. More marks whose checksums are right are no chance.
+#: The most archives that are opened in one file. More marks with correct checksums cannot occur by
+#: chance.
 _MAX_ARCHIVES = 64
 
 
@@ -34,7 +35,7 @@ class Begun(Expander, Protocol):
     def length(self, data: Data) -> int:
         """Return the length of the archive that begins here; 0 without one.
 
-        All bytes, if the archive does not show it.
+        The length of all bytes, if the archive does not show its end.
         """
         ...
 
@@ -82,7 +83,7 @@ class Behind:
                 start = begin + _WINDOW_BYTES
                 continue
             part, lengths = part_of(data, at), []
-            # Marks of several kinds may be of one place: a false one must not hide another.
+            # Marks of several kinds may be at one place: a false mark must not hide a true one.
             for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
                     kinds.remove((kind, None))  # once is enough

@@ -1,10 +1,10 @@
 """Cabinets as cabextract reads them: with short blocks, and several in one file.
 
-libarchive calls short blocks damaged. It reads all other cabinets, and all that is compressed in
-another way than by MSZIP, and ends with the first cabinet of a file.
+libarchive calls short blocks damaged. libarchive reads all other cabinets, and all members that are
+not compressed by MSZIP, but only the first cabinet of a file.
 
-Limits: a cabinet in an archive is a stream, of which libarchive reads the first cabinet: one behind
-it is unread. A member whose folder began in another cabinet is unread, as in libarchive.
+Limits: a cabinet in an archive is a stream, in which libarchive reads the first cabinet: a cabinet
+behind it is unread. A member whose folder began in another cabinet is unread, as in libarchive.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Marks(Forward):
 
 
 class _Passing:
-    """A stream that is read by another one, and where the last mark was in it."""
+    """A stream that another stream reads, and the position of the last mark in it."""
 
     def __init__(self, stream: Forward) -> None:
         self._stream = stream
@@ -86,7 +86,8 @@ class Cab(Libarchive):
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`. Behind a cabinet, cabextract looks for the mark of another one.
 
-        It looks in all bytes behind the mark if the cabinet cannot end where its header says.
+        If the cabinet cannot end where its header says, cabextract searches all bytes behind its
+        mark.
         """
         if not hasattr(data, "read_at"):
             yield from self._in_stream(data)
@@ -125,7 +126,7 @@ class Cab(Libarchive):
     def length(self, data: Data) -> int:
         """See `behind.Begun`: the first folder is where the header says.
 
-        Programs pass over the other fields: the version, and a length that cannot be.
+        Programs ignore the other fields: the version, and an impossible length.
         """
         head = data.read_at(0, _HEADER.size)
         if len(head) < _HEADER.size:
@@ -144,7 +145,7 @@ def _says(head: bytes) -> int:
 
 
 def _short(data: Data) -> list[_Folder]:
-    """Return the folders of a cabinet if a block in them is short that is not the last one."""
+    """Return the folders of a cabinet if a block in them, but not the last one, is short."""
     folders = _folders(data)
     is_short = False
     for folder in folders:
@@ -182,7 +183,7 @@ def _table(data: Data, most: int = 1 << 16) -> list[_Folder]:
 
 
 def _blocks(data: Data, folder: _Folder) -> Iterator[tuple[int, int, int]]:
-    """Yield where the bytes of each block are, how many, and their length without compression."""
+    """Yield position, number and uncompressed length of the bytes of each block."""
     at = folder.start
     for _ in range(folder.blocks):
         head = data.read_at(at, _BLOCK.size)
@@ -214,7 +215,7 @@ def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[byte
     """Yield the bytes of a member.
 
     Raises:
-        NotReadError: they are damaged.
+        NotReadError: the bytes are damaged.
     """
     before = b""
     for at, packed, length in _blocks(data, folder):

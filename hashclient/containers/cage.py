@@ -2,8 +2,7 @@
 
 The process is started as a program of its own, never forked, so that it has no keys and lists from
 the worker's memory. It gets a pair of sockets and nothing else. If it dies, the file at hand is
-unread and the worker goes on. Its answers count for that file only, and only as far as they can be
-true.
+unread and the worker goes on. Its answers count only for this file, and only if they are possible.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ _log = Log("containers")
 
 #: Seconds until the process must be sandboxed; a machine without free memory takes long.
 START_S = 60.0
-#: After so many ends in a row before any file was opened, no more processes are started.
+#: If this many processes in a row end before they open a file, no more are started.
 MAX_VAIN_STARTS = 4
-#: Names of containers in one another, the outermost first.
+#: Names of nested containers, the outermost first.
 Chain = tuple[bytes, ...]
 
 #: Calls what starts the process, in a thread: the kernel ends the process when that thread ends.
@@ -68,7 +67,7 @@ _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask i
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """One member: where it is, outermost first, its result (see `Row`), and the mail it is in."""
+    """One member: the names of its containers, outermost first, its `Row`, and its mail."""
 
     chain: Chain
     row: Row
@@ -122,11 +121,11 @@ class Cage:
     ) -> int:
         """Open the file `fd` of `size` bytes; call `on_found` with its members as they come.
 
-        Returns how many bytes came out of it.
+        Returns the number of decoded bytes.
 
         Raises:
-            NotReadError: it was not read to its end, since the process has died or takes too long;
-            earlier results count.
+            NotReadError: the file was not read to its end, because the process died or took too
+                long; earlier results count.
             OSError: there is no room for the process now; nothing was found yet.
         """
         deadline = time.monotonic() + self.options.limits.time_s
@@ -189,7 +188,7 @@ class Cage:
                 raise BrokenError("it makes no sense")
 
     def _found(self, chains: dict[int, Chain], mails: dict[int, Mail], row: Row) -> Found:
-        """Check a row and say where its member is."""
+        """Check a row and return the place of its member."""
         if not 0 <= row.mask <= 7 or len(row.digests) != _DIGEST_BYTES[row.mask]:
             raise BrokenError("it makes no sense")
         if not 0 <= (row.size or 0) < 2**63 or (row.mask and row.size is None):
@@ -229,7 +228,7 @@ class Cage:
         """Start the process, and wait until it is locked up.
 
         Raises:
-            NotReadError: it cannot be started, or not be sandboxed as required.
+            NotReadError: the process cannot be started, or cannot be sandboxed as required.
             OSError: there are not enough descriptors or memory now.
         """
         if self._vain_starts >= MAX_VAIN_STARTS:

@@ -1,8 +1,8 @@
 """The process that opens containers: started for one worker, sandboxed, and given file by file.
 
-It has no key, no list and no index, since it is started and not forked. Once sandboxed it can open
-no file, so all modules are loaded before. A hostile file may take it over at any time: the worker
-believes it only about the file at hand.
+The process has no key, no list and no index, because it is started and not forked. In the sandbox
+it can open no file, so all modules are loaded before. A hostile file may take the process over at
+any time: the worker believes its answers only about the present file.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from hashclient.containers.registry import Registry
 from hashclient.containers.sandbox import die_with_parent, lock
 from hashclient.core.model import Mail
 
-#: Seconds of processor time in which a reader has to read something, or to find something.
+#: Seconds of processor time in which a reader must read a byte or find a member.
 STALL_S = 60
 
-#: What decodes names; Python has each in a module of its own, which cannot be loaded later. The
-#: first is for its reader of encoded words, the next two are for names in images of disks, in
-#: documents, stores and 7z; the others are those in which mail names files.
+#: Codecs for names; each is a Python module, which cannot be loaded later. The first is for
+#: Python's reader of encoded words, the next two are for names in images of disks, in documents,
+#: stores and 7z; the others are used for names of files in mail.
 _CODECS = (
     *("raw-unicode-escape", "utf-16-le", "utf-16-be", "utf-8", "utf-7", "ascii", "latin-1"),
     *("iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-9", "iso-8859-15", "koi8-r", "koi8-u"),
@@ -55,10 +55,10 @@ _CODECS = (
 
 
 class Stall:
-    """Gives a file up where its reader runs, and neither reads a byte nor finds one any more.
+    """Ends the reading of a file if its reader runs, but reads no byte and finds no member.
 
-    Hostile bytes may show a fault of a reader that has no end. The limit on time is an hour, for
-    files that are large; in that time such bytes would cost a processor.
+    Hostile bytes may cause an endless loop in a reader. The limit of time is an hour, for large
+    files; in this time the loop would use a processor.
     """
 
     def __init__(self, interval_s: float = STALL_S) -> None:
@@ -70,7 +70,7 @@ class Stall:
 
     @contextlib.contextmanager
     def watching(self, steps: Callable[[], int]) -> Iterator[None]:
-        """Watch one file; `steps` returns a number that grows while its reader gets on."""
+        """Watch one file; `steps` returns a number that grows while its reader makes progress."""
         self._steps, self._last = steps, -1
         try:
             yield
@@ -199,7 +199,7 @@ def main(fd: int) -> None:
             return
         die_with_parent(setup.parent)
         with contextlib.suppress(locale.Error):
-            # Names in archives are handed on as they are; in another locale some would get lost.
+            # Names in archives are passed on unchanged; in another locale some would be lost.
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         registry = Registry(setup.passwords)
         load_charsets()

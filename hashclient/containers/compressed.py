@@ -1,9 +1,9 @@
 """One compressed file: gzip, bzip2, xz, legacy lzma, and zstd where Python has it.
 
-Each is a container of one member: all its streams one after the other, as the programs of these
-formats give it. Bytes after the last stream are ignored, as by these programs; where a stream of
-another kind follows, which some programs join, they are unread. No size is claimed: that of gzip is
-modulo four gigabytes, and of the last stream alone.
+Each is a container with one member, which consists of all its streams one after the other, as in
+the programs of these formats. Bytes after the last stream are ignored, as by these programs; but if
+a stream of another kind follows, which some programs join, these bytes are unread. No size is
+claimed: the size in gzip is modulo four gigabytes, and only of the last stream.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIRST_BYTES = 2 << 10
 
 #: A header, and room for the extra field, a name and a comment behind it.
 _GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
-#: Checksum and length of what comes out.
+#: Checksum and length of the decoded bytes.
 _GZIP_TRAILER = Struct("<2L")
 _GZIP = b"\x1f\x8b"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
@@ -41,20 +41,20 @@ _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
-#: Streams that `zstd`, or the module `lzma` of Python, gives behind one of another kind.
+#: Streams that `zstd`, or Python's module `lzma`, joins to a stream of another kind.
 _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
     rb"\x02\x21\x4c\x18|LZIP"
 )
-#: Python's module joins streams of these, and passes over others behind them.
+#: Python's module joins streams of these kinds, and ignores streams of other kinds behind them.
 _JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
-#: So many bytes decoded from a head show the kind; the window suffices for them.
+#: This many decoded bytes show the kind of a member; the window is large enough for them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
 class _Input:
-    """The compressed bytes, given in pieces of which a part can be given back."""
+    """The compressed bytes, in pieces; a part of a piece can be given back."""
 
     def __init__(self, data: Data | Stream) -> None:
         self._bytes = Forward(data)
@@ -100,7 +100,7 @@ class _Compressed:
     #: How a stream begins.
     mark = b""
     seeks = False
-    #: Whether any program joins it with a stream of another kind behind it.
+    #: Whether any program joins a stream of another kind to this one.
     is_joined = True
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -154,7 +154,7 @@ class _Compressed:
         return False
 
     def streams(self, source: _Input) -> Iterator[bytes]:
-        """Yield what comes out of all streams of this kind."""
+        """Yield the decoded bytes of all streams of this kind."""
         while True:
             decoder = self._decoder()
             yield from decoded(decoder, source.piece)
@@ -165,7 +165,7 @@ class _Compressed:
 
 
 def is_joined(rest: bytes) -> bool:
-    """Return whether bytes behind a stream are one of another kind that some program joins."""
+    """Return whether the bytes are a stream of another kind that some program joins."""
     return _JOINED.match(rest) is not None or Lzma().sniff(rest[:HEAD_BYTES])
 
 
@@ -213,7 +213,7 @@ class Gzip(_Compressed):
 def _gzip_header(source: _Input) -> tuple[int, bytes, bool]:
     """Return the length of a header, the name in it, and whether its own checksum is right.
 
-    The length is 0 if it has no end. Flags that mean nothing are passed over.
+    The length is 0 if it has no end. Unknown flags are ignored.
     """
     head = source.peek(_GZIP_HEADER_BYTES)
     at, name = _GZIP_HEADER_BYTES, b""
@@ -294,7 +294,7 @@ class Lzma(_Compressed):
         if not is_lzma_header(head):
             return False
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
-        # busybox gives what comes before the end where the length is too small.
+        # If the length is too small, busybox returns the bytes before the end.
         return any(
             _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
             for size in {head[5:13], b"\xff" * 8}  # most have no length
@@ -317,7 +317,7 @@ class Zstd(_Compressed):
         return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)
 
 
-#: Those that are read here behind a stream of another kind.
+#: The kinds that are read here behind a stream of another kind.
 _JOINED_HERE = (Gzip(), Xz(), Lzma())
 
 

@@ -1,7 +1,7 @@
 """Compressed bytes made plain, a bounded piece at a time.
 
-Every method of the standard library behind one protocol, and one loop that drives it. Memory is
-what the method declares, within `MAX_WINDOW_BYTES`, and two pieces.
+Every method of the standard library behind one protocol, and one loop that drives it. The memory is
+the window that the method declares, up to `MAX_WINDOW_BYTES`, and two pieces.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def brief_inflater(wbits: int) -> Any:
 
 
 class Inflater:
-    """Deflate as such a decoder: bare, or another form by `wbits` of zlib."""
+    """Deflate as a `Decoder`: bare, or in another form by `wbits` of zlib."""
 
     def __init__(self, wbits: int = -15) -> None:
         """Begin before the first byte."""
@@ -107,7 +107,7 @@ class Inflater:
         rest = self._rest
         out: bytes = inflater.decompress(rest + data if rest else data, max_length)
         self._rest = rest = inflater.unconsumed_tail
-        # A full piece may leave some in the window, with nothing left to give.
+        # After a full piece, the window may still contain bytes.
         self.needs_input = not rest and len(out) < max_length
         return out
 

@@ -1,9 +1,9 @@
 """Works through a container: digests its members, and opens the containers among them, too.
 
-Runs in the sandboxed process. It keeps the limits, asks once per directory which members to digest,
-reads each member once, and hands the results on; it knows no list and judges nothing. A member that
-cannot be read gives a row that says why, and the members beside it are still read. The bytes that
-came before the error count as well: many programs leave them, some of them without a complaint.
+Runs in the sandboxed process. The driver enforces the limits, asks once per directory which members
+to digest, reads each member once, and passes the results on; it knows no list and judges nothing. A
+member that cannot be read gets a row with the reason, and the other members are still read. The
+bytes before the error count as well: many programs extract them, some without an error message.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ASK_AT_ONCE = 100_000
 
 
 class Registry(Protocol):
-    """Knows which expander reads which kind; `registry` is the one there is."""
+    """Knows which expander reads which kind; `registry` has the only one."""
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
@@ -85,7 +85,7 @@ class Sink(Protocol):
 
 
 class Spool(Anywhere):
-    """The bytes of a container in a container, held in memory to be read anywhere."""
+    """The bytes of a nested container, in memory, readable at any place."""
 
     def __init__(self, content: bytearray) -> None:
         self._content = memoryview(content)
@@ -97,7 +97,7 @@ class Spool(Anywhere):
 
 
 class Tee(Buffered):
-    """A member that is read once: looked at, digested, kept for a while, and expanded meanwhile.
+    """A member that is read once, and in this read examined, digested, kept and expanded.
 
     The bytes are digested as they are read, by any reader. An error is an end to readers; it is
     kept in `error`.
@@ -123,7 +123,7 @@ class Tee(Buffered):
         return self.some(count)
 
     def keep(self) -> None:
-        """Keep all that comes, as far as there is room; nothing must have been read before."""
+        """Keep all bytes, as far as there is room; no byte may have been read before."""
         self._spool = bytearray(self._buffer)
         if len(self._spool) > self._spool_bytes:
             self._spool = None
@@ -175,7 +175,7 @@ class Tee(Buffered):
 
 
 class Driver:
-    """Opens one file and all that is in it."""
+    """Opens one file and all containers in it."""
 
     def __init__(
         self, registry: Registry, limits: Limits, job: Job, sink: Sink, *, verify_sizes: bool
@@ -265,7 +265,7 @@ class Driver:
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
         """Return whether a member's first bytes show that no container is in or behind it.
 
-        Other members, and unreadable ones, stay undecided: they are read as any other.
+        Other members, and unreadable ones, stay undecided: they are read completely.
         """
         if member.kind or member.size is None:
             return False
@@ -309,8 +309,8 @@ class Driver:
             mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
             return bytes([mask]) * len(members)
         if len(members) == 1 and not expander.seeks:
-            # A stream gives its members one by one: to ask for each would cost more than to digest
-            # all.
+            # A stream has its members one by one: a question for each would cost more than
+            # digesting all.
             return bytes([job.any_mask])
         sizes = [
             NO_CLAIM if m.size is None or (self._verify_sizes and not m.is_exact) else m.size
@@ -333,9 +333,10 @@ class Driver:
     ) -> None:
         """Read one member as far as needed, and open it if it is a container.
 
-        With `once`, set within another reading, bytes opened as a reading are not opened again. A
-        mailbox is read as one mail as well: where the text of this mail is the rest of the mailbox,
-        it is opened as a mailbox alone, or each message would be read as often as it has a place.
+        With `once`, which is set within another reading, bytes that were already opened as a
+        reading are not opened again. A mailbox is also read as one mail. If the text of this mail
+        is the rest of the mailbox, this text is opened only as a mailbox; otherwise each message
+        would be read once for each message before it.
         """
         once |= member.is_again
         name = _name(member)
@@ -383,9 +384,9 @@ class Driver:
         *,
         once: bool,
     ) -> None:
-        """Open a member that has to be in memory as a whole, or whose end has to be looked at.
+        """Open a member that must be completely in memory, or whose end must be examined.
 
-        With `once`, nothing is done where the same bytes were opened so.
+        With `once`, nothing is done if the same bytes were opened in this way.
         """
         tee.keep()
         tee.drain()
@@ -411,7 +412,7 @@ class Driver:
             self._open_readings -= once
 
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
-        """Note what a member is opened as; return False where the same bytes were opened so."""
+        """Note how a member is opened; return False if the same bytes were already opened so."""
         whole = tee.spooled()
         if whole is None:
             return True
@@ -433,7 +434,7 @@ class Driver:
         )
 
     def _not_opened(self, container: int, kind: str) -> None:
-        """Hand on that a file or a member holds others, and is not opened."""
+        """Pass on that a file or member contains other files, and is not opened."""
         self._sink.row(Row(container, b"", None, not_opened=kind))
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
@@ -446,5 +447,5 @@ def _nothing_at(_offset: int, _count: int) -> bytes:
 
 
 def _name(member: Member) -> bytes:
-    """Return the name of a member; one without a name is called by its offset."""
+    """Return the name of a member; without a name, its offset."""
     return member.name[:MAX_NAME_BYTES] or (b"@%d" % member.offset if member.offset else b"")

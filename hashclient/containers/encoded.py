@@ -1,6 +1,6 @@
-"""Files that stand in a text of their own as uuencode, yEnc or BinHex, which begins the text.
+"""Text files that begin with a file in uuencode, yEnc or BinHex.
 
-Limit: where another text than a mail comes first, they are not looked for.
+Limit: an encoded file after other text is only looked for in mail.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hashclient.containers.mimebinary import FileFinder
 
 
 class Encoded:
-    """A text that begins with such a file."""
+    """A text that begins with an encoded file."""
 
     name = "encoded"
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the files, when all of the text was read."""
+        """Yield the files, after the whole text was read."""
         source, finder = Forward(data), FileFinder()
         for _ in finder.watch(iter(lambda: source.some(PIECE_BYTES), b"")):
             pass

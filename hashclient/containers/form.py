@@ -1,6 +1,6 @@
 """A form that a browser sends (`multipart/form-data`): each part is a member, byte by byte.
 
-The body alone is enough, as a proxy hands it over: its first line is the boundary. Servers differ
+The body alone is enough, as a proxy passes it on: its first line is the boundary. Servers differ
 about `Content-Transfer-Encoding` and about multiparts in a part, so both readings count.
 """
 

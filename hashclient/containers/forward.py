@@ -1,8 +1,8 @@
 """Bytes read forwards: exact counts for headers, large pieces for the bytes between them.
 
-Unneeded bytes are skipped where the bytes can be read at any offset. Blocks begin small after
-a jump and grow while everything is read, so a container of which only headers are wanted costs
-little more than its headers. At most two blocks are in memory.
+Unneeded bytes are skipped where the bytes can be read at any offset. Blocks are small after a jump,
+and grow while all bytes are read. So a container costs little more than its headers if only these
+are needed. At most two blocks are in memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hashclient.containers.interface import Data, Stream
 
 FIRST_BYTES = 4 << 10
 PIECE_BYTES = 256 << 10
-#: Bytes of a stream that are kept to be given twice.
+#: Bytes of a stream that are kept for a second read.
 MAX_AHEAD_BYTES = 16 << 20
 
 
 def in_pieces(data: bytes) -> Iterator[bytes]:
-    """Yield bytes that are held already, as chunks of a member."""
+    """Yield bytes that are in memory, as chunks of a member."""
     for at in range(0, len(data), PIECE_BYTES):
         yield data[at : at + PIECE_BYTES]
 
@@ -28,7 +28,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 class Buffered:
     """Bytes that come in blocks, and those read ahead: `_buffer` from `_at` on.
 
-    What derives from it gives the blocks, and may search the buffer.
+    A subclass provides the blocks, and may search the buffer.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Buffered:
         return bool(count)
 
     def _fill(self, count: int) -> None:
-        """Have the next `count` bytes in the buffer, fewer only at the end."""
+        """Read the next `count` bytes into the buffer, fewer only at the end."""
         while len(self._buffer) - self._at < count and self._more():
             pass
 
@@ -80,7 +80,7 @@ class Buffered:
         return len(self._buffer) - self._at > count
 
     def take(self, count: int) -> bytes:
-        """Return the bytes that `peek` would, and go on behind them."""
+        """Return the bytes that `peek` would return, and move behind them."""
         if self._at + count > len(self._buffer):
             self._fill(count)
         at = self._at
@@ -130,9 +130,9 @@ class Forward(Buffered):
         return block
 
     def ahead(self, count: int) -> Callable[[], Iterator[bytes]] | None:
-        """Return what yields the next `count` bytes, and stay here.
+        """Return an iterator of the next `count` bytes, and stay here.
 
-        None where these come once only, and are more than `MAX_AHEAD_BYTES`.
+        None if the bytes can be read only once, and are more than `MAX_AHEAD_BYTES`.
         """
         if count <= MAX_AHEAD_BYTES:
             return partial(in_pieces, self.peek(count))
@@ -153,14 +153,14 @@ class Forward(Buffered):
         return count - left
 
     def skip_zeros(self, unit: int) -> None:
-        """Pass over whole units of zero bytes, as far as has been read ahead."""
+        """Skip whole units of zero bytes, as far as has been read ahead."""
         rest = self._buffer[self._at :]
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         self._at += zeros - zeros % unit
 
 
 def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
-    """Yield `count` bytes from `start` on, fewer only where they end before."""
+    """Yield `count` bytes from `start` on, fewer only if they end before."""
     end = start + count
     while piece := data.read_at(start, min(PIECE_BYTES, end - start)):
         yield piece
@@ -168,7 +168,7 @@ def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
 
 
 class Anywhere:
-    """What can be read anywhere, and is a stream as well; what derives from it has `read_at`."""
+    """Bytes that can be read at any place, and also as a stream; a subclass has `read_at`."""
 
     _position = 0
     size: int

@@ -1,13 +1,13 @@
-"""What may stand in front of an archive, and the places in programs where such an archive shows.
+"""Bytes that may be in front of an archive, and the places in programs where an archive can begin.
 
 Pictures, films, documents and programs are files of their own, and programs for archives still open
-an archive behind them. Three places are looked at, since a search of all bytes would cost as much
+an archive behind them. Three places are searched, because a search of all bytes would cost as much
 as a digest: the end, where a zip has its directory and rar and 7z have their last header; the place
 behind the last section of a program; and the resources of a program for Windows.
 
-Limits: behind bytes of no known kind, a zip is looked for near the end only
-(`sniffing.tail_bytes`). A rar or 7z that other bytes follow, and a cab, are looked for in programs
-only. `behind` makes sure.
+Limits: behind bytes of an unknown kind, only a zip near the end is found (`sniffing.tail_bytes`). A
+rar or 7z with other bytes behind it, and a cab, are only found in programs. `behind` checks the
+archives found here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hashclient.containers.kind import Kind, Mark
 
 #: How programs begin, for Windows and DOS, and for Linux.
 PROGRAMS = b"MZ", b"\x7fELF"
-#: Bytes at the beginning that tell where a program ends.
+#: Bytes at the beginning that show where a program ends.
 FRONT_BYTES = 1 << 12
-#: How much of what follows a program is searched, and of its resources. 7-Zip looks no further for
+#: How many bytes behind a program, and of its resources, are searched. 7-Zip looks no further for
 #: the beginning of an archive; programs without one end at their end.
 _SEARCHED_BYTES = 8 << 20
-#: The last bytes of 7z: of a header that is packed, how it is packed and its checksum; of another
-#: one, the attributes of all members.
+#: The last bytes of a 7z: for a packed header, its method and checksum; for another header, the
+#: attributes of all members.
 _ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
 _END_OF_7Z = re.compile(
     rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
@@ -46,7 +46,7 @@ _ELF_SEGMENT = {1: "4xL8xL", 2: "8xQ16xQ"}
 
 def ends_as_7z(last: bytes) -> bool:
     """Return whether the last KiB of a file ends as 7z does."""
-    # Programs and images end in zeros as well, and have mostly neither of these.
+    # Programs and images also end in zeros, but most of them have neither mark.
     return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
@@ -84,7 +84,8 @@ KINDS = (
         *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),
         *(b"<!DOC", b"<!doc", b"<html", b"<HTML", b"<svg", b"<?xml"),
     ),
-    # What only resembles a container, and a program of Chrome, which is a zip behind a signature.
+    # Files that only resemble a container, and a program of Chrome, which is a zip behind a
+    # signature.
     Kind(
         "nearly an archive",
         (

@@ -22,8 +22,9 @@ import msgspec
 #: Bytes at the beginning of every file to find its kind by; the mark of iso9660 lies at 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: Bytes at the end to find a zip archive by that follows a program, a script or a picture: a
-#: comment, and as much behind it. unzip finds the end of a zip in the last 66,000 bytes and more.
+#: Bytes at the end in which the end of a zip behind a program, a script or a picture is searched:
+#: room for a comment, and as many bytes behind it. unzip finds the end of a zip in the last 66,000
+#: bytes and more.
 TAIL_BYTES = (128 << 10) + 22
 
 
@@ -49,7 +50,7 @@ class NotReadError(Exception):
 
 
 class Stream(Protocol):
-    """Bytes that come once."""
+    """Bytes that can be read once."""
 
     def read(self, count: int) -> bytes:
         """Return up to `count` bytes; none at the end only.
@@ -69,7 +70,7 @@ class Data(Stream, Protocol):
         ...
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there, fewer only beyond the end.
+        """Return the bytes at a place, fewer only at the end.
 
         Raises:
             NotReadError: the bytes cannot be read.
@@ -108,7 +109,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """A part of a container that holds a member, or may, and cannot be read: its name, and why.
+    """An unreadable part of a container that has or may have a member: its name, and the reason.
 
     With `NOT_OPENED` as the reason, `detail` is the name of a kind.
     """
@@ -121,7 +122,7 @@ class Unlisted(msgspec.Struct, frozen=True):
 class Expander(Protocol):
     """Lists and reads one kind of container. `seeks` says that it needs `Data`, not a `Stream`.
 
-    That of a kind whose marks do not make sure (`kind.Sure`) has a method `sniff` besides.
+    If the marks of a kind are not certain (`kind.Sure`), its expander also has a method `sniff`.
     """
 
     @property
@@ -131,11 +132,11 @@ class Expander(Protocol):
 
     @property
     def seeks(self) -> bool:
-        """Whether the bytes must be there as a whole."""
+        """Whether all bytes must be available at once."""
         ...
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members, in batches where a directory names them, one by one in a stream.
+        """Yield the members, in batches if a directory names them, one by one in a stream.
 
         Raises:
             NotReadError: the container cannot be read any further.

@@ -2,10 +2,9 @@
 
 libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 9660. The places of
 files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
-A tree of HFS is not read, and said to be unread. So is an image that claims blocks of another
-length than 2,048 bytes, which is read as if it had these: most programs do not look at the claim.
-
-Limit: names that only one tree gives to a file of several trees are not shown.
+A tree of HFS is not read, and is reported as unread. An image that claims another block length than
+2,048 bytes is read with 2,048 bytes, because most programs ignore the claim, and is also reported
+as unread. Limit: if a file is in several trees under different names, only one name is shown.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ _ROOT_AT, _ESCAPE_AT = 156, 88
 _BLOCK_AT, _USUAL_BLOCK = 128, _SECTOR.to_bytes(2, "little")
 _IS_DIRECTORY, _GOES_ON = 0x02, 0x80
 _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
-#: A directory of so many bytes names a million files.
+#: A directory of this many bytes names a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
-#: Directories have at most so many times the image's size: they share no bytes.
+#: All directories together have at most this many times the size of the image: they share no bytes.
 _READ_AGAIN = 4
 #: Where HFS and HFS+ have their marks, and how a map of partitions begins.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
 _MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
 _HFS_PARTITION = b"Apple_HFS"
 
-#: Where a file begins, and how long it is, in bytes.
+#: The place and length of a file, in bytes.
 Place = tuple[int, int]
 
 
@@ -87,7 +86,7 @@ def _with_tidied(data: Data) -> Data:
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
         fields = bytes([kind]) + b"CD001\1" + bytes(73) + _both(data.size // _SECTOR, 4) + escape
         fields = fields.ljust(120, b"\0") + _both(1, 2) * 2 + _both(_SECTOR, 2)
-        # Tables of paths have to be somewhere; it does not read them.
+        # The image must have tables of paths, but libarchive does not read them.
         fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
         fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
         head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")
@@ -174,7 +173,7 @@ def _has_rock_ridge(data: Data, root: bytes | None) -> bool:
 
 
 def _has_hfs(data: Data, files: set[Place]) -> bool:
-    """Return whether there is a tree of HFS: around all, or in a partition that is no file."""
+    """Return whether there is a tree of HFS: around the image, or in a partition."""
     if data.read_at(_HFS_AT, 2) in _HFS_MARKS:
         return True
     for number in range(_MAX_PARTITIONS):

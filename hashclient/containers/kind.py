@@ -1,9 +1,9 @@
-"""What a kind of container declares: the form of the rows in `kinds`, `unopened` and `fronts`.
+"""The declaration of a kind of container: the form of the rows in `kinds`, `unopened`, `fronts`.
 
-A row says by which bytes files of the kind are recognised, and how sure that is; which expander
-opens them; and where an archive of the kind shows behind other bytes. `sniffing` is compiled from
-the rows, `registry` makes the expanders, and `meaning` tells what an older record of a scan still
-says. So a new kind is a module with an expander, and a row.
+A row contains the bytes by which files of the kind are recognised, and how certain these are; the
+expander that opens the files; and how an archive of the kind is found behind other bytes.
+`sniffing` is compiled from the rows, `registry` makes the expanders, and `meaning` decides which
+older records of a scan are still valid. So a new kind is a module with an expander, and a row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-#: In place of an offset: what the kind is known by may stand anywhere among the first bytes.
+#: In place of an offset: the mark may be anywhere among the first bytes.
 ANYWHERE = -1 << 20
 
 

@@ -1,7 +1,7 @@
-"""lha archives: libarchive reads them, behind headers that are changed to what it knows.
+"""lha archives: this module changes the headers to a form that libarchive reads.
 
-It knows no attributes but the usual ones, which other systems than DOS leave out, and does not know
-that lh4 is lh5 with a smaller window. It ends at a name that its character set does not have.
+libarchive only knows the usual attributes, which systems other than DOS leave out, and does not
+know that lh4 is lh5 with a smaller window. It stops at a name that is invalid in its character set.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from hashclient.containers.libarchive import Libarchive
 _METHOD, _PACKED, _ATTRIBUTES, _LEVEL, _FIELDS = 2, 7, 19, 20, 24
 _NAME, _LEAST, _ARCHIVED, _TO_THE_END = 22, 22, 0x20, 1 << 62
 _SUM_BITS = 0xA001
-#: A character set in which each name is valid: otherwise, libarchive ends at one of Japan.
+#: A character set in which each name is valid: otherwise, libarchive stops at a Japanese name.
 _ANY_NAME = b"hdrcharset=ISO-8859-1"
 
 
 class _UsualHeaders:
-    """The bytes of an lha, whose headers are changed to what libarchive reads.
+    """The bytes of an lha, with headers in a form that libarchive reads.
 
-    Checksums change along; wrong ones stay wrong.
+    Checksums are adjusted; wrong ones stay wrong.
     """
 
     def __init__(self, data: Stream) -> None:
@@ -65,7 +65,7 @@ def _usual(header: bytes, level: int) -> bytes:
 
 
 def _sum_at(header: bytes) -> int:
-    """Return where the checksum of a header of level 2 stands, 0 if there is none."""
+    """Return the place of the checksum in a header of level 2, 0 if there is none."""
     at = _FIELDS
     while (length := int.from_bytes(header[at : at + 2], "little")) > 2:
         if header[at + 2 : at + 3] == b"\0":
@@ -75,7 +75,7 @@ def _sum_at(header: bytes) -> int:
 
 
 def _sum(header: bytes | bytearray, at: int) -> bytes:
-    """Return the checksum (CRC-16/ARC) of a header in which it stands as zeros."""
+    """Return the checksum (CRC-16/ARC) of a header, with zeros in the place of the checksum."""
     crc, steps = 0, _steps()
     for byte in header[:at] + bytes(2) + header[at + 2 :]:
         crc = crc >> 8 ^ steps[(crc ^ byte) & 0xFF]
@@ -118,7 +118,7 @@ class Lha(Libarchive):
 
 
 def _as_it_stands(name: bytes) -> bytes:
-    """Return a name as it is in the archive, if that does not say in which character set."""
+    """Return a name as in the archive, if the archive does not name its character set."""
     try:
         return name.decode().encode("latin-1")
     except UnicodeError:

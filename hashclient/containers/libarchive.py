@@ -1,12 +1,11 @@
 """Formats for which libarchive is needed: 7z, rar, cab, iso images, rpm, zstd, ….
 
-The C library of the system is called through ctypes, in the sandboxed process. Formats are
-asked for by name, since libarchive's own guess takes ordinary text for one of its formats; only its
+The C library of the system is called through ctypes, in the sandboxed process. Formats are selected
+by name, because libarchive's own guess treats ordinary text as one of its formats. Only its
 built-in filters are used, never programs. The library is loaded with this module, before the
 sandbox is closed: afterwards no file can be opened. Without the library, containers that need it
-are unread, with that reason.
-
-Its memory is outside Python; the limits of the process bound it.
+are unread, with this reason. The memory of the library is outside Python; the limits of the process
+apply to it.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _WARN, _FAILED, _FATAL = 1, 0, -20, -25, -30
 _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
-#: No path is longer: what is said to be a link to such a place is written as a file by 7-Zip.
+#: No path is longer: if a link has a longer target, 7-Zip writes it as a file.
 _MAX_PATH_BYTES = 4095
 _BLOCK_BYTES = 1 << 18
-#: Entries in a row that fail while nothing more is read, until all others are given up.
+#: After this many entries in a row that fail without a read, all further entries are unread.
 _MOST_FAILURES = 1_000
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))
@@ -110,12 +109,12 @@ _CHARSETS = (
 
 
 def load_charsets() -> None:
-    """Load what converts names, before the sandbox is closed: the C library has it in files."""
+    """Load converters of names before the sandbox is closed: the C library has them in files."""
     iconv_open = ctypes.CDLL(None).iconv_open
     iconv_open.argtypes, iconv_open.restype = (c_char_p, c_char_p), c_void_p
     for name in _CHARSETS:
         for pair in ((b"UTF-8", name.encode()), (b"UTF-16BE", name.encode())):
-            iconv_open(*pair)  # never closed, or what it has loaded would be unloaded
+            iconv_open(*pair)  # never closed, because closing it would unload the converters
 
 
 #: The inputs that callbacks read now, by the number that the library hands back.
@@ -123,7 +122,7 @@ _OPEN: dict[int, _Input] = {}
 
 
 class _Input:
-    """Where an archive is read from; errors are kept until the library has returned."""
+    """The source of an archive; errors are kept until the library has returned."""
 
     def __init__(self, data: Data | Stream, *, seeks: bool) -> None:
         self._data = data
@@ -217,8 +216,8 @@ class _Archive:
                     if function is None:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
                     function.argtypes = (c_void_p,)
-                    # It warns where it would need an external program, which must not be started
-                    # here.
+                    # The library warns if it would need an external program, which must not be
+                    # started here.
                     if function(archive) != _OK:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
             self._check(library.archive_read_set_options(archive, options))
@@ -240,14 +239,14 @@ class _Archive:
         _OPEN.pop(self._key, None)
 
     def next(self) -> tuple[int, int | None] | None:
-        """Return the next entry and why it cannot be relied on, as a status; None at the end."""
+        """Return the next entry and, as a status, whether it is reliable; None at the end."""
         entry = c_void_p()
         status = self._library.archive_read_next_header(self._archive, byref(entry))
         if status == _EOF:
             if self._input.error is not None:
                 raise self._input.error
             return None
-        # No format here has an entry that is read again: any other status is one that is not known.
+        # No format here has an entry that is read again: any other status is unknown.
         if status not in (_OK, _WARN) and (status != _FAILED or not entry.value):
             raise self.error()
         return entry.value or 0, status
@@ -264,7 +263,7 @@ class _Archive:
             if status == _EOF:
                 break
             if status != _OK:
-                # A warning, too: of a checksum that is wrong, say.
+                # A warning is an error, too: it may be about a wrong checksum.
                 raise self.error()
             if count.value:
                 length += count.value
@@ -282,7 +281,8 @@ class _Archive:
     def rest(self) -> bytes:
         """Return the beginning of the bytes behind what was read of a compressed file.
 
-        The first four may belong to it: the library takes the next mark, or does not.
+        The first four bytes may belong to the file, because the library sometimes reads the next
+        mark.
         """
         return self._input.rest(self.consumed - 4)
 
@@ -329,7 +329,7 @@ class Libarchive:
         self._passwords = passwords
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
-        """Return whether something that is said to be no file has bytes like one."""
+        """Return whether an entry that claims to be no file has bytes like a file."""
         return size != 0 if kind == 0 else bool(size) and kind not in (_DIRECTORY, LINK)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

@@ -1,6 +1,6 @@
 """The formats that libarchive reads here, and the damage that it hides.
 
-It lists no member of a rar that began in another volume, and no damaged header of a cpio.
+libarchive lists no member of a rar that began in another volume, and no damaged header of a cpio.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _begins_5(data: Data) -> bool:
 
 
 def _split_in_4(data: Data) -> Iterator[bytes]:
-    """Yield the names of members that are not here as a whole, in a rar of version 4."""
+    """Yield the names of incomplete members, in a rar of version 4."""
     at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
@@ -90,7 +90,7 @@ def _split_in_4(data: Data) -> Iterator[bytes]:
 
 
 def _split_in_5(data: Data) -> Iterator[bytes]:
-    """Yield the names of members that are not here as a whole, in a rar of version 5."""
+    """Yield the names of incomplete members, in a rar of version 5."""
     at = _RAR5_MARK_BYTES
     while head := data.read_at(at, 64):
         length, start = _seven_bits(head, 4)
@@ -106,7 +106,7 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
         packed, place = _seven_bits(block, place) if flags & 2 else (0, place)
         at += packed
         if kind == _RAR5_FILE and flags & _RAR5_IS_SPLIT:
-            # The name stands before the extra area, with its length in front.
+            # The name is before the extra area, with its length in front.
             yield _last_name(block[place : len(block) - extra])
 
 
@@ -123,7 +123,7 @@ def _last_name(fields: bytes) -> bytes:
 
 
 def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of variable length, and where it ends."""
+    """Return a number of variable length, and the place of its end."""
     value = shift = 0
     for byte in data[at : at + 10]:
         at += 1
@@ -135,7 +135,7 @@ def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Cleared:
-    """The bytes of `.Z`, without two flags that programs pass over and libarchive refuses."""
+    """The bytes of `.Z`, without two flags that programs ignore and libarchive refuses."""
 
     def __init__(self, data: Stream) -> None:
         self._data = data
@@ -166,9 +166,9 @@ _NEWC_BYTES, _ODC_BYTES, _LAST = 110, 76, b"TRAILER!!!\0"
 
 
 class _Headers:
-    """The bytes of a cpio in text, whose headers are looked at as they pass by.
+    """The bytes of a cpio in text; its headers are checked during the read.
 
-    libarchive passes over a damaged one, and without a word if it is the last.
+    libarchive skips a damaged header, without an error if it is the last one.
     """
 
     def __init__(self, data: Stream) -> None:
@@ -189,7 +189,7 @@ class _Headers:
         return piece
 
     def _next(self) -> None:
-        """Pass over a header, the name and the member; the end is that of all."""
+        """Skip a header, the name and the member; note a damaged header, and the last one."""
         found = _CPIO.match(self._ahead, self._at)
         if found is None:
             self._is_over = True
@@ -238,12 +238,12 @@ _DECRYPTS = frozenset({"7zip", "rar5", "rar"})
 
 
 def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
-    """Return the expander of a kind; without the library it only says that this is missing."""
+    """Return the expander of a kind; without the library it only reports that this is missing."""
     if name in _DECRYPTS:
         return _READERS[name](name, passwords=passwords)
     return _READERS.get(name, Filtered)(name)
 
 
 def zstd(name: str, _passwords: tuple[bytes, ...]) -> Expander:
-    """Return the expander of zstd: that of Python where only that is here."""
+    """Return the expander of zstd: Python's own if libarchive is missing."""
     return Zstd() if HAS_ZSTD and not is_here() else Filtered(name)

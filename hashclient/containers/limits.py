@@ -1,4 +1,4 @@
-"""How far containers are opened: bounds that no honest archive meets, and counts against them.
+"""Limits for opening containers, which no honest archive reaches, and the counters for them.
 
 Contents beyond a bound are unread, with the bound in the reason; nothing is left out silently.
 """
@@ -11,7 +11,8 @@ from hashclient.containers.interface import NotReadError, Why
 
 #: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
-#: And for each member: many short ones come out of few bytes, as a tar and then as files, say.
+#: The same for each member: many short members can come out of few bytes, as a tar and then as
+#: files.
 RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
 #: Containers in one file: the worker keeps the path to each of them.
@@ -19,10 +20,10 @@ MAX_CONTAINERS = 250_000
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
-    """Bounds for one file and all that is in it.
+    """Limits for one file and all its members.
 
-    `depth` counts containers in one another, `members` members at all depths, `bytes_out` the bytes
-    that come out of all of them, `ratio` these against the bytes of the file, `time_s` seconds, and
+    `depth` counts nested containers, `members` counts members at all depths, `bytes_out` counts
+    decoded bytes, `ratio` compares these with the bytes of the file, `time_s` seconds, and
     `memory_mib` what one process that opens containers may use.
     """
 
@@ -54,7 +55,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class LimitError(NotReadError):
-    """A bound for the whole file is reached: the rest of the file is not read."""
+    """A limit for the whole file is reached: the rest of the file is not read."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Why.LIMIT, detail)
@@ -83,11 +84,11 @@ class Budget:
         return self._bytes + self._members + self._containers
 
     def enter(self, depth: int) -> None:
-        """Count a container, and refuse those that lie too deep in one another.
+        """Count a container, and refuse too many nested ones.
 
         Raises:
-            NotReadError: it lies too deep; other members are still read.
-            LimitError: there are too many.
+            NotReadError: the container is nested too deep; other members are still read.
+            LimitError: there are too many containers.
         """
         self._containers += 1
         if self._containers > MAX_CONTAINERS:
@@ -99,17 +100,17 @@ class Budget:
         """Count a member.
 
         Raises:
-            LimitError: there are too many.
+            LimitError: there are too many members.
         """
         self._members += 1
         if self._members > self._limits.members:
             raise LimitError(f"more than {self._limits.members:,} members")
 
     def take(self, count: int) -> None:
-        """Count bytes that came out.
+        """Count decoded bytes.
 
         Raises:
-            LimitError: there are too many.
+            LimitError: there are too many bytes.
         """
         self._bytes += count
         if self._bytes > self._most_bytes:

@@ -1,9 +1,9 @@
 """A mail: every part of it, decoded, and files that stand encoded in its text.
 
-The mail is read once, forwards, in blocks; what clients read in different ways is kept, up to a
-limit, and read again in the other ways, each of which counts. Broken MIME is read as clients read
-it; undecidable parts are unread. A text is listed with its own line ends, and with those of other
-systems, since clients write their own. A message within a message, or a `winmail.dat`, is a
+The mail is read once, forwards, in blocks. Parts that clients read in different ways are kept, up
+to a limit, and read again in the other ways; each reading counts. Broken MIME is read as clients
+read it; undecidable parts are unread. A text is listed with its own line ends, and with those of
+other systems, because clients write their own. A message within a message, or a `winmail.dat`, is a
 container of its own.
 """
 
@@ -34,7 +34,7 @@ from hashclient.containers.mimedecode import UuFile
 from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, QUOTED, Fields
 from hashclient.containers.mimelines import Boundaries, Hit, Lines
 
-#: The kind of a member that is a message, whatever its first bytes are.
+#: The kind of a member that is always a message, with any first bytes.
 MESSAGE = "message"
 #: Depth of multiparts in multiparts; messages in messages are containers in containers.
 MAX_DEPTH = 100
@@ -64,7 +64,7 @@ _BINHEX = b"application/mac-binhex40"
 
 
 class Message:
-    """A message, whatever its first bytes: its mailbox or outer message says that it is one."""
+    """A message with any first bytes: its mailbox or outer message declares it as a message."""
 
     name = MESSAGE
     seeks = False
@@ -115,8 +115,8 @@ class _Walk:
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
-            # Some programs look for a header behind other text as well. The next one begins with
-            # the same line, and ends before it, if that line goes on behind the head.
+            # Some programs also look for a header behind other text. The next header begins with
+            # the same line, and ends before it, if this line continues behind the head.
             begin = lines.position
             if begin > HEAD_BYTES or not lines.peek(1):
                 return
@@ -126,8 +126,9 @@ class _Walk:
         yield from self._entity(collector.fields())
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
-            # To some programs the empty line ends a header without fields: the rest is the text.
-            # It is opened as a mail above: opened once more, its lines would double at each step.
+            # For some programs the empty line ends a header without fields, and the rest is the
+            # text. This text was already opened as a mail above; opened again, its lines would
+            # double at each step.
             name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
             yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
@@ -167,7 +168,7 @@ class _Walk:
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
         """Yield what clients see before the first boundary if they begin parts at other lines.
 
-        Without a part behind it, it is all there is.
+        Without a part behind the boundary, this text is everything.
         """
         if not is_part:
             yield from self._as_one(level)
@@ -207,7 +208,7 @@ class _Walk:
             yield Unlisted(self._next_name(fields.name), *why)
         is_one = not fields.is_multipart or bool(fields.kind and fields.no_multiparts)
         if is_one and fields.is_multipart and not self._is_near_end():
-            # It cannot be read in both ways: then as most clients do.
+            # The part cannot be read in both ways: then it is read as most clients do.
             yield Unlisted(self._next_name(fields.name), Why.LIMIT, _TWO_WAYS)
             is_one = False
         if is_one:
@@ -221,7 +222,7 @@ class _Walk:
             yield from self.multipart(fields)
 
     def _is_near_end(self) -> bool:
-        """Return whether what is left of the mail can be kept, to be read again."""
+        """Return whether the rest of the mail can be kept for a second read."""
         return not self._lines.has_more_than(MAX_AGAIN_BYTES)
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
@@ -265,12 +266,12 @@ class _Walk:
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # Of a message in another one, the last line has its end before the boundary of that.
-        # That of an attachment is left by some programs.
+        # In a message within another one, the last line ends before the boundary of the outer
+        # message. Some programs keep this line end in an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
-        # Of a multipart without an end, a boundary may be missing. Of a message in a mailbox, the
-        # last empty line is that before the next message.
+        # A multipart without an end may lack a boundary. In a mailbox, the last empty line of a
+        # message belongs to the next message.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
@@ -319,7 +320,7 @@ class _Walk:
             yield from read_again(again.parts())
 
     def _again(self, kept: Kept) -> _Walk:
-        """Return a walk through a part, which ends at all that resembles a boundary."""
+        """Return a walk through a part, which ends at each line that resembles a boundary."""
         made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
         made._lines.hit = Hit(0, is_last=False, is_field=self._lines.is_at_field)
         made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
@@ -335,7 +336,7 @@ def _read(
     encoding: bytes,
     texts: Callable[[Iterable[bytes]], list[bytes]] = other_texts,
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield what a part decodes to by an encoding, the files in it, and it as other `texts`."""
+    """Yield a part decoded by an encoding, the files in it, and its other `texts`."""
     ways = [first_way(encoding), *other_ways(encoding)]
     for way in ways:
         yield [_read_by(name, way, kept)]
@@ -348,7 +349,7 @@ def _read(
 
 
 def files_as_members(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
-    """Yield the files that were found encoded in a text."""
+    """Yield the encoded files that were found in a text."""
     for file in files:
         if file.error is not None:
             yield Unlisted(file.name, file.error.why, file.error.detail)
@@ -369,7 +370,7 @@ def _held(name: bytes, content: bytes, kind: str = "") -> Member:
 def read_again(
     found: Iterator[list[Member] | Unlisted],
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield members as other readings of what was read before."""
+    """Yield members as other readings of bytes that were read before."""
     for one in found:
         if isinstance(one, Unlisted):
             yield one

@@ -1,8 +1,8 @@
 """Which mail a listed file was in: the id, the sender and the recipients that its header names.
 
-Records of matches have these, so that a person finds the mail in the logs of a mail server. Anybody
-can write them into a mail. Only an id and addresses are taken, without blanks, quotes or control
-characters, a few of each: nothing else of a header gets into a record.
+Records of matches contain these facts, so that a person finds the mail in the logs of a mail
+server. Anybody can write false facts into a mail. Only an id and a few addresses are recorded,
+without blanks, quotes or control characters; no other part of a header gets into a record.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 
 
 def mail_facts(head: bytes) -> Mail | None:
-    """Return what the header at the beginning of a file or member says; None if it is of no mail.
+    """Return facts from the header at the beginning of a file or member; None if it is no mail.
 
-    None for a mailbox, too: its first header is that of one message only.
+    None for a mailbox, too: its first header belongs to one message only.
     """
     text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None or not begins_as_mail(text):
@@ -63,7 +63,7 @@ def is_plain(mail: Mail) -> bool:
 
 
 def _all(pattern: re.Pattern[bytes], fields: dict[bytes, list[bytes]], *names: bytes) -> list[str]:
-    """Return what is found in fields of these names, each once, in the order of the names."""
+    """Return all values in fields of these names, each once, in the order of the names."""
     texts = b"\n".join(value for name in names for value in fields.get(name, ()))
     found = (match[match.lastindex or 0] for match in pattern.finditer(texts))
     return list(dict.fromkeys(printable(one.decode(errors="replace")) for one in found))

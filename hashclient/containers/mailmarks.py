@@ -1,4 +1,4 @@
-"""Telling mail from any other text with colons: by the names of the first fields.
+"""Distinguishes mail from other text with colons, by the names of the first fields.
 
 The worker, which holds lists and keys, checks every file that begins with a printable character by
 these names. Only the process that opens containers reads whole headers (`mimeheaders`).
@@ -11,13 +11,13 @@ import re
 
 from hashclient.containers.interface import HEAD_BYTES
 
-#: The end of the name of a field: some programs pass over blanks and a comment before the colon.
+#: The end of the name of a field: some programs ignore blanks and a comment before the colon.
 END_OF_NAME = rb"[ \t]*(?:\([^\r\n:]{0,200}\)[ \t]*)?:"
 #: A field of a header, up to its colon. A parenthesis begins a comment.
 FIELD = re.compile(rb"([!-'*-9;-~]+)" + END_OF_NAME)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
-#: bytes. A word is matched as a whole: to try its parts is slow if a large file is one word.
+#: bytes. A whole word is matched: to try its parts would be slow if a large file is one word.
 _begins_with_field = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME).match
 #: Possible first bytes of a mail: of a field, of a line end, or of the byte order mark.
 _IN_NAME = frozenset(range(ord("!"), ord("~") + 1)) - frozenset(b"():")
@@ -27,8 +27,8 @@ _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
 
-#: Fields of mail: one of them is enough. Programs decode what stands behind a field `Content-`
-#: alone. Of the others, two, or the first one of all.
+#: Fields of mail: one of them is enough. Programs decode a body after a single field `Content-`. Of
+#: the other fields, two are needed, or one at the beginning.
 _STRONG = frozenset(
     b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
     b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
@@ -52,12 +52,12 @@ _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
 _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
-#: One in so many lines of a header may be no field.
+#: At most one in this many lines of a header may be no field.
 _ODD_SHARE = 4
 _COLON = ord(":")
-#: The first colon stands in so many bytes.
+#: The first colon is within this many bytes.
 _BEGIN_BYTES = 1 << 10
-#: A zero behind so many bytes shows that this is no text.
+#: A zero after this many bytes shows that the file is no text.
 _ODD_BYTES = 16
 
 
@@ -84,7 +84,7 @@ class MailMarks:
 def begins_as_mail(head: bytes) -> bool:
     """Recognise the fields of mail at the beginning of lines, or fields alone, up to the cut.
 
-    Programs pass over odd lines before the first field, and empty ones.
+    Programs ignore odd lines and empty lines before the first field.
     """
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None:
@@ -107,8 +107,8 @@ def _is_header(text: bytes) -> bool:
 def can_be_mail(content: bytes | memoryview) -> bool:
     """Return whether a text has the fields of mail at the beginning of lines, anywhere.
 
-    The reader of headers looks at fewer lines than this. So a text of `MAX_LINE_BYTES` at most that
-    cannot be mail is known to be none without being opened.
+    The reader of headers looks at fewer lines than this. So if a text of at most `MAX_LINE_BYTES`
+    cannot be mail, it need not be opened.
     """
     text = bytes(content).removeprefix(BYTE_ORDER_MARK)
     if b"\r" in text:
@@ -161,7 +161,7 @@ def _mark_expression() -> re.Pattern[bytes]:
 def may_be_odd_mail(head: bytes | memoryview) -> bool:
     """Return whether a file may be mail, by its first bytes, although it begins with other lines.
 
-    Programs pass over these.
+    Programs ignore these lines.
     """
     begin = head if type(head) is bytes else bytes(head[:HEAD_BYTES])
     if begin.find(b"\0", _ODD_BYTES, HEAD_BYTES) >= 0 or _COLON not in begin:

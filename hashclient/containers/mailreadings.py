@@ -1,8 +1,8 @@
 """The ways in which clients read the body of one part, where they differ.
 
-A part is read once, as it comes, in the most usual way. Its bytes are kept meanwhile, up to a
-limit, so that it can be read again in the other ways: by another encoding, by another rule for
-padding or blanks, with other line ends.
+A part is read once in the most usual way. During this read its bytes are kept, up to a limit, so
+that the part can be read again in the other ways: by another encoding, by another rule for padding
+or blanks, with other line ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_AGAIN_BYTES = 16 << 20
 #: Bytes of a text, to list it with other line ends.
 MAX_TEXT_BYTES = 8 << 20
 
-#: A line of base64, and so many characters that text is hardly ever taken for it.
+#: A line of base64, with so many characters that other text almost never matches.
 _BASE64_LINE, _LEAST_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}\r{0,3}"), 32
 _EMPTY_LINE = re.compile(rb"\n\r{0,2}\n")
 
@@ -38,10 +38,10 @@ class Kept:
     """Keeps the bytes that pass by, up to a limit."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
-        """Begin with these."""
+        """Begin with these bytes."""
         self._pieces = list(pieces)
         self._left = MAX_AGAIN_BYTES
-        #: Whether there were more than are kept.
+        #: Whether there were more bytes than are kept.
         self.is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -71,8 +71,8 @@ class Kept:
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
 
-        A client that reads the header in another way may decode them. If base64 `is_known`, they
-        are of interest behind other lines only.
+        A client that reads the header in another way may decode them. If base64 `is_known`, these
+        lines matter only behind other lines.
         """
         head = next(filter(None, self._pieces), b"").lstrip()
         if is_known and _BASE64_LINE.fullmatch(head.split(b"\n", 1)[0]) is not None:
@@ -120,7 +120,7 @@ class Decoding:
         self._decoder: Base64 | QuotedPrintable | _Same = _DECODERS.get(encoding, _Same)()
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield what the part decodes to."""
+        """Yield the decoded part."""
         return self._decoder.decode(pieces)
 
     @property
@@ -130,7 +130,7 @@ class Decoding:
 
 
 class _Same:
-    """No encoding, or one that nobody undoes."""
+    """No encoding, or one that no program decodes."""
 
     is_disputed = False
 
@@ -160,10 +160,10 @@ def other_ways(encoding: bytes) -> list[Way]:
 def other_texts(
     pieces: Iterable[bytes], *, is_cut: bool = False, is_open: bool = False
 ) -> list[bytes]:
-    """Return a text with the line ends of other systems, where it has any and is not too long.
+    """Return a text with the line ends of other systems, if it has line ends and is short enough.
 
-    With `is_cut`, some programs give its last line an end; with `is_open` they take that away, as
-    if it were of a boundary.
+    With `is_cut`, some programs add an end to its last line; with `is_open`, they remove this end,
+    as if it belonged to a boundary.
     """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:

@@ -1,8 +1,8 @@
 """A mailbox in one file: messages one behind the other, each behind a line with `From `.
 
-Programs disagree about such a line within a text. Here it begins a message if a header field
-follows, and either an empty line stands before it or it holds a time, as lines written by programs
-do. A `>` that some programs put before such a line in a text is kept.
+Programs disagree about such a line within a text. Here a line begins a message if a header field
+follows, and if either an empty line precedes it or it contains a time, like lines written by
+programs. A `>` that some programs put before such a line in a text is kept.
 """
 
 from __future__ import annotations

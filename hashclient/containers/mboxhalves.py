@@ -1,4 +1,4 @@
-"""Messages of a mailbox that are only halves: a line within one seems to begin the next.
+"""Halves of messages in a mailbox: a line within a message looks like the beginning of the next.
 
 A mail server that keeps one mail as a mailbox does not mark such lines, so a sender could hide
 parts of the mail behind one. A message is reported if it begins a multipart and does not end it
@@ -21,11 +21,11 @@ class Halves:
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
-        self._open: dict[bytes, bytes] = {}  # delimiters that are looked for, and whose they are
+        self._open: dict[bytes, bytes] = {}  # delimiters that are looked for, with their messages
         self._name = b""
         self._header: bytearray | None = None
         self._is_message = False
-        self._delimiters: dict[bytes, bool] = {}  # its own, and whether a part was begun
+        self._delimiters: dict[bytes, bool] = {}  # its delimiters, and whether a part was begun
         self._tail = b""
 
     def begin(self, name: bytes) -> None:
@@ -97,6 +97,6 @@ class Halves:
 
 
 def _body_at(text: bytes) -> int:
-    """Return where the line that ends a header stands, or -1."""
+    """Return the place of the line that ends a header, or -1."""
     places = [at for at in (text.find(b"\n\n"), text.find(b"\n\r\n")) if at >= 0]
     return min(places, default=-1)

@@ -1,8 +1,8 @@
-"""What "no container" means in the records of a scan: which kinds were looked for, by which rule.
+"""The meaning of "no container" in the records of a scan: the kinds looked for, and their rules.
 
 The number of a kind changes with its row (its marks, its version), so no table of another module
-has to be kept in step with the rows. Where kinds have changed, the rows also show which files these
-may be, by their length and their first byte: all others are still no containers.
+must be changed with the rows. If kinds have changed, the rows also show which files may be of these
+kinds, by their length and their first byte: all other files are still no containers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hashclient.containers.kinds import KINDS
 
 
 class Touched(msgspec.Struct, frozen=True):
-    """Files that may be of some kinds: none is shorter, and each begins with one of `begins`."""
+    """Files that may be of some kinds: the smallest length, and possible first bytes, `begins`."""
 
     least_bytes: int
     begins: frozenset[int]
@@ -37,7 +37,7 @@ def number_of(kind: Kind) -> int:
 
 #: By name, the number of each kind.
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
-#: One number for all that is known of members: with another one, containers are opened again.
+#: One number for all records of members: if it changes, containers are opened again.
 READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 
 

@@ -1,4 +1,4 @@
-"""Files that stand in a text as yEnc or BinHex, beside those in uuencode.
+"""Files encoded in a text as yEnc or BinHex, besides those in uuencode.
 
 A file is kept up to a limit. One part of a file in several is unread. Lines say where a file begins
 and ends; whatever they contain, programs decode, so checksums are not compared.
@@ -16,7 +16,7 @@ from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile, UuFinder
 
 _MAX_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
-#: A longer line of a part does not say which part it is.
+#: A longer line of a part does not contain the number of the part.
 _MAX_PART_LINE_BYTES = 1 << 10
 
 _BEGIN, _PART, _END = b"=ybegin ", b"=ypart ", b"=yend"
@@ -36,7 +36,7 @@ _FORKS, _CHECKSUM_BYTES = Struct(">11xLL2x"), 2
 
 
 class _LineFinder:
-    """Takes a text line by line, as it passes by, from the line on that has the mark."""
+    """Reads a text line by line during another read, from the line with the mark on."""
 
     _mark = b""
 
@@ -58,7 +58,8 @@ class _LineFinder:
             *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.strip(b"\r"))
-            # The beginning of a longer line says what it is. Of a file, its bytes are missing then.
+            # The beginning of a longer line is enough to recognise it. In a file, its other bytes
+            # are then missing.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
                 self._is_too_much = True

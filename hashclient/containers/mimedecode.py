@@ -22,13 +22,13 @@ _MAX_LINE_BYTES = 64 << 10
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
-#: Some programs take any word for the mode, and some a line without a name. Nothing is tried twice:
-#: a line of blanks would take minutes.
+#: Some programs take any word for the mode, and some a line without a name. The expression tries
+#: nothing twice: otherwise a line of blanks would take minutes.
 _BEGIN = re.compile(
     rb"begin(-base64)?[ \t]++[^\s]{1,20}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
     re.IGNORECASE,
 )
-#: Matches where a file begins in uuencode.
+#: Matches the beginning of a file in uuencode.
 begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb\r])\r?(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
@@ -41,7 +41,7 @@ _ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 
 class Base64:
-    """Decodes base64 to its end, as most clients do, and notes whether it goes on behind that."""
+    """Decodes base64 to its end, as most clients do, and notes whether more base64 follows."""
 
     def __init__(self) -> None:
         """Begin before the text."""
@@ -84,7 +84,7 @@ class Base64:
 
 
 def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what base64 decodes to where padding only ends a piece, and the next one follows.
+    """Yield the decoded bytes if padding only ends a piece, and the next piece follows.
 
     A rest at the end without padding is dropped.
     """
@@ -100,7 +100,7 @@ def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what base64 decodes to where the first padding ends it, even if one more is missing."""
+    """Yield the decoded bytes if the first padding ends base64, even if more padding is missing."""
 
     def before() -> Iterator[bytes]:
         for piece in pieces:
@@ -113,7 +113,7 @@ def base64_to_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def base64_without_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what base64 decodes to where padding counts as little as any other character."""
+    """Yield the decoded bytes if padding is ignored like any other character."""
     return Base64().decode(piece.replace(b"=", b"") for piece in pieces)
 
 
@@ -140,7 +140,7 @@ class QuotedPrintable:
 
 
 def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same where blanks at the ends of lines are dropped first, as RFC 2045 says.
+    """Yield the decoded bytes if blanks at the ends of lines are dropped first, as in RFC 2045.
 
     An escape without two digits stays.
     """
@@ -167,7 +167,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class UuFile(msgspec.Struct, frozen=True):
-    """A file that stands uuencoded in a text; `error` where it cannot be read to its end."""
+    """A uuencoded file in a text; with `error` if it cannot be read to its end."""
 
     name: bytes
     data: bytes
@@ -175,7 +175,7 @@ class UuFile(msgspec.Struct, frozen=True):
 
 
 class UuFinder:
-    """Finds uuencoded files in a text that passes by; carriage returns around its lines are none.
+    """Finds uuencoded files in a text during another read, without carriage returns around lines.
 
     Some programs end a file at the first foreign line, some at the line without bytes, and some at
     `end` alone: these skip lines whose length is wrong. If their results differ, each is a file.
@@ -188,7 +188,7 @@ class UuFinder:
         #: The text that was not looked at begins at a place in it, with the end of a line.
         self._buffer, self._at = b"\n", 0
         self._name = b""
-        #: Of the file that has begun, its decoded lines, as these programs take them.
+        #: The decoded lines of the present file, as these programs read them.
         self._lines: tuple[list[bytes], list[bytes], list[bytes]] | None = None
         self._is_over = self._is_at_zero = False
         self._is_base64 = False
@@ -215,7 +215,7 @@ class UuFinder:
             self._finish()
 
     def _begin(self, *, is_end: bool) -> bool:
-        """Look for the line that begins a file; return False where more is needed."""
+        """Look for the line that begins a file; return False if more bytes are needed."""
         at = self._at
         while found := _BEGINS.search(self._buffer, at):
             start = found.end()
@@ -235,7 +235,7 @@ class UuFinder:
         return False
 
     def _go_on(self) -> bool:
-        """Decode the lines of a file; return False where more is needed."""
+        """Decode the lines of a file; return False if more bytes are needed."""
         at = self._at + 1  # behind the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
@@ -251,7 +251,7 @@ class UuFinder:
         return False
 
     def _line(self, line: bytes) -> bool:
-        """Take a line of a file; return False at its end, or where another one begins."""
+        """Take a line of a file; return False at its end, or if another file begins."""
         assert self._lines is not None
         if _ENDS.match(line) or (line[:1] in (b"b", b"B") and _BEGIN.match(line + b"\n")):
             return False
@@ -288,6 +288,6 @@ class UuFinder:
 
 
 def _uu(line: bytes) -> bytes:
-    """Decode a line; some programs put more behind it than its length says."""
+    """Decode a line; some programs add bytes beyond the length in the line."""
     length = (line[0] - 32) & 63
     return binascii.a2b_uu(line[: 1 + (length * 4 + 2) // 3])

@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
-#: Bytes that are kept of the fields that matter; these are shorter.
+#: Bytes that are kept of relevant fields; these fields are shorter.
 MAX_FIELD_BYTES = 1 << 20
 #: How often the boundaries named so far are looked for, in one header.
 _MAX_LOOKS = 20
@@ -55,9 +55,9 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 class Fields(msgspec.Struct, frozen=True):
     """The statements of a header about the body after it.
 
-    `kind` is the media type, in lower case, empty where none is given, and `others` are further
-    ones; `encodings` are all that may be meant, one at least; `rest` is the end of the header from
-    a line on that some clients take for the beginning of the body, and without `has_end` some begin
+    `kind` is the media type, in lower case, empty if there is none, and `others` are further types;
+    `encodings` are all possible encodings, at least one; `rest` is the end of the header from a
+    line on that some clients take for the beginning of the body, and without `has_end` some begin
     it behind the next empty line; `is_disputed` says that there is more than is kept here.
     """
 
@@ -79,7 +79,7 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def ways(self) -> tuple[bytes, ...]:
-        """The encodings that clients undo; empty for all others, of which the bytes stay."""
+        """The encodings that clients decode; empty for others, whose bytes stay unchanged."""
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
 
@@ -123,7 +123,7 @@ class Collector:
         self._boundaries = frozenset[bytes]()
         self._is_changed, self._looks = False, _MAX_LOOKS
         self._left = MAX_FIELD_BYTES
-        #: Whether there is more than is kept.
+        #: Whether there was more than is kept.
         self._is_cut = False
         self._rest = bytearray()
         #: Whether a line that is no field was skipped; what follows is skipped as well.
@@ -139,7 +139,7 @@ class Collector:
         return self._marks.is_mail
 
     def add(self, line: bytes) -> bool:
-        """Take a line; return False where it neither is a field nor continues one."""
+        """Take a line; return False if it neither is a field nor continues one."""
         is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and self._has_room(line):
@@ -165,14 +165,14 @@ class Collector:
         return is_field
 
     def _has_room(self, line: bytes) -> bool:
-        """Return whether a line is kept; where it is not, clients may differ."""
+        """Return whether a line is kept; if it is not, clients may differ."""
         self._left -= len(line)
         self._is_cut |= self._left < 0
         self._is_changed = True
         return not self._is_cut
 
     def passed(self, line: bytes) -> None:
-        """Take a line that is no field: some clients begin the body there, others pass over it."""
+        """Take a line that is no field: some clients begin the body there, others ignore it."""
         self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:
             self._rest += line
@@ -191,10 +191,10 @@ class Collector:
         return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
-        """Return the statements of the fields."""
+        """Return the content of the fields."""
         types = self._values(b"content-type")
-        # Clients that take the first of two find other parts than clients that take the last.
-        # Where the body begins within the header, its type may not be known.
+        # Clients that take the first of two find other parts than clients that take the last. If
+        # the body begins within the header, its type may be unknown.
         more = [b""] if self._rest and types else []
         kinds = sorted(
             dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
@@ -220,13 +220,13 @@ class Collector:
 
 
 def is_kept(line: bytes) -> bool:
-    """Return whether a line is a field that says what the body is."""
+    """Return whether a line is a field that describes the body."""
     found = FIELD.match(line)
     return found is not None and found[1].lower() in _KEPT
 
 
 def _kinds(value: bytes) -> list[bytes]:
-    """Return the media type of a field, and none besides where some clients find no parts by it."""
+    """Return the media type of a field, and also none if some clients find no parts by it."""
     found = _TYPE.match(_without_comments(value))
     kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
     is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)
@@ -247,7 +247,7 @@ def _encodings(value: bytes) -> list[bytes]:
     found = _WORD.search(_without_comments(text))
     first = b"" if found is None else found[0]
     others = [known for known in (BASE64, QUOTED) if known != first and known in text]
-    # Some clients know no encoding that has something behind it.
+    # Some clients ignore an encoding with other text behind it.
     is_plain = first not in (BASE64, QUOTED) or text.strip(b"\"'; \t\r\n") == first
     return [first, *others] if is_plain else [first, *others, b""]
 
@@ -268,7 +268,7 @@ def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], 
         else:
             whole.append(text)
             if quoted is not None and quoted != text:
-                whole.append(quoted)  # some take backslashes as they stand
+                whole.append(quoted)  # some keep backslashes
     return whole, b"".join(pieces[number] for number in sorted(pieces))
 
 

@@ -1,8 +1,8 @@
 """A mail read forwards: header lines, and bodies up to the line of a boundary.
 
-Bodies come in blocks, not lines: only where a line begins with two dashes is it looked at. At most
-a block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
-goes on behind them, and is marked as doubtful.
+Bodies come in blocks, not lines: only lines that begin with two dashes are examined. At most a
+block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
+continues behind such a line, and is marked as doubtful.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Boundaries:
         self._begins: re.Pattern[bytes] | None = None
 
     def copy(self) -> Boundaries:
-        """Return the same, to which others are added."""
+        """Return a copy, to which other boundaries are added."""
         made = Boundaries(self.named)
         made._all |= self._all
         return made
@@ -127,8 +127,8 @@ class Lines(Forward):
     def header(self, stack: Stack, most: int | None = None) -> Collector:
         """Read a header up to the empty line behind it, or to a boundary of `stack` or its own.
 
-        With `most`, it may be of no mail: reading stops after so many bytes without a field of
-        mail, and lines before the first field are passed over.
+        With `most`, the text may be no mail: reading stops after this many bytes without a field of
+        mail, and lines before the first field are ignored.
         """
         collector = Collector(is_first=self._is_first)
         self._is_first = False
@@ -169,7 +169,7 @@ class Lines(Forward):
         return collector
 
     def _fields_follow(self, after: int) -> bool:
-        """Return whether a field stands in the lines up to the next empty one."""
+        """Return whether the lines up to the next empty one contain a field."""
         if self.position + after <= self._fields_until:
             return True
         ahead = self.peek(after + MAX_LINE_BYTES)[after:]
@@ -195,10 +195,11 @@ class Lines(Forward):
     ) -> Iterator[bytes]:
         """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
 
-        The line end before a boundary belongs to it. Text aside of the parts ends at any line that
-        resembles a boundary, or at a field of a part, since no client shows it, unless it has to be
-        `is_whole`. With `guesses`, a boundary is also a line that no header names, with fields of a
-        part behind it. A part that began at a field in text aside is doubtful at the next one.
+        The line end before a boundary belongs to the boundary. Text aside of the parts ends at any
+        line that resembles a boundary, or at a field of a part, since no client shows it, unless it
+        has to be `is_whole`. With `guesses`, a boundary is also a line that no header names, with
+        fields of a part behind it. A part that began at a field in text aside is doubtful at the
+        next one.
         """
         self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
@@ -253,10 +254,10 @@ class Lines(Forward):
             self._at = found + 1
 
     def _find_begin(self, *, or_field: bool) -> int:
-        """Return where a line ends before dashes or, if wanted, a field; -1 if none does."""
+        """Return the place of a line end before dashes or, if wanted, a field; else -1."""
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)
-        # One search for all: a search for each would go over the same bytes again and again.
+        # One search for all marks: separate searches would read the same bytes again and again.
         by_end = (_find_aside, _find_old_aside) if or_field else (_find_old_dashes,) * 2
         found = by_end[self.is_old](self._buffer, self._at)
         return -1 if found is None else found.start()
@@ -279,8 +280,9 @@ class Lines(Forward):
     ) -> Hit | None:
         """Return which boundary a line resembles, if it ends this body; otherwise note it.
 
-        It begins with a boundary, in any case: some clients compare no more. Or fields of a part
-        follow: some clients then take it for a boundary that no header names.
+        The line begins with a boundary, in upper or lower case: some clients compare only this. Or
+        fields of a part follow: some clients then treat the line as a boundary that no header
+        names.
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
@@ -301,7 +303,7 @@ class Lines(Forward):
         return Hit(level, is_last=False)
 
     def _begins_part(self, behind: int) -> bool:
-        """Return whether fields stand so far ahead, and one of the first says what the body is."""
+        """Return whether fields follow, and one of the first describes the body."""
         ahead = self.peek(behind + _PART_HEADER_BYTES)[behind:]
         at = 0
         for _ in range(_PART_FIELDS):
@@ -316,7 +318,7 @@ class Lines(Forward):
 
 
 def match(stack: Stack, line: bytes) -> Hit | None:
-    """Return the innermost boundary that a line is; None if it is no boundary."""
+    """Return the innermost boundary that a line matches; None if it is no boundary."""
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")
     for level in range(len(stack) - 1, -1, -1):

@@ -1,8 +1,8 @@
 """Members in streams of office documents: pictures, embedded files, documents in presentations.
 
-Records say where each begins and ends, behind a header of eight bytes. They are searched for in
-streams that have such records, since only the text of a document says where they are. A workbook
-cuts them up. An encrypted document is named.
+Each member is in a record, behind a header of eight bytes. Only the text of a document says where
+members are, so this module searches all streams that have records. A workbook divides records into
+pieces. An encrypted document is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
 from hashclient.containers.runs import Runs
 
-#: Members that are named together.
+#: Members in one batch.
 BATCH = 1000
 #: Streams in which pictures lie, and those of workbooks, as records of their own kind.
 _WITH_RECORDS = frozenset(
@@ -28,8 +28,9 @@ _BOOKS = frozenset((b"Workbook", b"Book"))
 _NATIVE = b"\x01Ole10Native"
 _NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
 
-#: By the first four bytes of a record (instance and kind): how many bytes stand before a picture.
-#: One identifier of 16 bytes or two, and a byte; of a metafile its header, and no byte.
+#: By the first four bytes of a record (instance and kind): the number of bytes before a picture.
+#: These are one or two identifiers of 16 bytes, and a byte; for a metafile, its header in place of
+#: the byte.
 _PICTURES = {
     instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
     for kind, one, before in (
@@ -47,7 +48,7 @@ _PICTURES = {
     for instance, more in ((one, 0), (one + 0x10, 16))
 }
 _METAFILES = (0xF01A, 0xF01B, 0xF01C)
-#: A document in a presentation: as it is, or its length and it compressed.
+#: A document in a presentation: plain, or its length and the compressed document.
 _DOCUMENT, _PACKED_DOCUMENT = b"\0\0\x11\x10", b"\x10\0\x11\x10"
 _BEFORE = {**_PICTURES, _DOCUMENT: 0, _PACKED_DOCUMENT: 4}
 _find = re.compile(b"|".join(map(re.escape, _BEFORE))).finditer
@@ -123,7 +124,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 
     def chunks() -> Iterator[bytes]:
         pieces, decoder, count = plain(), decoding.Inflater(15), 0
-        # PowerPoint leaves the end of a compressed document out.
+        # PowerPoint omits the end of a compressed document.
         needs_end = kind in _METAFILES
         for piece in decoding.decoded(decoder, lambda: next(pieces, b""), needs_end=needs_end):
             count += len(piece)

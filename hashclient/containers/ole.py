@@ -1,8 +1,8 @@
 """OLE2, the form of doc, xls, ppt, msg and msi: each stream is a member; some hold others.
 
-A file is cut into sectors; a table says which one follows which. Streams that are short lie in a
-stream of their own, with sectors and a table of its own. A chain is followed as far as the size
-says, so none is endless, and a stream is read in pieces. Streams that no storage names are no
+A file consists of sectors; a table contains the next sector of each. Short streams are together in
+one stream, which has its own sectors and table. A chain of sectors is followed up to the size of
+the stream, so no chain is endless; a stream is read in pieces. Streams that no storage names are no
 members: programs do not show them.
 """
 
@@ -33,12 +33,12 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: So many times the file's size is searched: its streams share no bytes.
+#: At most this many times the size of the file is searched: its streams share no bytes.
 _SEARCHED = 4
 
 
 def end_of(data: Data) -> int:
-    """Return where the sectors in use end; 0 if these bytes are no compound file."""
+    """Return the end of the used sectors; 0 if these bytes are no compound file."""
     if data.read_at(0, len(OLE_MARK)) != OLE_MARK:
         return 0
     try:
@@ -60,7 +60,7 @@ class Ole:
     seeks = True
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the streams, and then what is in them."""
+        """Yield the streams, and then the members in them."""
         data = cast(Data, data)
         file = _File(data)
         entries, is_whole = file.entries()
@@ -123,7 +123,7 @@ class _File:
 
     @property
     def end(self) -> int:
-        """Where the last sector ends that the table does not call free."""
+        """The end of the last sector that the table does not mark as free."""
         used = len(self._table)
         while used and self._table[used - 1] == _NONE:
             used -= 1
@@ -133,7 +133,7 @@ class _File:
         return self._data.read_at((number + 1) * self._bytes, self._bytes)
 
     def _chain(self, start: int, size: int, *, is_short: bool = False) -> Runs:
-        """Return the bytes of a chain, up to `size`; fewer where it ends before."""
+        """Return the bytes of a chain, up to `size`; fewer if the chain ends before."""
         return next(self._parts(start, size, size + 1, is_short=is_short))
 
     def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
@@ -159,7 +159,7 @@ class _File:
         yield runs
 
     def entries(self) -> tuple[list[_Entry], bool]:
-        """Return all streams that storages name, and whether all that is named is there."""
+        """Return all streams that storages name, and whether all of them exist."""
         directory = self._chain(self._directory, self._count * self._bytes)
         if directory.size > _MAX_DIRECTORY_BYTES:
             raise NotReadError(Why.LIMIT, f"ole: a directory of {directory.size:,} bytes")
@@ -197,7 +197,7 @@ class _File:
         return list(dict.fromkeys((entry.size < self._limit, entry.size < _SHORT_BYTES)))
 
     def stream(self, entry: _Entry, *, is_short: bool) -> Runs:
-        """Return the bytes of a stream; fewer than its size where they are not all here."""
+        """Return the bytes of a stream; fewer than its size if some are missing."""
         return self._chain(entry.start, entry.size, is_short=is_short)
 
     def chunks(self, entry: _Entry, *, is_short: bool) -> Iterator[bytes]:

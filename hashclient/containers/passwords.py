@@ -1,7 +1,7 @@
-"""zip archives with encrypted members, where the administrator knows passwords.
+"""zip archives with encrypted members, if the administrator knows passwords.
 
-`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted ones. It
-cannot decrypt other kinds of archives: their encrypted members stay unread.
+`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted ones.
+libarchive cannot decrypt other kinds of archives: their encrypted members stay unread.
 """
 
 from __future__ import annotations

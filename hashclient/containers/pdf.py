@@ -1,13 +1,11 @@
 """PDF: files that are embedded in it, and pictures whose stream is a whole file.
 
 pikepdf reads it, if the extra `documents` is installed; without it, files of the kind are counted
-and not opened. A file is embedded where a dictionary of files names it (`EF`, `RF`), wherever that
-stands, or its stream says so itself. A picture in JPEG or JPEG 2000 is stored as the file that it
-was; compressions around it are undone. Other streams are parts of pages.
-
-Of a file that has to be repaired, each stream is a member: what named it may be lost. One that is
-cut off is unread as well. Nothing is read of a file beyond repair: it is unread, unless it has no
-stream at all.
+and not opened. A file is embedded if any dictionary of files names it (`EF`, `RF`), or if its
+stream says so. A picture in JPEG or JPEG 2000 is stored as the original file; compressions around
+it are undone. Other streams are parts of pages. If a file has to be repaired, each stream is a
+member, because its name may be lost. A file that is cut off is unread as well. A file that cannot
+be repaired is unread, unless it has no stream at all.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ except ImportError:
     _pdf = None
 _PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
 _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
-#: What names embedded files, and files that belong to these; and how that is written.
+#: The keys that name embedded files, and files that belong to these; and their written forms.
 _FILES = "/EF", "/RF"
 _MARKS = tuple(name.encode() for name in _FILES)
 _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
@@ -38,15 +36,15 @@ _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
 #: Words in warnings.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
-#: The same, where a stream has no end, or an object none: the library takes them for empty.
+#: The same for a stream or an object without an end: the library treats both as empty.
 _LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
-#: How often the bytes of a file are read for members: streams have none in common.
+#: How often the bytes of a file are read for members: streams share no bytes.
 _GIVEN = 8
 
 
 class _Source(io.RawIOBase):
-    """The bytes of a file, as the library reads them, which may pass over an error."""
+    """The bytes of a file for the library, which may ignore an error."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -85,7 +83,7 @@ class _Source(io.RawIOBase):
         return len(piece)
 
     def check(self) -> None:
-        """Raise what the library has passed over: an error of reading, or of a limit."""
+        """Raise an error that the library has ignored: of reading, or of a limit."""
         if self.error is not None:
             raise self.error
 
@@ -98,7 +96,7 @@ class _Part(NamedTuple):
 
 
 class Pdf:
-    """PDF files; encrypted ones where no password is asked for, or a known one fits."""
+    """PDF files; encrypted ones if they need no password, or a known one fits."""
 
     name = "pdf"
     seeks = True
@@ -128,10 +126,10 @@ class Pdf:
                 yield from file.members(part)
 
     def _opened(self, source: _Source) -> Any:
-        """Return the file, None where it is past repair.
+        """Return the file, None if it cannot be repaired.
 
         Raises:
-            NotReadError: it is encrypted, or its bytes cannot be read.
+            NotReadError: the file is encrypted, or its bytes cannot be read.
         """
         for password in self._passwords:
             try:
@@ -145,17 +143,18 @@ class Pdf:
 
 
 class _File:
-    """The objects of one file. The library gives warnings once, and goes on after each."""
+    """The objects of one file. The library reports each warning once, and continues."""
 
     def __init__(self, opened: Any, source: _Source) -> None:
-        """Find the streams that are members, `parts`, and what cannot be read, `unread`."""
+        """Find the streams that are members, `parts`, and the unreadable objects, `unread`."""
         self._opened = opened
         self._source = source
         before = opened.get_warnings()
         is_repaired = _says(before, _REPAIRED)
         wanted = _pdf.Dictionary | _pdf.Array | _pdf.Stream
         objects = [found for found in opened.objects if isinstance(found, wanted)]
-        # Taken before a stream is read, which takes those that are left as its own.
+        # Taken before a stream is read, because the stream would take the remaining warnings as its
+        # own.
         warnings = opened.get_warnings()
         self._is_odd = is_repaired or _says(before + warnings, _OTHER_LENGTH)
         streams: dict[tuple[int, int], bool] = {}
@@ -170,7 +169,8 @@ class _File:
                 continue
             kind = found.get("/Type")
             if kind == "/ObjStm":
-                # The library leaves out the objects in a damaged one, with a warning at most.
+                # The library omits the objects in a damaged stream of objects, at most with a
+                # warning.
                 _, error = self._content(found)
                 if error is None and warnings:
                     error = _damaged()
@@ -190,7 +190,7 @@ class _File:
         ]
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
-        """Yield one stream; where its length is not sure, each that it may have."""
+        """Yield one stream; if its length is uncertain, one for each possible length."""
         chunks = partial(self._chunks, part.number)
         yield [Member(part.name, None, is_exact=False, chunks=chunks)]
         for cut in (_without_line_end, _as_said) if self._is_odd else ():
@@ -208,10 +208,10 @@ class _File:
             raise error
 
     def _content(self, stream: Any) -> tuple[bytes, NotReadError | None]:
-        """Return the bytes of a stream, and why these are not all.
+        """Return the bytes of a stream, and why some are missing.
 
         Raises:
-            MemoryError: they are too many.
+            MemoryError: there are too many bytes.
         """
         filters = _filters(stream)
         content, error = b"", None
@@ -233,14 +233,14 @@ class _File:
 
 
 def _without_line_end(_stream: Any, content: bytes) -> bytes:
-    """Return it without the end of the line before its last word."""
+    """Return the bytes without the line end before their last word."""
     if content.endswith((b"\n", b"\r")):
         return content[: -2 if content.endswith(b"\r\n") else -1]
     return content
 
 
 def _as_said(stream: Any, content: bytes) -> bytes:
-    """Return a stream cut to its `/Length`, where no `endstream` follows."""
+    """Return a stream cut to its `/Length`, if no `endstream` follows there."""
     length = stream.get("/Length")
     if isinstance(length, int) and length >= 0 and stream.read_raw_bytes() == content:
         return content[:length]
@@ -248,7 +248,7 @@ def _as_said(stream: Any, content: bytes) -> bytes:
 
 
 def _picture(stream: Any, filters: list[bytes]) -> bytes:
-    """Return the bytes of a picture as they were before it was compressed once more."""
+    """Return the bytes of a picture before its additional compression."""
     if len(filters) == 1:
         return bytes(stream.read_raw_bytes())
     # The library undoes all filters or none, so the dictionary keeps those that it can undo.
@@ -284,7 +284,7 @@ def _name(number: tuple[int, int]) -> bytes:
 
 
 def _filters(stream: Any) -> list[bytes]:
-    """Return how a stream is packed, in the order in which that is undone."""
+    """Return the filters of a stream, in the order of decoding."""
     filters = stream.get("/Filter")
     named = filters if isinstance(filters, _pdf.Array) else [filters]
     # A name may be any bytes.

@@ -2,8 +2,8 @@
 
 Frames of msgpack over a pair of sockets, each after its length. Messages of the other side are
 parsed strictly and within bounds: a hostile container may have taken over the process that opens
-it. A descriptor comes with the frame that names its file. Digests go from there to the worker, and
-are stored nowhere.
+it. A descriptor comes with the frame that names its file. Digests go from this process to the
+worker, and are never stored.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hashclient.core.model import Mail
 
 #: Longest frame either side takes.
 MAX_FRAME_BYTES = 8 << 20
-#: A name in a container is cut after so many bytes; names in file systems are shorter.
+#: A name in a container is cut after this many bytes; names in file systems are shorter.
 MAX_NAME_BYTES = 4_096
-#: Rows that go in one frame, at most, and the bytes of their names.
+#: The most rows in one frame, and the most bytes of their names.
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
@@ -49,8 +49,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     """A file to be opened, whose descriptor comes with it.
 
-    `any_mask` has the algorithms for members of an unknown size, and `one_mask` those for members
-    of any size where all have the same. With `forced` no size rules anything out.
+    `any_mask` has the algorithms for members of an unknown size, and `one_mask` the algorithms for
+    members of any size, if they are the same for all. With `forced`, no size rules out a member.
     """
 
     size: int
@@ -60,22 +60,23 @@ class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
-    """The claimed sizes of a directory of members; `NO_CLAIM` where there is none."""
+    """The claimed sizes of a directory of members; `NO_CLAIM` if a member has none."""
 
     sizes: list[int]
 
 
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
-    """The algorithms to compute for each member, 0 where no digest is needed."""
+    """The algorithms to compute for each member, 0 if no digest is needed."""
 
     masks: bytes
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One member of the container with this number; `name` is as it stands there.
+    """One member of the container with this number; `name` is unchanged.
 
-    It was read, and `digests` are those of `mask`, joined; or it is `ruled_out`, as no entry has
-    the size that it claims (`exact` if the size is certain); or it was not read, and `why` says so.
+    It was read, and `digests` are those of `mask`, joined; or it is `ruled_out`, because no entry
+    has its claimed size (`exact` if the size is certain); or it was not read, and `why` has the
+    reason.
     A row without a name is about the other contents of the container. A row with a kind in
     `not_opened` says that its container is of that kind, and is not listed.
     """
@@ -93,7 +94,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
-    """Members, and the containers among them: (number, number of the one it is in, its name, mail).
+    """Members, and the containers among them: (number, number of the outer container, name, mail).
 
     The file itself is number 0. `mail` describes the container if it is a mail.
     """
@@ -103,7 +104,10 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """The end of a job. `is_tired` asks for a new process, since this one has computed long."""
+    """The end of a job.
+
+    `is_tired` asks for a new process, because this one has used much processor time.
+    """
 
     bytes_out: int
     is_tired: bool
@@ -164,8 +168,8 @@ class Channel:
         """Return the body of the next message; `take_fd` has the descriptor that came with it.
 
         Raises:
-            BrokenError: the other side is gone, or the message is too long.
-            TimeoutError: none has come in time.
+            BrokenError: the other side is gone, or the message is too long. TimeoutError: no
+            message has come in time.
         """
         length = int.from_bytes(self._read(_LENGTH_BYTES), "little")
         if length > MAX_FRAME_BYTES:
@@ -176,7 +180,7 @@ class Channel:
         """Return the descriptor that came with the last message.
 
         Raises:
-            BrokenError: none did.
+            BrokenError: no descriptor came.
         """
         if len(self._fds) != 1:
             raise BrokenError("a message came without its file")

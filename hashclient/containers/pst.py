@@ -1,9 +1,10 @@
 """Stores of Outlook (pst, ost, pab): files attached to messages, and to messages within these.
 
-Each node is looked at, also one that no folder names any more, and each node below it: what has the
-data of an attachment is a member, whatever the node is called. A body in HTML is one as well, and
-so are files that stand encoded in a body of text. A password of a store keeps nobody from reading
-it. Bodies in compressed RTF are left alone, and a file that is only linked is not in the store.
+All nodes and the nodes below them are examined, also a node that no folder names any more. A node
+with the data of an attachment is a member, whatever its name. A body in HTML is a member as well,
+and so are encoded files in a body of text. A store with a password can be read without the
+password. Bodies in compressed RTF are not opened, and a file that is only linked is not in the
+store.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from hashclient.containers.mail import files_as_members
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.pstnodes import HEAPS, Node, Nodes
 
-#: Members in one batch: some hold their bytes.
+#: Members in one batch: some have their bytes in memory.
 _BATCH = 200
 #: Nodes below one another: a message in a message is two.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
-#: A node takes this much of what may be read: less than an eighth of that is in a file.
+#: Each node uses this part of the bytes that may be read; a file needs less than an eighth of
+#: these.
 _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
-#: A heap of items in the blocks of a node: where its list is, what it is, what its items are of.
+#: A heap of items in the blocks of a node: the place of its list, its kind, the kind of its items.
 _HEAP = struct.Struct("<HBBL")
 _IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, (0xB5, 2, 6)
 _IS_TABLE, _IS_OLD_TABLE = 0x7C, 0xAC
@@ -44,12 +46,12 @@ _TABLE, _COLUMN = struct.Struct("<xB20x"), struct.Struct("<HH4x")
 _VALUES, _ATTACHMENT = 0x1F, 5
 #: A store has properties, as have folders and messages that are below no other node.
 _STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
-#: A node that says which properties the numbers from 0x8000 on are: number, kind and place of each.
+#: A node that defines the properties with numbers from 0x8000 on: number, kind and place of each.
 _PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct("<LHH"), 64
 
 _OBJECT, _TEXT, _BYTES = 13, 31, 258
 _DATA, _METHOD, _HTML, _BODY = 0x3701, 0x3705, 0x1013, 0x1000
-#: What readpst gives as attached files: their data, and bodies that are called secure ones.
+#: The properties that readpst extracts as attached files: their data, and "secure" bodies.
 _FILES = _DATA, 0x6F02, 0x6F04
 _EMBEDDED = 5
 _NAMES = 0x3707, 0x3704, 0x3001, 0x0037
@@ -64,7 +66,7 @@ class Pst:
     seeks = True
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield what is attached to messages, in batches."""
+        """Yield the attachments of messages, in batches."""
         batch: list[Member] = []
         try:
             for found in _Walk(Nodes(cast(Data, data))).members():
@@ -88,7 +90,7 @@ class _Walk:
         self._folders: dict[int, bytes] = {}
 
     def members(self) -> Iterator[_Found]:
-        """Yield what is in each node."""
+        """Yield the members in each node."""
         for node in self._nodes.all():
             yield from self._members(node, self._folder(node), 0)
         if self._nodes.faults:
@@ -110,7 +112,7 @@ class _Walk:
         return self._folders[node.parent]
 
     def _members(self, node: Node, path: bytes, depth: int) -> Iterator[_Found]:
-        """Yield what is in a node, and in the nodes below it."""
+        """Yield the members in a node, and in the nodes below it."""
         inner: list[_Found] = []
         faults, kind = self._nodes.faults, node.number & _VALUES
         is_names = not depth and node.number == _PROPERTY_NAMES
@@ -119,13 +121,13 @@ class _Walk:
             path = _joined(path, values.name() or b"node-%x" % node.number)
             inner.extend(values.members(path, _FILES if is_names else (*_FILES, _HTML, _BODY)))
             if depth:
-                # Some programs take a file also out of an older kind of table.
+                # Some programs also extract a file from an older kind of table.
                 is_whole, must = values.kind != _IS_OLD_TABLE, kind == _ATTACHMENT
             else:
                 is_whole = not is_names or not values.names_file()
                 must = kind in _AT_THE_TOP or node.number == _STORE or is_names
             is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
-            del values  # not to have those of all depths
+            del values  # so that not all depths are in memory
         except struct.error:
             is_whole = False
         if not is_whole:
@@ -139,13 +141,13 @@ class _Walk:
 
 
 class _Properties:
-    """The properties of one node; none where it has something else."""
+    """The properties of one node; none if it has other content."""
 
     def __init__(self, nodes: Nodes, node: Node) -> None:
-        """Read where they are.
+        """Read the places of the properties.
 
         Raises:
-            struct.error: they are damaged.
+            struct.error: the properties are damaged.
         """
         self._nodes = nodes
         nodes.take(_NODE_BYTES)
@@ -176,7 +178,7 @@ class _Properties:
             return
         self.kind = kind
         if kind == _IS_TABLE:
-            # Out of the rows of a table, too, some programs take a file.
+            # Some programs also extract a file from the rows of a table.
             raw = self._item(top)
             (count,) = _TABLE.unpack_from(raw)
             columns = raw[_TABLE.size :][: count * _COLUMN.size]
@@ -216,7 +218,7 @@ class _Properties:
         if not number:
             return b""
         block, index = self._split(number)
-        # Of larger numbers of items, some programs take another part.
+        # For larger numbers of items, some programs use another part of the number.
         if number & _VALUES or not 0 < index <= _MAX_ITEMS or block >= len(self._blocks):
             raise struct.error
         raw = self._nodes.block(self._blocks[block])
@@ -247,7 +249,7 @@ class _Properties:
         return in_pieces(place) if isinstance(place, bytes) else self._nodes.chunks(place.data)
 
     def name(self) -> bytes:
-        """Return what it is called, as far as it says so."""
+        """Return the name of the node, if it has one."""
         for number in _NAMES:
             if number in self._values:
                 try:
@@ -277,7 +279,7 @@ class _Properties:
         return is_one or len(pieces) > _MAX_NAMED_BLOCKS
 
     def members(self, path: bytes, numbers: Sequence[int]) -> Iterator[_Found]:
-        """Yield the attached file or object that it is, and what is in a body."""
+        """Yield the attached file or object of the node, and the members in a body."""
         for number in numbers:
             if number not in self._values or number == _BODY:
                 continue

@@ -1,9 +1,9 @@
 """The nodes of a store of Outlook, and the bytes of each: pages and blocks of [MS-PST].
 
-One tree of pages says where blocks lie, another one what the nodes are. Bytes of a node are one
-block, or many that a tree of blocks names; so are the nodes below a node. No tree is followed
-upwards, so none is endless. Pages and blocks have checksums: one that is wrong is counted in
-`faults`, and what is there is read all the same.
+One tree of pages contains the places of blocks, another tree contains the nodes. The bytes of a
+node are in one block, or in many blocks of a tree; the same is true of the nodes below a node. No
+tree is followed upwards, so none is endless. Pages and blocks have checksums: a wrong checksum is
+counted in `faults`, but the bytes are still read.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MAX_LEVEL = 8
 _CACHED = 64
 #: How often the bytes of a file are read: nodes have few in common.
 _GIVEN, _LEAST_BYTES = 8, 1 << 20
-#: kind, level and count of a block that names others, and the length of all that it leads to
+#: kind, level and count of a block that names others, and the total length of these
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
-#: What a heap can be, in its fourth byte.
+#: The possible kinds of a heap, in its fourth byte.
 HEAPS = b"\x6c\x7c\x8c\x9c\xa5\xac\xbc\xcc"
 
 #: The tables of [MS-PST] by which bytes of blocks are encoded.
@@ -49,7 +49,7 @@ _FORWARD = bytes(map(INVERSE.index, range(256)))
 
 
 class Form(NamedTuple):
-    """What differs between versions: where things stand, and how long they are.
+    """The differences between versions: places and lengths.
 
     `word` is the letter of `struct` for a place or the number of a block.
     """
@@ -107,7 +107,7 @@ class Nodes:
         """Read its header.
 
         Raises:
-            NotReadError: nobody knows its version, or how its bytes are encoded.
+            NotReadError: the version or the encoding of the bytes is unknown.
         """
         head = data.read_at(0, _HEAD_BYTES).ljust(_HEAD_BYTES, b"\0")
         form = FORMS.get(int.from_bytes(head[10:12], "little"))
@@ -133,7 +133,7 @@ class Nodes:
         """Count bytes that are read.
 
         Raises:
-            NotReadError: the same ones are read too often.
+            NotReadError: the same bytes are read too often.
         """
         self._left -= count
         if self._left < 0:
@@ -180,7 +180,7 @@ class Nodes:
             place, above = rows[at][2], level
 
     def _read_page(self, place: int, kind: int) -> tuple[int, list[tuple[int, ...]]]:
-        """Return the level of a page, and its rows; none where it cannot be one."""
+        """Return the level of a page, and its rows; none if it is not a valid page."""
         form = self.form
         page = self._data.read_at(min(place, self._data.size), form.page_bytes).ljust(
             form.page_bytes, b"\0"
@@ -197,16 +197,17 @@ class Nodes:
         return level, [row.unpack_from(page, at * length) for at in range(count)]
 
     def block(self, number: int) -> bytes:
-        """Return the bytes of a block, as many as are there."""
+        """Return the available bytes of a block."""
         content, is_whole = self._block(number & ~1)
-        # Of an odd number, some programs take the last bit for a part of the key.
+        # Some programs use the last bit of an odd number as a part of the key.
         self.faults += not is_whole or (number & 1 and self._encoding == _CYCLIC)
         return content
 
     def hides_heap(self, content: bytes) -> bool:
-        """Return whether a block that should hold bytes is a list, and leads to a heap.
+        """Return whether a block that should contain bytes is a list, and leads to a heap.
 
-        Some programs tell a list by its bytes, and some decode what a store says is not encoded.
+        Some programs recognise a list by its bytes, and some decode bytes although the store says
+        that they are not encoded.
         """
         if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
@@ -257,7 +258,7 @@ class Nodes:
             yield from self.blocks(one, level)
 
     def size(self, number: int) -> int | None:
-        """Return how many bytes blocks have; None where they have others than their list says."""
+        """Return the length of blocks; None if it differs from the length in their list."""
         if not number & 2:
             return len(self.block(number)) if number else 0
         said = _INNER.unpack_from(self.block(number).ljust(_INNER.size, b"\0"))[3]
@@ -274,7 +275,7 @@ class Nodes:
         """Yield the bytes that a block leads to.
 
         Raises:
-            NotReadError: at the end, if these are not all, or others than were written.
+            NotReadError: at the end, if bytes are missing or differ from the written ones.
         """
         faults, size = self.faults, self.size(number)
         for one in self.blocks(number) if number else ():

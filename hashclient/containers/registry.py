@@ -1,4 +1,4 @@
-"""The expanders of all kinds, made as their rows in `kinds` say, in that order."""
+"""The expanders of all kinds, made from the rows in `kinds`, in the same order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hashclient.containers.sniffing import (
 
 
 class Registry:
-    """All expanders, with what the administrator has given them."""
+    """All expanders, with the passwords of the administrator."""
 
     def __init__(self, passwords: tuple[bytes, ...] = (), kinds: Sequence[Kind] = KINDS) -> None:
-        """`passwords` are tried where something is encrypted."""
+        """`passwords` are tried on encrypted members."""
         self._made = {kind: _made(kind, passwords) for kind in kinds if kind.expander}
         self._ending = [cast(Any, one) for kind, one in self._made.items() if kind.in_tail]
         self._behind = Behind(

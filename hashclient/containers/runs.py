@@ -1,4 +1,4 @@
-"""Bytes that lie in pieces in other data, as one: a stream in sectors, a record that is cut up."""
+"""Joins pieces of bytes that are scattered in other data, such as a stream in sectors."""
 
 from __future__ import annotations
 

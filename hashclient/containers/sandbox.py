@@ -1,9 +1,9 @@
 """The sandbox of a process: it can open no file, use no network, start or reach no process.
 
-Code that parses hostile bytes runs in it. Of these, the parts that the kernel has are used:
-Landlock forbids the file system and the network, seccomp leaves the few system calls that
-computing needs, and limits bound memory, processor time and open files. Open descriptors stay open.
-The process cannot undo this, and neither can its children.
+Code that parses hostile bytes runs in it. The sandbox has three parts, if the kernel supports them:
+Landlock forbids the file system and the network, seccomp allows only the few system calls that
+computing needs, and limits restrict memory, processor time and open files. Open descriptors stay
+open. The process cannot undo this, and neither can its children.
 
 Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
 """
@@ -41,8 +41,8 @@ _NET_RIGHTS = 0b11  # bind and connect, TCP; since version 4
 _SCOPES = 0b11  # abstract sockets and signals of others; since version 6
 
 #: The system calls that computing needs, by number: of memory, of descriptors that are open, of
-#: time and randomness. A file that was handed over is open for reading only; nothing here changes
-#: its mode or owner.
+#: time and randomness. A file that was passed in is open only for reading; no call here changes its
+#: mode or owner.
 _X86_64: Mapping[str, int] = {
     "read": 0,
     "write": 1,
@@ -140,7 +140,7 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def missing(self) -> str:
-        """The parts that the kernel lacks, in words; empty where nothing is missing."""
+        """The parts that the kernel lacks, in words; empty if none is missing."""
         parts = [] if self.landlock else ["Landlock"]
         parts += [] if self.seccomp else ["seccomp"]
         return " and ".join(parts)
@@ -199,7 +199,7 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
             bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(what, (bound, bound))
         except (OSError, ValueError):
-            # A service manager may forbid it; it has limits of its own then.
+            # A service manager may forbid this; then it has its own limits.
             continue
 
 

@@ -1,12 +1,13 @@
-"""7z archives: libarchive reads them, and this module helps where it refuses a method.
+"""7z archives: libarchive reads them, and this module handles methods that it refuses.
 
-libarchive has no Deflate64, takes back a filter (Delta, the branches of a processor) behind some
-methods only, and takes a copy for a step only where it is the only one. Where a folder needs more,
-the header is read here: each folder is given to libarchive as an archive of its own without what it
-refuses, and liblzma takes back the filter.
+libarchive has no Deflate64, undoes a filter (Delta, the branches of a processor) only behind some
+methods, and accepts a copy step only if it is the only step. If a folder needs more, this module
+reads the header: it passes each folder to libarchive as a separate archive without the refused
+steps, and liblzma undoes the filter.
 
-Limits: an archive is left to libarchive as it is if its header is longer than `_MOST_HEADER_BYTES`,
-or any folder has a password, several packed streams (BCJ2) or a filter that liblzma lacks.
+Limits: an archive is passed to libarchive unchanged if its header is longer than
+`_MOST_HEADER_BYTES`, or any folder has a password, several packed streams (BCJ2) or a filter that
+liblzma lacks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from hashclient.containers.sevenzipheader import (
 
 _MARK = b"7z\xbc\xaf\x27\x1c\0\4"
 _START = Struct("<2QL")
-#: Bytes at the end in which 7-Zip looks for a header whose place is not said, and how one begins.
+#: Bytes at the end in which 7-Zip looks for a header of unknown place, and the beginning of a
+#: header.
 _END_BYTES = 512
 _HEADERS = (b"\x17\x06", b"\x01\x04")
 _MOST_HEADER_BYTES = 16 << 20
@@ -52,7 +54,7 @@ _MOST_HEADER_BYTES = 16 << 20
 _MOST_PACKED = 4
 
 _LZMA, _LZMA2, _DEFLATE64, _DELTA, _X86 = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3", b"\3\3\1\3"
-#: To copy is a step that changes nothing. Its number can be written in no byte.
+#: Copy is a step that changes nothing. Its number can have a length of zero bytes.
 _COPY = b"\0"
 _FILTERS = {
     _DELTA: lzma.FILTER_DELTA,
@@ -88,9 +90,9 @@ class SevenZip(Libarchive):
         yield from _members(data, parts) if parts else super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a checksum, and says where the last one ends.
+        """See `behind.Begun`: the first header has a checksum, and the end of the last header.
 
-        If it has zeros instead, 7-Zip looks for the last one at the end.
+        If it has zeros instead, 7-Zip looks for the last header at the end.
         """
         head = data.read_at(0, HEAD_BYTES)
         if head == _MARK.ljust(HEAD_BYTES, b"\0") and _last_header(data):
@@ -106,14 +108,14 @@ class SevenZip(Libarchive):
 
 
 def _last_header(data: Data) -> bytes:
-    """Return the header that the end of an archive seems to have, or nothing."""
+    """Return the header at the end of an archive, if there seems to be one."""
     end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
     at = max(end.rfind(mark) for mark in _HEADERS)
     return end[at:] if at >= 0 else b""
 
 
 def _start(offset: int, header: bytes) -> bytes:
-    """Return the first header, which says where the last one is."""
+    """Return the first header, which contains the place of the last one."""
     fields = _START.pack(offset, len(header), crc32(header))
     return _MARK + SUM.pack(crc32(fields)) + fields
 
@@ -122,9 +124,9 @@ def _refused(data: Data) -> list[Part]:
     """Return the members if libarchive refuses the archive or a folder of it; else nothing.
 
     Raises:
-        ValueError: it is not read here.
-        LookupError: neither.
-        NotReadError: its header cannot be read.
+        ValueError: this module cannot read the archive.
+        LookupError: the same.
+        NotReadError: the header cannot be read.
     """
     header = _header(data)
     if header.says_parts and not any(map(_is_refused, header.folders)):
@@ -163,7 +165,7 @@ def _steps(folder: Folder) -> list[Coder]:
 
 
 def _is_refused(folder: Folder) -> bool:
-    """Return whether libarchive does not unpack a folder; some that it does, it need not."""
+    """Return whether libarchive may refuse a folder; it could unpack some of these."""
     if (steps := _steps(folder)) != folder.coders:
         return True
     first, *filters = [coder.method for coder in steps]
@@ -181,7 +183,7 @@ def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
 
 
 class _Unpacked:
-    """The bytes that come out of a folder."""
+    """The unpacked bytes of a folder."""
 
     def __init__(self, data: Data, folder: Folder) -> None:
         self._pieces = _unpacked(data, folder)
@@ -204,10 +206,10 @@ def _chunks(out: Forward, part: Part) -> Iterator[bytes]:
 
 
 def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
-    """Yield what comes out of a folder.
+    """Yield the unpacked bytes of a folder.
 
     Raises:
-        NotReadError: it is damaged, or packed by a method that libarchive does not know.
+        NotReadError: the folder is damaged, or packed by a method that libarchive does not know.
     """
     if folder.start + folder.packed > data.size:
         raise NotReadError(Why.DAMAGED, "7z: ends too early")
@@ -226,7 +228,7 @@ def _unpacked(data: Data, folder: Folder) -> Iterator[bytes]:
 
 
 def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
-    """Yield bytes with filters taken back, which liblzma does behind LZMA2 only."""
+    """Yield bytes with their filters undone, which liblzma does only behind LZMA2."""
     chain = [
         {"id": _FILTERS[method]} | ({"dist": properties[0] + 1} if method == _DELTA else {})
         for method, properties, _ in reversed(filters)
@@ -241,7 +243,7 @@ def _filtered(pieces: Iterator[bytes], filters: list[Coder]) -> Iterator[bytes]:
 
 
 def _by_library(data: Data, folder: Folder, coders: list[Coder]) -> Iterator[bytes]:
-    """Have libarchive unpack a 7z of this folder alone."""
+    """Let libarchive unpack a 7z that contains only this folder."""
     coded = b"".join(
         bytes([len(method) | HAS_PROPERTIES]) + method + _number(len(properties)) + properties
         for method, properties, _ in coders

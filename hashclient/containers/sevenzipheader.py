@@ -1,7 +1,8 @@
 """The last header of a 7z: its folders, and how their content is divided into members.
 
-`ValueError` or `LookupError` says that a header is damaged, or has what is not read here: coders
-with several streams (BCJ2), parts of the header in other streams, or fields that nobody writes.
+`ValueError` or `LookupError` means that a header is damaged, or has parts that this module does not
+read: coders with several streams (BCJ2), parts of the header in other streams, or fields that no
+program writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MOST_CODERS = 4
 
 
 class Coder(NamedTuple):
-    """One step of unpacking; `size` is the length of what comes out."""
+    """One step of unpacking; `size` is the length of its output."""
 
     method: bytes
     properties: bytes
@@ -29,7 +30,7 @@ class Coder(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """Packed bytes, by which coders they are unpacked in turn, and the sum of what comes out."""
+    """Packed bytes, the coders that unpack them in turn, and the checksum of the output."""
 
     start: int
     packed: int
@@ -38,12 +39,12 @@ class Folder(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The length of what comes out."""
+        """The length of the output."""
         return self.coders[-1].size
 
 
 class Part(NamedTuple):
-    """A member: a part of what comes out of a folder."""
+    """A member: a part of the output of a folder."""
 
     name: bytes
     folder: Folder
@@ -56,7 +57,7 @@ class Header:
     """A header, read as far as its folders."""
 
     def __init__(self, header: bytes) -> None:
-        """Read the folders; those of a packed header hold the real header."""
+        """Read the folders; the folders of a packed header contain the real header."""
         self._fields = fields = _Fields(header)
         self.is_packed = header[0] == _PACKED_HEADER
         fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
@@ -85,7 +86,7 @@ class _Fields:
         return piece
 
     def checked(self, count: int) -> int:
-        """Return a number of things that have a byte in the header each, at least."""
+        """Return a number of things, each of which has at least a byte in the header."""
         if count > len(self._header):
             raise ValueError(count)
         return count
@@ -159,7 +160,7 @@ def _chain(fields: _Fields) -> list[tuple[int, bytes, bytes]]:
         coders.append(
             (place, method, fields.take(fields.number()) if flags & HAS_PROPERTIES else b"")
         )
-    # Of each pair, the first takes what comes out of the second.
+    # In each pair, the first coder reads the output of the second.
     pairs = [fields.numbers(2) for _ in range(count - 1)]
     follows = {before: after for after, before in pairs}
     (at,) = set(range(count)).difference(follows.values())

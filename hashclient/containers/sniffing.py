@@ -1,9 +1,8 @@
-"""Tells by first and last bytes whether a file may be a container: for every file, so it is cheap.
+"""Decides by first and last bytes whether a file may be a container; cheap enough for every file.
 
 The tables here are made once, from the rows in `kinds`. The worker, which holds lists and keys,
-looks at marks only, and at the first lines of a possible mail; the expander makes sure of some
-kinds, in the process that opens containers. A file that is no container may fit a mark; every
-container fits one.
+looks at marks only, and at the first lines of a possible mail; for some kinds the expander decides,
+in the process that opens containers. Some other files fit a mark, too; every container fits one.
 
 A file is ruled out in a few steps: at the beginning, and at each place near it, the first two bytes
 of no mark are found; and no mark that may stand anywhere is in it. Otherwise the marks are compared
@@ -30,7 +29,7 @@ from hashclient.containers.unopened import END_MARK_BYTES
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
-#: How much of the end `End.is_one` looks at.
+#: The number of last bytes that `End.is_one` looks at.
 _LAST_BYTES = 1 << 10
 #: A program is searched for marks in steps.
 _STEP_BYTES = 1 << 20
@@ -42,7 +41,7 @@ _PAD = b"\xff"
 
 ReadAt = Callable[[int, int], bytes]
 Buffer = bytes | bytearray
-#: The kinds that the beginning of a file fits; mostly none.
+#: The kinds whose marks the beginning of a file fits; usually none.
 Found = tuple[Kind, ...]
 
 
@@ -53,14 +52,14 @@ class _Row(NamedTuple):
     mark: Mark
 
     def stands(self, data: Buffer, length: int) -> bool:
-        """Return whether its literals may stand in a file; with a pattern, `fits` is as exact."""
+        """Return whether its literals may be in a file; with a pattern, `fits` is as exact."""
         mark = self.mark
         if mark.pattern or not mark.literals:
             return True
         return data.startswith(mark.literals, mark.at, length)
 
     def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
-        """Return whether a file fits where the literals stand; `begin` are its first bytes."""
+        """Return whether a file with the literals fits; `begin` are its first bytes."""
         mark = self.mark
         if mark.is_one is None:
             return True
@@ -231,7 +230,7 @@ def not_opened(found: Found, *, is_other: bool = False) -> str:
 
 
 def is_front(found: Found) -> bool:
-    """Return whether an archive may stand behind a file with this beginning."""
+    """Return whether an archive may follow a file with this beginning."""
     return any(kind.is_front for kind in found)
 
 
@@ -241,7 +240,7 @@ def wants_more_head(size: int) -> bool:
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether these first bytes are of a kind of which more have to be read."""
+    """Return whether these first bytes are of a kind that needs more bytes."""
     return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
 
 

@@ -1,10 +1,10 @@
 """tar in every dialect: v7, ustar, GNU, pax, star; sparse files; archives one behind the other.
 
-Read once, forwards, by the headers alone. Where programs disagree, the members of each are listed
-if possible: bytes after the end of the archive are searched for headers, as `tar -i` does, and so
-are the bytes after a damaged header. A member whose end two programs find in two places is listed
-as GNU tar reads it, and with its other sizes unless they are large, and is unread besides.
-`tarheader` parses; this module follows.
+The archive is read once, forwards, by the headers alone. If programs disagree, the members of each
+program are listed if possible. Bytes after the end of the archive, and after a damaged header, are
+searched for headers, as `tar -i` does. If two programs find different ends of a member, it is
+listed as GNU tar reads it, also with its other sizes unless they are large, and it is unread as
+well. `tarheader` parses headers; this module follows them.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from hashclient.containers.tarheader import (
     parse_pax,
 )
 
-#: More than any program writes into one.
+#: More than any program writes into one header.
 MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
-#: No path is longer, or has a zero before its end; hardly any has a line end. unar writes what is
-#: not the name of a member as a file.
+#: No path is longer, or has a zero before its end; hardly any has a line end. unar extracts other
+#: text than the name of a member as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
-#: Links, devices, directories and pipes. A size may stand there without bytes behind it.
+#: Links, devices, directories and pipes. Their headers may have a size without bytes behind it.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
-#: Of these, 7-Zip takes the bytes of the size.
+#: For these, 7-Zip reads as many bytes as the size says.
 _DEVICES = frozenset(b"3 4 6".split())
 _TWO_SIZES = "tar: programs disagree about its size"
 
@@ -59,7 +59,7 @@ class Area:
         """Return exactly `count` bytes; meant for few.
 
         Raises:
-            NotReadError: there are not so many.
+            NotReadError: there are fewer bytes.
         """
         taken = self._source.take(min(count, self.left))
         self.left -= len(taken)
@@ -103,7 +103,7 @@ class Tar:
     seeks = False
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a sum, and no field says where the end is."""
+        """See `behind.Begun`: the first header has a sum, and no field contains the end."""
         return data.size if is_header(data.read_at(0, BLOCK_BYTES)) else 0
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -163,7 +163,8 @@ class _Follows:
     def __init__(self) -> None:
         self.fields: Pax = {}
         self.name: bytes | None = None
-        #: Whether programs disagree which fields count: of two headers one, the other, or both.
+        #: Whether programs disagree about the fields that count: of the first header, the second,
+        #: or both.
         self.is_doubtful = False
         self.sizes: list[bytes] = []
 
@@ -213,8 +214,8 @@ def _member(
         for other in {header_size, *named} - {size}:
             if 0 < other <= PIECE_BYTES:
                 yield from _stored(source, name, other, offset)
-    # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them. Here,
-    # the bytes are a member, and headers among them are found when that is opened.
+    # 7-Zip reads bytes after a label; bsdtar reads none, and finds headers in these bytes. Here,
+    # the bytes are a member, and headers in them are found when the member is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
@@ -224,7 +225,7 @@ def _member(
         sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
     except NotReadError as error:
         yield Unlisted(name, error.why, error.detail)
-        sparse = None  # some programs take the bytes as they stand
+        sparse = None  # some programs use the stored bytes
     area = Area(source, size)
     if kind == _CONTINUED:
         yield Unlisted(name, Why.UNSUPPORTED, "tar: begins on another volume")
@@ -241,7 +242,7 @@ def _member(
 def _stored(
     source: Forward, name: bytes, size: int, offset: int
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield the next bytes as they stand: 7-Zip and busybox take those of a sparse member so."""
+    """Yield the next bytes as stored: 7-Zip and busybox extract a sparse member in this form."""
     chunks = source.ahead(size)
     if chunks is None:
         yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a member of this size")
@@ -250,9 +251,10 @@ def _stored(
 
 
 def _is_one_size(header_size: int, size: int) -> bool:
-    """Return whether a header has the size that counts, or cannot hold it.
+    """Return whether a header has the size that counts, or has no room for it.
 
-    busybox takes that of the header always, 7-Zip and bsdtar none of a header for all members.
+    busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a header for all
+    members.
     """
     if header_size == size:
         return True

@@ -1,7 +1,7 @@
 """The headers of tar: one block of 512 bytes, and the fields of pax.
 
-A block is a header if its checksum is right. Everything else is read as GNU tar reads it: a number
-is octal between blanks, up to a blank or a zero byte, or binary where its first bit is set.
+A block is a header if its checksum is right. Everything else is read as in GNU tar: a number is
+octal between blanks, up to a blank or a zero byte, or binary if its first bit is set.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 
 BLOCK_BYTES = 512
 MAGIC, MAGIC_AT = b"ustar", 257
-#: Where the sum in a header stands, and its first two bytes. A sum of signed bytes can have one
+#: The place of the sum in a header, and its first two bytes. A sum of signed bytes can have one
 #: digit.
 SUM_AT = 148
 _SUM_BYTES = b" \t\n\v\f\r01234567\0"
 SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
 _SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
 _SUM_OF_TEXT = rb"[\t-\r ]{0,3}[0-7]{4,7}[\t-\r ]|[\t-\r 0-7]{8}"
-#: How a file begins where more than one block may come before the first header.
+#: Beginnings of files in which more than one block may come before the first header.
 LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
@@ -52,7 +52,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def octal(field: bytes) -> int | None:
-    """Return the number in a field; None where there is none. Blank is zero, as everywhere."""
+    """Return the number in a field; None if there is none. Blank is zero, as in all programs."""
     digits = field.rstrip(b" \0")
     if digits.isdigit():  # as nearly all programs write it
         try:
@@ -114,7 +114,8 @@ def is_header(block: bytes) -> bool:
 def begins_late(head: bytes) -> bool:
     """Return whether the first header follows blocks of zeros, a script, or one foreign block.
 
-    `tar -i` passes over blocks of zeros, busybox over one, GNU tar over all to the first header.
+    `tar -i` skips blocks of zeros, busybox skips one, GNU tar skips all blocks before the first
+    header.
     """
     first, at = head[:BLOCK_BYTES], BLOCK_BYTES
     if first == _ZEROS:
@@ -132,7 +133,7 @@ def _number_behind_zero(field: bytes) -> int | None:
 
 
 def parse_header(block: bytes) -> Header | None:
-    """Return the header in a block; None where the block is no header."""
+    """Return the header in a block; None if the block is no header."""
     if not is_header(block):
         return None
     name = block[:100].split(b"\0", 1)[0]
@@ -143,10 +144,10 @@ def parse_header(block: bytes) -> Header | None:
 
 
 def parse_pax(text: bytes) -> Pax | None:
-    """Return the fields of a pax header that say where bytes are; None where it is damaged.
+    """Return the fields of a pax header about places of bytes; None if the header is damaged.
 
-    Of a field that stands there twice the last counts, as everywhere. The pieces of a sparse map in
-    the old form come many times: they are joined by commas.
+    If a field occurs twice, the last one counts, as in all programs. The pieces of a sparse map in
+    the old form occur many times: they are joined by commas.
     """
     fields: Pax = {}
     pieces: list[bytes] = []

@@ -1,7 +1,7 @@
-"""Sparse members of tar: a map of the pieces that hold bytes, and zeros between them.
+"""Sparse members of tar: a map of the pieces with bytes, and zeros between them.
 
-Four forms: that of old GNU tar, whose map stands in the header and in blocks behind it, and three
-of pax, whose map stands in the fields or before the bytes.
+There are four forms: old GNU tar, with the map in the header and in blocks behind it, and three of
+pax, with the map in the fields or before the bytes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Sparse:
     """How one member is put together: pieces of `(offset, length)`, or a map before the bytes."""
 
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
-        """Make `size` bytes of `pieces`; without these, the map stands before the bytes."""
+        """Make `size` bytes of `pieces`; without these, the map is before the bytes."""
         self.size = size
         self._pieces = pieces
         #: Whether there is no hole, and no map before the bytes.
         self.is_whole = pieces is not None and sum(length for _, length in pieces) == size
 
     def chunks(self, area: Bytes) -> Iterator[bytes]:
-        """Yield the member whole.
+        """Yield the complete member.
 
         Raises:
             NotReadError: the map does not agree with the bytes.
@@ -74,10 +74,10 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | None:  # noqa: FBT001
-    """Return how a member is put together; None where it is not sparse.
+    """Return the structure of a member; None if it is not sparse.
 
     Raises:
-        NotReadError: its map is damaged, or too large.
+        NotReadError: the map is damaged, or too large.
     """
     if is_old:
         return _old(source, block)
@@ -118,7 +118,7 @@ def _old(source: Forward, block: bytes) -> Sparse | None:
             raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
         entries, goes_on = more[:504], more[504]
     if not size and not any(values):
-        return None  # programs take the bytes as they stand
+        return None  # programs use the stored bytes
     # Unused fields are zero, and so is the length of a hole at the end.
     return Sparse(size, [pair for pair in _pairs(values) if pair[1]])
 
@@ -138,7 +138,7 @@ def _decimal(text: bytes) -> int:
 def _map_before(area: Bytes) -> Iterator[tuple[int, int]]:
     """Yield the pieces of a map that stands before the bytes, in lines, padded to a block.
 
-    It is read whole before the first piece is given, since the bytes follow it.
+    The whole map is read before the first piece is returned, because the bytes follow it.
     """
     buffer = b""
     at = 0

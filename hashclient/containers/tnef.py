@@ -1,8 +1,8 @@
 """TNEF, the `winmail.dat` of Outlook: attachments, and messages attached to them.
 
-A row of attributes, read once, forwards. Attachments are given as they are read; the properties of
-MAPI, which hold attached messages and bodies in HTML, are read whole, within a limit. Bodies in
-compressed RTF are no files, and are left alone.
+A stream is a row of attributes, read once, forwards. Attachments are returned during the read; the
+properties of MAPI, which contain attached messages and bodies in HTML, are read completely, up to a
+limit. Bodies in compressed RTF are no files, and are not opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ATTACH_PROPERTIES, _MESSAGE_PROPERTIES = 0x00069005, 0x00069003
 
 _UNSIGNED = Struct("<L")
 _TAG = Struct("<HH")
-#: Bytes of a value by its type; the other types say how many.
+#: Bytes of a value by its type; other types contain their length.
 _FIXED = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 10: 4, 11: 4, 20: 8, 64: 8, 72: 16}
 _OBJECT, _STRINGS, _BINARY = 13, (30, 31), 258
 _MANY = 0x1000
@@ -125,11 +125,11 @@ def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
 
 
 def _parse(text: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield type, number and value of each property that says its length.
+    """Yield type, number and value of each property that contains its length.
 
     Raises:
-        NotReadError: a type that is not known, or a value beyond the end.
-        struct.error: ends too early.
+        NotReadError: a type is unknown, or a value continues beyond the end. struct.error: the
+            properties end too early.
     """
     (count,) = _UNSIGNED.unpack_from(text, 0)
     at = 4

@@ -1,7 +1,7 @@
 """The tree of UDF in an image of a disk, which libarchive does not read (ECMA-167, OSTA UDF 2.60).
 
-Only files are listed that no other tree of the image has, by where they begin and how long they
-are. A structure that is not followed makes the tree unread.
+Only files that no other tree of the image has are listed; place and length identify a file. A
+structure that this module cannot follow makes the tree unread.
 
 Limits: virtual partitions (of disks that were written in sessions) and files with their content in
 several streams.
@@ -36,7 +36,7 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
-#: Directories have at most so many times the image's size: they share no bytes.
+#: All directories together have at most this many times the size of the image: they share no bytes.
 _READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
@@ -44,7 +44,7 @@ Place = tuple[int, int]
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file or directory: its length, and its bytes as pieces; None as place for zeros."""
+    """A file or directory: its length, and the pieces of its bytes; None marks zeros."""
 
     size: int
     pieces: list[tuple[int | None, int]]
@@ -52,7 +52,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Pieces(NamedTuple):
-    """The pieces of a partition, and where each ends in it."""
+    """The pieces of a partition, and the end of each in the partition."""
 
     pieces: list[tuple[int | None, int]]
     ends: list[int]
@@ -103,17 +103,17 @@ def _tag_of(block: bytes) -> int:
 
 
 class _Volume:
-    """The volume of an image: where its partitions are, and its root.
+    """The volume of an image: the places of its partitions, and its root.
 
     Raises:
-        NotReadError: it is damaged, or of a form that is not read.
+        NotReadError: the volume is damaged, or has an unsupported form.
     """
 
     def __init__(self, data: Data) -> None:
         self._data = data
         self._block = _SECTOR
         self._starts: dict[int, int] = {}
-        #: By number: where a partition begins, or the pieces of its blocks.
+        #: By number: the beginning of a partition, or the pieces of its blocks.
         self._partitions: list[int | _Pieces] = []
         #: No more pieces of files, and no more bytes of directories, can be in the image.
         self._pieces_left, self._bytes_left = data.size // _SHORT.size, _READ_AGAIN * data.size
@@ -199,7 +199,7 @@ class _Volume:
             self._partitions[number] = _Pieces(pieces, ends)
 
     def _place(self, partition: int, block: int) -> int:
-        """Return where a block is."""
+        """Return the place of a block."""
         if partition >= len(self._partitions):
             raise _damaged("no partition")
         where = self._partitions[partition]

@@ -1,4 +1,4 @@
-"""Kinds of files that hold others and are not opened: images of disks, mail stores, rare archives.
+"""Kinds of containers that are not opened: images of disks, mail stores, rare archives.
 
 Their content is not checked, so each is counted by its kind, in every summary. To add a kind is
 one row in `KINDS`.
@@ -13,7 +13,7 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
-#: Where the last marks stand, counted from the end.
+#: The places of the last marks, counted from the end.
 END_MARK_BYTES = 512
 _BOOT_MARK_AT = 510
 _PARTITIONS_AT, _PARTITIONS, _PARTITION = 446, 4, Struct("<B3xB3xLL")
@@ -98,7 +98,7 @@ KINDS = (
     Kind("vmdk", (Mark(0, (b"KDMV", b"COWD\1\0\0\0", b"# Disk DescriptorFile")),)),
     Kind("vhd", (Mark(0, (b"conectix",)), Mark(-END_MARK_BYTES, (b"conectix",)))),
     Kind("vhdx", (Mark(0, (b"vhdxfile",)),)),
-    # Each program says who it is before the signature.
+    # Each program writes its own name before the signature.
     Kind("vdi", (Mark(0, (b"<<< ",), is_one=lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),)),
     Kind("parallels", (Mark(0, (b"WithoutFreeSpace", b"WithouFreSpacExt")),)),
     Kind("dmg", (Mark(-END_MARK_BYTES, (b"koly",)),)),

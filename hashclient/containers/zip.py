@@ -1,10 +1,10 @@
-"""zip, and all that is zip inside: office documents, jar, apk, epub, browser extensions, programs.
+"""zip, and all files in the format of zip: office documents, jar, apk, epub, extensions, programs.
 
 All members that a usual program would extract are listed: those in any directory that a program may
 use, and those in bytes outside of members and directories. Members whose headers disagree are
-unread, and are listed as the directory says besides; what the local header says is found as a
-member without an entry. Members that overlap are not read. The compressed size counts; the claimed
-size of a compressed member rules nothing out for certain.
+unread, and are also listed by the directory; the member of the local header is found as a member
+without an entry. Members that overlap are not read. The compressed size counts; the claimed size of
+a compressed member is never certain.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TOGETHER_BYTES = 64 << 10
 
 
 class Ranges:
-    """Where the members lie, sorted, each apart from the others."""
+    """The places of the members, sorted, without overlaps."""
 
     def __init__(self) -> None:
         """There are none yet."""
@@ -116,8 +116,8 @@ class Zip:
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members of all directories in batches, then those without an entry.
 
-        A zip in a compound file (doc, ppt) lies in its streams, which are members of that. Where a
-        stream lies in pieces, members found in the file are damaged, and are dropped.
+        A zip in a compound file (doc, ppt) is in its streams, which are members of the compound
+        file. If a stream is in pieces, the members found in the file are damaged, and are dropped.
         """
         data = cast(Data, data)
         compound = end_of(data)
@@ -129,7 +129,7 @@ class Zip:
 def _without_damaged(
     found: Iterator[list[Member] | Unlisted],
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield what can be read; a damaged member ends where its bytes do."""
+    """Yield readable members; a damaged member ends at the end of its bytes."""
     for part in found:
         if not isinstance(part, Unlisted):
             yield [
@@ -152,7 +152,7 @@ def _before_damage(member: Member) -> Iterator[bytes]:
 
 
 def _is_elsewhere(detail: str) -> bool:
-    """Return whether an error says that bytes of a member lie elsewhere, so no program has them."""
+    """Return whether an error says that bytes of a member are in another file."""
     return detail in ELSEWHERE or detail.startswith("compressed data: ")
 
 
@@ -163,15 +163,15 @@ class _Archive:
         self._data = data
         self._search = Search(data, is_scattered=is_scattered)
         self._ranges = Ranges()
-        self._doubtful = Ranges()  # of members that are read as the directory alone says
+        self._doubtful = Ranges()  # of members that are read only by the directory
         self._structure: list[tuple[int, int]] = []
         self._lowest = data.size  # where the structure begins
         self._seen: set[int] = set()
-        # Bytes of directories beyond the limit: those of many small archives in a row fit.
+        # Bytes of directories above the limit: enough for many small archives in a row.
         self._left = data.size
 
     def members(self) -> Iterator[list[Member] | Unlisted]:
-        """Yield all there is."""
+        """Yield all members."""
         is_found = False
         for end in ends(self._data):
             if self._ranges.covers(end.start):
@@ -305,10 +305,10 @@ class _Archive:
         return members
 
     def _add(self, start: int, end: int, *, is_first: bool) -> bool:
-        """Keep the range of a member; return False where another directory named it before.
+        """Keep the range of a member; return False if another directory named it before.
 
         Raises:
-            NotReadError: it overlaps something, or there are too many.
+            NotReadError: the member overlaps something, or there are too many ranges.
         """
         if end > self._lowest and any(a < end and start < b for a, b in self._structure):
             raise damaged("overlaps a directory")

@@ -1,8 +1,9 @@
 """The directories of a zip: where they may begin, and their content.
 
-Programs disagree where the directory is: some take the last end record, some the first whose
-comment fits, some use its offset, some its size. So every directory that a program may use is read,
-and a member in several directories is listed once. `ziphidden` finds members without an entry.
+Programs disagree about the place of the directory: some use the last end record, some the first one
+with a valid comment; some use its offset, some its size. So every directory that a program may use
+is read, and a member in several directories is listed once. `ziphidden` finds members without an
+entry.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 def may_end(tail: bytes) -> bool:
-    """Return whether a file whose last bytes these are ends as a zip does. Cheap, and strict."""
+    """Return whether a file with these last bytes ends as a zip does. Cheap, and strict."""
     at = tail.rfind(END_MARK)
     while at >= 0:
         if at + _END.size <= len(tail):
@@ -73,7 +74,7 @@ def may_end(tail: bytes) -> bool:
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
-            return True  # it is cut off, for which some programs do not care
+            return True  # it is cut off, which some programs ignore
         at = tail.rfind(END_MARK, 0, at)
     return False
 
@@ -81,7 +82,7 @@ def may_end(tail: bytes) -> bool:
 def ends(data: Data) -> Iterator[End]:
     """Yield the end records that a program may use, the last first.
 
-    Some programs look no further back than a comment is long; others find one before any bytes.
+    Some programs search only the length of a comment; others find an end record before any bytes.
     """
     is_found, start = False, data.size
     while start > 0 and not is_found:
@@ -134,7 +135,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
 def _places(
     data: Data, position: int, size: int, offset: int, count: int, modulus: int
 ) -> list[Directory]:
-    """Return where the directory of an end record begins: by its size, and by its offset."""
+    """Return the beginning of the directory of an end record: by its size, and by its offset."""
     found = []
     before = position - size
     for start, base in dict.fromkeys(((before, max(before - offset, 0)), (offset, 0))):
@@ -145,7 +146,7 @@ def _places(
 
 
 class Entries:
-    """The entries of one directory, read in windows; `end` and `count` are known when all were."""
+    """The entries of one directory, read in windows; `end` and `count` are known after the last."""
 
     def __init__(self, data: Data, directory: Directory) -> None:
         """Nothing is read yet."""
@@ -205,7 +206,7 @@ def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def extra_field(extra: bytes, kind: int) -> bytes | None:
-    """Return the extra field of a kind, the first one; None where there is none."""
+    """Return the first extra field of a kind; None if there is none."""
     at = 0
     while at + 4 <= len(extra):
         length = int.from_bytes(extra[at + 2 : at + 4], "little")

@@ -1,6 +1,6 @@
-"""Members of a zip without an entry in a directory: before, between and after the others.
+"""Members of a zip that no directory names: before, between and after the others.
 
-A program that reads a zip as a stream takes any local header that it meets; so bytes outside of
+A program that reads a zip as a stream uses any local header that it finds. So bytes outside of
 members and directories are searched for headers. Four bytes can be a mark by chance, above all in a
 program. A mark with all valid fields, or right after a member, counts as a header: its member is
 unread if it cannot be read. A mark with fewer valid fields counts if its data has the right
@@ -46,13 +46,13 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: Marks and bytes that are tried where a mark may be chance; with more, it is no chance.
+#: Marks and bytes that are tried if a mark may be chance; more marks cannot be chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """A local header, and where its bytes lie; `packed` is None where their length is not said."""
+    """A local header, and the place of its bytes; `packed` is None if their length is unknown."""
 
     offset: int
     name: bytes
@@ -70,7 +70,7 @@ class Search:
     """The search of one archive."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
-        """Nothing is read yet; where an archive `is_scattered`, no header is expected anywhere."""
+        """Nothing is read yet; if an archive `is_scattered`, no header is expected anywhere."""
         self._data = data
         self._is_scattered = is_scattered
         self._window = b""
@@ -82,7 +82,7 @@ class Search:
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
         """Yield the members found in `gaps`, which are in order."""
         for start, end in gaps:
-            # Where a program that reads a stream looks next.
+            # The place that a program that reads a stream looks at next.
             expected = None if self._is_scattered else start
             at = self._find(LOCAL_MARK, start, end)
             while at is not None:
@@ -110,7 +110,7 @@ class Search:
         return descriptor_bytes(self._data, end, *values) or 0
 
     def _find(self, mark: bytes, start: int, end: int) -> int | None:
-        """Return where `mark` lies first between two places; None where it does not."""
+        """Return the first place of `mark` between two places; None if there is none."""
         while start + len(mark) <= end:
             at = start - self._window_at
             if not 0 <= at <= len(self._window) - len(mark):
@@ -127,7 +127,7 @@ class Search:
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
         """Return the local header at `offset`, in a gap that ends at `end`; None if there is none.
 
-        Where a header is expected, it counts whatever its fields are.
+        At a place where a header is expected, it counts with any fields.
         """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:
@@ -225,7 +225,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     """Yield the bytes of a member found in a gap.
 
     Raises:
-        NotReadError: they are damaged, or do not end where the gap does.
+        NotReadError: the bytes are damaged, or do not end at the end of the gap.
     """
     data = search.data
     end = found.limit if found.packed is None else found.start + found.packed

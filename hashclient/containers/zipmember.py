@@ -47,13 +47,13 @@ _DECODERS: dict[int, Callable[[], Decoder]] = {
 }
 if decoding.HAS_ZSTD:
     _DECODERS[ZSTD] = decoding.zstd
-#: Methods that libarchive decodes, where it is installed.
+#: Methods that libarchive decodes, if it is installed.
 _OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
 METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
 #: These decode as many bytes as the header says.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
-#: A member of at most so many bytes is read at once.
+#: A member of at most this many bytes is read at once.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 _FEW_BYTES = 64
@@ -62,10 +62,10 @@ _HEAD_EXTRA_BYTES = 512
 
 
 def agree(data: Data, entry: Entry) -> tuple[int, int]:
-    """Return where the bytes of a member begin, and where it ends, with its descriptor.
+    """Return the beginning of the bytes of a member, and its end with the descriptor.
 
     Raises:
-        NotReadError: its local header or its descriptor says something else than the directory.
+        NotReadError: the local header or the descriptor differs from the directory.
     """
     offset, packed, size, crc, _, method, _ = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
@@ -96,7 +96,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def by_directory(data: Data, entry: Entry) -> list[Member]:
-    """Return the member that programs extract which believe the directory alone, if they can."""
+    """Return the member for programs that only use the directory, if they can extract it."""
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
     if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK) or flags & IS_PATCH:
@@ -110,7 +110,7 @@ def by_directory(data: Data, entry: Entry) -> list[Member]:
 
 
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
-    """Return the length of the descriptor there; None where it does not agree."""
+    """Return the length of the descriptor there; None if it does not agree."""
     block = data.read_at(position, _DESCRIPTOR_BYTES)
     bodies = [_LONG.pack(crc, packed, size)]
     if packed <= MAX32 and size <= MAX32:
@@ -144,12 +144,12 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 
 
 class Packed:
-    """The bytes of a compressed member; `position` is how far it was read, `found` its checksum."""
+    """The bytes of a compressed member; `position` is the end of the read, `found` the checksum."""
 
     def __init__(
         self, data: Data, start: int, end: int, method: int, *, flags: int, crc: int
     ) -> None:
-        """The bytes lie from `start` to `end`; the compressed data may end before."""
+        """The bytes are between `start` and `end`; the compressed data may end before."""
         self._data = data
         self._method = method
         self._flags = flags
@@ -170,7 +170,7 @@ class Packed:
         """Yield the decoded bytes; a method without an end mark stops after `most`.
 
         Raises:
-            NotReadError: they are damaged.
+            NotReadError: the bytes are damaged.
         """
         if self._method in zipold.METHODS:
             old = zipold.Old(self._method, self._flags, most or 0, self._read)
@@ -210,7 +210,7 @@ class Packed:
             yield piece
 
     def _by_library(self, size: int) -> Iterator[bytes]:
-        """Have libarchive decode a zip of this member alone."""
+        """Let libarchive decode a zip that contains only this member."""
         length = self._end - self.position
         if max(size, length) >= MAX32:
             raise unsupported(self._method)
@@ -233,10 +233,10 @@ def size_needed(method: int, flags: int, size: int) -> int | None:
 
 
 def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Return all bytes of a compressed member, whatever size is claimed.
+    """Return all bytes of a compressed member, with any claimed size.
 
     Raises:
-        NotReadError: they are damaged, or their sum is another.
+        NotReadError: the bytes are damaged, or their checksum is wrong.
     """
     if entry[5] == DEFLATED and entry[1] <= _SMALL_BYTES:
         return _inflated_at_once(data, start, entry)
@@ -253,7 +253,7 @@ def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Yield the bytes of a small deflated member: most members are such, so it takes few steps."""
+    """Yield the bytes of a small deflated member; most members are small, so this is fast."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
     count = found = 0

@@ -15,7 +15,7 @@ from hashclient.containers.zipdirectory import ENDS_EARLY, damaged
 
 SHRUNK, IMPLODED, DEFLATED64 = 1, 6, 9
 METHODS = frozenset((SHRUNK, IMPLODED, DEFLATED64))
-#: Bytes that are given out at a time, and those before them that matches may repeat.
+#: Bytes that are returned at a time, and the bytes before them that matches may repeat.
 _PIECE_BYTES = _WINDOW_BYTES = 64 << 10
 
 # Deflate64: what the symbols of lengths and distances begin with, and their further bits.
@@ -27,7 +27,7 @@ _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 _FIXED = ([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8, [5] * 32)
 _END = 256
 
-# shrink: a code that is followed by what is to be done
+# shrink: a code that is followed by a command
 _CONTROL, _WIDER, _CLEAR = 256, 1, 2
 _MAX_CODE_BITS = 13
 
@@ -64,7 +64,7 @@ class Old:
         """Yield the decoded bytes.
 
         Raises:
-            NotReadError: they are damaged.
+            NotReadError: the bytes are damaged.
         """
         steps = {SHRUNK: self._unshrink, IMPLODED: self._explode, DEFLATED64: self._inflate}
         for _ in steps[self._method]():
@@ -83,7 +83,7 @@ class Old:
         return len(self._out) - self._given >= _PIECE_BYTES
 
     def _fill(self, count: int) -> bool:
-        """Have so many bits; return False, and zeros, where the input has ended."""
+        """Read this many bits; return False, and zeros, if the input has ended."""
         while self._count < count:
             if self._at >= len(self._piece):
                 self._piece, self._at = self._read(), 0
@@ -259,7 +259,7 @@ class Old:
 
 
 def _table(lengths: list[int], *, inverted: bool = False) -> _Table:
-    """Return the table of codes that have these lengths, the shorter first.
+    """Return the table of codes with these lengths, shorter ones first.
 
     Raises:
         NotReadError: there are too many codes.
