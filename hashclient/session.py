@@ -146,7 +146,7 @@ class Session:
 
         Raises:
             ConfigError: the key is missing or malformed.
-            StateError: it cannot be read or written.
+            StateError: the key cannot be read or written.
         """
         from hashclient.index.blinding import load_sealer
 
@@ -157,7 +157,7 @@ class Session:
         """Open the lists that should be here, as they are now.
 
         Raises:
-            StateError: none can be used.
+            StateError: no list can be used.
             ConfigError: the seal key is missing or malformed.
         """
         from hashclient.index.open_lists import open_lists

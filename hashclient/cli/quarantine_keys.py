@@ -103,7 +103,7 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     """Return the present text of the configuration, and the text with `keys` added.
 
     Raises:
-        ConfigError: it cannot be read, or the keys must be added by hand.
+        ConfigError: the configuration cannot be read, or the keys must be added by hand.
     """
     from hashclient.config.edit import read_config_text, with_recipient
     from hashclient.config.settings import parse_config

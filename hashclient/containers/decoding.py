@@ -143,7 +143,7 @@ def bare_lzma(properties: bytes) -> Decoder:
     """Return a decoder of bare LZMA, whose five bytes of properties are given.
 
     Raises:
-        NotReadError: they are invalid, or ask for more memory than is allowed.
+        NotReadError: the properties are invalid, or need more memory than is allowed.
     """
     number, window = properties[0], int.from_bytes(properties[1:5], "little")
     if number >= 9 * 5 * 5:

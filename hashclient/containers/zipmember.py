@@ -293,7 +293,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     """Return the first `count` bytes of a deflated member, or all of it, which is checked then.
 
     Raises:
-        NotReadError: they are damaged.
+        NotReadError: the bytes are damaged.
     """
     is_brief = count <= HEAD_BYTES
     inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
@@ -322,7 +322,7 @@ def _check(entry: Entry, count: int, found: int) -> None:
     """Compare the length and the checksum of the bytes read with the claimed ones.
 
     Raises:
-        NotReadError: they do not agree.
+        NotReadError: length or checksum does not agree.
     """
     _, _, size, crc, _, _, _ = entry
     if found != crc:

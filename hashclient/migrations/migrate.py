@@ -96,7 +96,8 @@ def writing(
 ) -> Iterator[None]:
     """Hold the writers' lock of a state directory that has today's version.
 
-    While another process holds it, this waits for up to `wait_s` seconds, and calls `on_wait`.
+    While another process holds the lock, this waits for up to `wait_s` seconds, and calls
+    `on_wait`.
 
     Raises:
         LockedError: another process holds it for longer.

@@ -272,7 +272,7 @@ def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metad
 
 
 def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that are not TUF's; those of targets are looked at apart."""
+    """Return the fields of a role that are not TUF's; fields of targets are checked separately."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
     if name == "root":
         longest(role)

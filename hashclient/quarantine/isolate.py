@@ -255,7 +255,7 @@ def _seen_before(match: Match, item: Item | None) -> Seen | None:
     """Return the file that was read, by the record or else by an earlier act on it.
 
     Raises:
-        UsageError: neither knows.
+        UsageError: neither the record nor the item has the file.
     """
     if is_object_uri(match.path):
         return None

@@ -359,7 +359,7 @@ class Changes:
         """No more directories may be watched.
 
         Raises:
-            StateError: that is so from the start.
+            StateError: the limit was reached from the start.
         """
         message = f"cannot watch {printable(path)}: the system's limit of watches is reached"
         if self._is_starting:

@@ -124,7 +124,7 @@ class ObjectSpot:
         """Return the object there; None if there is none.
 
         Raises:
-            OSError: that cannot be found out.
+            OSError: the store cannot be asked.
         """
         try:
             with _errors(self.uri):
@@ -201,7 +201,7 @@ class ObjectSpot:
         """Return the object in the place.
 
         Raises:
-            OSError: that cannot be found out.
+            OSError: the store cannot be asked.
         """
         return Sight.NOTHING if self.now() is None else Sight.OTHER
 

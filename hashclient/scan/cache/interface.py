@@ -31,7 +31,7 @@ class Cache:
         The mask of a record that is due is 0.
 
         Raises:
-            StateError: it cannot be asked.
+            StateError: the cache cannot be read.
         """
         raise NotImplementedError
 
@@ -41,7 +41,7 @@ class Cache:
         """Return the members of containers that are unchanged; see `inside.unchanged`.
 
         Raises:
-            StateError: it cannot be asked.
+            StateError: the cache cannot be read.
         """
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class Cache:
         has changed, or is due.
 
         Raises:
-            StateError: it cannot be asked.
+            StateError: the cache cannot be read.
         """
         asked = records_of(statuses)
         known = np.zeros(len(statuses), RECORD)
@@ -81,7 +81,7 @@ class Cache:
         `find`.
 
         Raises:
-            StateError: it cannot be asked.
+            StateError: the cache cannot be read.
         """
         found: dict[int, tuple[Inside, bool]] = {}
         for identity, rows in by_file_system(statuses, identities):
@@ -101,7 +101,7 @@ class Cache:
         `containers` are the members that were found inside of files.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the cache cannot be written.
         """
         raise NotImplementedError
 
@@ -132,19 +132,19 @@ class CachePlace(Protocol):
         """Open the cache to ask it; None if there is none.
 
         Raises:
-            StateError: it cannot be opened.
+            StateError: the cache cannot be opened.
         """
 
     def writer(self) -> Cache:
         """Open the cache to store in it, and make it if there is none.
 
         Raises:
-            StateError: it cannot be opened; if it is a `DamagedInventoryError`, removing it helps.
+            StateError: the cache cannot be opened; after a `DamagedInventoryError`, remove it.
         """
 
     def remove(self) -> None:
         """Remove the cache.
 
         Raises:
-            StateError: it cannot be removed.
+            StateError: the cache cannot be removed.
         """

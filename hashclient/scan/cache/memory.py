@@ -137,7 +137,7 @@ def remove_inventory(state_dir: Path) -> None:
     """Remove the inventory.
 
     Raises:
-        StateError: it cannot be removed.
+        StateError: the inventory cannot be removed.
     """
     # The file itself last: a journal that is left must not be applied to another database.
     inventory = Layout(state_dir).inventory

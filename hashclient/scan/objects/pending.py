@@ -79,7 +79,7 @@ class Pending:
         """Yield all objects, and forget them.
 
         Raises:
-            StateError: they cannot be read back.
+            StateError: the objects cannot be read back.
         """
         self._write_few()
         if self._file is None:

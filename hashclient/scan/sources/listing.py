@@ -122,7 +122,7 @@ class Lister:
         """Open a directory in an open one.
 
         Raises:
-            OSError: it cannot be opened, is none, or is a link and `follow` is not set.
+            OSError: the path cannot be opened, is no directory, or is a link without `follow`.
         """
         began = self._clock()
         opened = open_in(directory_fd, name, follow=follow)
@@ -209,7 +209,7 @@ def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
     """Open a directory in an open one, and return its status as well.
 
     Raises:
-        OSError: it cannot be opened, is none, or is a link and `follow` is not set.
+        OSError: the path cannot be opened, is no directory, or is a link without `follow`.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     opened_ns = lagging_ns()

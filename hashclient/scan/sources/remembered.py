@@ -93,7 +93,7 @@ def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
     """Forget the directories `paths`.
 
     Raises:
-        StateError: it cannot be read or written.
+        StateError: the file cannot be read or written.
     """
     gone = set(paths)
     with _locked(state_dir):

@@ -360,7 +360,7 @@ class Walk:
         """Open a directory, in that of `frame` if it was listed there.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the directory cannot be opened.
         """
         if frame is None:
             opened_ns = lagging_ns()
@@ -422,7 +422,7 @@ class Walk:
         """Yield the descriptor of a directory, which is opened again if it was closed.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the directory cannot be opened.
         """
         if frame.fd is not None:
             yield frame.fd
