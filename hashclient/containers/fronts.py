@@ -119,7 +119,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
         else:
             end = _elf(head)
     except (struct.error, OverflowError):
-        end = 0  # it is cut off, or hides its parts
+        end = 0  # the program is cut off, or hides its parts
     end = max(end, 0)
     if end < size:
         yield end, min(_SEARCHED_BYTES, size - end)

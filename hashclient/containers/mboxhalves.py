@@ -72,7 +72,7 @@ class Halves:
             end = at + len(delimiter)
             behind = text[end : end + len(b"--")]
             if len(behind) < len(b"--"):
-                return  # it is seen again with the next bytes
+                return  # the next bytes show the line again
             if behind != b"--":
                 self._delimiters[delimiter] = True
             elif self._delimiters[delimiter]:

@@ -140,7 +140,7 @@ class Lines(Forward):
                 if is_front:
                     continue
                 if collector.has_passed:
-                    collector.passed(line)  # it is in a body that begins earlier
+                    collector.passed(line)  # a line of a body that begins earlier
                 break
             if line.startswith(b"--"):
                 if match([*stack, Boundaries(collector.boundaries())], line) is not None:

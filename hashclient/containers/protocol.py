@@ -168,8 +168,8 @@ class Channel:
         """Return the body of the next message; `take_fd` has the descriptor that came with it.
 
         Raises:
-            BrokenError: the other side is gone, or the message is too long. TimeoutError: no
-            message has come in time.
+            BrokenError: the other side is gone, or the message is too long.
+            TimeoutError: no message has come in time.
         """
         length = int.from_bytes(self._read(_LENGTH_BYTES), "little")
         if length > MAX_FRAME_BYTES:

@@ -67,7 +67,7 @@ class _Row(NamedTuple):
             begin = bytes(memoryview(data)[: min(length, ISO_HEAD_BYTES)])
         try:
             return mark.is_one(begin)
-        except (error, IndexError):  # it is too short to be one
+        except (error, IndexError):  # too short for this kind
             return False
 
 

@@ -74,7 +74,7 @@ def may_end(tail: bytes) -> bool:
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
                 return True
         elif ENTRY_MARK in tail[:at]:
-            return True  # it is cut off, which some programs ignore
+            return True  # a cut record, which some programs accept
         at = tail.rfind(END_MARK, 0, at)
     return False
 

@@ -236,7 +236,7 @@ class Old:
                 continue
             text = bytearray()
             at = code
-            if at > 0xFF and at not in parents:  # it is made of the one before
+            if at > 0xFF and at not in parents:  # a code made from the one before
                 text.append(first)
                 at = last
             while at > 0xFF:

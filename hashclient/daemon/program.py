@@ -331,7 +331,7 @@ class ContentChecker:
                 found = self._ledger.add(to_record, lists, each=each)
             except Exception as error:  # noqa: BLE001 - a match is answered as one in any case
                 self._ledger.failed(error)
-            with contextlib.suppress(RuntimeError):  # it is being closed
+            with contextlib.suppress(RuntimeError):  # the checker is being closed
                 self._reporter.submit(self._ledger.prepare_reports)
         found += [Handled(outcome) for outcome in outcomes if outcome.kind not in RECORDED]
         return _checked(outcomes, lists, found)

@@ -114,7 +114,7 @@ class CsvFormatter:
         before = [
             outcome.kind,
             path,
-            text_cell(exact),  # it can begin with a plus
+            text_cell(exact),  # the text can begin with a plus
             "" if outcome.size is None else str(outcome.size),
             "" if outcome.reason is None else text_cell(words(outcome.reason)),
             *(_NO_RECORD if record is None else (record.id, *self._records.of(record))),

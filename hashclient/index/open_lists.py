@@ -271,7 +271,7 @@ def _named(
     try:
         ended = msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=_Targets)
     except (OSError, ValueError, RecursionError):
-        return lists  # it is not known that one has ended
+        return lists  # nothing shows that a list has ended
     return tuple(name for name in lists if name not in ended.signed.ended)
 
 

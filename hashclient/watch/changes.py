@@ -223,7 +223,7 @@ class Changes:
         finally:
             os.close(fd)
         if number not in self._paths:
-            self._remove(number)  # it is added with all directories below
+            self._remove(number)  # added with all directories below
         is_watched = number == self._numbers.get(root)
         return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 

@@ -354,7 +354,7 @@ class Checker:
             if rounds == ROUNDS - 1 and inode_of(directory.fd, directory.missed[0][0]) is not None:
                 self._looker.differing.add(directory.status.st_dev)
         except OSError:
-            now = []  # it was removed
+            now = []  # the directory was removed
         for listed_name, listed, error in directory.missed:
             place = where_now(now, listed_name, listed) if listed else (listed_name, 0)
             if place is None:

@@ -167,7 +167,7 @@ class OpenedAhead:
                 fd = os.open(self._names[self._next], self._flags, dir_fd=self._directory_fd)
             except OSError as error:
                 if self._opened and error.errno in NO_ROOM:
-                    break  # it is opened later, and not unread
+                    break  # the file is opened later
                 self._opened.append(error)
             else:
                 self._opened.append(fd)

@@ -139,7 +139,7 @@ class Connection:
             future, answer = self._done.queue.get(timeout=timeout_s)
             while True:
                 if self._asked.pop(future.key, None) is not None:
-                    if isinstance(answer, BaseException):  # it was cancelled elsewhere
+                    if isinstance(answer, BaseException):  # cancelled elsewhere
                         raise GoneError
                     found[future.key] = answer if isinstance(answer, bytes) else None
                 future, answer = self._done.queue.get_nowait()
@@ -267,7 +267,7 @@ def _started(
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # it answers nothing there
+            dashboard_address="127.0.0.1:0",  # the dashboard is off
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,  # nothing is written to disk when memory is short
             # Others on this machine could connect as well: they have no certificate.

@@ -84,7 +84,7 @@ def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
         StateError: a bucket of another store has this name.
     """
     found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
-    with contextlib.suppress(StoreError):  # that is said when it is listed or read
+    with contextlib.suppress(StoreError):  # listing or reading reports it
         if found.store.namespace != asked.namespace:
             raise StateError(
                 f"a worker of the cluster reaches s3://{asked.bucket} in another store",

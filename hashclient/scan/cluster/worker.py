@@ -306,7 +306,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
     """Return the answer of `do`, which gets what this process has open for a scan, or the error."""
     work = _runs.get(run)
-    if work is None:  # it is not ready for it
+    if work is None:  # not ready for this scan
         return encode(Lost(WORKER_FAILED))
     work.used = time.monotonic()
     return encode(caught(lambda: do(work)))

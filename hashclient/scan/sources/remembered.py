@@ -110,7 +110,7 @@ def add(state_dir: Path, changed: Mapping[str, Record]) -> None:
     with _locked(state_dir):
         # Another scan may have written meanwhile.
         records: dict[str, Record] = {}
-        with contextlib.suppress(DamagedMountsError):  # it was reported already, and is replaced
+        with contextlib.suppress(DamagedMountsError):  # reported already, and replaced
             records = by_path(state_dir)
         _store(state_dir, {**records, **changed})
 
