@@ -1,4 +1,4 @@
-"""What the audit log says about a period: runs, checks, matches, hand-overs, lists, outages, gaps.
+"""The summary of a period of the audit log: runs, checks, matches, hand-overs, lists, outages.
 
 The summary depends only on the log: anyone who has the log can make it again, and gets the same
 result. Earlier records count where the period refers to them: when a match was first seen, when a
@@ -301,7 +301,7 @@ class _Count:
         self.out.log_id = log_id
 
     def _go_on(self, event: str, data: dict[str, Any], time: float) -> None:
-        """Count what is in the lists of a further part of a record."""
+        """Count the lists in a further part of a record."""
         if event in _ACTS:
             self._matches_of(event, data, time)
         elif event.endswith("-start") or event == "watch-look":

@@ -43,14 +43,14 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct):
-    """Keys by the names of machines, and by place and key what was seen there last."""
+    """Keys by the names of machines, and the last document seen, by place and key."""
 
     format: Literal["hashclient-fleet/1"] = "hashclient-fleet/1"
     machines: dict[_Machine, Key] = msgspec.field(default_factory=dict)
     seen: dict[str, dict[Key, Seen]] = msgspec.field(default_factory=dict)
 
     def forget(self, key: str) -> None:
-        """Forget what was seen of a machine: its next document counts as the first one."""
+        """Forget the documents seen of a machine: its next document counts as the first one."""
         for seen in self.seen.values():
             seen.pop(key, None)
 
@@ -61,7 +61,7 @@ class _Roster(msgspec.Struct, forbid_unknown_fields=True):
 
 @contextlib.contextmanager
 def changing(layout: Layout) -> Iterator[Known]:
-    """Yield what is known, and keep it when the block ends without an error.
+    """Yield the known keys and documents, and keep them if the block ends without an error.
 
     Raises:
         StateError: the file cannot be read or written.

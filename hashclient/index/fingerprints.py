@@ -64,7 +64,7 @@ def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, 
 
 
 def _contents(run: Run, rows: npt.NDArray[np.intp]) -> Iterator[bytes]:
-    """Yield what a run has of the entries at `rows`."""
+    """Yield the content of the entries at `rows` of a run."""
     is_wanted = np.zeros(run.count, np.bool_)
     is_wanted[rows] = True
     tags: dict[int, list[str]] = {row: [] for row in rows.tolist()}

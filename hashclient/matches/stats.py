@@ -101,7 +101,7 @@ class _Tally:
 
 
 class _One(NamedTuple):
-    """One match: was it held, is it excepted, what was decided, and how long each step took."""
+    """One match: whether it was held or excepted, its decision, and the duration of each step."""
 
     held: bool
     excepted: bool

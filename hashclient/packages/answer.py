@@ -1,4 +1,4 @@
-"""The answer of a body to a report: what it has received and accepted, and what it asks for.
+"""The answer of a body to a report: the received and accepted matches, and its requests.
 
 An answer is one line of ASCII with one spelling, signed by the body's key, about one report of one
 machine. `docs/reporting.md` specifies it, `docs/answer.schema.json` is its schema.

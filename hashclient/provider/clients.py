@@ -72,7 +72,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lists: tuple[str, ...] | None = None
 
     def may(self, path: str) -> bool:
-        """Return whether it may have what is at a path below the server's root."""
+        """Return whether the client may read a path below the server's root."""
         return self.lists is None or (wanted := list_at(path)) is None or wanted in self.lists
 
     def expires(self) -> datetime | None:

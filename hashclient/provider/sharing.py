@@ -99,7 +99,7 @@ class Share:
         self.left_out = 0
 
     def begin(self, root: bytes | None, list_name: str | None, where: str | None) -> None:
-        """Say what is shared on, which is remembered: a provider's root, its list, and entries.
+        """Choose and remember what is republished: a provider's root, its list, and entries.
 
         Raises:
             UsageError: the root is not known, another list is republished already, or `where` is
@@ -175,7 +175,7 @@ class Share:
         return msgspec.structs.replace(self._provenance, followed=generation)
 
     def keep(self) -> None:
-        """Remember what is shared on; the repository's lock is held.
+        """Remember the republished list; the repository's lock is held.
 
         Raises:
             StateError: the file cannot be written.
@@ -247,7 +247,7 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
     lists.
 
     Raises:
-        StateError: what is shared on, or a published file, cannot be read.
+        StateError: the record of the republished list, or a published file, cannot be read.
     """
     if not files.provenance(roles, folder.name).followed:
         return None

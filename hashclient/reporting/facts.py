@@ -71,7 +71,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return self != Facts()
 
     def texts(self) -> dict[str, str]:
-        """Return what is known as texts, by name."""
+        """Return the known facts as texts, by name."""
         known: dict[str, str] = msgspec.to_builtins(self)
         return known
 
@@ -85,7 +85,7 @@ class _Added(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Asked(msgspec.Struct):
-    """What the command has answered in this run, by match, and how often it has failed of late."""
+    """The answers of the command in this run, by match, and the number of its recent failures."""
 
     answers: dict[str, Facts] = {}
     failures: int = 0
@@ -211,7 +211,7 @@ def _added(session: Session, match_id: str) -> _Added | None:
 
 
 def _ask(session: Session, match: Match, asked: Asked) -> Facts | None:
-    """Return what the command of the configuration says about a match; None if there is none."""
+    """Return the answer of the configured command about a match; None without a command."""
     config = session.settings.config.report.facts
     if config is None:
         return None

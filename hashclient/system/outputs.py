@@ -1,4 +1,4 @@
-"""Files to write that a user names: outputs, keys, tokens, bundles.
+"""Output files that a user names: outputs, keys, tokens, bundles.
 
 The directory of such a file may belong to others, who may exchange its content at any moment. So
 the directory is opened step by step and then held by descriptor, with these rules:
@@ -319,7 +319,7 @@ def placed_directory(path: Path) -> Iterator[Path]:
 
 
 def _empty(directory: Directory) -> None:
-    """Remove what is in a directory that only we may write to."""
+    """Remove the content of a directory that only we may write to."""
     import shutil  # the import of shutil is slow, and this call is rare
 
     with contextlib.suppress(OSError):

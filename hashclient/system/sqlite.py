@@ -27,7 +27,7 @@ def open_database(
     Without `one_thread`, several threads may use it, one at a time.
 
     Raises:
-        OSError, sqlite3.Error: it cannot be opened.
+        OSError, sqlite3.Error: the file cannot be opened.
     """
     import sqlite3  # most commands need no database
 
