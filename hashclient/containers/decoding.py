@@ -59,7 +59,7 @@ class Decoder(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether more can come only from more input."""
+        """Whether the decoder needs more input before it returns more bytes."""
         ...
 
     @property

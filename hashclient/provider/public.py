@@ -70,7 +70,8 @@ def make_folder_below(public: Path, path: Path) -> None:
             if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
-                # An account that may write to the folder of another one may not change its mode.
+                # Only the owner of a folder can change its mode, not another account that can write
+                # to it.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)
 
