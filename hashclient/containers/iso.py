@@ -48,12 +48,12 @@ class DiskImage(Libarchive):
         roots = dict(_roots(data))
         usual: set[Place] = set()
         if roots:
-            tree = data
-            if any(volume[_BLOCK_AT:][:2] != _USUAL_BLOCK for volume in _volumes(data)):
+            is_usual = all(volume[_BLOCK_AT:][:2] == _USUAL_BLOCK for volume in _volumes(data))
+            tree = data if is_usual else _with_tidied(data)
+            yield from self._usual(tree)
+            if not is_usual:
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
-                tree = _with_tidied(data)
-            yield from self._usual(tree)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
             joliet = trees.get(_SUPPLEMENTARY, usual)

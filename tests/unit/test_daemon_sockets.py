@@ -120,8 +120,8 @@ def test_sockets_that_are_passed_are_taken_and_named_and_no_other_descriptor(
 
 
 _PASSED = """
-import os
-kept = [os.dup2(os.dup(fd), 20 + n) for n, fd in enumerate({fds})]
+import fcntl, os
+kept = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in {fds}]  # none of them is written over
 for n, fd in enumerate(kept):
     os.dup2(fd, 3 + n)
 from hashclient.daemon.sockets import name_of, passed_sockets
