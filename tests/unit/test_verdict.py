@@ -11,7 +11,7 @@ from hashclient.core.errors import ExitCode
 from hashclient.core.kinds import Kind
 from hashclient.core.model import MissingList, Outcome
 from hashclient.core.staleness import ListState
-from hashclient.core.verdict import Summary
+from hashclient.core.verdict import Counts, Summary
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = ListState("fresh", 1, THEN, fresh=True)
@@ -111,3 +111,16 @@ def test_every_input_is_counted_once() -> None:
         Kind.SKIPPED: 0,
         Kind.UNREAD: 1,
     }
+
+
+def test_counts_of_parts_add_up() -> None:
+    names = [name for name in Counts.__struct_fields__ if name != "not_opened"]
+    # Sums whose digits carry: a bit that both have is not lost.
+    one = Counts(**{name: 3 + place for place, name in enumerate(names)}, not_opened={"pdf": 3})
+    total = Counts(not_opened={"chm": 1})
+    for _ in range(3):
+        total.add_counts(one)
+    assert total.only_counts() == Counts(
+        **{name: 3 * (3 + place) for place, name in enumerate(names)},
+        not_opened={"chm": 1, "pdf": 9},
+    )
