@@ -94,7 +94,7 @@ def test_the_file_has_numbers_by_entry_and_nothing_else(site: Site, tmp_path: Pa
     ]
     assert content.keys() == {"format", "provider_root", "made", "entries"}
     assert signed["public_key"] == peer.key()
-    for word in ("invoices", "Alice", "4711", str(tmp_path), *peer.ids().values()):
+    for word in ("invoices", "Alice", "ticket 4711", str(tmp_path), *peer.ids().values()):
         assert word not in text
     for data in LISTED.values():
         for kind in ("md5", "sha1", "sha256"):
