@@ -323,9 +323,9 @@ def test_a_start_imports_only_what_the_command_needs(
     state = make_state(tmp_path, {"base": csv_of({"e-1": b"listed"})})
     (state / "config.toml").write_text('[providers.main]\nurl = ""\nroot_sha256 = ""\n')
     code = (
-        "import sys; from hashclient.cli.main import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print(*sorted(sys.modules))"
+        "import os, sys; from hashclient.cli.main import main\n"
+        "os._exit = lambda code: sys.exit(print(*sorted(sys.modules)) or code)\n"
+        "main(sys.argv[1:])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--state-dir", state, *args],
@@ -353,7 +353,7 @@ def test_values_that_every_start_decodes_have_no_annotations_as_texts() -> None:
 
 
 PRIVATE = """
-import atexit, ctypes, os, resource, sys
+import ctypes, os, resource, sys
 from hashclient.scan.check import checker
 from hashclient.scan.sources import interface, walk
 from hashclient.cli.main import main
@@ -375,7 +375,13 @@ def check_and_note(self, task, **options):
     return checking(self, task, **options)
 
 checker.Checker.check = check_and_note
-atexit.register(note, "front-end")
+front_end, end = os.getpid(), os._exit
+
+def note_and_end(code):
+    note("front-end" if os.getpid() == front_end else "worker")
+    end(code)
+
+os._exit = note_and_end
 main(argv)
 """
 
