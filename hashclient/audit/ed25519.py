@@ -1,6 +1,6 @@
 """Verifies Ed25519 signatures by the cryptography package.
 
-The one-file tool for recipients replaces this module by one that runs `openssl`.
+The one-file tool for recipients replaces this module by a module that runs `openssl`.
 """
 
 from __future__ import annotations

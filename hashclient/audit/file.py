@@ -1,7 +1,7 @@
 """The files of an audit log: locking, reading forwards and backwards, the keys.
 
-Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, for any
-content of the file. Errors of the system become AuditError.
+Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, whatever the
+file contains. Errors of the system become AuditError.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ LOCK_WAIT_S = 5.0
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
 
 _CHUNK_BYTES = 1 << 16
-#: The form of a private key that is made here: lines of PEM, and in PKCS #8 the bytes before the 32
-#: of the key (RFC 8410, section 7).
+#: The form of a private key that this program makes: lines of PEM, and in PKCS #8 the bytes before
+#: the 32 of the key (RFC 8410, section 7).
 _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
 _PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
@@ -119,7 +119,7 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
         lock(stream.fileno(), LOCK_WAIT_S, shared=True)
         if is_current(stream.fileno(), path):
             return stream, closed_files(path.parent, stream.fileno())
-        stream.close()  # another process has closed it meanwhile, and begun the next
+        stream.close()  # another process has closed the file meanwhile, and begun the next
 
 
 def is_current(fd: int, path: Path) -> bool:
@@ -132,9 +132,9 @@ def is_current(fd: int, path: Path) -> bool:
 
 
 def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
-    """Return the files in `directory` that are closed, in order; `current` is the open other one.
+    """Return the closed files in `directory`, in order; `current` is the open file.
 
-    A file that has both names is not closed yet.
+    A file that also has the name of the open file is not closed yet.
 
     Raises:
         OSError: the directory cannot be read.
@@ -210,7 +210,7 @@ def records(log: Log) -> Iterator[Record]:
 
 
 def records_backward(fd: int, end: int) -> Iterator[Record]:
-    """Parse the whole lines that end at `end`, the last one first.
+    """Parse the whole lines that end at `end`, the last line first.
 
     Raises:
         AuditError: a line is broken.
@@ -222,7 +222,7 @@ def records_backward(fd: int, end: int) -> Iterator[Record]:
 
 
 def _split_backward(fd: int, size: int) -> Iterator[bytes]:
-    """Yield the pieces between the newlines of the first `size` bytes, the last one first."""
+    """Yield the pieces between the newlines of the first `size` bytes, the last piece first."""
     rest = b""
     while size:
         start = max(0, size - _CHUNK_BYTES)
@@ -246,7 +246,7 @@ def read_tail(fd: int, size: int) -> Tail:
     """Read the log backwards to its last signed record: one line, unless a writer was killed.
 
     Raises:
-        AuditError: a line is broken, or does not follow the one before it.
+        AuditError: a line is broken, or does not follow the line before.
     """
     torn_bytes = _torn_bytes(fd, size)
     last = previous = None
@@ -315,7 +315,7 @@ def _own_form(pem: bytes) -> bytes | None:
 
 
 def load_public_key(directory: Path) -> bytes | None:
-    """Return the 32 bytes of the public key beside the log in `directory`, None without one.
+    """Return the 32 bytes of the public key beside the log in `directory`, None without a key.
 
     Raises:
         AuditError: the file is not a public key.

@@ -1,12 +1,12 @@
 """The audit log: a hash-chained, signed, append-only record of what this installation did.
 
-One JSON object a line in `log.jsonl`, and in the files that were closed before it, next to the
-Ed25519 key that signs it (`key.pem`, private; `key.pub`). Every record's hash covers the record
-before it, and the last record of every append is signed, so an edit, a removal or an insertion
-anywhere is found by `verify`. `record` encodes records, `file` opens files, `rotation` closes one,
-`reading` reads all; this module writes. The owner of the key can write a new log: only a checkpoint
-kept elsewhere shows that, or a tail that was cut off. The callers choose the content, and must not
-record a digest of a list or a credential.
+One JSON object a line in `log.jsonl` and in the files closed before, next to the Ed25519 key that
+signs them (`key.pem`, private; `key.pub`). Every record's hash covers the record before it, and the
+last record of every append is signed, so an edit, a removal or an insertion anywhere is found by
+`verify`. `record` encodes records, `file` opens files, `rotation` closes one, `reading` reads all;
+this module writes. The owner of the key can write a new log: only a checkpoint kept elsewhere shows
+that, or a tail that was cut off. The callers choose the content, and must not record a digest of a
+list or a credential.
 
 A signature takes 30 microseconds, more than all other work to record a match, and OpenSSL lets
 other threads run meanwhile. So a large batch is signed by as many threads as there are processors.
@@ -214,7 +214,7 @@ class AuditLog:
             except BaseException:
                 os.close(fd)
                 raise
-            os.close(fd)  # another process has closed it meanwhile, and begun the next
+            os.close(fd)  # another process has closed the file meanwhile, and begun the next
 
     def _is_full(self, fd: int) -> bool:
         """Return whether the next record belongs in another file."""
@@ -324,7 +324,7 @@ class AuditLog:
         return key
 
     def _publish(self, key: Ed25519PrivateKey, *, log_is_new: bool) -> None:
-        """Write key.pub unless it is there, once the genesis record is on the disk."""
+        """Write key.pub, unless it exists, once the genesis record is on the disk."""
         path = self._directory / AUDIT_PUBLIC_KEY_NAME
         if log_is_new:
             files.fsync_dir(self._directory)
@@ -350,8 +350,8 @@ def _chain(
     """Return the lines of a batch that follows the record number `seq`, whose hash is `prev`.
 
     The last record of a batch is signed and covers the others; genesis is a batch of its own. A
-    very long record is signed as well: a record of its repair, with a copy of it, would be too
-    long.
+    very long record is signed as well: otherwise the record that repairs it, and has a copy of it,
+    would be too long.
 
     Raises:
         AuditError: a line would be too long.

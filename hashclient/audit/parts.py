@@ -2,7 +2,7 @@
 
 Providers decide how many lists and entries a match has, so an event may have any length. Each part
 has all values of the event except lists, and some elements of each list, in their order; `part` is
-its number, and `parts` their count.
+the number of the part, and `parts` how many parts there are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
 
 #: The longest body that leaves room for the rest of its line: number, time, hashes and signature.
 MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
-#: Parts are smaller, so that a copy of one fits into a line as well.
+#: Parts are smaller than a line, so that a copy of a part fits into a line as well.
 _PART_CHARS = MAX_LINE_BYTES // 4
 
 
@@ -25,7 +25,7 @@ def bodies_of(event: Event | Encoded) -> list[str]:
     Only lists are cut: if another value is too large, the body is too large.
 
     Raises:
-        ValueError, TypeError: its data is no JSON object.
+        ValueError, TypeError: the data of the event is no JSON object.
     """
     body = event.body if isinstance(event, Encoded) else encode_body(event.event, event.data)
     if len(body) <= MAX_BODY_CHARS:

@@ -1,11 +1,11 @@
 """Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
 
-The log is in one file or in several, of which all but the last are closed. The first of them may
-have been archived; the rest then begins with a signed record that names the last archived one.
-Memory does not grow with the log.
+The log is in one file or in several; all but the last are closed. The first files may have been
+archived; the rest then begins with a signed record that names the last archived record. Memory does
+not grow with the log.
 
 For programs that count records, the lines are read as a chain: fast, and with the gaps. Each line's
-hash and its place behind the line before are checked. Signatures are not, nor the spelling:
+hash and its place behind the line before are checked. Signatures and spelling are not checked:
 `verify` does both. Archived files may lie in other folders.
 """
 
@@ -71,10 +71,11 @@ _HINT_MISSING = (
 class Report(msgspec.Struct, frozen=True):
     """The result of `verify`; `seq` and `hash` are the last record's, `public_key` is hexadecimal.
 
-    `records` is the number of records here, `first_time` that of the first; they are in the files
-    `first_segment` to `segment`. `archived_seq` is the number of the last archived record, and
-    `archived_hash` its hash; 0 and None if all are here. `is_closed` says that the last file is
-    closed: the next one is not here, or a kill came before it was begun.
+    `records` is the number of records on this machine, `first_time` the time of the first record;
+    they are in the files `first_segment` to `segment`. `archived_seq` is the number of the last
+    archived record, and `archived_hash` its hash; 0 and None if no record is archived. `is_closed`
+    says that the last file is closed: the next file is not here, or a kill came before it was
+    begun.
     """
 
     records: int
@@ -104,13 +105,15 @@ def verify(
        are further checkpoints, which were parsed already.
     2. Each line is what the writer writes for its content, and its hash is right.
     3. The first record of the log, and no other, is a genesis record, signed by the key it names.
-       That key is `public_key` (32 bytes), or else `key.pub` where it exists, and the checkpoint's.
-    4. Records count from 1, and each holds the hash of the one before.
+       The public key of the first record is `public_key` (32 bytes), or else the key in `key.pub`,
+       if that exists, and the checkpoint's key.
+    4. Records count from 1, and each holds the hash of the record before.
     5. Each signature is right, and the last record has one.
     6. The record of each checkpoint is there, unaltered. Of several checkpoints, those of archived
        records are skipped.
-    7. Where there are several files, each but the last is closed by its last record, and each but
-       the first begins with a record that names it. Only the first files may be missing.
+    7. If there are several files, each but the last is closed by its last record, and each but the
+       first begins with a record that names the closing record before. Only the first files may be
+       missing.
 
     Raises:
         AuditError: a check failed; the message names the first bad line.
@@ -271,7 +274,7 @@ def checkpoint(directory: Path) -> bytes:
     """Verify the log and return a signed statement of its head, to be kept somewhere else.
 
     Raises:
-        AuditError: the log does not verify, or its key is not there.
+        AuditError: the log does not verify, or its key is missing.
         StateError: there is no log yet.
     """
     report = verify(directory)
@@ -298,10 +301,10 @@ def _identity(log: Log) -> Identity:
 def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
     """Return a checkpoint of the last signed record, and the key of the log.
 
-    The records before that one are not verified, so this takes no time in a long log.
+    The records before that record are not verified, so this takes no time in a long log.
 
     Raises:
-        AuditError: the end of the log is broken, or its key is not there.
+        AuditError: the end of the log is broken, or its key is missing.
         StateError: there is no log yet.
     """
     with open_log(directory) as log:
@@ -349,7 +352,7 @@ def read(
     """Yield records in order: those of `event`, not before `since`, the newest `limit`.
 
     Each line is checked by itself; `verify` checks the chain and the signatures. With a limit only
-    the end of the log is read. A last line that is not whole is ignored. Archived records are not
+    the end of the log is read. A last line without a newline is ignored. Archived records are not
     there.
 
     Raises:
@@ -372,7 +375,7 @@ def read(
 
 
 def _newest(log: Log) -> Iterator[Record]:
-    """Yield all records, the last one first."""
+    """Yield all records, the last record first."""
     return itertools.chain(_backward(log), _each(tuple(reversed(log.closed)), _backward))
 
 
@@ -411,7 +414,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Records that are not here: from `first` to `last`, which were written up to `until`."""
+    """Records that are missing: from `first` to `last`, which were written up to `until`."""
 
     first: int
     last: int
@@ -451,7 +454,7 @@ class _Chain:
         self._hash: str | None = None
 
     def of(self, log: Log) -> Iterator[Line | Gap]:
-        """Yield the records of one file, behind those before."""
+        """Yield the records of one file, behind those of the files before."""
         seq, before = self._seq, self._hash
         for number, text in lines(log):
             try:

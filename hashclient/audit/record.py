@@ -1,8 +1,8 @@
 """Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
 
 Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Every record
-must equal, byte for byte, the writer's encoding of its content: no other is valid.
-`docs/audit-log.md` specifies it for other programs.
+    must equal, byte for byte, the writer's encoding of its content: no other is valid.
+    `docs/audit-log.md` specifies it for other programs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FORMAT = "hashclient-audit/1"
 CHECKPOINT_FORMAT = "hashclient-audit-checkpoint/1"
 SEGMENT_FORMAT = "hashclient-audit-segment/1"
 
-#: No line is longer, its newline included: a reader needs no more memory than this.
+#: No line is longer, including its newline: a reader needs no more memory than this.
 MAX_LINE_BYTES = 1 << 20
 MAX_CHECKPOINT_BYTES = 4096
 
-#: The events that the log itself records; callers cannot.
+#: Events that only the log itself records; callers cannot record them.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
 #: The first record of a file after the first one, and the last record of a closed file.
@@ -78,7 +78,8 @@ class Event(msgspec.Struct, frozen=True):
 class Encoded(msgspec.Struct, frozen=True, gc=False):
     """An event whose data is JSON already: `text`, exactly as `encode_body` would write it.
 
-    A scan can find a hundred thousand matches, which differ little. Lone surrogates are not in it.
+    A scan can find a hundred thousand matches, which differ little. Lone surrogates are not allowed
+    in the data.
     """
 
     event: str
@@ -168,7 +169,7 @@ def encode_record(
 def chain_unsigned(
     seq: int, time: str, bodies: Sequence[str], prev: str, lines: list[bytes]
 ) -> str:
-    """Append lines with their newlines, the first as number `seq`; return the hash of the last.
+    """Append lines with their newlines, the first as number `seq`; return the last line's hash.
 
     The result equals that of `chain_record` and `finish_record`, but faster: a scan can record
     many.
@@ -220,7 +221,7 @@ def parse_record(line: bytes, where: str) -> Record:
     """Parse one line (without its newline) and check its spelling and its hash.
 
     Raises:
-        AuditError: something is wrong with it; the message says what, and `where`.
+        AuditError: the line is wrong; the message says what is wrong, and `where`.
     """
     if len(line) >= MAX_LINE_BYTES:
         broken(where, f"longer than {MAX_LINE_BYTES} bytes")
@@ -255,7 +256,7 @@ def verify_signature(record: Record, public_key: str, where: str) -> None:
     """Check the signature of a signed record.
 
     Raises:
-        AuditError: the signature is not one by `public_key` (hexadecimal).
+        AuditError: the key `public_key` (hexadecimal) did not make the signature.
     """
     if record.sig is None:
         broken(where, "it is not signed")
@@ -287,7 +288,7 @@ class Head(msgspec.Struct, frozen=True):
     """The first record of a file of the log; `number` is that of the file, from 1.
 
     `genesis` is the first record of the whole log; `before` is the last record of the file before,
-    as far as a checkpoint names a record, and None in the first file.
+    in the form in which a checkpoint names a record, and None in the first file.
     """
 
     identity: Identity
@@ -297,7 +298,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def segment_data(number: int, genesis: Record, closed: Record) -> dict[str, Any]:
-    """Return the data of the first record of file `number`, after one that ends with `closed`."""
+    """Return the data of the first record of file `number`; the file before ends with `closed`."""
     before = (closed.seq, closed.hash, format_time(closed.time))
     return _segment_data(number, json.loads(genesis.line), before)
 
@@ -310,8 +311,8 @@ def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> di
 def parse_head(record: Record, where: str) -> Head:
     """Check that `record` can be the first of a file of the log, and return its content.
 
-    This is the genesis record, or a record that continues the log: signed by the same key, and
-    following the record that it names.
+    The first record is the genesis record, or a record that continues the log: signed by the same
+    key, and following the record that it names.
 
     Raises:
         AuditError: the record cannot be the first of a file.
@@ -351,7 +352,7 @@ def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
 def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
     """Parse a checkpoint and check its signature by the key it names.
 
-    With `trim`, white space around it is ignored: a person may have sent it by mail.
+    With `trim`, white space around the document is ignored: a person may have sent it by mail.
 
     Raises:
         AuditError: the document is not a checkpoint as `encode_checkpoint` makes it, byte for byte.
@@ -406,7 +407,7 @@ def _hash(head: bytes, *, signed: bool) -> str:
 
 
 def _checkpoint_head(checkpoint: Checkpoint) -> bytes:
-    """Return the bytes that a checkpoint's signature covers: all before the key `sig`."""
+    """Return the bytes that a checkpoint's signature covers: all bytes before the key `sig`."""
     values = (
         CHECKPOINT_FORMAT,
         checkpoint.identity.log_id,

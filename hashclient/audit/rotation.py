@@ -1,11 +1,11 @@
 """Closes the file of the audit log, so that the next records go into another one.
 
-The closed file keeps its records, and gets a name with its number. Its last record says that it is
-closed, and the first record of the next file has the number and the hash of that record: so the
-chain goes on from file to file. The lock of the log is held all along.
+The closed file keeps its records, and gets a name with its number. The last record of the file says
+that the file is closed, and the first record of the next file has the number and the hash of that
+record: so the chain goes on from file to file. The lock of the log is held all along.
 
-If a kill ends this at any step, the log on the disk verifies: the closed file has the name of the
-log until the new one takes it, and the next writer goes on from there.
+If a kill ends the rotation at any step, the log on the disk verifies: the closed file has the name
+of the log until the new file takes this name, and the next writer goes on from there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK
 
 
 class Rotated(msgspec.Struct, frozen=True):
-    """A file that was closed: its number, its path, and its last record."""
+    """A closed file: its number, its path, and its last record."""
 
     number: int
     path: Path
@@ -77,9 +77,10 @@ def rotate(
     `append` writes bodies of records to the end of a file, as one signed batch, durably.
 
     1. The file system has hard links, and the name for the closed file is free.
-    2. The record that closes the file is written durably, unless it is there since an earlier kill.
+    2. The record that closes the file is written durably, unless an earlier, killed rotation has
+       written it.
     3. The next file is made under a temporary name, with the record that names the last one.
-    4. The closed file gets its name besides the one of the log, durably.
+    4. The closed file gets its name besides the name of the log, durably.
     5. The next file takes the name of the log, durably.
 
     Raises:
@@ -135,7 +136,7 @@ def _like(new: int, fd: int) -> None:
 
 
 def _is_it(fd: int, path: Path) -> bool:
-    """Return whether the file at `path` is the one open as `fd`, or a copy of it.
+    """Return whether the file at `path` is the open file `fd`, or a copy of it.
 
     A kill may have left a file with two names, and a restored backup makes two files of it.
     """

@@ -1,7 +1,7 @@
 """The summary of a period of the audit log: runs, checks, matches, hand-overs, lists, outages.
 
 The summary depends only on the log: anyone who has the log can make it again, and gets the same
-result. Earlier records count where the period refers to them: when a match was first seen, when a
+result. Earlier records count if the period refers to them: when a match was first seen, when a
 generation was published. Memory grows by some 50 bytes a match only.
 """
 
@@ -182,7 +182,7 @@ class _Firsts:
         self._counted.append(is_counted)
 
     def different(self) -> int:
-        """Return how many different ids there are among those that are counted."""
+        """Return how many different ids there are among the counted ids."""
         import numpy as np
 
         ids = np.frombuffer(self._ids, "S16")
@@ -264,7 +264,7 @@ class _Count:
         elif event == "segment":
             self._log_id(data["genesis"]["data"])
         elif data.get("part", 1) > 1:
-            # All values but the lists are in the first part as well.
+            # The first part has all values except the lists.
             if is_in:
                 self._go_on(event, data, line.time.timestamp())
         elif event in ("fetch", "refused"):
@@ -376,7 +376,7 @@ class _Count:
         run.interrupted += bool(data.get("interrupted"))
         add_by_kind(run.exit_codes, {str(data.get("exit_code")): 1})
         if has_start:
-            # A run that began before the period was not counted as open.
+            # A run that began before the period is not counted as open.
             self._open[command] = max(0, self._open.get(command, 0) - 1)
         for name in _CHECKED:
             self.out.checked[name] += data.get(name) or 0

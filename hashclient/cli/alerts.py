@@ -124,7 +124,7 @@ def send(app: App, due: bool, output_format: str) -> ExitCode:
 
 
 def after_run(app: App, exit_code: int) -> None:
-    """Send the alerts that are due after a command, which ends with `exit_code`.
+    """Send the alerts that are due after a command that ends with `exit_code`.
 
     A failure is a warning.
     """
@@ -135,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # another run is sending alerts: it, or the next run, sends these as well
+        pass  # another run is sending alerts: that run, or the next run, sends these as well
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
-#: Of a long list only this many items are shown, then the number of the others.
+#: At most this many items of a long list are shown, then the number of the others.
 MOST_SHOWN = 10
 
 

@@ -313,7 +313,7 @@ def _values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        # for programs that verify; people see that it is the first record
+        # for programs that verify; people see that this is the first record
         data.pop("genesis", None)
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):

@@ -2,9 +2,9 @@
 
 A misspelt name must not be ignored silently, since the machine would then do something else than
 the operator wants. So a wrong key, a wrong type and a wrong value in a table are errors that name
-the key, and a variable whose name is nearly one of ours causes a warning. Other variables with our
-prefix may belong to other programs. For example, a CI job may keep the address of a provider in a
-variable.
+the key, and a variable whose name is nearly that of one of our variables causes a warning. Other
+variables with our prefix may belong to other programs. For example, a CI job may keep the address
+of a provider in a variable.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the option, not after a function's argument.
 
     A group that lists when it is called without a command does the same as its command `list`. So
-    both read the variables of both.
+    both the group and `list` read the variables of both.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (name := option_name(parameter)):
@@ -82,10 +82,10 @@ def unknown_variables(
     commands: Collection[str],
     load: Callable[[str], click.Command | None],
 ) -> Iterator[tuple[str, str]]:
-    """Yield the environment's `names` that are nearly, but not exactly, one of ours.
+    """Yield the environment's `names` that are nearly, but not exactly, names of our variables.
 
-    Each comes with the name that may be meant. `load` returns a command of `top` by its name; only
-    the commands to which a variable may belong are loaded.
+    Each name comes with the name that was probably meant. `load` returns a command of `top` by its
+    name; only the commands to which a variable may belong are loaded.
     """
     of_top = {name for parameter in top.params for name in option_variables(parameter)}
     known = {*OTHER_VARIABLES, *of_top}

@@ -1,8 +1,9 @@
 """An error that ends the program, as a message on stderr and an exit code.
 
-For a wrong command line, the message is ours and not click's: it says which option, variable or
-table has the wrong value, and which values are right. A message never repeats a secret key. It also
-never repeats a word of several lines or of great length: this may be the content of a wrong file.
+For a wrong command line, this module writes its own message instead of click's: the message says
+which option, variable or table has the wrong value, and which values are right. A message never
+repeats a secret key. The message also never repeats a word of several lines or of great length: the
+word may be the content of a wrong file.
 """
 
 from __future__ import annotations

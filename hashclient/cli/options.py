@@ -38,7 +38,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
-    """Return one decorator for several options, which are in the help in this order."""
+    """Return one decorator for several options; the help shows them in this order."""
 
     def add(function: Decorated) -> Decorated:
         for option in reversed(options):
@@ -280,7 +280,7 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     if default is True:
         return negative(flag, name, **attributes)
     if default is False:
-        # `False` would not do for other options: click would still make flags of some of them.
+        # `False` would not work for other options: click would still make flags of some of them.
         attributes["is_flag"] = True
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 

@@ -1,11 +1,12 @@
 """The standard streams, JSON on them, and the handling of signals.
 
-Stdout is for data. A failure to write to it is an error; one on stderr is ignored. `formats` writes
-outcomes, `app` writes tables for people, `outputfile` writes the file that `--output` names.
+Stdout is for data. A failure to write to stdout is an error; a failure to write to stderr is
+ignored. `formats` writes outcomes, `app` writes tables for people, `outputfile` writes the file
+that `--output` names.
 
 `raise_at_signals` is for the whole process: SIGINT and SIGTERM raise an exception. `Signals` is for
-a run: it holds them back during a step that must not be interrupted. `Hangup` is for a run that
-writes to a file: SIGHUP asks to open it again.
+a run: it holds signals back during a step that must not be interrupted. `Hangup` is for a run that
+writes to a file: SIGHUP asks to open the file again.
 """
 
 from __future__ import annotations
@@ -182,9 +183,9 @@ class Signals:
     """Passes signals on to the former handlers, or holds them back.
 
     Use it as a context manager around the whole run. Handlers are installed once per run and check
-    the current step. Outside of a step they call the former handlers, so a handler that stays does
-    no harm. Installing handlers for each step would leave moments in which one signal has the new
-    handler and the other the old one.
+    the current step. Outside of a step the handlers call the former handlers, so a handler that
+    stays does no harm. Installing handlers for each step would leave moments in which one signal
+    has the new handler and the other the old one.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
 """The file that `--output` names, also when the command fails.
 
-A script or a job in CI may show FILE after a run. FILE must never have the output of an earlier run
-then: a scan that fails at its start would look like yesterday's scan that ended with 0. So FILE is
-emptied before anything else can fail. A later failure is written into FILE, in the format of the
-output. `status` replaces its file in one step, since readers may come at any time. A `status` that
-fails also replaces its file, by a text about the failure.
+A script or a job in CI may show FILE after a run. If a command fails, FILE must never have the
+output of an earlier run: a scan that fails at its start would look like yesterday's scan that ended
+with 0. So FILE is emptied before anything else can fail. A later failure is written into FILE, in
+the format of the output. `status` replaces its file in one step, since readers may come at any
+time. A `status` that fails also replaces its file, by a text about the failure.
 
 A FILE that is renamed during a scan is opened again on SIGHUP. The renamed file has the outcomes so
 far, and no summary. The new FILE begins like any output, and has the later outcomes and the summary
@@ -49,7 +49,7 @@ _INPUTS = ("paths", "sources")
 _SINGLE_INPUTS = ("files_from",)
 
 
-#: Errors that are about the path, and not about the disk: the same as for opening a file.
+#: Errors about the path, and not about the disk: the same errors as for opening a file.
 _WRONG_PLACE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 )
@@ -255,7 +255,7 @@ class OutputFile:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return
             kept = os.dup(stream.fileno())
-            # The text that is still in the stream is dropped.
+            # The text that is still in the stream is discarded.
             with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
                 os.dup2(nowhere.fileno(), stream.fileno())
             self._close_stream()

@@ -1,9 +1,9 @@
 """Progress bars on stderr, drawn by rich, if stderr is a terminal.
 
-To keep its memory small, a scan lists files only as fast as its workers read them. So it knows the
-total number only near its end. For the percentage in the bar, another process lists the same trees
-and counts the files. Counting takes a small part of the time of a scan, and brings the directories
-into the kernel's cache. The count never changes a verdict.
+To keep its memory small, a scan lists files only as fast as its workers read them. So the progress
+knows the total number only near its end. For the percentage in the bar, another process lists the
+same trees and counts the files. Counting takes a small part of the time of a scan, and brings the
+directories into the kernel's cache. The count never changes a verdict.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _LargeFiles:
         self._seen: dict[str, tuple[float, int, int]] = {}
         #: The slowest file, with its share if known.
         self.shown = ""
-        #: Estimated seconds until all of them are read; None without an estimate.
+        #: Estimated seconds until all large files are read; None without an estimate.
         self.left_s = 0.0
 
     def look(self, now: float) -> None:
@@ -192,9 +192,9 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]]:
-    """Yield a function that makes a picture in place of the last one, if it is time for one.
+    """Yield a function that replaces the last picture by a new one, if it is time for one.
 
-    `app` erases it before it writes.
+    `app` erases the picture before it writes.
     """
     from rich.console import Console
     from rich.live import Live
@@ -230,7 +230,7 @@ def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]
             app.before_output = lambda: None
 
 
-#: The format of the number that the process sends in the end.
+#: The format of the number that the counting process sends in the end.
 _NUMBER_BYTES = 8
 
 
@@ -238,7 +238,8 @@ _NUMBER_BYTES = 8
 def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callable[[], int | None]]:
     """Count the inputs at `paths` in another process; yield a function that returns the number.
 
-    It returns None until all are counted; always None if counting fails, or without paths.
+    The function returns None until all are counted; always None if counting fails, or without
+    paths.
     """
     if not paths:
         yield lambda: None

@@ -260,7 +260,7 @@ def _show(
     output_format: str,
     ids: Mapping[str, Difference] = MappingProxyType({}),
 ) -> None:
-    """Print a draft; `ids` has the ids of added and withdrawn entries, if they are to be shown."""
+    """Print a draft; `ids` has the ids of added and withdrawn entries, if they are shown."""
     app.show(output_format, _document(found, ids), _lines(found, ids), indent=2)
 
 

@@ -1,7 +1,7 @@
 """`provider key`: key pairs of people who sign on other machines, and passphrases of key files.
 
-A passphrase comes from a file, the environment, a credential, or a prompt. It never comes from the
-command line, which all users of a machine can read.
+A passphrase comes from a file, the environment, a credential, or a prompt. The passphrase never
+comes from the command line, which all users of a machine can read.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a notice, without its state at clients: a provider does not know it."""
+    """Return the fields of a notice, without its state at clients: no provider knows that."""
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 

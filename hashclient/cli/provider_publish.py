@@ -222,7 +222,7 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Refuse files with a bundle, a call without both, and options that are for the other one.
+    """Refuse files with a bundle, a call with neither, and options that are for the other form.
 
     Raises:
         UsageError: files, bundle and options do not fit together.

@@ -1,6 +1,7 @@
 """Publishes the status of this machine, at the end of commands that change it.
 
-It never changes an exit code: a scan has found what it has found, whether or not that arrives.
+Publishing never changes an exit code: the result of a scan is the same, whether the status arrives
+or not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def publish_after(app: App) -> None:
-    """Publish at the end of this command, however it ends, if config.toml says where."""
+    """Publish the status at the end of this command, however it ends, if config.toml says where."""
     where = app.settings.config.fleet.publish
     if where is not None:
         click.get_current_context().call_on_close(lambda: _publish_now(app, where))

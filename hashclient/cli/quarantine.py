@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-#: Ids that an option can stand for, and ids that have to be given.
+#: The ids that an option stands for, and the ids that the user has to give.
 _ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 _needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
@@ -102,7 +102,7 @@ def add(
         if take_all:
             chosen += [i for i in _open_ones(quarantine, record) if i not in match_ids]
         results = Results(app, output_format, chosen)
-        unfinished = functools.cache(quarantine.unfinished)  # it reads all items
+        unfinished = functools.cache(quarantine.unfinished)  # this reads all items
         wanted: dict[str, tuple[str, str]] = {}
         for match_id in chosen:
             with results.item(match_id):
@@ -142,7 +142,7 @@ def _open_ones(quarantine: Quarantine, record: Matches) -> Iterator[str]:
     for match in record.find():
         if match.is_stream or match.state is MatchState.HELD:
             continue
-        # The removal of a file that is away already is only noted, even if its entry was withdrawn.
+        # If a file is away already, its removal is only noted, even if its entry was withdrawn.
         is_unfinished = match.id in sealed and match.state not in SETTLED
         if not match.ended if match.in_place else is_unfinished:
             yield match.id

@@ -10,7 +10,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import printable
 
-#: A placeholder for a key that is not made yet. Nobody owns it, and it is never written.
+#: A placeholder for a key that is not made yet. Nobody owns this key, and it is never written.
 _ANY_KEY = "age1" + "q" * 58
 
 

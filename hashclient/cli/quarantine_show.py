@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: the commands that change nothing in it."""
+"""`hashclient quarantine`: the commands that change nothing in the quarantine."""
 
 from __future__ import annotations
 

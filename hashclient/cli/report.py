@@ -295,7 +295,7 @@ def _sender(
 def _unreported(
     outbox: Outbox, record: Matches, destination: str | None
 ) -> tuple[list[Match], int]:
-    """Return the matches that are in no report to `to`, and how many more wait for a review."""
+    """Return the matches that no report to `to` has, and how many more wait for a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
@@ -313,7 +313,7 @@ def _unreported(
 
 
 def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
-    """Prepare the reports that scans want and have not prepared; return the failures."""
+    """Prepare the reports that scans have asked for but not prepared; return the failures."""
     from hashclient.scan.run.actions import prepare_wanted
 
     made = prepare_wanted(app.session, unreviewed=unreviewed)

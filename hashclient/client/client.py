@@ -76,10 +76,10 @@ class Client:
         is called with the errors of refused notices.
 
         Raises:
-            LockedError: another fetch takes longer than that.
-            HashclientError: the fetch from a provider failed; all others were tried first. Of
-                several failures the worst is raised; `on_failure` is called with the others, and
-                with failures of an address if another address succeeded.
+            LockedError: another fetch takes longer than `wait_s`.
+            HashclientError: the fetch from a provider failed; all others were tried first. If
+                several providers fail, the worst failure is raised; `on_failure` is called with the
+                others, and with failures of an address if another address succeeded.
             UsageError: no provider offers a list in `only`.
         """
         from hashclient.client.upkeep import tidy
@@ -133,7 +133,7 @@ class Client:
         after the files, then objects, which `objects` may list in other ways; `stream` is read
         once, before all others. `options` say how files are
         checked, and what is done about matches. `lists` are the lists to compare with, by default
-        those that should be here.
+        all lists that should be on this machine.
 
         Raises:
             UsageError: there is nothing to check, or options contradict each other.
@@ -159,11 +159,11 @@ class Client:
         members: bool = True,
         spool_bytes: int | None = None,
     ) -> ContentChecker:
-        """Return a checker of content that comes to this program, to be used until it is closed.
+        """Return a checker of content that comes to this program; the caller closes it.
 
-        Open one in each process, after all forks. With `actions`, the policy is applied to matches.
-        `exceptions` and `members` are as for `scan`. Streams that may be containers have
-        `spool_bytes` of disk, of all threads together, by default as `serve` has it.
+        Open one checker in each process, after all forks. With `actions`, the policy is applied to
+        matches. `exceptions` and `members` are as for `scan`. Streams that may be containers have
+        `spool_bytes` of disk, for all threads together, by default as much as `serve` has.
 
         Raises:
             StateError: no list can be used.
@@ -250,7 +250,7 @@ class Client:
 
         `reason` is a word of `REVIEW_REASONS`, `text` a sentence for the audit log. `viewed` notes
         that the operator has viewed the content, elsewhere. None means undecided: another person
-        has to review it, too.
+        has to review the match, too.
 
         Raises:
             UsageError: no match has this id, or the reason does not fit the verdict; nothing is
@@ -306,9 +306,9 @@ class Client:
     ) -> list[Attempt]:
         """Send the alerts that are due; return the attempts. Without [alerts], nothing is done.
 
-        `exit_code` is that of the run before: after 8 and 9, damage is looked for at once. With
-        `at_once`, all alerts that wait are sent. With `patient`, receivers get more time than at
-        the end of a run.
+        `exit_code` is the exit code of the run before: after 8 and 9, damage is looked for at once.
+        With `at_once`, all alerts that wait are sent. With `patient`, receivers get more time than
+        at the end of a run.
 
         Raises:
             StateError: the outbox cannot be read or written, or another command holds it.

@@ -1,8 +1,8 @@
-"""Which notices were shown to people here, and which they have acknowledged.
+"""Which notices were shown to people on this machine, and which they have acknowledged.
 
-Both are logged before they are noted: after a kill in between they are logged again, and no notice
-is acknowledged without a log record. Notices shown by `status` are not noted: it changes nothing,
-and programs call it.
+Both events are logged before they are noted: after a kill in between they are logged again, and no
+notice is acknowledged without a log record. Notices shown by `status` are not noted: `status`
+changes nothing, and programs call it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Journal:
         self.failure: StateError | None = None
 
     def all(self) -> list[Standing]:
-        """Return every notice that is kept here with its state now, the newest first.
+        """Return every notice on this machine with its present state, the newest first.
 
         If the file of a provider cannot be read or is missing, `failure` has the error.
 
@@ -93,7 +93,7 @@ class Journal:
         return list(chosen.values())
 
     def note_shown(self, shown: Iterable[Standing], how: str) -> None:
-        """Log that notices were shown for the first time, and note it; `how` is the form.
+        """Log that notices were shown for the first time, and note this; `how` is the form.
 
         Raises:
             AuditError, StateError: the reading cannot be logged or written.
@@ -112,7 +112,7 @@ class Journal:
         self._change(names, note)
 
     def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
-        """Log that notices are acknowledged, and note it; return their names.
+        """Log that notices are acknowledged, and note this; return their names.
 
         Notices that were acknowledged before, or need no acknowledgement, are left out.
 

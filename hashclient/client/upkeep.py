@@ -13,7 +13,7 @@ from hashclient.core.errors import ConfigError, HashclientError, StateError
 from hashclient.session import Session
 from hashclient.system.files import is_there, state_errors
 
-#: How many matches are forgotten at a time; a record of the audit log names all of them.
+#: How many matches are forgotten at a time; one record of the audit log names all of them.
 MOST_MATCHES = 1_000
 #: How long one call may take for the inventory.
 INVENTORY_S = 2.0

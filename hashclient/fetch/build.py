@@ -60,8 +60,8 @@ _log = Log("fetch")
 AT_ONCE = 3
 
 #: A delta is built for this many seconds before its progress is written down for the first time.
-#: Then the pause between two notes is this many times the time to write one: notes take a twentieth
-#: of the time at most.
+#: Then the pause between two notes of the progress is this many times the time to write one: notes
+#: take a twentieth of the time at most.
 DELTA_UNNOTED_S = 1.0
 NOTING_SHARE = 20
 
@@ -77,7 +77,7 @@ Progress = Callable[[str, int, int], None]
 class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The progress of an unfinished build: the first `segments` of the index are in `partial`.
 
-    `fresh` says that it was built without an older generation.
+    `fresh` says that the build began without an older generation.
     """
 
     mac: str
@@ -90,9 +90,9 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
-    `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of its signed
-    metadata, `epoch` the keys under which generations are counted, `now` the time for the manifest.
-    `received` returns the bytes received so far.
+    `index_hash` is the signed hash of the list's `index.json`, `expires` the earliest expiry of its
+    signed metadata, `epoch` the keys under which generations are counted, `now` the time for the
+    manifest. `received` returns the bytes received so far.
     """
 
     provider: str
@@ -167,7 +167,7 @@ class Build(msgspec.Struct, frozen=True):
         return manifest
 
     def _writer(self, base: Index | None) -> IndexWriter:
-        # The manifest is written later, with those of other lists.
+        # The manifest is written later, together with the manifests of other lists.
         return IndexWriter(self.directory, self.sealer, base, self.pieces, self.room, durable=False)
 
     def _build(
@@ -176,7 +176,7 @@ class Build(msgspec.Struct, frozen=True):
         """Apply the segments after the first `skip`; return None if the checksum is wrong.
 
         The progress is written down on the way: from the start if the list is built `fresh`, from
-        its first segment; for a delta, later. This takes a small part of the time.
+        its first segment; for a delta, later. To write the progress takes a small part of the time.
         """
         inspection = Inspection(self.guard, self.set_aside)
         due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
@@ -189,7 +189,8 @@ class Build(msgspec.Struct, frozen=True):
             )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
-            # A build that continues from here would not know the entries that this one has seen.
+            # A later build that continues from here would not know the entries that this build has
+            # seen.
             if worth_it and inspection.is_clean and number < len(index.segments):
                 writer.flush()
                 partial = self._manifest(index, writer, writer.run_refs())
@@ -249,8 +250,8 @@ class Build(msgspec.Struct, frozen=True):
     def _load_staging(self) -> _Staging | None:
         """Return the progress of a killed build of the same generation, if it can be used.
 
-        Its runs are compared with their digests, since bytes on the disk may have changed
-        meanwhile. The manifest would otherwise vouch for changed bytes.
+        The runs of the build are compared with their digests, since bytes on the disk may have
+        changed meanwhile. The manifest would otherwise vouch for changed bytes.
         """
         staging = _read_staging(self.directory, self.sealer)
         if staging is None:

@@ -1,4 +1,4 @@
-"""Lists that a provider refuses to our credential: for this client they are not offered.
+"""Lists that a provider refuses to our credential: this client treats them as not offered.
 
 All clients of a provider see the names of all lists, since they verify the same metadata. A server
 may keep a list from a client: it answers 403 to the role of the list. Each address of a provider
@@ -21,14 +21,14 @@ from hashclient.system.files import write_atomic
 from hashclient.system.layout import DENIED_NAME
 from hashclient.trust.tuf import Trust
 
-#: The answer to a credential that is known, and not for this file.
+#: The answer to a credential that is known, but has no right to this file.
 _FORBIDDEN = 403
 
 
 class Asked(msgspec.Struct, frozen=True):
     """The results of loading roles of new lists.
 
-    `refused` are the lists that this address refuses, and those that were denied before and whose
+    `refused` are the lists that this address refuses, and lists that were denied before and whose
     role fails in another way; `failed` are the lists with other failures. `denied` lists were
     denied before, and were not delivered now.
     """

@@ -1,14 +1,15 @@
 """The first pipeline: from a provider to sealed indexes, one generation switch a list.
 
 For each list: 0 the local index is opened, and a part of it compared with its digests (`switch`); 1
-the signed index is looked up through trust; 2 if it is the one we have, only the time of the check
-is noted; 3 it is downloaded, verified, parsed, and refused if it is older; 4 the new segments are
-downloaded, verified, parsed, guarded and sealed, in order; 5 the result must have the signed count
-and checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
-switch; 7 unreferenced files are deleted; 8 the audit log records the change and the earlier matches
-that it withdraws (`switch`). A kill at any point leaves the old generation or the new one;
-runs that were finished before it are used by the next attempt at the same generation. Steps 6 to 8
-are taken for several short lists together, which wait for the disk at once.
+the signed index is looked up through trust; 2 if the local index is the signed one, only the time
+of the check is noted; 3 otherwise the index is downloaded, verified, parsed, and refused if it is
+older; 4 the new segments are downloaded, verified, parsed, guarded and sealed, in order; 5 the
+result must have the signed count and checksum, else the list is built again from its base; 6 the
+manifest is replaced: that is the switch; 7 unreferenced files are deleted; 8 the audit log records
+the change and the earlier matches that it withdraws (`switch`). A kill at any point leaves the old
+generation or the new one; runs that were finished before the kill are used by the next attempt at
+the same generation. Steps 6 to 8 are taken for several short lists together, which wait for the
+disk at once.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Fetcher:
         self._session, self._settings, self._sealer = session, session.settings, session.sealer()
         self._provider, self._source, self._how = provider, source, how
         self._config = self._settings.provider(provider)
-        #: The share of a list that may change at a time; None if there is no limit now.
+        #: The share of a list that may change at a time; None if there is no limit in this fetch.
         self._max_churn = None if how.accept_churn else self._config.max_churn
         self._base = base or self._config.url or ""
         self._origin = origin or self._base
@@ -164,10 +165,10 @@ class Fetcher:
         """Bring every list up to date, or the lists in `only`; yield the result for each.
 
         If the provider's `lists` is set, every list means: the lists in it, and the lists with a
-        folder here. Scans expect each of these, so each is kept up to date. After a refused list,
-        the others are still fetched. A name in `only` that this provider does not offer is ignored:
-        another provider may offer it. With only `NO_LIST`, notices are fetched and no list. Lists
-        that this place refuses come first, with `is_denied`.
+        folder here. Scans expect each of these lists, so each is kept up to date. After a refused
+        list, the others are still fetched. A name in `only` that this provider does not offer is
+        ignored: another provider may offer it. With only `NO_LIST`, notices are fetched and no
+        list. Lists that this place refuses come first, with `is_denied`.
 
         Raises:
             HashclientError: the provider as a whole is refused, cannot be reached or refuses the
@@ -281,7 +282,7 @@ class Fetcher:
         return set() if of_others is None else found.difference(of_others)
 
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Built:
-        """Build a list as it is now; comparing files with digests takes `limit_s` at most."""
+        """Build the present generation of a list; comparing files takes `limit_s` at most."""
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
         # 0
         found = open_base(

@@ -88,14 +88,14 @@ class PoisonGuard:
         return good
 
     def known_good_among(self, algorithm: Algorithm, tags: Uint64) -> Uint64:
-        """Return those of (n, 2) tags of one algorithm that are known to be good."""
+        """Return which of the (n, 2) tags of one algorithm are known to be good."""
         if self._known_good is None:
             return tags[:0]
         return tags[np.unique(self._known_good.find(algorithm, tags).queries)]
 
 
 class Inspection:
-    """Inspects the entries that one build adds, and judges those that are left at its end."""
+    """Inspects the entries that one build adds, and judges the entries that are left at its end."""
 
     def __init__(self, guard: PoisonGuard, set_aside: Sequence[str] = ()) -> None:
         """Begin without entries; `set_aside` are earlier entries that also count, if left."""
@@ -152,7 +152,7 @@ def entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
 
 
 def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
-    """Return those of `ids` that are live entries."""
+    """Return the ids in `ids` that are ids of live entries."""
     if not ids:
         return []
     names = np.array([entry.encode() for entry in ids])
@@ -182,7 +182,8 @@ def open_guard(
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # A damaged or missing index is built again.
         with contextlib.suppress(DamagedError, FileNotFoundError):
-            # Verified first: it reads without a map, where a bad block is an error, no signal.
+            # Verified before it is opened: `verify` reads without a map, and so meets a bad block
+            # as an error, and not as a signal.
             if verify:
                 verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer, most)
@@ -193,7 +194,7 @@ def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
     """Return the stamps of files of known good digests; a changed file has another stamp.
 
     Raises:
-        ConfigError: a file is not there, or cannot be looked at.
+        ConfigError: a file does not exist, or its status cannot be read.
     """
     return tuple(_stamp(user_path(name)) for name in files)
 

@@ -3,9 +3,10 @@
 If a file of `known_good` has the SHA-256 of an entry, the entry is set aside: it becomes an
 exception (`decisions`), and the rest of the list is used. If the file has only an MD5 or a SHA-1 of
 the entry, the entry stays in use, since somebody can make another file with this digest. If more
-entries than the limit would be set aside, all stay in use. Each fetch and `status` show these
-entries. The whole list is compared if the files of known good digests have changed, if new entries
-are known to be good, and as long as the list has such entries; otherwise nothing is read.
+entries than the limit would be set aside, all stay in use. Each fetch and `status` show the entries
+that are known to be good. The whole list is compared if the files of known good digests have
+changed, if new entries are known to be good, and as long as the list has such entries; otherwise
+nothing is read.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _BLOCK = 1 << 20
 class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The entries of one list that are known to be good.
 
-    `set_aside` are the ids of those that become exceptions. `count` is how many stay in use, `ids`
-    are the first of these. `files` are the files of known good digests that the list was compared
-    with.
+    `set_aside` are the ids of the entries that become exceptions. `count` is how many known good
+    entries stay in use, `ids` are the first of these. `files` are the files of known good digests
+    that the list was compared with.
     """
 
     generation: int
@@ -46,7 +47,7 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """These entries as a sentence; empty if there are none."""
+        """The known good entries as a sentence; empty if there are none."""
         parts = []
         if self.set_aside:
             what = counted(len(self.set_aside), "entry is", "entries are")
@@ -90,9 +91,10 @@ def note_known_listed(
     """Compare a list with the `files` of known good digests, if that may find something.
 
     `met` says that new entries are known to be good. `guard` and `index` are opened only for a
-    comparison. Return what is known of the list, None without files. `set_aside` is called with the
-    entries to set aside, if there are or were any. This happens before the result is stored, so
-    that a kill in between leaves no exception that never ends. The caller holds the writers' lock.
+    comparison. Return the known good entries of the list, None without files of known good digests.
+    `set_aside` is called with the entries to set aside, if there are or were any. The exceptions
+    are written before the result is stored, so that a kill in between leaves no exception that
+    never ends. The caller holds the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.

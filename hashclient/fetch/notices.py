@@ -1,9 +1,9 @@
 """Notices of a provider: each fetch downloads them, verifies each of them, and keeps them.
 
 1 the role of notices is verified (`trust`), and an older version is refused; 2 signed notices that
-are not here are downloaded, verified and parsed; 3 new notices are logged; 4 all are written in one
-step. If a notice breaks a rule, the others are still accepted, and the reason is stored instead of
-the notice. After any failure here, lists are still fetched.
+are not on this machine are downloaded, verified and parsed; 3 new notices are logged; 4 all are
+written in one step. If a notice breaks a rule, the others are still accepted, and the reason is
+stored instead of the notice. After any failure here, lists are still fetched.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from hashclient.trust.additions import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
-#: All notices from one address may take this many times the timeout of one request. This is less
-#: than the limit for all addresses, so that the next address is still asked.
+#: All notices from one address may take this many times the timeout of one request. This limit for
+#: one address is less than the limit for all addresses, so that the next address is still asked.
 PATIENCE = 2
 
 
@@ -131,7 +131,7 @@ class _Come(msgspec.Struct):
 
     @property
     def error(self) -> HashclientError | None:
-        """The failure with the highest exit code, the first of these."""
+        """The failure with the highest exit code; the first of several."""
         return max(self.errors, key=lambda error: error.exit_code, default=None)
 
 
@@ -150,7 +150,7 @@ def _download(
     here: Mapping[str, str],
     is_late: Callable[[], bool],
 ) -> _Come:
-    """Download signed notices that are not `here`, by id and digest, until `is_late`."""
+    """Download signed notices, by id and digest, that are not yet `here`, until `is_late`."""
     come = _Come()
     goes_on = True
     for notice_id, info in sorted(signed.targets.items()):
@@ -194,7 +194,7 @@ def _keep(
 ) -> FetchedNotices:
     now = session.now()
     stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
-    # A notice that is now signed with other content stays as it was.
+    # A notice that is now signed with other content keeps its earlier content.
     other = {r.id for r in come.refused} & {one.notice.id for one in before}
     gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
     kept = merged(before, come.arrived, signed.targets.keys() - gone, now)

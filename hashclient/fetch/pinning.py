@@ -106,7 +106,8 @@ def pin_provider(
             try:
                 trust.refresh()
             except VerificationError as error:
-                # If the reason is known it has its own hint; otherwise the root may be wrong.
+                # If the reason is known, the error has its own hint; otherwise the root may be
+                # wrong.
                 if error.hint not in {None, METADATA_HINT}:
                     raise
                 raise VerificationError(

@@ -44,7 +44,7 @@ def addresses(
     Messages call the provider `peer`.
 
     Raises:
-        ConfigError: no address, or settings of an address contradict each other.
+        ConfigError: there is no address, or settings of an address contradict each other.
     """
     if not provider.addresses:
         raise ConfigError(
@@ -52,7 +52,7 @@ def addresses(
             hint="use `hashclient fetch --from` with an exported file, or set `url` in the table "
             "of the provider",
         )
-    # All addresses are checked now, so that a wrong address is not only found when it is needed.
+    # All addresses are checked now, so that a wrong address is not found only when it is asked.
     accesses = [access_of(url, config, peer) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):

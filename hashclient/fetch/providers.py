@@ -72,7 +72,7 @@ def fetch_in_turn(
     are any. The caller holds the writers' lock.
 
     Raises:
-        HashclientError: as `Fetcher.fetch`; of several places the last of the worst.
+        HashclientError: as `Fetcher.fetch`; if several places fail, the last of the worst failures.
     """
     notices = _Notices(monotonic)
     try:
@@ -117,7 +117,7 @@ def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
         other,
         arrived=(*arrived, *other.arrived),
         ended=tuple(ended.values()),
-        # If one of the two places succeeded, there is no failure.
+        # If one of two places has succeeded, there is no failure.
         error=other.error
         and max(other.error, one.error or other.error, key=lambda error: error.exit_code),
     )
@@ -212,7 +212,7 @@ def _is_of_place(error: HashclientError) -> bool:
 
 
 def _worse(one: Fetched | None, other: Fetched) -> Fetched:
-    """Return the refusal with the higher exit code, or the later one of equals."""
+    """Return the refusal with the higher exit code, or the later one if both codes are equal."""
     if one is None or one.error is None or other.error is None:
         return other
     return one if one.error.exit_code > other.error.exit_code else other
@@ -239,8 +239,9 @@ def fetch_all(
 
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
     `wait_s` and `on_wait` are as for `writing`. `how.received` is not used: bytes are counted here.
-    `how.on_failure` is called with errors of an address after which the next one is asked, of one
-    of several providers, and of a list whose provider is not in the configuration.
+    `how.on_failure` is called with three kinds of errors: of an address after which the next
+    address is asked, of one of several providers, and of a list whose provider is not in the
+    configuration.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit

@@ -109,9 +109,9 @@ _LOGGED = ("before", "generation", "added", "withdrawn", "entries")
 class Fetched(msgspec.Struct, frozen=True):
     """The result of a fetch for one list.
 
-    `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
-    count entries, and are None when the list had to be built again over an older generation.
-    `is_ahead` says that `published_at` is in the future, as the clock here shows it.
+    `before` is the generation that was in use before, None for a first fetch. `added` and
+    `withdrawn` count entries, and are None when the list had to be built again over an older
+    generation. `is_ahead` says that `published_at` is in the future, by the clock of this machine.
     `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
     whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
@@ -119,7 +119,7 @@ class Fetched(msgspec.Struct, frozen=True):
     is set and does not name the list. `known_good` are the entries known to be good;
     `has_exceptions` says that some became new exceptions. `is_ended` says that the provider has
     ended the list, and that it was dropped here. `is_denied` says that the place refuses a list
-    that was never here.
+    that was never on this machine.
     """
 
     list_name: str
@@ -150,7 +150,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A generation of a list that is built, and not in use yet; `files` are not durable yet.
+    """A generation of a list that is built, but not in use yet; `files` are not durable yet.
 
     `has_met_good` says that it has new entries which are known to be good.
     """
@@ -235,7 +235,7 @@ def reach_back(session: Session, newest: Callable[[], Index]) -> Reached:
         withdrawn = _withdraw(session, matches, index)
         listed_again = tuple(_list_again(session, matches, index))
         ids = {match.id for match, _ in withdrawn}
-        # Another entry may still match it, or its story may have ended.
+        # Another entry may still match the file, or the story of the match may have ended.
         left = {match_id: matches.get(match_id) for match_id in ids}
     hits = {match_id: match.by_entry for match_id, match in left.items()}
     affected = [
@@ -259,7 +259,8 @@ def _withdraw(session: Session, matches: Matches, index: Index) -> list[tuple[Ma
 def withdraw_list(session: Session, name: str, generation: int) -> tuple[tuple[Match, Hit], ...]:
     """Note in the log and in the record of matches that a list has ended: all its entries go.
 
-    `generation` is the last one that was here. Return the matches, as they are recorded now.
+    `generation` is the last generation on this machine. Return the matches of an ended list, as
+    they are recorded now.
 
     Raises:
         AuditError, StateError: as `reach_back`.

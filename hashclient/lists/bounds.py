@@ -2,9 +2,9 @@
 
 A few kilobytes of Parquet can decode to terabytes, and take hours. The footer says how many row
 groups there are and where their columns begin; a header before each page says how large the page
-becomes. Both are read here, without decompressing a page. `docs/format.md` has the limits; honest
-files stay far below them. A file can still decode to more than its headers say, so `wire` decodes
-under a cap on memory as well.
+becomes. Footer and headers are read here, without decompressing a page. `docs/format.md` has the
+limits; honest files stay far below them. A file can still decode to more than its headers say, so
+`wire` decodes under a cap on memory as well.
 
 The columns must be the columns of the format. A column is checked by its physical type, length,
 logical type and repetition, which every writer of Parquet can set. The type that Arrow would choose
@@ -41,8 +41,8 @@ _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
 _NUM_VALUES = 1
-#: FileMetaData: its row groups; RowGroup: its columns; ColumnChunk: its metadata, and of that the
-#: number of values, the compressed length, and where the pages and that of a dictionary begin.
+#: FileMetaData: its row groups; RowGroup: its columns; ColumnChunk: its metadata, with the number
+#: of values, the compressed length, and the places where the pages and the dictionary begin.
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
 #: Thrift's compact protocol: its types of values, and the deepest nesting of values.
@@ -108,7 +108,7 @@ def _columns(data: bytes) -> list[list[dict[int, Any]]]:
 
 
 def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what: str) -> int:
-    """Check the pages of one column of a row group; return how many may still come.
+    """Check the pages of one column of a row group; return how many pages may still come.
 
     Raises:
         ValueError, TypeError, LookupError: the footer is wrong.

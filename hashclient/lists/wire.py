@@ -49,7 +49,7 @@ MAX_DECODING_BYTES = 256 << 20
 #: Rows in a row group of the segments that are written here.
 ROW_GROUP_ROWS = 1 << 20
 
-#: Stands for a missing size. No file has it: Linux file sizes are below 2**63.
+#: Stands for a missing size. No file has this size: Linux file sizes are below 2**63.
 NO_SIZE = np.uint64(2**64 - 1)
 
 Uint8 = npt.NDArray[np.uint8]
@@ -247,8 +247,8 @@ def encode_segment(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # Digests do not compress, and a dictionary of digests has no use; for categories both are
-    # useful.
+    # Digests do not compress, and a dictionary of digests has no use; for categories compression
+    # and a dictionary are useful.
     pq.write_table(
         table,
         out,
@@ -356,7 +356,7 @@ def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBa
 
 
 def _joined(chunks: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Return one batch of `chunks`, which is empty afterwards."""
+    """Return one batch of `chunks`; then `chunks` is empty."""
     import pyarrow as pa
 
     table = pa.Table.from_batches(chunks)
@@ -407,7 +407,7 @@ def _fixed_width(column: pa.Array, width: int) -> Uint8:
 
 
 def _entry_ids(column: pa.Array, what: str) -> Strings:
-    """Return entry ids as a fixed-width array, after checking each of them."""
+    """Return entry ids as a fixed-width array, after checking each id."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -30,7 +30,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 def all_clients(repository: Repository) -> tuple[Client, ...]:
-    """Return all clients, those that were revoked as well.
+    """Return all clients, including revoked ones.
 
     Raises:
         StateError: there is no repository, or the file of clients cannot be read.

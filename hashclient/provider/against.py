@@ -93,12 +93,13 @@ class _Comparison:
         return RoleElsewhere(name, here, elsewhere, state)
 
     def _get(self, role: str, version: int = 0) -> Metadata[Any] | None:
-        """Return metadata from elsewhere; None if there are none of that version."""
+        """Return metadata from elsewhere; None if that version does not exist there."""
         name = metadata_file(role, version)
         try:
             data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
         except (UnreachableError, AuthorisationError) as error:
-            # 403: the token is not for this list; some servers say it of a file that is not there.
+            # 403: the token is not for this list; some servers answer so for a file that does not
+            # exist.
             if getattr(error, "status", None) in (403, 404):
                 return None
             raise

@@ -203,8 +203,8 @@ def compare_draft(
 ) -> tuple[Draft, tuple[Comparison, ...], tuple[str, ...]]:
     """Verify a draft, and look for its new entries in the files that `questions` asks about.
 
-    An entry is in the files if a row has one of its digests, and contradicts no other one. Return
-    it, a comparison for each list, and the rows that are no new entry of the draft.
+    An entry is in the files if a row has one of its digests, and contradicts none of its digests.
+    Return the draft, a comparison for each list, and the rows that are no new entry of the draft.
 
     Raises:
         UsageError, VerificationError, StateError: as `load_draft`.

@@ -1,6 +1,7 @@
 """A change of a list: new segments, the index that names them, and its record for the log.
 
-This module computes the whole change before a file is written; `repository` signs and publishes it.
+This module computes the whole change before any file is written; `repository` signs and publishes
+the change.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from hashclient.trust.provenance import Provenance
 
 #: Number of withdrawn ids that are named in the log.
 MAX_LOGGED_IDS = 100
-#: Bytes of a line that are read: an id, white space around it, and one more to see that it is long.
+#: Bytes of a line that are read: an id, white space around it, and one byte more to notice a longer
+#: line.
 _LINE_BYTES = 4 * MAX_ENTRY_ID_BYTES
 _BOM = b"\xef\xbb\xbf"
 
@@ -64,11 +66,11 @@ class Change(msgspec.Struct, frozen=True):
     event: str
     data: dict[str, Any]
     replaced: tuple[Segment, ...] = ()
-    #: The origin and terms of the entries; None for those that the list has already.
+    #: The origin and terms of the entries; None for the origin and terms that the list has already.
     provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the files, and name them in the role of the list, which has to be there.
+        """Write the files, and name them in the role of the list, which has to exist.
 
         Raises:
             StateError: a file cannot be written.
@@ -91,10 +93,10 @@ def addition(
     again: bool = True,
     may_be_empty: bool = False,
 ) -> tuple[Published, Change | None]:
-    """Compute the change that adds entries, or with `replace`, makes them the whole list.
+    """Compute the change that adds entries or, with `replace`, makes them the whole list.
 
-    None if the entries are the whole list already or, without `again`, are all on the list. A
-    replacement without entries is refused, unless it `may_be_empty`.
+    Return None if the entries are the whole list already or, without `again`, if all are on the
+    list. A replacement without entries is refused, unless it `may_be_empty`.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there are no entries.
@@ -160,9 +162,9 @@ def withdrawal(
     entry_ids: Sequence[str],
     generation: int | None = None,
 ) -> tuple[Published, Change]:
-    """Compute the change that withdraws entries; `check_entry_ids` has to come before.
+    """Compute the change that withdraws entries; the caller has called `check_entry_ids` before.
 
-    With `generation`, these are the listed entries that it added.
+    With `generation`, the change withdraws the listed entries that this generation added.
 
     Raises:
         UsageError: an entry is not on the list, or no entry of the generation is left.
@@ -209,9 +211,9 @@ def reversion(
 ) -> tuple[Published, Change]:
     """Compute the change that undoes a generation.
 
-    An entry that a later generation concerns stays: an id that was withdrawn or added since is left
-    as it is. Entries come back under their ids, with all that they had: only those with the ids
-    `may_return`, if these are given.
+    An entry that a later generation changes stays: an id that was withdrawn or added since is left
+    as it is. Entries come back under their ids, with all their properties; if `may_return` is
+    given, only the entries with these ids come back.
 
     Raises:
         UsageError: the generation does not exist, was joined with others, or has no change left to
@@ -316,7 +318,7 @@ def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
 def changes_of(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int
 ) -> tuple[Strings, Strings]:
-    """Return the ids that a generation added, and those that it withdrew, but for later changes.
+    """Return the ids that a generation added, and those that it withdrew.
 
     An id that a later generation has added or withdrawn is in neither.
 
@@ -339,7 +341,7 @@ def changes_of(
 
 
 def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, ...]:
-    """Return the segments that lead from generation `first` of a list to `last`.
+    """Return the segments that lead from generation `first` of a list to generation `last`.
 
     Raises:
         UsageError: a generation does not exist, or was joined with others.
@@ -364,7 +366,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
 
 
 def check_entry_ids(entry_ids: Sequence[str]) -> None:
-    """Check ids of entries that are to be withdrawn.
+    """Check ids of entries that somebody wants to withdraw.
 
     Raises:
         UsageError: no ids, a text that is no id, or an id given twice.
@@ -380,7 +382,7 @@ def check_entry_ids(entry_ids: Sequence[str]) -> None:
 
 
 def require_list(roles: Roles, name: str) -> None:
-    """Check that there is a list of that name.
+    """Check that there is a list with this name.
 
     Raises:
         UsageError: no list has this name.
@@ -391,7 +393,7 @@ def require_list(roles: Roles, name: str) -> None:
 
 
 def check_list_name(name: str) -> None:
-    """Check that a list may have this name.
+    """Check that the format allows this name for a list.
 
     Raises:
         UsageError: the name is not allowed.

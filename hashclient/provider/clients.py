@@ -1,11 +1,11 @@
 """The clients that may fetch, with bearer tokens of which a repository keeps hashes only.
 
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
-bits. So many bits cannot be guessed, so a fast hash of them is safe; the id in it is a salt. Two
-hashes are kept. This program compares SHA-256. The other is MD5 of the whole header, the one hash
-that nginx can compute without extra modules (`serverconfig`). This hash only has to resist a search
-for an input to a given output: MD5 still does, although it is easy to make two inputs with the same
-output.
+bits. So many bits cannot be guessed, so a fast hash of the token is safe; the id in the token is a
+salt. Two hashes are kept. This program compares SHA-256. The other is MD5 of the whole header, the
+one hash that nginx can compute without extra modules (`serverconfig`). This hash only has to make
+it impossible to find an input for a given output: MD5 still does, although it is easy to make two
+inputs with the same output.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class Clients:
     """The clients of a repository. A writer holds its lock from reading to writing."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Keep them in the file `path`, which need not be there yet."""
+        """Keep the clients in the file `path`, which need not exist yet."""
         self._path = path
         self._clock = clock
 
     def all(self) -> tuple[Client, ...]:
-        """Return all clients, those that were revoked as well, by name.
+        """Return all clients by name, including revoked ones.
 
         Raises:
             StateError: the file cannot be read, is damaged or of a newer version.
@@ -118,7 +118,7 @@ class Clients:
         lists: tuple[str, ...] | None = None,
         key: str | None = None,
     ) -> tuple[str, tuple[Client, ...]]:
-        """Return a token for a new client, or for one that was revoked, and all clients with it.
+        """Return a token for a new or a revoked client, and all clients including this one.
 
         The client may fetch the `lists`, or all lists. `key` is only checked: `with_key` notes it.
 
@@ -218,7 +218,7 @@ class Clients:
         )
 
     def write(self, clients: tuple[Client, ...]) -> None:
-        """Replace all clients by these.
+        """Replace all recorded clients by `clients`.
 
         Raises:
             StateError: the file cannot be written.
@@ -238,7 +238,7 @@ class Doorkeeper:
         self._tokens: dict[str, tuple[Client, Token]] = {}
 
     def who(self, header: bytes) -> Client | None:
-        """Return the client that sends `header`, or None if it may not fetch.
+        """Return the client that sends `header`, or None if no client with it may fetch.
 
         Raises:
             StateError: the file of clients cannot be read; then no client may fetch.

@@ -3,9 +3,9 @@
 Clients download a segment once, so a new client should find few, and a client that is up to date
 should download no entry again. So the newest generations are not joined. Older generations are
 joined by size, like the client's own index: a range of generations is joined with all older ranges
-after it, unless it is more than `RATIO` times as large as these together. So the number of ranges
-grows only with the logarithm of the list, and so does the number of times that an entry is written
-again.
+after it, unless the range is more than `RATIO` times as large as these together. So the number of
+ranges grows only with the logarithm of the list, and so does the number of times that an entry is
+written again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RATIO = 4
-#: Generations that are left alone: clients that fetch as often as the provider publishes, and miss
-#: no more generations than this, never build the list again.
+#: Generations that are left alone: a client that fetches as often as the provider publishes, and
+#: misses no more generations than this, never builds the list again.
 KEEP_NEWEST = 50
 
 #: Segments of the same generations: they are joined or left alone together.
@@ -32,8 +32,9 @@ Range = list[Segment]
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
     """Return the neighbouring ranges to join into one; fewer than two mean no useful join.
 
-    The search for the first one begins at the front, not at the end: if a small withdrawal follows
-    each publication, the last range is small, and must not keep all earlier ones apart for good.
+    The search for the first range to join begins at the front, not at the end: if a small
+    withdrawal follows each publication, the last range is small, and must not keep all earlier
+    ranges apart for good.
     """
     ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
     old = [r for r in ranges if r[0].last <= generation - keep_newest]
@@ -63,7 +64,7 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
 def left_of(
     segments: Iterable[Segment], read: Callable[[Segment], bytes]
 ) -> tuple[pa.Table, list[str]]:
-    """Return the entries that segments leave listed, and ids of earlier ones that they withdraw.
+    """Return the entries that segments leave listed, and the older ids that they withdraw.
 
     `read` gives a segment's bytes.
     """

@@ -5,8 +5,9 @@ A web server publishes `public/`, `keys/` stays private, clients get `root.json`
 
 The log is in the client's format, in `log/`. A change is recorded, durably, before clients can see
 it: every published change is in the log. So a record names the change that was about to be
-published as version `timestamp` of the timestamp. If that failed, a record `change-failed` follows;
-after a kill, the next record with the same version shows it. `docs/audit-log.md` has the format.
+published as version `timestamp` of the timestamp. If the change failed, a record `change-failed`
+follows; after a kill, the next record with the same version shows it. `docs/audit-log.md` has the
+format.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class RepositoryDirectory:
             )
 
     def _above(self) -> Path | None:
-        """Return the repository that this directory is in, if it is in one."""
+        """Return the repository that contains this directory; None if no repository does."""
         for folder in self.directory.resolve().parents:
             with contextlib.suppress(OSError):
                 if self._timestamp(folder).exists():
@@ -181,7 +182,7 @@ class RepositoryDirectory:
         """Hold the lock for a change, and remove files that a killed one has left.
 
         Raises:
-            LockedError: another process holds it.
+            LockedError: another process holds the lock.
             StateError: the disk fails.
         """
         busy = f"another process is changing {printable(self.directory)}"
@@ -214,7 +215,7 @@ class RepositoryDirectory:
             try:
                 published = self.load().key_files()
             except StateError:
-                return  # the published state is unknown: a key too many does no harm
+                return  # the published state is unknown: a needless key does no harm
         self._keys.discard(self._keys.made - published)
 
     def announce(self, roles: Roles, event: str, **data: Any) -> None:
@@ -254,7 +255,7 @@ class RepositoryDirectory:
         roles.commit(changed)
 
 
-#: A file of the log that is longer is closed, and the log goes on in another.
+#: A log file longer than this is closed, and the log goes on in another file.
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -289,7 +290,7 @@ class ChangeLog:
             self._announced = event
 
     def failed(self) -> None:
-        """Record that the announced change has failed, if possible."""
+        """Record, if possible, that the announced change has failed."""
         if self._announced is not None:
             with contextlib.suppress(HashclientError):
                 self.record("change-failed", change=self._announced)

@@ -17,7 +17,7 @@ Int64 = np.typing.NDArray[np.int64]
 
 
 class NewDigests:
-    """The digests of the entries that are to be published, by the row of each entry."""
+    """The digests of the entries that will be published, by the row of each entry."""
 
     def __init__(self) -> None:
         """Begin with no entry."""

@@ -52,7 +52,7 @@ class ListChange(msgspec.Struct, frozen=True):
 
 
 class NoticeChange(msgspec.Struct, frozen=True):
-    """The change of the notices in a draft: new ones, and the ids of those that are taken out."""
+    """The change of the notices in a draft: new notices, and the ids of removed notices."""
 
     added: tuple[Notice, ...]
     removed: tuple[str, ...]
@@ -68,7 +68,7 @@ def verify_list(
 ) -> ListChange | None:
     """Verify the new files of a list, and add them to `files`; return None without new files.
 
-    One file at a time is in memory. Their contents are shown `to` these.
+    One file at a time is in memory. The contents of the files are shown to each element of `to`.
     """
     old = {} if before is None else before.signed.targets
     if role.signed.delegations is not None:
@@ -122,7 +122,7 @@ def verify_list(
 def verify_notices(
     directory: Path, before: Metadata[Any] | None, role: Metadata[Any], files: dict[str, Path]
 ) -> NoticeChange | None:
-    """Verify the new notices, and add their files to `files`; None says that nothing changes."""
+    """Verify the new notices, and add their files to `files`; return None if nothing changes."""
     old = {} if before is None else before.signed.targets
     targets = role.signed.targets
     if role.signed.delegations is not None:
@@ -173,7 +173,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of a file of a draft.
 
     Raises:
-        UsageError: the file cannot be read, or is longer.
+        UsageError: the file cannot be read, or is too long.
     """
     with translated(path, unreadable):
         return read_regular(path, max_bytes)

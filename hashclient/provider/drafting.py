@@ -1,7 +1,7 @@
 """Makes drafts, signs them, and accepts drafts that enough people have signed.
 
-A draft has snapshot and timestamp only where their keys are elsewhere; otherwise they are signed
-here when the draft is published.
+A draft has the snapshot and the timestamp only if their keys are elsewhere; otherwise both are
+signed here when the draft is published.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def write_draft(
 ) -> None:
     """Write a draft of the roles `changed`, signed with their keys as far as these are here.
 
-    Snapshot and timestamp come along where their keys are elsewhere. `change` has the files of the
-    change, if any. The draft appears whole or not at all.
+    The draft includes the snapshot and the timestamp if their keys are elsewhere. `change` has the
+    files of the change, if any. The draft appears whole or not at all.
 
     Raises:
         UsageError: `directory` exists, or cannot be made.
@@ -114,7 +114,7 @@ def write_draft(
 
 
 def published_bytes(roles: Roles, role: str) -> bytes | None:
-    """Return the metadata of `role` as it is published, or None if it is not yet.
+    """Return the published metadata of `role`, or None if it was never published.
 
     Raises:
         StateError: the metadata cannot be read.
@@ -162,11 +162,11 @@ def check_place(directory: Path | None) -> None:
 def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
     """Check that a change can be written: as a draft to a new place, or else signed here.
 
-    `signer` is the role that signs it, besides snapshot and timestamp.
+    `signer` is the role that signs the change, besides snapshot and timestamp.
 
     Raises:
         UsageError: something is at the place of the draft.
-        StateError: a key is not here, or not usable.
+        StateError: a key is not on this machine, or not usable.
     """
     check_place(draft)
     if draft is None:
@@ -264,11 +264,11 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
     """Verify a draft against the published state, and copy its files to the published ones.
 
     1. The draft is complete, by the rules of `load_draft`.
-    2. Snapshot and timestamp are taken from it where their keys are not here.
-    3. Each of its roles is the next version of the published one. Where a kill came between the
+    2. Snapshot and timestamp are taken from the draft if their keys are not on this machine.
+    3. Each role of the draft is the next version of the published role. If a kill came between the
        roles of a draft and its root, the root alone is left.
-    4. Its signatures are of keys of the published roles, as many as have to sign.
-    5. None of its roles has expired.
+    4. The signatures of the draft are of keys of the published roles, as many as have to sign.
+    5. No role of the draft has expired.
 
     Raises:
         UsageError: the draft cannot be read.
@@ -301,12 +301,12 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of snapshot and timestamp are taken from the draft.
 
-    If snapshot or timestamp can be signed here, they are signed here: then they name published
+    If this machine has the keys of snapshot or timestamp, it signs them: then they name published
     files by their hashes, and another publication does not invalidate the draft. The exception is
-    `kept`, roles that get other keys.
+    `kept`: roles that get other keys.
 
     Raises:
-        StateError: a role is not in the draft, and its keys are not here.
+        StateError: a role is not in the draft, and its keys are not on this machine.
     """
     found = set()
     for name in NAMING:
@@ -364,7 +364,7 @@ def _copy(path: Path, target: Path, public: Path) -> None:
     """Copy a new file of a list; its name has its digest, and both were verified.
 
     Raises:
-        VerificationError: the file has changed since.
+        VerificationError: the file has changed since it was verified.
         StateError: the file cannot be read or written.
     """
     with state_errors("cannot read", path):

@@ -3,7 +3,8 @@
 A change needs new versions of the roles that it changes, then of the snapshot, which names these,
 then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name
 roles of the same draft by the version alone: a length and a hash would depend on who will sign. TUF
-leaves it to a provider whether it gives them. The errors of this module are also those of `drafts`.
+lets a provider decide whether to give length and hash. The errors of this module are also those of
+`drafts`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 class Policy(msgspec.Struct, frozen=True):
     """Keys of which at least `threshold` have to sign.
 
-    With `may`, they need not sign: they are about to be replaced, but a client that fetched just
-    before still verifies the role by them.
+    With `may`, these keys are allowed to sign but need not: they are about to be replaced, but a
+    client that fetched just before still verifies the role by them.
     """
 
     keys: dict[str, Key]
@@ -68,9 +69,10 @@ def policies_of(
 ) -> list[Policy]:
     """Return whose keys have to sign `role` of a draft, or may.
 
-    A root has two such groups, the keys before and its own. So has another role that a root gives
-    other keys; but there the new ones are enough, since the old ones may be lost. `before` has the
-    published roles, `roles` those of the draft.
+    A root has two groups of keys that have to sign: the keys of the root before, and its own keys.
+    A role that gets other keys from a root has two groups, too; but the new keys are enough for it,
+    since the old ones may be lost. `before` has the published roles, `roles` the roles of the
+    draft.
     """
     if role not in TOP_LEVEL_ROLE_NAMES:
         described, keys = delegated(newest("targets", before, roles))[role]
@@ -92,13 +94,13 @@ def newest(
 
 
 def policy_of(delegator: Any, role: Any) -> Policy:
-    """Return the keys that sign a role, as its delegator says."""
+    """Return the keys that sign a role, as the role above it says."""
     keys = {keyid: delegator.keys[keyid] for keyid in role.keyids if keyid in delegator.keys}
     return Policy(keys, role.threshold)
 
 
 def with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
-    """Return the roles that a root gives other keys than the one before."""
+    """Return the roles to which a root gives other keys than the root before."""
     return [
         name
         for name in ("root", "targets", "snapshot", "timestamp")
@@ -116,7 +118,7 @@ def notices_of(targets: Metadata[Any]) -> Targets | None:
 
 
 def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:
-    """Return the roles that targets name, lists and that of notices, with their keys."""
+    """Return the roles that targets name (the lists, and the role of notices), with their keys."""
     found = {}
     delegator = notices_of(targets)
     for one in (targets.signed, *([] if delegator is None else [delegator])):
@@ -180,7 +182,7 @@ def _below_snapshot(changed: Collection[str]) -> list[str]:
 
 
 def with_naming(changed: Collection[str]) -> set[str]:
-    """Return the roles of a change, with snapshot and timestamp where they have to follow."""
+    """Return the roles of a change, with snapshot and timestamp if they have to follow."""
     found = set(changed)
     if _below_snapshot(found) or "snapshot" in found:
         found |= {*NAMING}
@@ -225,7 +227,7 @@ def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
 def verify_delegations(
     before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> None:
-    """Verify that root and targets name other keys and lists only where the draft has them."""
+    """Verify that root and targets change keys and lists only of roles in the draft."""
     old = delegated(before["targets"])
     new = delegated(newest("targets", before, roles))
     if "targets" in roles:

@@ -9,19 +9,19 @@ signed ones.
     files/          the new files of a list, or a new notice
     signatures/     one file a signature, which may also be sent back alone
 
-Loading one verifies it, as far as that is possible from the draft alone:
+To load a draft verifies it, as far as that is possible from the draft alone:
 
-1. The metadata in `before/` is signed correctly: all but the root by the keys of the root, or by
-   those that targets name for lists and notices. People who sign compare the root with the one they
-   know.
-2. Each role is the next version of the one before, and has no other fields than that.
+1. The metadata in `before/`, except the root, is signed correctly: by the keys of the root, or, for
+   lists and notices, by the keys that targets name. People who sign compare the root with the one
+   they know.
+2. Each role is the next version of the role before, and has no other fields than that role.
 3. A list keeps its published files. New files are complete in the draft: their digests are in the
-   role, and they are read as a client reads them. The same is true for notices.
-4. Targets keep all delegations to lists and notices, and their keys, but for those in the draft and
-   ended lists; a root keeps all roles in the same way.
-5. A snapshot names the same roles as before, those of the draft by their new versions; a timestamp
-   names the next snapshot.
-6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
+   role, and they are read as a client reads them. Notices follow the same rules as lists.
+4. Targets keep all delegations to lists and notices, and their keys, except for roles in the draft
+   and ended lists; a root keeps all roles in the same way.
+5. A snapshot names the same roles as before, and the roles of the draft by their new versions; a
+   timestamp names the next snapshot.
+6. Each signature is of a key that counts for its role, is valid for exactly these bytes, and occurs
    once.
 
 A person who may write to the directory can exchange it at any time. So each file is read once, and
@@ -95,7 +95,7 @@ class SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A draft that was verified; `signatures` are by role and id of the key."""
+    """A verified draft; `signatures` are by role and by the id of the key."""
 
     directory: Path
     head: Head
@@ -106,17 +106,17 @@ class Draft(msgspec.Struct, frozen=True):
     #: The new files, by target name.
     files: dict[str, Path]
     signatures: dict[str, dict[str, Signature]]
-    #: sha256 of the root that is before, as `provider status` shows it.
+    #: The sha256 of the root before the draft, as `provider status` shows it.
     root_sha256: str
 
     @property
     def digest(self) -> str:
-        """The SHA-256 that stands for the draft: the roles to be signed, and those before them.
+        """The SHA-256 that stands for the draft: its roles, and the roles before them.
 
-        It is computed over lines as `sha256sum` prints them, sorted by name: one line for each file
-        in `before/` and `roles/`, with the SHA-256 of the bytes that are signed in it. The roles
-        name the new files by their digests. Signatures do not count, so the digest is the same for
-        all who sign.
+        The digest is computed over lines as `sha256sum` prints them, sorted by name: one line for
+        each file in `before/` and `roles/`, with the SHA-256 of the bytes that are signed in it.
+        The roles name the new files by their digests. Signatures do not count, so the digest is the
+        same for all who sign.
         """
         lines = [
             f"{hashlib.sha256(role.signed_bytes).hexdigest()}  {folder}/{name}.json\n"
@@ -130,7 +130,7 @@ class Draft(msgspec.Struct, frozen=True):
         return set(self.signatures.get(role, {}))
 
     def with_other_keys(self) -> list[str]:
-        """Return the roles that have other keys than before, new lists among them."""
+        """Return the roles that have other keys than before, including new lists."""
         found = []
         if "targets" in self.roles:
             old, new = delegated(self.before["targets"]), delegated(self.roles["targets"])
@@ -156,7 +156,7 @@ class Draft(msgspec.Struct, frozen=True):
 def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _name: ()) -> Draft:
     """Read and verify a draft; the numbers are those above.
 
-    The contents of the new files of a list are shown to those that `to` returns for its name.
+    For each list, `to` returns the objects that get the contents of the list's new files.
 
     Raises:
         UsageError: the directory is not a draft, or cannot be read.
@@ -215,7 +215,7 @@ def verify_digest(draft: Draft, shown: str) -> None:
 
 
 def verify_root(draft: Draft, known: bytes) -> None:
-    """Check that a draft follows the root that somebody knows, or one that its keys have signed.
+    """Check that a draft follows the root that somebody knows, or a later root that follows it.
 
     Raises:
         VerificationError: the draft is of another repository.

@@ -113,7 +113,7 @@ class Entries(msgspec.Struct):
             )
 
     def _encode(self, at_least: int) -> None:
-        """Make segments of the pending rows while `at_least` of them are left."""
+        """Make segments of the pending rows as long as at least `at_least` rows are left."""
         import pyarrow as pa
 
         table = pa.concat_tables(self.pending)

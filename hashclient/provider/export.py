@@ -1,8 +1,8 @@
 """Writing a bundle: all published files in one file, for clients without a network.
 
-A bundle has the current metadata, every root, and the files of the lists: all of them, or only
-those that are needed after a generation. Clients verify a bundle like answers of a web server, so
-it must be fetched before the timestamp expires. The format is in `lists.bundle`.
+A bundle has the current metadata, every root, and the files of the lists: all files, or only those
+that are needed after a generation. Clients verify a bundle like answers of a web server, so it must
+be fetched before the timestamp expires. The format is in `lists.bundle`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and the one that a client must have, if any."""
+    """A list in a bundle: its generation, and the one that a client needs before, if any."""
 
     name: str
     generation: int
@@ -51,7 +51,7 @@ class ExportedList(msgspec.Struct, frozen=True):
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """A bundle that was written: how many files of how many bytes, and which lists.
+    """A written bundle: how many files of how many bytes, and which lists.
 
     `until` is the earliest expiry of its metadata: clients refuse it then.
     """
@@ -73,15 +73,15 @@ class _File(msgspec.Struct, frozen=True):
 def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
     """Write the published files of the repository in `directory` to `to`, for its owner only.
 
-    Of a list in `since`, the segments are left out that a client at that generation, or at a later
-    one, has already. If they are not known any more, the whole list is written, and
-    `Exported.lists` says so. The same repository gives the same bytes.
+    For a list in `since`, the bundle leaves out the segments that a client at that generation, or
+    at a later one, has already. If these segments are not known any more, the whole list is
+    written, and `Exported.lists` says so. The same repository gives the same bytes.
 
     Raises:
-        UsageError: there is no such list or generation, or `to` is something else than a file, or
+        UsageError: the list or the generation does not exist, or `to` exists and is no file, or
             lies in the repository.
         StateError: there is no repository, the repository is being changed or is corrupt, or `to`
-            cannot be written; an earlier file stays then.
+            cannot be written; then an earlier file `to` stays.
     """
     public = directory / "public"
     if not (public / "metadata" / "timestamp.json").exists():
@@ -156,7 +156,7 @@ class _Published:
         gone = {f"{name}.json" for name in ended_lists(signed)}
         for name, meta in snapshot.meta.items():
             if name in gone:
-                continue  # no client asks for it, and it is not signed again
+                continue  # no client asks for this root, and it is not signed again
             targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
                 self._add_targets(name.removesuffix(".json"), targets)
@@ -178,7 +178,7 @@ class _Published:
         return parse_metadata(data, kind, self._public / "metadata" / name).signed
 
     def _counted(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
-        """Add metadata whose expiry counts; that of old roots does not."""
+        """Add metadata whose expiry counts; the expiry of old roots does not count."""
         found = self._metadata(kind, name, signed)
         self._expiries.append(found.expires)
         return found

@@ -1,7 +1,7 @@
 """Feedback of clients: verified, kept by client, and added up by entry.
 
 A file replaces all earlier files of its client. A file counts if a recorded key of a client has
-signed it, for this repository, and it was made after the client's last file: so no file counts
+signed it, for this repository, and if it was made after the client's last file: so no file counts
 twice, and no older file counts again. Clients that were revoked do not count.
 """
 
@@ -26,7 +26,7 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_people, printable
 
 _MAX_BYTES = 1 << 30
-#: How far the clock of a client may be ahead of the one here.
+#: How far the clock of a client may be ahead of the clock of this machine.
 _AHEAD = timedelta(hours=1)
 
 
@@ -46,8 +46,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tally(msgspec.Struct, frozen=True):
     """The counts of an entry over all clients.
 
-    `rejected_by` is how many clients rejected matches of it or set it aside; `proposed` whether it
-    should be looked at for a withdrawal.
+    `rejected_by` is how many clients rejected matches of the entry or set the entry aside;
+    `proposed` says whether somebody should look at the entry and perhaps withdraw it.
     """
 
     list: str
@@ -67,12 +67,12 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 
     1. The file verifies, and its key is recorded for a client that was not revoked.
     2. The file is for this repository: the client has pinned one of its roots.
-    3. The file is not from the future: otherwise no later file of the client would count until
-       then.
+    3. The file is not from the future: otherwise no later file of the client would count until that
+       time.
     4. The file is newer than the client's last file.
 
     Raises:
-        VerificationError: 1, 2 or 3 is not so.
+        VerificationError: rule 1, 2 or 3 is broken.
         UsageError: 4 is not so.
         StateError, AuditError: the feedback cannot be recorded; nothing was changed.
     """
@@ -148,7 +148,7 @@ def tallies(repository: Repository, least: int) -> list[Tally]:
 
 
 def _listed(repository: Repository, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the listed entries that have the ids of `wanted` ones."""
+    """Return the listed entries whose ids are those of `wanted` entries."""
     ids = sorted({entry for _, entry in wanted})
     answers = find(repository, Questions(ids)) if ids else []
     return {(e.list_name, e.entry_id) for a in answers for e in a.entries if e.is_listed}

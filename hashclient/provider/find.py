@@ -35,7 +35,7 @@ class Questions:
         """Ask for the entries `ids`.
 
         Raises:
-            UsageError: a text cannot be an id.
+            UsageError: a text has not the form of an id.
         """
         for number, text in enumerate(ids, 1):
             if not is_entry_id(text):
@@ -49,7 +49,8 @@ class Questions:
         for number, text in enumerate(ids):
             self._ids.setdefault(text.encode(), []).append(number)
         self._hashes = np.unique(entry_hashes(np.array([*self._ids], "S64")))
-        #: By algorithm: the numbers of the questions that have a digest; and the first eight bytes.
+        #: By algorithm: the first eight bytes of each digest that is asked for, and the numbers of
+        #: the questions that have this digest.
         self._digests: dict[Algorithm, dict[bytes, list[int]]] = {a: {} for a in Algorithm}
         self._keys: dict[Algorithm, Uint64] = {}
         self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}

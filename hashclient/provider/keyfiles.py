@@ -1,9 +1,9 @@
 """Files of private and public keys: Ed25519 in PEM; a passphrase may encrypt a private key.
 
 An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
-rounds hardly slow a thief of the file down, so the passphrase has to be long; a key that was made
-with `openssl pkcs8 -topk8 -scrypt` is read as well. Where a passphrase comes from is the caller's
-choice, as a `Passphrases`; it is never an argument of a command.
+rounds hardly slow down somebody who has stolen the file, so the passphrase has to be long; a key
+that was made with `openssl pkcs8 -topk8 -scrypt` is read as well. The caller chooses where a
+passphrase comes from, as a `Passphrases`; a passphrase is never an argument of a command.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Passphrases:
     """The passphrases of one command: each is asked for once, and tried for the next key, too."""
 
     def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
-        """`ask` is called with the name of a key file, and returns None without a passphrase."""
+        """`ask` is called with the name of a key file; it returns None for no passphrase."""
         self._ask = ask
         self._known: list[bytes] = []
 
     def remember(self, passphrase: bytes) -> None:
-        """Try it later, too."""
+        """Try this passphrase for later keys, too."""
         self._known.append(passphrase)
 
     def open(self, path: Path, data: bytes) -> tuple[Ed25519PrivateKey, bytes]:
@@ -109,7 +109,7 @@ def is_encrypted(data: bytes) -> bool:
 
 
 def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
-    """Return the file of a private key, under a passphrase unless that is None."""
+    """Return the file of a private key; `passphrase` encrypts it unless that is None."""
     how: KeySerializationEncryption = (
         NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
     )
@@ -117,7 +117,7 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def load_public(path: Path) -> SSlibKey:
-    """Read a public key; it gets the name of its file, which is signed wherever the key is named.
+    """Read a public key; the key gets the name of its file, which is signed with it.
 
     Raises:
         UsageError: the file cannot be read, or is not a public Ed25519 key.
@@ -149,7 +149,7 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
     """Write a new private key and its public one into new files; return the key's id.
 
     Raises:
-        UsageError: a file exists, or cannot be written; then there is neither.
+        UsageError: a file exists, or cannot be written; then neither file is left.
     """
     key = Ed25519PrivateKey.generate()
     made = write_new(output, private_bytes(key, passphrase))
@@ -169,7 +169,7 @@ def change_passphrase(
     """Put the private key in `path` under the passphrase that `wanted` gives, or under none.
 
     Raises:
-        StateError: the key cannot be read, opened or written; the file is unchanged then.
+        StateError: the key cannot be read, opened or written; then the file is unchanged.
         UsageError: others may have led us to it, as for `replaced_file`.
     """
     signer, _ = load_private(path, passphrases)
@@ -181,7 +181,7 @@ def change_passphrase(
 
 
 def check_passphrase(passphrase: bytes) -> None:
-    """Check a passphrase that is to be given to a key.
+    """Check a new passphrase for a key.
 
     Raises:
         UsageError: the passphrase is too short or too long.

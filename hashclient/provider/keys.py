@@ -43,7 +43,8 @@ class Validity(msgspec.Struct, frozen=True):
     lists: timedelta = timedelta(days=90)
     snapshot: timedelta = timedelta(days=30)
     timestamp: timedelta = timedelta(days=7)
-    #: The most that a new root allows for snapshot and timestamp, as before a holiday.
+    #: The longest validity that a new root allows for snapshot and timestamp, for example before a
+    #: holiday.
     longest: timedelta = timedelta(days=60)
 
     def of(self, role: str) -> timedelta:
@@ -53,7 +54,7 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 class Expiry:
-    """When signatures end that are made now, and which roles are due to be signed again.
+    """The time at which new signatures end, and which roles are due to be signed again.
 
     `ends` are the roles with the time until which each is signed.
     """
@@ -98,6 +99,6 @@ class Expiry:
         return [(r, at) for r, at in ends.items() if at - now < self._validity.of(r) * share]
 
     def due(self, ends: Mapping[str, datetime]) -> list[str]:
-        """Return the roles past half of their validity, and those that end too early."""
+        """Return the roles that have less than half their validity left, or that end too early."""
         half = dict(self.with_less_than(1 / 2, ends))
         return [r for r, at in ends.items() if r in half or (self._until and at < self._until)]

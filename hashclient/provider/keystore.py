@@ -49,10 +49,10 @@ class KeyStore:
         return made
 
     def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
+        """Return signers for the keys in `keyids` whose files are on this machine.
 
         Raises:
-            StateError: fewer than `threshold` keys are here, or a key is not usable.
+            StateError: fewer than `threshold` keys are on this machine, or a key is not usable.
         """
         self._require(role, keyids, threshold)
         return self.present(role, keyids)
@@ -73,7 +73,7 @@ class KeyStore:
         """Check as `signers` does, but do not open keys under a passphrase.
 
         Raises:
-            StateError: fewer than `threshold` keys are here, or a key is not usable.
+            StateError: fewer than `threshold` keys are on this machine, or a key is not usable.
         """
         self._require(role, keyids, threshold)
         for keyid in keyids:
@@ -89,7 +89,7 @@ class KeyStore:
             return False
 
     def present(self, role: str, keyids: Sequence[str]) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
+        """Return signers for the keys in `keyids` whose files are on this machine.
 
         Raises:
             StateError: a key is not usable.
@@ -100,7 +100,7 @@ class KeyStore:
     def protect_as(self, role: str, keyids: Sequence[str]) -> None:
         """Use the passphrase of the present keys of `keyids` for new keys, too.
 
-        Without one, or if new keys have a passphrase already, nothing changes.
+        Without a passphrase, or if new keys have a passphrase already, nothing changes.
 
         Raises:
             StateError: a key cannot be opened.

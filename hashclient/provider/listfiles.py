@@ -1,7 +1,7 @@
 """The files of the lists in a repository: an index and segments each, under their signed names.
 
-This module reads, writes and counts them; `keys` signs them, and makes a change visible. Segments
-never change, and an unreferenced one stays for a while.
+This module reads, writes and counts the files of lists; `keys` signs them, and makes a change
+visible. Segments never change, and an unreferenced one stays for a while.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ UNREFERENCED_S = 86_400
 
 
 class Shown(Protocol):
-    """Is shown the entries that were added to a list, and the ids of withdrawn ones, in order."""
+    """Gets the entries that were added to a list, and the ids of withdrawn entries, in order."""
 
     def add(self, batch: AddBatch, segment: Segment, /) -> None:
         """Receive entries that were added."""
@@ -95,8 +95,8 @@ class ListFiles:
         """Return the sorted hashes of the ids of the entries that are listed.
 
         The 64-bit hashes of the checksum stand for the ids. In one of 300,000 lists with 10 million
-        ids, two ids share a hash: the later id is refused, and has to change. All is shown `to`
-        these, too.
+        ids, two ids share a hash: then the later id is refused, and the provider has to choose
+        another id. All entries are shown to each element of `to`, too.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
@@ -193,7 +193,7 @@ class ListFiles:
     ) -> None:
         """Write the files of a generation, and name them in the role of the list.
 
-        Without a `provenance`, that of the generation before stays.
+        Without a `provenance`, the provenance of the generation before stays.
 
         Raises:
             StateError: a file cannot be written.

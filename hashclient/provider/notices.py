@@ -77,7 +77,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     lists: tuple[str, ...] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Return the fields that are given, by name."""
+        """Return the given fields, by name."""
         return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
@@ -91,9 +91,9 @@ class NoticeBoard:
     def publish(
         self, said: Said, now: datetime, *, keys: Keys = _ONE_KEY, draft: Path | None = None
     ) -> Notice:
-        """Publish a new notice. The first one makes the role, with `keys`.
+        """Publish a new notice. The first notice makes the role, with `keys`.
 
-        With `draft`, a new directory, it is written there, for others to sign.
+        With `draft`, a new directory, the change is written there, for others to sign.
 
         Raises:
             UsageError: the notice breaks a rule of the format, or its id was used before.
@@ -107,10 +107,10 @@ class NoticeBoard:
     def update(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Replace the notices `ids` by one, with the fields of `said`, else of the first one.
+        """Replace the notices `ids` by one; fields that `said` lacks are those of the first one.
 
         Raises:
-            UsageError: as `publish`; or one of them is not published, or has ended.
+            UsageError: as `publish`; or one of `ids` is not published, or has ended.
             StateError: as `publish`.
         """
         with self.repository.changing_roles() as roles:
@@ -245,7 +245,7 @@ class NoticeBoard:
 
 
 class _Addition(msgspec.Struct, frozen=True):
-    """A change that adds a notice, whose role has to be there."""
+    """A change that adds a notice to its role, which has to exist."""
 
     notice_id: str
     data: bytes

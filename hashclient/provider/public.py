@@ -1,8 +1,9 @@
 """The published files on the disk: folders for a web server of another account, and reading them.
 
-`public/` is made for all to read, whatever the umask. Folders below it get the mode of `public/`
-itself: if it is closed to all but a group, later folders are, too. No signature is verified here:
-the directory belongs to the provider, so only damage by a disk or a person has to be found.
+`public/` is made for all to read, whatever the umask. Folders below `public/` get the mode of
+`public/` itself: if it is closed to all but a group, later folders are, too. No signature is
+verified here: the directory belongs to the provider, so only damage by a disk or a person has to be
+found.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PUBLIC_DIR_MODE = 0o755
 
 
 def make_open_dir(path: Path) -> None:
-    """Create `path`, and parents it lacks, for all to read, whatever the umask.
+    """Create `path`, and missing parents, so that all accounts may read them, whatever the umask.
 
     Raises:
         StateError: the directory cannot be made.
@@ -58,7 +59,7 @@ def make_public_root(public: Path) -> None:
 def make_folder_below(public: Path, path: Path) -> None:
     """Create the folder `path` below `public`; it and its parents get the mode of `public`.
 
-    A command that was killed, or one of another version, may have left them closed.
+    A command that was killed, or a command of another version, may have left these folders closed.
 
     Raises:
         StateError: the folder cannot be made, or its mode cannot be set.
@@ -77,7 +78,7 @@ def make_folder_below(public: Path, path: Path) -> None:
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
-    """Yield folders that keep other accounts from the published files: first those above `public`.
+    """Yield folders that keep other accounts from published files, first those above `public`.
 
     Raises:
         StateError: the status of a folder cannot be read.
@@ -100,14 +101,14 @@ def _set_mode(folder: Path, mode: int) -> None:
 
 Kind = TypeVar("Kind", Root, Timestamp, Snapshot, Targets)
 
-#: As TUF writes it, so that each version has one name.
+#: Spelled as TUF spells it, so that each version has one name.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 RESTORE_HINT = "restore the repository from a copy"
 
 
-#: Hints for errors of the operating system, for a repository. Those of `system.files` are for the
-#: state directory of a client.
+#: Hints for errors of the operating system, for a repository. The functions of `system.files` are
+#: for the state directory of a client.
 _HINTS = {
     errno.ENOSPC: "free some space and try again; clients still get the earlier publication",
     errno.EDQUOT: "the disk quota is used up; clients still get the earlier publication",
@@ -123,8 +124,8 @@ def own_hints(what: str, directory: Path) -> Iterator[None]:
     """Give errors of the operating system the hints of a repository.
 
     Raises:
-        StateError: that of the block, with another hint; an `OSError` becomes one with `what` and
-        `directory`.
+        StateError: an error of the block, with another hint; an `OSError` becomes a StateError with
+            `what` and `directory`.
     """
     try:
         yield
@@ -154,7 +155,7 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
     """Return the metadata in the file at `path`, whose bytes are `data`.
 
     Raises:
-        StateError: no metadata, or another kind.
+        StateError: the bytes are no metadata, or metadata of another kind.
     """
     try:
         found: Metadata[Any] = Metadata.from_bytes(data)

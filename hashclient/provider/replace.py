@@ -2,8 +2,8 @@
 
 Equal entries are left alone, so that clients download the difference only. Entries are equal if
 their digests, size and category are, and their id if the source has one; the time of adding does
-not count. Both are compared by 64-bit hashes, as ids are. Entries that differ only in their ids are
-counted: afterwards the list has as many as the source.
+not count. Ids and contents are compared by 64-bit hashes. Entries that differ only in their ids are
+counted: afterwards the list has as many of them as the source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint32, Uin
 from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 
-#: Odd, so that no two hashes become one when they are multiplied by it.
+#: Odd, so that no two hashes become one hash when they are multiplied by this number.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _WIDTHS = {a: a.digest_bytes for a in Algorithm}
 
@@ -49,9 +49,10 @@ class Listed:
     def difference(
         self, batches: Sequence[Named], category: str, *, may_be_empty: bool = False
     ) -> tuple[list[Named], Strings]:
-        """Return rows of the source that are not listed, and ids of entries that are not in it.
+        """Return the rows that are not listed, and the ids of listed entries that the source lacks.
 
-        `category` is that of entries without one. Of equal entries, the first ones stay.
+        `category` is the category of entries that have none. If several entries are equal, the
+        first ones stay.
 
         Raises:
             UsageError: the source has no entry, unless it `may_be_empty`.
@@ -68,7 +69,7 @@ class Listed:
         ours = _pairs(hashes, contents)
         stays = np.isin(ours, pairs[named])
         listed = named & np.isin(pairs, ours) & (_numbers(pairs) == 0)
-        # All others are the same by their contents: the first with the first, and so on.
+        # Other entries are paired by equal contents: the first with the first, and so on.
         left, rows = np.flatnonzero(~stays), np.flatnonzero(~named)
         here = _pairs(_numbers(contents[left]), contents[left])
         there = _pairs(_numbers(theirs[rows]), theirs[rows])
@@ -97,7 +98,7 @@ class Listed:
         return True
 
     def _columns(self) -> tuple[Strings, Uint64, Uint64]:
-        """Return the ids of all listed entries, their hashes, and those of the contents."""
+        """Return the ids of all listed entries, and the hashes of ids and of contents."""
         ids, hashes, contents = (
             np.concatenate([part[column] for part in self._parts])
             if self._parts

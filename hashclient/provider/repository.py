@@ -58,7 +58,7 @@ _ONE_KEY = Keys()
 
 
 class Repository(RepositoryDirectory):
-    """The repository in one directory. Each method that writes holds the lock for its time."""
+    """The repository in one directory. Each method that writes holds the lock until it returns."""
 
     def create(
         self,
@@ -67,7 +67,7 @@ class Repository(RepositoryDirectory):
         passphrase: bytes | None = None,
         longest: timedelta | None = None,
     ) -> None:
-        """Make the repository: keys, roles, no list. All keys are put under `passphrase`, if any.
+        """Make the repository: keys, roles, no list. A `passphrase` encrypts all keys.
 
         The root allows the `longest` time for snapshot and timestamp, or that of the validity.
 
@@ -123,15 +123,15 @@ class Repository(RepositoryDirectory):
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, one without a category `category`, or the list's name. Doubles
-        are published, and counted. `reading` says how files are read, and which rows count;
-        `known_good` are files of digests that must not be on a list. With `replace`, entries that
-        the sources lack are withdrawn, and unchanged ones stay; without a difference there is no
-        new generation. `dry_run` checks all and writes nothing. With `draft`, a new directory, the
-        change is written there, for others to sign. Without `may_be_new`, a list is made
-        only if there is none yet. Without `again`, nothing is published if all entries are listed
-        already. `terms` are signed with the list, and stay in force. With `share`, the list is the
-        entries that another provider lists, and there are no `sources`.
+        gets `<generation>-<number>`, an entry without a category gets `category`, or the list's
+        name. Doubles are published, and counted. `reading` says how files are read, and which rows
+        count; `known_good` are files of digests that must not be on a list. With `replace`, listed
+        entries that the sources lack are withdrawn, and unchanged ones stay; without a difference
+        there is no new generation. `dry_run` checks all and writes nothing. With `draft`, a new
+        directory, the change is written there, for others to sign. Without `may_be_new`, a new list
+        is made only if the repository has none yet. Without `again`, nothing is published if all
+        entries are listed already. `terms` are signed with the list, and stay in force. With
+        `share`, the list is the entries that another provider lists, and there are no `sources`.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -212,7 +212,8 @@ class Repository(RepositoryDirectory):
     ) -> Published:
         """Take entries off a list, as one new generation; or write that as a `draft`.
 
-        With `generation`, all entries go that this generation added; `entry_ids` is empty then.
+        With `generation`, all entries that this generation added are withdrawn; `entry_ids` is
+        empty then.
 
         Raises:
             UsageError: no list has this name, or an id is not on the list or is given twice.
@@ -228,12 +229,13 @@ class Repository(RepositoryDirectory):
     def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
         """Undo a generation of a list, as one new generation; or write that as a `draft`.
 
-        Added entries that are still listed go, withdrawn ones come back.
+        Entries that the generation added are withdrawn if they are still listed; entries that it
+        withdrew come back.
 
         Raises:
-            UsageError: the list or generation does not exist, no change of it is left to undo, or
-              another provider, whose list is republished, has withdrawn entries that would come
-              back.
+            UsageError: the list or generation does not exist, the generation has no change left to
+                undo, or another provider, whose list is republished, has withdrawn entries that
+                would come back.
             StateError: as `publish`.
         """
         with self._changing_list(list_name, draft) as roles:
@@ -243,9 +245,10 @@ class Repository(RepositoryDirectory):
             return done
 
     def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
-        """End a list: clients drop it, and withdraw its matches. Or write that as a `draft`.
+        """End a list: clients remove it, and withdraw its matches. Or make this a `draft`.
 
-        The targets say so. Its name is not used again, its files stay, and its keys are removed.
+        The targets say so. The list's name is not used again, its files stay, and its keys are
+        removed.
 
         Raises:
             UsageError: no list has this name.
@@ -264,10 +267,9 @@ class Repository(RepositoryDirectory):
     ) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
 
-        The `keep_newest` generations are left as they are. Files that no index names any more
-        stay for a day at least, for clients in the middle of a fetch: a later consolidation removes
-        them. With `draft`, it is written
-        there, for others to sign.
+        The `keep_newest` generations are left as they are. Files that no index names any more stay
+        for a day at least, for clients in the middle of a fetch: a later consolidation removes
+        them. With `draft`, the change is written to that directory, for others to sign.
 
         Raises:
             UsageError: no list has this name.
@@ -294,7 +296,8 @@ class Repository(RepositoryDirectory):
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
 
-        Return it without the roles that were signed here instead, snapshot and timestamp.
+        Return the draft without the roles that this machine has signed instead (snapshot and
+        timestamp).
 
         Raises:
             UsageError: the directory is not a draft.
@@ -358,7 +361,7 @@ class Repository(RepositoryDirectory):
     def draft_renewal(self, draft: Path, until: datetime | None = None) -> list[str]:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.
 
-        With `until`, those that expire before then are due as well.
+        With `until`, roles that expire before then are due as well.
 
         Raises:
             UsageError: no role is due whose keys are elsewhere, or the draft cannot be written.
@@ -382,7 +385,7 @@ class Repository(RepositoryDirectory):
         With `until`, roles that would expire before this time are signed, and are valid until then.
 
         Raises:
-            UsageError: the root does not allow signatures that hold for so long.
+            UsageError: the root does not allow a validity of this length.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:

@@ -13,7 +13,7 @@ from hashclient.trust.provenance import Provenance
 
 
 class Some(msgspec.Struct, frozen=True):
-    """Some of the entries that were given: how many, and the file and line of the first."""
+    """Some of the given entries: how many, and the file and line of the first."""
 
     count: int
     first: str
@@ -22,8 +22,8 @@ class Some(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """The result of a change: `changed` entries were added or withdrawn, `live` are now listed.
 
-    Of the added entries, `listed` are those whose digests were all on the list before, and
-    `repeated` those whose digests all occur earlier in the sources.
+    Of the added entries, `listed` are the entries whose digests were all on the list before, and
+    `repeated` the entries whose digests all occur earlier in the sources.
     """
 
     list_name: str
@@ -32,7 +32,7 @@ class Published(msgspec.Struct, frozen=True):
     live: int
     listed: Some | None = None
     repeated: Some | None = None
-    #: Entries that were also withdrawn, since the source lacks them.
+    #: Entries that were also withdrawn, because the source lacks them.
     withdrawn: int = 0
     #: The number of added entries of each category.
     categories: dict[str, int] = {}
@@ -52,7 +52,7 @@ class Consolidated(
 
 
 class RoleStatus(msgspec.Struct, frozen=True):
-    """One role: the version that is published, until when it is valid, and its keys."""
+    """One role: its published version, the end of its validity, and its keys."""
 
     name: str
     version: int
@@ -86,7 +86,7 @@ class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
 class Renewed(msgspec.Struct, frozen=True):
     """Roles that were signed again, and roles that are due but whose keys are not here.
 
-    `wanting` has the keys that suffice for each.
+    `wanting` has, for each of these roles, the keys that are enough to sign it.
     """
 
     signed: tuple[str, ...]
@@ -95,7 +95,7 @@ class Renewed(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The numbers that generations `first` to `last` of a list have added and withdrawn."""
+    """How many entries the generations `first` to `last` of a list have added and withdrawn."""
 
     first: int
     last: int
@@ -110,8 +110,8 @@ class Overview(
 ):
     """A list in numbers: `live` entries, of which `sized` have a size.
 
-    `categories` and `algorithms` count the entries of each, by name; `steps` are its generations,
-    of which some may have been joined.
+    `categories` and `algorithms` count the entries of each category and algorithm, by name; `steps`
+    are the generations, some of which may be joined.
     """
 
     name: str
@@ -131,7 +131,8 @@ class Overview(
 class Difference(msgspec.Struct, frozen=True):
     """The changes from generation `first` to `last`: ids of entries, each sorted.
 
-    `renewed` were withdrawn and added again in between. `categories` counts those `added`.
+    `renewed` were withdrawn and added again in between. `categories` counts the added entries by
+    category.
     """
 
     list_name: str
@@ -144,12 +145,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry that was asked for: its place and properties, without its digests.
+    """An entry that somebody asked for: its place and properties, without its digests.
 
-    The entry was added in one of the generations `first` to `last`, and withdrawn in one of the
-    generations `withdrawn`, or is listed. `algorithms` are the labels of the digests that it has.
-    When it was asked for by digests, `agree` are the labels of equal ones, and `differ` those of
-    unequal ones that both have; `size` may be among these.
+    The entry was added in one of the generations `first` to `last`; it was withdrawn in one of the
+    generations `withdrawn`, or is still listed. `algorithms` are the labels of the digests that it
+    has. If the question has digests, `agree` are the labels of digests that are equal on both
+    sides, and `differ` the labels of unequal ones; `size` may be among both.
     """
 
     list_name: str
@@ -165,7 +166,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def is_listed(self) -> bool:
-        """Whether it is on the list now, and nothing differs."""
+        """Whether the entry is on the list now, and nothing differs."""
         return self.withdrawn is None and not self.differ
 
 

@@ -3,8 +3,8 @@
 A change is published by a new `timestamp.json`: all other files of the change are written before
 it, under new names. So a kill at any instant leaves the state that was published, and the next
 change overwrites leftover files. A new root is the exception, since clients look for it by number:
-the metadata that a new root requires is published before it, signed by the old and the new keys.
-Other modules handle the content of lists, and the lock.
+the metadata that a new root requires is published before the root, signed by the old and the new
+keys. Other modules handle the content of lists, and the lock.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Roles:
         self.notices: Metadata[Targets] | None = None
         if self._delegator is not None:
             self.notices = roles.pop(NOTICES, None)
-        #: The names of lists that have ended; the snapshot goes on naming their roles.
+        #: The names of ended lists; the snapshot still names their roles.
         self.ended = ended_lists(self.targets.signed)
         self.lists: dict[str, Metadata[Targets]] = {
             name: metadata for name, metadata in roles.items() if name not in self.ended
@@ -99,7 +99,7 @@ class Roles:
             "targets": Targets(delegations=Delegations({}, {})),
         }
         for part in signed.values():
-            part.version = 0  # signing raises it to 1
+            part.version = 0  # signing raises the version to 1
         roles = cls(
             directory, keys, clock, validity, {name: Metadata(s) for name, s in signed.items()}
         )
@@ -172,10 +172,10 @@ class Roles:
         return described.keyids, described.threshold
 
     def require_signers(self, roles: Collection[str]) -> None:
-        """Check that the keys of `roles` are here, before a file is written.
+        """Check, before a file is written, that the keys of `roles` are on this machine.
 
         Raises:
-            StateError: too few keys are here, or a key is not usable.
+            StateError: too few keys are on this machine, or a key is not usable.
         """
         for role in roles:
             try:
@@ -226,7 +226,7 @@ class Roles:
             self._delegator_of(role).add_key(key, role)
 
     def end_list(self, name: str) -> None:
-        """Say that list `name` has ended; `commit` of the targets, or a draft, has to follow."""
+        """Say that list `name` has ended; then the caller calls `commit`, or writes a draft."""
         for keyid in list(self.key_policy(name)[0]):
             self.targets.signed.revoke_key(keyid, name)
         del self.delegations()[name], self.lists[name]
@@ -234,7 +234,7 @@ class Roles:
         end(self.targets.signed, self.ended)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give a role other keys: those of people, or new ones; `commit` or a draft follows."""
+        """Give a role other keys, of people or new ones; then the caller commits or drafts it."""
         delegator = self._delegator_of(role)
         for keyid in list(self.key_policy(role)[0]):
             delegator.revoke_key(keyid, role)
@@ -268,11 +268,11 @@ class Roles:
         elsewhere, and is written as it is.
 
         Raises:
-            StateError: a signing key is not here, or a file cannot be written; nothing is
-                published then.
+            StateError: a signing key is not on this machine, or a file cannot be written; then
+                nothing is published.
         """
         signers, given = signers or {}, given or {}
-        if "targets" in given:  # root and targets come first: they say which roles exist
+        if "targets" in given:  # root and targets come first: these two say which roles exist
             self._replace("targets", given["targets"])
         else:
             self.delegate()
@@ -293,7 +293,7 @@ class Roles:
         signers: Sequence[Signer] | None = None,
         given: Mapping[str, Metadata[Any]] | None = None,
     ) -> None:
-        """Sign and write a new root, which clients see at once; or the one in `given`."""
+        """Sign and write a new root, or write the root in `given`; clients see it at once."""
         self._sign("root", signers, given or {})
 
     def _sign(

@@ -16,15 +16,15 @@ def role_above(role: str) -> str:
 def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
     """Replace all keys of `role` by new ones, as many as before unless `wanted`.
 
-    The old ones are removed. For the root, its old keys are needed. For another role, the keys
-    of the role above it are needed, so that a lost key can be replaced.
+    The old keys are removed. For the root, its old keys are needed. For another role, the keys of
+    the role above it are needed, so that a lost key can be replaced.
 
     Raises:
-        StateError: as `Roles.commit`; the old keys stay in force then.
+        StateError: as `Roles.commit`; then the old keys stay in force.
     """
     old, threshold = list(roles.key_policy(role)[0]), roles.key_policy(role)[1]
     wanted = wanted or Keys(len(old), threshold)
-    # All keys that are needed are looked for before anything is published.
+    # All keys that the rotation needs are looked for before anything is published.
     above = role_above(role)
     roles.require_signers([above])
     for protecting in (role, above):
@@ -40,8 +40,9 @@ def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
         # The new root is signed by the keys of the root before it and by its own.
         roles.commit_root(both)
     else:
-        # 1. The metadata that the new root requires is written first; until then the old root's
-        # keys count. (If they are lost, clients refuse it for this moment.)
+        # 1. The metadata that the new root requires is written first; until the root is written,
+        # the keys of the old root count. (If these keys are lost, clients refuse the metadata for
+        # this moment.)
         roles.commit({role}, {role: both})
         # 2. The new root puts the new keys in force.
         roles.commit_root()

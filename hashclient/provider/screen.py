@@ -1,8 +1,8 @@
 """Rows that are not published: digests of the empty file, and of known good files.
 
-Neither may be on a list: clients refuse the first, and users refuse the second. These rows are
-skipped and counted like unusable rows, up to the same bound; beyond it, no row is published. Known
-good files are looked for in one pass over their lists, however long.
+No list may have one of these rows: clients refuse the empty file, and users refuse known good
+files. These rows are skipped and counted like unusable rows, up to the same bound; beyond it, no
+row is published. Known good files are looked for in one pass over their lists, however long.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def read_screened(
     """Read files of digests, and leave out rows that must not be published.
 
     Raises:
-        UsageError: a file is not understood, or more rows than may be are skipped; also while
-            reading.
+        UsageError: a file is not understood, or too many rows are skipped; also while reading.
     """
     read = (
         (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
@@ -49,7 +48,7 @@ def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[N
     If no row may be skipped, these rows stay, and the publication is refused.
 
     Raises:
-        UsageError: more rows than may be are skipped; also while reading.
+        UsageError: too many rows are skipped; also while reading.
     """
     for name, batch in batches:
         rows = rows_of_the_empty_file(batch.digests) if reading.max_bad else np.zeros(0, np.uint32)
@@ -61,8 +60,8 @@ def without_known_good(
 ) -> Iterator[Named]:
     """Yield batches without rows that have a digest of a known good file.
 
-    `known_good` are files of digests with their names. All batches are held in memory until these
-    are read.
+    `known_good` are files of digests with their names. All batches are held in memory until the
+    known good files are read.
 
     Raises:
         UsageError: as `without_empty_file`; or a list of known good files cannot be read.

@@ -39,7 +39,7 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
-#: A certificate that would expire while the server is in use is made again at its start.
+#: A certificate that would expire while the server is in use is made again at the server's start.
 CERTIFICATE_MARGIN = timedelta(days=7)
 #: Seconds that a connection may be idle.
 IDLE_S = 30.0
@@ -215,7 +215,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._copy(stream.fileno(), start, end)
 
     def _open(self) -> int | None:
-        """Open the file at the path, or return None if it is not to be served."""
+        """Open the file at the path; return None if clients must not get it."""
         if not _SAFE_PATH.fullmatch(self.path) or ".." in self.path:
             return None
         try:
@@ -229,7 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fd
 
     def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
-        """Return start, end and whether this is a part; None if the range does not exist.
+        """Return start, end and whether this is a part; None if the file has no such range.
 
         A header other than one range of bytes is ignored, as RFC 9110 says.
         """
@@ -277,7 +277,7 @@ def _is_certificate_good(path: Path, now: datetime) -> bool:
 
 
 def _make_certificates(ca_file: Path, pair_file: Path, now: datetime) -> None:
-    """Make an authority and a server certificate of it; the authority's key is not kept."""
+    """Make an authority, and a certificate that it signs; the authority's key is not kept."""
     from trustme import CA
 
     authority = CA(organization_name="hashclient trial authority")

@@ -1,10 +1,10 @@
 """The configuration of a web server that lets in the clients of a repository: nginx, or Apache.
 
-Both compute an MD5 of any text without a module of others, and no SHA-256 of a header: nginx by its
-module `secure_link`, which each package of it has, Apache in expressions. A token's hash says whose
-it is. So the configuration holds hashes and no token, checks the expiry of each token and the lists
-that it is for, and needs no other process. Without a token a client gets 401, with a
-token for other lists 403.
+Both servers can compute an MD5 of any text without a module of others, but no SHA-256 of a header:
+nginx by its module `secure_link`, which each nginx package has, Apache in expressions. A token's
+hash says to which client the token belongs. So the configuration holds hashes and no token, checks
+the expiry of each token and the lists that it is for, and needs no other process. Without a token a
+client gets 401, with a token for other lists 403.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MANY = 100
 #: early, and never late.
 _BEHIND = timedelta(hours=12)
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-#: Paths that each token is for. A server may be set to keep double slashes.
+#: The paths that each token gives access to. A server may be set to keep double slashes.
 _FOR_ALL = (
     rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
     rf"|/+targets/+{NOTICES}/"
 )
-#: The name of a list that there cannot be, for paths that belong to no list and are not for all. A
-#: token for some lists gets nothing there.
+#: A name that no list can have, for paths that belong to no list and are not for all. A token for
+#: some lists gets nothing there.
 _NO_LIST = "/"
 
 
@@ -51,7 +51,7 @@ class Site(msgspec.Struct, frozen=True):
 def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
     """Return the part for nginx that says who may fetch: it changes with each client.
 
-    Tokens that have expired at `now` are left out; later, nginx sees for itself.
+    Tokens that have expired at `now` are left out; nginx itself checks the expiry of the others.
     """
     tokens = [*_tokens(clients, now)]
     pattern = TOKEN_PATTERN.replace("(", "(?<lists_token_id>", 1)
@@ -102,7 +102,7 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
 
 
 def nginx_server(site: Site) -> str:
-    """Return the part that serves the lists, for nginx; it does not change.
+    """Return the part of nginx's configuration that serves the lists; this part does not change.
 
     Raises:
         UsageError: a name or a path cannot be written into a configuration.

@@ -8,7 +8,8 @@ REPO/sources/LIST/ has the files for this:
 
 1. The bundle, or copy of a public directory, is verified from the pinned root, and the list's
    generation is not older than the last one taken.
-2. All segments are verified and parsed; count and checksum of live entries are those of its index.
+2. All segments are verified and parsed; count and checksum of live entries are those of the list's
+   index.
 3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
    out, until they are added again here.
 4. The other entries that `where` chooses become the whole list (`replace`), in memory.
@@ -73,8 +74,8 @@ FORMAT = "hashclient-source/1"
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`source.json`: a list of another provider, and which of its entries are shared on.
 
-    `where` is a condition as of `--where`; without one, all are. `left_out` are ids that were
-    withdrawn here and that the other provider still lists.
+    `where` is a condition as `--where` takes it; without a condition, all entries are chosen.
+    `left_out` are the ids that were withdrawn here, although the other provider still lists them.
     """
 
     list: str
@@ -89,12 +90,13 @@ class Share:
     def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
         """Read from `copy`; `folder` is the list's in `sources/`, and need not exist.
 
-        Unless it `writes`, nothing is kept there, as for a dry run.
+        Without `writes`, nothing is stored in the folder, as for a dry run.
         """
         self._folder, self._copy, self._clock, self._writes = folder, copy, clock, writes
         self.source: Source | None = load_source(folder)
         self._root = _read(folder / "root.json") if self.source else None
-        #: After `files`: the origins and terms of the other list, and how many entries stay out.
+        #: After `files` was called: the origins and terms of the other list, and how many entries
+        #: stay out.
         self._provenance = Provenance()
         self.left_out = 0
 
@@ -147,7 +149,7 @@ class Share:
         """Yield the entries as a file of digests; the repository's lock is held.
 
         Raises:
-            VerificationError, StaleError, UnreachableError: the copy is not what a client takes.
+            VerificationError, StaleError, UnreachableError: a client would refuse the copy.
             StateError: a file cannot be read or written.
         """
         import pyarrow as pa
@@ -256,7 +258,7 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
 
 
 def load_source(folder: Path) -> Source | None:
-    """Return which list of another provider a list shares on; None if it shares none on.
+    """Return which list of another provider a list republishes; None if it republishes none.
 
     Raises:
         StateError: the file cannot be read, is damaged, or was written by a newer version.
@@ -305,7 +307,7 @@ def _entries_of(trust: Trust, index: ListIndex) -> pa.Table:
 
 
 def check_share(list_name: str, before: Provenance, share: Share | None, *, is_new: bool) -> None:
-    """Check that a list has entries of its own, or those of another provider, and not both.
+    """Check that a list has either entries of its own or entries of another provider.
 
     Raises:
         UsageError: the list would have both.

@@ -32,7 +32,7 @@ EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdml
 
 
 def parse_recipients(texts: Iterable[str]) -> list[Any]:
-    """Return the recipients that the public keys `texts` stand for: age's own, or SSH keys.
+    """Return the recipients that the public keys `texts` stand for: of age, or SSH keys.
 
     Raises:
         ConfigError: there are no recipients, or a text is not a public key.
@@ -131,7 +131,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The source and the sink that pyrage works between. It keeps the first error of both."""
+    """The source and the sink between which pyrage works. It keeps the first error."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source

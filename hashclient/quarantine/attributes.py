@@ -16,7 +16,7 @@ import stat
 
 from hashclient.quarantine.item import Origin
 
-#: The mode bits that must not be given to another owner than the original one.
+#: The mode bits that only the original owner may get.
 _POWERS = stat.S_ISUID | stat.S_ISGID
 
 _ACCESS_LIST = "system.posix_acl_access"
@@ -51,7 +51,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
-            with contextlib.suppress(OSError):  # removed meanwhile, or this process may not read it
+            with contextlib.suppress(OSError):  # removed meanwhile, or not readable for us
                 value = os.getxattr(fd, name)
                 left -= len(name) + len(value)
                 if left < 0:
@@ -70,7 +70,7 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
-    """Set the attributes in `origin`, except times, on the file `fd`; return what was not set.
+    """Set the attributes in `origin`, except times, on the file `fd`; return the failed ones.
 
     Without `with_powers`, set-id bits and capabilities are not set. The order matters: a change of
     owner removes capabilities, and a change of an access control list changes the mode.
@@ -92,7 +92,7 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
             if xattrs.pop(_CAPABILITIES, None) is not None:
                 missing.append(f"its attribute {_CAPABILITIES}")
     with contextlib.suppress(OSError):
-        for name in os.listxattr(fd):  # a new file inherits one from its directory
+        for name in os.listxattr(fd):  # the new file has inherited an access list
             if name not in xattrs and name == _ACCESS_LIST:
                 os.removexattr(fd, name)
     for name, value in xattrs.items():

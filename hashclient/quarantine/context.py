@@ -34,7 +34,7 @@ def add_context(
 
     1. The item is here and is not being restored or destroyed.
     2. A copy of each file is sealed into the folder of the item, durably, and read back. Copies
-       that a kill has left there without a line in the document are replaced.
+       that a kill has left in the folder without a line in the document are replaced.
     3. The addition is logged, and then written into the document and the history of the match.
 
     Raises:

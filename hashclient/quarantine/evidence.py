@@ -2,7 +2,7 @@
 
 A source can be read more than once. A source is read to its end and proven before its first byte is
 sent, and proven again while it is sent. So nobody can replace the file that matched and have
-another file sent. Plain bytes of a sealed file exist in memory only, and only where an identity is
+another file sent. Plain bytes of a sealed file exist in memory only, and only if an identity is
 given. Nothing here writes.
 """
 
@@ -175,7 +175,7 @@ def prove(source: Source) -> Proven:
     """Read a source to its end and return it with its digests.
 
     Raises:
-        StateError: the source cannot be read, or has another length than it should.
+        StateError: the source cannot be read, or its length is wrong.
     """
     digester = Digester(Algorithm)
     for chunk in source.read():
@@ -241,7 +241,7 @@ def file_chunks(path: Path) -> Generator[bytes]:
 
 
 def opener_of(identities: Sequence[Any]) -> Callable[[Iterator[bytes]], Generator[bytes]]:
-    """Return `unsealed` for these identities."""
+    """Return the function `unsealed`, with these identities."""
     return lambda sealed: unsealed(sealed, identities)
 
 

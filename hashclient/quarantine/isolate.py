@@ -69,8 +69,8 @@ class Taken(msgspec.Struct, frozen=True):
 class _Act(msgspec.Struct, frozen=True):
     """The values that the steps of one act share; `hold` is the hold for the new item.
 
-    Steps are taken in threads, so they use the record of matches only in a `Wait`: from Python 3.12
-    on, threads that run the same query at the same time can get wrong answers.
+    Steps run in threads, so they use the record of matches only in a `Wait`: from Python 3.12 on,
+    threads that run the same query at the same time can get wrong answers.
     """
 
     room: Room
@@ -92,8 +92,8 @@ def take(
     `wanted` are the ids of matches, each with the file that was read, if that is known better than
     by the record.
 
-    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, it is
-       known which file was read, and there are recipients to seal to.
+    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, the record
+       says which file was read, and there are recipients to seal to.
     2. The path is opened without following a link at any of its components. The directory is the
        one that the file was read in, by its inode.
     3. At the path is a regular file of the right size: the one that was read, by its inode.
@@ -108,8 +108,8 @@ def take(
     11. The removal is noted in the record, the log and, last, the document.
 
     Up to `AT_ONCE` files take steps together, in two halves: while one waits for the disk, the
-    other goes on. The names of all folders of a half are made durable at once (7), one write logs
-    their sealing (8), one changes the record and one logs the removal (11).
+    other goes on. For all folders of a half, the names are made durable at once (7), one write logs
+    the sealing (8), one changes the record and one logs the removal (11).
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -124,7 +124,7 @@ def take(
 def _take_some(
     room: Room, left: deque[tuple[str, Seen | None]], matches: Matches, mark: Mark
 ) -> dict[str, Taken | HashclientError]:
-    """Take the first ones from `left`, and isolate these files together; return the results."""
+    """Take the first matches from `left`, and isolate their files together; return the results."""
     outcomes: dict[str, Taken | HashclientError | None] = {}
     acts: dict[str, _Act] = {}
     steps: dict[str, _Steps] = {}
@@ -188,7 +188,7 @@ def _steps(
     recipients: Sequence[Any],
     resumed: Item | None,
 ) -> _Steps:
-    """Take the steps 2 to 11, or those that an earlier act has left of `resumed`.
+    """Take the steps 2 to 11, or the steps that an earlier act on `resumed` has left.
 
     Raises:
         OSError: the file cannot be sealed.
@@ -227,7 +227,7 @@ def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
 def _taken_as_another(act: _Act) -> Taken | None:
     """Close a match whose file another run has found and isolated at the same time.
 
-    Each of the two runs then has a record of its own, since the file was already gone when the
+    Then each of the two runs has a record of its own, since the file was already gone when the
     second record was made. Equal path and tags show that the file is the same. Return None if no
     item in quarantine is this file.
     """
@@ -252,7 +252,7 @@ def _taken_as_another(act: _Act) -> Taken | None:
 
 
 def _seen_before(match: Match, item: Item | None) -> Seen | None:
-    """Return the file that was read, by the record or else by an earlier act on it.
+    """Return the file that was read, from the record or else from an earlier act on it.
 
     Raises:
         UsageError: neither the record nor the item has the file.
@@ -367,7 +367,7 @@ def _seal(
 
 
 def _asked_hold(act: _Act) -> Hold | None:
-    """Return the hold that a body has asked for while the file was still in its place."""
+    """Return the hold that a body asked for while the file was still in its place."""
     asked = keep_asked(act.matches.story(act.match.id))
     if asked is None or (until := datetime.fromisoformat(asked["until"])) <= act.room.now():
         return None
@@ -378,8 +378,8 @@ def _asked_hold(act: _Act) -> Hold | None:
 def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
     """Return the event of the sealing, which is logged unless the match is withdrawn by then.
 
-    A fetch may withdraw its entry while this file, and those with it, are sealed. Then the file
-    stays in place, and a copy that `is_new` is dropped.
+    A fetch may withdraw the entry while this file, and the files with it, are sealed. Then the file
+    stays in place, and a copy that `is_new` is removed.
     """
 
     def check(match: Match) -> None:
@@ -437,7 +437,8 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
     """Return whether the held file is the sealed one.
 
     Raises:
-        OSError: the file cannot be read, or changed while it was read, so that this is not known.
+        OSError: the file cannot be read, or changed while it was read, so that the answer is not
+            known.
     """
     tags = item.tags_by_algorithm()
     digester = digest_all(held, tags, item.size)

@@ -78,7 +78,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
     path_b64: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a path that is not base64; msgspec names the document then."""
+        """Refuse a path that is not base64; the error of msgspec then names the document."""
         path_of(self.path or "", self.path_b64)
 
 
@@ -121,7 +121,7 @@ class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def file(self) -> str:
-        """Where it was, decoded with surrogateescape."""
+        """Where the file was, decoded with surrogateescape."""
         return path_of(self.path, self.path_b64)
 
 
@@ -153,10 +153,10 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The content of `item.json`.
 
     `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
-    `context` are the files that belong to it, in the order of their numbers, from 1. `tombstone` is
-    the text left in place of the file, if any. `restored` is set if the file was restored, and only
-    the folder has to be removed; it comes from `restored.json`, or from the document if an earlier
-    version has restored the file.
+    `context` are the files that belong to the item, in the order of their numbers, from 1.
+    `tombstone` is the text left in place of the file, if any. `restored` is set if the file was
+    restored, and only the folder has to be removed; the value comes from `restored.json`, or from
+    the document if an earlier version has restored the file.
     """
 
     format: str = FORMAT
@@ -216,7 +216,7 @@ def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 
     Raises:
-        UsageError: `match_id` can be no id.
+        UsageError: `match_id` has not the form of an id.
     """
     if not _ID.fullmatch(match_id):
         raise UsageError(
@@ -230,7 +230,7 @@ def evidence_path(directory: Path, match_id: str) -> Path:
     """Return the path of the sealed copy of an item in the quarantine `directory`.
 
     Raises:
-        UsageError: `match_id` can be no id.
+        UsageError: `match_id` has not the form of an id.
     """
     return folder_path(directory, match_id) / EVIDENCE_NAME
 

@@ -2,7 +2,7 @@
 
 The sealed copy is opened with an old key, in memory, and encrypted again at the same time, so plain
 bytes are never on a disk. The new copy takes the place of the old one in one step. At any kill, one
-of the two copies is there, whole, with the document that belongs to it.
+of the two copies exists, complete, with the document that belongs to it.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ def reseal(
 ) -> Resealed:
     """Seal the item of a match to `recipients`, and to nobody else.
 
-    1. The item is here, is not being destroyed, and has other recipients. There is room.
+    1. The item is here, is not being destroyed, and has other recipients. The disk has room.
     2. The intent to open the copy, and the new recipients, are logged.
     3. The copy is opened in memory and sealed into a new folder at the same time.
     4. The content is the file: the old copy was unchanged, the size is right, and the tags are
        right, if the seal key is still the same.
     5. The new copy is on the disk, and reads back as written.
-    6. It is logged that the new copy is complete, and about to take the place of the old one.
+    6. A record in the log says that the new copy is complete, and about to take the place of the
+       old one.
     7. The new copy with its document takes that place in one step, durably.
     8. The old copy is removed, and the story of the match records the change.
 
-    An item on hold can be sealed again, too, since nothing of it is lost.
+    An item on hold can be sealed again, too, since none of its content is lost.
 
     Raises:
         UsageError, AuthorisationError, StateError, AuditError: as for `Quarantine.reseal`.

@@ -1,8 +1,8 @@
 """Restores files: opens with the officer's key, proves, puts in place, and then drops the items.
 
-A new file has no name before it is complete, where the file system supports that, and never
-replaces another file. The sealed copy is removed last. Several items take each step together, since
-their waits for the disk then take little longer than one.
+A new file has no name before it is complete, if the file system supports that, and never replaces
+another file. The sealed copy is removed last. Several items take each step together, since their
+waits for the disk then take little longer than one.
 """
 
 from __future__ import annotations
@@ -88,26 +88,26 @@ def restore(
 
     1. The item may be restored: it is not on hold, and its entries are withdrawn or
        `allow_standing` is set.
-    2. The place exists and is free. No link leads to it. Its directory is the one that the file was
-       taken from; another directory is allowed only if nobody else may change the way to it. For a
-       place that the user has just named, see `open_named`.
+    2. The place exists and is free. No link leads to the place. The directory is the one that the
+       file was taken from; another directory is allowed only if nobody else may change the way to
+       it. For a place that the user has just named, see `open_named`.
     3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
        or with an unused name.
     4. The content is the file: the copy was unchanged, the size is right, and the tags are right,
        if the seal key is still the same.
     5. The file gets its attributes, is on the disk, and reads back as decrypted. The file gets
        set-id bits and capabilities only in the directory that it was taken from, or if others may
-       not write to the directory. Reading leaves its times as they are: nothing of the file has to
-       be written after this.
+       not write to the directory. Reading the file back leaves its times as they are, so nothing
+       has to be written after this step.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
-       The name is still that of the file.
+       The name still belongs to the restored file.
     7. The restoring is logged, then noted in the quarantine, then in the record.
     8. The item is dropped.
 
     Up to `AT_ONCE` items take steps together, in two halves: while what one has written becomes
     durable, the other goes on. For each half, one write logs the intents (3), one logs the
-    restoring (7), one notes it, and one changes the record. The items are dropped while the next
-    ones are opened.
+    restoring (7), one notes it in the items, and one changes the record. The items are dropped
+    while the next ones are opened.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -143,7 +143,7 @@ def _restore_some(
 ) -> list[Item]:
     """Take the first ids from `left`, and restore these items together; return those to drop.
 
-    Those `before` are dropped meanwhile. The results are added to `outcomes`.
+    Items restored `before` are removed meanwhile. The results are added to `outcomes`.
     """
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
@@ -254,7 +254,7 @@ def _check(item: Item, match: Match | None, now: datetime, *, allow_standing: bo
 
 
 def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
-    """Refuse a directory that others may have put in place of the one that the file was in.
+    """Refuse a directory that others may have put in place of the file's former directory.
 
     Raises:
         UsageError: refused.
@@ -375,7 +375,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
     """Open the sealed copy into the file open as `fd`; return the SHA-256, hexadecimal.
 
     Raises:
-        AuthorisationError: no identity opens it.
+        AuthorisationError: no identity opens the copy.
         StateError: the sealed copy is damaged, or the file cannot be written.
     """
     path = room.evidence(item.id)

@@ -175,7 +175,7 @@ def _handed_over(story: Sequence[Step]) -> datetime | None:
 
 
 def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | None) -> str | None:
-    """Return why an item that is not due must not be destroyed even if a person wants it, or None.
+    """Return why even at a person's wish an item that is not due stays, or None.
 
     An `order` of an authority outranks the period, but no hold.
     """
@@ -214,15 +214,16 @@ def purge(
     order: str | None,
     dry_run: bool,
 ) -> Purged:
-    """Destroy an item that is due, or, with `force` or by an authority's `order`, one that is not.
+    """Destroy a due item; with `force` or an authority's `order`, also one that is not due.
 
     `force` is not enough before `keep_days` have passed since a report. No item on hold is
     destroyed.
 
     1. Item and record, read under the lock, allow destroying the item.
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
-    3. The record says that it is purged, unless the file is still in its place. If it is not due
-       any more, since a report was taken back meanwhile, the purge ends here.
+    3. The record of the match says that the item is purged, unless the file is still in its place.
+       If the item is not due any more, since a report was taken back meanwhile, the purge ends
+       here.
     4. The sealed copy is unlinked, with the files that belong to it and the facts about its source.
     5. The destruction is logged, and the rest of the item is dropped.
 

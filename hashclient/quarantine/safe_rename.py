@@ -30,7 +30,7 @@ from hashclient.system.beneath import (
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import printable
 
-#: The name that a file has for the moment between being moved aside and being unlinked.
+#: The name of a file in the short time between the move aside and the unlink.
 PRIVATE_NAME = ".hashclient-{}"
 #: The name of a file while it is written. A leftover of a kill is replaced.
 NEW_NAME = ".hashclient-{}.new"
@@ -101,7 +101,7 @@ class Place(msgspec.Struct, frozen=True):
         sync_directory(self.fd)
 
     def try_sync(self) -> None:
-        """Make changes of names durable if possible; for use where failure does no harm."""
+        """Make changes of names durable if possible, where a failure does no harm."""
         with contextlib.suppress(OSError):
             self.sync()
 
@@ -145,7 +145,7 @@ def open_named(path: Path) -> Iterator[Place]:
     Links are followed if nobody else could have put them there.
 
     Raises:
-        OSError: the directory cannot be opened, or is behind a link where others may change the way
+        OSError: the directory cannot be opened, or is behind a link that others could have changed
             (ELOOP).
     """
     try:
@@ -178,8 +178,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # The file is there. An error of its file system, or of a system without /proc, must not
-            # mean that the place is empty.
+            # The file is there. An error of the file system of the place, or of a system without
+            # /proc, must not mean that the place is empty.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -198,8 +198,8 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     2. The name is moved to the name `private` in the same directory, without replacing a file; if
        `private` is taken, to a random name. From here on nobody can exchange the file through its
        old name.
-    3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise it is
-       moved back.
+    3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise the
+       file is moved back.
     4. The private name is unlinked.
 
     A kill in between leaves the file under the private name; the next act deals with it. The

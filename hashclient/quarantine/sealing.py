@@ -90,7 +90,7 @@ def sync_to_read(fd: int) -> None:
 
 
 def _forget(fd: int) -> None:
-    # Otherwise a read would come from memory and prove nothing about the disk.
+    # Without this call, a read would come from memory and prove nothing about the disk.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -184,7 +184,7 @@ class Copy:
         self.written = written
 
     def sync(self) -> None:
-        """Make it durable, and begin to read it from the disk; threads may call this.
+        """Make the copy durable, and begin to read it from the disk; threads may call this.
 
         Raises:
             StateError: the output cannot be written.
@@ -193,7 +193,7 @@ class Copy:
             sync_to_read(self._fd)
 
     def prove(self) -> None:
-        """Verify that it reads back as it was written, after `sync`.
+        """Verify, after `sync`, that the copy reads back as it was written.
 
         Raises:
             StateError: the output does not read back, or cannot be read.
@@ -217,7 +217,7 @@ def seal(
 ) -> Iterator[tuple[Digester, Copy]]:
     """Seal the `held` file into `folder`; yield the digester that has read it, and the sealed copy.
 
-    A file that grows is read to one byte past its size.
+    From a file that grows, one byte more than its size is read.
 
     Raises:
         OSError: the file cannot be read.

@@ -46,15 +46,16 @@ from hashclient.system.files import writer_lock
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields, printable
 
-#: Seconds that an act waits for another one. Sealing a very large file takes longer.
+#: Seconds that an act waits for another act to end. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
 #: The most items that take a step together, each with two open files; the most bytes of their
 #: files.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
-#: How many threads take steps that wait for a network. Other steps are taken by one: threads would
-#: take the interpreter from each other at every system call, which costs as much as all the work.
+#: How many threads take steps that wait for a network. Other steps run in one thread: several
+#: threads would take the interpreter from each other at every system call, which costs as much as
+#: all the work.
 _SLOW_THREADS = 16
 #: The name of a document until it takes the place of the present one.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
@@ -62,7 +63,7 @@ _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 _DESCRIPTORS_EACH = 8
 
 _Out = TypeVar("_Out")
-#: A match as it is on record, the detail of the step, and whether the file is in place afterwards.
+#: A recorded match, the detail of the step, and whether the file is in place afterwards.
 Change = tuple[Match, Mapping[str, Any], bool]
 
 
@@ -79,13 +80,12 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
+    """Changes that must be on the disk before an act goes on, and their `event` for the log.
 
     Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
     folder has got its name. `names` are other names in a directory; they are synced once for all
-    acts in it. `change` gets the match, without its hits, as it is on record by then; it returns
-    the change to `QUARANTINED` to note there, if any, as `change_all` takes it, or refuses to go
-    on.
+    acts in it. `change` gets the match, without its hits, as it is recorded by then. It returns the
+    change to `QUARANTINED` for the record, if any, as `change_all` takes it, or refuses to go on.
     """
 
     event: Event | None = None
@@ -152,7 +152,7 @@ class Room:
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
-                    with contextlib.suppress(OSError):  # a document that never got its name
+                    with contextlib.suppress(OSError):  # a document that never got its final name
                         os.unlink(self.directory / name)  # noqa: PTH108 - beside a folder
                 self._swept = True
             yield
@@ -200,7 +200,7 @@ class Room:
         return self.find(match_id, matches) or self.load(match_id)
 
     def need_kept(self, match_id: str, matches: Matches) -> tuple[Item, Match | None]:
-        """Return an item that stays, with its match if that is on record.
+        """Return an item that stays, with its match if the match is recorded.
 
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
@@ -215,7 +215,7 @@ class Room:
         return item, match
 
     def drop_restored(self, items: Sequence[Item], matches: Matches) -> None:
-        """Note that items were restored, also in the record of matches, and drop them.
+        """Note that items were restored, also in the record of matches, and remove the items.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -250,7 +250,7 @@ class Room:
             matches.change_all(changes, MatchState.RESTORED, self.now())
 
     def drop_noted(self, items: Sequence[Item]) -> None:
-        """Drop items that were noted as restored, and then the notes.
+        """Remove items that were noted as restored, and then the notes.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -319,7 +319,8 @@ class Room:
     def new_folder(self) -> Iterator[Path]:
         """Make a folder for an item under a temporary name; it is removed unless it is admitted.
 
-        An item that it has replaced then has the temporary name, and is removed, too.
+        If the folder has replaced an item, the old item now has the temporary name, and is removed,
+        too.
         """
         with self.errors("cannot write to the quarantine", self.directory):
             folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
@@ -332,8 +333,8 @@ class Room:
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
         """Give a new folder, which is whole and durable, the item's id.
 
-        A `Wait` makes the name durable. With `replaces`, it durably replaces the present item with
-        that id, which stays on failure.
+        A `Wait` makes the name durable. With `replaces`, the folder durably replaces the present
+        item with that id; if this fails, the present item stays.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -355,9 +356,9 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
-        One half goes on until each act has ended or waits for the disk; meanwhile, threads write
-        the changes of the other half, once for all. `is_slow` says that steps wait for a network.
-        If something cannot be written, that is a failure of all acts that wait for it.
+        One half of the acts goes on until each act has ended or waits for the disk; meanwhile,
+        threads write the changes of the other half, once for all. `is_slow` says that steps wait
+        for a network. If something cannot be written, all acts that wait for it fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -413,7 +414,7 @@ class Room:
     def _change_all(
         self, asked: Mapping[str, Callable[[Match], Change | None]], matches: Matches
     ) -> dict[str, HashclientError]:
-        """Change the record, in one transaction if all succeed; return the failures."""
+        """Change the record, in one transaction if all changes succeed; return the failures."""
         failed: dict[str, HashclientError] = {}
         try:
             if asked:
@@ -549,7 +550,7 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """End an act; leave one that still runs after a second interrupt has ended the wait."""
+    """End an act; leave an act that still runs after a second interrupt has ended the wait."""
     with contextlib.suppress(ValueError):
         act.close()
 
@@ -565,7 +566,7 @@ def _remove_item(folder: str) -> None:
 
 
 def remove_folder(folder: Path | str) -> None:
-    """Remove the folder of an item, or a folder of such folders, as far as possible."""
+    """Remove the folder of an item, or a folder of item folders, as far as possible."""
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -1,8 +1,8 @@
 """The quarantine: isolated files that matched, sealed to an officer's public key.
 
-The rest of the program uses `Quarantine`. Its acts take a lock of their own, one at a time, so a
-scan can isolate files during a fetch. Each match has one folder, named by the match's id; see
-`item`:
+The rest of the program uses `Quarantine`. The quarantine has a lock of its own for its acts, one at
+a time, so a scan can isolate files during a fetch. Each match has one folder, named by the match's
+id; see `item`:
 
 * `Quarantine(session)`
 * `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place; and
@@ -105,10 +105,11 @@ class Quarantine:
         The file is the one `seen` when it was read; by default, the one on record.
 
         Raises:
-            UsageError: the match is withdrawn or ended, or it is not recorded which file was read.
+            UsageError: the match is withdrawn or ended, or its record does not say which file was
+                read.
             ConfigError: no recipients are configured, or a recipient is not usable.
-            StateError: the sealed copy cannot be written, or there is no proof of the file; the
-                file is in place. Or the record cannot be written; the next act goes on there.
+            StateError: the sealed copy cannot be written, or there is no proof of the file; then
+                the file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed after that.
         """
         return _only(self.take_all([(match.id, seen)], matches, reason=reason))
@@ -121,7 +122,7 @@ class Quarantine:
         `wanted` are ids, each with the file that was read, or None for the one on record.
 
         Raises:
-            LockedError, StateError: no other match could be isolated either.
+            LockedError, StateError: the quarantine cannot isolate any other match either.
         """
         return isolate.take(self._room, wanted, matches, self._room.mark(reason))
 
@@ -149,14 +150,14 @@ class Quarantine:
         to: Path | None = None,
         force: bool = False,
     ) -> Restored:
-        """Open a sealed copy, put the file back where it was or at `to`, and drop the copy.
+        """Open a sealed copy, put the file back where it was or at `to`, and remove the copy.
 
         `identities` come from `load_identities`. With `force`, the match need not be withdrawn.
 
         Raises:
             UsageError: no item has this id, the item is on hold or not withdrawn, or the place is
                 taken or not writable.
-            AuthorisationError: no identity opens it.
+            AuthorisationError: no identity opens the copy.
             StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
@@ -176,10 +177,10 @@ class Quarantine:
     ) -> Iterator[tuple[str, Restored | HashclientError]]:
         """Restore items, many together, as `restore`; yield each id with its result or its failure.
 
-        `to` is for one item.
+        `to` is allowed for one item only.
 
         Raises:
-            LockedError, StateError: no other item could be restored either.
+            LockedError, StateError: the quarantine cannot restore any other item either.
         """
         mark = self._room.mark(reason)
         return restore.restore(
@@ -202,9 +203,9 @@ class Quarantine:
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
             ConfigError: there are no recipients, or a recipient is not a public key.
-            AuthorisationError: no identity opens it.
-            StateError: the sealed copy is damaged, or the new one cannot be written or put in its
-                place; the present item is whole.
+            AuthorisationError: no identity opens the copy.
+            StateError: the sealed copy is damaged, or the new copy cannot be written or put in its
+                place; the present item is complete.
             AuditError: the audit log cannot be written; nothing was changed.
         """
         mark = self._room.mark(reason)
@@ -213,10 +214,10 @@ class Quarantine:
     def add_context(
         self, match_id: str, paths: Sequence[Path], matches: Matches, *, reason: str
     ) -> Item:
-        """Seal copies of files that belong to an item, to its recipients; return it.
+        """Seal copies of files that belong to an item, to the item's recipients; return the item.
 
         Raises:
-            UsageError: there is no such item, or a file cannot be read.
+            UsageError: no item has this id, or a file cannot be read.
             ConfigError: a recipient of the item is not a public key.
             StateError, AuditError: the quarantine cannot be written; nothing was added.
         """
@@ -234,7 +235,7 @@ class Quarantine:
     ) -> Item:
         """Forbid destroying or restoring an item, for good or `until` a time; return it.
 
-        `by` asks for it; the default is the operator.
+        `by` is who asks for the hold; the default is the operator.
 
         Raises:
             UsageError: no item has this id.
@@ -255,7 +256,7 @@ class Quarantine:
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
     def recover(self, matches: Matches) -> Iterator[Item]:
-        """Record items again that are missing in the record of matches, after its loss; yield them.
+        """Record again items that the record of matches has lost; yield these items.
 
         Raises:
             StateError: an item is damaged, or the record cannot be written.

@@ -49,8 +49,8 @@ _NOT_FOR_OTHERS = 0o077
 class Finding(msgspec.Struct, frozen=True):
     """The finding about one item, or about another file in the quarantine with that name.
 
-    `ok` is False where something is damaged or missing; `attention` is set where an act must be
-    finished. `detail` says this for people.
+    `ok` is False if something is damaged or missing; `attention` is set if an act must be finished.
+    `detail` says this for people.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Finding(msgspec.Struct, frozen=True):
 def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     """Check every item, and look for leftover files and missing items.
 
-    1. Its document is well-formed and of this id.
-    2. Nobody but the owner may read any of it.
+    1. The document of the item is well-formed and has this id.
+    2. Nobody but the owner may read any part of the item.
     3. The sealed copy has the length and the SHA-256 that it was written with.
     4. The sealed copy is in the age format, and its number of recipients and its length are right
        for the item.

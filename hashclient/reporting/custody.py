@@ -1,11 +1,11 @@
 """The chain of custody of a report: its records of the audit log. `packages.chain` verifies it.
 
-Records are handed over line by line as they stand in the log, each with its hash and its own
+Records are handed over line by line, exactly as in the log, each with its hash and its own
 signature, so the recipient needs neither the log nor this machine. A record without a signature is
 covered by a later record about other matches; so a copy of the record is logged and signed, and the
 copy is handed over. The last record says that the report was packaged. This record has the hash of
-every file of the package and of the lines before it, so one signature of the audit key covers
-everything.
+every file of the package and the hash of the lines before it, so one signature of the audit key
+covers everything.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     """Log a signed copy of each unsigned record with one of `ids`.
 
-    Returns the hashes of all records of which the log now has a copy, older copies included.
+    Returns the hashes of all records of which the log now has a copy, including older copies.
 
     A record is copied only if the next signature in the log covers it: the signature is right, and
     the hashes join the records in between. Records after the last signature come from a killed
@@ -158,7 +158,7 @@ def bind(
 
 
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
-    """Return the note that a package is retracted: the signed records that say so.
+    """Return the note that a package is retracted: the signed records about the retraction.
 
     Raises:
         AuditError: the log is broken.
@@ -170,7 +170,7 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
 
 
 def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) -> bytes | None:
-    """Return the note that sealed files were destroyed as the body asked; None if none was.
+    """Return the note that sealed files were destroyed at the body's request, or None.
 
     The body asked to destroy the files of `matches`.
 

@@ -39,7 +39,7 @@ from hashclient.system.text import path_fields
 
 
 class Sealed(msgspec.Struct, frozen=True):
-    """The sealed files of one match: its own, facts about its source, and what belongs to it."""
+    """The sealed files of one match: the file itself, facts about its source, added files."""
 
     evidence: Evidence | None = None
     facts: Evidence | None = None
@@ -159,7 +159,8 @@ def seal_in_place(
 ) -> Evidence | str:
     """Seal the file of a match into `path`; the file itself stays in its place.
 
-    Return why this is not possible, if the file is gone or cannot be proven; else None.
+    If the copy cannot be made, because the file is gone or cannot be proven, return the reason;
+    else None.
 
     Raises:
         StateError: the copy cannot be written.

@@ -1,9 +1,9 @@
 """Facts about the source of a file: the account, the address, the time, the URL, the message.
 
-These facts are about a person. So no log, output, metric, alert or document of this program has
-them: they are sealed to the recipient of a package, or sent in the fields of a service. A program
-can add facts by the API; then they are kept sealed until the match ends. Or the command in
-[report.facts] returns them when a report is sent.
+The facts about the source are about a person. So no log, output, metric, alert or document of this
+program has these facts: they are sealed to the recipient of a package, or sent in the fields of a
+service. A program can add facts by the API; then they are kept sealed until the match ends. Or the
+command in [report.facts] returns them when a report is sent.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The facts about one source; each of them may be unknown.
+    """The facts about one source; each fact may be unknown.
 
-    `address` is the IP address that the file was uploaded from, `uploaded` the time of this.
+    `address` is the IP address from which the file was uploaded, `uploaded` the time of the upload.
     """
 
     account: _Text | None = None
@@ -115,7 +115,7 @@ def parse_facts(values: Any) -> Facts:
 
 
 def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -> None:
-    """Keep facts about a match, in place of earlier ones, sealed to all who may get a report of it.
+    """Keep facts about a match, sealed to all who may get its report, in place of earlier ones.
 
     Raises:
         UsageError: no match has this id.
@@ -169,11 +169,11 @@ def seal_facts(
 ) -> Evidence | None:
     """Write the sealed facts about a match into `directory`, for a package to `recipients`.
 
-    For a package without recipients they are sealed to those of the quarantine. Return None if
-    nothing is known.
+    For a package without recipients the facts are sealed to the recipients of the quarantine.
+    Return None if nothing is known.
 
     Raises:
-        ConfigError: there is no key to seal them to.
+        ConfigError: there is no key to seal the facts to.
         StateError: the added facts are damaged, or the sealed ones cannot be written.
         UsageError, UnreachableError: the command has failed.
     """

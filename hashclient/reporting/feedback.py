@@ -21,8 +21,8 @@ _COUNTS = ("confirmed", "rejected", "excepted", "held")
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
     """Return the feedback for a provider, and the signed file; log it first.
 
-    The feedback has the entries of the provider's lists with a count above zero. The key is that of
-    the audit log.
+    The feedback has the entries of the provider's lists with a count above zero. The audit key
+    signs the file.
 
     Raises:
         ConfigError: no provider has this name, or there is no seal key.

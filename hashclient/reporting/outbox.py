@@ -3,7 +3,8 @@
 A report is made under `prepare.lock` and appears as a whole. Once the audit log and the record of
 matches have it (`settled`), only the holder of `lock` changes it. Each state is written to the
 report on disk first, then to the log and the record; after a kill in between, the next command
-writes it there again. A state is *settled* when both have it. `submit` sends reports.
+writes the state to log and record again. A state is *settled* when both have it. `submit` sends
+reports.
 """
 
 from __future__ import annotations
@@ -122,12 +123,12 @@ class Outbox:
         """Make a report of `matches`, to be sent later.
 
         `record` is the open record of matches. `destination` None means the default destination.
-        With `again`, matches that were reported there before are reported again. With
+        With `again`, matches that were reported to this destination before are reported again. With
         `seal_evidence`, files that are not in quarantine are sealed for the package; with
-        `with_context`, sealed files that belong to the matches go with it.
+        `with_context`, sealed files that belong to the matches go into the package, too.
 
         Raises:
-            UsageError, ConfigError: these matches cannot be reported there.
+            UsageError, ConfigError: these matches cannot be reported to this destination.
             StateError, AuditError: the report cannot be written; or the report is written and will
                 be sent, but the record of matches or the audit log cannot be written now.
         """
@@ -152,7 +153,7 @@ class Outbox:
     def prepare_wanted(
         self, destination: str, record: Matches, *, most: int, unreviewed: bool = False
     ) -> Report | None:
-        """Make a report of up to `most` matches that scans marked for reporting; None if none is.
+        """Make a report of up to `most` matches that scans marked for reporting, or return None.
 
         Matches that wait for a review stay marked, unless `unreviewed` is set.
 
@@ -161,7 +162,8 @@ class Outbox:
             StateError, AuditError: as `prepare`.
         """
         with self._preparing():
-            # Matches in a report that a kill kept from the record must not be reported twice.
+            # Matches in a report that the record lacks because of a kill must not be reported
+            # twice.
             self._settle_new(record)
             reported = self.reported(destination)
             wanting = record.wanting_report().get(destination, [])
@@ -209,7 +211,7 @@ class Outbox:
 
     def _settle_new(self, record: Matches) -> None:
         for report_id in self.ids():
-            # A damaged report is an error where reports are sent or listed.
+            # A damaged report raises an error when reports are sent or listed.
             with contextlib.suppress(StateError):
                 report = self.get(report_id)
                 if report.settled is None:
@@ -225,7 +227,8 @@ class Outbox:
         match only waits for a review.
 
         1. The move is logged.
-        2. The report is saved without them. After a kill, the next command goes on from here.
+        2. The report is saved without these matches. After a kill, the next command goes on from
+           here.
         3. The other report is written, and its matches and itself get their reasons.
 
         Raises:
@@ -253,7 +256,7 @@ class Outbox:
         return report, made
 
     def _make_apart(self, report: Report, record: Matches) -> None:
-        """Write the reports of matches that were set apart, unless they are here."""
+        """Write the reports of matches that were moved out of another report, if still missing."""
         for apart in report.apart:
             if not is_there(self.folder(apart.report)):
                 made = Report(
@@ -377,7 +380,7 @@ class Outbox:
         return sealed_items(where, report.matches, with_context=report.with_context)
 
     def _provider_of(self, list_name: str) -> Provider | None:
-        """Return the provider of a list; None if either is not here any more."""
+        """Return the provider of a list; None if this machine has not both any more."""
         from hashclient.index.manifest import load_manifest
 
         try:
@@ -413,8 +416,8 @@ class Outbox:
     def export(self, report: Report, record: Matches) -> Document:
         """Log that a report is exported, and return its document.
 
-        The document is as it would be sent now: without ended or rejected matches, and only if no
-        match waits for a review.
+        The document has the form in which it would be sent now: without ended or rejected matches,
+        and only if no match waits for a review.
 
         Raises:
             UsageError: a match in it waits for a review.
@@ -454,7 +457,7 @@ class Outbox:
         """Hold the lock under which reports are sent and changed.
 
         Raises:
-            LockedError: another command holds it.
+            LockedError: another command holds the lock.
         """
         lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
         hint = "wait until it has finished; this command, or the next, sends the waiting reports"
@@ -520,7 +523,7 @@ class Outbox:
         return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
 
     def has_ended(self, match_id: str, record: Matches) -> bool:
-        """Return whether a match is to be in no report any more: it has ended, or was rejected."""
+        """Return whether no report may have this match any more: it has ended, or was rejected."""
         return self.policy.ended(record.get(match_id), record.reviews(match_id)) is not None
 
     def waiting(self, report: Report, record: Matches) -> list[str]:

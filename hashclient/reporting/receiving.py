@@ -1,7 +1,7 @@
 """Receives the signed answers of the bodies that reports were handed over to.
 
-An answer counts once, for one report of this machine, and only if the key that signs it is the one
-that the configuration pins for the destination.
+An answer counts once, for one report of this machine, and only if it is signed by the key that the
+configuration pins for the destination.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
     2. The answer is about a report of this machine that was handed over, and about its matches.
     3. The answer was not received before.
     4. The answer is written to the audit log, durably, and then to the stories of the matches.
-    5. Sealed files that the body asks to keep are on hold until then.
+    5. Sealed files that the body asks to keep are put on hold until the time that it names.
     6. The answer is written to the report, which is then acknowledged. After a kill before this,
        receiving the same answer again finishes the work.
 
@@ -103,7 +103,7 @@ def _report_of(outbox: Outbox, answer: Answer) -> Report:
 
 
 def _keep(outbox: Outbox, record: Matches, answer: Answer) -> None:
-    """Put sealed files that the body asks to keep on hold."""
+    """Put sealed files on hold if the body asks to keep them."""
     quarantine = Quarantine(outbox.session)
     for request in answer.requests:
         for match_id in request.matches if request.request == "keep" else ():

@@ -75,7 +75,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The known state of a report at a service.
 
-    `in_doubt` is a call whose answer is not known; it may not even have been made. `files` has the
+    `in_doubt` is a call whose answer is not known; perhaps the call was never made. `files` has the
     uploaded and described files, by match; `past` has reports that were given up.
     """
 
@@ -89,7 +89,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A package that is about to be put, or was put, into a directory: its name in the directory.
 
-    `sha256` is that of the archive or, for a directory, of its `custody.jsonl`.
+    `sha256` is the SHA-256 of the archive or, for a directory, of its `custody.jsonl`.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An answer that was received: who gave it, its words, and what it asks for, in words."""
+    """An answer of a body: who gave it, its words, and its requests, in words."""
 
     id: str
     received: datetime
@@ -135,11 +135,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One report. Times are in UTC.
 
     `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
-    withdrawn, settled or rejected before sending; `apart` are those that could not be sent and are
-    in other reports now. `unreviewed` is the decision of a person to send
-    it although matches in it wait for a review. `settled` is the last state that the audit log and
-    the record of matches have. `reference` is the recipient's name for the report, `answers` are
-    its signed answers.
+    withdrawn, settled or rejected before sending; `apart` are the ids of matches that could not be
+    sent and are in other reports now. `unreviewed` is the decision of a person to send it although
+    matches in it wait for a review. `settled` is the last state that the audit log and the record
+    of matches have. `reference` is the recipient's name for the report, `answers` are its signed
+    answers.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -168,7 +168,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_open(self) -> bool:
-        """Whether it still has to be sent."""
+        """Whether the report still has to be sent."""
         return self.state in (State.PREPARED, State.SUBMITTING, State.FAILED)
 
     @property
@@ -198,11 +198,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
-        """Return whether it is time to send it, to take it back, or to try again."""
+        """Return whether it is time to send the report, to take it back, or to try again."""
         return (self.is_open or self.is_retracting) and is_due(self.next_attempt, now)
 
     def is_overdue(self, now: datetime, deadline_hours: float) -> bool:
-        """Return whether it should have been handed over by now."""
+        """Return whether the report should have been handed over by now."""
         return self.is_open and now > self.created + timedelta(hours=deadline_hours)
 
     def replace(self, **changes: Any) -> Report:
@@ -241,9 +241,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Sent(msgspec.Struct, frozen=True):
     """The report after an attempt to send it or to take it back, and messages for people.
 
-    `error` is why it failed; `retry_after_s` is the pause in seconds that the other side asks for.
-    `stuck` has the matches that cannot be sent, each with the reason. `notes` need a person's
-    attention even after success.
+    `error` is why the attempt failed; `retry_after_s` is the pause in seconds that the destination
+    asks for. `stuck` has the matches that cannot be sent, each with the reason. `notes` need a
+    person's attention even after success.
     """
 
     report: Report

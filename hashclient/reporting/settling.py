@@ -54,7 +54,7 @@ def unsettled(report: Report) -> list[State]:
 
 
 def settle(session: Session, report: Report, state: State, record: Matches) -> None:
-    """Settle one state: first the log, durably, then the story of each match.
+    """Settle one state: write it first to the log, durably, then to the story of each match.
 
     Raises:
         AuditError, StateError: the state cannot be recorded.
@@ -88,8 +88,9 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
     """End the effects of a report that was handed over, before it is taken back.
 
-    Its matches are open again, and their items in quarantine are not due for destruction. This
-    comes first, so that after a kill no item is due because of a report that is being taken back.
+    The matches of the report are open again, and their items in quarantine are not due for
+    destruction. The record changes first, so that after a kill no item is due because of a report
+    that is being taken back.
 
     Raises:
         AuditError, StateError: the change cannot be recorded; the report counts as before.

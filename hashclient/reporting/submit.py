@@ -1,8 +1,8 @@
 """Sends the reports that wait in the outbox, each to its destination.
 
-One attempt at one report is made at a time, under the outbox's lock. The intent is written to the
-audit log before anything is sent. A failed attempt is noted with its error and the time of the next
-attempt. A failure does not stop the other reports.
+Only one attempt at one report is made at a time, under the outbox's lock. The intent is written to
+the audit log before anything is sent. A failed attempt is noted with its error and the time of the
+next attempt. A failure does not stop the other reports.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Sender:
         return self._send_all(self._is_due)
 
     def send_waiting(self) -> Iterator[Sent]:
-        """Send all waiting reports now, due or not, one by one: a person asks for it.
+        """Send all waiting reports now, due or not, one by one, since a person asks for it.
 
         Raises:
             LockedError: another command is working on reports.
@@ -104,7 +104,7 @@ class Sender:
                     damaged = error
             for report in sorted(reports, key=lambda r: (r.created, r.id)):
                 if report.settled is None:
-                    continue  # another command is making it at this moment
+                    continue  # another command is making this report at this moment
                 if not report.is_open and not report.is_retracting:
                     self._outbox.settle(report, self._record)
                 elif is_wanted(report):
@@ -156,8 +156,8 @@ class Sender:
 
         1. A report that was handed over does not count any more: this is written to the log and the
            record of matches, and no item is due for destruction because of the report.
-        2. The decision to take it back is written to disk. After a kill from here on, the next
-           command that sends goes on.
+        2. The decision to take the report back is written to disk. After a kill from here on, the
+           next command that sends goes on.
         3. The report is taken back, and this is noted.
 
         Raises:
@@ -215,8 +215,8 @@ class Sender:
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # This is not the report's fault, so there is no pause: the report is sent as soon as
-            # the log works again.
+            # The report did not cause this failure, so there is no pause: the report is sent as
+            # soon as the log works again.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             sent = Sent.not_done(self._failed(report.id, error), error)

@@ -138,8 +138,8 @@ def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
 def ahead(items: Iterator[T], room: int) -> Generator[T]:
     """Yield `items`; a thread makes up to `room` items in advance.
 
-    If making an item raises an exception, it is raised instead of yielding the item. This helps
-    where the time is spent in libraries that release Python's lock.
+    If making an item raises an exception, it is raised instead of yielding the item. The thread
+    helps if the time is spent in libraries that release Python's lock.
 
     Raises:
         StateError: the system has no room for a thread.

@@ -1,11 +1,11 @@
 """Directories held by descriptor, so that nobody can redirect us by renames or links.
 
 A path is resolved by the kernel at each call, so another user who may write to a directory on the
-way can exchange its content between two calls. Here a directory is opened once; every later step is
-relative to its descriptor and follows no link. Only the PATH that the user gave may lead through
+way can exchange its content between two calls. This module opens a directory once; every later step
+is relative to the descriptor and follows no link. Only the PATH that the user gave may lead through
 links (`Directory.given`): naming it was the user's decision.
 
-`openat2` opens a path of many components in one call; where the kernel lacks it or forbids it, the
+`openat2` opens a path of many components in one call; if the kernel lacks or forbids the call, the
 components are opened one by one. Functions raise the errors of the system. `strangers` finds out
 who else may write to the directories on the way.
 
@@ -118,7 +118,7 @@ class Directory:
         """Create a regular file that nobody else has made, with `mode` whatever the umask is.
 
         Raises:
-            FileExistsError: the name is taken, be it by a link.
+            FileExistsError: the name is taken, perhaps by a link.
             OSError: the file cannot be created.
         """
         fd = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -161,7 +161,7 @@ class Directory:
         os.unlink(name, dir_fd=self.fd)
 
     def unlink_if(self, name: str, identity: Identity) -> bool:
-        """Remove a name if it belongs to the file with this identity; return whether it did.
+        """Remove a name if it belongs to the file with this identity; return whether it was.
 
         The name is moved aside first. So nobody can exchange the file between the look and the
         removal; another file is put back.
@@ -210,7 +210,7 @@ def sync_directory(directory: int) -> None:
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    except PermissionError:  # a directory that may be written to, but not read
+    except PermissionError:  # a directory that we may write to, but not read
         os.sync()
         return
     try:
@@ -324,7 +324,7 @@ def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int
     """Call the system's openat2; None is the working directory.
 
     Raises:
-        OSError: the call failed; ENOSYS where the kernel does not have it.
+        OSError: the call failed; ENOSYS if the kernel does not have it.
     """
     how = _OpenHow(flags, 0, resolve)
     at = -100 if directory is None else directory  # AT_FDCWD
@@ -427,7 +427,7 @@ def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOR
     """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
 
     Raises:
-        OSError: the call failed; EINVAL or ENOSYS where it is not supported.
+        OSError: the call failed; EINVAL or ENOSYS if it is not supported.
     """
     function = getattr(_libc(), "renameat2", None)  # glibc 2.28, musl 1.2.6
     if function is None:

@@ -1,9 +1,9 @@
 """The quotas of processor time and memory that a control group gives this process.
 
 With a quota the kernel still shows all processors and all memory. If a program starts one process
-for each processor, the kernel throttles all of these together. Both hierarchies of groups are read:
-version 2 and version 1. A group cannot have more than the groups above it, so each of these is
-read. A file that cannot be read sets no limit.
+for each processor, the kernel throttles all these processes together. Both hierarchies of groups
+are read: version 2 and version 1. A group cannot have more than the groups above it, so the files
+of all these groups are read. A file that cannot be read sets no limit.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def available_memory(
 ) -> int | None:
     """Return how many bytes of memory can still be used without harm to other programs.
 
-    This is the lowest of the kernel's number for the machine and the remaining bytes of each group.
-    None if no number is known.
+    The result is the lowest of the kernel's number for the machine and the remaining bytes of each
+    group. None if no number is known.
     """
     left = [
         free
@@ -53,10 +53,10 @@ def available_memory(
 def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
     """Yield the directory of each of our groups, innermost first, of both versions.
 
-    The groups of version 1 are those of `controller`.
+    In version 1, the groups are those of `controller`.
 
     In a container, the path of a group may be its path on the host. Then only the directories of
-    our groups exist here.
+    our groups exist in this hierarchy.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -81,7 +81,7 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Return the quota of one group in processors, None if it has none."""
+    """Return the quota of one group in processors, None if the group has none."""
     try:
         # Version 2: `max 100000`, or microseconds of processor time and of the period.
         used, period = (group / "cpu.max").read_text(encoding="ascii").split()
@@ -95,7 +95,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory_left(group: Path) -> int | None:
-    """Return how many bytes one group has left, None if it has no limit.
+    """Return how many bytes one group has left, None if the group has no limit.
 
     The kernel can free pages of files that were not used for a while, so these count as free.
     """

@@ -1,7 +1,7 @@
 """Runs a program that the configuration names, with limits on its environment, time and output.
 
-The program gets its input as a file. It gets only few variables of our environment, since others
-may hold keys and tokens. Error messages never contain its output.
+The program gets its input as a file. The program gets only few variables of our environment, since
+others may hold keys and tokens. Error messages never contain its output.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def run_command(
 ) -> bytes:
     """Give bytes to a program on its standard input, and return its output after its end.
 
-    `of` says whose program it is. Without `most_bytes`, nobody reads its output. After any error,
-    the program and its children are killed.
+    `of` says whose program this is. Without `most_bytes`, nobody reads the output of the program.
+    After any error, the program and its children are killed.
 
     Raises:
         ConfigError: the program is not named by an absolute path, or cannot be run.

@@ -1,4 +1,4 @@
-"""Open descriptors: errors where there is no room for more, and reading from pipes.
+"""Open descriptors: errors if there is no room for more, and reading from pipes.
 
 A pipe may be read before its bytes have come: then reading waits. Another process that shares a
 pipe can make it non-blocking for all. Such a pipe answers "not now" while it is empty; this is not

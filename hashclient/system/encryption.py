@@ -25,7 +25,7 @@ _BY_IDENTIFIER, _PRESENT = 2, 2
 
 
 def shows_all_names(fd: int) -> bool:
-    """Return whether a name that an open directory does not show is really not there."""
+    """Return whether a name that an open directory does not show really does not exist."""
     if not attributes(fd) & _STATX_ATTR_ENCRYPTED:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash.
+"""Files that are complete after a crash.
 
 Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
 directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
@@ -55,7 +55,7 @@ def fsync(path: Path, flags: int = 0) -> None:
 
 
 def make_durable(paths: Iterable[Path], *directories: Path) -> None:
-    """Make files durable, and then their names and those in `directories`.
+    """Make files durable, and then their names and the names in `directories`.
 
     All files wait for the disk together, which takes little longer than waiting for one.
 
@@ -268,7 +268,7 @@ def user_path(text: str) -> Path:
     """Return the path for a text from a user, which may begin with `~`.
 
     Raises:
-        ConfigError: the text cannot be a path, or the home directory is not known.
+        ConfigError: the text has not the form of a path, or the home directory is not known.
     """
     if "\0" in text:
         raise ConfigError(f"not a path: {printable(text)}")
@@ -282,7 +282,7 @@ def user_path(text: str) -> Path:
 
 
 def state_error(what: str, path: Path, error: OSError) -> StateError:
-    """Translate an error of the system on a state file into one of ours."""
+    """Translate an error of the system on a state file into an error of ours."""
     return StateError(
         f"{what}: {printable(path)}: {error.strerror or error}", hint=hint_of(error.errno)
     )
@@ -293,7 +293,7 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
     """Translate an error of the system in the block, as `state_error` does.
 
     Raises:
-        StateError: such an error has happened.
+        StateError: an error of the system has happened.
     """
     try:
         yield
@@ -337,8 +337,8 @@ def acquire(
 ) -> bool:
     """Lock an open file for this process alone or, with `shared`, for all readers.
 
-    Return False if others keep it locked for `wait_s` seconds. Closing the file unlocks it.
-    `on_wait` is called once when the wait begins.
+    Return False if other processes keep the file locked for `wait_s` seconds. Closing the file
+    unlocks it. `on_wait` is called once when the wait begins.
 
     Raises:
         OSError: the file cannot be locked; not every file system has locks.
@@ -390,7 +390,7 @@ def writer_lock(
     holds the lock; the defaults are for a state directory.
 
     Raises:
-        LockedError: another process holds it for longer than `wait_s` seconds.
+        LockedError: another process holds the lock for longer than `wait_s` seconds.
         StateError: the lock file cannot be opened or locked.
     """
     with state_errors("cannot open lock", path):

@@ -1,22 +1,22 @@
 """Tells which file systems have sizes and times that can be relied on.
 
 A scan does not open a file whose size no entry has, and does not read a file again whose status is
-unchanged. Both are sound only where the kernel keeps the status itself. Files of proc and sysfs
+unchanged. Both rules are sound only if the kernel keeps the status itself. Files of proc and sysfs
 have size 0 or 4,096 whatever they hold, and the status of a FUSE file comes from a program that an
-ordinary user may have mounted. A file system that is not known here is not trusted: its files are
-read, so no match is missed.
+ordinary user may have mounted. A file system that this table does not know is not trusted: its
+files are read, so no match is missed.
 
-Times are less reliable than sizes. An unchanged status means an unchanged file only where each
-change sets ctime and nobody can set ctime otherwise. FAT has no ctime; with FUSE a program chooses
-it; in an image of squashfs or iso9660 its maker chose it. On tmpfs, a writable memory map that was
-first read from can be written to without any change of times, even if the map is made late.
-`identity` finds out which file system it is, since device numbers are used again.
+Times are less reliable than sizes. An unchanged status means an unchanged file only if each change
+sets ctime and nobody can set ctime otherwise. FAT has no ctime; in FUSE a program chooses the
+ctime; in an image of squashfs or iso9660 the maker of the image chose it. On tmpfs, a writable
+memory map that was first read from can be written to without any change of times, even if the map
+is made late. `identity` finds out which file system it is, since device numbers are used again.
 
 Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
-like any other of its type, and a server of NFS or SMB is trusted like a disk.
+    like any other of its type, and a server of NFS or SMB is trusted like a disk.
 
 The types of file systems are known by their number in statfs(2): the numbers are from
-linux/magic.h, and from the file systems' own headers where they are not part of Linux. A type that
+linux/magic.h, and for file systems that are not part of Linux, from their own headers. A type that
 is not in the table has no trait, so nothing about it is relied on. Mounts are read from
 `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 """
@@ -163,7 +163,8 @@ class SizeTrust(enum.Enum):
     FULL = enum.auto()
 
 
-#: These are plain names, since looking up a member of an enumeration is ten times as slow.
+#: These constants are plain names, since looking up a member of an enumeration is ten times as
+#: slow.
 NONE, NONZERO, FULL = SizeTrust
 
 #: The types without a block device whose sizes are trusted, the types whose ctime shows each

@@ -1,8 +1,8 @@
 """Identifies the file system of a file by a number that no other file system gets.
 
-`st_dev` is not enough: the next mount may get the same number, and without a single block device
-(btrfs, overlay, a network) it may change at each start. So a file system is identified by the first
-of these that it has:
+`st_dev` is not enough: the next mount may get the same number, and if a file system does not lie on
+a single block device (btrfs, overlay, a network) the number may change at each start. So a file
+system is identified by the first of these that it has:
 
 1. its UUID, if it lies on built-in disks;
    on btrfs the UUID of the subvolume, too, since a snapshot has the inodes of its source;
@@ -11,9 +11,9 @@ of these that it has:
 4. else the number of its mount, which is not used again until the machine is restarted.
 
 A UUID can be forged as easily as times. So portable media are identified by their mount only: loop
-devices, removable media, and devices on a bus for these. A file system mounted by a user is not
-identified at all, since the user may be able to write to its image past the file system. Neither is
-a file system without any of the above.
+devices, removable media, and devices on a bus for removable media. A file system mounted by a user
+is not identified at all, since the user may be able to write to its image past the file system.
+A file system without any of the above is not identified either.
 
 Limits: a bit-by-bit copy of a disk that takes the place of the original counts as the original.
 """
@@ -52,7 +52,7 @@ from hashclient.system.filesystems import (
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
 #: Types on which leases were tested against writes through maps made before and after the lease.
 #: Not xfs: a user who may write to two files can exchange their contents without a change of times
-#: (`XFS_IOC_SWAPEXT`). Not overlay: the kernel does not count a map of its files.
+#: (`XFS_IOC_SWAPEXT`). Not overlay: the kernel does not count a memory map of its files.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the request, and the length of its answer.
@@ -60,9 +60,9 @@ _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the request, the length of its answer, and the offset of the UUID in the
 #: answer.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
-#: The same for the subvolume of a file. The number of a deleted subvolume may be used again after
-#: the file system is mounted again. The number of the first subvolume is never used again; this
-#: subvolume may have no UUID.
+#: The same for the request about the subvolume of a file. The number of a deleted subvolume may be
+#: used again after the file system is mounted again. The number of the first subvolume is never
+#: used again; this subvolume may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the same for its geometry, for kernels before 6.9.
@@ -126,7 +126,7 @@ class Identities:
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
-        """Start without any file system; `facts` are those of this machine by default."""
+        """Start without any file system; `facts` are the facts of this machine by default."""
         self._facts = facts or Facts()
         self._known: dict[tuple[int, int, int], Identity | None] = {}
 
@@ -262,7 +262,8 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     if below and layers < _MAX_LAYERS:
         names = [_disk_name(disk, layers + 1) for disk in below]
         own = _read(path / "dm/uuid")
-        # A volume of the device mapper without a UUID may be a snapshot of another of these disks.
+        # A volume of the device mapper without a UUID may be a snapshot of another volume on these
+        # disks.
         if None in names or (not own and (path / "dm").exists()):
             return None
         return b" ".join(filter(None, [own, *sorted(filter(None, names))]))
@@ -322,7 +323,7 @@ def attributes(fd: int) -> int:
 def is_mount_root(fd: int) -> bool:
     """Return whether an open file or directory is the root of a mount.
 
-    False with a kernel before 5.8, which does not say so. Nobody can rename such a path.
+    False with a kernel before 5.8, which does not say so. Nobody can rename a path of this form.
     """
     return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 

@@ -1,7 +1,8 @@
-"""The paths in a state directory; each of them is named here and nowhere else.
+"""The paths in a state directory; each path is named in this module and nowhere else.
 
 Other modules get a path from the `Layout` in the settings. `FILES` says what each file is for; a
-test compares it with the files of a real state, and `docs/operations/where-things-are.md` shows it.
+test compares `FILES` with the files of a real state, and `docs/operations/where-things-are.md`
+shows it.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Layout(msgspec.Struct, frozen=True):
     exceptions = _Below("decisions", "exceptions.json")
     #: The outbox of alerts.
     alerts = _Below("alerts", "outbox.json")
-    #: The documents that this machine has published, and what it knows of others.
+    #: The documents that this machine has published, and what it knows of other machines.
     fleet = _Below("fleet")
 
     def provider(self, name: str) -> Path:

@@ -4,8 +4,8 @@ A write through a shared memory map sets the times of a file only when the kerne
 writable. After the first write, the same process can write to the page again and again without a
 change of times. A read lease (fcntl(2), `F_SETLEASE`) is refused while the file is open for writing
 anywhere, and a writable map counts as open. So if a lease is granted before a file is read, nobody
-has a writable page of it: to change the file later, a process must open it first, and this change
-sets the times.
+has a writable page of the file: to change the file later, a process must open it first, and this
+change sets the times.
 
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
 the holder SIGIO, which ends a process that does not ignore it. So the lease is returned at once, or
@@ -23,8 +23,8 @@ from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
 #: Types on which tests showed that a lease keeps every writer out: ext2 to ext4, btrfs, xfs. Not
-#: overlay, where the map belongs to another file, nor a network, where other machines do not ask
-#: this kernel.
+#: overlay, where the map belongs to another file; and not a network, where other machines do not
+#: ask this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 

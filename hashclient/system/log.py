@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-#: The name above those of all loggers.
+#: The name above the names of all loggers.
 NAME = "hashclient"
 _INFO, _DEBUG = 20, 10
 

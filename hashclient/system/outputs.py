@@ -10,8 +10,8 @@ the directory is opened step by step and then held by descriptor, with these rul
 3. If others may not change the directory, but a directory above it, no existing file is written to
    or replaced: they may have exchanged the way. Only programs in a group of the system may change
    the way (rule 3 of `strangers`).
-4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
-   always followed.
+4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to open files: they are always
+   followed.
 
 `strangers` defines who the others are. A new file is made only if its name is free.
 """
@@ -55,7 +55,7 @@ class Place:
         self.directory = Directory.given(start)
         #: Whether the way up to this directory could be changed by others, and by whom.
         self._changes_way: Stranger | None = None
-        #: The same, but groups of the system are trusted.
+        #: The same question, but groups of the system are trusted.
         self._moves_on_way: Stranger | None = None
         #: Who else may add names to this directory.
         self._adds_names: Stranger | None = None
@@ -88,10 +88,10 @@ class Place:
         self._look()
 
     def check_link(self, name: str) -> None:
-        """Refuse a link that others may have put there.
+        """Refuse a link that others may have put in its place.
 
         Raises:
-            UsageError: others may change it.
+            UsageError: others may change the link.
         """
         if (who := self._changes_way or self._adds_names) is not None:
             shown = printable(self.directory.path_of(name))
@@ -100,8 +100,8 @@ class Place:
     def check_way(self) -> None:
         """Refuse an existing file if others may have led us to its directory.
 
-        They can only exchange directories with the same parent, since links are not followed. So
-        groups of the system are trusted here.
+        Other users can only exchange directories with the same parent, since links are not
+        followed. So groups of the system are trusted in this function.
 
         Raises:
             UsageError: others may have led us to this directory.
@@ -139,7 +139,7 @@ class Place:
                 )
 
     def status(self) -> os.stat_result | None:
-        """Return the status of the file, or None if there is none.
+        """Return the status of the file, or None if the file does not exist.
 
         Raises:
             OSError: the status cannot be read.
@@ -153,7 +153,7 @@ class Place:
         """Open the file for writing, and make it if it is missing; it is not emptied.
 
         Raises:
-            UsageError: the rules above forbid it.
+            UsageError: the rules of this module forbid it.
             OSError: the file cannot be opened.
         """
         for _ in range(_MOST_TRIES):
@@ -271,7 +271,8 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
         status = os.fstat(made.fd)
-        # If somebody exchanged it for another of our directories, others might have access to that.
+        # If somebody exchanged our file for another of our directories, others might have access to
+        # that directory.
         is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
         if not is_ours or made.names():
             raise OSError(errno.EBUSY, "somebody has exchanged it", made.path)
@@ -336,13 +337,13 @@ def _is_link(directory: Directory, name: str) -> bool:
 
 @contextlib.contextmanager
 def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of a named one when the block ends without an error.
+    """Open a new file that takes the place of a named file when the block ends without an error.
 
     A link with this name is replaced as well.
 
     Raises:
-        UsageError: the way leads through a link that others may have made, or to a file that is
-            there already and that they may have led us to.
+        UsageError: the way leads through a link that others may have made, or to an existing file
+            to which others may have led us.
         StateError: as `files.atomic_file`.
     """
     with contextlib.ExitStack() as stack:

@@ -3,7 +3,7 @@
 A process that checks files has the seal key, credentials and digests in its memory. So it leaves no
 core dump, and no debugger can attach, unless `HASHCLIENT_DEBUG` is set.
 
-An index is read through memory maps. Where the disk has a bad block, or somebody has cut the file
+An index is read through memory maps. If the disk has a bad block, or somebody has cut the file
 short, the kernel cannot read the page and sends SIGBUS to the code that touches it: numpy, OpenSSL
 or `mmap`, in any thread, with or without Python's lock. An exception is not possible there, so the
 handler writes one sentence and ends the process with an exit code of the table. The handler is
@@ -45,7 +45,7 @@ _PR_SET_DUMPABLE = 4
 #: How many objects are made before the garbage collector looks for cycles: more than the start of a
 #: command makes, since almost all of these objects stay. Measured in CPU time against Python's 700:
 #: a scan of one file 336 ms instead of 353, of 40,000 files 554 instead of 634; of 400,000 files on
-#: a cluster, 1.08 times that of processes of one machine instead of 1.18.
+#: a cluster, 1.08 times the time of processes of one machine instead of 1.18.
 GC_THRESHOLD = 200_000
 
 #: Returns the exit code for the handler if there is more to report than the failure, such as a
@@ -63,8 +63,8 @@ def is_debugged() -> bool:
 def keep_memory_private() -> None:
     """Forbid core dumps of this process, and reading its memory by other processes of its user.
 
-    The limit on core files alone is not enough: the kernel ignores it where a program receives the
-    core. A child process inherits the limit, but must set the rest again after an exec.
+    The limit on core files alone is not enough: the kernel ignores the limit if a program receives
+    the core. A child process inherits the limit, but must set the rest again after an exec.
     """
     if is_debugged():
         return

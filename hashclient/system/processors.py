@@ -1,6 +1,6 @@
 """How processes and threads spend their time: running, or waiting for a processor or else.
 
-The times come from the scheduler (`/proc/PID/schedstat`), in nanoseconds. They show whether a
+The times come from the scheduler (`/proc/PID/schedstat`), in nanoseconds. The times show whether a
 process is slow because the machine is busy or because the storage is slow.
 """
 
@@ -53,7 +53,7 @@ class Allowance:
 
     @property
     def spent_s(self) -> float:
-        """The part of the time that is used."""
+        """The seconds since the beginning, without those of waiting for a processor."""
         return time.monotonic() - self._began - (self._queued_s() - self._queued)
 
     @property
@@ -72,7 +72,7 @@ class Allowance:
 
 
 def is_runnable(pid: int) -> bool:
-    """Return whether a process runs, or could run if there was a processor for it.
+    """Return whether a process runs, or could run if a processor was free.
 
     The kernel adds a wait to the times of the process only when it runs again.
     """
@@ -82,9 +82,9 @@ def is_runnable(pid: int) -> bool:
 
 
 def children_of(parents: Collection[int]) -> list[tuple[int, int]]:
-    """Return the processes that `parents` have started, each after the one that has started it.
+    """Return the processes that `parents` have started, each after the process that has started it.
 
-    This looks at every process of the machine, so it should not be called often.
+    The function looks at every process of the machine, so it should not be called often.
     """
     found: list[tuple[int, int]] = []
     for name in os.listdir("/proc"):  # noqa: PTH208 - not sorted, and no objects

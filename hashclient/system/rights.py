@@ -35,7 +35,7 @@ _SYS_SETGROUPS = {
 }
 #: The layout of capabilities with 64 bits: linux/capability.h.
 _CAPABILITIES_3 = 0x20080522
-#: An id that no user has: setfsuid(2) only returns the present one then.
+#: An id that no user has: for this id, setfsuid(2) only returns the present id.
 _NOBODY = ctypes.c_uint32(0xFFFFFFFF)
 
 
@@ -92,7 +92,7 @@ def _take(rights: Rights) -> None:
     """Take ids for access to files, in this thread.
 
     Raises:
-        OSError: not all were taken.
+        OSError: not all rights were taken.
     """
     libc = _libc()
     groups = (ctypes.c_uint32 * len(rights.groups))(*rights.groups)
@@ -113,7 +113,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     rights again.
 
     Raises:
-        OSError: this process may not take these rights; nothing is changed then.
+        OSError: this process may not take these rights; then nothing is changed.
     """
     if rights is None:
         yield contextlib.nullcontext

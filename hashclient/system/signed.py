@@ -36,7 +36,8 @@ def sign_document(document: object, tag: bytes, key: Ed25519PrivateKey) -> bytes
 def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> tuple[T, str]:
     """Return the content of a document, and the public key that has signed it.
 
-    1. There are at most `max_bytes`: two lines, each one JSON object, the first one of its `kind`.
+    1. There are at most `max_bytes`: two lines, each one JSON object, the first object of its
+       `kind`.
     2. The key in the second line has signed the first line.
 
     Raises:

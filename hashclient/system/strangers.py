@@ -66,10 +66,10 @@ def stranger_on(
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
-    """Return where `path` leads now, and the first place where others may change a link to that.
+    """Return where `path` leads now, and the first place where others may change a link to it.
 
-    None if the way has no link that others may change. One walk finds both results, so a link that
-    appears or disappears meanwhile counts for both.
+    The place is None if the way has no link that others may change. One walk finds both results, so
+    a link that appears or disappears meanwhile counts for both.
 
     Raises:
         OSError: as `stranger_on`.

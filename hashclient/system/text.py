@@ -119,7 +119,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 class _Zone:
-    """The zone that people see: UTC, or the local one of this process."""
+    """The zone that people see: UTC, or the local zone of this process."""
 
     is_local = False
 

@@ -60,7 +60,7 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
             feeder.join()
         said.seek(0)
         message = said.read().decode(errors="replace")
-    # If `age` ends early, it closes its input; its own message says why.
+    # If `age` ends early, it closes its input; the message of `age` says why.
     failures = [error for error in failures if not isinstance(error, BrokenPipeError)]
     if failures:
         raise failures[0]

@@ -31,7 +31,7 @@ class _Header(msgspec.Struct, frozen=True):
     delimiter: str
     columns: list[str]
     ours: dict[str, str]
-    #: Names need not be UTF-8: those of the NSRL are not.
+    #: Names need not be UTF-8: names in the NSRL are not.
     any_bytes: bool
 
 
@@ -81,7 +81,7 @@ def _header(head: bytes, line: int, file: ImportFile) -> _Header:
 
 
 def _row_lines(first: int, chunk: bytes, file: ImportFile) -> Int64:
-    """Return the numbers of the lines that are not blank: those that are rows."""
+    """Return the numbers of the lines that are not blank: these lines are rows."""
     data: Uint8 = np.frombuffer(chunk, np.uint8)
     ends = np.flatnonzero(data == ord("\n"))
     lengths = np.diff(ends, prepend=-1)

@@ -73,7 +73,7 @@ class Reading(msgspec.Struct, frozen=True):
         """Count a row that cannot be used.
 
         Raises:
-            UsageError: there are more than `max_bad`.
+            UsageError: more than `max_bad` rows cannot be used.
         """
         if len(self.remarks.skipped) >= self.max_bad:
             if not self.max_bad:
@@ -146,7 +146,8 @@ class ImportFile:
     def head(self) -> bytes:
         """Return the first line that is neither blank nor a comment, without its end.
 
-        A line that is too long is cut; b"" if there is no such line in the first `HEAD_BYTES`.
+        A line that is too long is cut; the result is b"" if the first `HEAD_BYTES` have no such
+        line.
 
         Raises:
             UsageError: reading fails.
@@ -241,7 +242,7 @@ class ImportFile:
         """Wait for bytes of the stream.
 
         Another process that shares a pipe can make it non-blocking for all. Such a pipe gives None
-        while it is empty; this is not its end, so the bytes to come must be waited for.
+        while it is empty; this is not its end, so the reader must wait for more bytes.
         """
         while True:
             block: bytes | None = self.stream.read(CHUNK_BYTES)

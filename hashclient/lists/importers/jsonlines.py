@@ -1,4 +1,4 @@
-"""JSON, one object a line (JSONL): its keys are columns.
+"""JSON, one object a line (JSONL): the keys are columns.
 
 Objects need not have the same keys. A key `baseline` may say which rows are meant, as in a table.
 """
@@ -49,7 +49,7 @@ class JsonLines:
 
 
 class _Records:
-    """Objects until they are a batch."""
+    """Collects objects until they are a batch."""
 
     def __init__(self, file: ImportFile) -> None:
         self._file, reading = file, file.reading

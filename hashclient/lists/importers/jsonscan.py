@@ -75,7 +75,7 @@ class Scanner:
                 return ""
 
     def take(self, character: str) -> bool:
-        """Step over `character` if it comes next; say whether it did."""
+        """Step over `character` if it comes next; return whether it came."""
         if self.peek() != character:
             return False
         self.at += 1

@@ -17,7 +17,8 @@ from hashclient.lists.importers.importfile import BYTE_ORDER_MARK, MAX_LINE_BYTE
 
 Numbered = Iterator[tuple[int, bytes]]
 
-#: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.
+#: How UTF-16 and UTF-32 begin, if they say so. Without this beginning, every second character is a
+#: NUL.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 #: Characters refused within a line: NUL, and all that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
@@ -29,7 +30,7 @@ _ROW_START = re.compile(
 
 
 def chunks_of_lines(file: ImportFile) -> Numbered:
-    """Yield whole lines, many at a time, from the first that is neither blank nor a comment.
+    """Yield whole lines, many at a time, from the first line that is neither blank nor a comment.
 
     Each line ends in LF alone; each chunk comes with the number of its first line. The caller has
     to pass everything from the first row on to `refuse_separators`.
@@ -75,10 +76,10 @@ def _whole_lines(file: ImportFile) -> Numbered:
 
 
 def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
-    """Yield lines one by one, without their ends; blank ones and comments are left out.
+    """Yield lines one by one, without their ends; blank lines and comments are left out.
 
     Raises:
-        UsageError: a line is too long, or holds what may be meant to end it.
+        UsageError: a line is too long, or contains a character that may be meant to end the line.
     """
     refuse_separators(chunk, first, file)
     # The chunk ends in a newline, so the last part is empty and drops out here.

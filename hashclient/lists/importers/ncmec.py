@@ -129,7 +129,7 @@ class _Document:
         self._parse(b"", last=True)
 
     def batch(self) -> DigestBatch:
-        """Return the usable entries that were read since, possibly none."""
+        """Return the usable entries that were read since the last call, possibly none."""
         import pyarrow as pa
 
         entries, numbers = self._entries, np.array(self._numbers, np.int64)

@@ -45,10 +45,10 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
 
     `names` are the names of rows in the file (decoded with surrogateescape): file names in a sum
     file, names of signatures in a file of ClamAV; None for a row without a name. `lines` (count,)
-    are line numbers from 1, in a database those of rows. `digests[a]` is a pair: the digests of
+    are line numbers from 1, or row numbers in a database. `digests[a]` is a pair: the digests of
     algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,)
-    are in bytes or `NO_SIZE`. The last three are None unless the file has such a column; `added` is
-    (count,) datetime64[ms] in UTC, NaT for an empty cell.
+    are in bytes or `NO_SIZE`. The last three values are None unless the file has such a column;
+    `added` is (count,) datetime64[ms] in UTC, NaT for an empty cell.
     """
 
     count: int
@@ -172,8 +172,8 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each such beginning has one of these texts. Few names have one of them; many names are searched
-#: together.
+#: Each beginning of a row has one of these texts. Few names have one of them; many names are
+#: searched together.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 

@@ -35,7 +35,7 @@ class Sums:
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line is a digest, or one of a sum file."""
+        """Return whether a first line is a digest, or a line of a sum file."""
         return _SUM_LINE.fullmatch(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

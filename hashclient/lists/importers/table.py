@@ -31,10 +31,9 @@ def batch_of(
 ) -> DigestBatch:
     """Return the chosen and usable rows, possibly none.
 
-    `cells` are columns of text by our names for them, None for an empty cell; sizes may be
-    numbers. `lines` are the
-    numbers of the rows. `column` gives any column of the file by its name in small letters, for
-    `--where`.
+    `cells` are columns of text by our names for the columns, None for an empty cell; sizes may be
+    numbers. `lines` are the numbers of the rows. `column` gives any column of the file by its name
+    in small letters, for `--where`.
 
     Raises:
         UsageError: more rows are unusable than allowed.
@@ -94,7 +93,7 @@ class _Table:
 
     def batch(self) -> DigestBatch:
         count = self._count
-        # This comes first: rows that are not chosen need not be understood.
+        # This step comes first: rows that are not chosen need not be understood.
         categories = self._categories()
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         has_digest = np.zeros(count, np.bool_)

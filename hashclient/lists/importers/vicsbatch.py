@@ -114,7 +114,7 @@ class Fields:
         """Derive the fields from `reading`.
 
         Raises:
-            UsageError: a column is named that cannot be one.
+            UsageError: `reading` names a column that the format does not have.
         """
         reading = file.reading
         #: Our columns with their fields.
@@ -138,7 +138,7 @@ class Fields:
 
 
 class Media:
-    """Media that were read until they are a batch."""
+    """Collects media until they are a batch."""
 
     def __init__(self, file: ImportFile, fields: Fields) -> None:
         """Begin without media."""

@@ -46,7 +46,7 @@ _MOST_NAMED = 5
 #: Reported if the kernel says that somebody has the file open, but `/proc` does not show who.
 UNSEEN = "a program that is not visible from here"
 
-#: Another directory is in the place where the file was read: because of a mount, or somebody has
+#: Another directory is now at the path of the file: something was mounted, or somebody has
 #: exchanged the directories.
 OTHER_DIRECTORY = "its directory has changed: is a file system not mounted?"
 
@@ -70,7 +70,7 @@ class HeldFile:
 
     @property
     def size(self) -> int:
-        """Its length in bytes when it was opened."""
+        """The length of the file in bytes when it was opened."""
         return self.status.st_size
 
     def read(self, count: int) -> bytes:
@@ -90,7 +90,7 @@ class HeldFile:
         return is_unchanged(self.status, os.fstat(self.fd))
 
     def is_seen(self) -> bool:
-        """Return whether it is the file that was read, by its inode."""
+        """Return whether this is the file that was read, by its inode."""
         return self._seen is not None and self._seen.is_file(self.status)
 
 
@@ -104,7 +104,7 @@ class FileSpot:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[HeldFile]:
-        """Open the regular file that is there.
+        """Open the regular file at this spot.
 
         Raises:
             OSError: the file cannot be opened, or is not a regular file.
@@ -140,7 +140,7 @@ class FileSpot:
         return Removed(done=True, remains=_remains(file.fd))
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Put back a file that a kill has left under the private name, or remove it if it may go.
+        """Put back a file that a kill has left under the private name, or remove it.
 
         Raises:
             OSError: the state of the file cannot be found out.
@@ -178,7 +178,7 @@ class FileSpot:
         return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return why not if this fails."""
+        """Leave the tombstone of an item, if the item has one; return the reason if this fails."""
         return put_tombstone(self.place, item)
 
     def names(self) -> Names:
@@ -194,8 +194,8 @@ class Files:
         """Open the directory of a path, through no link at any of its components.
 
         Raises:
-            OSError: a component is a link, is missing or is not a directory; or it is another
-                directory than the file that was `seen` was in.
+            OSError: a component is a link, is missing or is not a directory; or the directory is
+                another one than the directory of the file that was `seen`.
         """
         with open_place(locator) as place:
             if seen is not None and not seen.is_directory(os.fstat(place.fd)):

@@ -1,7 +1,7 @@
 """The interface of isolators: hold a matched object at its place, read it, remove exactly it.
 
 `isolate` decides the order of the steps and proves the content; an isolator does what depends on
-the kind of place. Errors are those of the system (`OSError`); as messages, they end the act on one
+the kind of place. Errors are errors of the system (`OSError`); as messages, they end the act on one
 match. A file is always restored to the file system, wherever it came from, so `restore` does not
 use isolators.
 """
@@ -31,7 +31,7 @@ class Held(Protocol):
 
     @property
     def size(self) -> int:
-        """Its length in bytes when it was opened."""
+        """The length of the file in bytes when it was opened."""
         ...
 
     def read(self, count: int) -> bytes:
@@ -47,11 +47,11 @@ class Held(Protocol):
         ...
 
     def is_unchanged(self) -> bool:
-        """Return whether it is unchanged since it was opened, as far as is known."""
+        """Return whether the file is unchanged since it was opened, as far as is known."""
         ...
 
     def is_seen(self) -> bool:
-        """Return whether it is the file that was read, and not another one under its name."""
+        """Return whether this is the file that was read, and not another file under its name."""
         ...
 
 
@@ -59,7 +59,7 @@ class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
     If `done`, `remains` says what is left of the file elsewhere. Otherwise `why` says why nothing
-    was removed; with `is_meant`, this is intended.
+    was removed; with `is_meant`, the configuration wants this.
     """
 
     done: bool
@@ -91,7 +91,7 @@ class Spot(Protocol):
     """The place where a file was found, and a name in it."""
 
     def hold(self) -> AbstractContextManager[Held]:
-        """Open the file there, through no link and without changing it.
+        """Open the file at the spot, through no link and without changing it.
 
         Raises:
             OSError: the file cannot be opened; `hold_if_there` knows which errors mean that the
@@ -131,7 +131,7 @@ class Spot(Protocol):
         ...
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return why not if this fails."""
+        """Leave the tombstone of an item, if the item has one; return the reason if this fails."""
         ...
 
     def names(self) -> Names | None:
@@ -145,7 +145,7 @@ class Isolator(Protocol):
     def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
         """Open the place of a match, given as in the record of matches.
 
-        `seen` is the file that was read, for places whose locator does not say that.
+        `seen` is the file that was read, for places whose locator does not name the file.
 
         Raises:
             OSError: the place is missing, cannot be reached safely, or is another place than the

@@ -1,12 +1,13 @@
 """Objects in buckets: held by their version, deleted as exactly that version.
 
-1. The item is one version, or the content with one ETag: each range is read on that condition.
+1. The item is one version, or the content with one ETag: each range is read on the condition that
+   version or ETag is the same.
 2. The object is deleted by its version, so other versions of the key stay. If a store keeps no
    versions, the object is deleted on the condition that its ETag is still the same; but not every
    store obeys this condition. So the condition is only used with Amazon, and if the configuration
    allows it.
 3. If neither is possible, the object is not deleted, and there is only a sealed copy.
-4. Where the configuration asks for a legal hold instead, the object gets the hold and stays.
+4. If the configuration asks for a legal hold, the object gets the hold and stays.
 
 An object leaves no tombstone. Restoring makes a file.
 """
@@ -29,7 +30,7 @@ from hashclient.objects.stores import open_store
 from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
 from hashclient.quarantine.item import Item, Origin
 
-#: Bytes that are asked for at a time.
+#: Bytes that are requested at a time.
 RANGE_BYTES = 4 << 20
 #: The name in S3 of a version that was stored while versions were off.
 NO_VERSION = "null"
@@ -65,7 +66,7 @@ class HeldObject:
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The length of the object in bytes."""
         return self.seen.size
 
     def read(self, count: int) -> bytes:
@@ -107,7 +108,7 @@ class HeldObject:
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether it is still the object in that place."""
+        """Return whether this is still the object in that place."""
         return self.spot.now() in (None, self.seen)
 
 
@@ -121,7 +122,7 @@ class ObjectSpot:
         self._config = config
 
     def now(self) -> Seen | None:
-        """Return the object there; None if there is none.
+        """Return the object at the spot; None if there is none.
 
         Raises:
             OSError: the store cannot be asked.
@@ -160,7 +161,7 @@ class ObjectSpot:
         )
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Delete the version that is held, or put it on hold."""
+        """Delete the version that is open, or put it on hold."""
         assert isinstance(held, HeldObject), "what a spot gets, it has held itself"
         try:
             now = self.now()

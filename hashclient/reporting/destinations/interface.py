@@ -3,7 +3,7 @@
 The outbox keeps the journal of a report and decides what is done; a destination does it. A
 destination is called under the outbox's lock, one report at a time. The journal notes each step
 before the step is visible at the other side. So after a kill at any instant the next attempt knows
-what may be there, and a report is handed over once.
+what the destination may have, and a report is handed over once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
-    """What would be handed over: texts by their names, files by theirs, and what is missing."""
+    """What would be handed over: texts and files by their names, and what is missing."""
 
     texts: Mapping[str, bytes]
     files: tuple[str, ...]
@@ -51,14 +51,14 @@ class Rehearsal(msgspec.Struct, frozen=True):
 
 
 class Destination(Protocol):
-    """A place where reports go. Making one reads no file and opens no connection."""
+    """A place where reports go. Making a destination reads no file and opens no connection."""
 
     def send(self, report: Report) -> Sent:
         """Hand a report over, or go on where an earlier attempt was interrupted.
 
-        Afterwards it is submitted, acknowledged or waiting, or there is an error; if that is about
-        some of its matches, these are `stuck`, and the others can be sent without them. The journal
-        has every half-done step at the other side.
+        Afterwards the report is submitted, acknowledged or waiting, or has an error; if the error
+        is about some of its matches, these are `stuck`, and the others can be sent without them.
+        The journal has every half-done step at the other side.
 
         Raises:
             HashclientError: the report cannot be handed over now.
@@ -81,12 +81,12 @@ class Destination(Protocol):
         """
 
     def take_back(self, report: Report) -> Sent:
-        """Take a report back: a begun one always, a handed-over one where possible.
+        """Take a report back: a begun report always, a handed-over report if possible.
 
-        Afterwards it is retracted. For a retracted report, unfinished steps are finished.
+        Afterwards the report is retracted. For a retracted report, unfinished steps are finished.
 
         Raises:
-            UsageError: the report is finished there, and cannot be changed.
+            UsageError: the report is finished at the destination, and cannot be changed.
             HashclientError: the report cannot be taken back now.
         """
 

@@ -1,7 +1,8 @@
 """The kinds of destinations, and the configured destinations.
 
-This module has the facts about each kind, so that its implementation need not be imported. A new
-kind needs a table in `config`, an entry in `KINDS`, and a class that follows `interface`.
+This module has the facts about each kind of destination, so that its implementation need not be
+imported. A new kind needs a table in `config`, an entry in `KINDS`, and a class that follows
+`interface`.
 """
 
 from __future__ import annotations

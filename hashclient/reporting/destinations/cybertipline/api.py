@@ -3,7 +3,7 @@
 A call is made once and never repeated here: `filing`, which keeps the journal, decides whether to
 repeat it. Answers are bounded and parsed strictly. Messages never repeat text of the service,
 except the id of a request, by which the service's operators can look the request up. Codes and
-their meaning are those of the public description of the API.
+their meaning come from the public description of the API.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class Service:
         content: bytes | Iterator[bytes] | None = None,
         content_bytes: int | None = None,
     ) -> Answer:
-        """Make one call and return its answer, of whatever code.
+        """Make one call and return its answer, whatever its code is.
 
         Raises:
             AuthorisationError: the credential is refused; nothing was done.

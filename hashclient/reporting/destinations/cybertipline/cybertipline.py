@@ -124,7 +124,8 @@ class CyberTipline:
 
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
-            # A report that an attempt with an identity has left open there is retracted meanwhile.
+            # If an earlier attempt, with an identity, has left a report open at the service, this
+            # report is retracted meanwhile.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"

@@ -2,14 +2,15 @@
 
 The journal is the report's record. Before a call it notes the call as in doubt; after the answer it
 notes the result. A kill or a broken connection leaves a call in doubt. The next attempt first
-resolves it by these rules, so that there is never a second finished report, and none stays open:
+resolves a call in doubt by these rules, so that there is never a second finished report, and no
+report stays open:
 
 * open: a report may be open under an id that we do not know. An unfinished report vanishes there by
   itself; another report is opened.
 * upload, file details: nobody can ask the service which files it has. The report is retracted, and
   another report is opened.
-* finish: it is finished again; the answer "finished already" counts as success.
-* retract: it is retracted again; the answer "gone already" counts as success.
+* finish: the report is finished again; the answer "finished already" counts as success.
+* retract: the report is retracted again; the answer "gone already" counts as success.
 
 A report that the service no longer knows was never finished. Only if the call `finish` is in doubt,
 a person has to ask.
@@ -98,7 +99,8 @@ class Filing:
         1. A call in doubt is resolved as described above; the call `finish` is resolved by
            `finish_again`.
         2. The report is opened.
-        3. Each file is uploaded, the service's MD5 of it compared, and its details given.
+        3. Each file is uploaded, the service's MD5 of the file compared, and the details of the
+           file sent.
         4. The report is finished.
 
         Raises:
@@ -113,8 +115,8 @@ class Filing:
         except UnreachableError:
             raise
         except HashclientError:
-            # Another attempt would fail in the same way, so no report is left open meanwhile. If
-            # the retraction fails, too, the journal says that it is still to be done.
+            # Another attempt would fail in the same way, so no report stays open meanwhile. If the
+            # retraction fails, too, the journal says that it is still to be done.
             if self._remote.report_id is not None and self._remote.in_doubt is not Call.FINISH:
                 with contextlib.suppress(HashclientError):
                     self._give_up()
@@ -237,8 +239,8 @@ class Filing:
         """Finish a report that may be finished already, and return it.
 
         Raises:
-            StateError: the service does not know it; only a person can find out whether it is
-                finished.
+            StateError: the service does not know the report; only a person can find out whether it
+                is finished.
             HashclientError: the call failed; it is still not known whether the report is finished.
         """
         answer = self._call(
@@ -247,7 +249,8 @@ class Filing:
             (OK, ALREADY_FINISHED, NO_SUCH_REPORT),
         )
         if answer.code == NO_SUCH_REPORT:
-            # Still in doubt: it may have been finished and put away, or have vanished unfinished.
+            # Still in doubt: the service may have finished and archived the report, or removed it
+            # unfinished.
             raise StateError(
                 f"the service does not know report {self._id}, which may have been finished",
                 hint="ask the recipient whether the report has arrived; if not, `hashclient "
@@ -279,7 +282,8 @@ class Filing:
         fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
         answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
         if answer.code == ALREADY_FINISHED:
-            # As far as is known, not by us; filing again would make a second finished report.
+            # As far as is known, somebody else has finished it; filing again would make a second
+            # finished report.
             self._save(in_doubt=Call.FINISH)
             check(answer, Call.RETRACT)
         self._forget("retracted")
@@ -347,7 +351,7 @@ class Filing:
         self._journal(self.report.replace(state=State.SUBMITTING, remote=remote))
 
     def _journal(self, report: Report) -> None:
-        # A change that cannot be saved does not count: only the journal does.
+        # A change that cannot be saved does not count: only the saved journal counts.
         self._write(report)
         self.report = report
 
@@ -361,7 +365,7 @@ def _checked(
     """Return a document with facts, after it was compared with the schema.
 
     Raises:
-        ConfigError: the service will not take it.
+        ConfigError: the service will not take the report.
         VerificationError: the schema cannot be used.
     """
     document = to_bytes(make(facts))

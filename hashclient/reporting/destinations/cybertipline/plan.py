@@ -24,8 +24,7 @@ class Plan(msgspec.Struct, frozen=True):
     """The plan of a filing.
 
     `upload` are the matches whose evidence is uploaded, in order; `sealed_to` has the public keys
-    of those that are uploaded sealed. `facts` has what is known of sources, by match and
-    name.
+    of evidence that is uploaded sealed. `facts` has what is known of sources, by match and name.
     `open_evidence` returns the proven evidence of a match.
     """
 
@@ -40,12 +39,12 @@ class Plan(msgspec.Struct, frozen=True):
 def make_plan(
     document: Document, table: ServiceDestination, work: Work
 ) -> tuple[Plan, list[str], dict[str, HashclientError]]:
-    """Return the plan, the matches whose evidence needs an identity, and those that are stuck.
+    """Return the plan, the matches whose evidence needs an identity, and the stuck matches.
 
-    Files that are neither in place nor in quarantine, those that are not wanted, and streams, whose
-    content nobody has kept, are reported without evidence. An object is read by its version. A
-    match is stuck if its file is gone from its place, and its story does not say why, or if the
-    facts about its source are not available.
+    Three kinds of files are reported without evidence: files that are neither in place nor in
+    quarantine, files that the configuration does not want to upload, and streams, whose content
+    nobody has kept. An object is read by its version. A match is stuck if its file is gone from its
+    place, and its story does not say why, or if the facts about its source are not available.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []

@@ -1,9 +1,9 @@
 """Runs the schema of a service in a process of its own, with bounded time and memory.
 
-A schema is foreign input. A small one can keep a validator busy for years or use all memory, by a
-pattern that backtracks or a content model that explodes. Here such a schema fails one attempt at
-one report. The process gets the schema, then documents, and answers each with its fault or nothing.
-When the process dies or takes too long, the schema is not usable.
+A schema is foreign input. A small schema can keep a validator busy for years or use all memory, by
+a pattern that backtracks or a content model that explodes. In this sandbox such a schema only fails
+one attempt at one report. The process gets the schema, then documents, and answers each with its
+fault or nothing. When the process dies or takes too long, the schema is not usable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hashclient.system.process import keep_memory_private
 LIMIT_S = 30.0
 #: The memory limit of the process, in bytes.
 MAX_MEMORY_BYTES = 1 << 30
-#: Its limit of processor time, in case nobody is left to end it.
+#: The process's limit of processor time, in case nobody is left to end it.
 MAX_CPU_S = 120
 
 _LENGTH = struct.Struct(">Q")
@@ -87,7 +87,7 @@ class ConfinedSchema:
         """Check that the service will take `document`.
 
         Raises:
-            ConfigError: the service would refuse it; the message names the wrong element.
+            ConfigError: the service would refuse the document; the message names the wrong element.
             VerificationError: the schema cannot be used.
         """
         stdin, stdout = self._process.stdin, self._process.stdout

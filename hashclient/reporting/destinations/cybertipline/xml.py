@@ -25,9 +25,9 @@ from hashclient.system.text import excerpt, printable
 if TYPE_CHECKING:
     import xmlschema
 
-#: The deepest nesting accepted; answers of such a service are flatter.
+#: The deepest nesting accepted; answers of a reporting service are flatter.
 MAX_DEPTH = 20
-#: The longest text kept of one element of an answer.
+#: The longest text that is kept from one element of an answer.
 MAX_TEXT_CHARS = 1000
 
 #: A validator may repeat a digest of the document, and no message may hold a digest.
@@ -154,7 +154,7 @@ def about(match: ReportedMatch) -> str:
 
 
 def _as_elements(facts: Mapping[str, str]) -> dict[str, Content]:
-    """Return the facts that have elements of their own."""
+    """Return the facts that have elements of their own in the report."""
     names = {"uploaded": "uploadedToEspTimestamp", "url": "locationOfFile"}
     found: dict[str, Content] = {names[n]: text for n, text in facts.items() if n in names}
     if "address" in facts:
@@ -224,7 +224,7 @@ class Validator(Protocol):
 class Schema:
     """The schema that a service serves, read and used in this process.
 
-    Only `sandbox` guards against a hostile schema, for example one that takes for ever.
+    Only `sandbox` guards against a hostile schema, for example a schema that takes for ever.
     """
 
     def __init__(self, text: bytes) -> None:
@@ -240,7 +240,7 @@ class Schema:
                 # Warnings about parts that are not loaded; if these parts matter, the next call
                 # fails.
                 warnings.simplefilter("ignore", xmlschema.exceptions.XMLSchemaWarning)
-                # As text that begins with a tag: other text could be taken for a file name.
+                # The bytes begin with a tag: the library could take other text for a file name.
                 self._schema: xmlschema.XMLSchema = xmlschema.XMLSchema(
                     b"<" + text.partition(b"<")[2], allow="none", defuse="always"
                 )
@@ -259,7 +259,7 @@ class Schema:
         """Check that the service will take `document`.
 
         Raises:
-            ConfigError: the service would refuse it; the message names the wrong element.
+            ConfigError: the service would refuse the document; the message names the wrong element.
             VerificationError: the schema cannot be used after all.
         """
         import xmlschema
@@ -296,7 +296,7 @@ def parse_answer(text: bytes) -> dict[str, list[str]]:
     """Return the texts of the elements of an answer that hold no others, by name.
 
     Raises:
-        UnreachableError: the text is not an answer of such a service.
+        UnreachableError: the text is not an answer of a reporting service.
     """
     found: dict[str, list[str]] = {}
     path: list[str] = []

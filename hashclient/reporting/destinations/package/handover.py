@@ -77,7 +77,7 @@ class HandOver:
         return Rehearsal({DOCUMENT_NAME: encode_document(document)}, tuple(files), tuple(missing))
 
     def _places(self, report: Report) -> tuple[Path, Path]:
-        """Return where the sealed files of a report are: in quarantine, or made for it."""
+        """Return where the sealed files of a report are: in quarantine, or made for the report."""
         folder = self._outbox.folder(report.id)
         return self._session.settings.layout.quarantine, folder / SEALED_DIR
 
@@ -85,7 +85,7 @@ class HandOver:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
-            HashclientError: the package cannot be made; the directory does not contain it then.
+            HashclientError: the package cannot be made; then the directory does not contain it.
         """
         folder = self._outbox.folder(report.id)
         packager = Packager(self._directory, self._recipients, self._session)
@@ -156,7 +156,7 @@ class HandOver:
     def _refused(self, document: Document) -> dict[str, HashclientError]:
         """Return the matches with a sealed file that some recipient of the package cannot open.
 
-        Empty if a person allows it.
+        The result is empty if a person allows the report to leave without this check.
         """
         if self._work.allow_closed:
             return {}
@@ -171,7 +171,7 @@ class HandOver:
         }
 
     def _closed(self, document: Document) -> dict[str, list[str]]:
-        """Return by match the recipients of the package who cannot open all of it."""
+        """Return, by match, the recipients of the package who cannot open all its files."""
         closed: dict[str, list[str]] = {}
         for recipient in self._recipients:
             key = canonical_recipient(recipient)
@@ -206,7 +206,7 @@ class HandOver:
         return sealed
 
     def take_back(self, report: Report) -> Sent:
-        """Retract a package; if it was handed over, put the signed note of this beside it.
+        """Retract a package; beside a handed-over package, put the signed note of this.
 
         Raises:
             HashclientError: the retraction cannot be noted, or the note cannot be written.

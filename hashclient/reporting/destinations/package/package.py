@@ -3,7 +3,7 @@
 A package holds the report document, the chain of custody, a checkpoint of the audit log and the
 sealed evidence, and can be verified by `verify` anywhere. A package appears in its directory as a
 whole, under its own name, and never replaces another file. An archive is encrypted while it is
-made, so it is never on a disk in the clear. `docs/reporting.md` specifies the format.
+made, so it is never on a disk unencrypted. `docs/reporting.md` specifies the format.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Packager:
         """Return whether the announced package is in its place.
 
         Raises:
-            StateError: another file has its name, or the package cannot be read.
+            StateError: another file has the package's name, or the package cannot be read.
         """
         target = self._directory / package.name
         try:
@@ -160,15 +160,15 @@ class Packager:
         """Make the package under a temporary name, and put it in its place after the block.
 
         1. The other files are hashed; the evidence was proven when it was gathered.
-        2. The audit log binds them: a signed record has all these hashes, who reports to whom,
-           and whose lists matched.
+        2. The audit log binds the files: a signed record has their hashes, who reports to whom, and
+           whose lists matched.
         3. All files are written and synced; the evidence is compared once more.
         4. The block runs, in which the caller notes the name that is about to appear.
         5. The package gets its name, unless another file has it.
 
         Raises:
-            StateError: the package cannot be written, or its place is taken; then there is no
-                package.
+            StateError: the package cannot be written, or another file has its place; then there is
+                no package.
             AuditError: the audit log cannot be written or does not verify.
         """
         report_id = content.document.report
