@@ -1,8 +1,8 @@
 """One alert: what has happened, joined into one message, and the document that receivers get.
 
-An alert counts; it names lists, providers, exceptions and machines, and some ids of matches. An
-alert never has content, a digest, an entry, a message of an error, or a person's name; and paths of
-matches only if the configuration asks for them. This module also has the texts of each kind of
+An alert counts events; it names lists, providers, exceptions and machines, and some ids of matches.
+An alert never has content, a digest, an entry, a message of an error, or a person's name; and paths
+of matches only if the configuration asks for them. This module also has the texts of each kind of
 alert.
 """
 
@@ -80,12 +80,12 @@ MEANINGS: Mapping[Kind, Meaning] = {
 
 
 ALERT_FORMAT = "hashclient-alert/1"
-#: So many subjects, ids and paths are named; others are counted.
+#: At most this many subjects, ids and paths are named; others are counted.
 MOST_NAMED = 20
 
 
 class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something that people should know of: how often, by subject, and some of it."""
+    """Events that people should know of: how many, by subject, and some of their names."""
 
     kind: Kind
     count: int = 0
@@ -109,7 +109,7 @@ class Alert(Noticed, frozen=True, kw_only=True):
 
     @classmethod
     def new(cls, kind: Kind, now: datetime) -> Alert:
-        """Return an empty one."""
+        """Return an empty alert."""
         return cls(id=f"a-{new_id()}", kind=kind, since=now, until=now)
 
     def replace(self, **changes: Any) -> Alert:
@@ -130,7 +130,7 @@ class Alert(Noticed, frozen=True, kw_only=True):
         )
 
     def with_later(self, other: Alert) -> Alert:
-        """Return one alert for two, with a new id."""
+        """Return one alert that replaces two, with a new id."""
         return self.joined(other, other.until).replace(id=f"a-{new_id()}")
 
     def without(self, settled: Collection[str]) -> Alert:

@@ -30,7 +30,7 @@ BOOK_FORMAT = "hashclient-alerts/1"
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Up to where was looked: a record of the log, a row and a step of the matches, a time."""
+    """How far the last look went: a record of the log, a row and a step of the matches, a time."""
 
     seq: int
     row: int
@@ -66,9 +66,9 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_book(layout: Layout, now: datetime) -> Book:
-    """Return the outbox as it was written last, or a new one.
+    """Return the outbox as it was written last, or a new outbox.
 
-    If it is damaged, the new one has an alert that says so.
+    If the outbox is damaged, the new one has an alert that says so.
 
     Raises:
         StateError: the outbox cannot be read, or a newer version wrote it.
@@ -93,7 +93,7 @@ def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
     """Hold the lock of the outbox.
 
     Raises:
-        LockedError: another process holds it for longer.
+        LockedError: another process holds the lock for longer.
         StateError: the outbox cannot be locked.
     """
     directory = make_private_dir(layout.alerts.parent)
@@ -107,7 +107,7 @@ def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
 
 
 def save_book(layout: Layout, book: Book) -> Book:
-    """Write the outbox and return it; hold the lock.
+    """Write the outbox and return it; the caller holds the lock.
 
     Raises:
         StateError: the outbox cannot be written; the earlier outbox is unchanged.

@@ -1,7 +1,7 @@
 """The events since the last look, from the audit log and from the record of matches.
 
-Every run writes these, so one look sees what scans, watches, daemons and fetches have found; none
-of them knows alerts. Reading begins at the end and stops where the last look was.
+Every run writes log and record, so one look sees what scans, watches, daemons and fetches have
+found; none of these knows of alerts. Reading begins at the end and stops where the last look was.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class News:
     """One look: the noticed events, and the problems that are over."""
 
     def __init__(self, session: Session, place: Place | None) -> None:
-        """Look at all that came after `place`; at the last day if that is None."""
+        """Look at all events that came after `place`; if `place` is None, at the last day."""
         self._session = session
         self._layout = session.settings.layout
         is_first = place is None
         before = place or Place(0, 0, 0, session.now() - FIRST_LOOK)
         self._counts: dict[Kind, Counter[str]] = {}
         self._matches: list[Noticed] = []
-        #: Subjects that were fetched: earlier failures do not count.
+        #: Subjects that were fetched successfully: earlier failures do not count.
         self.fetched: set[str] = set()
         #: Parts of the state that cannot be read.
         self.damaged: list[str] = []
@@ -55,7 +55,8 @@ class News:
             last = self._read_matches(before, is_first=is_first)
         except StateError:
             self.damaged.append(MATCHES)
-        # After all that was found was written: so nothing is later than this, and counts again.
+        # Taken after all findings were written: so no finding is later than this time, and counts
+        # again.
         self.place = Place(seq, *last, session.now())
 
     def happened(self) -> Iterator[Noticed]:
@@ -65,7 +66,7 @@ class News:
             yield Noticed(kind=kind, count=counts.total(), subjects=dict(counts))
 
     def _read_log(self, before: Place, *, is_first: bool) -> int:
-        """Read the records after a place, and return the number of the last one."""
+        """Read the records after a place, and return the number of the last record."""
 
         def is_new(record: Record) -> bool:
             return record.time >= before.time if is_first else record.seq > before.seq
@@ -101,7 +102,7 @@ class News:
         self._counts.setdefault(kind, Counter())[subject] += 1
 
     def _read_matches(self, before: Place, *, is_first: bool) -> tuple[int, int]:
-        """Read the matches found after a place; return the numbers of the last one."""
+        """Read the matches found after a place; return the numbers of the last match."""
         if not is_there(self._layout.matches):
             return 0, 0
         with Recent(self._session.settings.state_dir, create=False) as record:

@@ -1,15 +1,16 @@
 """The outbox of alerts: joins alerts, limits how often they come, and sends each at least once.
 
-1. Each new event joins the alert of its kind that waits; without one, a new alert waits.
-2. An alert is due if one of its subjects was not alerted about for the time of its kind.
-3. Before it is first sent, it is noted who is to get it. From then on it does not change, so its id
-   has one content, however an attempt ends.
-4. Each receiver that has it is noted; an alert that every receiver has is dropped. Alerts behind
-   one that a receiver does not take were not tried yet: they are joined as well, with a new id.
+1. Each new event joins the waiting alert of its kind; if none waits, a new alert does.
+2. An alert is due if one of its subjects was not alerted about for as long as its kind allows.
+3. Before an alert is first sent, the outbox notes who is to get it. From then on the alert does not
+   change, so its id has one content, however an attempt ends.
+4. Each receiver that has the alert is noted; an alert that every receiver has is dropped. If a
+   receiver does not take an alert, the alerts behind it were not tried yet: they are joined as
+   well, with a new id.
 
-A receiver that fails is left alone for a while, as a report's destination is (`core/patience`), and
-holds up no other one. `reporting/outbox` keeps folders and tells the log; an alert is a pointer to
-what the log has already, so one small file is enough here.
+A receiver that fails is left alone for a while, like a destination of reports (`core/patience`),
+and holds up no other receiver. `reporting/outbox` keeps folders and tells the log; an alert is a
+pointer to what the log has already, so one small file is enough here.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Outbox:
         return load_book(self._layout, self._session.now())
 
     def raise_silent(self, machines: Iterable[str]) -> None:
-        """Let an alert wait that these machines are silent; the end of the run sends it.
+        """Store an alert that these machines are silent; the end of the run sends it.
 
         Machines with a recent alert are left out.
 
@@ -95,9 +96,9 @@ class Outbox:
         """Look at what happened, and send what is due; return the attempts, one a receiver.
 
         `look` is called with `look_now`, and if the state was not looked at for an hour; `also` was
-        noticed by the caller. With `at_once`, all that waits is sent, due or not. A receiver has
-        `limit_s` seconds for an alert; the first failure ends its turn, and so does half of that
-        time.
+        noticed by the caller. With `at_once`, all waiting alerts are sent, due or not. A receiver
+        has `limit_s` seconds for an alert; the receiver's turn ends after its first failure, or
+        after half of that time.
 
         Raises:
             StateError: the outbox cannot be read or written, or another command holds it.
@@ -165,7 +166,7 @@ class Outbox:
         return MEANINGS[kind].every if hours is None else timedelta(hours=hours)
 
     def _begun(self, book: Book, *, at_once: bool) -> Book:
-        """Note of each alert that is due who is to get it, and when its subjects were said."""
+        """Note for each due alert who is to get it, and when its subjects were alerted about."""
         now, receivers = self._session.now(), self._config.receivers
         said = {
             kind: {n: at for n, at in of.items() if not self._may_say(book, kind, n, now)}
@@ -187,7 +188,7 @@ class Outbox:
         return msgspec.structs.replace(book, waiting=tuple(waiting), said=said, receivers=known)
 
     def _send_all(self, book: Book, limit_s: float, *, at_once: bool) -> Iterator[Attempt]:
-        """Send to each receiver what it lacks; one failure ends the attempt."""
+        """Send to each receiver the alerts that it lacks; one failure ends the attempt."""
         for name in self._config.receivers:
             lacking = [alert for alert in book.waiting if name in (alert.to or ())]
             state, now = book.receiver(name), self._session.now()
@@ -232,7 +233,7 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 
 
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
-    """Return the alerts in their order; those of one kind that nobody was given yet are joined.
+    """Return the alerts in their order; unsent alerts of one kind are joined.
 
     A receiver gets its alerts in their order, so only its first one may have been tried.
     """

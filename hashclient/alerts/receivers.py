@@ -44,7 +44,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", re.ASC
 
 
 class Message(NamedTuple):
-    """One alert as it is sent: its id, its headline, and its document as JSON and as text."""
+    """One alert as receivers get it: its id, its headline, and its document as JSON and text."""
 
     id: str
     headline: str
@@ -80,7 +80,7 @@ def receiver_of(name: str, config: AlertsConfig, environ: Mapping[str, str]) -> 
     """Return how the receiver `name` of the configuration is reached.
 
     Raises:
-        ConfigError: its settings are wrong, or a secret cannot be read.
+        ConfigError: the settings of the receiver are wrong, or a secret cannot be read.
     """
     kinds = {"command": _command, "webhook": _webhook, "mail": _mail}
     return kinds[name](config, environ)
@@ -96,7 +96,7 @@ def parse_secret(text: str) -> bytes:
     """Return the key in a secret of Standard Webhooks.
 
     Raises:
-        ConfigError: not a secret.
+        ConfigError: the text is not a secret.
     """
     encoded = text.removeprefix(_PREFIX)
     with contextlib.suppress(ValueError):
@@ -221,7 +221,7 @@ def _as_mail(config: AlertsConfig, message: Message) -> EmailMessage:
         "To": ", ".join(config.mail),
         "Date": formatdate(),
         "Message-ID": f"<{message.id}@{message.machine}>",
-        # No automatic reply to it, please (RFC 3834).
+        # This asks for no automatic reply to the mail (RFC 3834).
         "Auto-Submitted": "auto-generated",
     }.items():
         mail[name] = value

@@ -1,8 +1,8 @@
 """Edits the text of `config.toml` and keeps everything else in it, comments included.
 
-tomlkit keeps the text of unchanged parts. Its result is parsed again, and is used only if it has
-exactly the old values and the added ones; otherwise the file stays as it is. If the path is a link,
-the file that it leads to is changed; mode and owner stay.
+tomlkit keeps the text of unchanged parts. The result of a change is parsed again, and is used only
+if it has exactly the old values and the added ones; otherwise the file stays as it is. If the path
+is a link, the file that it leads to is changed; mode and owner stay.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_config_text(path: Path, text: str) -> None:
     """Replace the text of a configuration in one step; the caller holds the lock.
 
     Raises:
-        StateError: the file cannot be written; it is unchanged then.
+        StateError: the file cannot be written; then it is unchanged.
     """
     make_public_dir(path.parent)
     path = path.resolve()
@@ -74,7 +74,7 @@ def with_provider(text: str, name: str, table: str, where: str) -> str:
     `where` names the file in messages.
 
     Raises:
-        ConfigError: the text is no TOML, or is written so that this has to be done by hand.
+        ConfigError: the text is no TOML, or has a form in which the change must be made by hand.
     """
     wanted = _parsed(text, where)
     providers = wanted.setdefault("providers", {})
@@ -90,7 +90,7 @@ def with_provider(text: str, name: str, table: str, where: str) -> str:
 
 
 def with_recipient(text: str, recipient: str, where: str) -> str:
-    """Return the `text` of a configuration with `recipient` among those of quarantine.
+    """Return the `text` of a configuration with `recipient` among the recipients of the quarantine.
 
     A present recipient is not added again. `where` names the file in messages.
 
@@ -158,7 +158,7 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
     """Return the TOML text of one provider's table, to be added to a configuration.
 
     Raises:
-        ConfigError: a path in it is not UTF-8.
+        ConfigError: a path in the table is not UTF-8.
     """
     import tomlkit
 

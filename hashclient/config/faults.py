@@ -2,8 +2,7 @@
 
 Decoding stops at the first fault, with a message for programmers. Then this module searches the
 document, by the same types, and makes a sentence that an administrator can act upon. A value is
-repeated only where one of a few words is expected: any other value may be a secret in the wrong
-place.
+repeated only if one of a few words is expected: any other value may be a secret in the wrong place.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 from hashclient.core.errors import ConfigError
 from hashclient.system.text import excerpt, nearest, printable
 
-#: What to do where no public key is configured that isolated files are sealed to.
+#: The hint if no public key is configured to seal isolated files to.
 HINT_RECIPIENTS = (
     "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient "
     "quarantine add-recipient` adds the public key here"
@@ -171,7 +170,7 @@ def _faults_of_text(value: str, info: Any, place: Place) -> Iterator[Fault]:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    """Return whether decoding takes a value of TOML for one of a simple `kind`."""
+    """Return whether the decoder accepts a value of TOML as one of a simple `kind`."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is dt.date:

@@ -1,8 +1,8 @@
 """Files that decide what root does: configuration, keys, tokens, state. Others must not write them.
 
-A user who can write to one of these, or to a directory on its way, decides which lists are trusted,
-what is isolated, and who gets reports. So a file that others may change is refused, as ssh(1) does
-with its keys, unless the operator says with `--allow-shared` that it is meant.
+A user who can write to one of these files, or to a directory on its way, decides which lists are
+trusted, what is isolated, and who gets reports. So a file that others may change is refused, as
+ssh(1) does with its keys, unless the operator allows this with `--allow-shared`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
 def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
     """Refuse a file or directory that other users may change; `what` names it in the message.
 
-    Somebody who became root by sudo(8) is not another user. A place that cannot be looked at is
+    Somebody who became root by sudo(8) is not another user. A place whose status cannot be read is
     left to the step that opens it.
 
     Raises:

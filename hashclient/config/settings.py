@@ -1,8 +1,8 @@
 """Settings, resolved once into frozen values: the places of the state, and the providers.
 
 `config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
-names it. Secrets are never in it, only references to them. Tables named after a command hold
-defaults for that command's options; the command line checks them, since it knows the options.
+names it. Secrets are never in the settings, only references to them. Tables named after a command
+hold defaults for that command's options; the command line checks them, since it knows the options.
 """
 
 import datetime as dt
@@ -54,8 +54,8 @@ from hashclient.system.text import excerpt, printable
 _Kind = TypeVar("_Kind")
 
 CONFIG_NAME = "config.toml"
-#: The commands that have a table of config.toml, with defaults of their options; these do not apply
-#: to programs.
+#: The commands that have a table of config.toml, with defaults of their options; these defaults do
+#: not apply to programs that use the library.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
@@ -167,7 +167,7 @@ def resolve_settings(
 
     Raises:
         ConfigError: the file is broken, a named file is missing though it must exist, or others may
-            change one that decides what is done.
+            change a file that decides what is done.
     """
     if allow_shared is None:
         allow_shared = allows_shared(environ)
@@ -294,7 +294,7 @@ def _converted(document: dict[str, Any], kind: type[_Kind], where: str) -> _Kind
 
 
 def _check_bucket(name: str, where: str) -> None:
-    """Check that a table of [objects] is of a bucket: one of a prefix would count nowhere."""
+    """Check that a table of [objects] is for a bucket: a table for a prefix would count nowhere."""
     try:
         uri = parse_uri(name)
     except UsageError as error:
@@ -307,7 +307,7 @@ def _check_bucket(name: str, where: str) -> None:
 
 
 def _check_place(publish: str | None, where: str) -> None:
-    """Check that `publish` of [fleet] can be a place; whether it can be written to shows later."""
+    """Check that `publish` of [fleet] has the form of a place; no place is opened."""
     if publish is None:
         return
     try:

@@ -3,11 +3,11 @@
 `config` checks how tables depend on each other.
 
 One `config.toml` may be for clients of several versions: some tables apply from a version on. An
-unknown key is an error for two reasons. It may be misspelt; and an older client that ignores it may
-do more than intended, for example apply a rule of a policy without the key that limits the rule. So
-the file itself says which parts are not for older clients. For a client of 0.3 or later, everything
-below `[since."0.3"]` counts as if it were at the top of the file, and outranks it; an earlier
-client ignores it. Below it an unknown key is an error, too.
+unknown key is an error for two reasons. An unknown key may be misspelt; and an older client that
+ignores it may do more than intended, for example apply a rule of a policy without the key that
+limits the rule. So the file itself says which parts are not for older clients. For a client of 0.3
+or later, everything below `[since."0.3"]` counts as if it were at the top of the file, and outranks
+the keys there; an earlier client ignores it. Below `since` an unknown key is an error, too.
 """
 
 import datetime as dt
@@ -76,14 +76,14 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
     addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
     list of the provider is fetched. `grace_hours` is how long past its expiry a list still counts.
     Entries that are known to be good by the files `known_good` are set aside: at most
-    `max_set_aside`, and a generation that adds more of them is refused. A generation is also
-    refused if it adds and withdraws more than the share `max_churn` of the entries that were live
-    before. `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
+    `max_set_aside`, and a generation that adds more of these entries is refused. A generation is
+    also refused if it adds and withdraws more than the share `max_churn` of the entries that were
+    live before. `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
     """
 
     root_sha256: str
     url: str | None = None
-    # A cap, since one fetch may have to try all of them.
+    # A limit, since one fetch may have to try all addresses.
     mirrors: Annotated[tuple[MirrorConfig, ...], Meta(max_length=16)] = ()
     lists: tuple[str, ...] | None = None
     grace_hours: Annotated[float, Meta(ge=0, le=MAX_GRACE_HOURS)] = 0.0
@@ -201,7 +201,8 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reporter, the destinations, and whether people review matches before a report leaves.
 
     `default` names the default destination. With `after`, a report of a match waits until `people`
-    persons have confirmed the match; that is for the `share` of all matches, chosen by their ids.
+    persons have confirmed the match; this concerns only the `share` of all matches, chosen by their
+    ids.
     """
 
     organisation: str | None = None
@@ -226,8 +227,8 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `depth` limits containers within containers, `members` the number of members, `bytes_out` the
     unpacked bytes, and `ratio` these divided by the bytes of the file. `time_s` limits the time,
-    and `memory_mib` the memory of a process that opens containers. `sandbox` says what happens
-    where the kernel cannot lock that process up: with `require`, no container is opened there.
+    and `memory_mib` the memory of a process that opens containers. `sandbox` says what happens if
+    the kernel cannot lock that process up: with `require`, no container is opened on this machine.
     `not_opened` says how files count that hold others and are of a kind that is not opened, such as
     images of disks: they are counted by kind, or unread as well.
     """
@@ -245,9 +246,9 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one bucket.
 
-    With `trust_etag`, an ETag that may be an MD5 is taken for one. `isolate` says what is done to
-    an isolated object, once its sealed copy is complete: it is deleted, or put on legal hold. With
-    `conditional_delete`, the store heeds the condition under which an object is to be deleted.
+    With `trust_etag`, an ETag that looks like an MD5 counts as an MD5. `isolate` says what is done
+    to an isolated object, once its sealed copy is complete: it is deleted, or put on legal hold.
+    With `conditional_delete`, the store deletes an object only if the given condition holds.
     """
 
     trust_etag: bool = False
@@ -281,10 +282,10 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cluster that scans run on, and the proofs of each side of a connection to the other.
+    """The cluster that scans run on, and the files that prove each side to the other.
 
-    `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed those
-    of scheduler and workers; `cert` and `key` are the client's own.
+    `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed the
+    certificates of scheduler and workers; `cert` and `key` are the client's own.
     """
 
     scheduler: str | None = None
@@ -296,8 +297,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where `fetch` and `scan` publish the status of this machine, if anywhere.
 
-    `publish` is a directory or a URI, as for `status --publish`. Each document promises another one
-    within `every_hours`.
+    `publish` is a directory or a URI, as for `status --publish`. Each document promises the next
+    one within `every_hours`.
     """
 
     publish: Annotated[str, Meta(min_length=1)] | None = None
@@ -320,7 +321,7 @@ SINCE = "since"
 
 Version = tuple[int, int, int]
 
-#: One number alone is no version: TOML reads `[since.0.3]`, without quotes, like that.
+#: A version with one number alone is refused: TOML reads `[since.0.3]`, without quotes, like that.
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 

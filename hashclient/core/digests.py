@@ -1,4 +1,4 @@
-"""Digests of files in one pass, and the cheapest set of algorithms that suffices.
+"""Digests of files in one pass, and the cheapest set of algorithms that is enough.
 
 Only OpenSSL's implementations (through hashlib) are used. Lists are left to `index`.
 """
@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 18
 KEPT_BYTES = 1 << 20
 
 #: Seconds for each gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order
-#: matters: it decides which algorithm is computed where several suffice.
+#: matters: it decides which algorithm is computed if one of several is enough.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
 
 LONGER = "gives more bytes than its size says"
@@ -89,8 +89,8 @@ class Digester:
 class StreamDigester:
     """Digests of a stream, which comes only once and whose length is unknown before its end.
 
-    The digests that are worth computing are computed as the bytes come. Some bytes are kept, so
-    that the other digests of a short stream that hits can be computed; for a longer stream, all
+    Only the digests that may be needed are computed as the bytes come. Some bytes are kept, so that
+    the other digests of a short stream that hits can be computed; for a longer stream, all
     algorithms are computed.
     """
 
@@ -214,7 +214,8 @@ def _every(masks: int) -> int:
 
 
 #: Indexed by a set of entry masks (7 bits): the mask of algorithms worth computing. One hit is
-#: enough to know which of an entry's other digests to compute, so covering each entry once does.
+#: enough to know which of an entry's other digests to compute, so one algorithm for each entry is
+#: enough at first.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
 
 #: Indexed by a set of entry masks, too: the mask of all algorithms that any of these entries has.

@@ -56,8 +56,8 @@ class ExitCode(enum.IntEnum):
 class HashclientError(Exception):
     """The root of all errors a user may see.
 
-    `message` says what went wrong and with what; `hint` says what to do about it. Neither ever
-    holds a credential or a listed digest.
+    `message` says what went wrong and with what; `hint` says what to do about it. Neither message
+    nor hint ever holds a credential or a listed digest.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BUG

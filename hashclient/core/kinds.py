@@ -57,7 +57,7 @@ class Kind(enum.StrEnum):
     """The outcome of an input: one of these seven kinds.
 
     An accepted input was not read, and the configuration allows that. An excepted input matched,
-    and a person has ruled that nothing is to be done about it.
+    but a person has ruled that its file is left alone.
     """
 
     CLEAN = "clean"

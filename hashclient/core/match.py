@@ -26,12 +26,12 @@ _LEFT_OUT = bytes(range(_EVEN, 256))
 _MANY = 32
 _COMMON = 4
 
-#: Events of a story: a report of the match is about to be made; it was made.
+#: Events of a story: a report of the match is about to be made; the report was made.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
 #: The event that says why a report cannot be sent with the match in it.
 REPORT_HELD = "report-held"
-#: Events of a story: a report of the match is about to be taken back; it was taken back.
+#: Events of a story: a report of the match is about to be taken back; the report was taken back.
 REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
 #: The event of a match that was withdrawn: its entry is on a list again.
@@ -40,7 +40,7 @@ LISTED_AGAIN = "listed-again"
 IN_MEMBER = "in-member"
 #: The event that says how often a client of a daemon asked about the same content again.
 SEEN_AGAIN = "seen-again"
-#: The event of a match that was held: a person, or another entry, lets it be acted upon.
+#: The event of a match that was held: a person, or another entry, lets the file be acted upon.
 RELEASED = "released"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
@@ -110,9 +110,10 @@ STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a file is: its path without links, and words that identify directory and file system.
 
-    `standing` is None if it is not known. Otherwise its first word identifies the directory in its
-    file system, and each other word identifies the file system. `reached` is the path by which the
-    scan reached the file, if this path leads through a link.
+    `standing` is None if directory and file system are not known. Otherwise the first word of
+    `standing` identifies the directory in its file system, and each other word identifies the file
+    system. `reached` is the path by which the scan reached the file, if this path leads through a
+    link.
     """
 
     path: str
@@ -131,10 +132,10 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     """One file that matched. Times are in UTC.
 
     `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
-    made with the key `key_id`. `hits` are all complete; withdrawn ones are included. A stream has
+    made with the key `key_id`. All `hits` are complete; withdrawn ones are included. A stream has
     no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is how often it
-    has come (None for a file). `seen` is the file that was read, None if that is not known; it is
-    without devices, whose numbers may be others after a restart.
+    has come (None for a file). `seen` is the file that was read, None if that is not known; its
+    devices are left out, since their numbers may be different after a restart.
     """
 
     id: str

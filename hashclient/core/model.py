@@ -23,7 +23,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MAX_ENTRY_ID_BYTES = 64
 _HEX = frozenset("0123456789abcdefABCDEF")
 _OF_IDS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:-")
-#: The most lists that a provider may have (`docs/format.md`): every scan reports each of them.
+#: The most lists that a provider may have (`docs/format.md`): every scan reports each list.
 MAX_LISTS = 256
 
 
@@ -33,7 +33,7 @@ def is_name(text: str) -> bool:
 
 
 def is_entry_id(text: str) -> bool:
-    """Return whether `text` may be an entry id; one that looks like a digest may not."""
+    """Return whether `text` may be an entry id; a text that looks like a digest may not."""
     if not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or not _OF_IDS.issuperset(text):
         return False
     return len(text) not in (32, 40, 64) or not _HEX.issuperset(text)
@@ -157,7 +157,7 @@ class Outer(msgspec.Struct, frozen=True):
     """The file that holds a matching member, with the facts that actions need.
 
     `size` is its length in bytes, `tags` are the tags of the file itself, and `members` is the
-    number of its members, at all depths. `mail` describes it, if it is a mail.
+    number of its members, at all depths. `mail` describes the file, if it is a mail.
     """
 
     size: int
@@ -207,7 +207,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
     `evidence` says in one word what an outcome rests on, if not on reading. `seen` is the file that
-    matched, or that holds the matching member; only matches and conflicts have it, and only where
+    matched, or that holds the matching member; only matches and conflicts have it, and only if
     there is a file.
 
     `door` names the client that asked a daemon about a file. `exceptions` are the ids of the
@@ -269,7 +269,7 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 
 
 class MissingList(msgspec.Struct, frozen=True):
-    """A list that should be here and cannot be used, so no input was compared with it.
+    """A list that should be on this machine but cannot be used, so no input was compared with it.
 
     The configuration or the provider's last verified metadata names the list. `name` is None if
     nothing was ever fetched from `provider`, so its lists are not known; `provider` is None if
@@ -301,7 +301,7 @@ class Gap(msgspec.Struct, frozen=True):
     """Entries of one list that digests of some algorithms cannot rule out.
 
     `rows` inputs came with digests of `algorithms` only. Of the list's `live` entries, `entries`
-    have no digest of these algorithms, so such an input may be listed.
+    have no digest of these algorithms, so an input with only these digests may be listed.
     """
 
     list_name: str

@@ -28,15 +28,15 @@ def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
 class Counts(msgspec.Struct, array_like=True):
     """Counts of inputs by kind of answer, and of the files and bytes that were read.
 
-    `bytes_read` counts a second reading, too. Whether a matching file needs one depends on the
-    files before it, so two runs over the same files can differ.
+    `bytes_read` counts a second reading, too. Whether a matching file needs a second reading
+    depends on the files before it, so two runs over the same files can differ.
 
     Some answers need no reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
     wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of these
-    unchanged inputs, `believed_unchanged` are not proven to be unchanged, the others are. `objects`
-    of the inputs are in buckets; `by_store_digest` of these are decided by a digest from their
-    store. `members` of the inputs are in containers; `members_read` of these were read.
+    unchanged inputs, `believed_unchanged` are not proven to be unchanged; the others are proven.
+    `objects` of the inputs are in buckets; `by_store_digest` of these are decided by a digest from
+    their store. `members` of the inputs are in containers; `members_read` of these were read.
     `not_opened` counts containers of kinds that are not opened, by kind.
     """
 
@@ -94,7 +94,7 @@ class Summary(Counts, kw_only=True):
     excepted: dict[str, int] = msgspec.field(default_factory=dict)
     #: How many inputs were unread, by reason.
     unread: dict[str, int] = msgspec.field(default_factory=dict)
-    #: Lists that should be here and cannot be used.
+    #: Lists that should be on this machine but cannot be used.
     missing: tuple[MissingList, ...] = ()
     #: Gaps: inputs of a lookup that lack the digests that some entries have. These inputs are
     #: unread or, with `gaps_accepted`, clean as far as is known.
@@ -103,7 +103,7 @@ class Summary(Counts, kw_only=True):
     #: Whether a run without inputs may end with `OK` instead of `INCOMPLETE`, by an option.
     allow_empty: bool = False
     elapsed_s: float = 0.0
-    #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it did not.
+    #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it ended regularly.
     stopped: ExitCode | None = None
     #: Whether something other than an input failed, such as writing the audit log.
     failed: ExitCode | None = None

@@ -5,7 +5,8 @@ Streams that end at about the same time are judged and recorded together, before
 
 An unknown input never passes as clean. For clients, any name before `FOUND` is a virus; but some
 treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So an
-input without a verdict gets such a name, unless the operator wants an error or a pass.
+input without a verdict is answered with a name of this kind, unless the operator wants an error or
+a pass.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ STOP = signal.SIGUSR1
 KEPT_SHARE = 8
 #: Threads that read paths, and threads that read descriptors.
 READERS = 8
-#: Threads that open containers, each with a process: those of up to so many bytes, and others.
+#: Threads that open containers, each with a process: some for containers of up to so many bytes,
+#: others for larger ones.
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
@@ -170,7 +172,7 @@ class Checks:
         upload.let_go()
 
     def clean_answer(self, data: memoryview) -> bytes | None:
-        """Return and count the answer to an ordinary stream without a match; None for others."""
+        """Return and count the answer to an ordinary stream without a match, else None."""
         if self.openers is not None and may_be_container(data):
             return None
         lists = self._lists.now
@@ -268,7 +270,7 @@ class Checks:
         return unknown(word, reason.rstrip("."), self.options.no_verdict)
 
     def rights_for(self, peer: Peer, path: str) -> Rights | None:
-        """Return the rights with which a path of `peer` is opened; None for those of the daemon.
+        """Return the rights with which a path of `peer` is opened; None for the daemon's own.
 
         Raises:
             PermissionError: the path is not absolute, or the kernel cannot say what the client

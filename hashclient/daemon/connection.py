@@ -63,7 +63,7 @@ class Connection(Client):
         self._number = 0  # of the last command in a session
         #: The stream that comes.
         self._upload: Upload | None = None
-        #: Those that came with the bytes being read.
+        #: The descriptors that came with the bytes being read.
         self._descriptors: list[int] = []
         #: Bytes that were read and must wait, because too much work is open.
         self._rest = b""
@@ -249,8 +249,8 @@ class Connection(Client):
     def _descriptor(self, form: Form, *, is_last: bool) -> None:
         """Take the descriptor that FILDES has announced.
 
-        It comes with one byte of its own, and the kernel returns only that byte with it. A
-        descriptor with other bytes might be for another command.
+        The descriptor comes with one byte of its own, and the kernel returns only that byte with
+        it. A descriptor with other bytes might be for another command.
         """
         if len(self._descriptors) != 1 or not is_last:
             close_all(self._descriptors)
@@ -384,7 +384,7 @@ class Pace:
     def look(self, now: float, parser: Parser, number: int, most_s: float, *, reads: bool) -> bool:
         """Note the progress of the command `number`, once a second; return whether it is late.
 
-        It may take `most_s` seconds, without its stream, while somebody `reads`.
+        The command may take `most_s` seconds, without its stream, while somebody `reads`.
         """
         if parser.is_between or not reads:
             self._midway = None

@@ -44,7 +44,7 @@ class Count(enum.IntEnum):
 _FIRST_CLASS = len(Count)
 #: After the classes of time: the microseconds of all answers.
 _MICROSECONDS = _FIRST_CLASS + len(BOUNDS_S) + 1
-#: After these: files of each kind that is not opened.
+#: After these counters: files of each kind that is not opened.
 _FIRST_KIND = _MICROSECONDS + 1
 _ROW = _FIRST_KIND + len(NAMES)
 _WORD_BYTES = 8
@@ -63,7 +63,7 @@ class Counts:
         return Row(self._words[number * _ROW : (number + 1) * _ROW])
 
     def total(self, place: int) -> int:
-        """Return the sum of one place in the rows of all processes, such as a `Count`."""
+        """Return the sum of one counter, such as a `Count`, over the rows of all processes."""
         return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:

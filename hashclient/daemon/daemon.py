@@ -97,12 +97,13 @@ class Daemon:
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, STOP), self._on_stop)
         handlers |= {signal.SIGHUP: self._on_reload, signal.SIGCHLD: lambda: None}
         with contextlib.ExitStack() as stack:
-            # Lists that cannot be opened are an error here, before any client is served.
+            # Lists that cannot be opened are an error already in the parent, before any client is
+            # served.
             Lists(self._session)
             self._listen(stack)
             names = [name for _, name in self._listeners]
             if self._metrics is not None:
-                # Its import brings an HTTP server, which most daemons never need.
+                # The import of this module brings an HTTP server, which most daemons never need.
                 from hashclient.daemon.metrics import Exposition
 
                 self._exposition = stack.enter_context(Exposition(self._metrics, self._counts))
@@ -214,7 +215,7 @@ class Daemon:
                 os.kill(process.pid or 0, number)
 
     def _end(self) -> None:
-        """End the processes; those that do not end are killed."""
+        """End the processes; kill the processes that do not end."""
         self._stopping = True
         self._signal_all(signal.SIGTERM)
         until = time.monotonic() + STOP_S
@@ -250,7 +251,7 @@ def _work(
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forget_exit_codes()
-    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # those of an earlier process
+    counts.add(Count.OPEN, -counts.of(Count.OPEN))  # the counters of an earlier process
     try:
         worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:

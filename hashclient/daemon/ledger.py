@@ -9,9 +9,9 @@ is written after 10, 100, 1,000 times and so on, and at the end of the hour. So 
 isolated files grow with the number of different listed contents, and not with the number of
 requests.
 
-Streams are recorded in a thread, many at a time, and clean ones do not wait. Matches that come
-during a write are recorded together in the next write. Matches at paths are recorded separately, in
-the threads that read the paths, because isolating a file may take long.
+Streams are recorded in a thread, many at a time, and clean ones do not wait. Matches of streams
+that come during a write are recorded together in the next write. Matches at paths are recorded
+separately, in the threads that read the paths, because isolating a file may take long.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Ledger:
         self._lock = threading.RLock()
 
     def use(self, lists: InUse) -> RunRecord:
-        """Use these lists from now on; if they differ, log their names and generations."""
+        """Use these lists from now on; if they are others, log their names and generations."""
         with self._lock:
             before, self._lists = self._lists, lists
             is_same = lists is before or lists.same_lists(before)
@@ -246,7 +246,7 @@ class Records:
     def _add(self, found: list[Upload]) -> None:
         """Record streams, each with the lists that it was judged with.
 
-        Its tags are made with the seal key of these lists; a newer key may be in use.
+        The tags of the stream are made with the seal key of these lists; a newer key may be in use.
         """
         for same in by_lists(found):
             outcomes = [outcome for upload in same for outcome in upload.recorded()]
@@ -290,8 +290,8 @@ _Key = tuple[object, ...]
 class Again(msgspec.Struct):
     """A match that was recorded at `since`, and how often it has come since and in all.
 
-    `recorded` is None until it is recorded. `count` is how often it came since the last count was
-    written, and `mails` are the ids of the last mails among these.
+    `recorded` is None until the match is recorded. `count` is how often the match came since the
+    last count was written, and `mails` are the ids of the last mails among these.
     """
 
     since: float
@@ -326,7 +326,7 @@ class Repeats:
                     self._due.append(again)
                 continue
             if again is not None:
-                self._due.append(self._known.pop(key))  # the order is that of their times
+                self._due.append(self._known.pop(key))  # `_due` has the order of the times
             self._known[key] = Again(now)
             first.append(outcome)
         while len(self._known) > MOST:
@@ -346,7 +346,7 @@ class Repeats:
         self._due.clear()
 
     def due(self, *, everything: bool = False) -> Iterator[tuple[Recorded, int, list[str]]]:
-        """Yield matches whose count is to be written, how often each came, and in which mails."""
+        """Yield matches whose count must be written, how often each came, and in which mails."""
         now = self._clock()
         if everything or now >= self._searched + SEARCH_S:
             self._searched = now

@@ -40,7 +40,7 @@ class InUse:
     """One state of the lists: their judge, and whether its answers are complete."""
 
     def __init__(self, lists: OpenLists, session: Session, *, exceptions: bool = True) -> None:
-        """Use `lists`; they count by the clock of `session`.
+        """Use `lists`; their age counts by the clock of `session`.
 
         With `exceptions`, `rule` returns an outcome as people have ruled it.
         """
@@ -69,8 +69,8 @@ class InUse:
     def doubt(self) -> str | None:
         """Why an input without a match may be listed nevertheless: one word for clients.
 
-        This is checked for each answer, because a list can become stale while the daemon runs. If
-        the clock was set back, nobody knows whether a list is stale.
+        The age is checked for each answer, because a list can become stale while the daemon runs.
+        If the clock was set back, nobody knows whether a list is stale.
         """
         if self.known_doubt is None and not self._since <= self._clock() < self._until:
             return STALE
@@ -97,7 +97,7 @@ class InUse:
 
     @property
     def generations(self) -> str:
-        """Names and generations, on one line."""
+        """Names and generations of the lists, on one line."""
         return ",".join(f"{state.name}:{state.generation}" for state in self.states)
 
 
@@ -204,7 +204,7 @@ class Ageing:
                     text = age_of(manifest, settings.grace(manifest.provider), now)
                     if text is not None:
                         yield name, text
-        except HashclientError:  # a list that cannot be read is said elsewhere
+        except HashclientError:  # another message reports a list that cannot be read
             return
 
 

@@ -63,7 +63,7 @@ class Openers:
         #: threads of a program may come and go.
         self._starter = ThreadPoolExecutor(1, "hashclient-opener")
         self._idle: list[tuple[InUse, Opener]] = []
-        #: Those in use, and for whom.
+        #: The openers in use, and for whom.
         self._busy: dict[Opener, object] = {}
 
     @contextlib.contextmanager
@@ -97,7 +97,7 @@ class Openers:
         return Opener(lists.judge, self._options, starting=starting)
 
     def stop(self, whose: object = None) -> None:
-        """Stop threads that open containers for one owner, or for all: these are then unread."""
+        """Stop opening containers for one owner, or for all: these containers are then unread."""
         for opener, user in list(self._busy.items()):
             if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()
@@ -136,7 +136,7 @@ class Openers:
 def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) -> Any:
     try:
         return starter.submit(start).result()
-    except RuntimeError as error:  # no thread, or it was closed meanwhile
+    except RuntimeError as error:  # the opener has no thread, or was closed meanwhile
         raise BrokenError(str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """Files that clients pass as open descriptors.
 
 The files come through a local socket, and are read in threads, in pieces, from their beginning.
-Their offset is not changed, because the client shares it.
+Their read position is not changed, because the client shares it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
     """Read bytes into `buffer`; return how many, and the descriptors that came with them.
 
-    There are no descriptors if more came than `receive` takes, or than this process may have.
+    No descriptors are returned if more came than `receive` takes, or than this process may have.
 
     Raises:
         OSError: the socket cannot be read, or has no bytes now.

@@ -1,8 +1,9 @@
 """Checks files and trees that clients name by paths.
 
 The checker of the scan reads them in threads, a piece at a time. The file or tree at a path is
-opened once. Everything below it is opened from this descriptor, so nobody can exchange a link or a
-directory on the way. Records have the path without links that the kernel gives for this descriptor.
+opened once. Everything below a named directory is opened from its descriptor, so nobody can
+exchange a link or a directory on the way. Records have the path without links that the kernel gives
+for this descriptor.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ class Named:
     def open(self) -> None:
         """Open the file or directory at the path; links are followed.
 
-        1. It is opened by its path.
-        2. The kernel gives a path without links for it.
+        1. The file is opened by its path.
+        2. The kernel gives a path without links for the open file.
         3. By that path, through no link, the client reaches the same file or directory. So no link
            in /proc leads to a file that this process has open and the client cannot reach.
-        4. Of a file, its directory is held in place of the file.
+        4. For a file, the descriptor of its directory is kept open in place of that of the file.
 
         Raises:
             OSError: the path cannot be opened, or another file has its name now.
@@ -77,8 +78,8 @@ class Named:
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks and outcomes, as `sources.trees` does.
 
-        Each task is to be checked before the next one is asked for. In the end directories of other
-        users are looked at again, so that no file is missed that was moved meanwhile.
+        Each task has to be checked before the next one is requested. In the end directories of
+        other users are looked at again, so that no file is missed that was moved meanwhile.
         """
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
@@ -136,9 +137,9 @@ def results_at(
 ) -> Generator[Result, None, None]:
     """Check the file or tree at a path; yield results with outcomes that are not clean.
 
-    Links below it are not followed. Only regular files have content to check. Other files are
-    skipped, unless the path itself names one. `on_bytes` is called from time to time while a file
-    is read. `members` opens containers.
+    Links below the named path are not followed. Only regular files have content to check. Other
+    files are skipped, unless the path itself names one. `on_bytes` is called from time to time
+    while a file is read. `members` opens containers.
     """
     try:
         named.open()
@@ -204,7 +205,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
         results = results_at(lists, named, on_bytes, members)
         stack.enter_context(contextlib.closing(results))
         while True:
-            # Each piece may be in another thread, and only that thread has the rights.
+            # Each piece may run in another thread, and only that thread has the rights.
             with acting_as(rights) as ourselves:
                 if members is not None:
                     members.ourselves = ourselves

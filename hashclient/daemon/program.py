@@ -144,7 +144,7 @@ class ContentChecker:
         self.close()
 
     def close(self) -> None:
-        """Give up containers that are being opened, write counts, and log the end."""
+        """Stop opening containers, write counts, and log the end."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -163,7 +163,7 @@ class ContentChecker:
 
     @property
     def doubt(self) -> str | None:
-        """Why nothing is clean now: a list is `Stale` or `Missing`; None if all is well."""
+        """Why no input is clean now: a list is `Stale` or `Missing`; None if all is well."""
         return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
@@ -200,7 +200,7 @@ class ContentChecker:
     ) -> Checked:
         """Check as `check` does, in a thread; the content may be an asynchronous stream as well.
 
-        Such a stream is digested as it comes, in the thread of the loop.
+        A stream of this kind is digested as it comes, in the thread of the loop.
 
         Raises:
             UsageError: as for `check`.
@@ -296,7 +296,7 @@ class ContentChecker:
         return self._answer(outcomes, lists, each=True)
 
     def _check_object(self, uri: str, lists: InUse) -> Checked:
-        # Its libraries are large, and few programs have buckets.
+        # The libraries of this module are large, and few programs have buckets.
         from hashclient.objects.stores import open_store
         from hashclient.scan.objects.objects import Objects, Request, Tools
 

@@ -117,7 +117,7 @@ class Parser:
 
     @property
     def holds_bare(self) -> bool:
-        """Whether a command without `z` or `n` was begun, which may have no delimiter."""
+        """Whether a command without `z` or `n` was begun; a delimiter may never come."""
         return bool(self._held) and not self.in_stream and self._held[0] not in _DELIMITERS
 
     @property
@@ -175,7 +175,7 @@ class Parser:
             return None
         after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
         if data[after : after + _LENGTH_BYTES] != _NO_MORE:
-            return None  # it has more chunks, its end has not come, or it is empty
+            return None  # the stream has more chunks, its end has not come, or it is empty
         chunk = data[at + _DATA_AT : after]
         if not chunk or (self._max is not None and len(chunk) > self._max):
             return None
@@ -189,7 +189,7 @@ class Parser:
         return events
 
     def _length(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read the length of a chunk, or continue one that was begun."""
+        """Read the length of a chunk, or the rest of a length that was begun."""
         need = _LENGTH_BYTES - len(self._held)
         head = self._held + bytes(data[at : at + need])
         if len(head) < _LENGTH_BYTES:
@@ -209,14 +209,14 @@ class Parser:
         return at + need
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
-        """Read a command, or continue one that was begun."""
+        """Read a command, or the rest of a command that was begun."""
         # A command is short, but the bytes after it may be many.
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
         delimiter = _DELIMITERS.get(line[0], b"\n")
         if line[0] in _DELIMITERS:
             place = line.find(delimiter, len(self._held))
-        else:  # whichever comes first, so that the result does not depend on the pieces
+        else:  # whichever limit comes first, so that the result does not depend on the pieces
             found = _BARE_END.search(line, len(self._held))
             place = -1 if found is None else found.start()
         if place < 0:

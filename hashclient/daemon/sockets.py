@@ -62,9 +62,10 @@ def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.s
 
     1. Nobody else may change a directory on the way; a missing directory is made.
     2. The directory stays open.
-    3. A lock in it keeps two daemons that start at once from removing each other's socket.
+    3. A lock in the directory keeps two daemons that start at once from removing each other's
+       socket.
     4. A socket without a listener is removed.
-    5. The new one has its mode before it listens.
+    5. The new socket has its mode before it listens.
     """
     _refuse(path, stranger_on(path.parent))
     if not path.parent.exists():

@@ -5,7 +5,7 @@ pieces; after each piece, the next user has a turn, with their next client. One 
 part of the threads. Only one request of each client is at work at a time, and none while the client
 has unread answers. Only the pieces themselves run outside the thread of the loop.
 
-Limit: a piece that the kernel never answers keeps its thread.
+Limit: a read that the kernel never answers keeps its thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ P = ParamSpec("P")
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
     """Make jobs that run up to their first `yield` at once.
 
-    So `close` frees what they hold, even if they never had a turn.
+    So `close` frees what the jobs hold, even if they never had a turn.
     """
 
     @functools.wraps(pieces)

@@ -47,9 +47,9 @@ class Content:
         self.door = door
         self.kept_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
-        #: Its place in the spool, as long as it may be a container.
+        #: The stream's place in the spool, as long as it may be a container.
         self.kept = kept
-        #: All bytes, if they are in memory anyway.
+        #: All bytes of the stream, if they are in memory anyway.
         self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
@@ -109,7 +109,7 @@ class Content:
         return [o for o in own + self.inside if o.kind in BY_WORST]
 
     def recorded(self) -> list[Outcome]:
-        """Return the outcomes to record, and the one that decides the answer."""
+        """Return the outcomes to record, and the outcome that decides the answer."""
         return [o for o in self.outcomes() if o is self.outcome or o.kind in RECORDED]
 
 

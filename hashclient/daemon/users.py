@@ -31,8 +31,8 @@ _SO_PEERGROUPS, _GROUPS_BYTES = 59, 1024
 class Peer(msgspec.Struct, frozen=True):
     """The other side of a connection.
 
-    `door` names it in records. All connections of one `user`, a user id or an address, share the
-    limits of one user. `rights` are None for a client at a port, who has no credentials.
+    `door` names the client in records. All connections of one `user`, a user id or an address,
+    share the limits of one user. `rights` are None for a client at a port, who has no credentials.
     """
 
     door: str
@@ -82,7 +82,7 @@ class Share:
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """All users may have `most`; each one may have `percent` of them, but at least one."""
+        """All users together may have `most`; each user may have `percent`, but at least one."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()
@@ -141,14 +141,14 @@ class HandedOver:
     """Open files that a client has handed over and that are not answered."""
 
     def __init__(self, share: Share, peer: Peer) -> None:
-        """Start without files; `share` counts those of the user."""
+        """Start without files; `share` counts the files of the user."""
         self._share, self._peer = share, peer
-        #: All files, and those that the user's share counts.
+        #: All files, and the files that the user's share counts.
         self._files = self._counted = 0
 
     @property
     def is_beyond(self) -> bool:
-        """Whether a file exceeds its user's share; each client may have one of these."""
+        """Whether a file exceeds its user's share; each client may have one of these files."""
         return self._files > self._counted
 
     def begin(self) -> None:
@@ -157,7 +157,7 @@ class HandedOver:
         self._counted += self._share.take(self._peer)
 
     def end(self) -> None:
-        """Note that one is answered."""
+        """Note that one file is answered."""
         self._files -= 1
         if self._counted > self._files:
             self._counted -= 1

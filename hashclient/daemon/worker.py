@@ -1,7 +1,7 @@
 """One process of a daemon: it accepts clients, watches their connections, and ends in good order.
 
-If all connections are taken, one is closed for a new client: first a silent connection, then one
-that sends very slowly, then one of the user who has the most connections.
+If all connections are taken, one is closed for a new client: first a silent connection, then a
+connection that sends very slowly, then a connection of the user who has the most.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 
 #: Descriptors of a thread that opens a container: for its process, and for the start of this
 #: process.
 _OPENER_DESCRIPTORS = 6
-#: Descriptors reserved for files that are read and written, besides connections: those of all
-#: threads, and some for records, logs and lists.
+#: Descriptors reserved for files that are read and written, besides connections: the descriptors of
+#: all threads, and some for records, logs and lists.
 SPARE_DESCRIPTORS = (
     READERS * _PATH_DESCRIPTORS + (OPENERS + OPENERS_OF_LARGE) * _OPENER_DESCRIPTORS + 128
 )
@@ -72,7 +72,7 @@ def room_for_clients(descriptors: int) -> int:
 
 
 class Worker:
-    """Serves listening sockets until it is asked to stop."""
+    """Serves listening sockets until another thread or signal asks it to stop."""
 
     def __init__(
         self,
@@ -121,7 +121,8 @@ class Worker:
     def _failed(self, _: object, context: dict[str, Any]) -> None:
         """Note an unexpected failure, which may leave a client waiting for ever.
 
-        The state after it is unknown, so this process ends, and another one takes its place.
+        The state after this error is unknown, so this process ends, and another one takes its
+        place.
         """
         _log.info("failed: %s", type(context.get("exception")).__name__)
         self._loop.stop()
@@ -188,14 +189,14 @@ class Worker:
             self._loop.stop()
 
 
-#: Seconds of silence after which a connection is closed if others need its place; and between two
-#: searches for such connections by one user.
+#: Seconds of silence after which a connection is closed if others need its place; and seconds
+#: between two searches for such connections by one user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
 
 class Connections:
-    """The connections of one process: their limit, and which one is closed for a new one."""
+    """The connections of one process: their limit, and which connection is closed for a new one."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
         """Allow as many connections as `share` has; `clock` gives seconds."""
@@ -213,7 +214,7 @@ class Connections:
         return iter(list(self._clients))
 
     def take(self, peer: Peer) -> bool:
-        """Take a place for one more connection; return whether it is taken.
+        """Take a place for one more connection; return whether there was a place.
 
         If no place is free, close a connection that is silent or slow, or whose user has the most.
         """

@@ -1,19 +1,20 @@
 """The brake: a limit for the number of files that are acted upon for one entry within 24 hours.
 
-If an entry is wrong, such as one of a licence text, it would have a policy isolate thousands of
-files. A file above the limit is held: it is on record and waits for a person, who releases it or
-has the entry withdrawn.
+If an entry is wrong, for example the entry of a licence text, a policy would isolate thousands of
+files because of it. A file above the limit is held: it is on record and waits for a person, who
+releases it or has the entry withdrawn.
 
 1. A file may be acted upon if, for each action, an entry that asks for the action also permits it.
-2. An entry lets a file be acted upon if it has done so within 24 hours, or fewer files than
-   `per_entry` were acted upon because of it since then. With `per_day`, fewer files than that must
-   have been acted upon in all.
-3. A held match stays held when it is found again, unless an entry lets it be acted upon that the
-   match did not have before.
-4. A match that a person has released may be acted upon, and does not count.
-5. A match whose report is wanted already, or was made, needs no permit for it.
+2. An entry permits an action on a file if it has done so within 24 hours, or if fewer files than
+   `per_entry` were acted upon because of it in this time. With `per_day`, fewer files than
+   `per_day` must have been acted upon because of all entries together.
+3. A held match stays held when it is found again, unless an entry that the match did not have
+   before permits the action.
+4. A match that a person has released may be acted upon, and does not count for the limit.
+5. A match whose report is wanted already, or was made, needs no permit for this report.
 
-With `only_tell`, no permit is given and no match is held: what would be held is only noted.
+With `only_tell`, no permit is given and no match is held: the matches that would be held are only
+noted.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class Brake:
     def __init__(self, config: BrakeConfig, policy: Policy, *, only_tell: bool = False) -> None:
         self._config = config
         self._policy = policy
-        #: The ids of matches that would be held, and the one turn that they are all decided in.
+        #: The ids of matches that would be held, and the one turn in which all of them are decided.
         self.would_hold: set[str] = set()
         self._told: _Turn | None = None
         self._only_tell = only_tell
-        #: When permits were last forgotten that do not count any more.
+        #: When expired permits were last removed.
         self._tidied: datetime | None = None
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
@@ -76,7 +77,7 @@ class _Turn:
         self, config: BrakeConfig, permits: Permits, now: datetime, *, only_tell: bool
     ) -> None:
         self.since = now - WINDOW
-        #: The permits that are new, by match.
+        #: The new permits, by match.
         self.given: dict[str, list[Entry]] = {}
         self.permits = permits
         self._config = config
@@ -88,14 +89,14 @@ class _Turn:
             self._room_in_all = config.per_day - permits.used_by_files(self.since)
 
     def is_held(self, case: Case, asking: Mapping[Entry, frozenset[Action]]) -> bool | None:
-        """Return whether a match is held; None if nothing is to be done about it.
+        """Return whether a match is held; None if the policy has no action for it.
 
         `asking` has the entries of the match that ask for actions.
         """
         before = case.before
         is_full = self._room_in_all <= 0 or not any(map(self._room_of, asking))
         if is_full and (before is None or before.state is MatchState.HELD):
-            return True  # there may be very many of these
+            return True  # there may be very many held matches
         wanted = {a for actions in asking.values() for a in actions}
         # A match comes again only in a turn of several transactions.
         letting = set(self.given.get(case.id, ()))

@@ -11,8 +11,8 @@ A match is excepted if every entry that it hits is covered by a ruling. A ruling
 5. the file is below the path that the ruling names, if it names one;
 6. it does not wait for the approval of a second person.
 
-If something is not known, the match stays a match. The file of rulings is looked at with each
-match, or once for all that have come together, so a daemon follows each change and each end.
+If something is not known, the match stays a match. The file of rulings is checked for each match,
+or once for all matches that have come together, so a daemon follows each change and each end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Exceptions:
     ) -> None:
         """Read the rulings; `now` gives the time in UTC.
 
-        `on_failure` is called whenever they turn out not to be usable: no match is excepted then.
+        `on_failure` is called whenever the rulings turn out not to be usable: then no match is
+        excepted.
         """
         self._layout, self._path = layout, layout.exceptions
         self._lists = lists
@@ -68,9 +69,9 @@ class Exceptions:
         self._lock = threading.Lock()
         self._stamp: _Stamp = (0, 0, 0)
         self._book = Book()
-        #: The fingerprints of the entries that rulings are about, as they are now.
+        #: The present fingerprints of the entries that rulings are about.
         self._current: dict[tuple[str, str], Fingerprint | None] = {}
-        #: A time that has passed.
+        #: A time that is known to have passed.
         self._passed = max(index.manifest.checked_at for index in lists.indexes)
         self._refresh()
 
@@ -88,7 +89,7 @@ class Exceptions:
         return cls(session.settings.layout, lists, session.now, refuse)
 
     def rule(self, outcome: Outcome) -> Outcome:
-        """Return an outcome; a match that is excepted is of its own kind, and names its rulings."""
+        """Return an outcome; an excepted match gets its own kind, and names its rulings."""
         if outcome.kind is not Kind.MATCH:
             return outcome
         try:
@@ -126,7 +127,7 @@ class Exceptions:
         return msgspec.structs.replace(self._lists, also=also)
 
     def obstacle(self, ruling: Ruling) -> str | None:
-        """Return why a ruling does not count now, in a few words; None if it does."""
+        """Return why a ruling does not count now, in a few words; None if it counts."""
         with self._lock:
             self._refresh()
             if self._is_early(now := self._now()):
@@ -189,7 +190,7 @@ class Exceptions:
         return None
 
     def _is_early(self, now: datetime) -> bool:
-        """Return whether the clock shows a time before one that has passed."""
+        """Return whether the clock shows a time before a time that has passed."""
         if now < self._passed - CLOCK_TOLERANCE:
             return True
         self._passed = max(self._passed, now)
@@ -200,7 +201,7 @@ class Exceptions:
         return found is not None and found.code == entry.fingerprint
 
     def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
-        """Return the fingerprint of an entry now; after a few, those of all rulings at once."""
+        """Return the present fingerprint of an entry; after a few, compute those of all at once."""
         key = list_name, entry
         if key not in self._current:
             rulings = self._book.rulings if len(self._current) >= _FEW else ()
@@ -219,7 +220,7 @@ class Exceptions:
                 self._current[name, one] = value
 
     def _is_known(self, hit: Hit, ruling: Ruling, outcome: Outcome) -> bool:
-        """Return whether a file is one that a ruling is about, by its SHA-256.
+        """Return whether a ruling about a file is about this file, by its SHA-256.
 
         A ruling about one file may be about the container of a member.
         """
@@ -259,14 +260,14 @@ def _stamp_of(path: Path) -> _Stamp:
 def is_below(outcome: Outcome, place: str) -> bool:
     """Return whether a file, or its container, is at a path, or below it; links are followed.
 
-    The file that was read has to be there now: where its path was made a link since, it leads to
-    another one. An object is at or below a URI, and so are its versions. A stream, and a digest
-    that was looked up, are nowhere.
+    The file that was read has to be below the path now: if the path became a link since then, it
+    leads to another file. An object is at or below a URI, and so are its versions. A stream, and a
+    digest that was looked up, are below no path.
     """
     if outcome.is_stream or outcome.origin is not None:
         return False
     path = outcome.path if outcome.is_object else os.path.realpath(outcome.path)
-    if outcome.is_object and "?" not in place:  # in a key it is escaped: a version follows it
+    if outcome.is_object and "?" not in place:  # in a key, `?` is escaped: a version follows here
         path = path.partition("?")[0]
     if not f"{path}/".startswith(f"{place.removesuffix('/')}/"):
         return False

@@ -1,9 +1,9 @@
 """Rules and decisions: people, and limits that they set, keep matches from being acted upon.
 
 Every front end asks a **rule** when an outcome is known, before it is counted, recorded or acted
-upon: that of `Exceptions` turns a match into one that is excepted. A **decision** is asked later,
-in the transaction that records the matches (`matches/recording`): so the decision is on record with
-the match, and several scans at once share one limit.
+upon: the rule of `Exceptions` turns a match into an excepted one. A **decision** is asked later, in
+the transaction that records the matches (`matches/recording`): so the decision is recorded with the
+match, and several scans at once share one limit.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from hashclient.core.model import Outcome
 if TYPE_CHECKING:
     from hashclient.matches.permits import Case, Permits
 
-#: Returns an outcome as a person has ruled it: the same one, or one of another kind.
+#: Returns an outcome as a person has ruled it: unchanged, or as an outcome of another kind.
 Rule = Callable[[Outcome], Outcome]
 #: The same for outcomes that have come together, in their order.
 Rules = Callable[[Sequence[Outcome]], Sequence[Outcome]]
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
-    """Return an outcome as it is: the rule without exceptions."""
+    """Return an outcome unchanged: the rule without exceptions."""
     return outcome
 
 
 def as_they_are(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """Return outcomes as they are."""
+    """Return outcomes unchanged."""
     return outcomes
 
 

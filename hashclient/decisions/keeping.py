@@ -57,10 +57,10 @@ class Keeper:
         self._waits = session.settings.config.decisions.people > 1
 
     def rulings(self) -> tuple[Ruling, ...]:
-        """Return all rulings that are kept.
+        """Return all recorded rulings.
 
         Raises:
-            StateError: the rulings cannot be read, or are not the last ones that were written.
+            StateError: the rulings cannot be read, or are not those that were written last.
         """
         return load_book(self._layout, self._sealer).rulings
 
@@ -136,7 +136,7 @@ class Keeper:
         return self._change("exception-renewed", change, ids)
 
     def approve(self, ids: Sequence[str], reason: str) -> list[Ruling]:
-        """Let exceptions count that wait for a second person; return them.
+        """Let exceptions count that wait for a second person; return these exceptions.
 
         Raises:
             UsageError: an exception does not exist, does not wait, or was made by the same person.
@@ -193,7 +193,7 @@ class Keeper:
     def _change(
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
     ) -> list[Ruling]:
-        """Change the rulings; return those with these ids, after the change or before it."""
+        """Change the rulings; return those with `ids`, after the change or before it."""
         with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             book: Book = load_book(self._layout, self._sealer)
@@ -260,8 +260,8 @@ def exchange(
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
     """Make exceptions of these entries of a list, which are known to be good, and of no others.
 
-    Earlier exceptions made so end; those that end soon are renewed. Return whether there is a new
-    one. The caller holds the writers' lock.
+    Earlier exceptions of this kind end; exceptions that end soon are renewed. Return whether there
+    is a new one. The caller holds the writers' lock.
 
     Raises:
         AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be
@@ -318,7 +318,7 @@ def check_number(number: int) -> None:
     """Refuse more exceptions than are kept.
 
     Raises:
-        UsageError: there would be more.
+        UsageError: there would be too many exceptions.
     """
     if number > MOST:
         raise UsageError(f"there are {MOST:,} exceptions already", hint="remove some of them")

@@ -1,8 +1,8 @@
 """Chooses the actions for a match by the configuration; other modules do them.
 
-The first rule that fits an entry decides for it; where none fits, the match is recorded and no
-more. A match of several entries gets the actions of all of them. Conflicts get no action: the file
-may not be the one that the entry means.
+The first rule that fits an entry decides for it; if no rule fits, the match is only recorded. A
+match of several entries gets the actions of all of them. Conflicts get no action: the file may not
+be the one that the entry means.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Policy:
     def __init__(self, rules: Sequence[PolicyRule], *, quarantine_all: bool = False) -> None:
         self._rules = rules
         self._always = frozenset((Action.QUARANTINE,) if quarantine_all else ())
-        #: What entries of a list and category ask for.
+        #: The actions that entries of a list and category ask for.
         self._known: dict[tuple[str, str], frozenset[Action]] = {}
 
     def actions_for(self, outcome: Outcome) -> tuple[Action, ...]:
@@ -66,7 +66,7 @@ def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:
     """Refuse rules for a list that is not `known`: their actions would never happen.
 
     Raises:
-        ConfigError: there is such a rule.
+        ConfigError: a rule names an unknown list.
     """
     for rule in rules:
         if rule.list is not None and rule.list not in known:

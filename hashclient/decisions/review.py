@@ -6,9 +6,10 @@
    last review of each person counts; the log's name of the operator distinguishes them.
 3. A review is about the content at that time: other content at the path has no review yet.
 4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is how
-   many of all matches that is for. Which ones follows from the id, which is random.
-5. A rejected match is in no report. A match that a person rejects waits, for any `after` and
-   `share`, until `people` persons say the same.
+   many of all matches that is for. The id of a match, which is random, decides whether it is among
+   these.
+5. A rejected match is in no report. A match that a person rejects waits, whatever `after` and
+   `share` are, until `people` persons say the same.
 
 The log is written first, so a kill cannot leave a review that is not logged.
 """
@@ -80,11 +81,11 @@ class ReviewPolicy:
         return self._is_asked and number < self._share
 
     def verdict(self, story: Sequence[Step]) -> Verdict | None:
-        """Return what a review has decided about a match, None if it has not."""
+        """Return what the reviews have decided about a match, None if they have not."""
         return verdict_of(story, self.people)
 
     def ended(self, match: Match, reviews: Sequence[Step]) -> str | None:
-        """Return why a match is to be in no report: it has ended, or was rejected."""
+        """Return why no report may have a match: the match has ended, or was rejected."""
         if match.ended is not None:
             return match.ended
         return Verdict.REJECTED if self.verdict(reviews) is Verdict.REJECTED else None

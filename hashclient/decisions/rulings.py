@@ -2,11 +2,11 @@
 
 One file holds them all and is replaced as a whole. Its first line has a message authentication
 code under the local key over every byte, as the manifest of a list has. So an edited file is
-refused. It also has the number of times that the file was written, and `state.json` has the same
-number: so a lost file, or an old one that was put back, is noticed. The second line has the places
-of all entries in the rest, eight hexadecimal digits each, ordered by list and id; the rest is a
-JSON array with each ruling in a line of its own. So a run decodes the rulings about the entries
-that it matches, and no others.
+refused. The line also has the number of times that the file was written, and `state.json` has the
+same number: so a lost file, or an old file that was put back, is noticed. The second line has the
+places of all entries in the rest of the file, eight hexadecimal digits each, ordered by list and
+id; the rest is a JSON array with each ruling in a line of its own. So a run decodes the rulings
+about the entries that it matches, and no others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """An entry that a ruling is about, as it was then."""
+    """An entry that a ruling is about, as it was when the ruling was made."""
 
     list: str
     id: str
@@ -70,10 +70,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, array_like=True):
     """What a person has ruled: these entries are not acted upon, for a while.
 
-    `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
-    path, or the URI, at or below which it counts. An empty value means no limit. `origin` says what
-    made it, if no person did. While it `waits`, it does not count: another person than the one who
-    made it has to approve it.
+    `content` is the SHA-256 tag of the only file that the ruling is about, in hexadecimal; `below`
+    is the path, or the URI, at or below which the ruling counts. An empty value means no limit.
+    `origin` says what made the ruling, if no person did. While the ruling `waits`, it does not
+    count: a second person has to approve it.
     """
 
     id: str
@@ -90,7 +90,7 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 
     @property
     def about(self) -> str:
-        """What it is about, in words."""
+        """What the ruling is about, in words."""
         names = ", ".join(entry.name for entry in self.entries)
         text = f"one file that matches {names}" if self.content else names
         return f"{text}, below {printable(self.below)}" if self.below else text
@@ -104,7 +104,7 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 class Imports(msgspec.Struct, frozen=True):
     """The last version of exported exceptions that was imported, by the key that signed it.
 
-    If they were lost, `since` is when: only later ones are taken from then on.
+    If the rulings were lost, `since` is when: from then on only later imports are taken.
     """
 
     versions: dict[str, int] = {}
@@ -133,7 +133,7 @@ _MANY = 4_000
 
 
 class Book:
-    """All rulings, as they are kept."""
+    """All recorded rulings."""
 
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
         """Take the file's first line, and the file; without them, the book is empty."""
@@ -141,13 +141,14 @@ class Book:
         self._data = data  # whole: a copy of megabytes takes longer than all else
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
-        #: The rulings about the entries that were asked for; about all, once these were many.
+        #: The rulings about the entries that were asked for; about all entries, once many were
+        #: asked for.
         self._known: dict[tuple[str, str], list[Ruling]] = {}
         self._is_whole = False
 
     @property
     def at(self) -> datetime | None:
-        """When it was written; None if it never was."""
+        """When the file was written; None if it never was."""
         return self._head.at
 
     @property
@@ -294,7 +295,7 @@ def _name(list_name: str, entry: str) -> bytes:
 
 
 def _number_in(layout: Layout) -> int:
-    """Return the number in the file, whether or not it is authentic; 0 without one."""
+    """Return the number in the file, whether or not the file is authentic; 0 without a file."""
     try:
         line = read_regular(layout.exceptions, MAX_STATE_BYTES).partition(b"\n")[0]
         return msgspec.json.decode(line, type=_Head).number

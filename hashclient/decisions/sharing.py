@@ -1,12 +1,13 @@
 """Exceptions for many machines: one exports them, signed, and the others import them.
 
 Exceptions of entries travel, with their reason and author. Exceptions of files, or below a path,
-stay, so no digest and no path is in the file; imported ones stay, too, and those made because an
-entry is known to be good. The key is that of the audit log of the machine that exports; `trusted`
-in [decisions] names the keys that may decide here.
+stay on this machine, so no digest and no path is in the file; imported exceptions stay, too, and
+exceptions made because an entry is known to be good. The file is signed with the key of the audit
+log of the exporting machine; `trusted` in [decisions] names the keys that may decide on this
+machine.
 
-An import replaces the exceptions that came before from the file's key by those of the file. An
-import is refused unless
+An import replaces the exceptions that came earlier from the same key by the exceptions of the file.
+An import is refused unless
 
 1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
 2. a trusted key has signed it, and not the one of this machine;
@@ -14,11 +15,12 @@ import is refused unless
 4. its version, the number of changes there, is not below that of the last one from this key; and
    it was made later than these numbers were lost here, if they were.
 
-A file of the same version changes nothing, but for entries that were not here at that time: an
-exception that was removed here does not come back.
+A file of the same version changes nothing, except for entries that were not on this machine at that
+time: an exception that was removed here does not come back.
 
 The fingerprint of an entry is made here, of the entry as it is on the list here: other machines
-have other keys. The list has to be of the same provider, by a root of trust that both have known.
+have other keys. The list has to be of the same provider: both machines have known one root of trust
+of it.
 """
 
 from __future__ import annotations
@@ -56,9 +58,9 @@ FORMAT: Literal["hashclient-exceptions-export/1"] = "hashclient-exceptions-expor
 MAX_EXPORT_BYTES = 32 << 20
 #: The first of the signed bytes.
 _TAG = b"hashclient exceptions v1\n"
-#: How far the clock of another machine may be ahead of the one here.
+#: How far the clock of another machine may be ahead of the clock of this machine.
 _AHEAD = timedelta(hours=1)
-#: The origin of a ruling that was imported begins so; the key follows.
+#: The origin of an imported ruling begins so; the key follows.
 _ORIGIN = "key "
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -89,7 +91,7 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What an import did: the name of the key, its exceptions here now, and those left out."""
+    """What an import did: the name of the key, its exceptions now, and those left out."""
 
     name: str
     version: int
@@ -184,7 +186,8 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             elif known is not None or is_new:
                 made = _ruling(shared, origin, name) if known is None or is_new else known
                 entry = made.entries[0]
-                # An entry that has changed since is not taken for the one that was meant.
+                # If an entry has changed since the export, it does not count as the entry that was
+                # meant.
                 if known is not None and known.entries[0].name == entry.name:
                     entry = known.entries[0]
                 if not entry.fingerprint:
@@ -254,7 +257,7 @@ def _is_same_provider(session: Session, lists: OpenLists, export: Export, name: 
 
 
 def _roots(session: Session, lists: OpenLists, name: str) -> set[str]:
-    """Return the SHA-256 of the known roots of a list's provider; none if it is not here."""
+    """Return the SHA-256 of the known roots of a list's provider; none if the list is not here."""
     found: set[str] = set()
     for index in lists.indexes:
         if index.manifest.list == name:

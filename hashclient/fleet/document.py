@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMAT: Literal["hashclient-status/1"] = "hashclient-status/1"
 MAX_STATUS_BYTES = 64 << 10
 SUFFIX = ".jsonl"
-#: So many lists always fit, with names of any length; fresh lists are left out first.
+#: This many lists always fit, with names of any length; fresh lists are left out first.
 MOST_LISTS = 150
 _TAG = b"hashclient status v1\n"
 
@@ -39,14 +39,14 @@ Freshness = Literal["fresh", "grace", "stale", "unusable"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a document: an unknown key is refused, so nothing else can be in one."""
+    """A part of a document: an unknown key is refused, so a document can have nothing else."""
 
 
 class Machine(_Part, frozen=True):
     """A machine: the id of its audit log, and its name.
 
-    `copy` differs where another machine has the same state: it is made of id, name and the machine
-    id of the system.
+    `copy` differs if another machine has a copy of the state: it is made of id, name and the
+    machine id of the system.
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -104,8 +104,8 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
 
     `counter` is higher in each document of a machine, which promises another one within
     `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None if there is no
-    record of matches, or, with an exit code, where it cannot be read. `checkpoint` is one of the
-    audit log, as a line of text.
+    record of matches, or, with an exit code, if the record cannot be read. `checkpoint` is a
+    checkpoint of the audit log, as a line of text.
     """
 
     format: Literal["hashclient-status/1"]
@@ -146,7 +146,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def encode_status(document: StatusDocument, key: Ed25519PrivateKey) -> bytes:
-    """Return the file, signed with `key`, which is the one of the checkpoint as well."""
+    """Return the file, signed with `key`, which has also signed the checkpoint."""
     data = sign_document(document, _TAG, key)
     assert len(data) <= MAX_STATUS_BYTES, "a document is bounded by its parts"
     return data

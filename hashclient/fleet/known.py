@@ -115,7 +115,7 @@ def checked_key(text: str) -> str:
     """Return a public key as `audit verify` shows it.
 
     Raises:
-        UsageError: not a key.
+        UsageError: the text is not a key.
     """
     if not _KEY.fullmatch(text):
         raise UsageError(

@@ -3,8 +3,9 @@
 The document is made from the status, and from the end of the audit log. To publish it:
 
 1. Only one process publishes at a time, so an older document never replaces a newer one.
-2. A document has a number that no other has: it is kept before the document is made.
-3. The document replaces the one before it in one step.
+2. Each document has a number that no other document has: the number is stored before the document
+   is made.
+3. The document replaces the previous document in one step.
 4. Only then a failure is forgotten: a kill leaves it on record.
 """
 
@@ -47,9 +48,9 @@ from hashclient.system.files import make_private_dir, writer_lock
 from hashclient.system.layout import PUBLISHED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
-#: The time that counts are for.
+#: The period that the counts are for.
 WINDOW = timedelta(hours=24)
-#: So many records of the log are read, the newest ones: some tenths of a second.
+#: At most this many records of the log are read, the newest ones: some tenths of a second.
 MOST_RECORDS = 20_000
 #: There are some fifty kinds that are not opened.
 MOST_KINDS = 100
@@ -75,7 +76,7 @@ def make_document(
     `failures` is how often publishing has failed since the last success.
 
     Raises:
-        AuditError: the log cannot be read, or its key is not there.
+        AuditError: the log cannot be read, or its key is missing.
         StateError: there is no log yet.
     """
     settings, now = session.settings, session.now().astimezone(UTC)
@@ -146,7 +147,8 @@ def _runs(records: Iterable[Record], last_scan: Record | None) -> dict[Command, 
     found: dict[Command, Runs] = {}
     for record in records:
         command, data = _ENDS.get(record.event), record.data
-        # A record that is too large for one line goes on in others, which repeat its counts.
+        # A record that is too large for one line continues in other records, which repeat its
+        # counts.
         if command is None or data.get("part", 1) != 1:
             continue
         code = 0 if record.event == "fetch" else _code(data)
@@ -169,7 +171,7 @@ def _not_opened(last_scan: Record | None) -> dict[str, int]:
 
 
 def _code(data: dict[str, Any]) -> int | None:
-    """Return the exit code of a record; without one None, which is not 0."""
+    """Return the exit code of a record; without a record None, which is not 0."""
     value = data.get("exit_code")
     return value if type(value) is int and 0 <= value <= 255 else None
 
@@ -187,7 +189,8 @@ LOCK_WAIT_S = 30.0
 def publish(session: Session, status: Status, where: str) -> str:
     """Publish the status in a directory or a bucket; return the place as people see it.
 
-    What `status` has about publications is brought up to date, however this one ends.
+    However this publication ends, the figures of `status` about publications are brought up to
+    date.
 
     Raises:
         HashclientError: the status could not be published; an earlier document stays.

@@ -1,7 +1,7 @@
-"""Where status documents lie: in a directory of others, or in a bucket.
+"""Where status documents lie: in a directory of other users, or in a bucket.
 
-Others can put anything there: links, pipes, huge files, names with control characters. A name is
-only looked up in the directory that is held, a link is not followed, and no more is read than a
+Other users can put anything there: links, pipes, huge files, names with control characters. A name
+is only looked up in the directory that is held, a link is not followed, and no more is read than a
 document may have. Checkpoints of this machine's audit log are kept there as well.
 """
 
@@ -33,7 +33,7 @@ from hashclient.system.text import printable
 
 #: More documents than this are refused: nobody has so many machines.
 MOST_DOCUMENTS = 20_000
-#: So many objects are read before they are looked at.
+#: At most this many objects are read before they are parsed.
 _AT_ONCE = 64
 _TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
 
@@ -79,7 +79,7 @@ class Folder:
             ) from error
 
     def read(self, *endings: str) -> Iterator[Found]:
-        """Yield what lies there under names with such endings, in their order.
+        """Yield the files whose names have these endings, in the order of their names.
 
         Raises:
             UsageError: the place cannot be read, or has too many documents.
@@ -106,10 +106,10 @@ def _names(directory: Directory) -> Iterator[str]:
 
 
 def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list[str]:
-    """Return the names with such endings, in order; those of unfinished files are left out.
+    """Return the names with these endings, in order; names of unfinished files are left out.
 
     Raises:
-        UsageError: there are too many.
+        UsageError: there are too many files.
     """
     wanted = (n for n in names if n.endswith(endings) and not n.startswith(TEMP_PREFIX))
     kept = list(itertools.islice(wanted, MOST_DOCUMENTS + 1))
@@ -162,7 +162,7 @@ class Bucket:
             self._store.put(self._uri.key + name, data)
 
     def read(self, *endings: str) -> Iterator[Found]:
-        """Yield what lies there under names with such endings, in their order.
+        """Yield the objects whose names have these endings, in the order of their names.
 
         Raises:
             UnreachableError: the store failed.
@@ -232,7 +232,7 @@ def place_at(where: str) -> Folder | Bucket:
     """Return the place that a directory or a URI names.
 
     Raises:
-        UsageError: the text cannot name a place.
+        UsageError: the text has not the form of a place.
     """
     return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))
 

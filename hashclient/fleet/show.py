@@ -1,14 +1,15 @@
 """Judges the documents of many machines: each gets its findings, and only one without any is well.
 
-1. A document counts if it verifies, and lies under the name that it has to have. Else it is forged.
+1. A document counts if it verifies, and has the right file name. Otherwise the document is forged.
 2. Its key is pinned to a machine; the document of another key is unknown. A machine with a
    pinned key and without a document is missing.
-3. Two documents with one key are of twins: of a state that was copied to a second machine. So are
-   two different documents with one number.
-4. A document with a lower number than the last one that was seen is replayed, or else the machine
-   was rolled back: if it was made later.
-5. Its checkpoint is neither older than the last one seen, nor a different one in its place. A
-   machine that was rolled back stays so, however far it gets, until its key is pinned again.
+3. Two documents with one key are twins: the state was copied to a second machine. Two different
+   documents with one number are twins, too.
+4. A document with a lower number than the last one that was seen is replayed; if the document was
+   made later than that one, the machine was rolled back.
+5. The checkpoint of the document is neither older than the last one seen, nor a different one in
+   its place. A machine that was rolled back keeps this finding, however far it gets, until its key
+   is pinned again.
 6. The document was made within the interval that it promises, and not in the future.
 7. The machine says that it has no problem and that no match waits, and others have no newer
    generation of a list that was published longer ago than its interval.
@@ -33,8 +34,8 @@ from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found
 from hashclient.system.text import counted, for_people, natural, printable
 
-#: Things that can be wrong, the worst first, with the exit code; `failed` has that of the error,
-#: and `unwell` that of the machine.
+#: Possible problems, the worst first, with the exit code; `failed` has the code of the error, and
+#: `unwell` the code of the machine.
 FINDINGS: Mapping[str, ExitCode] = {
     "failed": ExitCode.STATE,
     "rolled-back": ExitCode.AUDIT,
@@ -61,7 +62,7 @@ _CODES = {code.value: code for code in ExitCode if ExitCode.INCOMPLETE <= code <
 
 
 class Finding(NamedTuple):
-    """Something that is wrong: a word of `FINDINGS`, a sentence, and the exit code."""
+    """A problem: a word of `FINDINGS`, a sentence, and the exit code."""
 
     word: str
     text: str
@@ -71,7 +72,7 @@ class Finding(NamedTuple):
 class Row(NamedTuple):
     """A machine, or a file of no known machine; the worst finding comes first.
 
-    `document` is None if it does not count, or is not there.
+    `document` is None if the document does not count, or does not exist.
     """
 
     name: str
@@ -175,7 +176,7 @@ def _verified(found: Found) -> _Given:
 
 
 def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | None:
-    """Return what the last document that was seen shows to be wrong with a new one (3, 4, 5)."""
+    """Return the faults of a new document that the last seen document shows (3, 4, 5)."""
     if last is not None and last.went_back is not None:
         return _finding("rolled-back", last.went_back)
     if last is None or last.sha256 == this.sha256:

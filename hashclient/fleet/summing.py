@@ -1,7 +1,8 @@
 """The summaries of many audit logs, added up: one figure for all machines.
 
 Counts are added. For durations, the counts are added; median and percentile are the highest of all
-machines, which those of all together cannot exceed. Overlapping outages of a provider are one.
+machines: the values of all runs together cannot be higher. Overlapping outages of a provider are
+one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def add_up(summaries: Sequence[Summary]) -> Summary:
     """Return the sum of the summaries of different logs for the same period.
 
     Raises:
-        UsageError: there are no summaries, two are of the same log, or their periods differ.
+        UsageError: there are no summaries, two summaries are of the same log, or their periods
+            differ.
     """
     if len({one.log_id for one in summaries}) != len(summaries):
         raise UsageError("two summaries are of one log", hint="give each machine once")

@@ -26,7 +26,7 @@ Cell = str | int | float | datetime | None
 
 def _fresh(document: StatusDocument) -> str:
     fresh = sum(one.state == "fresh" for one in document.lists)
-    if fresh:  # those that are fresh are left out first
+    if fresh:  # fresh lists are left out first
         fresh += document.lists_omitted
     return f"{fresh}/{len(document.lists) + document.lists_omitted + document.providers_unknown}"
 

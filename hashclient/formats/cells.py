@@ -12,8 +12,8 @@ from hashclient.system.text import printable
 #: full width as well. Tabs and line ends cannot occur: `printable` has escaped them.
 _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
-#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: the text
-#: after one begins a cell.
+#: In countries with a decimal comma, spreadsheets split at semicolons, quoted or not: the text
+#: after a semicolon begins a cell.
 _SEPARATED_FORMULA = f";(?=[\\s\"']*[{_TRIGGERS}])"
 
 

@@ -18,7 +18,8 @@ _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 def conclusion(summary: Summary) -> str:
     """Return what was found and why the run is not whole, most important first.
 
-    Only for `OK` it says that all was checked: the exit code is the verdict, this text its words.
+    Only for `OK` the text says that all was checked: the exit code is the verdict, and this text
+    its words.
     """
     code = summary.exit_code
     if code is ExitCode.OK:

@@ -2,8 +2,9 @@
 
 The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell has a line end or
 a control character, and no spreadsheet takes a cell for a formula, for any bytes in a path: if this
-changes a path, `path_b64` has its bytes. The last rows are about the run: one for each reason why
-it is not whole, then one of kind `summary`. A table of a run without that row was cut off.
+changes a path, `path_b64` has its bytes. The last rows are about the run: one row for each reason
+why the run is not complete, then one of kind `summary`. A table of a run without that row was cut
+off.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
 
 class CsvFormatter:
-    """Writes one row a hit, one for an outcome without any, and the run last."""
+    """Writes one row for each hit, one row for an outcome without a hit, and the run last."""
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
@@ -87,7 +88,7 @@ class CsvFormatter:
         return "\n".join(self._row([row.get(name, "") for name in self._columns]) for row in rows)
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
-        """Yield the rows on a run, its end last; their `kind` differs from those of inputs."""
+        """Yield the rows on a run, the summary last; their `kind` differs from those of inputs."""
         for remark in remarks(summary):
             row = {"kind": remark.subject, "reason": remark.text, "list": remark.list_name}
             row |= {"generation": remark.generation, "algorithms": remark.algorithms}
@@ -106,7 +107,7 @@ class CsvFormatter:
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _file_cells(self, handled: Handled) -> tuple[list[str], list[str]]:
-        """Return the cells before those of a hit, and the cells after them."""
+        """Return the cells before the cells of a hit, and the cells after them."""
         outcome, record = handled.outcome, handled.record
         place = outcome.place if outcome.members else outcome.path
         path = text_cell(printable(place))

@@ -1,10 +1,10 @@
 """The format for a SIEM: one event of the Elastic Common Schema a line.
 
-One event for each entry that an input hit, one for an input without any, then one for each list
+One event for each entry that an input hit, one for an input without a hit, then one for each list
 used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
 (https://www.elastic.co/docs/reference/ecs) with their types; other strings are under `labels`,
-other numbers under `hashclient`. `host.hostname` is the machine of the run, also where the shipper
-is another machine.
+other numbers under `hashclient`. `host.hostname` is the machine of the run, even if the shipper is
+another machine.
 """
 
 from __future__ import annotations

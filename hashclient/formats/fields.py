@@ -1,7 +1,7 @@
 """Shared by the formats: the fields of outcomes, entries and summaries, and sentences about a run.
 
 `docs/jsonl.schema.json` specifies the output of `jsonl`; other formats use the same names of
-fields. All formats use the same words for each reason why a run is not whole: an interruption,
+fields. All formats use the same words for each reason why a run is not complete: an interruption,
 missing lists, gaps of a lookup.
 """
 
@@ -37,7 +37,7 @@ from hashclient.system.text import counted, for_people, for_programs, path_field
 if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
-#: So many entries with held matches are named, at most.
+#: At most this many entries with held matches are named.
 HELD_ENTRIES = 50
 #: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
@@ -62,7 +62,7 @@ def file_fields(handled: Handled) -> dict[str, Any]:
 def member_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the names of a member of a container, the outermost first, and the container's path.
 
-    `members_b64` holds the bytes of the names where one of them is not UTF-8.
+    `members_b64` holds the bytes of the names if one of them is not UTF-8.
     """
     if not outcome.members:
         return {}
@@ -87,7 +87,7 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
 
 
 def entry_fields(hit: Hit) -> dict[str, Any]:
-    """Return which entry was hit; `complete` is there only where some of its digests disagree."""
+    """Return which entry was hit; `complete` is there only if some of its digests disagree."""
     return hit_fields(hit, entry_names(hit))
 
 
@@ -109,7 +109,7 @@ def digest_fields(outcome: Outcome) -> dict[str, str]:
 
 
 def action_fields(acted: Acted) -> dict[str, Any]:
-    """Return the result of one action; `done` is null where only the policy was asked."""
+    """Return the result of one action; `done` is null if only the policy was asked."""
     return {"action": str(acted.action), "done": acted.done, "detail": acted.detail}
 
 
@@ -135,7 +135,7 @@ def run_fields(context: Context) -> dict[str, Any]:
 
 
 def run_text(context: Context) -> str | None:
-    """Return the same as a sentence for people; None if it is not known."""
+    """Return the same facts as a sentence for people; None if they are not known."""
     about = context.about
     if about is None:
         return None
@@ -148,12 +148,12 @@ def run_text(context: Context) -> str | None:
 
 
 def skipped_text(summary: Summary) -> str | None:
-    """Return how many inputs were skipped, and why; None if there were none."""
+    """Return how many inputs were skipped, and why; None if no input was."""
     return _by_reason(summary, Kind.SKIPPED, summary.skipped)
 
 
 def excepted_text(summary: Summary) -> str | None:
-    """Return how many matches were excepted, and by which rulings; None if there were none."""
+    """Return how many matches were excepted, and by which rulings; None if no match was."""
     return _by_reason(summary, Kind.EXCEPTED, summary.excepted)
 
 
@@ -167,7 +167,7 @@ def _by_reason(summary: Summary, kind: Kind, reasons: Mapping[str, int]) -> str 
 
 #: Plurals of kinds; a kind that is no noun stays as it is.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
-#: Kinds that are named only where there are any.
+#: Kinds that are named only if an outcome has them.
 _RARE = (Kind.ACCEPTED, Kind.EXCEPTED)
 
 
@@ -238,7 +238,7 @@ def held_texts(summary: Summary) -> list[str]:
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of members of containers, where a run can have them."""
+    """Return the counts of members of containers, if the run can have them."""
     if summary.opens_containers is None:
         return {}
     return {
@@ -266,7 +266,7 @@ def signal_name(stopped: ExitCode) -> str:
     return "SIGTERM" if stopped is ExitCode.TERMINATED else "SIGINT"
 
 
-#: Said of a list whose expiry is not known, since the clock cannot be right.
+#: The words for a list whose expiry is not known, since the clock cannot be right.
 EARLY = "the clock is behind the last check"
 
 
@@ -335,7 +335,7 @@ def inside_text(summary: Summary) -> str | None:
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        # Only objects have --no-read, with which none is read.
+        # Only objects have --no-read; with this option no object is read.
         may_not_read = summary.asks_stores and not summary.files_read
         why = "--no-members or --no-read" if may_not_read else "--no-members"
         return f"archives and mail were not opened: {why}"

@@ -2,8 +2,8 @@
 
 The page is whole without its script, which only adds sorting, a filter and pages to the table. The
 page loads nothing, and its policy prevents loading; the page has no content of files, and no
-digests, even if digests are requested. Counts and charts are of everything; the table is capped,
-which bounds the memory, and matches come first.
+digests, even if the user asks for digests. Counts and charts are of everything; the table is
+capped, which bounds the memory, and matches come first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def contents(sections: Sequence[tuple[str, str]]) -> Markup:
 
 
 def about_run(context: Context, summary: Summary | None) -> Markup | None:
-    """Return where, by whom, when and for what a command was called; None if that is not known."""
+    """Return where, by whom, when and for what a command was called; None if unknown."""
     about = context.about
     if about is None:
         return None
@@ -137,7 +137,7 @@ _HEADLINES = {
     ExitCode.INTERRUPTED: "Interrupted: no match so far",
     ExitCode.TERMINATED: "Terminated: no match so far",
 }
-#: What a sentence on the page begins with, by its subject.
+#: The first words of a sentence on the page, by its subject.
 _BEFORE = {"gap": "list ", "held": "held: ", "failed": "failed: "}
 
 

@@ -1,7 +1,7 @@
 """The tables and charts of the HTML page: it turns values into elements, and does no more.
 
-A chart is a table, so that it says the same to a reader who cannot see it; its bars are drawings,
-since browsers print these, and the page's policy allows no style on an element.
+A chart is a table, so that a reader who cannot see it gets the same content; its bars are drawings,
+since browsers print drawings, and the page's policy allows no style on an element.
 
 The page loads nothing, and its policy keeps it from doing so. No text can break the HTML: elements
 are made by one function, and text is always escaped.
@@ -35,7 +35,7 @@ class Markup(str):
 def element(name: str, *children: str, **attributes: str | bool | None) -> Markup:
     """Return an element; a child that is not Markup is text.
 
-    An attribute of True has no value; one of False or None is left out. An underscore in a
+    An attribute of True has no value; an attribute of False or None is left out. An underscore in a
     name becomes a dash; the last one, as in `class_` and `for_`, is left out.
     """
     parts = [f"<{name}"]
@@ -161,7 +161,7 @@ def sortable(head: Markup, rows: Iterable[Markup], numbers: Mapping[str, Counter
     """Return the table of a page, with the controls for the script `page.js`.
 
     `numbers` counts the values of each attribute `data-…` of the rows by which they are filtered.
-    The page has it in a section whose heading has the id `files`.
+    The page has this table in a section whose heading has the id `files`.
     """
     body = element("tbody", *(joined(Markup("\n"), row) for row in rows))
     return joined(

@@ -61,7 +61,7 @@ class JsonlFormatter:
             or not is_unicode(outcome.path)
         ):
             return json.dumps(self._document(handled))
-        # There may be very many of these: the same output, made without `json`.
+        # There may be very many of these outcomes: the same output, made without `json`.
         hit = outcome.hits[0]
         size = "null" if outcome.size is None else outcome.size
         before, after = self._hits.of(hit)

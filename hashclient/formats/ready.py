@@ -18,7 +18,7 @@ from hashclient.core.model import Acted, Hit, MatchRef, hit_fields
 #: A text as JSON, in ASCII.
 quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 
-#: Stands for an entry; it cannot occur in the name of a list, which comes before.
+#: Stands for an entry; this character cannot occur in the name of a list, which comes before.
 _ENTRY = "\0"
 #: Number of hits kept; a list has some dozen categories, but may have as many as entries.
 _KEPT = 1 << 12

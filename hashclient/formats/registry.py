@@ -49,11 +49,11 @@ class Formatter(Protocol):
         """Return the text for one outcome when it is found; the rest comes with `end`."""
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the last text; there is no summary where the output is not of a run."""
+        """Return the last text; the output has no summary if it is not of a run."""
 
 
 #: Name of a format to the module and the class that writes it, the default first. A module is
-#: imported when it is used. `docs/formats.md` says what each is for.
+#: imported when its format is used. `docs/formats.md` says what each is for.
 FORMATS: Mapping[str, tuple[str, str]] = {
     "text": ("hashclient.formats.text", "TextFormatter"),
     "jsonl": ("hashclient.formats.jsonl", "JsonlFormatter"),

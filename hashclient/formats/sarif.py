@@ -45,7 +45,7 @@ SCHEMA = (
 #: GitHub rejects a run with more results, and shows 5,000 of them, errors first: "SARIF results
 #: exceed one or more limits", https://docs.github.com/en/code-security (read in November 2026).
 MAX_RESULTS = 25_000
-#: No host shows notifications one by one; these limits bound the size of the output.
+#: No host shows each notification; these limits bound the size of the output.
 MAX_NOTIFICATIONS = 1_000
 
 #: States of matches without further work, or whose entry is not listed now.
@@ -125,7 +125,7 @@ class SarifFormatter:
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
         self._context = context
-        #: Each rule so far: its place among them, and its content.
+        #: Each rule so far: its number, and its content.
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
         #: Conflicts wait for the end, so that matches get the places first.
@@ -206,7 +206,8 @@ class SarifFormatter:
             # Code hosts want a line number, also for a file without lines.
             "locations": [_location(outcome, region={"startLine": 1})],
             **self._inside(outcome),
-            # The same for the same entry on any machine and in any run, and no digest.
+            # The value is the same for the same entry on any machine and in any run, and is no
+            # digest.
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
             "properties": properties,
         }
@@ -299,10 +300,10 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def uri_of(path: str) -> str:
-    """Return the URI of a path: relative where it is relative, as code hosts want it.
+    """Return the URI of a path: a relative path gives a relative URI, as code hosts want it.
 
-    Components that are empty or a dot go, as in every normal URI; `..` stays, since the component
-    before it may be a link.
+    Components that are empty or a dot are removed, as in every normal URI; `..` stays, since the
+    component before it may be a link.
     """
     raw = fsencode(path)
     kept = [part for part in raw.split(b"/") if part not in (b"", b".")]

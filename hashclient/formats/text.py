@@ -51,7 +51,7 @@ class TextFormatter:
         """Begin with the first outcome."""
 
     def outcome(self, handled: Handled) -> str:
-        """Return one outcome as a line: kind, path, and why."""
+        """Return one outcome as a line: kind, path, and the reason."""
         outcome, record = handled.outcome, handled.record
         hits = outcome.hits
         if (
@@ -61,7 +61,7 @@ class TextFormatter:
             and outcome.reason is None
             and not (outcome.members or self._show_digests)
         ):
-            # There may be very many of these.
+            # There may be very many lines of this kind.
             hit, path = hits[0], outcome.path
             if not path.isprintable() or "\\" in path:
                 path = printable(path)
@@ -117,7 +117,7 @@ class TextFormatter:
 
     def _attention(self, summary: Summary) -> Iterator[str]:
         for remark in remarks(summary):
-            if remark.subject != "stale":  # each list says that of itself
+            if remark.subject != "stale":  # each list has its own line about this
                 yield ("failed: " if remark.subject == "failed" else "") + words(remark.text)
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"

@@ -1,15 +1,15 @@
 """Turns a digest into a tag, which says nothing without the local key.
 
-A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
-permutation, so equal digests have equal tags and different ones never collide beyond what their
-first 16 bytes do. This protects a stolen index. A thief who has both index and key can test
-guesses. The layout of an index is left to `run`.
+A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own. This encrypts one
+block by a permutation, so equal digests have equal tags, and different digests have different tags
+unless their first 16 bytes are equal. This protects a stolen index. A thief who has both index and
+key can test guesses. The layout of an index is left to `run`.
 
 The same key authenticates JSON documents, with a message authentication code (MAC) inside. The code
 covers every byte of the document; its own digits count as zeros. So a document with any changed
-byte is refused, and so is a document that somebody without the key has written. (Where the key lies
-beside the document, a person who can write the document has the key, too.) Each format has a subkey
-of its own, so that no document can pass for one of another format.
+byte is refused, and so is a document that somebody without the key has written. (If the key lies
+beside the document, a person who can write the document has the key, too. ) Each format has a
+subkey of its own, so that no document can pass for one of another format.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Sealer:
     def mac(self, purpose: str, *parts: bytes | memoryview) -> str:
         """Return the HMAC-SHA-256 of a document in parts, in hexadecimal.
 
-        Each purpose has its subkey.
+        Each purpose has a subkey of its own.
         """
         mac = hmac.new(_derive(self._mac_key, purpose), digestmod="sha256")
         for part in parts:
@@ -89,7 +89,7 @@ class Sealer:
     def encryptor(self, algorithm: Algorithm) -> CipherContext:
         """Return the encryptor that turns 16 bytes of a digest into a tag; for one thread."""
         if algorithm not in self._ciphers:
-            # Few starts with one file need it, and to load it takes a while.
+            # Few starts with one file need this module, and loading it takes a while.
             from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
             # ECB on purpose: each digest is an independent block, and equal ones give equal tags.

@@ -1,7 +1,7 @@
-"""Fingerprints of entries: an entry that has changed has another one.
+"""Fingerprints of entries: an entry that has changed has another fingerprint.
 
 A fingerprint is a code under the local key over all that a list says of an entry: its digests, as
-tags, its size and its category. So it tells nothing about the entry without the key.
+tags, its size and its category. So the fingerprint tells nothing about the entry without the key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hashclient.index.run import Run
 from hashclient.lists.wire import entry_hashes
 
 _PURPOSE = "entry"
-#: The hexadecimal digits of a code: half of those that the MAC has (RFC 2104, section 5).
+#: The hexadecimal digits of a code: half of the digits that the MAC has (RFC 2104, section 5).
 _DIGITS = 32
 
 
@@ -32,7 +32,7 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, Fingerprint]:
-    """Return the fingerprints of those of `ids` that are live entries of a list, by id.
+    """Return the fingerprints, by id, of the `ids` that belong to live entries of a list.
 
     Each run is read once, however many entries there are.
 

@@ -37,8 +37,8 @@ class OtherKeyError(StateError):
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
-    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without it is not
-    relied on.
+    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without this is
+    not relied on.
     """
 
     name: RunName
@@ -52,15 +52,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     `mac` is the code in the document that the manifest was read from. `expires` is the earliest
     expiry of the metadata that signed the generation. `index_hash` is the signed hash of its
-    `index.json`. `with_digest` counts live entries by algorithm, `with_size` those with a size.
-    `epoch` names the keys for which generations count, see `Trust.epoch`.
+    `index.json`. `with_digest` counts live entries by algorithm, `with_size` counts live entries
+    with a size. `epoch` names the keys for which generations count, see `Trust.epoch`.
 
     `verified_at` is when a fetch last compared pieces of the runs with their digests;
     `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a
     run that differs from what was written: the list is damaged.
 
     `offered` are the lists that the provider offered at the last check, this list included. The
-    provider's metadata names them, too, but scans do not verify metadata; the code covers
+    provider's metadata names these lists, too, but scans do not verify metadata; the code covers
     `offered`.
     """
 
@@ -178,7 +178,7 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
 
 
 def verify_runs(directory: Path, runs: Sequence[RunRef]) -> Mapping[str, bytes]:
-    """Read every one of `runs` from the disk and compare its digest; 2 GB a second or so.
+    """Read every one of `runs` from the disk and compare its digest; about 2 GB a second.
 
     This finds bytes that have changed in place; opening an index does not. Returns the digests of
     the pieces of each run, by its name.

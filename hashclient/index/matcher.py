@@ -5,9 +5,9 @@ file.
 
 `Gaps` finds inputs of a lookup whose digests cannot rule out every entry of a list. If an entry and
 a row share no algorithm, the entry neither matches the row nor is ruled out, unless both have a
-size and the sizes differ. An undecided row is not clean. This costs nothing where every entry has
-every digest. Otherwise whole columns are compared, and the entries are counted once for each list
-and set of algorithms.
+size and the sizes differ. An undecided row is not clean. This check costs nothing if every entry
+has every digest. Otherwise whole columns are compared, and the entries are counted once for each
+list and set of algorithms.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Judge:
         """Ask `indexes`, all sealed under the key of `sealer`.
 
         With `all_digests`, a plan has every algorithm that a remaining entry has, not the cheapest.
-        Of an input that hits an entry, the algorithms in the mask `also` are wanted, too.
+        For an input that hits an entry, the algorithms in the mask `also` are wanted, too.
         """
         self._also = also
         self._indexes = indexes
@@ -84,11 +84,11 @@ class Judge:
         return self._one_plan is not None
 
     def plan(self, size: int | None) -> Plan:
-        """Return the algorithms to compute for an input of `size` bytes, None if not known.
+        """Return the algorithms to compute for an input of `size` bytes, None if unknown.
 
-        Empty if no entry could match. The cheapest set with one digest of each remaining entry
-        suffices: a digest that hits shows which others to compute. If the digests of one entry are
-        of several files, it does not suffice: only all digests find the entry for each file.
+        Empty if no entry could match. The cheapest set with one digest of each remaining entry is
+        enough: a digest that hits shows which others to compute. If the digests of one entry are of
+        several files, this set is not enough: only all digests find the entry for each file.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -164,7 +164,7 @@ class Judge:
         return is_listed
 
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of `count` inputs hit an entry, and the algorithms that are wanted of these.
+        """Return which of `count` inputs hit an entry, and the algorithms that these inputs need.
 
         The second value is a mask for each input, zero for an input without a hit.
         """
@@ -222,7 +222,7 @@ class Judge:
         return chosen, asked, first
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
-        """Return every entry that one of an input's tags hits, complete ones first.
+        """Return every entry that one of an input's tags hits, complete hits first.
 
         `tags` has two words for each algorithm whose digest of the input is known.
         """
@@ -267,7 +267,7 @@ class Judge:
 
 
 def verdict(hits: tuple[Hit, ...]) -> Kind:
-    """Return how an input with these hits ends; without any it is clean."""
+    """Return how an input with these hits ends; without hits it is clean."""
     if not hits:
         return Kind.CLEAN
     return Kind.MATCH if hits[0].complete else Kind.CONFLICT

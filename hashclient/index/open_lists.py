@@ -1,16 +1,16 @@
-"""Decides which lists should be here and which of these can be used; the rule stands only here.
+"""Decides which lists should be here and which of these can be used; only here is this rule.
 
-These lists should be here: of each provider those that `lists` in its configuration names or, where
-`lists` is not set, those that the provider's last verified metadata delegates; and every folder
-below `lists/`. The lists may have been fetched with another configuration. So a provider counts
-without a configuration, too, as long as it has a folder below `trust/` or a list is here from it.
-Each manifest also says which lists its provider offered, and the seal key authenticates the
-manifest. A list that should be here and cannot be used is missing. Scans and lookups go on with the
-other lists and name the missing one; `status` shows it.
+These lists should be here: for each provider, the lists that `lists` in its configuration names or,
+if `lists` is not set, the lists that the provider's last verified metadata delegates; and every
+folder below `lists/`. The lists may have been fetched with another configuration. So a provider
+counts without a configuration, too, as long as it has a folder below `trust/`, or one of its lists
+is on this machine. Each manifest also says which lists its provider offered, and the seal key
+authenticates the manifest. A list that should be here but cannot be used is missing. Scans and
+lookups go on with the other lists and name the missing one; `status` shows it.
 
-The metadata is read as python-tuf has left it. The metadata was verified when it was written; it is
-not verified here, and the modules for verification are not loaded. If somebody removes a name from
-the metadata, the manifests of the other lists still name the list.
+The metadata is read as python-tuf has left it. The metadata was verified when it was written; this
+module does not verify it, and does not load the modules for verification. If somebody removes a
+name from the metadata, the manifests of the other lists still name the list.
 """
 
 import os
@@ -37,7 +37,7 @@ from hashclient.system.text import printable
 _log = Log("lists")
 
 #: The files in which python-tuf keeps the metadata that delegates the lists, and the metadata that
-#: expires first; and python-tuf's cap on the length of the former.
+#: expires first; and python-tuf's limit for the length of the first one.
 MAX_TARGETS_BYTES = 5_000_000
 
 #: The message about a list without a folder.
@@ -91,11 +91,11 @@ class _Timestamp(msgspec.Struct, frozen=True):
 
 
 class ExpectedList(msgspec.Struct, frozen=True):
-    """A list that should be here: `index` if it can be used, else `error`.
+    """A list that should be on this machine: `index` if it can be used, else `error`.
 
     `name` is None if the lists of `provider` are not known; `provider` is None if the list's
-    provider is not known. `short` says in a few words what is wrong, where the message of `error`
-    is longer.
+    provider is not known. `short` says in a few words what is wrong, if the message of `error` is
+    longer.
     """
 
     name: str | None
@@ -152,7 +152,7 @@ class OpenLists(msgspec.Struct, frozen=True):
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
-    """Open every list that should be here; needs no lock and writes nothing.
+    """Open every list that should be here; this needs no lock and writes nothing.
 
     Lists that cannot be used are in `unusable`, as long as one list can be used. The seal key may
     come from `environ`, see `load_sealer`.
@@ -202,7 +202,7 @@ def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> Sta
 def expected_lists(
     settings: Settings, sealer: Sealer | None, *, verify: bool = False
 ) -> list[ExpectedList]:
-    """Open every list that should be here, by name; a list that cannot be used says why.
+    """Open every list that should be here, by name; a list that cannot be used has the reason.
 
     A provider whose lists are not known comes first, without a name. A list whose manifest fails
     verification with the key of `sealer` cannot be used. Without a key nothing is verified, and no
@@ -261,7 +261,7 @@ def expected_lists(
 def _named(
     settings: Settings, provider: str, lists: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """Return the lists of a provider that should be here; `lists` are those of its configuration.
+    """Return the lists of a provider that should be here; its configuration names `lists`.
 
     Lists that the provider has ended are left out.
     """
@@ -271,7 +271,7 @@ def _named(
     try:
         ended = msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=_Targets)
     except (OSError, ValueError, RecursionError):
-        return lists  # nothing shows that a list has ended
+        return lists  # no member of the targets shows that a list has ended
     return tuple(name for name in lists if name not in ended.signed.ended)
 
 
@@ -350,13 +350,13 @@ def denied_lists(path: Path) -> frozenset[str]:
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:
-    """Return the names of all lists known here; None if not known.
+    """Return the names of all lists known on this machine; None if not known.
 
     A list is known if the configuration names it, a provider's verified metadata offers it, or it
     is here.
 
     Raises:
-        StateError: the folder of all lists, or that of all providers, cannot be read.
+        StateError: the folder of all lists, or the folder of all providers, cannot be read.
     """
     names = set(list_folders(settings.layout.lists))
     configured = settings.config.providers
@@ -398,9 +398,9 @@ def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> froze
 def _bound_expiry(settings: Settings, index: Index) -> None:
     """Limit the freshness of a list to that of its provider's last verified metadata.
 
-    When a manifest is written, its expiry is not later than that of the metadata. If it is later
-    now, the provider has shortened its terms since. The metadata is not verified here, so it can
-    only shorten the time.
+    When a manifest is written, its expiry is not later than that of the metadata. If the time is
+    later now, the provider has shortened its terms since. The metadata is not verified here, so it
+    can only shorten the time.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):
@@ -410,7 +410,7 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
         data = read_regular(path, MAX_TARGETS_BYTES)
         until = msgspec.json.decode(data, type=_Timestamp).signed.expires
     except (OSError, ValueError, RecursionError):
-        return  # a fetch gets it again; until then only the manifest says when the list expires
+        return  # the next fetch gets it again; until then the manifest alone has the expiry
     if until < manifest.expires:
         index.manifest = msgspec.structs.replace(manifest, expires=until)
 
@@ -458,7 +458,7 @@ def _open(
     """Open one list that comes from `providers`; a folder alone has no provider.
 
     The result has one entry, or one for each of several providers that offer the name: at most one
-    is here.
+    of these lists is here.
     """
     document, manifest, index = None, None, None
     try:

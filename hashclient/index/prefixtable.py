@@ -1,9 +1,9 @@
 """A prefix table: where in a sorted column of 64-bit keys a key may be, by its leading bits.
 
 The table is a rank/select bitmap of two arrays. `bits` has one bit for each prefix (value of the
-leading bits), set if a key has this prefix. There are four to eight bits for each key, so the test
-of one bit rules out most keys that are not in the column. `starts` has, for each word of `bits`,
-the position of the first key whose prefix belongs to the word, and at its end the number of keys. A
+leading bits), set if a key has this prefix. There are four to eight bits for each key, so a look at
+one bit rules out most keys that are not in the column. `starts` has, for each word of `bits`, the
+position of the first key whose prefix belongs to the word, and at its end the number of keys. A
 key's position is at least that position plus the number of lower bits set in its word. Keys must be
 evenly distributed, as tags and hashes are.
 """
@@ -68,7 +68,7 @@ def find(
 ) -> tuple[Rows, Rows]:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
 
-    With `once`, a key that occurs very often may lack pairs, but has one at least.
+    With `once`, a key that occurs very often may lack pairs, but has at least one.
 
     Raises:
         ValueError: the table does not belong to the column; this error is only found by chance.
@@ -95,7 +95,7 @@ def _find(
     if not len(queries):
         return NOTHING, NOTHING
     word, bit, shifted = word.take(queries), bit.take(queries), shifted.take(queries)
-    # Each bit set below or above stands for at least one key outside this range.
+    # Each bit set below or above this range stands for at least one key outside the range.
     below = np.bitwise_count(bits.take(word) ^ shifted << bit)
     first = starts.take(word).astype(np.intp) + below
     end = starts.take(word + 1).astype(np.intp) - np.bitwise_count(shifted) + 1
@@ -135,8 +135,8 @@ class Lookup(NamedTuple):
 def may_have(lookup: Lookup, key: int) -> bool:
     """Return whether a column may have a key: in 1 microsecond, where `find` takes 20.
 
-    False is certain. True may be wrong where a sure answer would take long, or where the table does
-    not belong to the column: then `find` decides.
+    False is certain. True may be wrong if a sure answer would take long, or if the table does not
+    belong to the column: then `find` decides.
     """
     bits, shift, starts, column = lookup
     place = key >> shift

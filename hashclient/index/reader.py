@@ -75,10 +75,10 @@ class RunSet:
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
 
-        Bit m-1 stands for entries with algorithm mask m. Zero means that no entry can match, so the
-        input need not be read: an entry with a size rules out every other size. An unknown size
-        rules out nothing. Withdrawn entries may still count: this costs work but gives no wrong
-        answer.
+        Bit m-1 stands for entries with algorithm mask m. A result of zero means that no entry can
+        match, so the input need not be read: an entry with a size rules out every other size. An
+        unknown size rules out nothing. Withdrawn entries may still count: this costs work but gives
+        no wrong answer.
         """
         masks = self.unsized_masks
         for run in self.runs:
@@ -86,7 +86,7 @@ class RunSet:
         return masks
 
     def of_sizes(self, sizes: Uint64) -> tuple[Flags, Uint8]:
-        """Return which sizes an entry may have, and the algorithms that all such entries have.
+        """Return which sizes an entry may have, and the algorithms that all entries of a size have.
 
         The second is a mask for each size; it is undefined if no entry has the size. Withdrawn
         entries may still count, as in `masks_of_size`.
@@ -106,7 +106,7 @@ class RunSet:
     def count_missed(self, given: int) -> tuple[int, int]:
         """Count the live entries without a digest of the mask `given`: with a size, and without.
 
-        Digests of these algorithms cannot rule such an entry out.
+        Digests of these algorithms cannot rule out these entries.
         """
         if given not in self._missed:
             sized, unsized = (
@@ -123,16 +123,16 @@ class RunSet:
             for run, first, missed in self._blind(given, sized=True):
                 sizes = run.sizes[first : first + len(missed)][missed]
                 if len(sizes):
-                    # They are sorted, so equal sizes are adjacent.
+                    # The sizes are sorted, so equal sizes are adjacent.
                     found.append(sizes[np.append(True, sizes[1:] != sizes[:-1])])
             self._sizes_missed[given] = np.unique(np.concatenate(found))
         return self._sizes_missed[given]
 
     def _blind(self, given: int, *, sized: bool) -> Iterator[tuple[Run, int, Flags]]:
-        """Yield blocks of rows, of entries with a size or of those without.
+        """Yield blocks of rows, either of entries with a size or of entries without a size.
 
-        Each is a run, the first row, and which rows are live and have no digest of `given`. A run
-        is left out if its header says that it has no such row.
+        Each block is a run, the first row, and which rows are live and have no digest of `given`. A
+        run is left out if its header says that it has no row of this kind.
         """
         for run, withdrawn in zip(self.runs, self.dead, strict=True):
             start, stop = (0, len(run.sizes)) if sized else (len(run.sizes), run.count)
@@ -178,7 +178,7 @@ class RunSet:
     def _found(
         self, prefix: str, keys: Uint64, are_same: Callable[[Run, Rows, Rows], Flags]
     ) -> Found:
-        """Return the live rows with one of `keys`, and with what `are_same` compares besides."""
+        """Return the live rows with one of `keys` whose other columns satisfy `are_same`."""
         parts: list[tuple[Rows, ...]] = []
         for number, run in enumerate(self.runs):
             queries, positions = run.find(prefix, keys)
@@ -293,15 +293,15 @@ _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) -> Index | None:
     """Open the index in a list's folder; None if the list was never fetched.
 
-    Its manifest is verified with `sealer`; without a key it is not verified, and no lookup finds an
+    The manifest is verified with `sealer`; without a key it is not verified, and no lookup finds an
     entry. With `verify`, the runs are read to their end first, from the disk, as `verify_runs`
     does.
 
-    A writer may switch generations and sweep the old runs between the reading of the manifest and
-    the opening of a run; then the new manifest is there, and reading it again succeeds.
+    A writer may switch generations and remove the old runs between the reading of the manifest and
+    the opening of a run; then the new manifest exists, and reading it again succeeds.
 
     Raises:
-        OtherKeyError: another key sealed it.
+        OtherKeyError: another key sealed the list.
         StateError: the index is damaged, or cannot be read.
     """
     for _ in range(8):
@@ -378,6 +378,6 @@ def _may_exist(directory: Path) -> bool:
         (directory / MANIFEST_NAME).stat()
     except FileNotFoundError:
         return False
-    except OSError:  # a user without access cannot know that it is missing
+    except OSError:  # a user without access cannot know whether the manifest is missing
         return True
     return True

@@ -1,7 +1,7 @@
 """A run: one immutable file of sorted, memory-mapped arrays; an index consists of runs.
 
-Magic, length of a JSON header, header, then sections, each aligned to 64 bytes and named by the
-header with type, offset from the first and count:
+The bytes are: magic, length of a JSON header, header, then sections, each aligned to 64 bytes and
+named by the header with type, offset from the first section and count:
 
     masks, categories        one byte an entry, in row order: entries with a size first, by size
     sizes                    the sizes of the first rows, ascending (u32, or u64 if it must be)
@@ -49,7 +49,7 @@ _COUNTED_AT_A_TIME = 1 << 18
 #: How much of a run is read first, and the longest header (names of categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
-#: The hint where each fetch notices the damage, and the hint where only `--rebuild` helps.
+#: The hint if each fetch notices the damage, and the hint if only `--rebuild` helps.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
 #: The sections of each sorted key: first word, second word (tags only), row.
@@ -178,7 +178,7 @@ class Run:
         return self._sections.get(name)
 
     def rows_at(self, prefix: str, positions: Rows) -> Rows:
-        """Return the rows that the keys at `positions` of section `prefix` belong to.
+        """Return the rows to which the keys at `positions` of section `prefix` belong.
 
         Raises:
             DamagedError: there are no such rows.
@@ -227,7 +227,7 @@ class Run:
         if not len(column):
             return NOTHING, np.zeros(0, np.uint8)
         fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
-        # Keys in order are found near the last one that was found.
+        # Keys in order are found near the key that was found last.
         keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
         low = column.searchsorted(keys, "left")
         has = low < len(column)
@@ -288,7 +288,8 @@ def aligned(offset: int) -> int:
 def mask_set(masks: Uint8) -> int:
     """Return the distinct values (1..7) of `masks` as a set: bit m-1 for mask m."""
     present = np.zeros(8, np.intp)
-    # Each value is eight bytes for numpy while it is counted, so it is given some at a time.
+    # Each value takes eight bytes in numpy while it is counted, so the values are counted in
+    # pieces.
     for start in range(0, len(masks), _COUNTED_AT_A_TIME):
         present += np.bincount(masks[start : start + _COUNTED_AT_A_TIME], minlength=8)[:8]
     return sum(1 << (m - 1) for m in range(1, 8) if present[m])

@@ -1,7 +1,7 @@
 """Writes a run: from batches of tags, or by merging older runs.
 
-Either way the writer gets columns: small columns whole, large ones in pieces. So merging takes some
-12 bytes a row, and the memory of the rows of one piece, however large the runs are.
+In both cases the writer gets columns: small columns whole, large ones in pieces. So merging takes
+some 12 bytes a row, and the memory of the rows of one piece, however large the runs are.
 """
 
 from __future__ import annotations
@@ -419,7 +419,7 @@ def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
 
 
 def _narrow(sizes: Uint64) -> Array:
-    """Store sizes in four bytes where all fit."""
+    """Store sizes in four bytes if all fit."""
     if len(sizes) == 0 or sizes[-1] < 2**32:
         return sizes.astype("<u4")
     return sizes
@@ -429,7 +429,7 @@ def _unify_categories(parts: list[tuple[Sequence[str], Uint8]]) -> tuple[list[st
     """Give the categories of several parts one numbering.
 
     Raises:
-        VerificationError: there are more than a byte can number.
+        VerificationError: there are more categories than a byte can number.
     """
     names: dict[str, int] = {}
     codes = [np.zeros(0, np.uint8)]

@@ -87,7 +87,8 @@ class Room(msgspec.Struct, frozen=True):
 
 _log = Log("index")
 
-#: A run is merged with those after it unless it is more than this many times their size.
+#: A run is merged with the runs after it unless it is more than this many times as large as they
+#: are together.
 MERGE_RATIO = 4
 
 
@@ -115,8 +116,8 @@ class IndexWriter:
         """Start from `base`, or from nothing.
 
         `pieces` has the known digests of the pieces of runs of `base`, by name. `room` says how
-        many rows are in memory at a time. Unless runs are to be `durable`, the caller makes them so
-        before a manifest names them.
+        many rows are in memory at a time. Unless runs are written `durable`, the caller makes them
+        durable before a manifest names them.
         """
         self._durable = durable
         self._room = room or Room()
@@ -125,7 +126,7 @@ class IndexWriter:
         self._runs: list[Run] = list(base.runs) if base else []
         #: Finished runs whose digest is known.
         self._finished = {r.name: r for r in base.manifest.runs if r.root} if base else {}
-        #: Runs written here that `runs` has returned. A merge reads other new runs soon after
+        #: Runs of this writer that `runs` has returned. A merge reads other new runs soon after
         #: writing.
         self._written: dict[str, RunRef] = {}
         #: The known digests of the pieces of runs, by name.
@@ -159,7 +160,7 @@ class IndexWriter:
         """Take entries out of the list.
 
         Raises:
-            VerificationError: an id is not live, or given twice.
+            VerificationError: an id is not live, or is given twice.
         """
         self.flush()
         hashes = entry_hashes(ids)
@@ -263,8 +264,8 @@ class IndexWriter:
     def run_refs(self) -> tuple[RunRef, ...]:
         """Return the present runs; the manifest may be final or not.
 
-        Each run has the digest that was computed first, here or by its writer, so that a later
-        reader notices a change since then.
+        Each run has the digest that was computed first, by this writer or an earlier one, so that a
+        later reader notices a change since then.
 
         Raises:
             StateError: a run cannot be read.
@@ -279,10 +280,10 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the first run that does not outweigh all later runs; it and they are merged.
+        """Return the first run that later runs together outweigh; it and they are merged.
 
         The search begins at the oldest run: a generation that adds many entries and then withdraws
-        few ends with a small run, and that must not prevent merging the others for ever.
+        few ends with a small run, and this small run must not prevent merging the others for ever.
         """
         weights = [_weight(run) for run in self._runs]
         for start, weight in enumerate(weights):
@@ -298,7 +299,8 @@ class IndexWriter:
         verify_runs(self._directory, finished)
         _log.info("merging %d runs of %d entries", len(merged), sum(run.count for run in merged))
         names = {run.name for run in merged}
-        # Withdrawals among the merged runs are applied now; those from older runs stay.
+        # Withdrawals among the merged runs are applied now; withdrawals of entries in older runs
+        # stay.
         dead: dict[str, list[Rows]] = {}
         for run in merged:
             for name, rows in run.dead_sections().items():
@@ -320,7 +322,7 @@ def _weight(run: Run) -> int:
 def sweep(directory: Path, keep: frozenset[str]) -> None:
     """Remove runs that are not in the manifest, and files left by killed writers.
 
-    A reader that has such a run mapped can use it until the reader ends.
+    A reader that has a removed run mapped can use the run until the reader ends.
     """
     sweep_temporary(directory)
     for path in directory.glob("run-*"):

@@ -74,7 +74,7 @@ class Permits(Selection):
         self._db.executemany(_PERMIT, [(match_id, *entry, time) for match_id, entry in rows])
 
     def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
-        """Note that matches are acted upon `now`: their permits from before `before` get this time.
+        """Note that matches are acted upon `now`: permits given before `before` get this time.
 
         Raises:
             StateError: the database cannot be written.
@@ -114,7 +114,7 @@ class Permits(Selection):
         self._db.execute(query, (match_id,))
 
     def held(self, entry: Entry | None = None, most: int = -1) -> list[Match]:
-        """Return the held matches, or those of an entry; only the `most` that were found first.
+        """Return the held matches, of all entries or of one; only the `most` that were found first.
 
         Raises:
             StateError: the database cannot be read.
@@ -125,7 +125,7 @@ class Permits(Selection):
             return list(self._matches(query, (*values, most)))
 
     def held_entries(self, most: int) -> tuple[HeldEntry, ...]:
-        """Return the entries with held matches, those with the most first, and at most `most`.
+        """Return the entries with held matches: at most `most`, those with most matches first.
 
         Raises:
             StateError: the database cannot be read.
@@ -145,6 +145,6 @@ class Permits(Selection):
             self.permit([(match.id, (h.list_name, h.entry)) for h in match.standing], None)
 
 
-#: Decides about matches that a policy has actions for, in the transaction that records them:
-#: returns by id whether each is held.
+#: Decides which matches of a policy with actions are held, in the transaction that records them:
+#: returns for each id whether the match is held.
 Hold = Callable[[Sequence[Case], Permits], Mapping[str, bool]]

@@ -2,7 +2,7 @@
 
 Only settled matches are removed: restored, purged or closed matches. A match that is open,
 withdrawn, or reported and not acknowledged stays, however old it is. The audit log keeps what
-happened to each of them.
+happened to each removed match.
 """
 
 from __future__ import annotations

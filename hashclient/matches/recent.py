@@ -16,7 +16,7 @@ from hashclient.matches.tables import MatchStore, to_text
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
 #: The newest row at the last look. The numbers of rows increase, except for a moment after the
 #: newest rows were removed: so the time counts as well, unless a clock that was ahead has written
-#: it. Reading begins at the end: it is as fast with a million matches.
+#: it. Reading begins at the end, so it is as fast with a million matches.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
     AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)
@@ -48,7 +48,7 @@ class FoundMatch(msgspec.Struct, frozen=True):
 
 
 class Recent(MatchStore):
-    """The record of matches, for those found lately; use it as a context manager."""
+    """Opens the record of matches for recent matches; use it as a context manager."""
 
     def last(self) -> tuple[int, int]:
         """Return the number of the newest match and of the newest step.
@@ -72,7 +72,8 @@ class Recent(MatchStore):
     ) -> Iterator[FoundMatch]:
         """Yield the open matches found after the numbers `after`, or later than `since`.
 
-        `until` is what `last` has returned. With `now`, a time after it does not count as later.
+        `until` is what `last` has returned. With `now`, a match after this time does not count as
+        later.
 
         Raises:
             StateError: the database cannot be read.

@@ -48,7 +48,7 @@ from hashclient.matches.rows import (
 from hashclient.matches.tables import ADD_STEP, COUNT_STREAM, to_text
 from hashclient.system.text import path_fields
 
-#: How many members of one file its history names, and how many characters of a name.
+#: How many members of one file the history of a match names, and how many characters of a name.
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
@@ -227,8 +227,8 @@ class Recording(Permits):
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
         """Return the matches that should be at `paths`, by path.
 
-        A first scan finds none. So neighbouring paths are looked up as one range, and one by one
-        only where the range has a match.
+        A first scan finds none. So neighbouring paths are looked up as one range, and each path
+        alone only if the range has a match.
         """
         ordered = sorted([os.fsencode(path) for path in paths])
         wanted: list[bytes] = []

@@ -38,7 +38,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     Outcomes of one file, such as the members of a container, are joined: `hits` are the hits of
     all, `members` has the names and hits of each member, `count` is the number of outcomes.
-    Excepted outcomes have no hits there, unless all are excepted.
+    Excepted outcomes have no hits there, unless all outcomes are excepted.
     """
 
     outcome: Outcome
@@ -49,12 +49,12 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_excepted(self) -> bool:
-        """Whether a ruling excepts it from actions."""
+        """Whether a ruling excepts the outcome from actions."""
         return self.outcome.kind is Kind.EXCEPTED
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Its path, and the path of its record, if the path is a link by now."""
+        """The file's path, and the path by which the scan reached it, if a link is on the way."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
@@ -104,7 +104,7 @@ def paths_of(found: Sequence[Found]) -> list[str]:
 
 
 def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-    """Return the complete ones of these hits."""
+    """Return the complete hits among these."""
     if len(hits) == 1 and hits[0].complete:
         return hits
     return tuple(hit for hit in hits if hit.complete)
@@ -113,7 +113,7 @@ def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
 def joined(found: list[Found]) -> list[Found]:
     """Join neighbours of one file: it has one record, however many of its members match.
 
-    Equal place and tags show that it is one file. The order stays.
+    Equal place and tags show that two outcomes are of one file. The order stays.
     """
     if not [one for one in found if one.outcome.outer is not None]:  # as mostly
         return found
@@ -255,7 +255,8 @@ def needs_step(one: Found, before: Match | None) -> bool:
         return any((one.place.reached, outcome.door, outcome.mail))
     if before.state is MatchState.EXCEPTED and one.is_excepted:
         return False
-    # The same content comes again in other mails; a file on disk is the same mail.
+    # A stream with the same content may come in another mail; a file on disk is always the same
+    # mail.
     return before.state not in PROGRESS or (outcome.is_stream and outcome.mail is not None)
 
 

@@ -38,7 +38,7 @@ class Choice(msgspec.Struct, frozen=True):
     """Selects the matches that fit all conditions; an empty value, or None, is no condition.
 
     The matches are in one of `states`, at one of `paths` or below it (absolute), they hit an entry
-    of `list_name`, or the one `entry` of it, and a scan has seen them at `since` or later.
+    of `list_name`, or only its `entry`, and a scan has seen them at `since` or later.
     """
 
     states: tuple[MatchState, ...] = ()
@@ -84,7 +84,7 @@ class Selection(MatchStore):
     ) -> Iterator[Match]:
         """Yield the matches in any of `states`, or all, in the order they were first found.
 
-        With `choice`, only those that it selects.
+        With `choice`, only matches that it selects.
 
         Raises:
             StateError: the database cannot be read.
@@ -105,7 +105,7 @@ class Selection(MatchStore):
             return [match_id for (match_id,) in rows]
 
     def known(self, match_ids: Sequence[str]) -> set[str]:
-        """Return the ids that are recorded.
+        """Return which of the ids are recorded.
 
         Raises:
             StateError: the database cannot be read.

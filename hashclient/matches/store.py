@@ -1,10 +1,10 @@
 """The record of matches: each match with its history, from found to finished.
 
 An SQLite file in the state directory. One record is one file: a path, the sealed tags of the file
-(never a digest) and the entries that it matched. When a scan finds it again, the record is renewed;
-after the file was isolated, another file at its path gets another record. Scans write records,
-`fetch` notes withdrawals in them, quarantine and reports note their steps. Several processes may
-use it at once; a kill leaves it as it was before or after a batch.
+(never a digest) and the entries that it matched. When a scan finds the file again, the record is
+renewed; after the file was isolated, another file at its path gets another record. Scans write
+records, `fetch` notes withdrawals in them, quarantine and reports note their steps. Several
+processes may use the database at once; after a kill it is as it was before or after a batch.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Matches(Recording):
             return None
 
     def look_up_all(self, match_ids: Sequence[str]) -> dict[str, Match]:
-        """Return the matches with these ids by id, without their hits, where there is one.
+        """Return the recorded matches with these ids, by id, without their hits.
 
         Raises:
             StateError: the database cannot be read.
@@ -160,7 +160,7 @@ class Matches(Recording):
             return [parse_step(*row[1:]) for row in rows]
 
     def all_reviews(self) -> dict[str, list[Step]]:
-        """Return these steps of all matches that were reviewed, by match.
+        """Return the steps about reviews, of all matches that were reviewed, by match.
 
         Raises:
             StateError: the database cannot be read.
@@ -203,8 +203,8 @@ class Matches(Recording):
     ) -> list[MatchState]:
         """Add a step to the story of each match, as `change`; return the states that it leads to.
 
-        Each change is a match as it is in the record, the detail, and whether the file is in place.
-        The caller has read the matches in the same `batch`.
+        Each change is a recorded match, the detail, and whether the file is in place. The caller
+        has read the matches in the same `batch`.
 
         Raises:
             StateError: the database cannot be written.
@@ -219,7 +219,7 @@ class Matches(Recording):
         return reached
 
     def note(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
-        """Add a step that leaves the state as it is, such as a hold.
+        """Add a step that does not change the state, such as a hold.
 
         Raises:
             UsageError: there is no match with this id.
@@ -234,8 +234,9 @@ class Matches(Recording):
     ) -> Match:
         """Note that the report that `detail` names is taken back, or is about to be.
 
-        The match returns to its state without that report: open, unless another report stands.
-        `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a report.
+        The match returns to its state without that report: open, unless another report still
+        counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a
+        report.
 
         Raises:
             UsageError: there is no match with this id.
@@ -257,9 +258,10 @@ class Matches(Recording):
     ) -> None:
         """Note how often matches came again.
 
-        Of each its id, a count, the door of a file, and the ids of the last mails that it was in.
+        Each element is the id of a match, a count, the door of a file, and the ids of the last
+        mails that had the content.
 
-        Matches that were forgotten meanwhile are passed over.
+        Matches that were removed meanwhile are skipped.
 
         Raises:
             StateError: the database cannot be written.
@@ -275,7 +277,7 @@ class Matches(Recording):
                     self._step(match_id, SEEN_AGAIN, now, {"times": times, **said})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report of a match is wanted; return False if there is one already.
+        """Note that a report of a match is wanted; return False if it exists already.
 
         A report that was taken back does not count: then a new report is wanted.
 
@@ -321,7 +323,7 @@ class Matches(Recording):
             return [entry for (entry,) in self._db.execute(query, (list_name,))]
 
     def of_entries(self, list_name: str, entries: Sequence[str]) -> list[tuple[Match, Hit]]:
-        """Return the standing matches of `entries` by path, each with its hit of such an entry.
+        """Return the standing matches of `entries` by path, each with its hit of one of these.
 
         Raises:
             StateError: the database cannot be read.
@@ -373,7 +375,7 @@ class Matches(Recording):
         return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[tuple[Match, Hit]]:
-        """Return the matches that are withdrawn and not settled by path, with each hit of theirs.
+        """Return the matches that are withdrawn and not settled by path, with each of their hits.
 
         Raises:
             StateError: the database cannot be read.

@@ -215,10 +215,10 @@ class MatchStore:
         )
 
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
-        """Return the matches that should be at `paths`, by path, those seen last first.
+        """Return the matches that should be at `paths`, by path; those seen last come first.
 
         The matches come without their hits: a container may have a hundred thousand hits.
-        `_has_hit` asks for single ones.
+        `_has_hit` asks for single hits.
         """
         # The order holds within a path, since one query has all matches of a path.
         found: dict[str, list[Match]] = {}
@@ -352,5 +352,5 @@ def _inode(column: int | None) -> int | None:
 
 
 def to_text(time: datetime) -> str:
-    """Return a time as it is kept: in UTC, to the second."""
+    """Return a time in the form of the database: in UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds")

@@ -23,7 +23,7 @@ _TAG_BYTES = 16
 
 class _Checked(Matches):
     def verify(self) -> str | None:
-        """Return the first error, None without one."""
+        """Return the first error, or None."""
         with self._errors():
             # 1
             if self._db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):

@@ -1,7 +1,7 @@
 """Migrates state, one step for each version, so that a kill at any instant loses nothing.
 
-A step changes files in place, under the writers' lock. First the files that it may change are
-copied into a folder, which gets its name once it is complete. Then the version says that a
+A step changes files in place, under the writers' lock. First, all files that the step may change
+are copied into a folder, which gets its name once it is complete. Then the version says that a
 migration has begun, the step is done, and the new version is written: at this moment the migration
 has succeeded. The backup is removed last. A command that finds an unfinished migration restores the
 backup, and begins the step again.
@@ -72,7 +72,7 @@ class Step(msgspec.Struct, frozen=True):
     readable: bool = False
 
 
-#: The steps, in order; the number of the last one is `version.CURRENT`. The first one gives a new
+#: The steps, in order; the number of the last one is `version.CURRENT`. The first step gives a new
 #: state its version.
 STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
 
@@ -100,7 +100,7 @@ def writing(
     `on_wait`.
 
     Raises:
-        LockedError: another process holds it for longer.
+        LockedError: another process holds the lock for longer.
         StateError: the state is newer, or from before the first release; or the migration failed.
     """
     make_private_dir(layout.root)
@@ -196,7 +196,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
 
 
 def _discard_backup(layout: Layout) -> None:
-    """Remove the backup; it loses its name before any file in it is removed."""
+    """Remove the backup; its folder loses the name before any file in it is removed."""
     if layout.backup.exists():
         _rename(layout.backup, layout.new_backup)
         _drop(layout.new_backup)
@@ -237,7 +237,7 @@ def _copy(source: Path, target: Path) -> None:
 def check_state(layout: Layout) -> None:
     """Check that this hashclient can use a state directory, which need not exist.
 
-    State that it cannot read as it is, is migrated.
+    If this hashclient cannot read the state as it is, the state is migrated.
 
     Raises:
         StateError: the state is newer and needs a later hashclient, or is from before the first

@@ -71,7 +71,7 @@ Post = Callable[[Endpoint, dict[str, str], bytes, Download], bytes]
 
 
 class Transport:
-    """Fetch resources of one provider; several threads may do so at once.
+    """Fetches resources of one provider; several threads may do so at once.
 
     Use it as a context manager, or call `close`. The clocks, the wait between attempts, the
     randomness of that wait and the name lookup are arguments, so that a test can own them.
@@ -138,7 +138,7 @@ class Transport:
     def _prepare_oauth(self, access: Access, oauth: OAuth, secrets: Secrets) -> None:
         endpoint = parse_endpoint(oauth.token_url, "token URL", allow_http=access.allow_http)
         channel = Channel(
-            # Without the client certificate: it is for the provider only.
+            # Without the client certificate, which is for the provider only.
             tls_context(access.ca if oauth.ca is None else oauth.ca),
             self._backend,
             self._limits,
@@ -177,10 +177,10 @@ class Transport:
         Raises:
             VerificationError: the address is not a plain one below the provider's URL (nothing
                 is sent then), or the body is too long or compressed.
-            UnreachableError: the provider could not be reached in time, or did not answer
-                properly; `HttpStatusError` if it was the status, as with 404 and redirects.
-            AuthorisationError: the credential or the client certificate was refused;
-                `RefusedError` if by the status (401, 403, or 407 from a proxy).
+            UnreachableError: the provider could not be reached in time, or did not answer properly;
+                `HttpStatusError` if the status is the reason, as with 404 and redirects.
+            AuthorisationError: the credential or the client certificate was refused; `RefusedError`
+                if the status says so (401, 403, or 407 from a proxy).
         """
         body = self._get(url, max_bytes, expected_bytes)
         _log.debug("got %s: %d bytes", _name_in(url), len(body))
@@ -365,7 +365,7 @@ def access_of(url: str, config: AccessConfig | ServiceDestination, peer: Peer = 
     """Return the access to the address `url`, which messages call `peer`.
 
     Raises:
-        ConfigError: its settings contradict each other.
+        ConfigError: the settings contradict each other.
     """
     fields = {**msgspec.to_builtins(config), "url": url, "peer": msgspec.to_builtins(peer)}
     return msgspec.convert(fields, Access, dec_hook=lambda _path, text: user_path(text))
@@ -376,7 +376,7 @@ def limits_of(
 ) -> Limits:
     """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
 
-    With `has_another`, the provider has another address: the wait between attempts is then no
+    With `has_another`, the provider has another address: then the wait between attempts is no
     longer than one answer may take, since another server can answer instead of a busy one.
     """
     usual = Limits()

@@ -1,9 +1,9 @@
-"""How one provider is reached: its address, its credential, its TLS settings.
+"""How to reach one provider: its address, its credential, its TLS settings.
 
 `Access` has the settings of the configuration; only `load_secrets` and `tls_context` read the disk
 and the environment. `Endpoint` has the rules for addresses: which base address is acceptable, and
-which addresses are below it. All of this happens before the first connection; `client` sends bytes.
-The module imports nothing heavy, so that the configuration can use it.
+which addresses are below it. All these checks happen before the first connection; `client` sends
+bytes. The module imports nothing heavy, so that the configuration can use it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hashclient.system.files import read_regular
 from hashclient.system.secrets import CREDENTIALS_DIRECTORY, forbidden_bits, read_secret
 from hashclient.system.text import printable
 
-#: This as a proxy's address means: the proxy in HTTPS_PROXY or ALL_PROXY, except for hosts in
-#: NO_PROXY.
+#: With this value as the proxy's address, the proxy is that in HTTPS_PROXY or ALL_PROXY, except for
+#: hosts in NO_PROXY.
 FROM_ENVIRONMENT = "environment"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
@@ -75,7 +75,7 @@ class Access(msgspec.Struct, frozen=True):
     `token_credential` is the name of a systemd credential, `basic_file` holds `user:password`.
     A client certificate can go with any of them; without `client_key` its file holds the key too.
     `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address, or
-    `FROM_ENVIRONMENT`; without that, proxies of the environment are not used. `allow_http`
+    `FROM_ENVIRONMENT`; without `proxy`, proxies of the environment are not used. `allow_http`
     accepts http://, for loopback only. `peer` has the name of the other side in messages.
 
     Raises:
@@ -424,7 +424,7 @@ def tls_context(
         read_secret(key, "client key", forbidden=forbidden_bits(key, os.environ))
         try:
             read_regular(client_cert, MAX_PEM_BYTES)
-            # The empty password keeps OpenSSL from asking for one on the terminal.
+            # The empty password keeps OpenSSL from asking for a password on the terminal.
             context.load_cert_chain(client_cert, key, password=lambda: b"")
         except OSError as error:
             what = "client certificate or its key"

@@ -1,11 +1,11 @@
 """Sockets that cannot outlive a deadline.
 
 httpx and httpcore limit each socket operation, but not the sum of all: a server that sends one byte
-a second can hold a client for ever. This module limits the sum. `BoundedBackend` is a network
-backend of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may
-take the rest of the calling thread's `Deadline` and no more. The backend knows nothing about HTTP.
-A name lookup cannot be interrupted: it runs in a daemon thread, which is left behind when it takes
-too long.
+a second can hold a client for ever. This module limits the sum of all operations. `BoundedBackend`
+is a network backend of httpcore whose every operation (name lookup, connect, TLS handshake, read,
+write) may take the rest of the calling thread's `Deadline` and no more. The backend knows nothing
+about HTTP. A name lookup cannot be interrupted: it runs in a daemon thread, which is left behind
+when it takes too long.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Deadline:
         self.stall_s = math.inf
 
     def begin_body(self, seconds: float, stall_s: float) -> None:
-        """Grant `seconds` more for the body, of which one operation may take `stall_s`."""
+        """Grant `seconds` more for the body; one operation may take at most `stall_s`."""
         self._ends += seconds
         self.stall_s = stall_s
 
@@ -78,7 +78,7 @@ class Deadline:
         return left
 
     def operation(self) -> float:
-        """Return the time one operation may take.
+        """Return the time that one operation may take.
 
         Raises:
             DeadlineExceededError: no time is left.

@@ -2,7 +2,7 @@
 
 Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
 hashclient, and decides whether a retry may help. The module does no I/O. No message repeats a text
-of the other side, which could be anything.
+of the other side: the text could be anything.
 """
 
 from __future__ import annotations

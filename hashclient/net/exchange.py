@@ -1,4 +1,4 @@
-"""One attempt at one exchange: the rules of an answer, and the connection it comes over.
+"""One attempt at one exchange: the rules of an answer, and the connection on which it comes.
 
 `Download` holds the rules and no I/O: which status, headers and lengths are acceptable, which part
 of an interrupted body is kept and how it is resumed. `Channel` sends one request to one origin over
@@ -37,7 +37,8 @@ from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
 #: The body of a refusal is read to its end, if it is short, so that the connection can be used
-#: again: a fetch without news begins with a 404, and a TLS handshake costs more.
+#: again: a fetch without news begins with a 404, and a new TLS handshake costs more than reading
+#: the body.
 PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
@@ -239,7 +240,8 @@ class Channel:
         """Make one exchange under one deadline and return the body.
 
         The deadline grows by the time of `content_bytes` at the slowest allowed rate, as for the
-        answer; with them, no single operation may take as long as a whole exchange without them.
+        answer; with content, a single operation still may not take as long as a whole exchange
+        without content.
 
         Raises:
             HashclientError: the exchange failed for good.
@@ -276,7 +278,7 @@ class Channel:
             raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
 
     def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
-        """Return the body of a refusal, or as much of it as comes soon."""
+        """Return the body of a refusal, or the part of it that comes soon."""
         page = b""
         # If two framings disagree, later bytes could be taken for the next answer.
         if {"content-length", "transfer-encoding"} <= response.headers.keys():

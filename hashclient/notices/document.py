@@ -2,7 +2,8 @@
 
 A notice is plain text of limited length, for people: no part of it is executed, opened or followed.
 It may have characters that change the direction of a line, as texts in Arabic or Hebrew do; the
-code that shows it escapes them. `docs/format.md` specifies it; `lifecycle` has its states here.
+code that shows a notice escapes them. `docs/format.md` specifies a notice; `lifecycle` has its
+states at a client.
 
 `to_cap` writes a notice as a message of CAP 1.2 (OASIS, 1 July 2010) in XML, for systems that pass
 alerts on, such as control rooms and ticket systems. The message has no signature; the notice was
@@ -35,7 +36,7 @@ FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class Type(enum.StrEnum):
-    """The type of a notice: a new one, one that replaces others, or one that ends them."""
+    """The type of a notice: a new one, one that replaces others, or one that ends others."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -80,7 +81,8 @@ class Certainty(enum.StrEnum):
     UNKNOWN = "Unknown"
 
 
-#: CAP allows no space, comma, `<` or `&` in a sender; a reference is three of them with commas.
+#: CAP allows no space, comma, `<` or `&` in a sender; a reference is three values with commas
+#: between them.
 _SENDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,79}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", re.ASCII)
 #: Control characters, surrogates, and the two characters that XML does not allow.
@@ -109,8 +111,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One notice; times are in UTC, and whole seconds.
 
-    `lists` are the lists that it is about, which may be none. `references` are the notices that an
-    `Update` or `Cancel` replaces or ends; an `Alert` has none.
+    `lists` are the lists that the notice is about; there may be none. `references` are the notices
+    that an `Update` or `Cancel` replaces or ends; an `Alert` has none.
     """
 
     format: Literal["hashclient-notice/1"]
@@ -134,7 +136,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reference(self) -> Reference:
-        """The reference that another notice has to this one."""
+        """The reference by which another notice names this one."""
         return Reference(self.sender, self.id, self.sent)
 
 
@@ -279,7 +281,7 @@ def _head(notice: Notice, provider: str) -> Iterator[tuple[str, str]]:
     yield "sent", _time(notice.sent)
     yield "status", notice.status
     yield "msgType", notice.type
-    # CAP asks who may get the message: those who have a credential of the provider.
+    # CAP asks who may get the message: everybody who has a credential of the provider.
     yield "scope", "Restricted"
     yield "restriction", f"For clients of the hash lists of {provider}"
     if notice.references:

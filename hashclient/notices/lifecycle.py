@@ -28,7 +28,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
-    """The state of a notice. Only an `open` one requires an action."""
+    """The state of a notice. Only an `open` notice requires an action."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
@@ -36,7 +36,7 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
-    #: A `Cancel`: it ends others, and requires no action itself.
+    #: A `Cancel` ends other notices, and requires no action itself.
     CANCEL = "cancel"
 
 
@@ -71,7 +71,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A notice of a provider and its state; `by` is the id of the one that ended it, if any."""
+    """A notice of a provider and its state; `by` is the id of the notice that ended it, if any."""
 
     provider: str
     kept: Kept
@@ -85,12 +85,12 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def stands(self) -> bool:
-        """Whether it is still in force."""
+        """Whether the notice is still in force."""
         return self.state in (State.OPEN, State.ACKNOWLEDGED)
 
     @property
     def name(self) -> str:
-        """Its id with the provider's name: notices of several providers may have the same id."""
+        """The notice's id with the provider's name: several providers may use the same id."""
         return f"{self.provider}/{self.kept.notice.id}"
 
 
@@ -120,9 +120,9 @@ def merged(
 ) -> tuple[Kept, ...]:
     """Return the notices to keep after a fetch: earlier ones and those that `arrived`.
 
-    `signed` has those that are signed now. A notice that is not signed any more is dropped some
-    time after it has expired. Of more than `MAX_KEPT`, those that are not signed and expired first
-    are dropped.
+    `signed` has the notices that are signed now. A notice that is not signed any more is dropped
+    some time after it has expired. If there are more than `MAX_KEPT`, notices that are not signed
+    are dropped, those that expired first before others.
     """
     both = {one.notice.id: one for one in (*arrived, *kept)}  # an earlier notice stays as it is
     enders: dict[str, list[Notice]] = {}
@@ -143,7 +143,7 @@ def merged(
 
 
 def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
-    """Return the notice that has ended a notice: a Cancel if there is one."""
+    """Return the notice that has ended a notice; if several have, a Cancel."""
     before = kept.ended
     if before is not None and before.state is State.CANCELLED:
         return before

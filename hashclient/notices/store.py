@@ -1,8 +1,9 @@
-"""The notices that are kept here: one file a provider, replaced as a whole.
+"""The notices on this machine: one file a provider, replaced as a whole.
 
-The first line of a file has its format and the SHA-256 of the rest. This finds a bad disk: one bit
-could turn an extreme notice into a minor one, or acknowledge it. The SHA-256 does not stop a person
-who may write to the state directory. Writers hold one lock for all files; readers take none.
+The first line of a file has its format and the SHA-256 of the rest. The SHA-256 finds a bad disk:
+one changed bit could turn an extreme notice into a minor one, or acknowledge it. The SHA-256 does
+not stop a person who may write to the state directory. Writers hold one lock for all files; readers
+take none.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Refused(msgspec.Struct, frozen=True):
 class Book(msgspec.Struct, frozen=True):
     """The kept notices of one provider.
 
-    `version` and `epoch` are those of the role's metadata at its last verification, at
-    `checked_at`; `expires` is the earliest expiry of the metadata.
+    `version` and `epoch` come from the role's metadata at its last verification, at `checked_at`;
+    `expires` is the earliest expiry of the metadata.
     """
 
     provider: str
@@ -87,7 +88,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def load_book(layout: Layout, provider: str) -> Book | None:
-    """Return the kept notices of a provider; None if there are none.
+    """Return the notices of a provider on this machine; None if there are none.
 
     Raises:
         DamagedBookError: the file differs from what was written.
@@ -157,7 +158,7 @@ def write_book(layout: Layout, book: Book) -> None:
 
 
 def providers_with_notices(layout: Layout) -> list[str]:
-    """Return the names of the providers of which notices are kept, in order.
+    """Return the names of the providers that have notices on this machine, in order.
 
     Raises:
         StateError: the folder cannot be read.
@@ -199,7 +200,7 @@ def changing(layout: Layout) -> Iterator[None]:
     """Hold the lock of the kept notices.
 
     Raises:
-        LockedError: another process holds it for long.
+        LockedError: another process holds the lock for long.
         StateError: the lock file cannot be made.
     """
     make_private_dir(layout.notices)

@@ -1,7 +1,8 @@
 """Listings of Google and Azure with every key exactly, also keys that obstore cannot name.
 
-obstore fails at a page with a key of this kind, and returns none of its objects. But only obstore
-has the credentials and signs requests. So obstore sends its requests to an address of this process:
+obstore fails at a page with a key of this kind, and returns none of the page's objects. But only
+obstore has the credentials and signs requests. So obstore sends its requests to an address of this
+process:
 
 1. obstore requests a page there, with a signature for the store.
 2. This process sends the request to the store unchanged.
@@ -170,7 +171,7 @@ class _Relay(ThreadingTCPServer):
             return got.status_code, bytes(body)
         is_cut = b"<IsTruncated>true" in body and b"<NextContinuationToken>" not in body
         if is_cut or not any(root in body for root in _ROOTS):
-            return 400, b""  # obstore would treat it as the last page
+            return 400, b""  # obstore would treat the answer as the last page
         return 200, in_digits(bytes(body))
 
 
@@ -207,7 +208,7 @@ def _element_in_digits(found: re.Match[bytes]) -> bytes:
         text = unquote_to_bytes(text)
     elif b"&" in text:
         try:
-            # One element, which can declare nothing.
+            # One element; it cannot declare anything.
             text = (ET.fromstring(b"<a>%b</a>" % text).text or "").encode()  # noqa: S314
         except ET.ParseError:
             return found[0]

@@ -1,7 +1,7 @@
 """The interface of all stores: a bucket that is read in ranges, limits of time, metadata.
 
-A store is opened before its first request. It may be used by many threads at once. botocore and
-obstore have the same limits of time and make the same number of attempts: nobody else here makes a
+A store is opened before its first request. Many threads may use a store at once. botocore and
+obstore have the same limits of time and make the same number of attempts: no other module makes a
 request again. No module of this package keeps or shows credentials.
 """
 
@@ -75,7 +75,7 @@ class Store(ABC):
     @property
     @abstractmethod
     def namespace(self) -> str:
-        """A text that distinguishes this bucket from others of the same name."""
+        """A text that distinguishes this bucket from other buckets of the same name."""
 
     @abstractmethod
     def head(self, key: str, version: str | None) -> Seen:
@@ -93,8 +93,8 @@ class Store(ABC):
     ) -> Seen:
         """Pass on the bytes in a `span` of an object that has this ETag and version, if given.
 
-        None means all: not every store accepts that as a range. The caller counts the bytes. If the
-        object has changed, this is an error.
+        A span of None means the whole object: not every store accepts the whole length as a range.
+        The caller counts the bytes. If the object has changed, this is an error.
         """
 
     @abstractmethod
@@ -115,7 +115,7 @@ def condition(etag: str | None) -> str | None:
 
 
 def verify_etag(seen: Seen, etag: str | None) -> None:
-    """Check that an object is the wanted one, also if its store ignores conditions.
+    """Check that an object is the wanted one, even if its store ignores conditions.
 
     Raises:
         StoreError: the object is a different one.

@@ -28,7 +28,7 @@ from hashclient.objects.pages import page_of
 from hashclient.objects.ranges import is_plain
 from hashclient.objects.s3 import S3
 
-#: This many pages are joined into one.
+#: This many pages are joined into one page.
 TOGETHER = 4
 #: At most this many pages may be empty, for example after many deletions.
 MAX_EMPTY = 1_000
@@ -130,7 +130,7 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
 
 
 def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: bool) -> Iterator[Any]:
-    """Yield pages of the object that `uri` names, and of those below it."""
+    """Yield pages of the object that `uri` names, and of the objects below it."""
     # The prefix `a` would also match `ab`: so list the keys below, and ask for the object itself.
     prefix = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
     is_one = prefix != uri.key and (after is None or os.fsencode(after) < os.fsencode(uri.key))
@@ -155,7 +155,7 @@ def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: boo
 
 
 def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield pages from obstore, and from `exact` where obstore fails.
+    """Yield pages from obstore, and from `exact` if obstore fails.
 
     Raises:
         StoreError: the store failed.

@@ -35,7 +35,7 @@ class Other(Store):
 
     @property
     def namespace(self) -> str:
-        """A text that distinguishes this bucket from others of the same name."""
+        """A text that distinguishes this bucket from other buckets of the same name."""
         return f"{self.scheme} {self._endpoint or self._account} {self.bucket}"
 
     @property
@@ -78,7 +78,7 @@ def listed(bucket: Any, prefix: str, after: str | None) -> Iterator[Any]:
     """Yield pages of obstore's listing of a bucket that is open.
 
     Raises:
-        StoreError: the store failed, or there is a key that obstore cannot name.
+        StoreError: the store failed, or has a key that obstore cannot name.
     """
     import obstore
     import pyarrow as pa

@@ -27,7 +27,7 @@ def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
     Keys are decoded with surrogateescape.
     """
     columns = zip(*((os.fsencode(key), *others) for key, *others in rows), strict=True)
-    # Not strict: there may be fewer columns, and without rows there are none.
+    # Not strict: the table may have fewer columns, and without rows it has none.
     given = zip(SCHEMA, columns, strict=False)
     return page_of_columns(len(rows), **{f.name: pa.array(values, f.type) for f, values in given})
 

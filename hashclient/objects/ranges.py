@@ -86,7 +86,7 @@ def read(
     etag: str | None,
     version: str | None,
 ) -> Seen:
-    """Pass on bytes of an object in a `span`, or all of them; see `Store.read`.
+    """Pass on bytes of an object in a `span`, or the whole object; see `Store.read`.
 
     Raises:
         StoreError: the object has changed, or cannot be read.

@@ -266,7 +266,7 @@ def _fetch(
 
 
 def _parquet(source: Any) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # takes memory that a listing does not need
+    import pyarrow.parquet as pq  # this module takes memory that a listing does not need
 
     with pq.ParquetFile(source) as file:
         _refuse_other(file.schema_arrow.names)

@@ -40,7 +40,7 @@ from hashclient.objects.interface import (
     verify_etag,
 )
 
-#: Endpoints of Amazon itself, and those that are found by the region alone.
+#: Endpoints of Amazon itself, and endpoints that are found by the region alone.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
 #: The region for stores without one.
@@ -52,7 +52,7 @@ CREDENTIALS_S = 300
 #: How long the URL of a page may be used: clocks may differ by so much.
 URL_S = 900
 
-#: The texts of a page: those of its objects, and the mark of the next page.
+#: The texts of a page: the texts of its objects, and the mark of the next page.
 _KEY, _ETAG = (re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"ETag"))
 _SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
@@ -137,7 +137,7 @@ class S3(Store):
 
     @property
     def namespace(self) -> str:
-        """A text that differs from that of a bucket of the same name in another store."""
+        """A text that differs from the text of a bucket of the same name in another store."""
         endpoint = self.client.meta.endpoint_url
         return f"s3 {'' if _USUAL.fullmatch(endpoint) else endpoint} {self.bucket}"
 
@@ -206,7 +206,7 @@ class S3(Store):
             got = self._http.send(AWSRequest("GET", url).prepare())
         except (BotoCoreError, OSError, ValueError):
             return None
-        self._is_quick = got.status_code != 403  # some accounts may use no such URLs
+        self._is_quick = got.status_code != 403  # some accounts may not use URLs of this form
         return _page_in(got.content) if got.status_code == 200 else None
 
     def names(self, prefix: str) -> Iterator[str]:
@@ -219,7 +219,7 @@ class S3(Store):
         last = ""
         for _ in range(MOST_PAGES):
             found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
-            keys = [one["Key"] for one in found]  # none where a page has folders alone
+            keys = [one["Key"] for one in found]  # none if a page has only folders
             if keys and keys[0] <= last:
                 break
             yield from (key[len(prefix) :] for key in keys)
@@ -280,7 +280,7 @@ def _page_in(answer: bytes) -> _Page | None:
     try:
         texts = pa.Array.from_buffers(pa.string(), count, pa.array(etags, pa.binary()).buffers())
         texts.validate(full=True)
-    except pa.ArrowInvalid:  # an ETag that is no text
+    except pa.ArrowInvalid:  # an ETag that is not UTF-8
         return None
     numbers = pa.array([int(size) for size in sizes], pa.uint64())
     page = page_of_columns(count, key=pa.array(keys, pa.binary()), size=numbers, etag=texts)

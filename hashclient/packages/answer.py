@@ -48,10 +48,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One answer. `log_id` and `public_key` are those of the audit log that signed the package.
+    """One answer. `log_id` and `public_key` belong to the audit log that signed the package.
 
     `id` is random, so that an answer counts once. `reference` is the body's name for the report.
-    `key` is the public key that signs it.
+    `key` is the public key that signs the answer.
     """
 
     format: Literal["hashclient-answer/1"]
@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def matches(self) -> frozenset[str]:
-        """All matches that it names."""
+        """All matches that the answer names."""
         asked = (match_id for request in self.requests for match_id in request.matches)
         return frozenset((*self.accepted, *self.refused, *asked))
 
@@ -95,7 +95,7 @@ def parse_answer(text: bytes) -> Answer:
     1. The answer is spelled as `encode_answer` spells it, byte for byte.
     2. Its values fit the schema, no match is both accepted and refused, and only a request to keep
        has an end.
-    3. Its signature is right.
+    3. The signature of the answer is right.
 
     Raises:
         VerificationError: the text is not an answer, or was changed.

@@ -1,7 +1,7 @@
 """A chain of custody, its checkpoint and a note of retraction: the rules by which they verify.
 
 `reporting.custody` makes them. Only bytes come in here: recipients have neither the log nor the
-machine that it is of.
+machine to which it belongs.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def verify_custody(text: bytes) -> Custody:
     1. Each line is spelled as the writer of the log spells its content, and its hash is right.
     2. The first record, and no other, is a genesis record, signed by the key it names.
     3. Records have the order of the log, and no record comes twice.
-    4. Each signature is right, and a record without one is joined to the next by its hash. A copy
-       holds an earlier record, spelled as the log spells it, with the right hash.
+    4. Each signature is right, and a record without a signature is joined to the next record by its
+       hash. A copy holds an earlier record, spelled as the log spells it, with the right hash.
     5. The last record says that a report was packaged, is signed, and has the hash of the lines
        before it, so none of them is missing.
 
@@ -154,13 +154,13 @@ def verify_note(text: bytes) -> Note:
 
     1. The note is spelled as the writer spells it, byte for byte.
     2. Its records verify like those of a log, and the first is the genesis record.
-    3. The other records are about this report, in their order in the log. They say that it was
-       packaged and, for a destruction, what the body answered.
-    4. At the end they say that the report is retracted, or that the sealed file of each match that
-       the note names was destroyed, and of no other: as the body had asked.
+    3. The other records are about this report, in their order in the log. The records say that the
+       report was packaged and, for a destruction, what the body answered.
+    4. At the end the records say that the report is retracted, or that, as the body had asked, the
+       sealed file of each match that the note names was destroyed, and no other file.
 
     Raises:
-        VerificationError: the document is no such note, or was changed.
+        VerificationError: the document is not a note of this kind, or was changed.
     """
     try:
         document = parse_json(text)

@@ -30,7 +30,7 @@ DOCUMENT_NAME = "document.json"
 CUSTODY_NAME = "custody.jsonl"
 CHECKPOINT_NAME = "checkpoint.json"
 EVIDENCE_DIR = "evidence"
-#: What the folder of a report is called, before the id of the report.
+#: The name of a report's folder, before the id of the report.
 FOLDER_PREFIX = "hashclient-report-"
 #: The first files, in this order, and the longest allowed length of each, in bytes.
 HEAD = {
@@ -61,7 +61,7 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
     Raises:
         UsageError: the path has no part of a package, or the package is sealed and there is no
             `opener`.
-        AuthorisationError: no key opens it.
+        AuthorisationError: no key opens the package.
         VerificationError: the package is incomplete.
     """
     if path.is_dir():
@@ -118,7 +118,7 @@ def _from_directory(path: Path) -> Iterator[Member]:
             raise _no_package(path)
         if (path / EVIDENCE_DIR).is_symlink():
             raise VerificationError("package has a link in it")
-        # An archive without evidence unpacks into a directory without this one.
+        # An archive without evidence unpacks into a directory without this folder.
         has_evidence = EVIDENCE_DIR in names
         evidence = sorted(os.listdir(path / EVIDENCE_DIR)) if has_evidence else []  # noqa: PTH208
     except OSError as error:

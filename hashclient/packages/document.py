@@ -1,9 +1,9 @@
 """The report document: the facts about each file, in JSON with a published schema.
 
-The document names files by path and entry, never by digest. For each file it says whether a person
-has viewed it; otherwise the file matched by digest alone. `docs/report.schema.json` is the schema;
-this module reads foreign documents strictly, and `reporting.describing` makes them. All other forms
-of a report are made from the document.
+The document names files by path and entry, never by digest. For each file the document says whether
+a person has viewed it; otherwise the file matched by digest alone. `docs/report.schema.json` is the
+schema; this module reads foreign documents strictly, and `reporting.describing` makes them. All
+other forms of a report are made from the document.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Provider(_Strict, frozen=True):
 class Entry(_Strict, frozen=True):
     """One entry of a list that the file matched, and the algorithms whose digests agreed.
 
-    `provider` is the list's provider, where it is known.
+    `provider` is the list's provider, if it is known.
     """
 
     list: str
@@ -107,7 +107,7 @@ class StoryStep(_Strict, frozen=True):
 
 
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
-    """One file that matched; `path_b64` is set where its path is not UTF-8.
+    """One file that matched; `path_b64` is set if its path is not UTF-8.
 
     `evidence` is the file, `facts` are about its source, `context` are files that belong to it.
     """
@@ -129,7 +129,7 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
 
     @property
     def sealed(self) -> dict[str, Evidence]:
-        """All sealed files of the match, by the names that they have to have in a package."""
+        """All sealed files of the match, by the names that they must have in a package."""
         numbered = {context_name(self.id, n): c for n, c in enumerate(self.context, 1)}
         others = {evidence_name(self.id): self.evidence, facts_name(self.id): self.facts}
         return {name: one for name, one in others.items() if one is not None} | numbered

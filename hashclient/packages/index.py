@@ -1,8 +1,8 @@
-"""Many packages at once: what each of them is, and which of them concern the same entry.
+"""Many packages at once: what each package is, and which of them concern the same entry.
 
-Clients of one provider name an entry alike, so reports of several reporters can be laid side by
-side. Nothing here shows content. Extracting writes the opened evidence of a package into a folder
-of its own, which appears only after all of the package was verified.
+Clients of one provider name an entry alike, so reports of several reporters can be compared.
+Nothing here shows content. Extracting writes the opened evidence of a package into a folder of its
+own, which appears only after all of the package was verified.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DOCUMENT_COLUMNS = (
     *("match", "path", "path_b64", "size", "state", "viewed", "evidence"),
     *("list", "entry", "category", "provider_root", "provider_url"),
 )
-#: The same for one package of many.
+#: The columns of a row about one of many packages.
 COLUMNS = (
     *("package", "result", *DOCUMENT_COLUMNS, "also_in"),
     *("packaged", "custody_records", "log_id", "public_key", "public_key_compared", "reason"),
@@ -61,7 +61,7 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def closed_matches(self) -> int:
-        """Of how many matches no key opens something."""
+        """The number of matches with a file that no key opens."""
         return len({name.partition(".")[0] for name in self.closed})
 
 

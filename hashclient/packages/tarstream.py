@@ -1,8 +1,8 @@
 """Plain tar archives as streams: only regular files, and one spelling of each header.
 
 An archive is made and read in chunks, so it is never whole in memory or, unencrypted, on disk. A
-read archive must be exactly the one that would be written for the same names and sizes: no links,
-no directories, no extensions, no bytes after the end.
+read archive must be exactly the archive that would be written for the same names and sizes: no
+links, no directories, no extensions, no bytes after the end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     """Yield the members of an archive; each has to be read to its end before the next.
 
     Raises:
-        VerificationError: the bytes are not such an archive, or are cut short.
+        VerificationError: the bytes are not an archive of this form, or are cut short.
     """
     stream = _Stream(chunks)
     while True:
@@ -67,8 +67,8 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
 def looks_like_tar(head: bytes, folder: str) -> bool:
     """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
 
-    Each header has a mark, and the first one begins with the name `folder`: that beginning or one
-    mark is enough. Zeros are what a power failure leaves.
+    Each header has a mark, and the first header begins with the name `folder`: that beginning or
+    one mark is enough. Zeros are what a power failure leaves.
     """
     name, mark = folder.encode(), tarfile.GNU_MAGIC[:5]
     has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))
@@ -99,7 +99,7 @@ class _Stream(Chunks):
         """Yield the next `size` bytes.
 
         Raises:
-            VerificationError: there are fewer.
+            VerificationError: there are fewer bytes.
         """
         while size:
             piece = self.read(min(size, CHUNK_BYTES))
@@ -112,7 +112,7 @@ class _Stream(Chunks):
         """Return the next `size` bytes.
 
         Raises:
-            VerificationError: there are fewer.
+            VerificationError: there are fewer bytes.
         """
         return b"".join(self.pieces(size))
 

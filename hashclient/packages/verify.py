@@ -50,7 +50,8 @@ class Verified(msgspec.Struct, frozen=True):
 class VerifiedNote(msgspec.Struct, frozen=True):
     """A verified note of retraction or destruction, and the key that signed it, hexadecimal.
 
-    `matches` are those whose sealed files were destroyed; `record` is the last one of the note.
+    `matches` are the matches whose sealed files were destroyed; `record` is the last record of the
+    note.
     """
 
     report_id: str
@@ -68,15 +69,15 @@ def verify_package(
 ) -> Verified:
     """Verify a package: a directory, an archive, or an archive that `opener` opens.
 
-    `on_evidence` gets the name of each sealed file, and its bytes to read. It must not rely on them
-    before this function returns.
+    `on_evidence` gets the name of each sealed file, and its bytes to read. The caller must not rely
+    on these files before this function returns.
 
-    1. It has only the files of the format: no links, no other types, no other names, each file
-       within its limit.
+    1. The package has only the files of the format: no links, no other types, no other names, each
+       file within its limit.
     2. The document follows the format strictly.
-    3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, if
-       that is given.
-    4. Its last record is about this report, names who reports and whose lists matched as the
+    3. The chain of custody verifies by itself, see `verify_custody`. The key of the custody is
+       `public_key`, if that is given.
+    4. The last record is about this report, names who reports and whose lists matched as the
        document does, and has the hashes of exactly the files of the package. All files of an
        archive are in the folder of this report.
     5. The checkpoint is of the same log and covers that record.
@@ -85,7 +86,7 @@ def verify_package(
     Raises:
         UsageError: the path has no part of a package, the package is sealed and there is no
             `opener`, or `public_key` is not a key.
-        AuthorisationError: no key opens it.
+        AuthorisationError: no key opens the package.
         VerificationError: a check failed.
     """
     expected = None if public_key is None else _parse_key(public_key)
