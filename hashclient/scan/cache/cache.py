@@ -45,7 +45,7 @@ from hashclient.system.text import printable
 #: Inodes whose records share a row; a power of two.
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
-#: Rows that are merged at a time: enough to make it cheap, few enough to bound the memory.
+#: Rows that are merged at a time: enough to make a merge cheap, few enough to bound the memory.
 _BLOCKS_AT_ONCE = 16
 #: A file that changed this shortly before it was read may change again unnoticed, unless there is a
 #: proof: a write through a memory map goes into a page that the kernel has not written back yet. By
@@ -109,7 +109,7 @@ class Inventory(Cache):
         write: bool = False,
         reread_days: int = REREAD_DAYS,
     ) -> None:
-        """Open it for reading; with `write`, make it or empty it if another key sealed it.
+        """Open the file for reading; with `write`, make it, or empty it if another key sealed it.
 
         Raises:
             StateError: the file cannot be opened, is damaged, or a newer hashclient has written it;
@@ -158,7 +158,7 @@ class Inventory(Cache):
         # counts as lost, and is made again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
-        # Enough for the pages that one flush reads and writes, so that none is read twice.
+        # Enough for the pages that one flush reads and writes, so that no page is read twice.
         self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("BEGIN IMMEDIATE")
         is_known = self._version() == _VERSION
@@ -190,7 +190,7 @@ class Inventory(Cache):
         # Not by np.unique, which loads numpy.ma: 15 ms in each process that asks.
         blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
         rows = [(block, self._row(file_system, block)) for block in blocks]
-        # Each row ascends by inode, and the blocks do.
+        # Each row ascends by inode, and so do the blocks.
         stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
         found = of_inodes(stored, inodes)
         self._meanings.take(found)
@@ -202,7 +202,7 @@ class Inventory(Cache):
     ) -> tuple[Records, list[Block]]:
         """Return the records of inodes that are not due, outdated or not, and old blocks.
 
-        They ascend by inode, as `inodes` do.
+        The records ascend by inode, as `inodes` do.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -317,7 +317,7 @@ class Inventory(Cache):
             return before - self.stats().files
 
     def prune_in_turn(self, days: float, seconds: float) -> int:
-        """Forget files not seen for `days`, unless that was done within the last week.
+        """Forget files not seen for `days`, unless this was done within the last week.
 
         A call takes at most `seconds`, or less if other processes write at the moment; the next
         call continues. A large file is not made shorter: its free space is used again.
@@ -373,7 +373,7 @@ def today() -> int:
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
     """Return which files, read at `since_ns` or later, can be known by their status from now on.
 
-    A file that changed recently cannot: another change may get the same time.
+    A file that changed recently cannot count as unchanged: another change may get the same time.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)

@@ -32,8 +32,8 @@ Inside = npt.NDArray[np.void]
 MAX_KNOWN = 50_000
 #: If a kind of container is added, or is read in another way, all containers are opened again.
 READS = meaning.READS
-#: This number in place of the algorithms of a member means: the file, or a member of it, is of a
-#: kind that is not opened. `size` is then the place of this kind in `NAMES`.
+#: This number in place of the algorithms of a member means that the file, or a member of it, is of
+#: a kind that is not opened. `size` is then the place of this kind in `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """
@@ -85,7 +85,7 @@ def unchanged(
     """
     if not containers:
         return
-    # All at once: so a known container costs little more than a known file.
+    # All members at once, so that a known container costs little more than a known file.
     known = np.frombuffer(b"".join([raw for raw, _ in containers]), RECORD)
     asked = {status.st_ino: place for place, status in enumerate(statuses)}
     places = [asked.get(inode) for inode in known["ino"].tolist()]

@@ -50,9 +50,9 @@ class Cache:
     ) -> tuple[Records, list[Block]]:
         """Return the record of each file that is unchanged, and blocks not seen for a day.
 
-        `identities` has for each `st_dev` the file system that is there now, None where nothing is
-        remembered. Records are in the order of `statuses`; mask 0 says that a file is not known,
-        has changed, or is due.
+        `identities` has for each `st_dev` the present file system, or None if nothing is remembered
+        there. Records are in the order of `statuses`; mask 0 says that a file is not known, has
+        changed, or is due.
 
         Raises:
             StateError: the cache cannot be read.
@@ -112,7 +112,7 @@ class Cache:
 def by_file_system(
     statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
 ) -> Iterator[tuple[Identity, npt.NDArray[np.intp]]]:
-    """Yield each file system that is remembered, with the rows of its files in `statuses`.
+    """Yield each remembered file system, with the rows of its files in `statuses`.
 
     `identities` has for each `st_dev` the file system that is there now.
     """
@@ -129,7 +129,7 @@ class CachePlace(Protocol):
     """The place of a cache."""
 
     def reader(self) -> Cache | None:
-        """Open the cache to ask it; None if there is none.
+        """Open the cache to ask it; return None if it does not exist.
 
         Raises:
             StateError: the cache cannot be opened.

@@ -2,9 +2,9 @@
 
 A file of records has a table of meanings: a number, and the kinds of containers that were looked
 for then (`containers.meaning`). Each record of a file that is no container has the number of the
-meaning it was made under, and the first byte of its file. If kinds were added or changed later,
-only files that may be of these kinds are looked at again. A record without a number, or with an
-unknown number, says nothing about containers: its file is looked at again. Its tags stay valid.
+meaning under which it was made, and the first byte of its file. If kinds were added or changed
+later, only files that may be of these kinds are looked at again. A record without a number, or with
+an unknown number, says nothing about containers: its file is looked at again. Its tags stay valid.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Meanings:
 def _read(database: sqlite3.Connection) -> dict[int, str]:
     """Return the kinds of each meaning with a right checksum, as text."""
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meanings'").fetchone():
-        return {}  # a version without meanings wrote it
+        return {}  # a version without meanings wrote this record
     rows: list[tuple[Any, ...]] = database.execute(
         "SELECT number, kinds, crc FROM meanings"
     ).fetchall()

@@ -1,7 +1,7 @@
 """The memory of scans from one run to the next: where the inventory is, and how a scan uses it.
 
 Each process that checks files opens the inventory and reads it; only the process that distributes
-work writes to it. It may be removed at any time.
+work writes to it. The inventory may be removed at any time.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Memory:
         return self._place is not None
 
     def open(self) -> Cache | None:
-        """Open the cache, in the process that will read it; None if there is none."""
+        """Open the cache, in the process that will read it; return None if it does not exist."""
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # only for moved files: these are few, and are read
+            return None  # only for moved files, which are few and are read anyway
         try:
             reader = self._place.reader()
         except StateError:
-            return None  # the writer will make it again, or say why it cannot
+            return None  # the writer will make the inventory again, or say why it cannot
         if reader is not None:
             self._readers.append(reader)
         return reader
@@ -119,13 +119,13 @@ class InventoryPlace:
         self._reread_days = reread_days
 
     def reader(self) -> Inventory | None:
-        """Open it for reading; None if there is none."""
+        """Open the inventory for reading; None if it does not exist."""
         if not is_there(Layout(self._state_dir).inventory):
             return None
         return Inventory(self._state_dir, self._key_id, reread_days=self._reread_days)
 
     def writer(self) -> Inventory:
-        """Open it for writing, or make it."""
+        """Open the inventory for writing, or make it."""
         return Inventory(self._state_dir, self._key_id, write=True, reread_days=self._reread_days)
 
     def remove(self) -> None:

@@ -28,7 +28,7 @@ Records = npt.NDArray[np.void]
 #: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
 #: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
 #: the tags was made, counted from 1970, or 0 if the record is proven. For a file that is no
-#: container, `begin` is its first byte, and `meaning`, on the disk, the meaning of that; older
+#: container, `begin` is its first byte, and `meaning`, on the disk, the meaning of that byte; older
 #: records have the upper bytes of the day there, which are zero.
 RECORD = np.dtype(
     [
@@ -84,7 +84,7 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
     Both must be of the same content. If the earlier record is proven, the content is still the
     same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a
-    believed record, until they are due, but not to a record that is proven.
+    believed record, until they are due, but not to a proven record.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)

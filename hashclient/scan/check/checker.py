@@ -2,11 +2,12 @@
 
 A `Checker` works through tasks of names. For each file:
 
-1. Its size shows which digests could still match. If none could, the file is not even opened.
+1. The size of the file shows which digests could still match. If no digest could, the file is not
+   even opened.
 2. If the cache knows the file unchanged, its tags are known already.
 3. Otherwise the cheapest digests that cover the remaining entries are computed in one read.
 4. The tags of a task are looked up together.
-5. If one hits, the entry's other digests are computed too: all must agree.
+5. If one digest hits, the entry's other digests are computed too: all must agree.
 
 Steps 1 and 2 are only for files with reliable size and times; `ruling_out` does them. With
 `Members`, containers are opened as well, and their members are checked; a file that the cache knows
@@ -87,9 +88,9 @@ class Checker:
 
         Files that `cache` knows are not read again; with `learn`, results contain records for a
         cache. `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock`
-        are those of a `Reader`. `members` opens containers; without it, each file is one input.
-        `file_systems` are those that the cache has. Listing began at `since_ns`, by the clock that
-        gives files their times.
+        have the meaning that they have in `Reader`. `members` opens containers; without it, each
+        file is one input. `file_systems` are the file systems that the cache has. Listing began at
+        `since_ns`, by the clock that gives files their times.
         """
         self._judge = judge
         self._learn = learn
@@ -174,7 +175,8 @@ class Checker:
                     directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
-                        result.deferred.append(group)  # there is room when these are closed
+                        # There is room when these directories are closed.
+                        result.deferred.append(group)
                         continue
                     for name in group.names:
                         path = join(group.directory, name)
@@ -251,8 +253,7 @@ class Checker:
         reader, marks, flags = self._reader, self._reader.marks, directory.flags
         defer_bytes, known, ruled_out = None if whole else DEFER_BYTES, len(rows), 0
         ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
-        # Where files are read, this loop takes most of the time of a scan: so its functions are
-        # local.
+        # If files are read, this loop takes most of the time of a scan: so its functions are local.
         open_file, close_file, read, add = os.open, os.close, reader.read, rows.append
         most_bytes, left = self._most_bytes(result), zip(names, inodes, strict=True)
         try:
@@ -327,7 +328,8 @@ class Checker:
         elif isinstance(error, SetAside):
             set_aside(directory, name, error, result)
         elif inode and error.errno in GONE:
-            # Its traceback has this directory: a cycle, which would keep the lists mapped.
+            # The traceback of the error has this directory: a cycle, which would keep the lists
+            # mapped.
             directory.missed.append((name, inode, error.with_traceback(None)))
         elif directory.looked or not self._may_look:
             refuse(directory, name, inode, error, result)
@@ -343,7 +345,7 @@ class Checker:
         whole: bool,
         rounds: int,
     ) -> None:
-        """Check files of a directory that were missed, under the names that they have now.
+        """Check files of a directory that were missed, under their present names.
 
         If a listed file is gone, the file that now has its name is read. The listed file is unread
         if the name is gone, too, or if the file with the name came from elsewhere.
@@ -398,7 +400,8 @@ class Checker:
         Raises:
             Deferred: the file is large, was not read, and is not alone in its task.
             SetAside: the file consists almost only of holes.
-            OSError: the file cannot be opened as a container now; without room, it is tried later.
+            OSError: the file cannot be opened as a container now; without free descriptors, it is
+                tried later.
         """
         plan, _, size, status, reliable, unwritable = found
         if not plan:
@@ -421,7 +424,7 @@ class Checker:
                 raise
             ahead.give_back()
             opened = open_members(can_wait=directory.shares)
-        self._waits.leave_out(waits)  # of the process that opens it
+        self._waits.leave_out(waits)  # waits of the process that opens the file
         opened.add_to(result, directory.seen(status))
         if reliable and (known := opened.known()) is not None:
             self._inside.append((status, unwritable, known))

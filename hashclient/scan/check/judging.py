@@ -42,12 +42,12 @@ Row = tuple[Directory, str, int, Read]
 
 
 class Files(msgspec.Struct, gc=False):
-    """The files of a task that are to be judged: the columns of `Row`, and their tags.
+    """The files of a task that wait for the judgement: the columns of `Row`, and their tags.
 
     `digests` may contain further digests after those of the plan, for the other algorithms of
-    entries. These count only when an entry asks for them, so that the outcome of a file does not
-    depend on the files before it. `known` are records of the cache, by number: these files were not
-    read.
+    entries. The further digests count only when an entry asks for them, so that the outcome of a
+    file does not depend on the files before it. `known` are records of the cache, by number: these
+    files were not read.
     """
 
     records: Records
@@ -99,7 +99,7 @@ def files_of(judge: Judge, rows: Sequence[Row], known: Mapping[int, np.void]) ->
 def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> dict[int, Outcome]:
     """Return the outcomes of the files that are not clean, by their numbers.
 
-    Further tags and digests are added to `files`; those that were read or known are counted in
+    Further tags and digests are added to `files`; files that were read or known are counted in
     `result`.
 
     Raises:
@@ -143,8 +143,8 @@ def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> d
 def columns_of(records: npt.NDArray[np.void], masks: Uint8 | None = None) -> Columns:
     """Return the tags of records, by algorithm, and the rows they belong to.
 
-    Records are those of files or of members: both have a mask, and tags by algorithm. Other `masks`
-    may replace the masks of the records.
+    Records are of files or of members: both have a mask, and tags by algorithm. Other `masks` may
+    replace the masks of the records.
     """
     columns: Columns = {}
     for algorithm in Algorithm:
@@ -267,8 +267,8 @@ def _learned(
     """Yield records of files that were looked at, or read, each with the number of a file system.
 
     `unwritable` says whether nobody could write to a file, None if that is not known; `begins` are
-    the first bytes of files that are no containers, else -1. Those that were read are `files`, too:
-    their records have tags.
+    the first bytes of files that are no containers, else -1. Files that were read are in `files`,
+    too: their records have tags.
     """
     for identity, rows in by_file_system(statuses, identities):
         kept = np.ones(len(statuses), np.bool_)

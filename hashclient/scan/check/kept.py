@@ -59,7 +59,7 @@ class Kept:
         self.length = 0
         #: Why the stream could not be kept, if that is so.
         self.failure: str | None = None
-        #: The kind of a stream that is not opened; empty for others.
+        #: The kind of a stream that is not opened; empty for other streams.
         self.not_opened = ""
 
     def update(self, chunk: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Whether the file that is read may be a container: by its first bytes, and by its last ones.
+"""Whether the file that is read may be a container: by its first bytes, and by its last bytes.
 
 For most files the first bytes that are read are enough; for a short file these are all its bytes.
 The end is looked at, too, if a file is longer, or if an archive may follow it.
@@ -22,7 +22,7 @@ from hashclient.containers.sniffing import (
 )
 from hashclient.system.descriptors import read_at
 
-#: Bytes that are read of a file to see whether it is a container.
+#: Bytes of a file that are read to see whether it is a container.
 LOOK_BYTES = 1 << 12
 
 
@@ -66,7 +66,7 @@ class Marks:
         Raises:
             OSError: the file cannot be read.
         """
-        # These are all bytes of a short file; a longer one has two more places to look at.
+        # These are all bytes of a short file; a longer file has two more places to look at.
         first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)

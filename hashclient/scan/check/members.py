@@ -92,7 +92,7 @@ class Opened(msgspec.Struct):
     kept: int = 0
     #: Whether a digest is missing that could change the verdict on a member.
     lacks: bool = False
-    #: The number of outcomes beyond that limit, which are left out.
+    #: The number of outcomes beyond this limit, which are left out.
     left_out: int = 0
     #: The record for a cache, in parts, up to its limit; and the claimed sizes of members that were
     #: not read.
@@ -236,7 +236,8 @@ class Members:
         from hashclient.containers.sniffing import kind_alone
 
         kind = ""
-        with contextlib.suppress(OSError):  # the process that opens it says what is wrong
+        # The process that opens the container says what is wrong.
+        with contextlib.suppress(OSError):
             kind = kind_alone(size, functools.partial(read_at, fd))
         if kind:
             opened = self.left(kind, path)
@@ -326,7 +327,7 @@ class Members:
         return self._cage
 
     def _count(self, found: Found, path: str, opened: Opened, waiting: list[Found]) -> None:
-        """Count a member that was not read; read ones wait to be looked up."""
+        """Count a member that was not read; members that were read wait to be looked up."""
         row = found.row
         if row.not_opened:
             members = _names(path, found.chain, is_whole=True)

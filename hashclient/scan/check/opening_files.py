@@ -35,15 +35,16 @@ FILES_AHEAD = 32
 #: Opening ahead is useful if a thread has waited more often than this, for each task and for each
 #: of its files.
 WAITS, WAITS_A_FILE = 4, 0.2
-#: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
+#: Blocks of 512 bytes that count as a wait: fewer blocks were read ahead, so nobody has waited for
+#: them.
 _BLOCKS = 8
 
 
 class Look(msgspec.Struct, gc=False):
     """A file with a verdict that may still be a container.
 
-    Its verdict comes from the cache if it `is_known`, or only `is_believed`, otherwise from its
-    size.
+    The verdict comes from the cache if the file `is_known`, or only `is_believed`, otherwise from
+    its size.
     """
 
     status: os.stat_result
@@ -54,14 +55,14 @@ class Look(msgspec.Struct, gc=False):
 class Directory(msgspec.Struct):
     """An open directory, and its files that are still to be opened: their names.
 
-    `status` is that of the directory itself. `inodes` are those of the files, as they were listed
-    or looked at; 0 stands for any. `listed` are the inodes of all files of the group that should
-    still be in the directory, under any names. `looks` has, by name, the files that are opened only
-    because they may be containers. With `shares`, other directories are open as well; with
-    `looked`, the files that need not be opened were removed. `refused` are files that cannot be
-    opened, and were not looked at: perhaps they need not be read. `missed` are files that no longer
-    have their listed names: the name, the inode, 0 for any, and why the file is unread if it is not
-    found again.
+    `status` is the status of the directory itself. `inodes` are the inodes of the files, as they
+    were listed or looked at; 0 stands for any. `listed` are the inodes of all files of the group
+    that should still be in the directory, under any names. `looks` has, by name, the files that are
+    opened only because they may be containers. With `shares`, other directories are open as well;
+    with `looked`, the files that need not be opened were removed. `refused` are files that cannot
+    be opened, and were not looked at: perhaps they need not be read. `missed` are files that no
+    longer have their listed names: the name, the inode, 0 for any, and why the file is unread if it
+    is not found again.
     """
 
     fd: int

@@ -1,4 +1,4 @@
-"""Reading one open file to its end, and making sure that it is the end.
+"""Reading one open file to its end, and making sure that this is the end.
 
 A `Reader` knows which sizes can be relied on, refuses files that only waste time, and returns
 digests together with a status that was the same before and after. It judges nothing. For a file
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: How often a file that changes during the read is read again.
 ATTEMPTS = 3
 #: A longer file with less than one byte in `SPARSE_SHARE` on the disk is refused: it costs nothing
-#: to make, and hours to read. A file that is not longer takes a second or two.
+#: to make, and hours to read. A file that is not longer than this takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
 #: Limits for a file whose size cannot be relied on: it is read up to the first limit, or up to its
@@ -129,8 +129,8 @@ class Device(msgspec.Struct, gc=False):
     """A file system, for one task.
 
     `trust` says how far sizes are trusted. With `leases`, the kernel is asked whether anybody may
-    change a file unnoticed; with `holds`, short files are read under the lease. Its files are
-    remembered under `identity`; None if they are not remembered.
+    change a file unnoticed; with `holds`, short files are read under the lease. The files of the
+    file system are remembered under `identity`; None if they are not remembered.
     """
 
     trust: SizeTrust
@@ -170,12 +170,13 @@ class Reader:
         # Access to its bytes through a view takes longer.
         self._buffers, self._bytes = [self._buffer], cast(bytearray, self._buffer.obj)
         self._file_systems = file_systems
-        #: Devices of one task by `st_dev`: a descriptor keeps each from going away.
+        #: Devices of one task by `st_dev`: a descriptor keeps each mounted.
         self.devices: dict[int, Device] = {}
         self._pins: list[int] = []
         self._ended = -math.inf
         self.bytes_read = 0
-        #: Further digests to compute of short files: `read` returns them after those of the plan.
+        #: Further digests to compute for short files: `read` returns them after the digests of the
+        #: plan.
         self.spare: Plan = ()
         self._sniffs = sniffs
 
@@ -206,8 +207,8 @@ class Reader:
     def _device_of(self, fd: int, number: int) -> Device:
         """Return the file system of an open file, and keep it for the task.
 
-        A path on it stays open for the task: so it cannot be unmounted, and no other one gets its
-        number.
+        A path on the file system stays open for the task: so the file system cannot be unmounted,
+        and no other one gets its number.
         """
         device = Device(trust_of(fd, number))
         if device.trust is not NONE and self._file_systems is not None:
@@ -230,7 +231,7 @@ class Reader:
         return device
 
     def identities(self) -> dict[int, Identity | None]:
-        """Return the file systems of this task, None where nothing is remembered."""
+        """Return the file systems of this task, None if nothing is remembered."""
         return {number: device.identity for number, device in self.devices.items()}
 
     def refuse_sparse(self, status: os.stat_result) -> None:
@@ -247,16 +248,17 @@ class Reader:
             raise SetAside(Kind.UNREAD, SPARSE)
 
     def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
-        """Read a file that was just opened, if it has the `inode` or this is 0.
+        """Read a file that was just opened, if it has the `inode` or `inode` is 0.
 
-        Where its size and times can be relied on, the length is its size; otherwise, it is read up
-        to `bound_of` at most. Of a short file, the digests of the plan may be followed by those of
-        `spare` that are not in it. A file whose size no entry has is searched for marks only.
+        If its size and times can be relied on, the length is the size; otherwise, the file is read
+        up to `bound_of` at most. For a short file, the digests of the plan may be followed by
+        digests of `spare` that are not in the plan. A file whose size no entry has is searched for
+        marks only.
 
         Raises:
             OtherFile: the file has another inode.
             Deferred: the file is not shorter than `defer_bytes`.
-            SetAside: it is not a regular file, kept changing, or its size is wrong.
+            SetAside: the file is not a regular file, kept changing, or its size is wrong.
             OSError: the file cannot be read; for an `EndlessError`, not to its end.
         """
         status = os.fstat(fd)
@@ -289,7 +291,7 @@ class Reader:
             else:
                 unwritable = is_unwritable(fd)
         if capped and claimed < CHUNK_BYTES:
-            # Nearly all files: one read gives all bytes, and none beyond the size.
+            # Nearly all files: one read gives all bytes, and no bytes beyond the size.
             length = os.readv(fd, self._buffers)
             if length != claimed:
                 self.bytes_read += length
@@ -355,7 +357,7 @@ class Reader:
         as much as the look.
 
         Raises:
-            SetAside: it is not a regular file.
+            SetAside: the file is not a regular file.
             OSError: the file cannot be read.
         """
         status = os.fstat(fd)
@@ -365,7 +367,7 @@ class Reader:
         return status
 
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
-        """Read a changed file again. Its size then rules out no entry."""
+        """Read a changed file again. The size of the file then rules out no entry."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
             before = os.fstat(fd)
@@ -399,7 +401,7 @@ class Reader:
         """Return more digests of a file that had this status and this length when it was read.
 
         Raises:
-            SetAside: it is another file, or the file has changed.
+            SetAside: this is another file, or the file has changed.
             OSError: the file cannot be read.
         """
         if not same_content(os.fstat(fd), status):

@@ -1,8 +1,8 @@
 """Decides about files without reading them: by their size, or by their record in the cache.
 
-A file whose size no entry has is clean; so is one that the cache knows unchanged and whose tags no
-entry has. Both rules are only for files with reliable size and times. The cache is asked about the
-files of several directories at once. The other files are to be read, or to be opened, if they may
+A file whose size no entry has is clean; a file is also clean if the cache knows it unchanged and no
+entry has its tags. Both rules are only for files with reliable size and times. The cache is asked
+about the files of several directories at once. The other files must be read, or opened, if they may
 be containers.
 """
 
@@ -86,8 +86,7 @@ class Looker:
         names: list[str] = []
         inodes: list[int] = []
         ruled_out = 0
-        # Where sizes decide, this loop takes most of the time of a scan: so its functions are
-        # local.
+        # If sizes decide, this loop takes most of the time of a scan: so its functions are local.
         plan_of, number, trusted, trust = self._judge.plan, -1, False, NONE
         opens, stat_file, is_file, add = (
             self._members is not None,
@@ -161,7 +160,7 @@ class Looker:
         if self._members is None:
             plain[:] = True
         hit = listed_rows(self._judge, records, np.where(known, wanted, np.uint8(0)))
-        # A container that hits is read as if it were not known: that is rare.
+        # A container that hits is read as if the cache did not know it: that is rare.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
         for row in hit:
@@ -259,6 +258,6 @@ def report_clean(
     result: Result,
     digests: dict[Algorithm, bytes] | None = None,
 ) -> None:
-    """Report a clean file; it is counted elsewhere."""
+    """Report a clean file; the caller counts it."""
     outcome = Outcome(Kind.CLEAN, directory.path(name), size, digests=digests or {})
     result.outcomes.append(outcome)

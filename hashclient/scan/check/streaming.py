@@ -29,9 +29,10 @@ class Stream:
     def check(
         self, judge: Judge, members: Members | None, *, keep_clean: bool
     ) -> Iterator[Advance | Result]:
-        """Read it and yield the progress, and then the result, by `judge`.
+        """Read the stream and yield the progress, and then the result, by `judge`.
 
-        `members` opens it if it is a container. A stream that cannot be read to its end is unread.
+        `members` opens the stream if it is a container. A stream that cannot be read to its end is
+        unread.
         """
         from hashclient.scan.check.kept import Kept
 
@@ -66,7 +67,7 @@ class Stream:
 def judge_streams(judge: Judge, streams: Sequence[tuple[str, StreamDigester]]) -> list[Outcome]:
     """Return the outcomes of streams that were read to their end, each by its name in outcomes.
 
-    One lookup of each algorithm serves all of them.
+    One lookup for each algorithm serves all streams.
     """
     digests = [stream.finish() for _, stream in streams]
     places: list[list[Place]] = [[] for _ in streams]
@@ -100,7 +101,7 @@ def hits_of(
 ) -> tuple[tuple[Hit, ...], dict[Algorithm, bytes]]:
     """Return the hits of content whose `digests` were found at `places`, and its tags if it hits.
 
-    Digests that these entries have besides are computed by `more`, and added to `digests`.
+    Other digests of these entries are computed by `more`, and added to `digests`.
     """
     if not places:
         return (), {}

@@ -58,7 +58,7 @@ def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler
     """Return the place that `text` names; None for processes of this scan.
 
     Raises:
-        UsageError: `text` is none of the forms.
+        UsageError: `text` has none of these forms.
         ConfigError: certificates are missing, or cannot be used.
     """
     if text == PROCESSES:

@@ -34,7 +34,7 @@ def on_cluster(
 ) -> Dask:
     """Return the executor of a scan at `where`; it has no connection and no process yet.
 
-    Files that are unchanged by the `inventory` of the client are not read. If `objects` are read as
+    Files that are unchanged by the client's `inventory` are not read. If `objects` are read as
     well, the connection is kept when the files are done, until `close`.
 
     Raises:

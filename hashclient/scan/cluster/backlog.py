@@ -1,6 +1,6 @@
 """The work that remains on a cluster: directories to be listed, and files to be checked.
 
-The newest comes first, so that a tree is gone through depth first and little of it is held at a
+The newest work comes first, so that a tree is walked depth first and little of it is held at a
 time. Batches have as many files as are checked in about `BATCH_S`, by the times of earlier batches;
 a batch has either absolute or relative paths.
 """
@@ -16,7 +16,7 @@ from hashclient.scan.cluster.messages import ToCheck, ToList
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.values.work import Start
 
-#: Seconds that a batch should take: handing one out costs some 2 ms in all.
+#: Seconds that a batch should take: to hand out a batch costs some 2 ms in all.
 BATCH_S = 0.75
 FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
 #: Directories in one task of listing, if there are many.
@@ -29,15 +29,15 @@ class Backlog:
     """Directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
-        """Begin without work. Of added files, those that `kept` returns are kept."""
+        """Begin without work. `kept` returns which of the added files are kept."""
         self._kept = kept
         self._groups: deque[Names] = deque()
         #: Files that are batches of their own, and come next.
         self.large: list[Names] = []
-        #: How many files are waiting, without those that are batches of their own.
+        #: How many files are waiting, without the files that are batches of their own.
         self.names = 0
         self._starts: list[Start] = []
-        #: Directories that are listed here, as far as there is room, by their paths.
+        #: Directories that the client lists, as far as there is room, by their paths.
         self.wide: list[tuple[str, Wide]] = []
         self._per_s = FIRST_NAMES / BATCH_S
 
@@ -52,7 +52,7 @@ class Backlog:
             self._per_s = (3 * self._per_s + names / max(elapsed_s, 0.001)) / 4
 
     def add_groups(self, groups: list[Names], *, first: bool = False) -> None:
-        """Add files; `first` ones were handed out before and come next."""
+        """Add files; `first` files were handed out before and come next."""
         groups = [left for group in groups if (left := self._kept(group)) is not None]
         self.names += sum(group.count for group in groups)
         if first:
@@ -61,7 +61,7 @@ class Backlog:
             self._groups.extend(groups)
 
     def add_starts(self, starts: list[Start]) -> None:
-        """Add directories; the first one is the next."""
+        """Add directories; the first of them is the next to be listed."""
         self._starts += reversed(starts)
 
     def wants_names(self) -> bool:

@@ -1,12 +1,12 @@
 """A bucket on a cluster: workers list ranges of its keys and read its objects.
 
-1. A worker lists a range until it has many objects. The rest of it is divided at prefixes (up
-   to the next `/`), which the worker looks up, and each part is a range of its own.
+1. A worker lists a range until it has many objects. The rest of the range is divided at prefixes
+   (up to the next `/`), which the worker looks up, and each part is a range of its own.
 2. Pages are given out in the order of keys, as one machine lists them: so an interrupted scan has
    a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
-3. Objects that are to be read go out in batches.
+3. Objects that need to be read go out in batches.
 
-This takes the place of the threads that one machine has (`objects.threads`), and is for one thread.
+This class takes the place of the threads of one machine (`objects.threads`), and is for one thread.
 Limits: the other stores, versions, and reports of an inventory are listed and read by the client.
 """
 
@@ -58,7 +58,7 @@ class _Range(msgspec.Struct):
     after: bytes | None
     until: bytes | None
     pages: deque[Any] = msgspec.field(default_factory=deque)
-    #: Whether a worker lists it.
+    #: Whether a worker lists the range.
     is_out: bool = False
     is_listed: bool = False
     ended: str | None = None
@@ -70,7 +70,8 @@ class ClusterBucket(Work):
     def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
         """Nothing is listed yet; the listing begins behind the key `after`.
 
-        `namespace` is that of the bucket here: a worker that reaches another store is of no use.
+        `namespace` is that of the bucket at the client: a worker that reaches another store is of
+        no use.
         """
         super().__init__()
         self._jobs = jobs
@@ -88,7 +89,7 @@ class ClusterBucket(Work):
         self._checked: deque[Checked] = deque()
 
     def __exit__(self, *_ended: object) -> None:
-        # Answers that are still to come are of no use to the next bucket.
+        # Answers that still come are of no use to the next bucket.
         self._jobs.abandon()
 
     def end_listing(self) -> None:
@@ -108,7 +109,7 @@ class ClusterBucket(Work):
         """Return the next result, None if none comes for so many seconds.
 
         Raises:
-            ListingEndedError: the listing ended before its end.
+            ListingEndedError: the listing stopped too early.
             StateError: an index cannot be read.
         """
         found = self._at_hand()
@@ -216,7 +217,7 @@ class ClusterBucket(Work):
         one.is_listed = True
         one.ended = one.ended or listed.ended
         if listed.rest is not None and one.ended is None:
-            # A key that is a bound itself is in the part before.
+            # A key that is itself a bound belongs to the part before the bound.
             step = -(-len(listed.points) // (PARTS * max(1, self._jobs.slots))) or 1
             bounds = [listed.rest, *listed.points[::step], one.until]
             place = next(n for n, found in enumerate(self._ranges) if found is one) + 1
@@ -236,7 +237,7 @@ class ClusterBucket(Work):
             self._checked.append(Checked(Result(outcomes=[outcome]), one))
 
     def _give_up(self) -> None:
-        """The cluster is gone: end the listing here; objects not read are unread."""
+        """The cluster is gone: end the listing; objects that were not read are unread."""
         self._is_gone = True
         self._lose_batches([*self._jobs.take_lost(), *self._jobs.take_all()], CLUSTER_GONE)
         self._lose(list(self._waiting), CLUSTER_GONE)

@@ -1,8 +1,8 @@
 """The only module that uses Dask: a connection to its scheduler, or a small cluster of our own.
 
 Dask pickles what it sends and runs what it receives. This is an exception from our rule; TLS with
-certificates on both sides limits the risk wherever others could connect. Logging and storing by
-Dask is turned off, as far as a client can; its exceptions become ours here.
+certificates on both sides limits the risk if other users could connect. Logging and storing by Dask
+is turned off, as far as a client can; its exceptions become ours here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ QUIET = {
 }
 #: A batch during which three workers have died is not tried again.
 _ALLOWED_FAILURES = 2
-#: All errors of Dask itself: their class does not tell whether a scheduler is there.
+#: All errors of Dask itself: their class does not say whether a scheduler exists.
 _GONE = (Exception, asyncio.CancelledError)
 
 
@@ -145,7 +145,7 @@ class Connection:
                 future, answer = self._done.queue.get_nowait()
         except queue.Empty:
             pass
-        # Where an answer was lost and could not be made again, Dask may say nothing more.
+        # If an answer was lost and could not be made again, Dask may say nothing more.
         for key in [] if found else [k for k, f in self._asked.items() if f.status == "error"]:
             del self._asked[key]
             found[key] = None

@@ -1,9 +1,9 @@
-"""The workers of a cluster that may get batches: those that find what the client finds.
+"""The workers of a cluster that may get batches: those that find the client's files and lists.
 
-A worker that was made ready reports a resource with the name of the scan to the scheduler,
-and batches ask for that. So a worker that comes later, or that is started again after it died, gets
-no batch before it was checked like the first ones. All workers present at the start must pass the
-check; a later one that fails it is not used, and a notice says so once.
+A worker that was made ready reports a resource with the name of the scan to the scheduler, and
+batches ask for this resource. So a worker that comes later, or that is started again after it died,
+gets no batch before it was checked like the first workers. All workers present at the start must
+pass the check; a later worker that fails it is not used, and a notice says so once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Crew:
         self._wait = wait
         self._ready: dict[str, int] = {}
         self._refused: set[str] = set()
-        #: The workers that were there at the last look.
+        #: The workers that were present at the last look.
         self._seen: set[str] = set()
         self._due = 0.0
         #: The names of all probes of this scan.
@@ -72,7 +72,7 @@ class Crew:
         return sum(self._ready.values())
 
     def muster(self) -> None:
-        """Make all workers ready that are there.
+        """Make all present workers ready.
 
         Raises:
             UnreachableError: no worker came.
@@ -176,11 +176,11 @@ class Crew:
 
 
 def _refusal(answer: Any) -> tuple[str, str | None] | None:
-    """Return why a worker cannot be used, by its answer; None if it can, or has died."""
+    """Return why a worker cannot be used, by its answer; None if it can be used, or has died."""
     if isinstance(answer, bytes):
         message, _, hint = answer.decode(errors="replace").partition("\n")
         return (message, hint or None) if message else None
     if isinstance(answer, OSError):
         return None
-    # It could not even call the function. The text of an exception is not for the user.
+    # The worker could not even call the function. The text of an exception is not for the user.
     return f"it cannot run this hashclient ({type(answer).__name__})", SAME_HASHCLIENT

@@ -171,7 +171,7 @@ class Dask(Executor):
 
 
 class _Run:
-    """One run of the executor: batches on their way, and work that is still to be done."""
+    """One run of the executor: batches on their way, and work that is not done yet."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class _Run:
             self._note_lost()
 
     def lose_all(self, work: Iterator[Task | Outcome]) -> Iterator[Outcome]:
-        """Yield all files that are not checked as unread, now that there is no cluster."""
+        """Yield all files that are not checked as unread, since the cluster is gone."""
         self._note_lost()
         yield from self._take_outcomes()
         for batch in self._jobs.take_all():

@@ -1,4 +1,4 @@
-"""Batches that are on their way to the workers of a cluster; each of them ends once.
+"""Batches that are on their way to the workers of a cluster; each batch ends once.
 
 The number of batches on their way is limited. A batch that no worker can take any more is handed
 out again, but not for ever: a batch during which several workers have died is lost.
@@ -17,7 +17,7 @@ import msgspec
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
 
-#: Batches sent for each one that can be checked at a time: one at work and one waiting.
+#: Batches that are sent for each batch that can be checked at a time: one at work and one waiting.
 AHEAD = 2
 #: A batch during which so many workers have died is not tried again.
 MOST_DEATHS = 3
@@ -29,7 +29,7 @@ Function = Callable[[str, bytes], bytes]
 
 
 class _Job(msgspec.Struct):
-    """A batch that is on its way, what it asks for, and its Dask future."""
+    """A batch that is on its way, its request, and its Dask future."""
 
     batch: Any
     function: Function
@@ -102,7 +102,7 @@ class Jobs:
         answers = self._connection.ended(seconds)
         if not answers and not self._connection.is_up:
             raise GoneError
-        # One that was handed out again has another key now.
+        # A batch that was handed out again has another key now.
         return [(self._jobs.pop(k).batch, a) for k, a in answers.items() if k in self._jobs]
 
     def look(self) -> None:
@@ -119,9 +119,9 @@ class Jobs:
             self._hand_out_again()
 
     def _hand_out_again(self) -> None:
-        """Hand out again batches that came to the scheduler when no worker was ready; not for ever.
+        """Hand out again batches that reached the scheduler when no worker was ready; not for ever.
 
-        The scheduler does not hand them out when a worker is ready again.
+        The scheduler does not hand these batches out when a worker is ready again.
         """
         stuck = self._connection.stuck() if self._crew.slots else set()
         # A worker may just have become ready: only batches that wait for longer are stuck.
@@ -131,7 +131,7 @@ class Jobs:
         self._connection.abandon([self._jobs[key].future for key in again])
         for key in again:
             job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # one worker died, maybe more
+            job.deaths += min(2, self._crew.most)  # one worker died, perhaps more
             if job.deaths >= MOST_DEATHS:
                 self._lost.append(job.batch)
             else:

@@ -8,8 +8,8 @@
    the worker finds the same file system, inode, size and times. Results say what was learned.
 
 On another machine than the client's, only file systems of a network or a cluster count (`Shared`):
-the disk of another machine is another one, even if it is a copy with the same UUID. No record of
-such a file system is proven, since a lease of one machine says nothing about another machine.
+the disk of another machine is a different disk, even if it is a copy with the same UUID. No record
+of these file systems is proven, since a lease of one machine says nothing about another machine.
 
 Limits: the members of containers are sent up to so many bytes a batch; beyond that, containers are
 opened again.
@@ -41,7 +41,7 @@ MOST_MEMBER_BYTES = 8 << 20
 
 
 class Shared(Identities):
-    """The file systems that are the same ones on another machine."""
+    """The file systems that are the same on another machine."""
 
     def of(self, fd: int, device: int) -> Identity | None:
         """Return the file system of an open file; None also if it belongs to this machine."""
@@ -75,7 +75,7 @@ class Remembered:
             try:
                 self._inventory = self._place.reader()
             except StateError:
-                self._place = None  # the writer will make it again, or say why it cannot
+                self._place = None  # the writer will make the inventory again, or say why it cannot
         return self._inventory is not None
 
     def of(self, groups: Sequence[Names]) -> tuple[Known, ...]:
@@ -133,7 +133,7 @@ class Received(Cache):
         self._known: dict[int, Known] = {}
 
     def take(self, known: Sequence[Known]) -> None:
-        """Replace the records by those that came with the next batch."""
+        """Replace the records by the records of the next batch."""
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
@@ -153,7 +153,7 @@ class Received(Cache):
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
     """Return groups that a worker hands back in the form that they had in its batch.
 
-    A file that has another name now, which is not in the batch, is handed back by that name.
+    If a file has another name now, which is not in the batch, it is handed back by that name.
     """
     left: dict[tuple[bytes, bool], Counter[str]] = {}
     for group in groups:

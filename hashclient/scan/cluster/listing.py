@@ -1,13 +1,13 @@
 """Listing directories on a cluster: workers list names by the thousand, and the rest goes back.
 
-A worker walks the given directories and those below, until it has names for a batch or its time is
-over; the rest goes to any worker that has room. It never leaves the file system that it began on:
-it reports the place where another one begins to the client, which first has all workers compare it.
-Links are never followed. A directory with very many names is handed back as a whole, so that no
-message and no memory grows with it; the client lists that one.
+A worker walks the given directories and the directories below, until it has names for a batch or
+its time is over; the rest goes to any worker that has room. The worker never leaves the file system
+on which it began: it reports the place where another one begins to the client, which first has all
+workers compare it. Links are never followed. A directory with very many names is handed back as a
+whole, so that no message and no memory grows with it; the client lists that directory.
 
-The client looks where a tree begins, and where another file system begins in it: its own record of
-mounts says whether that is the one scanned before.
+The client looks at the place where a tree begins, and at places where another file system begins in
+it: its own record of mounts says whether that is the file system scanned before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hashclient.system.processors import Allowance
 #: A task of listing ends with so many names, or after so many seconds. A task costs some 7 ms in
 #: all processes; so many names are listed in 40 ms, if they are in memory.
 LIST_NAMES, LIST_S = 40_000, 0.5
-#: The most names that are sent of a directory.
+#: The most names of a directory that are sent.
 WIDE_NAMES = 50_000
 
 
@@ -53,10 +53,10 @@ class Errand(Frontier):
         most_names: int = LIST_NAMES,
         wide_names: int | None = WIDE_NAMES,
     ) -> None:
-        """List directories, relative ones below `base`, and stay out of `points`.
+        """List directories, `base` for relative ones, and stay out of `points`.
 
-        With `identities`, inodes are given where a file system is the same one everywhere. With
-        `most_names` of 0, only the given directories are listed, not those in them.
+        With `identities`, inodes are given if a file system is the same everywhere. With
+        `most_names` of 0, only the given directories are listed, not the directories below them.
         """
         options = ScanOptions(tuple(exclude))
         super().__init__(options)
@@ -116,7 +116,7 @@ class Errand(Frontier):
     def cross(
         self, path: str, fd: int, status: os.stat_result
     ) -> tuple[bool, Outcome | Start | None]:
-        """Stop where another file system begins: the client has that looked at by all."""
+        """Stop where another file system begins: the client lets all workers compare that place."""
         return False, Start(os.fsencode(path), is_border=True)
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
@@ -234,6 +234,6 @@ class ClusterTrees(Trees):
             yield item
 
     def unread(self, directory: str, reason: str) -> Outcome:
-        """Return the outcome of a directory that was not listed, and note that it was not."""
+        """Return the outcome of a directory that was not listed, and note this."""
         self.coverage.fail(directory)
         return Outcome(Kind.UNREAD, directory, reason=reason)

@@ -1,11 +1,11 @@
 """Messages of a cluster: msgpack in bytes, inside of the messages of Dask.
 
-Groups, outcomes and results are those of `executors.wire`. Tags cross the wire and digests never
-do: an outcome from a worker has no digests. Our own data is never pickled; Dask itself pickles only
-the names of our functions.
+Groups, outcomes and results have the form of `executors.wire`. Tags cross the wire and digests
+never do: an outcome from a worker has no digests. Our own data is never pickled; Dask itself
+pickles only the names of our functions.
 
-`Wanted`, an object in a bucket, crosses the wire as it is. An ETag does so only where it is needed:
-each read requires that it is still the same.
+`Wanted`, an object in a bucket, crosses the wire as it is. An ETag crosses the wire only if a read
+needs it: each read requires that the ETag is still the same.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Pin(msgspec.Struct, frozen=True, array_like=True):
 class Spec(msgspec.Struct, frozen=True, array_like=True):
     """The specification of a scan, which a worker gets once before the first batch.
 
-    `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
-    directories where a file system is mounted, or was: these are not entered unasked. A worker
-    `asks_inventory` where its state directory is that of the client; otherwise it `gets_known`
-    files with each batch, if the client has an inventory. `boot` is the client's machine. With
-    `objects`, buckets are read, too. `also` is as for `Judge`.
+    `run` names the scan. Relative paths are relative to `base`. `points` are directories where a
+    file system is mounted, or was: a worker does not enter them unasked. A worker `asks_inventory`
+    if it has the state directory of the client; otherwise it `gets_known` files with each batch, if
+    the client has an inventory. `boot` is the client's machine. With `objects`, buckets are read,
+    too. `also` is as for `Judge`.
     """
 
     protocol: int
@@ -117,7 +117,7 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
-    """Signs that identify a file or a directory, where no probe can be written."""
+    """Signs that identify a file or a directory, if no probe can be written."""
 
     name: bytes
     inode: int
@@ -145,8 +145,8 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """The client's records of files of one file system.
 
-    `records` are those of its inventory, by inode; `containers` are records of containers, each
-    with the tags of its members.
+    `records` are those of the client's inventory, by inode; `containers` are records of containers,
+    each with the tags of its members.
     """
 
     file_system: int
@@ -168,7 +168,7 @@ class ToList(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):
-    """The result of a batch of directories; those in `rest` were not listed."""
+    """The result of a batch of directories; the directories in `rest` were not listed."""
 
     groups: list[Names]
     outcomes: list[WireOutcome]
@@ -230,9 +230,9 @@ def paths_of(groups: Sequence[Names]) -> Iterator[str]:
 
 
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
-    """The keys of one URI that come after `after`, up to and with `until`; None is no bound.
+    """The keys of one URI that come after `after`, up to and with `until`; None means no bound.
 
-    About `most` of them are listed at a time. `namespace` is that of the bucket at the client.
+    About `most` keys are listed at a time. `namespace` is that of the bucket at the client.
     """
 
     namespace: str
@@ -246,7 +246,7 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
     """Pages of a range, as an Arrow stream of `key`, `size`, `etag` and `note`.
 
-    The range goes on after `rest`, if that is not None. That rest may be divided at `points`, which
+    The range goes on after `rest`, if that is not None. The rest may be divided at `points`, which
     are in the order of keys, between prefixes. A listing that `ended` early says why.
     """
 

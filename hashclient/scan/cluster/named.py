@@ -1,8 +1,8 @@
 """Files that were named, and not listed by a worker: are they the same on the worker's machine?
 
-Nothing says that a single name means the same file everywhere. So the client looks at each one, and
-a worker has to find the same inode, size and time of modification; otherwise the file is unread.
-Links are followed, as the user has named them. The inodes serve to ask the inventory, too.
+Nothing says that a single name means the same file everywhere. So the client looks at each named
+file, and a worker has to find the same inode, size and time of modification; otherwise the file is
+unread. Links are followed, as the user has named them. The inodes serve to ask the inventory, too.
 
 Limit: the client looks at one file after the other, as did the `find` that made the list of names.
 """
@@ -83,7 +83,7 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 
 
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
-    """Return those files of a batch that are the ones at the client, and outcomes of all others.
+    """Return the files of a batch that are the same as at the client, and outcomes of all others.
 
     Relative directories are relative to `base`. A file that is missing on both sides is kept: the
     checker says what is wrong.

@@ -1,7 +1,7 @@
 """The work of a cluster's worker on buckets: Dask calls these functions by name.
 
-A worker has credentials of its own, where its store's clients look; none are sent to it. It lists
-ranges of keys, and reads objects, several at a time, since each request takes long.
+A worker has credentials of its own, found by its store's clients; the client sends none. The worker
+lists ranges of keys, and reads objects, several at a time, since each request takes long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hashclient.system.processors import Allowance
 LIST_S = 2.0
 #: How often a worker looks whether the scan is over.
 TICK_S = 0.2
-#: Objects that a worker reads at a time, and the bytes of disk for those that may be containers.
+#: Objects that a worker reads at a time, and the bytes of disk for objects that may be containers.
 READERS, SPOOL_BYTES = 16, 4 << 30
 
 
@@ -84,7 +84,7 @@ def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
         StateError: a bucket of another store has this name.
     """
     found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
-    with contextlib.suppress(StoreError):  # listing or reading reports it
+    with contextlib.suppress(StoreError):  # listing or reading reports the error
         if found.store.namespace != asked.namespace:
             raise StateError(
                 f"a worker of the cluster reaches s3://{asked.bucket} in another store",
@@ -122,7 +122,7 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 def _stream(work: Work, pages: list[Any]) -> bytes:
     """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
 
-    Where no container is opened, a size that no entry has decides, and the ETag is of no use.
+    If no container is opened, a size that no entry has decides, and the ETag is of no use.
     """
     pages = [page.select(["key", "size", "etag", "note"]) for page in pages if page.num_rows]
     if not pages:
@@ -168,7 +168,8 @@ def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[by
 def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
     """Yield the prefixes below which the keys of a range may lie, the shortest one first.
 
-    All keys between two that begin alike begin so as well: shorter prefixes tell nothing.
+    All keys between two keys with the same beginning have this beginning: shorter prefixes tell
+    nothing.
     """
     base = key if not key or key.endswith(b"/") else key + b"/"
     if not after.startswith(base):

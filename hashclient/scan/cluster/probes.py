@@ -1,10 +1,10 @@
 """Probes: do paths mean the same on every machine? The client leaves files, workers look.
 
 In each PATH, and wherever another file system begins below it, the client writes a small file with
-a random token, and removes it when all workers have read it. Where it may not write, the directory
-and some of its entries have to be the same: inode, type, size and time. So a share that is not
-mounted on one machine, or another directory of the same name, is found before any file in it counts
-as checked.
+a random token, and removes it when all workers have read it. If the client may not write there, the
+directory and some of its entries have to be the same: inode, type, size and time. So a share that
+is not mounted on one machine, or another directory of the same name, is found before any file in it
+counts as checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hashclient.scan.values.work import reason_of
 
 #: The name of a probe, before its random part.
 PREFIX = ".hashclient-probe-"
-#: Entries of a directory that are compared where no probe can be written.
+#: Entries of a directory that are compared if no probe can be written.
 MOST_SIGNS = 16
 #: A network file system may show a new file late.
 TRIES, WAIT_S = 8, 0.25
@@ -36,7 +36,7 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLL
 def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
     """Leave a probe in each directory, and remove it again.
 
-    A directory that cannot be opened here has no probe: the listing reports it.
+    A directory that the client cannot open has no probe: the listing reports it.
     """
     probes: list[Probe] = []
     try:
@@ -88,21 +88,23 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 
 
 def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
-    """Return signs that identify an open directory: its own, and those of `entries`.
+    """Return signs that identify an open directory: its own signs, and those of `entries`.
 
-    Without any, its first entries are taken; those that are gone are left out.
+    Without `entries`, the first entries of the directory are taken; entries that are gone are left
+    out.
     """
     own = os.fstat(fd)
     if not entries:
         with contextlib.suppress(OSError), os.scandir(fd) as found:
             entries = [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
-    # The time of the directory matters most where the directory is empty.
+    # The time of the directory matters most if the directory is empty.
     signs = [Sign(b"", own.st_ino, stat.S_IFDIR, 0, 0 if entries else own.st_mtime_ns)]
     for name in entries:
         with contextlib.suppress(OSError):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             mode, values = stat.S_IFMT(status.st_mode), (0, 0, 0)
-            if mode != stat.S_IFDIR:  # a directory that may be a mount point proves nothing here
+            # A directory that may be a mount point proves nothing on this machine.
+            if mode != stat.S_IFDIR:
                 values = status.st_ino, status.st_size, status.st_mtime_ns
             signs.append(Sign(os.fsencode(name), values[0], mode, *values[1:]))
     return tuple(signs)

@@ -1,8 +1,8 @@
 """The work of a cluster's worker for a scan: Dask calls these functions by name.
 
 A worker has lists and key of its own, as any client has; neither is sent to it. Before its first
-batch it is `prepare`d: it opens its lists, checks that the lists and the key are those of the
-client, and that each path is the same as at the client. Only then it reports to the
+batch the worker is `prepare`d: it opens its lists, checks that the lists and the key are those of
+the client, and that each path is the same as at the client. Only then the worker reports to the
 scheduler that it has the resource of this scan. A failure is an answer: an exception would be
 logged with its arguments.
 
@@ -68,11 +68,11 @@ from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
-#: A batch that has taken so long hands the rest back, so that no worker ends late.
+#: A batch that has taken this long hands the rest back, so that no worker ends late.
 BATCH_MOST_S = 2.0
 #: A file of at least this size is a batch of its own.
 LARGE_BYTES = 256 << 20
-#: Scans that one process keeps ready; beyond that, the least recently used is dropped.
+#: Scans that one process keeps ready; beyond that number, the least recently used is dropped.
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
@@ -187,7 +187,7 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
     Returns an empty answer, or why it cannot: a message, and a hint in the second line.
     """
-    # Only the main thread, this one, can find out; other threads check batches.
+    # Only the main thread, which runs this code, can find out; other threads check batches.
     can_lease()
     try:
         problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
@@ -221,7 +221,7 @@ async def look_at(run: str, payload: bytes) -> bytes:
 
 
 async def forget(run: str, resource: str, dask_worker: Any) -> None:
-    """Close all that this process has open for a scan, which is over."""
+    """Close everything that this process has open for a scan that is over."""
     with _lock:
         work = _runs.pop(run, None)
     if work is not None:
@@ -332,9 +332,9 @@ def checked(
 ) -> Checked:
     """Check as much of a batch of files as fits into the time, and hand the rest back.
 
-    `make` returns their checker; it is called with the client's records. Relative paths are
-    relative to `base`, or to where this process is. On another machine than the client's, where
-    this process is not `is_beside` it, outcomes name no devices.
+    `make` returns the checker of a thread; it is called with the client's records. Relative paths
+    are relative to `base`, or to the current directory of this process. On another machine than the
+    client's, if this process is not `is_beside` the client, outcomes name no devices.
     """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode(payload, type=ToCheck)

@@ -65,7 +65,7 @@ class Here(Executor):
     """Runs a single task in this process, and more than that, and large files, in others."""
 
     def __init__(self, jobs: int | None) -> None:
-        """Have `jobs` others; by default one a processor, and more while they wait for storage."""
+        """Have `jobs` workers; by default one a processor, and more while they wait for storage."""
         self._jobs = jobs
 
     def run(

@@ -1,10 +1,10 @@
-"""The interface of executors: they run the checking of batches, here or in other processes.
+"""The interface of executors: they run the checking of batches, in this process or in others.
 
-An executor names the source that lists the trees. It gets batches and outcomes, and a function that
-makes a checker in the process that uses it. `tests/contract/test_executors.py` checks its contract
-for each executor: every batch ends exactly once; every file of a lost batch is unread; an outcome
-among the batches is passed on unchanged; and a `StateError` of a checker ends the run, after all
-earlier results.
+An executor names the source that lists the trees. The executor gets batches and outcomes, and a
+function that makes a checker in the process that uses it. `tests/contract/test_executors.py` checks
+its contract for each executor: every batch ends exactly once; every file of a lost batch is unread;
+an outcome among the batches is passed on unchanged; and a `StateError` of a checker ends the run,
+after all earlier results.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Later, the process that distributes work has threads that list directories, and an open SQLite
 database: a fork would copy both into a worker that can use neither. So the nursery is forked first.
-It also has the lists mapped, so its workers start at once and share the pages. It does nothing but
-fork and wait, and ends with its workers when its parent is gone.
+It also has the lists mapped, so its workers start at once and share the pages. The nursery only
+forks and waits, and ends with its workers when its parent is gone.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Nursery:
     """Forks workers with checkers from `make`."""
 
     def __init__(self, make: MakeChecker) -> None:
-        """Fork it; this process must have only one thread at that time.
+        """Fork the nursery; at that time this process must have only one thread.
 
         Raises:
-            OSError: the system has no room for it.
+            OSError: the system has no room for a process.
         """
         self._end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
@@ -51,7 +51,7 @@ class Nursery:
         """Fork a worker; return its process and the connection to it.
 
         Raises:
-            OSError: the system has no room for it, or the nursery has ended.
+            OSError: the system has no room for a process, or the nursery has ended.
         """
         ours, its = Pipe()
         try:
@@ -95,7 +95,7 @@ def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> Bas
     """Run `work` in a process of its own.
 
     Raises:
-        OSError: the system has no room for it.
+        OSError: the system has no room for a process.
     """
     context = multiprocessing.get_context("fork")
     process = context.Process(target=work, args=args, daemon=daemon)

@@ -7,7 +7,7 @@ worker runs for the share f of the time in which it does not wait for a processo
 keep n processors busy. Waits are uneven, so waiting time counts twice: n (2 / f - 1), at most
 `MOST`, and only as many as memory and descriptors allow. A batch has a duration. If a name takes
 long, few names are handed over at once, so that all workers end together; if a name takes
-microseconds, as many as the source gives.
+microseconds, all names that the source gives are handed over.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FEW_NAMES = 4
 #: Seconds that a task should take, and the factor above which it is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
-#: Where a task takes longer, the wait for the next one is negligible.
+#: If a task takes longer than this, the wait for the next task is negligible.
 LONG_S = 0.05
 #: The weight of a new measurement of the time of a name.
 _WEIGHT = 0.3
@@ -45,8 +45,8 @@ LOOK_S = 0.25
 GROWTH = 4
 #: A difference below this factor is ignored.
 MORE, FEWER = 1.25, 0.5
-#: Memory of its own that a worker may need, with the process that opens containers for it, and the
-#: share of the free memory that all of them may take.
+#: The memory that a worker may need for itself and for the process that opens containers for it,
+#: and the share of the free memory that all workers may take.
 WORKER_BYTES = 32 << 20
 MEMORY_SHARE = 0.25
 #: The share of its descriptors that the parent may spend on connections to workers.
@@ -77,7 +77,7 @@ def most_workers(jobs: int) -> int:
 
 
 class Pacing:
-    """Decides for a pool of workers; it starts none and sends nothing."""
+    """Decides how many workers a pool has; it starts no worker and sends nothing."""
 
     def __init__(
         self, jobs: int, most: int | None = None, clock: Callable[[], float] = time.monotonic
@@ -144,7 +144,8 @@ class Pacing:
         """Look at workers, each a process and its times, and decide how many there should be.
 
         Workers whose results wait for this process are left out until a later look: the time since
-        would count as a wait for storage, and the more workers there are, the longer they wait.
+        would count as a wait for storage, and the more workers there are, the longer the results
+        wait.
         """
         now = self._clock()
         self._pause_s = min(LOOK_S, 2 * self._pause_s)
@@ -167,8 +168,8 @@ class Pacing:
             return
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
-            # They may still wait for a processor, or for a process that computes for them. The
-            # scheduler counts a wait when it has ended; this one is taken to be as long as the
+            # These workers may still wait for a processor, or for a process that computes for them.
+            # The scheduler counts a wait when it has ended; this one is taken to be as long as the
             # others.
             queued_s += sum(
                 rest_s / max(1, slices)
@@ -177,7 +178,7 @@ class Pacing:
             )
             ran_s += self._ran_for(busy, wall_s)
             enough = self._enough(wall_s - queued_s, ran_s)
-        # Twice: one look alone may have come at a bad moment.
+        # Twice, since one look alone may have come at a bad moment.
         too_few, too_many = enough > self.wanted * MORE, enough < self.wanted * FEWER
         if too_few and self._too_few:
             self.wanted = min(enough, self.wanted * GROWTH)

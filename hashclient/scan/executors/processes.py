@@ -39,7 +39,7 @@ MAX_REPLACED = 16
 #: Seconds that workers have to end when the run does.
 END_S = 3.0
 _log = Log("scan")
-#: How a worker ends if it cannot read an index: in its handler, or without one.
+#: How a worker ends if it cannot read an index: in its handler, or without a handler.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
@@ -96,7 +96,7 @@ class Pool:
         """Start a worker.
 
         Raises:
-            OSError: the system has no room for it, or the nursery has ended.
+            OSError: the system has no room for a process, or the nursery has ended.
         """
         pid, connection = self._nursery.fork_one()
         self._workers.append(_Worker(pid, connection))
@@ -111,7 +111,7 @@ class Pool:
         seconds.
 
         Raises:
-            StateError: workers keep dying, or one cannot read an index.
+            StateError: workers keep dying, or a worker cannot read an index.
         """
         begun = False
         while True:
@@ -153,7 +153,7 @@ class Pool:
     def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
         """Send tasks as long as a worker has room; yield outcomes among them."""
         while True:
-            # To the worker that has least to do, so that all workers end together.
+            # The task goes to the worker that has least to do, so that all workers end together.
             worker = min(self._workers[: self._pacing.wanted], key=lambda w: len(w.tasks))
             if len(worker.tasks) >= (1 if self._waiting else self._pacing.ahead):
                 return
@@ -188,11 +188,11 @@ class Pool:
         try:
             worker.connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it died; the next read from it shows that
+            pass  # the worker died; the next read from it shows this
         return True
 
     def _grow(self) -> None:
-        """Start one of the missing workers: results are read before the next one is started."""
+        """Start one of the missing workers: results are read before the next worker is started."""
         if self._lacks_workers:
             try:
                 self._fork_one()
@@ -212,7 +212,7 @@ class Pool:
         unread = wait([w.connection for w in self._workers], 0)
         read = [w for w in self._workers if w.connection not in unread]
         self._pacing.look([(w.pid, w.times) for w in read])
-        # The last ones first: the initial workers stay.
+        # The last workers first: the initial workers stay.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
                 self._workers.remove(worker)

@@ -41,7 +41,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_relative(self) -> bool:
-        """Whether the directory depends on where the scan is."""
+        """Whether the path of the directory depends on where the scan is."""
         return not self.directory.startswith(b"/")
 
 

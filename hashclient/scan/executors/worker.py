@@ -17,8 +17,8 @@ from hashclient.system.process import end_at_bad_pages, forget_exit_codes, is_de
 
 #: Bytes of a large file between two notes of progress.
 PROGRESS_BYTES = 32 << 20
-#: Signals that the parent handles. They are blocked around a fork: in the child, the handlers of
-#: the parent would run until it has its own.
+#: Signals that the parent handles. Signals are blocked around a fork: in the child, the handlers of
+#: the parent would run until the child has its own.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -85,7 +85,7 @@ class ObjectMemory:
             finally:
                 reader.close()
         except StateError:
-            self._place = None  # the writer will make it again, or say why it cannot
+            self._place = None  # the writer will make the inventory again, or say why it cannot
             return None
         known, is_same = of_inodes(stored, asked["ino"]), np.array([o.has_name for o in objects])
         for name in _NAME:

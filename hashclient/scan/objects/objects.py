@@ -3,8 +3,8 @@
 Threads list and read; the thread that iterates sorts, uses the cache and yields all outcomes. The
 outcomes of a bucket have no fixed order. A listing that ends early makes its URI unread, with a
 token to continue; all objects that were listed before count. A token contains the URI and the key
-after which the listing continues. It contains no secret and proves nothing: a false token only
-leaves out earlier keys, as another URI would.
+after which the listing continues. The token contains no secret and proves nothing: a false token
+only leaves out earlier keys, as another URI would.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ CONTRADICTED = "its {} was taken for its md5, and that of another object is none
 class Request(msgspec.Struct, frozen=True):
     """The objects to check, by their URIs, and how.
 
-    Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
-    after which the listing of a single URI continues. A `report` on a single URI replaces its
+    Without `reads`, no object is read. With `all_versions`, every version counts. `after` is the
+    key after which the listing of a single URI continues. A `report` on a single URI replaces its
     listing.
     """
 
@@ -125,7 +125,7 @@ class Objects:
 
     @property
     def arguments(self) -> list[str]:
-        """The URIs that were asked for."""
+        """The URIs that the caller asked for."""
         return [uri.text for uri in self._request.uris]
 
     def check(
@@ -281,7 +281,7 @@ class _Bucket:
         self._move_on()
 
     def _last_key(self, page: Page) -> str | None:
-        """Return the last key of a page with all its versions in it; None without one."""
+        """Return the last key of a page with all versions of this key; None without one."""
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()

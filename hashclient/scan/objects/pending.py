@@ -1,7 +1,7 @@
 """Objects that are clean by their store's digest; their outcomes wait until the end of the run.
 
-If one object's content contradicts the store's digest, all waiting ones are unread. There may be
-millions, so they wait in a file without a name, and only their number is kept in memory.
+If one object's content contradicts the store's digest, all waiting objects are unread. There may be
+millions of them, so they wait in a file without a name, and only their number is kept in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Pending:
     """Objects that wait for the end of a run."""
 
     def __init__(self, spool: Spool) -> None:
-        """Keep them in a file in the directory of `spool`, which is made for the first object."""
+        """Keep objects in a file in the directory of `spool`, made for the first object."""
         self._spool = spool
         self._file: BinaryIO | None = None
         self._writer: Any = None
@@ -44,7 +44,7 @@ class Pending:
         """Add all objects of a page.
 
         Raises:
-            StateError: there is no room.
+            StateError: there is no room for the file.
         """
         try:
             if self._file is None:
@@ -63,7 +63,7 @@ class Pending:
         """Add one object.
 
         Raises:
-            StateError: there is no room.
+            StateError: there is no room in the file.
         """
         self._few.append(wanted)
         if len(self._few) >= TOGETHER:

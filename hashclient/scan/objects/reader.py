@@ -5,7 +5,7 @@
 2. The content must be as long as the listing says: otherwise the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
 4. An object that may be a container is kept while it is read, if there is room, and then opened.
-5. Of an object that needs no digest, only the beginning and the end are read.
+5. If an object needs no digest, only its beginning and its end are read.
 
 A reader is used by one thread.
 """
@@ -43,7 +43,7 @@ from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.values.work import Result, reason_of
 
-#: Bytes of one request: a broken connection costs no more than these.
+#: Bytes of one request: a broken connection loses no more than this.
 RANGE_BYTES = 16 << 20
 #: A longer object is looked at before it is read, so that only possible containers need room.
 LARGE_BYTES = 1 << 20
@@ -54,13 +54,13 @@ class StoppedError(Exception):
 
 
 class Opener:
-    """Opens objects that may be containers, for several threads; only a few may open at a time.
+    """Opens objects that may be containers, for several threads; only a few are open at a time.
 
     Each container is opened by a process, which may take much memory.
     """
 
     def __init__(self, members: Sequence[Members], spool: Spool) -> None:
-        """Open with `members`, each of which serves one thread at a time; keep in `spool`."""
+        """Open containers with `members`, each for one thread at a time; `spool` keeps them."""
         self._spool = spool
         self._free: SimpleQueue[Members] = SimpleQueue()
         for one in members:
@@ -82,7 +82,7 @@ class Opener:
     def open(self, kept: Kept | str, path: str, result: Result) -> tuple[bool, bytes]:
         """Check the members of an object that was kept; or count an object that is not opened.
 
-        Return whether it is no container, and its members for a cache.
+        Return whether the object is no container, and its members for a cache.
         """
         members = self._free.get()
         try:
@@ -136,7 +136,7 @@ class ObjectReader:
             return self._check(wanted)
         except StoreError as error:
             return self._unread(wanted, error.reason)
-        except OSError as error:  # of the copy that is kept here
+        except OSError as error:  # an error of the local copy
             return self._unread(wanted, reason_of(error))
 
     def _check(self, wanted: Wanted) -> Checked:
@@ -226,7 +226,7 @@ class ObjectReader:
     def _look(self, read: _Read) -> tuple[bool, str]:
         """Return whether an object may be a container, and its kind if that is not opened.
 
-        Its beginning and its end are read.
+        The beginning and the end of the object are read.
         """
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
@@ -264,7 +264,7 @@ class _Read:
         self.wanted = wanted
         self.version = wanted.version
         self.bytes_read = 0
-        #: Its first byte, once that was read.
+        #: The first byte of the object, once it was read.
         self.begin = 0
 
     def whole(self, plan: Plan, kept: Kept | None) -> dict[Algorithm, bytes]:
@@ -312,6 +312,6 @@ class _Read:
         is_other = seen.size != self.wanted.size or count != stop - start
         if is_other or (version is not None and seen.version not in (None, version)):
             raise StoreError(Trouble.CHANGED, CHANGED)
-        # Where the listing has no ETag, all ranges are at least of one object.
+        # If the listing has no ETag, the first range gives it: so all ranges are of one object.
         self._etag = self._etag or seen.etag
         self.version = version or seen.version

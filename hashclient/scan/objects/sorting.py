@@ -1,7 +1,7 @@
 """Decide about each object of a page, in columns as far as possible.
 
 1. An object that is known to be unreadable is unread.
-2. An object with a size that no entry has is clean, and so is an empty object.
+2. An object is clean if no entry has its size; an empty object is clean, too.
 3. If the ETags of the store are trusted, and every entry of this size has an MD5, an object with an
    ETag that no entry has is clean. One object in a thousand is still read, and so is the first of a
    run.
@@ -51,7 +51,7 @@ Uint8 = npt.NDArray[np.uint8]
 _HEX_CHARS = 32
 _MD5 = re.compile('"?([0-9A-Fa-f]{32})"?')
 
-#: The words for an outcome that rests on such a digest, by the scheme of its store.
+#: The words for an outcome that rests on a digest of its store, by the scheme of the store.
 EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
 
 
@@ -73,7 +73,7 @@ def _all_alike(etags: Any) -> Uint8 | None:
 
 def _of_hex(text: Uint8) -> Uint8 | None:
     """Return n digests as (n, 16) bytes if (n, 32) characters are all hexadecimal."""
-    # This is faster than a table. It skips blanks, which leaves fewer bytes.
+    # This expression is faster than a table. The expression skips blanks, which leaves fewer bytes.
     with contextlib.suppress(ValueError):
         raw = bytes.fromhex(text.tobytes().decode("latin-1"))
         if 2 * len(raw) == text.size:
@@ -92,7 +92,7 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     return flags, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, _HEX_CHARS // 2)
 
 
-#: One in so many objects that their store's digests decide is read.
+#: Of this many objects that their store's digests decide, one is read.
 SAMPLE = 1_000
 #: Rows that begin and end at no more places than this are cut out of a page.
 MOST_EDGES = 64
@@ -135,7 +135,7 @@ class Sorter:
 
         `chance` says which objects are read to check what their store says. `are_clean` returns
         which containers have no listed member, by their known members. With `trusts`, an ETag that
-        may be an MD5 counts as an MD5. Without `reads`, nothing is read. With `looks`, members of
+        may be an MD5 counts as an MD5. Without `reads`, no object is read. With `looks`, members of
         containers count. With `keep_clean`, clean objects are outcomes as well.
         """
         self._judge = judge
@@ -331,8 +331,8 @@ class _Known(msgspec.Struct, frozen=True):
 class _Facts(msgspec.Struct):
     """The facts of each row of a page.
 
-    `possible`: some entry has its size. Its ETag may be an MD5, `decides` if so, and may be listed.
-    `by_store`: it is clean by its ETag; `sampled`: it is read nevertheless.
+    `possible`: some entry has its size. The ETag may be an MD5, `decides` if so, and may be listed.
+    `by_store`: the object is clean by its ETag; `sampled`: it is read nevertheless.
     """
 
     possible: Flags
@@ -344,8 +344,8 @@ class _Facts(msgspec.Struct):
     sampled: Flags
 
 
-# Arrow's own ways to choose rows load `pyarrow.compute`, which takes 42 ms and 9 MB; its way from
-# numpy loads `numpy.ma`, which takes a twentieth of a second.
+# Arrow's own ways to choose rows load `pyarrow.compute`, which takes 42 ms and 9 MB; Arrow's
+# conversion from numpy loads `numpy.ma`, which takes 50 ms.
 
 
 def _chosen(page: Any, rows: Flags) -> Any:

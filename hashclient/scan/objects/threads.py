@@ -1,7 +1,7 @@
 """Threads for buckets: one lists a bucket, several read objects, another distributes the work.
 
 Requests take long and the libraries let other threads run, so processes would gain nothing; and a
-process in which obstore has started must not be forked. Everything comes back through one queue.
+process in which obstore has started must not be forked. All results come back through one queue.
 The threads are daemons, and stop at the next chunk once the scan has ended: a silent server must
 not delay Ctrl-C.
 """
@@ -68,7 +68,7 @@ class Work(ABC):
 
     @abstractmethod
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes for so many seconds."""
+        """Return the next result, None if none comes within this many seconds."""
 
 
 class Threads(Work):
@@ -134,10 +134,10 @@ class Threads(Work):
         self._todo.put(wanted)
 
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes for so many seconds.
+        """Return the next result, None if none comes within this many seconds.
 
         Raises:
-            BaseException: a thread has raised it.
+            BaseException: the exception that a thread has raised.
         """
         try:
             event = self._events.get(timeout=seconds)

@@ -17,9 +17,9 @@ KNOWN = "known"
 
 
 class Wanted(msgspec.Struct, gc=False, array_like=True):
-    """An object that is to be read, or that may be a container.
+    """An object that must be read, or that may be a container.
 
-    `plan` are the algorithms to compute, none where its size or its ETag has decided. With `looks`,
+    `plan` are the algorithms to compute, none if its size or its ETag has decided. With `looks`,
     its members count. With `is_claimed`, its ETag counts as its MD5, and this is checked. `settled`
     says how the object is counted if it need not be read: as `BY_SIZE`, or by the store's digest.
     `page` is the number of the page that it was listed on.
@@ -47,7 +47,7 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     def outcome(
         self, kind: Kind, bucket: str, *, reason: str | None = None, evidence: str | None = None
     ) -> Outcome:
-        """Return an outcome that does not depend on its content."""
+        """Return an outcome that does not depend on the object's content."""
         path = self.uri(bucket)
         return Outcome(kind, path, self.size, reason=reason, is_object=True, evidence=evidence)
 
@@ -55,8 +55,8 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
 class Checked(msgspec.Struct):
     """The result for an object.
 
-    With `contradicted`, its ETag is not the MD5 of its content. With `by_store`, it is clean by the
-    store's digest, and not counted yet.
+    With `contradicted`, its ETag is not the MD5 of its content. With `by_store`, the object is
+    clean by the store's digest, and not counted yet.
     """
 
     result: Result

@@ -1,8 +1,8 @@
 """Accept for a while that certain content of containers cannot be read.
 
-Pure: a rule names paths, one reason and a last day. It turns an outcome that is unread for that
-reason into an outcome of its own kind, which is counted and logged apart. It does not change
-outcomes of content that was read, so a match stays a match.
+Pure: a rule names paths, one reason and a last day. The rule turns an outcome that is unread for
+    that reason into an outcome of its own kind, which is counted and logged apart. The rule does
+    not change outcomes of content that was read, so a match stays a match.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashclient.scan.values.work import NOT_THERE
 
 
 def ignoring_missing(outcome: Outcome) -> Outcome:
-    """Return an outcome; for a file that no longer exists it is skipped, not unread."""
+    """Return an outcome; if the file no longer exists, it is skipped, not unread."""
     if outcome.kind is Kind.UNREAD and outcome.reason == NOT_THERE and not outcome.members:
         return msgspec.structs.replace(outcome, kind=Kind.SKIPPED, reason="not there any more")
     return outcome

@@ -100,7 +100,7 @@ class Responder:
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
         """Take the held matches at the front of `ready`, which wait for a person, and yield them.
 
-        There may be very many, so they are taken and given out together.
+        There may be very many held matches, so they are taken and given out together.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
@@ -145,7 +145,7 @@ class Responder:
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Begin a batch: note all wishes for reports of its outcomes, and wait for the disk once.
 
-        Its files are isolated together, too, when `respond` comes to the first one.
+        The files of the batch are isolated together, too, when `respond` comes to the first one.
 
         A note that fails is tried again with each outcome, and its failure is shown there.
         """
@@ -174,7 +174,7 @@ class Responder:
         return record.held or (self._only_tell and record.state is MatchState.HELD)
 
     def _may_take(self, outcome: Outcome) -> bool:
-        """Return whether the lists that are not stale suffice to isolate the file."""
+        """Return whether the lists that are not stale are enough to isolate the file."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._policy.actions_for(
             msgspec.structs.replace(outcome, hits=hits)
@@ -232,7 +232,7 @@ class Responder:
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)
 
     def _take_from(self, first: Recorded, record: MatchRef, matches: Matches) -> None:
-        """Isolate the file of a match, and those of the next ones in the batch.
+        """Isolate the file of a match, and the files of the next matches in the batch.
 
         A match whose wish for a report could not be noted waits for its turn.
         """
@@ -277,7 +277,7 @@ class Responder:
         return is_alone and not outcome.is_stream and self._may_take(outcome)
 
     def _report(self, record: MatchRef) -> str:
-        """Note that a report is wanted, unless there is a note or a report; return which exists."""
+        """Note that a report is wanted, unless a note or a report exists; return which exists."""
         wanted = self._noted.pop(record.id, None)
         if wanted is None:
             with Matches(self._settings.state_dir) as matches:
@@ -313,7 +313,7 @@ class Responder:
         return name
 
     def _open_quarantine(self) -> Quarantine:
-        # Most scans find nothing, and need none.
+        # Most scans find nothing, and need no quarantine.
         from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:

@@ -42,8 +42,8 @@ TICK_SHARE = 20
 class Progress(msgspec.Struct):
     """The numbers that a display may show while a scan runs.
 
-    `reading` are the large files that are being read, and how many bytes of each were: these are
-    not in the summary yet.
+    `reading` are the large files that are being read, with the bytes read of each: these are not in
+    the summary yet.
     """
 
     summary: Summary
@@ -95,7 +95,7 @@ class _Checkers:
         )
 
     def members(self) -> Members | None:
-        """Make an opener of containers; None if none are opened."""
+        """Make an opener of containers; None if containers are not opened."""
         if self._containers is None:
             return None
         keep_clean = self._options.show_clean
@@ -169,7 +169,8 @@ def scan(
                     again.lose(item.lost)
                 progress.count(item)
                 for outcome in accept(item.outcomes) if item.outcomes else ():
-                    # Clean ones are in the count already, whether or not they are asked for.
+                    # Clean outcomes are in the count already, whether or not the caller asks for
+                    # them.
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)
                     yield outcome

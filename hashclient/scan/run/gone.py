@@ -2,7 +2,7 @@
 
 A match is gone if all of this is true:
 
-1. Its path lies below a PATH of a scan that came to its end.
+1. The path of the match lies below a PATH of a scan that came to its end.
 2. The way from there to the file is followed directory by directory, without a symbolic link. The
    scan has listed each directory on the way: none was excluded, failed, or was on another file
    system that the scan had to leave out.
@@ -46,7 +46,7 @@ class _End(NamedTuple):
 def find_gone(
     matches: Selection, coverage: Coverage, grounds: Mounts, started: datetime
 ) -> Iterator[Left]:
-    """Yield the matches that are gone after a scan that `started` then and has covered `coverage`.
+    """Yield matches that are gone after a scan that `started` then and covered `coverage`.
 
     Raises:
         StateError: the record cannot be read.
@@ -139,7 +139,7 @@ def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> b
     """Return whether a name has no file (or directory), and no link that leads anywhere.
 
     Raises:
-        OSError: the name cannot be looked at.
+        OSError: the status of the name cannot be read.
     """
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode

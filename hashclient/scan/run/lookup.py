@@ -31,7 +31,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: Batches that are read ahead of the one that is judged.
+#: Batches that are read ahead while one is judged.
 AHEAD = 2
 
 
@@ -96,7 +96,7 @@ def batches_of(
     on_failure: Callable[[UsageError], None],
     reading: Reading | None = None,
 ) -> Iterator[tuple[str, DigestBatch]]:
-    """Yield `digests`, in hexadecimal, and those in `files`, with the name of their source.
+    """Yield `digests`, in hexadecimal, and the digests in `files`, with the name of their source.
 
     `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files count.
 

@@ -1,8 +1,8 @@
 """One run: every outcome is recorded, then acted upon, and only then given out.
 
-The command line, or a program that uses the library, iterates over a `Run`. It gets an outcome
-after its match was recorded, logged, and handled by the policy. However a run ends, all outcomes
-until then are recorded and logged exactly once, and the end of the run is logged.
+The command line, or a program that uses the library, iterates over a `Run`. The caller gets an
+outcome after its match was recorded, logged, and handled by the policy. However a run ends, all
+outcomes until then are recorded and logged exactly once, and the end of the run is logged.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Observer:
         """A report that the policy asks for is prepared."""
 
     def ending(self, run: Run) -> None:
-        """All is recorded and logged, the summary is complete; signals are still held back."""
+        """All outcomes are recorded and logged, the summary is complete; signals still wait."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ def exceptions_of(
 ) -> Exceptions:
     """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
 
-    Matches that would be excepted are matches then.
+    Then matches that would be excepted are matches.
     """
     from hashclient.decisions.exceptions import Exceptions
 
@@ -117,10 +117,10 @@ def exceptions_of(
 class Run(Iterator[Handled]):
     """The outcomes of one scan or lookup, each recorded and acted upon; then its summary.
 
-    It can be iterated over once. Use it as a context manager, or call `close`, to end it early.
+    A run can be iterated over once. Use it as a context manager, or call `close`, to end it early.
     """
 
-    #: Whether outcomes that are recorded together come by path, or as they were given.
+    #: Whether outcomes that are recorded together come by path, or in the given order.
     _by_path = False
 
     def __init__(
@@ -146,8 +146,8 @@ class Run(Iterator[Handled]):
         self._arguments = arguments
         self._actions = actions
         self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
-        #: Outcomes to be recorded. Below: recorded ones to be acted upon, and those to be given
-        #: out.
+        #: Outcomes to be recorded. Below: recorded outcomes that wait for actions, and outcomes to
+        #: be given out.
         self._waiting: list[Outcome] = []
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
@@ -203,7 +203,8 @@ class Run(Iterator[Handled]):
         If the run `stops` by the interruption, the next iteration ends the run.
 
         Raises:
-            BaseException: `error`, if the run was ending already or does not stop by it.
+            BaseException: `error`, if the run was ending already, or if this error does not stop
+                it.
         """
         with contextlib.suppress(StopIteration):
             self._results.throw(error)
@@ -245,8 +246,8 @@ class Run(Iterator[Handled]):
         try:
             # Whatever ends the loop, the workers end with it.
             with contextlib.closing(self._outcomes):
-                # Workers are at work while the start is logged. No outcome is given out before
-                # this, and a signal in this time loses no outcome.
+                # Workers are at work while the start is logged. No outcome is given out before this
+                # point, and a signal in this time loses no outcome.
                 first: list[Outcome | Progress] = []
                 try:
                     first += itertools.islice(self._outcomes, 1)
@@ -302,7 +303,7 @@ class Run(Iterator[Handled]):
 
     def _keep(self) -> None:
         """Record and count the present outcomes, which are acted upon or given out next."""
-        # After a second signal they would also be recorded and logged again.
+        # After a second signal these outcomes would be recorded and logged again.
         with self._guard.barred():
             if self._by_path:
                 # Workers end in any order; so at least the outcomes of one batch are sorted.
@@ -370,7 +371,7 @@ def _by_path_bytes(outcomes: Sequence[Outcome]) -> Callable[[Outcome], str | byt
 
 
 class Scan(Run):
-    """The outcomes of one scan: see `Run`. `progress` shows how far it has come."""
+    """The outcomes of one scan: see `Run`. `progress` shows how far the scan has come."""
 
     _by_path = True
 

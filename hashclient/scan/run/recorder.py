@@ -71,8 +71,8 @@ class RunRecord:
 
         The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
         files; by default their paths are used. `decision` says which matches are held. With
-        `brief`, one record called `command` is logged at the end, in place of one at the start and
-        one at the end: for small runs that come often.
+        `brief`, one record called `command` is logged at the end, in place of one record at the
+        start and one at the end: for small runs that come often.
         """
         self._is_brief = brief
         self._arguments: Sequence[str] = ()
@@ -115,8 +115,8 @@ class RunRecord:
         kept = self._remember(outcomes)
         if events := self._events_of(kept):
             # A report hands over single signed records. A signature takes longer than all other
-            # work to record a match. So of many records only the last one is signed, and its
-            # signature covers the others; preparing a report signs the records in it.
+            # work to record a match. So of many records only the last is signed, and its signature
+            # covers the others; preparing a report signs the records that the report has.
             reportable = any(k.record is not None for k in kept)
             sign_each = reportable and len(events) <= SIGNED_EACH
             self._log(events, durable=True, sign_each=sign_each)
@@ -202,7 +202,7 @@ class RunRecord:
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
         """Log and record that the matches from `find` are gone.
 
-        It is called with the record of matches and the time when the run began. After a kill
+        `find` is called with the record of matches and the time when the run began. After a kill
         between the log and the record, the next scan notes the match again.
         """
         path = self._session.settings.layout.matches
@@ -298,14 +298,14 @@ def _is_remembered(outcome: Outcome) -> bool:
 
 
 class MatchEvents:
-    """Log entries of matches and conflicts. There may be very many: most need no encoder."""
+    """Log entries of matches and conflicts. There may be very many events: most need no encoder."""
 
     def __init__(self) -> None:
         """Nothing is prepared yet."""
         self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
 
     def of(self, recorded: Recorded) -> Event | Encoded:
-        """Return the log entry of one."""
+        """Return the log entry of one outcome."""
         outcome, record = recorded.outcome, recorded.record
         path = outcome.origin or outcome.path
         if (
@@ -367,7 +367,8 @@ def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
     """Return fields with the first `arguments`, as far as there is room, and the number of others.
 
     A shell makes arguments of the names in a directory, and a person who can make files there can
-    make more arguments than a line of the log holds. They must not keep matches out of the log.
+    make more arguments than a line of the log holds. These arguments must not keep matches out of
+    the log.
     """
     room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
     for argument in arguments:

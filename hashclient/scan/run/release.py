@@ -75,7 +75,7 @@ def release(
     A match that is not held any more, or that `rule` excepts, is skipped.
 
     Raises:
-        AuditError, StateError: log or record cannot be written; nothing is done after that.
+        AuditError, StateError: log or record cannot be written; then no more actions are done.
     """
     rest = iter(chosen)
     while batch := list(itertools.islice(rest, AT_ONCE)):

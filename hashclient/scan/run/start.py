@@ -61,7 +61,7 @@ def start_scan(
     lists: OpenLists | None = None,
     front: FrontEnd | None = None,
 ) -> Scan:
-    """Return a scan that is about to begin, with the `lists` that should be here by default.
+    """Return a scan that has not begun, by default with the `lists` that should be here.
 
     Raises:
         UsageError: there is nothing to check, or options contradict each other.

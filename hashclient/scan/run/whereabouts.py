@@ -36,7 +36,7 @@ class _Directory(NamedTuple):
     status: os.stat_result
 
     def has(self, name: str, seen: Seen) -> bool:
-        """Return whether the file that was read is in it; behind a link, it has `name`."""
+        """Return whether a directory has the file that was read; behind a link, as `name`."""
         if seen.directory_inode is not None:
             return seen.is_directory(self.status)
         try:
@@ -96,7 +96,7 @@ def _is_link(path: str) -> bool:
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
-        # Too long for one call, or gone again: isolation refuses links anyway.
+        # The path is too long for one call, or gone again: isolation refuses links anyway.
         return False
 
 
