@@ -1,7 +1,7 @@
 """The notices in a status: which are open, and which kept notices are damaged or missing.
 
-The verified metadata on the disk shows which providers have notices. So it is noticed if nobody has
-fetched them, or if somebody has removed them.
+The verified metadata on the disk shows which providers have notices. So `status` notices if nobody
+has fetched the notices, or if somebody has removed them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NoticesStatus(msgspec.Struct, frozen=True):
     """The open notices, their numbers by provider and severity, and problems.
 
     `alarming` is the number of open notices for which the configuration lets `status` end with 3.
-    `exit_code` is the highest exit code of all of these.
+    `exit_code` is the highest exit code of all notices.
     """
 
     open: tuple[Standing, ...]

@@ -2,8 +2,8 @@
 
 Pure: from a status to text. Names and labels are an interface that dashboards and alerts rely on
 (`docs/operations/prometheus.md` has the table): they are added to, and not changed. A part of the
-status that is not there or cannot be read has no samples; the exit code shows that something is
-wrong. No path, entry or digest is in any of it.
+status that is missing or cannot be read has no samples; the exit code shows that something is
+wrong. No metric has a path, an entry or a digest.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 )
 
 
-#: What each of the other metrics is.
+#: The meaning of each other metric.
 _HELP: Mapping[str, str] = {
     "lists_missing": "Lists that should be here and cannot be used, and providers whose lists are"
     " not known.",

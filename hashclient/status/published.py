@@ -20,7 +20,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Published(msgspec.Struct, frozen=True):
-    """The number of the last document, when one was last published, and failures since then."""
+    """The number of the last document, when one was published, and the failures since."""
 
     format: Literal["hashclient-published/1"] = "hashclient-published/1"
     counter: int = 0

@@ -35,7 +35,7 @@ from hashclient.system.text import counted, for_people, printable
 
 _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})
-#: So many entries with held matches are named, at most.
+#: At most this many entries with held matches are named.
 HELD_ENTRIES = 1000
 #: Records of fetches that are read for each list: some lists are fetched more often than others.
 FETCHES_PER_LIST = 4
@@ -162,7 +162,7 @@ class Status(msgspec.Struct):
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """Read a part. Note it as a problem if the part is damaged, and go on with the others."""
+        """Read a part. Note as a problem that a part is damaged, and go on with the others."""
         try:
             yield
         except (StateError, AuditError) as error:
@@ -175,14 +175,14 @@ def read_status(
 ) -> Status:
     """Read everything that the state directory holds.
 
-    With `verify`, every byte of the indexes is read and compared with its digest, that of the known
-    good files among them, and all of the record of matches is read.
+    With `verify`, every byte of the indexes, including that of the known good files, is read and
+    compared with its digest, and the whole record of matches is read.
     """
     lists, providers = read_lists(settings, environ, now, verify=verify)
     code = ExitCode.STATE if providers or not lists else ExitCode.OK
     status = Status(lists, providers, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
-        # Without a provider that uses it, the index is not used, and no fetch would repair it.
+        # Without a provider that uses the index, nothing uses it, and no fetch would repair it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
             # this import loads the writer of indexes
             from hashclient.fetch.guard import verify_guard

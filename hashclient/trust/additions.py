@@ -6,13 +6,14 @@ member ignore it, as TUF requires (its specification, 4.3). The member is an obj
 `delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
 module finds the delegation and verifies both.
 
-Clients drop ended lists. Their delegations are gone, but the snapshot still names their roles, as
-TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
-mistake, and clients keep such a list. So the targets name ended lists in a member of their own.
+Clients drop ended lists. The delegations of ended lists are gone, but the snapshot still names
+their roles, as TUF requires of every role (its specification, 5.5.5). A delegation that is missing
+may be a mistake, and clients keep such a list. So the targets name ended lists in a member of their
+own.
 
-The root limits the validity of snapshot and timestamp. Their keys are on a machine that publishes
-every day. Without this limit, a thief of these keys could sign a repository that clients accept as
-fresh for years. The keys of the root are kept in another place.
+The root limits the validity of snapshot and timestamp. The keys of snapshot and timestamp are on a
+machine that publishes every day. Without this limit, a thief of these keys could sign a repository
+that clients accept as fresh for years. The keys of the root are kept in another place.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def delegator_of(targets: Targets) -> Targets | None:
     if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
         raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
     if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
-        # Their metadata would have the same name.
+        # The metadata of both would have the same name.
         raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
     return delegator
 
@@ -113,8 +114,9 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
     """Verify the metadata `data` of the role, except its expiry, and return its content.
 
     This is 5.6 of TUF's specification, for a role that python-tuf's client does not find by itself:
-    1 its length and hashes are those in the snapshot, where that has any; 2 enough keys have signed
-    it; 3 its version is the one in the snapshot; 4 it vouches for notices only.
+    1 the length and hashes of the role are those in the snapshot, if the snapshot has any; 2 enough
+    keys have signed the role; 3 its version is the one in the snapshot; 4 it vouches for notices
+    only.
 
     Raises:
         RepositoryError: one of these rules is broken.

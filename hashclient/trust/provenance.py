@@ -2,7 +2,7 @@
 
 A provider may republish live entries of another provider's list, by `provider publish
 --from-bundle`. The note is `custom` of the target `index.json` in the metadata of the list's role,
-so the list's keys sign it. Programs that do not know its members ignore them.
+so the list's keys sign it. Programs that do not know the members of the note ignore them.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ class TufFetcher(FetcherInterface):
         """Return the metadata at `url`.
 
         python-tuf's parser takes the last of two values under one key, so another parser could read
-        other values than the verified ones. So JSON with a repeated key is refused here, before it
-        is trusted.
+        other values than the verified ones. So JSON with a repeated key is refused in this module,
+        before it is trusted.
 
         Raises:
             DownloadHTTPError: the status is 403 or 404, which ends python-tuf's search for a newer
@@ -279,7 +279,7 @@ class Trust:
 
         The metadata of this role is stored beside the metadata of other roles, and verified each
         time: its keys may have been replaced. One more request is made only if the snapshot names
-        another version.
+        another version of the role.
 
         Raises:
             VerificationError: the metadata of the role is not signed as it must be, or does not

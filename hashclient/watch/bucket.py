@@ -25,7 +25,7 @@ from hashclient.watch.events import WAIT_S, Event, Events
 #: Objects that are checked at a time, and events that may wait for that.
 CHECKS = 16
 _MOST_EVENTS = 4 * CHECKS
-#: How often an object that cannot be read is tried where no dead-letter queue takes its event.
+#: How often the check of an unreadable object is repeated if no dead-letter queue takes its event.
 ATTEMPTS = 5
 #: Seconds of rest after a failure of the source, and seconds in which commands beside must end.
 RETRY_S, STOP_S = 10.0, 5.0
@@ -71,7 +71,8 @@ class BucketWatch:
                     if not self._take(pool, woken):
                         break
             finally:
-                # The checks that have begun go on to their end, and their events are taken back.
+                # Checks that have begun go on to their end, and their events are removed from the
+                # source.
                 while self._running:
                     self._settle(None)
                 for command in self._beside:

@@ -1,9 +1,9 @@
 """Changed files as the source of a scan; files that are gone again are ignored.
 
 The kernel has reported names in a watched directory. By now its owner may have put a link, or
-another directory, in its place or above it. So it is opened through no link, and the scan reads
-only what is in the directory that was opened here: the files that have the names now, also if the
-owner gives these other names in it before they are read.
+another directory, in its place or above it. So the directory is opened through no link, and the
+scan reads only what is in the opened directory: the files that have the names now, even if the
+owner gives these names to other files before they are read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
-#: A directory is listed for at least so many names; at most so many times as many are read of it.
+#: A directory is listed if at least this many of its names are asked for; at most this many times
+#: as many names are read from it.
 LISTED_FROM = 16
 LISTED_TIMES = 4
 #: The directory is gone, or something else is in its place: that was reported, too.
@@ -39,7 +40,7 @@ class ChangedFiles:
         return [f"{len(self._paths)} changed files"]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield them by directory."""
+        """Yield the files by directory."""
         task: Task = []
         names = 0
         for path, group in itertools.groupby(self._paths, os.path.dirname):
@@ -72,7 +73,7 @@ class ChangedFiles:
 
 
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
-    """Return the names of those paths in a directory that are still there, with their inodes.
+    """Return which names of the paths in a directory still exist, with their inodes.
 
     For many names the directory is listed: a status for each name would take a fifth of the time of
     its check. An inode is 0 if it cannot be found out.

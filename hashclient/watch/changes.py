@@ -12,11 +12,11 @@ it as unread.
 
 Limits: these changes are not reported: a write through a shared memory map, a write through a hard
 link elsewhere, a write to a file that stays open, a new length that is set by path (truncate(2)),
-and a change by another machine on a network file system (trees there are refused). Nor is it
-reported that a file has become readable.
+and a change by another machine on a network file system (trees there are refused). The kernel does
+not report either that a file has become readable.
 
-IN_MODIFY would report the third and fourth. This flag is not used: it is reported for each
-write(2), so the reports of one program that writes to two files in turn, as fast as it can, take a
+IN_MODIFY would report the third and fourth. This flag is not used, because it is reported for each
+write(2). So the reports of one program that writes to two files in turn, as fast as it can, take a
 quarter of a processor and fill the kernel's queue; and a file that stays open, such as a log or a
 database, would be read again from its beginning after each of its lines.
 """
@@ -60,7 +60,7 @@ _GONE = int(flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT)
 _MOVED, _IS_DIRECTORY, _MOVED_FROM = (
     int(flag) for flag in (flags.MOVE_SELF, flags.ISDIR, flags.MOVED_FROM)
 )
-#: Every report but that of a file that was written, linked or moved to a place.
+#: Every report except the report of a file that was written, linked or moved to a place.
 _UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
 #: How many directories that may not be read are tried in one look: some 3 ms.
 _MOST_TRIED = 1000
@@ -86,7 +86,8 @@ class Changes:
             StateError: the kernel watches no more directories.
         """
         self._roots = roots
-        # Each change is compared with these, so those that have nothing to do with a root are left.
+        # Each change is compared with these paths, so paths that have nothing to do with a root are
+        # left out.
         tops = tuple(f"{root.rstrip('/')}/" for root in roots)
         self._without = tuple(
             below
@@ -96,12 +97,12 @@ class Changes:
         #: The watched directories by number and by path, the same in both.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        #: Directories that may not be read, those that are to be tried next first.
+        #: Directories that may not be read; those that are tried next come first.
         self._closed: dict[str, None] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
-        #: Since the last scan of everything: whether changes were missed, not by an overflow; and
-        #: whether there were more than the kernel keeps.
+        #: Since the last scan of everything: whether changes were missed, except by an overflow;
+        #: and whether there were more changes than the kernel keeps.
         self.missed = self.overflowed = False
         #: Whether all directories are watched; the system may refuse more at any time.
         self.is_whole = True
@@ -121,7 +122,7 @@ class Changes:
         try:
             for root in roots:
                 self._begin(root)
-            # Files that are there already are for the first scan.
+            # Files that exist already are for the first scan.
             self.look_again()
         except BaseException:
             self.close()
@@ -181,7 +182,7 @@ class Changes:
     def look_around(self) -> bool:
         """Check what the kernel does not report; return whether changes were missed.
 
-        The files in directories that may be read now, and could not before, count as changed.
+        The files in directories that have become readable count as changed.
         """
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
@@ -193,7 +194,7 @@ class Changes:
         return self.missed
 
     def _try_closed(self) -> None:
-        """Watch those directories that may be read now and could not before."""
+        """Watch the directories that have become readable."""
         for path in list(itertools.islice(self._closed, _MOST_TRIED)):
             del self._closed[path]
             try:
@@ -201,8 +202,8 @@ class Changes:
             except OSError as error:
                 if error.errno == errno.EACCES:
                     self._closed[path] = None
-                # What else is there now was reported; or the report was lost, and everything is
-                # scanned.
+                # Other files that exist now were reported; or the report was lost, and everything
+                # is scanned.
                 continue
             self._files.update(self._add(path))
 
@@ -271,7 +272,7 @@ class Changes:
         if mask & _GONE:
             self._forget(number)
         elif mask & _MOVED:
-            # A root that was moved; the watch of its parent reports any other.
+            # A root that was moved; the watch of the parent reports any other directory.
             if directory in self._roots:
                 self._drop_tree(directory)
                 self.missed = True
@@ -279,12 +280,12 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may have come to the place at once, and the report of that may have
-            # been read already: of two directories that are exchanged, say.
+            # Another directory may have come to the place at once, and the report of this may have
+            # been read already: for example if two directories are exchanged.
             self._files.update(self._add(path))
 
     def take(self) -> set[str]:
-        """Return the files that have changed, and begin again."""
+        """Return the files that have changed, and begin a new collection."""
         files, self._files = self._files, set()
         return files
 
@@ -332,13 +333,13 @@ class Changes:
         """Watch an open directory, whatever is at its path by now; return the number of the watch.
 
         Raises:
-            OSError: the kernel does not watch it.
+            OSError: the kernel does not watch the directory.
         """
         number: int = self._inotify.add_watch(f"/proc/self/fd/{fd}", _MASK)
         return number
 
     def _failed(self, path: str, error: OSError) -> None:
-        """Note that a directory cannot be watched, or not all below it; not if it is gone."""
+        """Note that a directory, or a part below it, cannot be watched; not if it is gone."""
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             _log.info("cannot watch %s: %s", printable(path), error.strerror)
             self.is_whole = False
@@ -349,8 +350,8 @@ class Changes:
         if before is not None and before != path:
             del self._numbers[before]  # a moved directory keeps its watch
         if other is not None and other != number:
-            # The directory that was here has gone. If it is still in a tree, a report of its new
-            # place is to come, and it gets another watch there.
+            # The directory that was at this path has gone. If the directory is still in a tree, a
+            # report of its new place will come, and then it gets another watch.
             del self._paths[other]
             self._remove(other)
         self._paths[number], self._numbers[path] = path, number

@@ -1,7 +1,7 @@
 """Events of buckets: which objects are new, from a queue or from the lines of another program.
 
-An event is taken back by `done` when its object is checked. A queue gives the others again, and
-moves those that fail again and again to its dead-letter queue, as its own redrive policy says.
+An event is taken back by `done` when its object is checked. A queue gives the other events again,
+and moves events that fail again and again to its dead-letter queue, as its own redrive policy says.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from hashclient.core.errors import ConfigError, UnreachableError, UsageError
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.system.text import printable
 
-#: Seconds that one question waits for events: a signal is heeded after it.
+#: Seconds that one question waits for events: a signal is handled only after it.
 WAIT_S = 2
-#: So many messages SQS gives or takes at a time.
+#: SQS gives or takes at most this many messages at a time.
 _MOST = 10
 _NO_QUEUE = "not the address of a queue: {}"
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Objects that are new, and the mark by which their source knows the event.
+    """New objects, and the mark by which their source knows the event.
 
-    `times` is how often it was given so far. `is_read` is False for an unknown form.
+    `times` is how often the event was given so far. `is_read` is False for an unknown form.
     """
 
     objects: tuple[ObjectUri, ...]
@@ -84,11 +84,11 @@ class Queue:
     """A queue of SQS that the events of buckets go to."""
 
     def __init__(self, address: str) -> None:
-        """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for that of another account.
+        """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for a queue of another account.
 
         Raises:
             UsageError: the address has another form, or botocore is not installed.
-            ConfigError: there are no credentials, or no such queue for them.
+            ConfigError: there are no credentials, or the credentials see no queue of this name.
             UnreachableError: SQS cannot be reached.
         """
         account, _, name = address.removeprefix("sqs://").rpartition("/")
@@ -112,7 +112,7 @@ class Queue:
         """Return the next events; see `Events`.
 
         Raises:
-            ConfigError: the credentials are refused, or there is no such queue any more.
+            ConfigError: the credentials are refused, or the queue does not exist any more.
             UnreachableError: SQS cannot be reached.
         """
         with self._errors():
@@ -125,7 +125,7 @@ class Queue:
         return [_event_of(message) for message in got.get("Messages", ())]
 
     def done(self, events: Sequence[Event]) -> None:
-        """Delete messages; those that cannot be deleted are given again.
+        """Delete messages; messages that cannot be deleted are given again.
 
         Raises:
             ConfigError, UnreachableError: as by `take`.
@@ -184,8 +184,8 @@ def _objects_in(body: Any) -> Iterator[ObjectUri]:
     URL), and "EventBridge event message structure" (keys as they are).
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not such a
-            notification.
+        KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not a notification
+            of one of these forms.
     """
     if body.get("Type") == "Notification":
         yield from _objects_in(msgspec.json.decode(body["Message"]))

@@ -34,7 +34,7 @@ from hashclient.watch.changes import Changes
 ATTEMPTS = 5
 #: The most files in one scan, so that later changes do not wait for too long.
 MOST_FILES = 50_000
-#: Seconds between two scans of everything where some directories cannot be watched.
+#: Seconds between two scans of everything if some directories cannot be watched.
 PARTLY_S = 300.0
 #: A file that changes all the time is checked after this many times the settle time.
 MOST_SETTLES = 10
@@ -75,9 +75,10 @@ class Watch(Observer):
 
         `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
         upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
-        `on_lists` is called when the lists differ from those of the scan before, or some are not
-        whole any more; `on_unseen` with each directory below which the kernel does not see all
-        changes. `options` are those of all scans. The commands `beside` are run from time to time.
+        `on_lists` is called when the lists differ from the lists of the scan before, or when some
+        are not complete any more; `on_unseen` with each directory below which the kernel does not
+        see all changes. `options` are the options of all scans. The commands `beside` are run from
+        time to time.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -94,7 +95,7 @@ class Watch(Observer):
         self._beside = beside
         self._stopping = False
         #: The waiting files, each with the time from which it may be checked; the first of these
-        #: times, or an earlier one; and for each file the time by which it is checked.
+        #: times, or an earlier time; and for each file the time by which it must be checked.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
@@ -158,7 +159,7 @@ class Watch(Observer):
                 rested_at = self._look_at_due(now)
 
     def _look_at_due(self, now: float) -> float:
-        """Check the files that are due, and return when the next ones may be checked."""
+        """Check the files that are due, and return when the next files may be checked."""
         due = sorted((moment, path) for path, moment in self._due.items() if moment <= now)
         # Files that have waited longest come first: nobody can keep a file waiting by changing
         # other files.
@@ -176,10 +177,10 @@ class Watch(Observer):
         return min(self._settle_s, REST_S)
 
     def _all_due(self, rescan_at: float) -> float:
-        """Return when everything is to be scanned: at `rescan_at`, or after an overflow.
+        """Return when the next scan of everything is due: at `rescan_at`, or after an overflow.
 
-        Then the trees come to rest first: a scan of all that is still being written would be of no
-        use.
+        After an overflow the scan waits until the trees are at rest: a scan of files that are still
+        being written would be of no use.
         """
         if self._overflowed_at is None:
             return rescan_at
@@ -187,7 +188,7 @@ class Watch(Observer):
         return min(at_rest, self._overflowed_at + self._pause_s * MOST_SETTLES, rescan_at)
 
     def _some_due(self, rested_at: float) -> float:
-        """Return when changed files are to be checked; never, if a scan of everything is due."""
+        """Return when changed files must be checked; never, if a scan of everything is due."""
         return max(self._first_due, rested_at) if self._overflowed_at is None else float("inf")
 
     @property
@@ -265,8 +266,8 @@ class Watch(Observer):
     def _is_led_away(self, root: str) -> bool:
         """Return whether a link is on the way to a root by now, and say so.
 
-        When the watch began there was no link. So somebody has made it since, and nobody has asked
-        to watch its target.
+        When the watch began there was no link. So somebody has made the link since, and nobody has
+        asked to watch its target.
         """
         try:
             os.close(open_plain(root, HELD_FLAGS))
@@ -306,7 +307,7 @@ class Watch(Observer):
         front = FrontEnd(observer=self, stops={_Stopped: ExitCode.TERMINATED})
         try:
             with begin(front) as run:
-                run.summary.allow_empty = True  # a folder that waits for files is usual
+                run.summary.allow_empty = True  # it is normal that a folder waits for files
                 lists = (run.summary.lists, run.summary.missing)
                 if lists != self._lists:
                     self._lists = lists

@@ -1,13 +1,13 @@
 """Directories of other users are looked at again at the end of a scan.
 
-A walk lists one directory after the other. A user who may write to two of them can move a file from
-one that is not listed yet to one that was listed. So for each directory that others may write to,
-the walk notes the time of its last change, and its entries. After all files are checked, the status
-of each of these directories is read again. A changed directory is listed again, at one instant. New
-entries that are older than the scan are walked and checked, and so are `lost` entries, which were
-listed, but missing at the time of the read. Then the pass begins again. If no directory has changed
-since its listing, all listings together show one instant, and no file was missed. A directory that
-changes without end is unread.
+A walk lists one directory after the other. A user who may write to two of these directories can
+move a file from one that is not listed yet to one that was listed. So for each directory that
+others may write to, the walk notes the time of its last change, and its entries. After all files
+are checked, the status of each of these directories is read again. A changed directory is listed
+again, at one instant. New entries that are older than the scan are walked and checked, and so are
+`lost` entries, which were listed, but missing at the time of the read. Then the pass begins again.
+If no directory has changed since its listing, all listings together show one instant, and no file
+was missed. A directory that changes without end is unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
 may write to are not noted. The scan of a busy server also ends: after `LOOKS` passes over all
@@ -52,14 +52,14 @@ MOST_BYTES = 1 << 24
 #: Notes of some hundred directories: a pass over all of them takes milliseconds.
 FEW_BYTES = 1 << 16
 
-#: Each note begins with the device and the inode, which is 0 if another note counts; when the
-#: directory was changed; the number of its walk; whether it may have changed after it was listed
-#: without another time; the lengths of the path and of the marks, which come next.
+#: Each note begins with the device and the inode (0 if another note counts); then come the time
+#: when the directory was changed; the number of its walk; whether it may have changed after it was
+#: listed without another time; and the lengths of the path and of the marks, which come next.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
 #: This number in place of the length of marks says that there were too many.
 TOO_MANY = -1
-#: Entries that are looked for.
+#: Entries that the pass looks for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
 
 
@@ -87,12 +87,12 @@ class Again:
         """Note a directory that was listed to its end.
 
         Raises:
-            OSError: there is no room for it.
+            OSError: there is no room for the note.
         """
         if not self._walkers or self._walkers[-1] is not walker:
             self._walkers.append(walker)
         changed_ns = frame.status.st_ctime_ns
-        # If it had this time at the earlier listing, the clock has moved since then.
+        # If the directory had this time at the earlier listing, the clock has moved since then.
         is_young = frame.opened_ns - TICK_NS <= changed_ns != frame.changed_ns
         if is_young:
             self._young_ns = lagging_ns()
@@ -125,7 +125,7 @@ class Again:
         self._notes.close()
 
     def found(self, lister: Lister) -> Iterator[Item | None]:
-        """Yield items that were moved to directories after the listing; None: check them now.
+        """Yield items that were moved to directories after the listing; None means: check them now.
 
         Raises:
             OSError: the notes cannot be read or written.

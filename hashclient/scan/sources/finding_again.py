@@ -108,7 +108,7 @@ def is_same(status: os.stat_result, identity: Identity) -> bool:
 
 
 def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
-    """Open a directory that was listed before, also if it has another name beside its old one now.
+    """Open a directory that was listed before, even if it now has another name beside its old one.
 
     Links on the way are followed: they may lead to the same directory, and to no other. Without an
     `identity`, the present directory is opened.
@@ -161,7 +161,7 @@ def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, 
 
 
 def _open_beside(path: str, identity: Identity) -> int | None:
-    """Open the directory with an inode, in the directory that it was in; None if not found.
+    """Open the directory with an inode, in the directory where it was; None if not found.
 
     Raises:
         OSError: one of the two directories cannot be opened.
@@ -181,8 +181,8 @@ def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
     """Return the status at each path, or its error; links are followed.
 
     If somebody exchanges two paths in this time, both may show the same file. So equal paths are
-    looked at again, a few times, until they differ. They may stay equal, because different names
-    can lead to one file.
+    compared again, a few times, until they differ. They may stay equal, because different names can
+    lead to one file.
     """
     found = [_looked_at(path) for path in paths]
     for _ in range(ROUNDS):
@@ -221,7 +221,7 @@ def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
 
 
 def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | None:
-    """Return the name that a listed inode has `now`, with the inode; that of `name` if it is gone.
+    """Return the present name of a listed inode, with the inode; if gone, the inode of `name`.
 
     None if `name` is gone, too.
     """
@@ -258,7 +258,7 @@ def is_newer(fd: int, name: str, since_ns: int) -> bool:
 
 
 def _born_ns(fd: int, name: str) -> int | None:
-    """Return when a file was made; None if it is gone or its file system does not say."""
+    """Return when a file was made; None if the file is gone or its file system does not say."""
     return _asked(fd, name, born_ns)
 
 
@@ -284,11 +284,11 @@ def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
 
 
 def inode_of(fd: int, name: str) -> int | None:
-    """Return the inode of a name in an open directory that is known to show another one for it.
+    """Return the inode of a name in an open directory that shows another inode for it.
 
     Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
-    the directory has changed meanwhile, so that it may have been an exchange, or if it is only this
-    name, on which something is mounted. This takes some time.
+    the directory has changed meanwhile, so that two names may have been exchanged, or if it is only
+    this name, on which something is mounted. The search takes some time.
 
     Raises:
         OSError: the directory cannot be read.

@@ -1,6 +1,6 @@
-"""A directory that a walk is in: its listed entries, and those still to be read.
+"""A directory that a walk is in: its listed entries, and entries that are not read yet.
 
-Where names change while a directory is read, the kernel may show neither the old name of a file nor
+If names change while a directory is read, the kernel may show neither the old name of a file nor
 the new one. So a directory that has changed during the listing is listed once more, in one call of
 the kernel (`missed`). Limit: if a changed directory has very many names, missed files cannot be
 found.
@@ -27,7 +27,7 @@ from hashclient.scan.sources.finding_again import (
 from hashclient.scan.sources.listing import OF_ONE, Chunk, Lister, Listing
 from hashclient.scan.values.work import NO_INODES
 
-#: So many names are listed by one call of the kernel, at one instant: the C library has room for
+#: This many names are listed by one call of the kernel, at one instant: the C library has room for
 #: 32 KiB, and a name takes 280 bytes at most. Other libraries may have less room.
 AT_ONCE = 100 if is_glibc() else 0
 #: The inodes of a directory that are kept until it is read to its end.
@@ -53,13 +53,14 @@ def chunk_of(entries: Sequence[Entry]) -> Chunk:
 class Frame(msgspec.Struct):
     """A directory that a walk is in: its remaining entries, and the files since the last group.
 
-    Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
-    `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
-    entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
-    in memory. `listed` are the inodes of `count` entries so far, unless they are too many; inodes
-    that were gone at the second listing are removed. `ahead` has directories in it that were begun
-    ahead, `later` those that may be. If others may write to it, it `is_shared`, and `marks` are of
-    directories in it; if it is listed again, `changed_ns` was its time at the listing before.
+    Without `fd` the directory is closed, and its remaining entries are in memory. `status` was its
+    status, and `opened_ns` the time, before it was read. `names` are files with their `inodes`,
+    `rest` other entries that were read, `chunks` entries that are not read yet; if the directory
+    `is_listed`, these are in memory. `listed` are the inodes of `count` entries so far, unless they
+    are too many; inodes that were gone at the second listing are removed. `ahead` has directories
+    in this one that were begun ahead, `later` directories that may be. If others may write to the
+    directory, it `is_shared`, and `marks` are of directories in it; if it is listed again,
+    `changed_ns` was its time at the listing before.
     """
 
     path: str
@@ -97,7 +98,7 @@ class Frame(msgspec.Struct):
             self.listed.clear()
 
     def take_in(self, chunk: Chunk) -> None:
-        """Take the entries of a chunk, which nobody else may use; there is no `rest`."""
+        """Take the entries of a chunk, which nobody else may use; `rest` is empty."""
         if self.names:
             self.names += chunk.names
             self.inodes.extend(chunk.inodes)
@@ -114,11 +115,11 @@ class Frame(msgspec.Struct):
         return names[:count], inodes[:count]
 
     def lists(self, inode: int) -> bool:
-        """Return whether one of its entries had an inode."""
+        """Return whether one of the directory's entries had an inode."""
         return any(inode in part for part in self.listed)
 
     def whole(self) -> Iterator[Chunk]:
-        """Yield the rest of its entries, and those that were missed.
+        """Yield the rest of the directory's entries, and entries that were missed.
 
         Raises:
             OSError: the directory cannot be read; raised after the readable entries.
@@ -131,9 +132,9 @@ class Frame(msgspec.Struct):
             yield missed
 
     def missed(self) -> Chunk | None:
-        """Return entries that its listing may have missed; call it once, when all are read.
+        """Return entries that the listing may have missed; call it once, when all entries are read.
 
-        Where names change while a directory is read, the kernel may show neither the old name of a
+        If names change while a directory is read, the kernel may show neither the old name of a
         file nor the new one. A listing in one call of the kernel misses no name.
 
         Raises:
@@ -147,7 +148,7 @@ class Frame(msgspec.Struct):
             raise MovedError
         listed, now = set(itertools.chain.from_iterable(self.listed)), snapshot(self.fd)
         new = [entry for entry in now if entry[2] not in listed]
-        # Other inodes have left it: one that comes back was not renamed in here.
+        # Other inodes have left the directory: an inode that comes back was not renamed within it.
         self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
@@ -160,7 +161,7 @@ class Frame(msgspec.Struct):
             self.ahead[self.later.popleft()] = listing
 
     def listing_of(self, name: str, lister: Lister) -> Listing | None:
-        """Return a directory in it if it was begun ahead; begin the next ones."""
+        """Return a directory in this one if it was begun ahead; begin the next ones."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:

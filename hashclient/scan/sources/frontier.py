@@ -28,8 +28,8 @@ OTHER_FILE_SYSTEM = "other file system"
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
     """Return a test of (directory, name) against shell patterns.
 
-    A pattern without a slash is matched against the name alone, one with a slash against the path
-    as it is reported; `*` matches slashes too.
+    A pattern without a slash is matched against the name alone, a pattern with a slash against the
+    path as it is reported; `*` matches slashes too.
     """
     names = [fnmatch.translate(p) for p in patterns if "/" not in p]
     paths = [fnmatch.translate(p.rstrip("/")) for p in patterns if "/" in p]
@@ -60,7 +60,7 @@ def kind_of(mode: int) -> str:
 
 
 class Frontier:
-    """Admission to the directories of one tree: each is asked about before it is entered."""
+    """Decides about the directories of one tree: each is asked about before it is entered."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
         """Use the options; a directory that differs from its record in `mounts` is unread."""
@@ -76,9 +76,10 @@ class Frontier:
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
         """Begin with the open directory of the tree; return an objection to it.
 
-        It is entered anyway.
+        The directory is entered anyway.
         """
-        self._device = status.st_dev  # not before it is open: only opening mounts an automount
+        # Not before the directory is open: only opening mounts an automount.
+        self._device = status.st_dev
         if self._mounts is None:
             return None
         if not self._one_file_system:
@@ -109,7 +110,7 @@ class Frontier:
     def follows(self, target: Identity, entered: Sequence[Frame]) -> bool:
         """Return whether a link to a directory is followed, and note that it is.
 
-        It is not if the walk is in that directory, or was there by another link.
+        The link is not followed if the walk is in that directory, or was there by another link.
         """
         if target in self._followed or any(frame.identity == target for frame in entered):
             return False

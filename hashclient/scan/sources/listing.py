@@ -1,10 +1,10 @@
 """Reading directories, some entries at a time, and several directories at once on slow storage.
 
-A walk reads one directory after the other, which is fast if the kernel has them in memory. If each
-request takes milliseconds, threads open and read the next directories of the walk ahead, and look
-up types that a directory does not contain. If a thread cannot open or read a directory, the walk
-tries it itself, so the walk reports errors in its own order. Limits: the number of directories that
-are open ahead, and of names read ahead from each.
+A walk reads one directory after the other, which is fast if the kernel has the directories in
+memory. If each request takes milliseconds, threads open and read the next directories of the walk
+ahead, and look up types that a directory does not contain. If a thread cannot open or read a
+directory, the walk tries it itself, so the walk reports errors in its own order. Limits: the number
+of directories that are open ahead, and of names read ahead from each.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     others: list[Entry]
 
 
-#: Entries that are read at a time: at first, at most, and at most where each takes long.
+#: Entries that are read at a time: at first, at most, and at most if each takes long.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
 #: A step of the walk counts as a wait if it takes longer than the first number of seconds, plus the
 #: second number for each entry.
 STEP_S, ENTRY_S = 0.0005, 0.000005
-#: Listing is slow if so many more of the last steps were waits than not; more are not counted.
+#: Listing is slow if among the last steps this many more were waits than not; the count ends there.
 SLOW_STEPS, MOST_STEPS = 3, 8
 #: Directories that are read ahead, each by a thread: in one directory, and in all.
 OF_ONE, OF_ALL = 16, 64
@@ -69,7 +69,7 @@ def typed(entries: Sequence[os.DirEntry[str]]) -> Chunk:
     names: list[str] = []
     inodes: list[int] = []
     others: list[Entry] = []
-    # Where names are listed, this loop takes most of the time.
+    # If names are listed, this loop takes most of the time.
     for entry in entries:
         try:
             is_file = entry.is_file(follow_symlinks=False)
@@ -101,8 +101,8 @@ class Lister:
 
     @functools.cached_property
     def _waiting(self) -> SimpleQueue[Listing | None]:
-        """The directories that no thread has begun, and None for each thread that is to end."""
-        from queue import SimpleQueue  # few walks need it
+        """The directories that no thread has begun, and None for each thread that must end."""
+        from queue import SimpleQueue  # few walks need this module
 
         return SimpleQueue()
 
@@ -163,7 +163,7 @@ class Lister:
         return _joined([first, *together(typed, slices, threads=len(slices))])
 
     def ahead(self, directory_fd: int, name: str) -> Listing | None:
-        """Begin to open and read a directory in an open one; None if it is not read ahead."""
+        """Begin to open and read a directory in an open directory; None if it is not read ahead."""
         if not self._has_threads or len(self._ahead) >= _room():
             return None
         try:
@@ -182,7 +182,7 @@ class Lister:
             listing.run()
 
     def take(self, listing: Listing) -> tuple[Open, Iterator[Chunk]] | None:
-        """Return a directory that was opened ahead, and its entries, which are the caller's now.
+        """Return a directory that was opened ahead, and its entries; both are the caller's now.
 
         None if the directory could not be opened: the caller must try itself.
         """
@@ -231,7 +231,7 @@ class Listing:
         self._fd, self._left = -1, False
 
     def run(self) -> None:
-        """Open it and read its first names, in a thread."""
+        """Open the directory and read its first names, in a thread."""
         try:
             self.found.put(self._begun())
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
@@ -258,7 +258,7 @@ class Listing:
         return opened, given_out([_joined(kept)], failures, chunks)
 
     def leave(self) -> None:
-        """Close it, now or when the thread has read so far."""
+        """Close the directory, now or when the thread has finished its read."""
         with self._lock:
             self._left = True
             if self._fd >= 0:

@@ -15,8 +15,8 @@ A file system stays missing until it is mounted again or a user runs `inventory 
 
 File systems are identified by UUID, by the number that statfs(2) gives, or by the source of the
 mount. One equal identifier is enough, since names of disks may change when a machine starts. Only
-hashes of them are kept: the source of a mount can have a password in its name. Limits: a mount
-point behind a link, or a mounted file, is never noticed as missing.
+hashes of the identifiers are kept: the source of a mount can have a password in its name. Limits: a
+mount point behind a link, or a mounted file, is never noticed as missing.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
-#: Their statfs(2) gives a number made from the UUID; that of others is made from the device.
+#: For these file systems, statfs(2) gives a number made from the UUID; for others, the number is
+#: made from the device.
 _NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
 UNIDENTIFIED = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
 
 
 class Mounts:
-    """The remembered directories, and those that one scan sees.
+    """The remembered directories, and the directories that one scan meets.
 
     A failure is reported once and never stops a scan; but while the earlier file systems are
     unknown, the scan is not complete.
@@ -83,7 +84,8 @@ class Mounts:
         #: The present mount points and the remembered directories, ascending.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
-        #: Why the earlier file systems are unknown, if so: then none can be noticed as missing.
+        #: Why the earlier file systems are unknown, if so: then no file system can be noticed as
+        #: missing.
         self.unknown: StateError | None = None
         #: Whether a file system that was scanned before is missing.
         self.is_missing = False
@@ -96,7 +98,7 @@ class Mounts:
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that need a `look`.
 
-        Their paths begin like `path`.
+        The paths of these mount points begin like `path`.
         """
         real = real_path(fd)
         if real is None:
@@ -111,13 +113,13 @@ class Mounts:
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note where an open directory is; return why it is not the one of the last scan.
+        """Note where an open directory is; return why it is not the directory of the last scan.
 
         A directory `given` by the user is always kept, others if they are mount points.
         """
         now = self._record_of(fd)
         if now is None:
-            # There is no record to compare with, or no way to compare.
+            # The scan has no record to compare with, or no way to compare.
             return UNIDENTIFIED if self._records and not _can_identify(fd) else None
         path = now.real_path
         before = self._records.get(path)
@@ -237,7 +239,7 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why a directory is not the one of the last scan; the module explains the numbers."""
+    """Return why this is not the directory of the last scan; the module explains the numbers."""
     if _is_same(before, now):  # 1
         return None
     if now.kind == "autofs" or before.point == now.point == "/":  # 2, and the root
@@ -297,7 +299,7 @@ def _can_identify(fd: int) -> bool:
 
 
 def _is_empty(fd: int) -> bool:
-    """Return whether an open directory is empty; one that cannot be read counts as not empty."""
+    """Return whether an open directory is empty; an unreadable directory counts as not empty."""
     try:
         # Not through `fd` itself: the walk needs its position in the directory.
         again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)

@@ -1,9 +1,9 @@
 """Names of files from another program: one a line, or separated by NUL.
 
-A name is taken byte for byte and is relative to the current directory. It counts as named by the
-user, as an argument does: a link is followed. The file is not looked at here. A directory is
-unread, never walked: `find` also lists its files, and each file would be checked once for each
-level.
+A name is taken byte for byte and is relative to the current directory. A name from the list counts
+as named by the user, as an argument does: a link is followed. The file is not looked at here. A
+directory is unread, never walked: `find` also lists its files, and each file would be checked once
+for each level.
 
 A line ends in LF. All other bytes belong to the name. So a list from another system may lead to
 missing files, which are unread, but never to other files. A CR at the end may belong to the name or
@@ -30,7 +30,7 @@ from hashclient.system.strangers import is_shared, trusted_users
 CHUNK_BYTES = 1 << 18
 #: Longest name: paths below deep directories are longer than the 4096 bytes of one system call.
 MAX_NAME_BYTES = 1 << 16
-#: So much of a longer name is shown.
+#: This much of a longer name is shown.
 _SHOWN_BYTES = 256
 
 NUL_IN_LINE = "holds NUL: if the names are separated by NUL, give --null"
@@ -142,7 +142,7 @@ class Names:
 def _identified(groups: list[Group]) -> Iterator[Group]:
     """Yield groups with the files that now have their names, before these can be exchanged.
 
-    Where others may not write to a directory, the directory itself is enough.
+    If others may not write to a directory, its identity alone is enough.
     """
     ours = trusted_users()
     directories = looked_at([group.directory or "." for group in groups])

@@ -23,8 +23,8 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: The most directories in the file; beyond that, those that are no mount points are dropped first,
-#: then the oldest.
+#: The most directories in the file; beyond that, directories that are no mount points are dropped
+#: first, then the oldest.
 MAX_RECORDS = 4_096
 #: Directories with longer paths are not kept.
 MAX_PATH_BYTES = 4_096
@@ -39,7 +39,7 @@ class DamagedMountsError(StateError):
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a directory was when it was last scanned.
 
-    `path` is absolute, without links; `path_b64` holds its bytes where these are not UTF-8.
+    `path` is absolute, without links; `path_b64` holds its bytes if these are not UTF-8.
     `point_bytes` is the length of the mount point in it. `kind` is the type of the file system,
     `names` identify it, and `inner` identifies the directory inside of it.
     """
@@ -84,7 +84,7 @@ def load(state_dir: Path) -> list[Record]:
 
 
 def below(paths: Iterable[str], roots: Iterable[str]) -> list[str]:
-    """Return which of `paths` are one of `roots` or below one, by path; all are absolute."""
+    """Return, by path, which of `paths` are one of `roots` or below one; all are absolute."""
     beginnings = tuple(root.rstrip("/") + "/" for root in roots)
     return sorted(path for path in paths if f"{path}/".startswith(beginnings))
 

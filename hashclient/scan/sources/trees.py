@@ -28,7 +28,7 @@ MAX_COVERED = 10_000
 class Coverage:
     """The trees of a finished walk, and the directories in them that it could not list.
 
-    It only has trees and failures: listed names cost nothing here.
+    The coverage only has trees and failures: listed names cost nothing.
     """
 
     def __init__(self, options: ScanOptions) -> None:
@@ -47,7 +47,7 @@ class Coverage:
                 self.roots.append((tree, os.path.realpath(tree)))
 
     def fail(self, directory: str) -> None:
-        """Note a directory that was not listed; with too many, no tree counts as covered."""
+        """Note a directory that was not listed; after too many, no tree counts as covered."""
         if len(self._failed) < MAX_COVERED:
             self._failed.add(directory)
 
@@ -85,7 +85,7 @@ class Trees:
     ) -> None:
         """List `paths`; with `mounts`, a directory that is not the former one is unread.
 
-        If it `looks_again`, directories that others may write to are noted for `again`.
+        If the source `looks_again`, directories that others may write to are noted for `again`.
         """
         self._paths = paths
         self._options = options

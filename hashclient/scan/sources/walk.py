@@ -1,8 +1,8 @@
 """The walk of a tree: directories are listed one after the other, depth first.
 
-The walk only lists; checkers look at the files. It keeps one name at a time and a limited number of
-open directories, so its memory does not grow with the tree. Directories are opened from their
-parents, piece by piece where a path is longer than the kernel takes at once, and never through a
+The walk only lists; checkers look at the files. The walk keeps one name at a time and a limited
+number of open directories, so its memory does not grow with the tree. Directories are opened from
+their parents, piece by piece if a path is longer than the kernel takes at once, and never through a
 link that has replaced a directory. The frontier decides about each directory. The process that
 distributes work and a worker of a cluster use the same walk.
 """
@@ -98,13 +98,13 @@ class Walk:
     ) -> Iterator[Item]:
         """Yield groups of names, and outcomes of paths that are not listed.
 
-        If another directory is there now, it is walked, and the one with `identity` is unread. The
-        path itself may be a link, with `follow`.
+        If another directory is there now, it is walked, and the directory with `identity` is
+        unread. The path itself may be a link, with `follow`.
         """
         first = self._enter(path, follow=follow)
         if first is None and identity is not None and self._stack:
             fd, status = self._stack[-1].fd, self._stack[-1].status
-            # An automount comes when it is opened.
+            # An automount appears when it is opened.
             if fd is not None and not is_same(status, identity) and not is_mount_root(fd):
                 first = Outcome(Kind.UNREAD, path, reason=MOVED)
         yield from self._go_on(first)
@@ -176,7 +176,7 @@ class Walk:
                 if self._lister.is_slow:
                     self._look_ahead(frame, chunk)
         except OSError as error:
-            # The directory was removed, or its medium fails, in the middle of it.
+            # The directory was removed, or its medium fails, in the middle of the listing.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
         while frame.names:
             yield self._group(frame)
@@ -196,7 +196,7 @@ class Walk:
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
         """Return the entries of a new chunk that are not to be left out.
 
-        Those are excluded ones, and late ones that were made since the walk began.
+        These are excluded directories, and late ones that were made since the walk began.
         """
         kept: list[Entry] = []
         names = chunk.names
@@ -283,9 +283,9 @@ class Walk:
     ) -> Outcome | Start | None:
         """Put directory `path` on the stack, or return why not; it was listed in `frame`.
 
-        There it had `inode`, or the directory that a link leads to was `target`. It may have been
-        opened ahead, as `listing`. A directory that is not the one of before is put there, too, and
-        the outcome says so.
+        In its parent the directory had `inode`, or the directory that a link leads to was `target`.
+        The directory may have been opened ahead, as `listing`. A directory that is not the former
+        one is entered, too, and the outcome says so.
         """
         begun = None if listing is None else self._lister.take(listing)
         lost: str | None = None
@@ -351,13 +351,13 @@ class Walk:
         if self._frontier.is_border(path, status, frame.status):
             enters, outcome = self._frontier.cross(path, fd, status)
         if enters and self._late is not None:
-            if identity in self._late:  # so it is not walked again and again
+            if identity in self._late:  # so the directory is not walked again and again
                 return False, Outcome(Kind.UNREAD, path, reason=MOVED)
             self._late.add(identity)
         return enters, outcome
 
     def _open(self, path: str, frame: Frame | None, *, follow: bool) -> Open:
-        """Open a directory, in that of `frame` if it was listed there.
+        """Open a directory, in the directory of `frame` if it was listed there.
 
         Raises:
             OSError: the directory cannot be opened.
@@ -386,8 +386,8 @@ class Walk:
     ) -> tuple[str, Open, str | None]:
         """Open a listed directory whose name has changed; return its path.
 
-        If the listed one is gone, the directory that has its name now is opened. If that has come
-        from elsewhere, the reason why the listed one is unread is returned, too.
+        If the listed directory is gone, the directory that has its name now is opened. If this
+        directory has come from elsewhere, the reason why the listed one is unread is returned, too.
 
         Raises:
             OSError: the directory cannot be opened; it is `failure` if the directory is gone.
@@ -434,5 +434,5 @@ class Walk:
             os.close(fd)
 
     def _where(self, path: str) -> str:
-        """Return where a path is looked for."""
+        """Return the text that says where a path is looked for."""
         return f"{self._base}/{path}" if self._base and not path.startswith("/") else path

@@ -1,9 +1,9 @@
 """The options of a scan: one value, for the command line, the configuration and programs.
 
-Each option is declared once, here, with its type, its default and its help. `cli/options` makes
-the flag of an option from that; the flag is also its environment variable, its key in config.toml,
-and its part of the help, the man pages and the completion. A build has to read this for the man
-pages, so it imports the standard library alone.
+Each option is declared once, in this module, with its type, its default and its help. `cli/options`
+makes the flag of an option from this declaration; the flag is also its environment variable, its
+key in config.toml, and its part of the help, the man pages and the completion. A build has to read
+this for the man pages, so it imports the standard library alone.
 """
 
 from typing import Annotated, NamedTuple
@@ -111,7 +111,7 @@ class ScanOptions(NamedTuple):
     show_clean: bool = False
     #: Whether the inventory is written, and asked at all.
     learn: bool = True
-    #: These are tried where something in an archive is encrypted.
+    #: These passwords are tried if something in an archive is encrypted.
     passwords: tuple[bytes, ...] = ()
     #: Whether the log has one record of the run, a `watch-look`, in place of two.
     brief: bool = False

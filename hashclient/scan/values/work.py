@@ -3,7 +3,7 @@
 Work consists of names of files and of directories to list: a source makes work, executors transport
 work and results, and checkers do the work. `reason_of` gives the reasons of the system. Reasons of
 this program are constants here, or beside the one place that uses them. `docs/exit-codes.md` has
-the table of them all.
+the table of all reasons.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def join(directory: str, name: str) -> str:
 class Group(NamedTuple):
     """Names of regular files in one directory; `follow` says whether a name may be a link.
 
-    A source that has listed the directory says what it has listed: the `identity` of the directory,
-    and the inode of each file, 0 where it is not known. Without these, the files are those that
-    have the names when they are opened. If `is_named`, each file has an outcome, even if the
-    directory was replaced; otherwise only files in the new directory count then.
+    A source that has listed the directory gives the `identity` of the directory, and the inode of
+    each file, 0 if it is not known. Without identity and inodes, the files are those that have the
+    names when they are opened. If `is_named`, each file has an outcome, even if the directory was
+    replaced; otherwise only files in the new directory count then.
     """
 
     directory: str
@@ -80,11 +80,11 @@ class Group(NamedTuple):
 class Start(msgspec.Struct, frozen=True, array_like=True):
     """A directory to be listed, with all directories below it.
 
-    One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
-    place where another file system begins. `inode` was listed for it, in the directory of inode
-    `above`; 0 if unknown, or not the same everywhere. A worker did not list it for lack of time, or
-    because another file system begins there (`is_border`), or it `is_wide`: it has too many names
-    for one message.
+    A directory that is `verified` was compared on all workers: it is a PATH, which may be a link,
+    or the place where another file system begins. `inode` was listed for the directory, in the
+    directory of inode `above`; 0 if unknown, or not the same everywhere. A worker did not list the
+    directory for lack of time, or because another file system begins there (`is_border`), or
+    because it `is_wide`: it has too many names for one message.
     """
 
     path: bytes
@@ -104,7 +104,7 @@ Task = list[Group]
 
 
 def divided(task: Task, names: int) -> tuple[Task, Task]:
-    """Return the first `names` names of a task, at least one, and the rest of it."""
+    """Return the first `names` names of a task, at least one, and the rest of the task."""
     for place, group in enumerate(task):
         if len(group.names) >= names:
             first = [*task[:place], group.part(0, names)]
@@ -133,12 +133,12 @@ class Result(Counts, kw_only=True):
     """The result of a task: counts of usual files, outcomes of the others, and work handed back.
 
     Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
-    unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
-    containers; `clean` and `outcomes` have them, too. `reported` has what the `Advance`s of the
-    task have reported already, in all; `taken_s` is how long another process took for it. `learned`
-    are records for the inventory, by file system; `seen` its blocks that are in use, and
-    `containers` the members that were found inside of files. `lost` are the inodes of listed files
-    and directories for which others were checked.
+    unchanged from an earlier run, or it is skipped or unread. Each of the `members` of containers
+    is counted, or is an outcome, too; `clean` and `outcomes` have them, too. `reported` has the sum
+    of what the `Advance`s of the task have reported already; `taken_s` is how long another process
+    took for the task. `learned` are records for the inventory, by file system; `seen` its blocks
+    that are in use, and `containers` the members that were found inside of files. `lost` are the
+    inodes of listed files and directories for which others were checked.
     """
 
     clean: int = 0
