@@ -192,6 +192,8 @@ def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, in
                 one[n] = crc
             mark = fields.byte()
         fields.expect(0)
+    if mark:
+        raise ValueError(mark)
     parts = []
     for folder, begins, crcs in zip(folders, starts, sums, strict=True):
         ends = [*begins[1:], folder.size]

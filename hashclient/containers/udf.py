@@ -190,7 +190,7 @@ class _Volume:
             if kind == 2 and b"Metadata" in name:
                 metadata.append((number, start, _number(volume, at + 40, 4)))
             self._partitions.append(start * self._block)
-            at += max(length, 1)
+            at += length
         for number, start, place in metadata:
             block = self._data.read_at((start + place) * self._block, self._block)
             of = self._partitions.index(start * self._block)

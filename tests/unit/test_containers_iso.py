@@ -1,0 +1,197 @@
+"""Images of optical disks: which volumes, directories and files in them count, and how many may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from fixtures.images import SECTOR, record
+from hashclient.containers import iso
+from hashclient.containers.interface import NotReadError, Why
+from tests.opened import Whole
+
+#: Where the files lie that records name; nothing reads their bytes.
+AT = 90
+FILE = AT * SECTOR, 5
+
+
+def image(sectors: Mapping[int, bytes], count: int = 100) -> Whole:
+    """Return an image of `count` sectors."""
+    made = bytearray(count * SECTOR)
+    for number, content in sectors.items():
+        made[number * SECTOR : number * SECTOR + len(content)] = content
+    return Whole(bytes(made))
+
+
+def folder(sector: int, size: int = SECTOR) -> bytes:
+    return record(b"d", sector, size, is_directory=True)
+
+
+def file(size: int = 5, sector: int = AT, *, goes_on: bool = False, before: int = 0) -> bytes:
+    """Return the record of a file; `before` its bytes are sectors of attributes."""
+    made = bytearray(record(b"f", sector, size))
+    made[1], made[25] = before, 0x80 * goes_on
+    return bytes(made)
+
+
+def long(length: int) -> bytes:
+    """Return a record of any length, of a file without bytes."""
+    return bytes([length]) + bytes(length - 1)
+
+
+#: Records until so many bytes are left in a sector.
+def until(left: int) -> bytes:
+    count, more = divmod(SECTOR - left, 200)
+    return long(200) * (count - 1) + long(100) + long(100 + more)
+
+
+@pytest.mark.parametrize(
+    ("sectors", "files"),
+    [
+        ({0: b""}, set()),
+        ({0: file()}, {FILE}),
+        ({0: file() * 2}, {FILE}),
+        ({0: file(0)}, set()),
+        ({0: file(1)}, {(FILE[0], 1)}),
+        ({0: file(before=3)}, {(FILE[0] + 3 * SECTOR, 5)}),
+        # Parts of one file; the last one says that none follows.
+        ({0: file(goes_on=True)}, set()),
+        ({0: file(goes_on=True) + file(7, 95)}, {(FILE[0], 12)}),
+        (
+            {0: file(goes_on=True) * 2 + file(7, 95) + file(9, 96)},
+            {(FILE[0], 17), (96 * SECTOR, 9)},
+        ),
+        ({0: file(goes_on=True) + file(0)}, {FILE}),
+        ({0: file(0, 95, goes_on=True) + file(0)}, set()),
+        # Directories: each once, and itself and the one above not at all.
+        ({0: folder(1), 1: file()}, {FILE}),
+        ({0: folder(1) + folder(0) + file(9), 1: file() + folder(1)}, {FILE, (FILE[0], 9)}),
+        ({0: record(b"\0", 1, SECTOR, is_directory=True), 1: file()}, set()),
+        ({0: record(b"\1", 1, SECTOR, is_directory=True), 1: file()}, set()),
+        ({0: record(b"\2", 1, SECTOR, is_directory=True), 1: file()}, {FILE}),
+        ({0: record(b"\0\0", 1, SECTOR, is_directory=True), 1: file()}, {FILE}),
+        ({0: folder(1, len(file())), 1: file()}, {FILE}),
+        ({0: folder(1), 2: file()}, set()),
+        ({0: folder(1, SECTOR + 1), 2: file()}, {FILE}),
+        ({0: folder(98, 9 * SECTOR), 99: file()}, {FILE}),
+        ({0: folder(100) + file()}, {FILE}),
+        ({0: folder(101, 9 * SECTOR) + file()}, {FILE}),
+        # Records end where the next one has no length, and with their sector.
+        ({0: long(34) + file()}, {FILE}),
+        ({0: long(33) + file()}, set()),
+        ({0: b"\0" + file()}, set()),
+        ({0: until(34) + file()}, {FILE}),
+        ({0: until(33) + file()}, set()),
+        ({0: folder(2, 2 * SECTOR), 2: until(34) + long(34), 3: file()}, {FILE}),
+        ({0: folder(2, 2 * SECTOR), 2: b"", 3: file()}, {FILE}),
+    ],
+)
+def test_files_are_those_of_all_directories(
+    sectors: dict[int, bytes], files: set[iso.Place]
+) -> None:
+    assert iso._files(image(sectors), folder(0)) == files
+
+
+def test_as_much_is_read_of_directories_as_four_times_the_image() -> None:
+    sizes = [2 * SECTOR - number for number in range(5)]
+    for more, is_read in ((0, True), (1, False)):
+        last = 12 * SECTOR - SECTOR - sum(sizes) + more
+        root = b"".join(folder(1, size) for size in (*sizes, last))
+        whole = image({0: root + file()}, 3)
+        if is_read:
+            assert iso._files(whole, folder(0)) == {FILE}
+        else:
+            with pytest.raises(NotReadError) as caught:
+                iso._files(whole, folder(0))
+            assert caught.value.why is Why.LIMIT
+
+
+def test_there_may_be_as_many_directories_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = image({0: folder(1) + folder(2) + file()})
+    monkeypatch.setattr(iso, "_MAX_DIRECTORIES", 3)
+    assert iso._files(whole, folder(0)) == {FILE}
+    monkeypatch.setattr(iso, "_MAX_DIRECTORIES", 2)
+    with pytest.raises(NotReadError):
+        iso._files(whole, folder(0))
+
+
+def test_a_directory_is_read_as_far_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = image({1: file()})
+    for most, files in ((SECTOR, set()), (SECTOR + 1, {FILE})):
+        monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", most)
+        assert iso._files(whole, folder(0, 2 * SECTOR)) == files
+
+
+def descriptor(kind: int, escape: bytes = b"", mark: bytes = b"CD001") -> bytes:
+    return (bytes([kind]) + mark).ljust(88, b"\0") + escape
+
+
+FIRST = descriptor(1)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "kinds"),
+    [
+        ([], []),
+        ([FIRST], [1]),
+        ([b"\1CD002", FIRST], []),
+        ([descriptor(255), FIRST], []),
+        ([descriptor(0), FIRST, descriptor(3), descriptor(254)], [1]),
+        *(([FIRST, descriptor(2, b"%/" + level)], [1, 2]) for level in (b"@", b"C", b"E")),
+        ([FIRST, descriptor(2, b"%/D"), descriptor(2), descriptor(2, b"%G@")], [1]),
+        ([descriptor(2, b"%/E"), FIRST], [2, 1]),
+        ([descriptor(3)] * 63 + [FIRST], [1]),
+        ([descriptor(3)] * 64 + [FIRST], []),
+    ],
+)
+def test_a_tree_is_in_each_volume_before_the_last_one(
+    volumes: list[bytes], kinds: list[int]
+) -> None:
+    whole = image({16 + number: volume for number, volume in enumerate(volumes)})
+    assert [kind for kind, _ in iso._roots(whole)] == kinds
+
+
+HFS = 20 * SECTOR
+
+
+@pytest.mark.parametrize(
+    ("marks", "files", "has_one"),
+    [
+        ({}, set(), False),
+        *(({1024: mark}, set(), True) for mark in (b"BD", b"H+", b"HX")),
+        ({1024: b"HY"}, set(), False),
+        ({0: b"BD", 1025: b"BD"}, set(), False),
+        ({512: b"PM", HFS + 1024: b"BD"}, set(), True),
+        ({512: b"PM", HFS + 1024: b"BE"}, set(), False),
+        ({512: b"PM", HFS + 1024: b"BD"}, {(HFS, 1)}, False),
+        ({512: b"PM", HFS + 1024: b"BD"}, {(HFS - SECTOR, SECTOR + 1)}, False),
+        ({512: b"PM", HFS + 1024: b"BD"}, {(HFS - SECTOR, SECTOR), (HFS + 1, 9)}, True),
+        ({512: b"PX", HFS + 1024: b"BD"}, set(), False),
+    ],
+)
+def test_a_tree_of_another_system_is_found_by_its_marks(
+    marks: dict[int, bytes], files: set[iso.Place], *, has_one: bool
+) -> None:
+    made = bytearray(image({})._data)
+    for at, mark in marks.items():
+        made[at : at + len(mark)] = mark
+        if at == 512:
+            made[520:524] = (HFS // 512).to_bytes(4, "big")
+            made[560:569] = b"Apple_HFS"
+    assert iso._has_hfs(Whole(bytes(made)), files) is has_one
+
+
+@pytest.mark.parametrize(("number", "has_one"), [(0, True), (1, True), (63, True), (64, False)])
+def test_a_partition_of_another_system_is_one_of_64(number: int, *, has_one: bool) -> None:
+    made = bytearray(image({})._data)
+    for each in range(65):
+        made[512 * (1 + each) : 512 * (1 + each) + 2] = b"PM"
+    at = 512 * (1 + number)
+    made[at + 8 : at + 12] = (70 * SECTOR // 512).to_bytes(4, "big")
+    made[at + 48 : at + 57] = b"Apple_HFS"
+    made[70 * SECTOR + 1024 : 70 * SECTOR + 1026] = b"H+"
+    assert iso._has_hfs(Whole(bytes(made)), set()) is has_one
+    if number:
+        made[512:514] = b"XX"
+        assert not iso._has_hfs(Whole(bytes(made)), set())
