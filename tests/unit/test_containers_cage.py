@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import resource
 import signal
 import socket
 import subprocess
@@ -21,7 +19,7 @@ import pytest
 from fixtures import images, mails
 from fixtures.ole import ole_of
 from hashclient.containers import cage as cage_module
-from hashclient.containers import protocol, sandbox
+from hashclient.containers import protocol
 from hashclient.containers.cage import Cage, Found
 from hashclient.containers.child import FileData
 from hashclient.containers.interface import NotReadError, Why
@@ -325,21 +323,6 @@ def test_a_filter_that_the_kernel_does_not_take_is_not_in_force() -> None:
     assert done.stdout == b"0"
 
 
-@pytest.mark.parametrize(
-    ("machine", "header"),
-    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
-)
-def test_calls_that_are_allowed_have_the_numbers_of_the_kernel(machine: str, header: str) -> None:
-    path = Path("/usr/include", header)
-    if not path.exists():
-        pytest.skip("no headers of the kernel")
-    found = re.findall(r"(?m)^#define __NR(?:3264)?_(\w+)\s+(\d+)$", path.read_text())
-    numbers = {name: int(number) for name, number in found}
-    calls = sandbox._CALLS[machine]
-    assert calls == {name: numbers[name] for name in calls}
-    assert sandbox._MAPPING[machine] == (numbers["mmap"], numbers["mprotect"])
-
-
 def test_a_sandbox_that_is_required_and_not_there(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,17 +410,6 @@ def test_one_that_is_tired_is_replaced(archive: Path) -> None:
     liar = Liar(Done(5, is_tired=True))
     liar.open(archive)
     assert liar.cage._channel is None
-
-
-def test_limits_that_a_service_manager_forbids_are_done_without(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError(1, "refused")
-
-    for name in ("getrlimit", "setrlimit"):
-        monkeypatch.setattr(resource, name, refused)
-        sandbox._limit(1 << 28, 60)
 
 
 _ENDLESS = """
