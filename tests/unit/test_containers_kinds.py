@@ -1,0 +1,293 @@
+"""The marks of all kinds, at their edges: which beginnings and ends of files are of a kind."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+
+from hashclient.containers import sniffing
+from hashclient.containers.kinds import is_lzma_header
+
+
+def put(*pieces: tuple[int, bytes], size: int = 2_000) -> bytes:
+    """Return so many bytes that begin no kind, with some at their places."""
+    made = bytearray(b"\xff" * size)
+    for at, piece in pieces:
+        made[at : at + len(piece)] = piece
+    return bytes(made[:size])
+
+
+def sector(*pieces: tuple[int, bytes]) -> bytes:
+    """Return a boot sector: zeros, and a mark at the end."""
+    return put((0, bytes(512)), *pieces, (510, b"\x55\xaa"))
+
+
+def row(status: int = 0, kind: int = 7, first: int = 1, count: int = 1) -> bytes:
+    return struct.pack("<B3xB3xLL", status, kind, first, count)
+
+
+def ext(inodes: int = 1, block: int = 0, state: int = 0, revision: int = 0) -> bytes:
+    raw = struct.pack("<L20xL28xHH16xL", inodes, block, 0xEF53, state, revision)
+    return put((0, bytes(1024)), (1024, raw))
+
+
+def arj(header: bytes, *, length: int | None = None, crc: int = 0) -> bytes:
+    head = struct.pack("<2sH", b"\x60\xea", len(header) if length is None else length) + header
+    return head + struct.pack("<L", zlib.crc32(header) + crc) + bytes(20)
+
+
+def compressed(*codes: int, flags: int = 0x90, size: int = 40) -> bytes:
+    """Return what `compress` writes, of these codes of nine bits; the others are zero."""
+    bits = sum(code << 9 * number for number, code in enumerate(codes))
+    return (b"\x1f\x9d" + bytes([flags]) + bits.to_bytes(60, "little"))[:size]
+
+
+def cpio(begin: bytes, kind: int, length: int, size: int = 40) -> bytes:
+    """Return the binary form in an order of bytes, by the high bytes of its numbers."""
+    at = 6 if begin == b"\x71\xc7" else 7
+    return put((0, begin), (at, bytes([kind])), (at + 14, bytes([length])), size=size)
+
+
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+BLOCK = b"1AY&SY"
+ROWS: dict[str, list[tuple[bytes, bool]]] = {
+    "disk": [
+        (sector((446, row())), True),
+        (sector((446, row(0x80, 1))), True),
+        (sector((494, row())), True),
+        (sector((446, row()), (494, row(0x80))), True),
+        (sector((446, row(0x7F))), False),
+        (sector((446, row(0x81))), False),
+        (sector((446, row(1))), False),
+        (sector((446, row()), (494, row(3))), False),
+        (sector((446, row(kind=0))), False),
+        (sector((446, row(first=0))), False),
+        (sector((446, row(count=0))), False),
+        (sector((446, row(kind=0)), (462, row(first=0))), False),
+        (sector((0, b"MZ"), (446, row())), False),
+        (sector((512, b"EFI PART")), True),
+        (sector((513, b"EFI PART")), False),
+        (sector()[:512], False),
+        (sector((446, row()))[:512], True),
+        (sector((446, row()))[:511], False),
+        (put((512, b"LABELONE")), True),
+        (put((513, b"LABELONE")), False),
+    ],
+    "file-system": [
+        *((sector((at, mark)), True) for at, mark in ((3, b"NTFS    "), (3, b"EXFAT   "))),
+        *((sector((at, mark)), True) for at, mark in ((54, b"FAT12"), (82, b"FAT32"))),
+        (sector((4, b"NTFS    ")), False),
+        (sector((55, b"FAT12")), False),
+        (sector((81, b"FAT32")), False),
+        (ext(), True),
+        (ext(inodes=0), False),
+        (ext(block=6, state=7, revision=1), True),
+        (ext(block=7), False),
+        (ext(state=8), False),
+        (ext(revision=2), False),
+        (ext()[:1104], True),
+        (ext()[:1103], False),
+        *((put((1024, m)), True) for m in (b"H+\0\4", b"HX\0\5", b"\xe2\xe1\xf5\xe0")),
+        (put((1024, b"\x10\x20\xf5\xf2")), True),
+        (put((1023, b"H+\0\4")), False),
+        (put((32, b"NXSB")), True),
+        (put((33, b"NXSB")), False),
+    ],
+    "appimage": [
+        (put((0, b"\x7fELF"), (8, b"AI\1")), True),
+        (put((0, b"\x7fELF"), (8, b"AI\2")), True),
+        (put((0, b"\x7fELF"), (8, b"AI\3")), False),
+        (put((8, b"AI\2")), False),
+    ],
+    "vdi": [
+        (put((0, b"<<< "), (64, b"\x7f\x10\xda\xbe")), True),
+        (put((0, b"<<< "), (63, b"\x7f\x10\xda\xbe")), False),
+        (put((0, b"<<< "), (65, b"\x7f\x10\xda\xbe")), False),
+    ],
+    "pack": [
+        (put((0, b"\x1f\x1e"), (6, b"\0")), False),
+        (put((0, b"\x1f\x1e"), (6, b"\1")), True),
+        (put((0, b"\x1f\x1e"), (6, b"\x18")), True),
+        (put((0, b"\x1f\x1e"), (6, b"\x19")), False),
+        (b"\x1f\x1e\0\0\0\0\1", True),
+        (b"\x1f\x1e\0\0\0\0", False),
+    ],
+    "arj": [
+        (arj(b"h"), True),
+        (arj(b"header" * 400), True),
+        (arj(b""), False),
+        (arj(b"header", crc=1), False),
+        (arj(b"header", length=5), False),
+        (arj(b"header", length=0xFFFF), False),
+    ],
+    "ace": [(put((7, b"**ACE**")), True), (put((6, b"**ACE**")), False)],
+    "cpio": [
+        (b"070701", True),
+        (b"070703", False),
+        *(
+            (cpio(begin, kind, length), is_one)
+            for begin in (b"\x71\xc7", b"\xc7\x71")
+            for kind, length, is_one in (
+                (0x10, 0, True), (0xCF, 0x0F, True), (0x0F, 0, False), (0xD0, 0, False),
+                (0x10, 0x10, False),
+            )
+        ),
+        (cpio(b"\x71\xc7", 0x10, 0, 22), True),
+        (cpio(b"\x71\xc7", 0x10, 0, 21), False),
+        (cpio(b"\xc7\x71", 0x10, 0, 22), True),
+    ],
+    "ole": [
+        *((put((0, OLE), (30, bytes([shift, 0]))), 7 <= shift <= 20) for shift in (6, 7, 20, 21)),
+        (put((0, OLE), (30, b"\x09\1")), False),
+        (put((0, OLE), (30, b"\x09\0"), size=512), True),
+        (put((0, OLE), (30, b"\x09\0"), size=511), False),
+    ],
+    "pst": [
+        *((put((0, b"!BDN"), (8, kind)), True) for kind in (b"SM", b"SO", b"AB")),
+        *((put((0, b"!BDN"), (10, bytes([v]))), True) for v in (14, 15, 21, 23, 36)),
+        *((put((0, b"!BDN"), (10, bytes([v]))), False) for v in (13, 16, 20, 22, 24, 35, 37)),
+        (put((0, b"!BDN"), (7, b"SM")), False),
+    ],
+    "form": [
+        *(
+            (b"--x" + end + b"Content-Disposition: " + kind + end * 2, is_one)
+            for end in (b"\n", b"\r\n")
+            for kind, is_one in ((b"form-data; name=a", True), (b"attachment", False))
+        ),
+        (b"--x\nX: y\ncontent-disposition:form-data\n\n", True),
+        (b"--x\nContent-Disposition: attachment\nX: form-data\n\n", False),
+        (b"--x\nX: y\n\nContent-Disposition: form-data\n\n", False),
+        (b"--\nContent-Disposition: form-data\n\n", False),
+        (b"--\r\nContent-Disposition: form-data\n\n", False),
+        (b"-x\nContent-Disposition: form-data\n\n", False),
+    ],
+    "warc": [
+        (b"WARC/1.0\r\n", True),
+        (b"WARC/0.18\r\n", True),
+        (b"WARC/2.0\r\n", False),
+        (b"WARC/1.x\r\n", False),
+        (b"WARC/1.\r\n", False),
+        (b"WARC/1.0\n", False),
+    ],
+    "bzip2": [
+        *((b"BZh" + level + BLOCK, level not in b"0:") for level in (b"0", b"1", b"9", b":")),
+        (b"BZh5\x17\x72\x45\x38\x50\x90", True),
+        (b"BZh5\x17\x72\x45\x38\x50\x91", False),
+        (b"BZh5x" + BLOCK, False),
+        (b"BZh5" + BLOCK[:-1], False),
+    ],
+    "compress": [
+        *((compressed(97, flags=flags), is_one) for flags, is_one in (
+            (0x90, True), (0x09, True), (0x10, True), (0x91, False), (0x1F, False), (0x80, True),
+        )),
+        # Each code may be one that is there already, or the next one; the first is a byte.
+        (compressed(255, 257), True),
+        (compressed(255, 258), False),
+        (compressed(255, 256, 511, flags=0x90), True),
+        (compressed(256), False),
+        (compressed(255, 256, flags=0x10), True),
+        (compressed(255, 257, 1, flags=0x10), False),
+        (compressed(97, 257, 258), True),
+        (compressed(97, 257, 259), False),
+        (compressed(97, 97, 259), False),
+        (compressed(*[97] * 15, 271), True),
+        (compressed(*[97] * 15, 272), False),
+        (compressed(*[97] * 16, 511), True),
+        (compressed(97, 511, size=5), True),
+        (compressed(97, 511, size=6), False),
+    ],
+    "tnef": [
+        (b"x\x9f\x3e\x22\0\0", True),
+        *((b"x\x9f\x3e\x22\0\0" + bytes([n]), n in (1, 2)) for n in (0, 1, 2, 3)),
+    ],
+    "gzip": [(b"\x1f\x8b\x08" + bytes(7), True), (b"\x1f\x8b\x08" + bytes(6), False)],
+    "cab": [
+        (b"MSCF" + b"x" * 31 + b"\0", True),
+        (b"MSCF\0" + b"x" * 31, True),
+        (b"MSCF\0" + b"x" * 30, False),
+        (b"MSCF" + b"x" * 32 + b"\0", False),
+    ],
+    "tar": [
+        (put((0, b"a"), (257, b"ustar"), size=512), True),
+        (put((0, b"a"), (257, b"ustar"), size=511), False),
+    ],
+    "mbox": [
+        *((before + b"From x", True) for before in (b"", b"\n", b"\r\n", b"\r\r", b"\n\n\n")),
+        (b"\nFrom: x", False),
+        (b" From x", False),
+        (b"From\tx", False),
+    ],
+    "encoded": [
+        (b"begin 644 a\n", True),
+        (b"begin-base64 644 a\n", True),
+        (b"begin\tit all\n", False),
+        (b"=ybegin line=128", True),
+    ],
+    "picture in EMF": [
+        (put((0, b"\1\0\0\0"), (40, b" EMF")), True),
+        (put((0, b"\1\0\0\0"), (39, b" EMF")), False),
+        (put((0, b"\1\0\0\0"), (41, b" EMF")), False),
+    ],
+    "film": [(put((4, b"ftyp")), True), (put((3, b"ftyp")), False)],
+    "iso9660": [
+        (put((32_769, b"CD001"), size=33_792), True),
+        (put((32_769, b"BEA01"), size=33_792), True),
+        (put((32_768, b"CD001"), size=33_792), False),
+        (put((32_769, b"CD001"), size=32_774), True),
+        (put((32_769, b"CD001"), size=32_773), False),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_kind_is_recognised_up_to_the_edges_of_its_marks(name: str) -> None:
+    for number, (data, is_one) in enumerate(ROWS[name]):
+        for head in (data, memoryview(data)):
+            assert (name in [kind.name for kind in sniffing.look(head)]) == is_one, number
+
+
+LENGTHS = {0: True, 1: True, (1 << 38) - 1: True, 1 << 38: False, (1 << 64) - 1: True}
+LENGTHS |= {(1 << 64) - 2: False, 1 << 63: False}
+
+
+@pytest.mark.parametrize(
+    ("begin", "is_one"),
+    [
+        *(
+            (struct.pack("<BLQ", 92, window, 9), is_one)
+            for window, is_one in (
+                (1, True), (2, True), (3, True), (5, False), (6, True), (7, False), (0, True),
+                (1 << 31, True), (3 << 30, True), (5 << 29, False), (0xFFFFFFFF, True),
+                (0xFFFFFFFE, False), ((1 << 16) + 1, False), (3 << 16, True),
+            )
+        ),
+        *((struct.pack("<BLQ", 93, 1 << 16, length), is_one) for length, is_one in LENGTHS.items()),
+        (struct.pack("<BLQ", 93, 0, 0), False),
+        (struct.pack("<BLQ", 93, 5 << 8, 9), True),
+        (struct.pack("<BLQ", 92, 5 << 8, 9), False),
+        (struct.pack("<BLQ", 224, 1 << 16, 9), True),
+        (struct.pack("<BLQ", 225, 1 << 16, 9), False),
+    ],
+)  # fmt: skip
+def test_the_fields_of_lzma_make_sense(begin: bytes, *, is_one: bool) -> None:
+    assert is_lzma_header(begin + bytes(5)) is is_one
+    assert not is_lzma_header(begin + bytes(4))
+    assert not is_lzma_header(begin + b"\1" + bytes(4))
+    found = [kind.name for kind in sniffing.look(begin + bytes(5))]
+    assert ("lzma" in found) is is_one
+
+
+@pytest.mark.parametrize("mark", [b"conectix", b"koly"])
+@pytest.mark.parametrize("size", [512, 513, 5_000])
+def test_a_mark_at_the_end_stands_512_bytes_before_it(mark: bytes, size: int) -> None:
+    for at, is_one in ((512, True), (511, False), (513, False)):
+        data = put((size - at, mark), size=size) if at <= size else put(size=size)
+        assert bool(sniffing.kind_by_end(data)) is is_one
+        assert sniffing.ends_as_container(data, size, size) is is_one
+        buffer = bytearray(data + b"conectix")
+        assert sniffing.ends_as_container(buffer, size, size) is is_one
+    assert not sniffing.kind_by_end(put((0, mark), size=511))
+    assert not sniffing.ends_as_container(put((0, mark), size=511), 511, 511)
+    assert not sniffing.ends_as_container(b"", 0, 0)
