@@ -1,0 +1,268 @@
+"""The records of a zip, field by field: at each edge where one is believed, and one beyond."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from fixtures import archives
+from fixtures.archives import STORED
+from hashclient.containers.interface import TAIL_BYTES, Why
+from hashclient.containers.zip import Ranges, Zip
+from hashclient.containers.zipdirectory import MAX32, extra_field, wide
+from hashclient.containers.zipmember import descriptor_bytes
+from tests.opened import Whole, opened
+
+A, B = b"benign A " * 40, b"benign B " * 50
+
+
+def field(kind: int, content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<2H", kind, len(content) if length is None else length) + content
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [
+        (b"", None),
+        (b"\1\0\0", None),
+        (field(1, b""), b""),
+        (field(1, b"abc"), b"abc"),
+        (field(1, b"abc", 2), b"ab"),
+        (field(1, b"abc", 9), b"abc"),
+        (field(2, b"xy") + field(1, b"abc"), b"abc"),
+        (field(2, b"") + field(1, b"abc"), b"abc"),
+        (field(2, b"xy", 3) + field(1, b"abc"), None),
+        (field(0x101, b"xy") + field(1, b"abc"), b"abc"),
+        (field(1, b"first") + field(1, b"second"), b"first"),
+    ],
+)
+def test_an_extra_field_is_the_first_of_its_kind(extra: bytes, found: bytes | None) -> None:
+    assert extra_field(extra, 1) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "values", "found"),
+    [
+        (struct.pack("<2Q", 5, 6), (MAX32, 7, MAX32), (5, 7, 6)),
+        (struct.pack("<Q", 5), (MAX32, MAX32), (5, MAX32)),
+        (struct.pack("<Q", 5)[:7], (MAX32,), (MAX32,)),
+        (struct.pack("<Q", 1 << 40), (MAX32 - 1, MAX32), (MAX32 - 1, 1 << 40)),
+    ],
+)
+def test_numbers_of_64_bits_stand_in_the_order_of_those_they_replace(
+    raw: bytes, values: tuple[int, ...], found: tuple[int, ...]
+) -> None:
+    assert wide(field(9, b"other") + field(1, raw), values) == found
+    assert wide(field(9, raw), values) == values
+
+
+@pytest.mark.parametrize("mark", [b"PK\7\x08", b""])
+@pytest.mark.parametrize(
+    ("sizes", "is_short", "is_long"),
+    [
+        ((4, 6), True, True),
+        ((MAX32, MAX32), True, True),
+        ((MAX32 + 1, 6), False, True),
+        ((4, MAX32 + 1), False, True),
+    ],
+)
+def test_a_descriptor_is_as_long_as_its_sizes_need(
+    mark: bytes, sizes: tuple[int, int], *, is_short: bool, is_long: bool
+) -> None:
+    for form, is_one in (("<3L", is_short), ("<L2Q", is_long)):
+        kept = tuple(min(size, MAX32) for size in sizes) if form == "<3L" else sizes
+        raw = mark + struct.pack(form, 9, *kept)
+        for behind in (b"", bytes(9)):
+            length = descriptor_bytes(Whole(b"xy" + raw + behind), 2, 9, *sizes)
+            assert length == (len(raw) if is_one else None)
+        assert descriptor_bytes(Whole(b"xy" + raw[:-1]), 2, 9, *sizes) is None
+        assert descriptor_bytes(Whole(b"xy" + raw), 2, 8, *sizes) is None
+
+
+def test_ranges_touch_each_other_but_do_not_overlap() -> None:
+    ranges = Ranges()
+    for start, end, is_added in (
+        (10, 20, True),
+        (20, 30, True),
+        (29, 40, False),
+        (30, 31, True),
+        (0, 11, False),
+        (0, 10, True),
+        (0, 10, False),
+        (19, 21, False),
+        (15, 16, False),
+        (50, 60, True),
+        (40, 51, False),
+        (30, 32, False),
+        (31, 50, True),
+    ):
+        assert ranges.add(start, end) is is_added, (start, end)
+    assert list(ranges) == [(0, 10), (10, 20), (20, 30), (30, 31), (31, 50), (50, 60)]
+    assert ranges.top == 60
+
+
+def test_a_range_is_known_by_both_of_its_ends() -> None:
+    ranges = Ranges()
+    assert not ranges.has(0, 0) and not ranges.covers(0)
+    assert ranges.add(10, 20) and ranges.add(30, 31)
+    for start, end, is_one in (
+        (10, 20, True), (10, 19, False), (9, 20, False), (11, 20, False), (20, 30, False),
+        (30, 31, True), (31, 32, False),
+    ):  # fmt: skip
+        assert ranges.has(start, end) is is_one
+    covered = [position for position in range(40) if ranges.covers(position)]
+    assert covered == [*range(10, 20), 30]
+
+
+def record(
+    *, disks: tuple[int, int] = (0, 0), counts: tuple[int, int] = (1, 1), size: int = 47,
+    offset: int = 0, comment: int = 0,
+) -> bytes:  # fmt: skip
+    """Return an end record."""
+    return struct.pack("<4s4H2LH", b"PK\5\6", *disks, *counts, size, offset, comment)
+
+
+ENTRY = archives.Zip().add(b"a", A).entries[0]
+
+
+@pytest.mark.parametrize(
+    ("tail", "is_end"),
+    [
+        (record(), True),
+        (record()[:-1], False),
+        (ENTRY + record()[:-1], True),
+        (b"x" + record(disks=(0, 0), counts=(0, 0)), False),
+        (record(disks=(1, 0)), False),
+        (record(disks=(0, 1)), False),
+        (record(disks=(1, 1)), False),
+        (record(counts=(1, 2)), False),
+        (record(size=46), True),
+        (record(size=45), False),
+        (record(counts=(2, 2), size=92), True),
+        (record(counts=(2, 2), size=91), False),
+        (ENTRY + b"x" + record(size=1), True),
+        (ENTRY + record(disks=(5, 5)), True),
+        (ENTRY[:46] + record(disks=(5, 5), size=46), True),
+        (ENTRY[:46] + record(disks=(5, 5), size=45), False),
+        (ENTRY[:46] + record(disks=(5, 5), size=47), False),
+        (b"PK\6\7" + bytes(16) + record(disks=(5, 5)), True),
+        (b"PK\6\7" + bytes(17) + record(disks=(5, 5)), False),
+        (b"xPK\6\7" + bytes(15) + record(disks=(5, 5)), False),
+        (record() + b"PK\5\6", True),
+        (record() + record(disks=(5, 5)) * 3, True),
+        (b"PK\5\6" * 9, False),
+    ],
+)
+def test_last_bytes_are_those_of_a_zip_if_some_program_may_take_them(
+    tail: bytes, *, is_end: bool
+) -> None:
+    assert Zip.ends(tail) is is_end
+
+
+@pytest.mark.parametrize("behind", [0, 1, 22, 65_535, 65_536])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_an_end_record_is_found_before_any_bytes(steps: int, behind: int) -> None:
+    """The file is searched in steps from its end; a record may lie in two of them."""
+    data = archives.Zip().add(b"a", A).end()
+    for more in range(-23, 3, 5):
+        count = steps * TAIL_BYTES + behind + more
+        if count >= 0:
+            assert opened(Zip(), data + b"." * count).members == [(b"a", A)]
+
+
+def two_with(end: bytes) -> bytes:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    return bytes(made.body) + b"".join(made.entries) + end
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_part"),
+    [
+        ({"disks": (1, 0)}, True),
+        ({"disks": (1, 1)}, True),
+        ({"disks": (9_999, 0)}, True),
+        ({"disks": (10_000, 0)}, False),
+        ({"disks": (1, 2)}, False),
+        ({"disks": (0, 0)}, False),
+        ({"disks": (1, 0), "counts": (3, 2)}, False),
+        ({"disks": (1, 0), "counts": (1, 2)}, True),
+        ({"disks": (1, 0), "counts": (0, 0)}, False),
+        ({"disks": (1, 0), "size": 92}, True),
+        ({"disks": (1, 0), "size": 91}, False),
+        ({"disks": (1, 0), "comment": 1}, False),
+    ],
+)
+def test_a_part_of_an_archive_has_numbers_that_make_sense(
+    fields: dict[str, tuple[int, int]], *, is_part: bool
+) -> None:
+    made = archives.Zip().add(b"a", A).add(b"b", B, STORED)
+    size = sum(map(len, made.entries))
+    given = {"counts": (2, 2), "size": size, "offset": len(made.body), **fields}
+    out = opened(Zip(), two_with(record(**given)))  # type: ignore[arg-type]
+    assert ((b"", Why.UNSUPPORTED) in out.unread) is is_part
+    assert out.contents == [A, B]
+
+
+def long_end(
+    made: archives.Zip, *, disk: int = 0, count: int = 2, moved: int = 0, between: bytes = b""
+) -> bytes:
+    """Return an archive whose end says all in the fields of 64 bits; `moved` from where it says."""
+    size, offset = sum(map(len, made.entries)), len(made.body) - made.base
+    body = bytes(made.body) + b"".join(made.entries)
+    long = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, disk, 0, count, count, size, offset)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(body) - made.base - moved, 1)
+    most = record(counts=(0xFFFF, 0xFFFF), size=MAX32, offset=MAX32)
+    return body + long + between + locator + most
+
+
+@pytest.mark.parametrize(
+    ("front", "fields", "unread"),
+    [
+        (b"", {}, []),
+        (b"", {"between": b"signed"}, []),
+        (b"", {"between": b"signed" * 1_000}, []),
+        (b"a program", {}, []),
+        (b"", {"moved": 1}, []),
+        (b"", {"disk": 1}, [(b"", Why.UNSUPPORTED)]),
+        (b"", {"disk": 9_999}, [(b"", Why.UNSUPPORTED)]),
+        (b"", {"disk": 10_000}, []),
+        (b"", {"count": 3}, [(b"", Why.DAMAGED)]),
+        (b"", {"count": 2 + (1 << 16)}, [(b"", Why.DAMAGED)]),
+    ],
+)
+def test_a_long_end_record_is_where_the_locator_says_or_right_before_it(
+    front: bytes, fields: dict[str, int], unread: list[tuple[bytes, Why]]
+) -> None:
+    made = archives.Zip(front).add(b"a", A).add(b"b", B, STORED)
+    out = opened(Zip(), long_end(made, **fields))  # type: ignore[arg-type]
+    assert (out.members, out.unread) == ([(b"a", A), (b"b", B)], unread)
+
+
+@pytest.mark.parametrize("step", [4_000, 4_096, 4_097, 66_000])
+def test_headers_are_read_together_or_apart_wherever_they_lie(step: int) -> None:
+    chance = random.Random(1)
+    made = archives.Zip()
+    contents = []
+    for number in range(40):
+        contents.append(chance.randbytes(max(0, step - 31 + number % 3 - 1)))
+        made.add(b"a", contents[-1], STORED)
+    out = opened(Zip(), made.end())
+    assert out.contents == contents and not out.unread
+
+
+def test_the_last_member_may_end_where_the_file_does() -> None:
+    """With the directory in front; a byte less, and the member is cut."""
+    made = archives.Zip()
+    front = len(archives.Zip().add(b"a", b"").entries[0]) + 22
+    made.put(bytes(front))
+    made.base = 0
+    made.add(b"a", A, STORED)
+    body = bytes(made.body[front:])
+    made.body.clear()
+    data = made.end(offset=0) + body
+    assert opened(Zip(), data).members == [(b"a", A)]
+    for cut in (1, len(A), len(A) + 1, len(A) + 30, len(body)):
+        out = opened(Zip(), data[:-cut])
+        assert not out.contents and out.reasons == {Why.DAMAGED}
