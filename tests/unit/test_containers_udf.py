@@ -17,6 +17,7 @@ from tests.opened import Whole
 DESCRIPTORS, START = 32, 304
 LONG, short = struct.Struct("<2LH6x"), struct.Struct("<2L").pack
 PLAIN = struct.pack("<BBHH", 1, 6, 1, 0)
+SEVENTH = struct.pack("<BBHH", 1, 6, 1, 7)
 DIRECTORY, FILE = 4, 5
 PARENT = b"\0", 10, 1
 Entry = tuple[bytes, int, int]
@@ -179,7 +180,7 @@ def blocks(size: int) -> bytes:
         (blocks(1 << 15), READ),
         (blocks((1 << 15) + 1), DAMAGED),
         # Maps of partitions.
-        (disk(ONE, (volume(struct.pack("<BBHH", 1, 6, 1, 7)), partition(7))), READ),
+        (disk(ONE, (volume(SEVENTH), partition(7))), READ),
         (disk(ONE, (volume(PLAIN), partition(1))), UNSUPPORTED),
         (disk(ONE, (volume(map_of(b"*UDF Virtual Partition")), partition(0))), UNSUPPORTED),
         (disk(ONE, (volume(map_of(b"*UDF Sparable Partition")), partition(0))), READ),
@@ -190,9 +191,11 @@ def blocks(size: int) -> bytes:
         (disk(ONE, (volume(*[PLAIN] * 70, root=64), partition(0))), DAMAGED),
         (disk(ONE, (volume(b"\1\xff" + PLAIN[2:], count=64, root=63), partition(0))), READ),
         (disk(ONE, (volume(b"\1\0" + PLAIN[2:], count=2, root=1), partition(0))), READ),
+        (disk(ONE, (volume(SEVENTH, map_of(b"x", 7), SEVENTH, root=2), partition(7))), READ),
         # The tree.
         (disk({0: file_set(number=257), **ONE}), DAMAGED),
         (disk({1: inside(names(*ROOT)), **ONE}), DAMAGED),
+        (disk({1: inside(names(*ROOT), kind=3), **ONE}), DAMAGED),
         (disk({1: inside(names(*ROOT, number=256), kind=DIRECTORY), **ONE}), DAMAGED),
         (disk({1: directory((b"\x08a", 1, 2)), **ONE}), READ),
         (disk({1: directory((b"\x08a", 4, 2)), **ONE}), NONE),
