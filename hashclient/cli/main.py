@@ -368,7 +368,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except OutputError as error:
         # The reader of stdout has ended. The exit code says so, unless it has to report a match.
         code = code or error.exit_code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # Nothing that Python still does at its end is of use. Python frees each object (a scan of one
     # file then takes 5 % longer), waits for each worker, even for a worker that hangs in a server,
     # and may end itself by SIGINT if an interruption came while a module was loading.

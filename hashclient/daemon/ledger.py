@@ -130,12 +130,16 @@ class Ledger:
             for outcome in found:
                 self._summary.add(outcome)
             first = found if each else self._repeats.first(found)
-            kept = recorder.keep(first)
-            if not each:
-                self._repeats.learn(kept)
-                self.keep_counts()
-            if self._summary.failed is not None:
-                self._repeats.forget()  # what comes again is recorded then
+            is_kept = False
+            try:
+                kept = recorder.keep(first)
+                if not each:
+                    self._repeats.learn(kept)
+                    self.keep_counts()
+                is_kept = self._summary.failed is None
+            finally:
+                if not is_kept:
+                    self._repeats.forget()  # what comes again is recorded then
             if self._responder is not None and kept:
                 return self._act_on(kept, self._responder)
             return [Handled(recorded.outcome, recorded.record) for recorded in kept]

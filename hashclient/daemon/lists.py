@@ -211,11 +211,12 @@ class Ageing:
 def age_of(manifest: Manifest, grace: timedelta, now: datetime) -> str | None:
     """Return a message if a list is stale, or becomes stale without a fetch; else None."""
     name, expires = f"list {manifest.list}", manifest.expires
-    if now >= expires + grace:
-        return f"{name} is stale since {for_people(expires + grace)}: nothing is answered as clean"
+    ends = _after(expires, grace)
+    if now >= ends:
+        return f"{name} is stale since {for_people(ends)}: nothing is answered as clean"
     if now >= expires or now - manifest.checked_at > CHECKED_WITHIN:
         return (
             f"{name} was last checked {for_people(manifest.checked_at)}; from"
-            f" {for_people(expires + grace)} on nothing is answered as clean"
+            f" {for_people(ends)} on nothing is answered as clean"
         )
     return None

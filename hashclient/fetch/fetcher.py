@@ -231,11 +231,9 @@ class Fetcher:
                 elif name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
-                        hint=f"the provider offers: {first_of(offered) or 'none'}; to give a list "
-                        "up, leave "
-                        "out the version of `lists = […]` in the provider's configuration and "
-                        "remove its"
-                        " folder in the state directory",
+                        hint=f"the provider offers: {first_of(offered) or 'none'}; if you do not"
+                        " want this list any more, remove it from `lists = […]` in the provider's"
+                        " configuration, and remove its folder in the state directory",
                     )
                 elif (failed := asked.failed.get(name)) is not None:
                     raise failed

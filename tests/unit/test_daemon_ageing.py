@@ -39,6 +39,16 @@ def test_a_list_is_warned_of_from_the_first_day_without_a_check_on(state: State)
     )
 
 
+def test_a_list_that_expires_at_the_end_of_time_may_have_a_grace_period(state: State) -> None:
+    edit_manifest(state.path, "base", expires="9999-12-31T23:00:00Z")
+    session = state.client.session
+    manifest = load_manifest(state.path / "lists" / "base", session.sealer())
+    assert manifest is not None
+    assert age_of(manifest, 2 * DAY, manifest.checked_at) is None
+    late = age_of(manifest, 2 * DAY, manifest.checked_at + 2 * DAY)
+    assert late is not None and "from 9999-12-31" in late
+
+
 def test_the_same_is_said_once_a_day(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_manifest(state.path, "base", checked_at="2020-01-01T00:00:00Z")
     moment = 1000.0

@@ -102,6 +102,27 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
             assert lists.judge.sealer.tags_of(algorithm, [digest]).tobytes() == tag
 
 
+def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer without memory, for example: it must not count as recorded for an hour."""
+    lists = lists_of(client)
+    streams = Ledger(client.session, Counts(1).row(0), (), lists, act=False)
+    outcome = judged(lists, LISTED[0]).outcome
+    assert outcome is not None
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Matches, "record", fail)
+        with pytest.raises(MemoryError):
+            streams.add([outcome], lists)
+    streams.add([outcome], lists)
+    with Matches(client.settings.state_dir) as record:
+        assert [match.hits[0].entry for match in record.find()] == ["e-0"]
+
+
 def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
     client: Client, tmp_path: Path
 ) -> None:

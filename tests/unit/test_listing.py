@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import queue
 import threading
 from array import array
 from collections.abc import Generator, Sequence
@@ -288,6 +289,24 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
     names = {f"{a}/{b}/f": b"" for a in range(8) for b in range(3)}
     tree = write_tree(tmp_path / "t", names)
     assert sorted(listed(tree)[0]) == sorted(f"{tree}/{name}" for name in names)
+
+
+def test_threads_and_the_walk_share_one_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a thread made the queue, the walk could make another one, and both would wait for ever."""
+    makers: list[str] = []
+
+    class Queue(queue.SimpleQueue[object]):
+        def __init__(self) -> None:
+            makers.append(threading.current_thread().name)
+
+    monkeypatch.setattr(queue, "SimpleQueue", Queue)
+    write_tree(tmp_path, {f"d{number}/f": b"x" for number in range(4)})
+    monkeypatch.setattr(trees, "Lister", Waiting)
+    assert len(listed(tmp_path)[0]) == 4
+    assert len(makers) > 1
+    assert set(makers) == {threading.current_thread().name}
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def test_a_link_among_many_files_is_the_file_it_leads_to(tmp_path: Path) -> None
             assert place == Place(f"{tmp_path}/far/{name[1:]}", "here", met)
         else:
             assert place == Place(met, "here")
+
+
+def test_a_directory_that_cannot_be_looked_at_is_an_unknown_place(tmp_path: Path) -> None:
+    """A FUSE process or a server may refuse any request; the match must be recorded."""
+
+    class Refusing(Grounds):
+        def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "file").touch()
+    file = f"{tmp_path}/file"
+    assert places_of(found([file]), Refusing()) == [Place(file)]
 
 
 @pytest.mark.parametrize("count", [1, MANY])

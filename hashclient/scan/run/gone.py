@@ -111,8 +111,8 @@ class _Way:
             fd = os.open(self._real, _FLAGS)
         except OSError:
             return None
-        device = os.fstat(fd).st_dev
         try:
+            device = os.fstat(fd).st_dev
             for number, part in enumerate(parts):
                 name = os.fsdecode(part)
                 if self._coverage.excludes(named, name):

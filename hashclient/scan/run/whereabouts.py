@@ -88,6 +88,8 @@ def _directory_at(path: str, mounts: Mounts) -> _Directory | None:
         if real is None:
             return None
         return _Directory(real.rstrip("/"), mounts.standing_of(fd), os.fstat(fd))
+    except OSError:  # a server or a FUSE process refuses to answer now
+        return None
     finally:
         os.close(fd)
 

@@ -166,6 +166,7 @@ class Lister:
         """Begin to open and read a directory in an open directory; None if it is not read ahead."""
         if not self._has_threads or len(self._ahead) >= _room():
             return None
+        waiting = self._waiting  # made before a thread asks for it: both could make one
         try:
             if self._threads <= len(self._ahead):
                 start_thread(self._serve, "list")
@@ -174,7 +175,7 @@ class Lister:
         except (OSError, StateError):
             return None
         self._ahead.add(listing)
-        self._waiting.put(listing)
+        waiting.put(listing)
         return listing
 
     def _serve(self) -> None:
