@@ -6,6 +6,7 @@ millions of them, so they wait in a file without a name, and only their number i
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -84,8 +85,8 @@ class Pending:
         self._write_few()
         if self._file is None:
             return
-        self._writer.close()
         try:
+            self._writer.close()
             self._file.seek(0)
             with pa.ipc.open_stream(self._file) as stream:
                 for page in stream:
@@ -100,7 +101,8 @@ class Pending:
     def close(self) -> None:
         """Drop them."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk: what was not written is not needed
+                self._file.close()
         self._file = self._writer = None
         self._few.clear()
         self._written = 0
