@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.errors import UsageError
-from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.core.objecturi import (
+    ObjectUri,
+    is_object_uri,
+    parse_prefix,
+    parse_uri,
+    split_paths,
+)
 
 KEYS = st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
@@ -30,10 +36,47 @@ def test_ordinary_uris_are_kept_as_they_are() -> None:
     assert parse_uri("az://c1/a%20b").key == "a b"
 
 
-@pytest.mark.parametrize("text", ["s3://", "s3:///a", "s3://b/a?x=1", "s3://b/#", "s3://bu/a%2"])
-def test_an_invalid_uri_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://", "s3://"),
+        ("s3:///a", "s3:///a"),
+        ("s3://bu/a?x=1", "s3://bu/a?…"),
+        ("s3://bu/#", "s3://bu/%23"),
+        ("s3://bu/a%2", "s3://bu/a%252"),
+        ("s3://bu/a%2g", "s3://bu/a%252g"),
+        ("s3://b/a", "s3://b/a"),
+        (f"gs://{'b' * 223}", f"gs://{'b' * 223}"),
+        ("az://.b", "az://.b"),
+        ("s3://name:secret@bu/a", "s3://…@bu/a"),
+        ("s3://bu/a?versionId=", "s3://bu/a?…"),
+        ("s3://bu/a?versionId=%", "s3://bu/a?…"),
+        ("gs://bu/a\n#", "gs://bu/a%0A%23"),
+    ],
+)
+def test_an_invalid_uri_is_refused_and_shown_without_secrets(text: str, shown: str) -> None:
+    with pytest.raises(UsageError) as refused:
         parse_uri(text)
+    assert str(refused.value.message).endswith(f": {shown}")
+    assert refused.value.hint
+
+
+def test_the_shortest_and_the_longest_bucket_are_accepted() -> None:
+    for bucket in ("bu", "b" * 222, "$web"):
+        assert parse_uri(f"s3://{bucket}/").bucket_text == f"s3://{bucket}"
+
+
+def test_files_and_objects_are_told_apart_in_their_order() -> None:
+    files, objects = split_paths(["b", "s3://bu/1", "a", "gs://bu", "./s3://bu/1"])
+    assert files == ("b", "a", "./s3://bu/1")
+    assert [uri.text for uri in objects] == ["s3://bu/1", "gs://bu/"]
+    assert split_paths([]) == ((), ())
+
+
+def test_a_place_for_new_objects_is_no_version() -> None:
+    assert parse_prefix("s3://bu/a").key == "a"
+    with pytest.raises(UsageError, match="a version of an object"):
+        parse_prefix("s3://bu/a?versionId=v")
 
 
 @pytest.mark.parametrize("text", ["./s3://b/a", "/s3://b", "S3://b/a", "s3:/b", "http://b"])

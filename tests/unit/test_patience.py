@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hashclient.core.patience import FIRST, LAST, is_due, pause
+from hashclient.core.patience import (
+    ATTEMPTS,
+    FIRST,
+    LAST,
+    MIN_RATE_KIB_S,
+    TIMEOUT_S,
+    is_due,
+    pause,
+)
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
@@ -34,3 +42,10 @@ def test_pauses_double_up_to_the_longest_or_are_as_long_as_asked_for() -> None:
         (None, timedelta(minutes=1), timedelta(minutes=1)),
     ):
         assert pause(0, asked, longest=longest) == expected, asked
+
+
+def test_the_defaults_are_those_of_the_documents() -> None:
+    assert (TIMEOUT_S, MIN_RATE_KIB_S, ATTEMPTS) == (30.0, 16.0, 4)
+    assert FIRST / timedelta(minutes=5) == LAST / timedelta(days=1) == 1
+    # Years of attempts are no overflow.
+    assert pause(10**9, longest=timedelta.max) == FIRST * 2**20
