@@ -176,14 +176,13 @@ def test_a_bucket_is_done_when_it_is_listed_and_every_object_is_read(
 ) -> None:
     threads = threads_of(iter(()))
     assert threads.next(0) is None
-    assert not threads.is_over
+    states = [threads.is_over]
     threads.read(wanted(1))
-    threads._events.put(Page(None))
-    threads.next(0)
-    assert not threads.is_over
-    threads._events.put(Checked(Result(), wanted(1)))
-    threads.next(0)
-    assert threads.is_over
+    for event in (Page(None), Checked(Result(), wanted(1))):
+        states.append(threads.is_over)
+        threads._events.put(event)
+        assert threads.next(0) == event
+    assert [*states, threads.is_over] == [False, False, False, True]
     assert len(started) == 1
     failed = threads_of(iter(()))
     failed.end_listing()
@@ -214,8 +213,8 @@ def test_a_system_without_room_for_any_thread_is_an_error(
     started: list[Callable[[], None]],
 ) -> None:
     started += [lambda: None] * 3
-    with pytest.raises(StateError), threads_of(iter(())):
-        raise AssertionError
+    with pytest.raises(StateError):
+        threads_of(iter(())).__enter__()
     threads = threads_of(iter(()))
     with pytest.raises(StateError):
         threads.read(wanted(1))
