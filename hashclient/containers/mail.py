@@ -204,6 +204,8 @@ class _Walk:
         elif any(each in _SMIME for each in fields.kinds) and fields.smime not in _NO_SMIME:
             is_open = fields.smime in (b"signed-data", b"compressed-data")
             why = (Why.UNSUPPORTED if is_open else Why.ENCRYPTED), "mail: S/MIME"
+        elif fields.is_multipart and self._lines.is_reversed:
+            why = Why.DAMAGED, "mail: a carriage return behind each line end"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
         is_one = not fields.is_multipart or bool(fields.kind and fields.no_multiparts)
@@ -273,11 +275,14 @@ class _Walk:
         # A multipart without an end may lack a boundary. In a mailbox, the last empty line of a
         # message belongs to the next message.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
+        # So may the text before a field that begins a part.
+        ends_at_field = lines.hit is not None and lines.hit.is_field
+        is_open |= ends_at_field
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
             is_read_again = fields.rest or not fields.has_end or decoding.is_disputed or others
-            if is_doubtful or is_both or has_parts or is_read_again:
+            if is_doubtful or is_both or has_parts or ends_at_field or is_read_again:
                 yield Unlisted(name, Why.LIMIT, _TWO_WAYS)
             return
         ways: list[tuple[Way, str]] = []
@@ -302,6 +307,9 @@ class _Walk:
         bodies = [kept.behind(fields.rest)] if fields.rest else []
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
+        if ends_at_field:
+            # Clients that know a boundary by a part of its line take this line off.
+            bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:
                 yield from _read(name, body, encoding, texts)

@@ -68,6 +68,11 @@ class Kept:
         empty = _EMPTY_LINE.search(text)
         return type(self)([text[empty.end() :]]) if empty else None
 
+    def without_last_line(self) -> Self:
+        """Return all lines but the last one, which may have no end."""
+        lines = b"".join(self._pieces).splitlines(keepends=True)
+        return type(self)([b"".join(lines[:-1])])
+
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
 

@@ -95,6 +95,8 @@ class Lines(Forward):
         self.is_old = is_old
         self._fields_until = 0
         self._is_first = True
+        #: Whether a carriage return follows the line ends of a header: few clients find its parts.
+        self.is_reversed = False
         #: Whether other lines precede the first header.
         self.is_behind_text = False
         #: The boundary that ended the last part; None at the end of the mail.
@@ -156,6 +158,7 @@ class Lines(Forward):
                 self.is_behind_text = True
             else:
                 self._at -= len(line)
+                self.is_reversed |= is_return and collector.has_fields
                 if not self._fields_follow(len(line)):
                     if is_return:
                         self._at += 1

@@ -456,6 +456,25 @@ def test_a_boundary_may_be_of_dashes_alone_where_fields_of_a_part_follow() -> No
     assert ruled.contents == texts(b"text\n---\n\nx: y\n")
 
 
+@pytest.mark.parametrize("gap", ["", "\n"])
+def test_the_line_before_a_field_of_a_part_may_be_a_boundary(gap: str) -> None:
+    """Some programs know a boundary by a part of its line."""
+    text = "Content-Type: text/plain\n\n"
+    data = multipart(f"\n{text}benign{gap}", f"\n{text}another").replace(b"\n--", b"\n-")
+    found = look(data + f"\n--{BOUNDARY}\n".encode()).contents
+    for content in (f"benign{gap}", f"benign{gap}\n", f"benign{gap}\n-{BOUNDARY}"):
+        assert content.encode() in found
+
+
+def test_parts_between_line_ends_that_are_reversed_are_unread() -> None:
+    mail = multipart(TEXT, base64_part("a", A))
+    header, _, body = mail.partition(b"\n\n")
+    for data in (mail, header + b"\n" + body):
+        assert Why.DAMAGED in look(data.replace(b"\n", b"\n\r")).reasons
+    single = raw("Content-Type: text/plain", "benign").replace(b"\n", b"\n\r")
+    assert not look(single).unread
+
+
 @pytest.mark.slow
 def test_text_before_the_parts_that_is_too_large_to_be_read_again_is_unread() -> None:
     data = multipart(TEXT).replace(b"\n\n", b"\n\n" + b"benign\n" * (MAX_AGAIN_BYTES // 6), 1)
