@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fixtures.blobs import Blobs, BlobStore
-from fixtures.buckets import Site, error
+from fixtures.buckets import Site, error, reached_site
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.core.errors import StateError
 from hashclient.core.kinds import MatchState
@@ -140,12 +140,7 @@ class BlobSide(Side):
         patch.setattr(self.store, "refuses", PermissionError(1, "permission denied"))
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    site = Site()
-    with site.reached():
-        yield site
-    site.close()
+site = pytest.fixture(reached_site, scope="module")
 
 
 class ObjectSide(Side):

@@ -28,7 +28,9 @@ from tests.kit import (
     fast_directory,
     make_deep_tree,
     make_state,
+    members,
     run,
+    started,
     wait_until,
     write_tree,
 )
@@ -70,33 +72,8 @@ def sparse(path: Path, size: int) -> Path:
 def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     """Start a scan in a session of its own; none of its processes is left at the end."""
     options = ("--no-inventory", "--sparse")
-    process = subprocess.Popen(
-        arguments("--state-dir", state, "scan", "--format", "jsonl", *options, *args),
-        # This variable lets the tests look into the processes.
-        env=environment(HASHCLIENT_DEBUG="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with started("--state-dir", state, "scan", "--format", "jsonl", *options, *args) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-
-
-def members(session: int) -> set[int]:
-    """Return the processes of a session, but for those that are only to be waited for."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and fields[0] != "Z":
-                    found.add(int(entry.name))
-    return found
 
 
 def workers_reading(session: int, name: str) -> set[int]:

@@ -15,12 +15,12 @@ from fixtures.faulty_fs import COUNTS_BYTES, File, Pace, mounted, requests_of, w
 from hashclient.core.kinds import Algorithm
 from tests.kit import (
     Run,
-    arguments,
     checked,
     csv_of,
-    environment,
     make_state,
+    members,
     run,
+    started,
     wait_until,
 )
 
@@ -62,33 +62,9 @@ def scan(state: Path, *args: object) -> Run:
 
 @contextlib.contextmanager
 def scanning(state: Path, where: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        arguments("--state-dir", state, "scan", "--format", "jsonl", where),
-        # This variable lets the tests look into the processes.
-        env=environment(**{"HASHCLIENT_DEBUG": "1"} | variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    words = ("--state-dir", state, "scan", "--format", "jsonl", where)
+    with started(*words, **variables) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-
-
-def members(session: int) -> set[int]:
-    """Return the processes of a session, but for those that are only to be waited for."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and fields[0] != "Z":
-                    found.add(int(entry.name))
-    return found
 
 
 def expected(where: Path) -> dict[str, str]:

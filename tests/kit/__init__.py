@@ -26,9 +26,11 @@ from tests.kit.run import (
     from_pipe,
     is_python_for_all,
     measured,
+    members,
     open_files,
     restored_signals,
     run,
+    started,
     wait_until,
 )
 from tests.kit.site import Site
@@ -59,10 +61,12 @@ __all__ = [
     "make_deep_tree",
     "make_state",
     "measured",
+    "members",
     "open_files",
     "remember_at_once",
     "restored_signals",
     "run",
+    "started",
     "wait_until",
     "write_tree",
 ]

@@ -115,6 +115,38 @@ def run(
     return checked(Run(done.returncode, done.stdout.decode(errors="surrogateescape"), err))
 
 
+@contextlib.contextmanager
+def started(*args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the real command in a session of its own; none of its processes is left at the end."""
+    process = subprocess.Popen(
+        arguments(*args),
+        # This variable lets the tests look into the processes.
+        env=environment(**{"HASHCLIENT_DEBUG": "1"} | variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+def members(session: int) -> set[int]:
+    """Return the processes of a session, but for those that are only to be waited for."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session and fields[0] != "Z":
+                    found.add(int(entry.name))
+    return found
+
+
 #: A process has at least the peak of the one that forked it: so a small one does, and not pytest's.
 _MEASURE = """
 import json, resource, subprocess, sys

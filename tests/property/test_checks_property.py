@@ -18,10 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.index import run
-from hashclient.index.blinding import Sealer
 from hashclient.index.checks import ROUND, note_pieces, verify_due
 from hashclient.index.manifest import (
-    MANIFEST_FORMAT,
     Manifest,
     RunRef,
     load_manifest,
@@ -29,8 +27,8 @@ from hashclient.index.manifest import (
 )
 from hashclient.index.run import DamagedError, digest_pieces, root_of
 from tests.kit.depth import examples
+from tests.kit.manifests import SEALER, manifest_at
 
-SEALER = Sealer(bytes(32))
 START = datetime(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 #: Minutes between two fetches.
 PAUSES = st.lists(st.integers(0, 3 * 24 * 60), min_size=5, max_size=40)
@@ -46,26 +44,6 @@ def small() -> Iterator[Path]:
         yield Path(directory)
 
 
-def manifest_of(runs: list[RunRef], now: datetime) -> Manifest:
-    return Manifest(
-        format=MANIFEST_FORMAT,
-        key_id=SEALER.key_id,
-        list="x",
-        provider="p",
-        generation=1,
-        published_at=now,
-        fetched_at=now,
-        checked_at=now,
-        expires=now,
-        entries=0,
-        checksum="0" * 16,
-        with_digest={},
-        with_size=0,
-        index_hash="",
-        runs=tuple(runs),
-    )
-
-
 def add_run(directory: Path, length: int, now: datetime) -> None:
     """Let a fetch bring a generation that adds a run."""
     base = load_manifest(directory, SEALER)
@@ -74,7 +52,7 @@ def add_run(directory: Path, length: int, now: datetime) -> None:
     (directory / name).write_bytes(bytes(n % 251 for n in range(length)))
     digests = digest_pieces(directory / name)
     runs.append(RunRef(name, length, 0, root_of(digests)))
-    manifest = note_pieces(directory, manifest_of(runs, now), base, {name: digests}, SEALER, now)
+    manifest = note_pieces(directory, manifest_at(now, runs), base, {name: digests}, SEALER, now)
     write_manifest(directory, manifest, SEALER)
 
 

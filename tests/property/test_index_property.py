@@ -20,13 +20,12 @@ from hashclient.core.kinds import Algorithm, mask_of
 from hashclient.core.model import Hit
 from hashclient.index import reader
 from hashclient.index import writer as index_writer
-from hashclient.index.blinding import Sealer
-from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
+from hashclient.index.manifest import write_manifest
 from hashclient.index.reader import Found, Index, open_index
 from hashclient.index.writer import IndexWriter, Room, sweep
 from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_hashes
+from tests.kit.manifests import SEALER, finished
 
-SEALER = Sealer(bytes(32))
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
 #: Few, so that entries share digests; two of them share the 16 bytes that a tag is made of.
 DIGESTS = {
@@ -97,27 +96,6 @@ def batch_of(new: dict[bytes, Entry]) -> AddBatch:
         categories=categories,
         category_codes=np.array([categories.index(e.category) for e in rows], np.uint8),
         digests=digests,
-    )
-
-
-def manifest_of(writer: IndexWriter, generation: int) -> Manifest:
-    runs = writer.finish()
-    return Manifest(
-        format=MANIFEST_FORMAT,
-        list="x",
-        provider="p",
-        generation=generation,
-        published_at=TIME,
-        fetched_at=TIME,
-        checked_at=TIME,
-        expires=TIME,
-        entries=writer.entries,
-        checksum=f"{writer.checksum:016x}",
-        with_digest={a.label: n for a, n in writer.with_digest.items()},
-        with_size=writer.with_size,
-        key_id=SEALER.key_id,
-        index_hash="",
-        runs=runs,
     )
 
 
@@ -250,7 +228,7 @@ def test_the_index_is_a_dict(
                     writer.add(batch_of(new))
                     live |= new
                     ever |= set(new.values())
-            write_manifest(directory, manifest_of(writer, generation), SEALER)
+            write_manifest(directory, finished(writer, TIME, generation), SEALER)
             index = open_index(directory, SEALER)
             assert index is not None
             sweep(directory, frozenset(run.name for run in index.manifest.runs))
@@ -274,7 +252,7 @@ def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> No
             if gone := [i for i in batch if i in live]:
                 writer.withdraw(np.array(gone))
             live = live.symmetric_difference(batch)
-            write_manifest(directory, manifest_of(writer, generation), SEALER)
+            write_manifest(directory, finished(writer, TIME, generation), SEALER)
             index = open_index(directory, SEALER)
             assert index is not None
             weights = [index_writer._weight(run) for run in index.runs]

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fixtures.buckets import Answer, Request, Site, is_listing, listing
+from fixtures.buckets import Answer, Request, Site, is_listing, listing, reached_site
 from hashclient.config.tables import ClusterConfig
 from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
@@ -835,12 +835,7 @@ def test_without_a_cluster_all_that_is_left_is_unread(tmp_path: Path) -> None:
     assert trees.coverage.has_failed(f"{tree}/e")
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    site = Site()
-    with site.reached():
-        yield site
-    site.close()
+site = pytest.fixture(reached_site, scope="module")
 
 
 @pytest.mark.parametrize("most", [2, 100])

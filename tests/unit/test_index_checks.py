@@ -20,7 +20,6 @@ from hashclient.index import checks, run
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LEAST, OVERDUE, ROUND, note_pieces, verify_due
 from hashclient.index.manifest import (
-    MANIFEST_FORMAT,
     Manifest,
     RunRef,
     load_manifest,
@@ -28,8 +27,8 @@ from hashclient.index.manifest import (
 )
 from hashclient.index.run import DamagedError, digest_pieces, pieces_of, root_of
 from hashclient.status.status import read_status
+from tests.kit.manifests import SEALER, manifest_at
 
-SEALER = Sealer(bytes(32))
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 PIECE = 64
@@ -70,23 +69,7 @@ class List:
         self.write(manifest)
 
     def named(self) -> Manifest:
-        return Manifest(
-            format=MANIFEST_FORMAT,
-            key_id=SEALER.key_id,
-            list="x",
-            provider="p",
-            generation=1,
-            published_at=NOW,
-            fetched_at=NOW,
-            checked_at=NOW,
-            expires=NOW,
-            entries=0,
-            checksum="0" * 16,
-            with_digest={},
-            with_size=0,
-            index_hash="",
-            runs=tuple(self.refs),
-        )
+        return manifest_at(NOW, self.refs)
 
     def write(self, manifest: Manifest) -> None:
         write_manifest(self.directory, manifest, SEALER)

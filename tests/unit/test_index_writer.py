@@ -16,10 +16,7 @@ from hashclient.core.errors import StateError, VerificationError
 from hashclient.core.kinds import Algorithm
 from hashclient.index import runwriter
 from hashclient.index import writer as index_writer
-from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import (
-    MANIFEST_FORMAT,
-    Manifest,
     load_manifest,
     verify_runs,
 )
@@ -34,8 +31,8 @@ from hashclient.lists.wire import (
     checksum_of,
     entry_hashes,
 )
+from tests.kit.manifests import SEALER, finished
 
-SEALER = Sealer(bytes(32))
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -251,25 +248,7 @@ def test_withdrawals_of_merged_runs_from_a_remaining_run_are_kept(
 
 def opened(writer: IndexWriter, directory: Path) -> Index:
     """Finish a generation and open it, as the next fetch does."""
-    runs = writer.finish()
-    manifest = Manifest(
-        format=MANIFEST_FORMAT,
-        list="x",
-        provider="p",
-        generation=1,
-        published_at=TIME,
-        fetched_at=TIME,
-        checked_at=TIME,
-        expires=TIME,
-        entries=writer.entries,
-        checksum=f"{writer.checksum:016x}",
-        with_digest={a.label: n for a, n in writer.with_digest.items()},
-        with_size=writer.with_size,
-        key_id=SEALER.key_id,
-        index_hash="",
-        runs=runs,
-    )
-    return open_manifest(directory, manifest)
+    return open_manifest(directory, finished(writer, TIME))
 
 
 def test_bytes_that_changed_and_fit_are_not_merged(writer: IndexWriter, tmp_path: Path) -> None:

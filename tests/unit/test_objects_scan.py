@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.buckets import Site
+from fixtures.buckets import Site, reached_site
 from hashclient.config.settings import Config, Settings
 from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
@@ -34,12 +33,7 @@ from tests.unit.test_checker import lists_of, zipped
 LISTED = b"listed"
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    site = Site()
-    with site.reached():
-        yield site
-    site.close()
+site = pytest.fixture(reached_site, scope="module")
 
 
 @pytest.fixture
