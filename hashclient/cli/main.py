@@ -27,6 +27,7 @@ from hashclient.cli.options import add_verbosity
 from hashclient.cli.output import (
     OutputError,
     Terminated,
+    end_soon,
     ignore_signals,
     open_streams,
     raise_at_signals,
@@ -363,6 +364,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, Terminated) as error:  # in the last moment of the process
         ignore_signals()
         code, _ = explain(error)
+    end_soon(code)
     try:
         sys.stdout.flush()
     except OutputError as error:

@@ -144,6 +144,9 @@ def open_streams() -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+#: Seconds in which a reader may take the rest of the output of an interrupted program.
+REST_S = 0.5
+
 _Handler = Callable[[int, FrameType | None], Any]
 
 #: The signals that `raise_at_signals` has handled so far.
@@ -177,6 +180,16 @@ def ignore_signals() -> None:
     """Ignore both signals from now on: the process ends with its present exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_soon(code: int) -> None:
+    """If a signal has interrupted the program, end the process with `code` in a moment.
+
+    The reader of the output may have stopped for good: then writing the rest never ends.
+    """
+    if interrupts:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.setitimer(signal.ITIMER_REAL, REST_S)
 
 
 class Signals:

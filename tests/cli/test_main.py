@@ -295,6 +295,29 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
     assert err.strip() == f"hashclient: {'interrupted' if code == 130 else 'terminated'}"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_whose_output_nobody_reads(
+    number: signal.Signals, code: int
+) -> None:
+    read, write = os.pipe()
+    room = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(
+        arguments("scan", "--help"), env=environment(), stdout=write, stderr=subprocess.PIPE
+    ) as process:
+        os.close(write)
+
+        def is_full() -> bool:
+            unread = fcntl.ioctl(read, termios.FIONREAD, bytes(4))
+            return int.from_bytes(unread, sys.byteorder) == room
+
+        wait_until(is_full, process.pid)
+        process.send_signal(number)
+        try:
+            assert process.wait(timeout=20) == code
+        finally:
+            os.close(read)
+
+
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
 #: Modules that open containers or fetch, those that numpy loads for unique values alone, those that
 #: read any form of a key, and those for matches, rulings, clusters and threads.
