@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import queue
+import resource
 import threading
 from array import array
 from collections.abc import Generator, Sequence
@@ -19,8 +20,11 @@ from hashclient.core.model import Outcome
 from hashclient.scan.sources import listing, trees
 from hashclient.scan.sources.interface import TASK_S, TaskBuilder
 from hashclient.scan.sources.listing import (
+    ENTRY_S,
     FIRST_ENTRIES,
     MOST_ENTRIES,
+    MOST_STEPS,
+    SLOW_STEPS,
     STEP_S,
     Lister,
 )
@@ -382,3 +386,131 @@ def test_a_task_is_full_after_some_time() -> None:
     # The next one has its own time.
     now = 10.0
     assert tasks.add(one) is None
+
+
+def test_steps_are_waits_by_their_time_and_their_entries() -> None:
+    """Only so many of them are remembered, and each wait counts twice."""
+    assert (STEP_S, ENTRY_S, SLOW_STEPS, MOST_STEPS) == (0.0005, 0.000005, 3, 8)
+    for seconds, entries, waits in (
+        *((STEP_S, 0, False), (STEP_S + ENTRY_S, 0, True)),
+        *((STEP_S + 99 * ENTRY_S, 100, False), (STEP_S + 101 * ENTRY_S, 100, True)),
+    ):
+        lister = Lister()
+        lister._count = 64
+        lister.note(seconds, entries)
+        assert (lister._steps, lister._count) == ((2, FIRST_ENTRIES) if waits else (0, 128))
+        assert not lister.is_slow
+    lister, seen = Lister(), []
+    for seconds in (1.0, 1.0, 1.0, 1.0, 1.0, 0.0, *[0.0] * 8):
+        lister.note(seconds)
+        seen.append((lister._steps, lister.is_slow))
+    assert seen[:6] == [(2, False), (4, True), (6, True), (8, True), (8, True), (7, True)]
+    assert seen[6:] == [(n, n > 0) for n in (6, 5, 4, 3, 2, 1, 0, 0)]
+    # The number of entries grows once no wait is remembered, and never beyond the most.
+    assert lister._count == FIRST_ENTRIES * 2
+    for _ in range(20):
+        lister.note(0.0)
+    assert lister._count == MOST_ENTRIES == 512
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "directories"),
+    [(0, 0), (15, 0), (16, 1), (31, 1), (1023, 63), (1024, 64), (1 << 20, 64), (-1, 64)],
+)
+def test_directories_read_ahead_take_an_eighth_of_the_descriptors(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, directories: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, -1))
+    assert listing._room() == directories
+
+
+def chunk(*sizes: int) -> listing.Chunk:
+    """Return a chunk of so many files and others."""
+    files, others = [*sizes, 0][:2]
+    names = [str(n) for n in range(files)]
+    return listing.Chunk(names, array("Q", range(files)), [("o", 0, 9)] * others)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "most", "kept"),
+    [
+        ([], 2, 0),
+        ([chunk(2)], 2, 1),
+        ([chunk(2), chunk(1), chunk(1)], 2, 2),
+        ([chunk(3), chunk(1)], 2, 1),
+        ([chunk(1, 1), chunk(0, 1), chunk(1)], 2, 2),
+        ([chunk(0, 0), chunk(0, 0)], 0, 2),
+    ],
+)
+def test_a_directory_is_read_ahead_until_there_are_more_names_than_wanted(
+    chunks: list[listing.Chunk], most: int, kept: int
+) -> None:
+    left = iter(chunks)
+    found = listing.read_ahead(left, most)
+    assert found == (chunks[:kept], [])
+    assert list(listing.given_out(*found, left)) == chunks
+
+
+def test_an_error_ahead_is_raised_after_the_names_before_it() -> None:
+    def broken() -> Generator[listing.Chunk]:
+        yield chunk(1)
+        raise OSError(errno.EIO, "broken")
+
+    kept, failures = listing.read_ahead(broken(), 9)
+    assert (kept, len(failures)) == ([chunk(1)], 1)
+    given = listing.given_out(kept, failures, iter([chunk(2)]))
+    assert next(given) == chunk(1)
+    with pytest.raises(OSError, match="broken"):
+        next(given)
+
+
+@pytest.mark.parametrize(("took", "threads"), [(0.0, False), (STEP_S, True), (STEP_S / 2, False)])
+def test_types_are_looked_at_in_threads_if_the_first_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, threads: bool
+) -> None:
+    write_tree(tmp_path, {str(n): b"" for n in range(10)})
+    slices: list[int] = []
+
+    def side_by_side(
+        do: object, items: Sequence[Sequence[object]], *, threads: int
+    ) -> list[object]:
+        assert threads == len(items)
+        slices.extend(map(len, items))
+        return background.together(do, items, threads=1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(listing, "together", side_by_side)
+    clock = iter((0.0, took))
+    with os.scandir(tmp_path) as entries:
+        found = Lister(lambda: next(clock))._typed_together([*entries])
+    assert sorted(found.names) == sorted(str(n) for n in range(10))
+    assert slices == ([4, 4, 1] if threads else [])
+
+
+def test_no_more_directories_are_read_ahead_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {f"{n}/x": b"" for n in range(4)})
+    monkeypatch.setattr(listing, "_room", lambda: 2)
+    started: list[object] = []
+    monkeypatch.setattr(listing, "start_thread", lambda work, _: started.append(work))
+    lister, fd = Waiting(), os.open(tmp_path, os.O_RDONLY)
+    begun = [lister.ahead(fd, str(n)) for n in range(3)]
+    assert [one is not None for one in begun] == [True, True, False]
+    assert len(started) == 2
+    for one in begun[:2]:
+        assert one is not None
+        one.run()
+        found = lister.take(one)
+        assert found is not None
+        (opened, _, _), chunks = found
+        assert [name for part in chunks for name in part.names] == ["x"]
+        os.close(opened)
+    # A thread that is free takes the next one.
+    assert lister.ahead(fd, "3") is not None
+    assert len(started) == 2
+    lister.close()
+    assert lister._waiting.qsize() == 3 + 2
+    lefts = [lister._waiting.get() for _ in range(3)]
+    assert lefts[:2] == begun[:2] and lefts[2] is not None
+    lefts[2].run()  # which closes what is not wanted any more
+    os.close(fd)
