@@ -146,9 +146,11 @@ def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
             yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
             return
         is_drawing = kind == _DRAWING or (kind == _CONTINUED and is_drawing)
-        if is_drawing and length:
-            drawings.add(source.position, length)
-        if source.skip(length) < length:
+        begin = source.position
+        there = source.skip(length)
+        if is_drawing and there:
+            drawings.add(begin, there)
+        if there < length:
             break
     yield from _records(name, drawings)
 
