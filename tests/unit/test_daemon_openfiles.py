@@ -14,6 +14,8 @@ import pytest
 
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.daemon import openfiles
+from hashclient.scan.check.reading import SetAside
+from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE
 
 
 @pytest.mark.parametrize("most", [1, 700, CHUNK_BYTES])
@@ -36,3 +38,88 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
         os.close(upload.fd)
     assert upload.opens is is_archive
     assert digest.digest() == hashlib.sha256(content).digest()
+
+
+def read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, most_s: float = 60.0, **how: Any
+) -> list[str]:
+    """Read an open file; return what is said: its pieces, and why it is set aside."""
+    now = iter(how.get("times", [0.0] * 99))
+    monkeypatch.setattr(openfiles, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    upload: Any = SimpleNamespace(fd=os.open(path, os.O_RDONLY), began=0.0, update=how["update"])
+    said: list[str] = []
+    try:
+        said.extend("piece" for _ in openfiles._read(upload, most_s))
+    except SetAside as error:
+        said.append(str(error))
+    finally:
+        os.close(upload.fd)
+    return said
+
+
+@pytest.mark.parametrize(("chunks", "pieces"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
+def test_a_file_is_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, pieces: int
+) -> None:
+    """So other files have their turn; the last piece is the one that finds the end."""
+    assert openfiles.PIECE_CHUNKS * CHUNK_BYTES == 32 << 20
+    monkeypatch.setattr(openfiles, "PIECE_CHUNKS", 2)
+    monkeypatch.setattr(openfiles, "CHUNK_BYTES", 10)
+    (tmp_path / "f").write_bytes(b"x" * 10 * chunks)
+    came: list[int] = []
+    said = read(tmp_path / "f", monkeypatch, update=lambda chunk: came.append(len(chunk)))
+    assert said == ["piece"] * pieces
+    assert came == [10] * chunks
+
+
+@pytest.mark.parametrize(("late", "said"), [(0.0, []), (0.1, [ENDLESS])])
+def test_a_file_that_takes_too_long_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: float, said: list[str]
+) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    times = [60.0 + late]
+    assert read(tmp_path / "f", monkeypatch, times=times, update=lambda _: None) == said
+
+
+@pytest.mark.parametrize("more", [b"", b"y"])
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_a_file_that_changes_meanwhile_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, more: bytes
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(content + b"x")
+
+    def update(_: memoryview) -> None:
+        if more:
+            path.write_bytes(more + content + b"x")
+
+    said = read(path, monkeypatch, update=update)
+    assert said == ([CHANGED] if more else [])
+
+
+@pytest.mark.parametrize(("written", "said"), [(0, [SPARSE]), (4096, [SPARSE]), (1 << 17, [])])
+def test_a_file_that_is_nearly_all_hole_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, said: list[str]
+) -> None:
+    """One per cent of it is enough."""
+    size = 100 * (1 << 16)
+    monkeypatch.setattr(openfiles, "SPARSE_BYTES", size - 1)
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        file.write(b"x" * written)
+        file.truncate(size)
+    assert read(path, monkeypatch, update=lambda _: None) == said
+    monkeypatch.setattr(openfiles, "SPARSE_BYTES", size)
+    assert read(path, monkeypatch, update=lambda _: None) == []
+
+
+@pytest.mark.parametrize("what", ["directory", "named pipe"])
+def test_only_usual_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = tmp_path
+    if what == "named pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        monkeypatch.setattr(os, "O_RDONLY", os.O_RDWR)  # nobody writes
+    assert read(path, monkeypatch, update=lambda _: None) == [what]

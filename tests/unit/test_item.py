@@ -1,0 +1,236 @@
+"""The documents of the quarantine: what each may say, and what is refused, field by field."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hashclient.core.errors import StateError, UsageError
+from hashclient.core.kinds import Algorithm
+from hashclient.core.model import Hit, Seen
+from hashclient.quarantine import item as module
+from hashclient.quarantine.item import (
+    MAX_ITEM_BYTES,
+    Belonging,
+    Hold,
+    Item,
+    ItemHit,
+    Mark,
+    Note,
+    Origin,
+    Restoration,
+    Stage,
+    context_path,
+    encode_item,
+    evidence_path,
+    folder_path,
+    item_ids,
+    load_item,
+    load_notes,
+    parse_item,
+    save_notes,
+)
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+MARK = Mark("alice", "found", NOW)
+ID = "bcdfgh2345"
+PATH = Path("item.json")
+ORIGIN = Origin(1, 2, 3, 1, 0o644, 0, 0, 0, 0, {})
+HIT = ItemHit("l", "e", "c", 1, ("md5", "sha256"))
+ITEM = Item(
+    id=ID,
+    stage=Stage.SEALED,
+    path="/a/b",
+    size=1,
+    origin=ORIGIN,
+    evidence_sha256="00",
+    evidence_bytes=2,
+    recipients=("age1",),
+    taken=MARK,
+    hits=(HIT,),
+    tags={"md5": "00ff"},
+    key_id="k",
+)
+
+
+def changed(**values: Any) -> bytes:
+    return msgspec.json.encode({**msgspec.to_builtins(ITEM), **values})
+
+
+def origin(**values: Any) -> dict[str, Any]:
+    return {"origin": {**msgspec.to_builtins(ORIGIN), **values}}
+
+
+BELONGING = Belonging("/a/c", None, 1, "00", 2, ("age1",), MARK)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"size": 0, "evidence_bytes": 0},
+        origin(mode=0),
+        origin(mode=0o7777, uid=2**32 - 2, gid=2**32 - 2),
+        origin(uid=0, gid=0, atime_ns=-1, mtime_ns=-(10**30)),
+        origin(xattrs={"user.a": "AAE="}),
+        {"path": "/a"},
+        {"path": "//a"},
+        {"path": "s3://bu/k"},
+        {"path": "/a/ä", "path_b64": base64.b64encode(b"/a/\xff").decode()},
+        {"context": [BELONGING]},
+        {"hold": Hold("a", "r", NOW)},
+        {"restored": Restoration("a", "r", NOW, in_place=False, path="/x")},
+        {"tags": {}, "hits": []},
+        {"stage": "removed", "tombstone": "gone"},
+    ],
+)
+def test_a_document_is_read_as_it_was_written(values: dict[str, Any]) -> None:
+    item = parse_item(changed(**values), ID, PATH)
+    assert parse_item(encode_item(item), ID, PATH) == item
+    assert encode_item(item).endswith(b"}\n")
+    if "path_b64" in values:
+        assert item.file == "/a/\udcff"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format": "hashclient-quarantine-item/2"},
+        {"id": "bcdfgh2346"},
+        {"size": -1},
+        {"evidence_bytes": -1},
+        {"more": 1},
+        {"stage": "lost"},
+        origin(mode=-1),
+        origin(mode=0o10000),
+        origin(uid=-1),
+        origin(uid=2**32 - 1),
+        origin(gid=2**32 - 1),
+        origin(xattrs={"user.a": "A"}),
+        origin(xattrs={"user.a": "AA*="}),
+        origin(xattrs={"user\0.a": ""}),
+        *({"path": path} for path in ("a", "", "/", "/a/", "/a//b", "/a/../b", "/a/./b", "/a\0")),
+        *({"path": path} for path in ("s3://bu/k?x", "s3://bu", "/..")),
+        {"path_b64": "A"},
+        {"path_b64": base64.b64encode(b"a").decode()},
+        {"context": [msgspec.structs.replace(BELONGING, path="c")]},
+        {"context": [msgspec.structs.replace(BELONGING, size=-1)]},
+        {"taken": {"by": "a", "reason": "r", "time": "2026-03-01T00:00:00"}},
+        {"tags": {"md4": "00"}},
+        {"tags": {"md5": "0"}},
+        {"hits": [msgspec.structs.replace(HIT, algorithms=("md4",))]},
+        {"restored": {**msgspec.to_builtins(MARK), "path_b64": "A"}},
+    ],
+)
+def test_a_document_that_cannot_be_meant_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(StateError) as refused:
+        parse_item(changed(**values), ID, PATH)
+    assert "item.json" in refused.value.message
+    assert refused.value.hint
+
+
+def test_a_document_may_be_as_large_as_the_limit() -> None:
+    whole = changed()
+    filling = b" " * (MAX_ITEM_BYTES - len(whole))
+    assert MAX_ITEM_BYTES == 32 << 20
+    assert parse_item(whole + filling, ID, PATH).id == ID
+    with pytest.raises(StateError, match="too large"):
+        parse_item(whole + filling + b" ", ID, PATH)
+    for data in (b"", b"[]", b"[" * 9_999):
+        with pytest.raises(StateError, match="damaged"):
+            parse_item(data, ID, PATH)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_id"),
+    [
+        *((ID, True), (ID[:9], False), (ID + "b", False), ("0123456789", True)),
+        *(("BCDFGH2345", False), ("../bcdfgh2", False), (f"{ID}\n", False), ("", False)),
+    ],
+)
+def test_only_an_id_leads_to_a_folder(tmp_path: Path, name: str, is_id: bool) -> None:
+    if is_id:
+        assert folder_path(tmp_path, name) == tmp_path / name
+        assert evidence_path(tmp_path, name) == tmp_path / name / "evidence.age"
+        assert context_path(tmp_path / name, 1) == tmp_path / name / "evidence.1.age"
+        (tmp_path / name).mkdir()
+    else:
+        with pytest.raises(UsageError, match="not an id"):
+            folder_path(tmp_path, name)
+    (tmp_path / "restored.json").touch()
+    assert item_ids(tmp_path) == ([name] if is_id else [])
+
+
+def test_ids_are_in_order_and_no_directory_has_none(tmp_path: Path) -> None:
+    assert item_ids(tmp_path / "none") == []
+    for name in ("z" * 10, "b" * 10, "2" * 10):
+        (tmp_path / name).mkdir()
+    assert item_ids(tmp_path) == ["2" * 10, "b" * 10, "z" * 10]
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="cannot read the quarantine"):
+        item_ids(tmp_path / "file")
+
+
+def test_a_note_is_of_one_sealed_copy(tmp_path: Path) -> None:
+    """A file that is isolated again has another one."""
+    folder = tmp_path / ID
+    folder.mkdir()
+    with pytest.raises(StateError, match="it is missing"):
+        load_item(tmp_path, ID)
+    with pytest.raises(UsageError, match="nothing in quarantine"):
+        load_item(tmp_path, "c" * 10)
+    (folder / "item.json").write_bytes(encode_item(ITEM))
+    assert load_item(tmp_path, ID) == ITEM
+    restored = Restoration("bob", "back", NOW)
+    for sha256, expected in (("00", restored), ("01", None)):
+        notes = {ID: Note(sha256, restored)}
+        save_notes(tmp_path, notes)
+        assert load_notes(tmp_path) == notes
+        assert load_item(tmp_path, ID).restored == expected
+        assert load_item(tmp_path, ID, {}).restored is None
+        assert load_item(tmp_path, ID, {"c" * 10: notes[ID]}).restored is None
+        assert load_item(tmp_path, ID, notes).restored == expected
+    save_notes(tmp_path, {})
+    assert not (tmp_path / "restored.json").exists()
+    save_notes(tmp_path, {})
+    assert load_notes(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"format": "other/1", "items": {}}', "{", '{"items": {"short": {}}}', "[" * 9_999, "5"],
+)
+def test_notes_that_cannot_be_meant_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "restored.json").write_text(text)
+    with pytest.raises(StateError) as refused:
+        load_notes(tmp_path)
+    assert ("unknown format" in refused.value.message) == ("other" in text)
+
+
+@pytest.mark.parametrize(
+    ("until", "is_held"),
+    [(None, True), (timedelta(seconds=1), True), (timedelta(), False), (-timedelta(1), False)],
+)
+def test_a_hold_ends_at_its_time(until: timedelta | None, is_held: bool) -> None:
+    hold = Hold("a", "r", NOW, None if until is None else NOW + until)
+    item = msgspec.structs.replace(ITEM, hold=hold)
+    assert item.held(NOW) == (hold if is_held else None)
+    assert ITEM.held(NOW) is None
+
+
+def test_an_item_has_its_values_in_the_form_of_a_match() -> None:
+    assert ITEM.tags_by_algorithm() == {Algorithm.MD5: b"\0\xff"}
+    hit = Hit("l", "e", "c", 1, (Algorithm.MD5, Algorithm.SHA256), complete=True)
+    assert HIT.value() == hit
+    assert ItemHit.of(hit) == HIT
+    assert ORIGIN.seen == Seen(None, 3, None, 2)
+    assert BELONGING.file == "/a/c"
+    assert Mark.of("\udcff", "a\udcffb", NOW) == Mark("?", "a?b", NOW)
+    restored = Restoration("a", "r", NOW)
+    assert (restored.in_place, restored.path) == (True, None)
+    assert module.FORMAT == "hashclient-quarantine-item/1"
