@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import stat
@@ -622,3 +623,19 @@ def test_an_inode_that_directory_and_file_agree_on_is_no_other(tmp_path: Path) -
     assert inode_of(fd, "f") is None
     assert inode_of(fd, "missing") is None
     os.close(fd)
+
+
+def test_a_directory_without_a_status_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may answer the first request for it, and refuse the second."""
+    status, before = tmp_path.stat(), open_files()
+
+    def refuse(_: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(os, "fstat", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            open_listed(str(tmp_path), (status.st_dev, status.st_ino))
+    assert open_files() == before

@@ -118,8 +118,7 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
             place.
     """
     try:
-        fd = open_directory(path, follow=True)
-        status = os.fstat(fd)
+        fd, status = with_status(open_directory(path, follow=True))
         if identity is None or is_same(status, identity):
             return fd, status
         os.close(fd)
