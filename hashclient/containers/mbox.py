@@ -60,7 +60,7 @@ class Mbox:
             number += 1
             name = b"message-%d" % number
             if number > 1:
-                halves.end()
+                halves.leave()
             halves.begin(name)
             message = _watched(box.message(), halves)
             yield [
@@ -75,6 +75,7 @@ class Mbox:
             ]
             for _ in message:  # what was not asked for
                 pass
+            halves.end()
             while halves.found:
                 half = halves.found.pop()
                 yield Unlisted(

@@ -55,11 +55,14 @@ class Halves:
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 
     def end(self) -> None:
-        """End the message, since another one begins."""
+        """End the message; its header may have no end."""
         if self._header is not None:
             header = bytes(self._header)
             self._end_header(header)
             self.watch(header)
+
+    def leave(self) -> None:
+        """Leave the message, since another one begins."""
         if self._is_message or len(self._open) + len(self._delimiters) > MAX_OPEN:
             self.found.append(self._name)
             return

@@ -292,7 +292,7 @@ def test_a_gzip_is_checked_by_all_that_any_program_checks(
         assert [member.name for member in out.listed] == [name]
         assert out.members == ([] if is_damaged else [(name, content)])
         assert out.reasons == ({Why.DAMAGED} if is_damaged else set())
-    pieces = []
+    pieces: list[bytes] = []
     with contextlib.suppress(NotReadError):
         pieces.extend(member_of(data))
     assert b"".join(pieces).startswith(content)
