@@ -38,6 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_is_sorted_and_filtered(browser: Browser, path: Path) -> None:
     opened = Opened(browser, path)
     assert opened.page.locator("h1").inner_text() == "36 of 40 machines well"

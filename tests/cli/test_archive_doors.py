@@ -176,6 +176,7 @@ def test_each_file_has_one_verdict_by_every_door(
     assert not [(names[int(number)], said) for number, said in found]
 
 
+@pytest.mark.slow
 def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

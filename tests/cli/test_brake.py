@@ -184,6 +184,7 @@ def test_a_scan_that_does_nothing_holds_nothing_and_keeps_what_is_held(world: Br
     assert details == {"not quarantined: held, it waits for a person"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 4096])
 def test_a_policy_check_says_what_would_be_held_and_changes_nothing(
     world: Braked, monkeypatch: pytest.MonkeyPatch, batch: int
@@ -303,6 +304,7 @@ def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked)
     assert world.counts() == {"quarantined": 8, "held": 2}
 
 
+@pytest.mark.slow
 def test_an_archive_counts_once_and_another_member_of_it_is_not_held_back(
     tmp_path: Path,
 ) -> None:

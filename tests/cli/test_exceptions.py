@@ -89,6 +89,7 @@ def test_an_entry_is_set_aside_and_the_scan_ends_with_0(world: Ruled) -> None:
     assert world.states() == {"docs/wrong-1": "excepted", "wrong-2": "excepted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "csv", "sarif", "ecs", "html", "jsonl"])
 def test_every_format_names_the_exception_and_counts(world: Ruled, name: str) -> None:
     ruling = world.add("base/wrong")
@@ -449,6 +450,7 @@ def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
     assert world.exceptions("list").out.count("ticket 4711") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "why"),
     [
@@ -521,6 +523,7 @@ def test_the_list_says_what_is_excepted_until_when_and_why(world: Ruled) -> None
     assert "  by" in world.exceptions("show", first).out
 
 
+@pytest.mark.slow
 def test_an_archive_with_another_listed_member_stays_a_match_on_record(world: Ruled) -> None:
     (world.tree / "both.zip").write_bytes(zip_of({"a": WRONG, "b": RIGHT}))
     (world.tree / "one.zip").write_bytes(zip_of({"a": WRONG, "b": b"nothing"}))

@@ -384,6 +384,7 @@ def test_a_kill_between_the_log_and_the_exceptions_is_made_good_by_the_next_impo
     assert pair.server.call("audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_an_export_comes_from_an_address_with_https(pair: Pair, tmp_path: Path) -> None:
     pair.hub.add("base/wrong")
     pair.export()

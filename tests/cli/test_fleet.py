@@ -428,6 +428,7 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
     assert output.read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["place", "roster", "known", "configuration"])
 def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, what: str) -> None:
     """An old page would look as if all were well."""
@@ -667,6 +668,7 @@ def test_a_status_is_published_to_a_bucket(world: State, site: Site) -> None:
     assert (refused.code, "not published: cannot write to s3://" in refused.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_store_that_repeats_its_listing_does_not_hold_up_a_look(yard: Yard, site: Site) -> None:
     bucket = site.bucket()
     again = listing([("machines/a.jsonl", 5, "e")], more="again", at="machines/")

@@ -13,6 +13,7 @@ from tests.disks import Vault, make_image, mounted, needs_mounts
 pytestmark = needs_mounts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_another_disk_under_the_name_of_the_device_has_lost_nothing(
     tmp_path: Path, kind: str
@@ -50,6 +51,7 @@ def test_another_folder_mounted_over_it_has_lost_nothing(tmp_path: Path) -> None
     assert state.states()["sub/deep/a"] == "found"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "deep/a"])
 def test_a_folder_that_is_encrypted_and_locked_has_lost_nothing(tmp_path: Path, name: str) -> None:
     """The kernel says of each name in it that there is no such file."""

@@ -101,6 +101,7 @@ def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: 
     assert config.read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["providers = {}\n", "[[providers.more]]\n", "providers.more.url = ''\n"]
 )

@@ -322,6 +322,7 @@ def test_stats_of_a_damaged_inventory_are_an_error(world: Known) -> None:
         assert result.code == 8 and "hint: a scan" in result.err
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_the_verdict_is_the_same(world: Known) -> None:
     world.scan()
     result = run(
@@ -372,6 +373,7 @@ def test_scans_at_the_same_time_do_not_disturb_each_other(world: Known) -> None:
     assert reads(world.scan()) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["BEGIN", "INSERT", "UPDATE", "COMMIT"])
 def test_a_kill_while_it_is_written_loses_nothing_but_that(world: Known, at: str) -> None:
     world.scan()

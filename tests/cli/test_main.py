@@ -139,6 +139,7 @@ def test_a_global_option_behind_the_command(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["~no-such-user-here/x", "\udcff/x"])
 def test_odd_places(path: str) -> None:
     result = run("--state-dir", path, "scan", ".")

@@ -89,6 +89,7 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
     assert logged == ("in/b.tgz", "b.tar", "deep!/x")
 
 
+@pytest.mark.slow
 def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
     """Its other digests are computed for that, also where one mask counts for all sizes."""
     md5, _, sha256 = digests_of(b"another file")

@@ -57,6 +57,7 @@ def counts(result: Run) -> tuple[int, int, int]:
     return summary["members"], summary["members_read"], summary["files_read"]
 
 
+@pytest.mark.slow
 def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
     first = world.scan()
     assert (first.code, first.summary["members"]) == (0, 10)
@@ -98,6 +99,7 @@ def test_new_entries_are_found_in_unchanged_archives(world: Archives) -> None:
     assert found == [*members, "plain"]
 
 
+@pytest.mark.slow
 @pytest.mark.sampled
 def test_one_that_has_changed_is_opened(world: Archives) -> None:
     world.scan()
@@ -124,12 +126,14 @@ def test_an_unread_archive_is_tried_again(world: Archives) -> None:
         assert world.scan().code == 3
 
 
+@pytest.mark.slow
 @pytest.mark.sampled
 def test_no_inventory_opens_them_all(world: Archives) -> None:
     first = world.scan()
     assert counts(world.scan("--no-inventory")) == counts(first)
 
 
+@pytest.mark.slow
 def test_claims_that_are_to_be_verified_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +196,7 @@ def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     assert ["sparse" in line["reason"] for line in result.lines[:-1]] == [True]
 
 
+@pytest.mark.slow
 def test_containers_that_were_read_by_earlier_rules_are_opened_again(
     world: Archives, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) ->
     assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", [None, "", SECOND_GIVES_BASE])
 def test_another_configuration_than_it_was_fetched_with(
     state: Path, tmp_path: Path, configuration: str | None

@@ -62,6 +62,7 @@ def test_no_process_is_started_for_files_that_are_only_counted(
     assert (run.code, run.summary["not_opened"]) == (0, {"dbx": 1})
 
 
+@pytest.mark.slow
 def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

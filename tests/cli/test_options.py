@@ -83,6 +83,7 @@ def test_a_reason_that_the_log_needs_is_not_blank(state: Path, command: str) -> 
     assert refused.code == ExitCode.USAGE and "--reason is empty" in refused.err
 
 
+@pytest.mark.slow
 def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
     env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
     local = run("--state-dir", state, "scan", tree, env=env).out

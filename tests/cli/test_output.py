@@ -388,6 +388,7 @@ def looks_complete(text: str, name: str) -> bool:
         return False  # it is not even a document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("size", [0, 1, 60, 150])
 def test_a_full_disk_leaves_no_report_that_looks_complete(

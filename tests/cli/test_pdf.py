@@ -74,6 +74,7 @@ def scan(state: State, *packages: Path) -> tuple[int, dict[str, list[list[str]]]
     return code, found, lines[-1]
 
 
+@pytest.mark.slow
 def test_without_its_extra_each_is_counted_and_a_zip_behind_it_is_opened(
     tmp_path: Path, without: Path
 ) -> None:

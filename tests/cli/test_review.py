@@ -108,6 +108,7 @@ def test_a_rejected_match_is_in_no_exported_report(tmp_path: Path) -> None:
     assert [row["match"] for row in exported] == [ids["b"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

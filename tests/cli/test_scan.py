@@ -265,6 +265,7 @@ def test_output_goes_to_a_file(state: Path, listed: Path, tmp_path: Path) -> Non
     assert written.summary["match"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["no/such/dir/file", ".", "a\x1bb/c"])
 def test_an_output_that_cannot_be_opened(
     state: Path, listed: Path, tmp_path: Path, where: str

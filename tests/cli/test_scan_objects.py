@@ -363,6 +363,7 @@ def test_an_object_that_cannot_be_read_is_unread_alone(
     assert (result.outcomes[f"{bucket.uri}/one"], result.code) == ("match", 11)
 
 
+@pytest.mark.slow
 def test_an_object_that_changes_between_listing_and_reading_is_unread(
     site: Site, state: Path, scan: Scan
 ) -> None:
@@ -379,6 +380,7 @@ def test_an_object_that_changes_between_listing_and_reading_is_unread(
     assert reasons(result) == {f"{bucket.uri}/one": "changed after it was listed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -429,6 +431,7 @@ def test_a_listing_that_ended_goes_on_with_a_token(site: Site, state: Path, scan
     assert scan("--resume", "e30", bucket.uri).code == 2
 
 
+@pytest.mark.slow
 def test_a_store_that_repeats_a_page_is_left(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket()
     rows = [(f"{n}", 1, "x") for n in range(1000, 2500)]
@@ -752,6 +755,7 @@ def test_a_report_that_is_none_is_unread(
     assert result.code == 3
 
 
+@pytest.mark.slow
 def test_a_manifest_that_is_none_is_refused(
     site: Site, state: Path, scan: Scan, tmp_path: Path
 ) -> None:
@@ -834,6 +838,7 @@ def test_a_container_of_azure_is_scanned(site: Site, state: Path, scan: Scan) ->
     assert set(reasons(result).values()) == {"--no-read: its store gives no digest of it"}
 
 
+@pytest.mark.slow
 def test_objects_come_in_order_when_that_is_asked_for(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(b=LISTED, a=OTHER, c=b"c")
     result = scan("--sort", bucket.uri)
@@ -974,6 +979,7 @@ def unnamable(request: pytest.FixtureRequest, site: Site) -> tuple[str, dict[str
     return "az://container", {"AZURE_STORAGE_ENDPOINT": site.url, **account}
 
 
+@pytest.mark.slow
 def test_a_key_of_google_or_azure_that_no_client_can_name_is_unread_alone(
     scan: Scan, unnamable: tuple[str, dict[str, str]]
 ) -> None:
@@ -999,6 +1005,7 @@ def test_a_listing_goes_on_behind_a_key_that_obstore_cannot_name(
     assert sorted(result.outcomes) == [f"{bucket}/{key}" for key in UNNAMABLE[3:]], result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["/kead", "/lead", "lead", "z"])
 def test_a_listing_goes_on_where_keys_begin_with_a_slash(
     scan: Scan, unnamable: tuple[str, dict[str, str]], after: str

@@ -158,6 +158,7 @@ def test_many_commands_in_a_session(daemon: Daemon) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_all_that_is_listed_in_one_turn_is_answered_and_recorded(tmp_path: Path) -> None:
     listed = {f"e-{number}": b"listed %d" % number for number in range(5)}
     state = make_state(tmp_path, {"base": csv_of(listed)})

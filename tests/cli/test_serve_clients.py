@@ -133,6 +133,7 @@ def test_clamd_of_python(short: Daemon, what: str) -> None:
         assert client.instream(io.BytesIO(data)) == {"stream": said}
 
 
+@pytest.mark.slow
 def test_clamd_of_python_with_paths(short: Daemon, tmp_path: Path) -> None:
     clamd = pytest.importorskip("clamd")
     tree = write_tree(tmp_path / "t", {name: data for name, (data, _) in STREAMS.items()})
@@ -144,6 +145,7 @@ def test_clamd_of_python_with_paths(short: Daemon, tmp_path: Path) -> None:
     assert client.scan(str(tree / "long")) == {str(tree / "long"): ("OK", None)}
 
 
+@pytest.mark.slow
 def test_clamd_of_python_learns_which_input_an_error_is_about(narrow: Daemon) -> None:
     clamd = pytest.importorskip("clamd")
     data, _ = STREAMS["unread"]

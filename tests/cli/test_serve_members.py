@@ -70,6 +70,7 @@ HOLDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.parametrize("step", [7, 1 << 20])
 def test_a_listed_member_of_a_stream_is_found(daemon: Daemon, name: str, step: int) -> None:

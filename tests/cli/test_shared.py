@@ -184,6 +184,7 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
     assert state.scan().code == 2
 
 
+@pytest.mark.slow
 def test_a_state_directory_that_others_could_make_first_is_refused(
     state: State, ground: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) ->
         assert watch.stop() == 0
 
 
+@pytest.mark.slow
 def test_kinds_that_are_not_opened_are_counted_and_logged(state: Path, tree: Path) -> None:
     write_tree(tree, {"disk.img": unopened.disk()})
     with watching(state, tree) as watch:

@@ -108,6 +108,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) ->
     assert world.affected() == [("f1", "e-1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "list_name"), [(1, "baseline"), (1, "second")])
 def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     world: Withdrawals, entry: int, list_name: str

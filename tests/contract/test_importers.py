@@ -526,6 +526,7 @@ def test_a_document_without_end_takes_bounded_memory(
         list(read_digests(stream, "it", everything()))  # type: ignore[arg-type]  # what is used
 
 
+@pytest.mark.slow
 @each_document
 def test_a_document_that_is_cut_anywhere_is_refused(kind: str, tmp_path: Path) -> None:
     content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes().rstrip()

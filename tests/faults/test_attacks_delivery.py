@@ -27,6 +27,7 @@ from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, rol
 # Unsigned bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

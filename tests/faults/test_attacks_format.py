@@ -119,6 +119,7 @@ BAD_INDEXES: dict[str, tuple[MakeIndex, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_INDEXES)
 def test_index_that_breaks_the_format(client: Client, simulator: Simulator, name: str) -> None:
     make, message = BAD_INDEXES[name]

@@ -107,6 +107,7 @@ def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) 
     assert len(recovered) == sum(0 < length < 10_000 for length in lengths)
 
 
+@pytest.mark.slow
 def test_a_batch_cut_at_any_byte_is_repaired(log: AuditLog, directory: Path) -> None:
     start = len(content(directory))
     log.append([match(1), match(2), match(3)])
@@ -297,6 +298,7 @@ except AuditError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1, 300, 800])
 def test_a_real_limit_is_survived(log: AuditLog, directory: Path, room: int) -> None:
     before = content(directory)

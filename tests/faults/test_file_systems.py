@@ -79,6 +79,7 @@ def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Pat
 # Types of names in a directory.
 
 
+@pytest.mark.slow
 @needs_mounts
 @pytest.mark.parametrize("options", [[], ["--follow-symlinks"]])
 def test_a_disk_that_calls_a_file_something_else_hides_nothing(

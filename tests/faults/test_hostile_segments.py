@@ -25,6 +25,7 @@ MAX_MIB = 300
 QUICK = ("some-row-groups", "growing-ids", "claims-a-large-page", "long-footer", "nested")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_hostile_segment_is_refused(name: str) -> None:
     make, reason = SEGMENTS[name]

@@ -209,6 +209,7 @@ def taken(scene: Scene) -> str:
     return str(match_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("put", ["link", "directory"])
 def test_a_file_is_restored_only_to_the_directory_that_it_was_taken_from(
     ground: Path, tmp_path: Path, put: str

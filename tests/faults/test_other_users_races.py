@@ -63,6 +63,7 @@ def race(
         rounds -= count
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 @pytest.mark.parametrize("put", ["link", "directory"])
 def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
@@ -76,6 +77,7 @@ def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, put: str) 
     race(scene, rounds, act)
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 @pytest.mark.parametrize("put", ["link", "directory"])
 def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
@@ -101,6 +103,7 @@ def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) 
     assert scene.victim.is_untouched()
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 @pytest.mark.parametrize("named", [False, True])
 def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> None:
@@ -119,6 +122,7 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
     race(scene, rounds, act, prepare)
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int) -> None:
     """Both work on the sealed copy: the place of the file, with its tombstone, is not touched."""
@@ -139,6 +143,7 @@ def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int)
     assert item_ids(scene.state.path / "quarantine") == []
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 @pytest.mark.parametrize("how", ["option", "policy"])
 def test_a_scan_takes_no_file_from_outside_of_its_tree(

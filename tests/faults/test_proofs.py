@@ -104,6 +104,7 @@ def codes_of_days(
 # Writers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", "xfs", "tmpfs"])
 def test_a_store_through_a_map_made_before_is_seen(state: Path, tmp_path: Path, kind: str) -> None:
     with disk(tmp_path, kind) as tree:

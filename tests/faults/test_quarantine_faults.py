@@ -199,6 +199,7 @@ def test_a_kill_while_many_files_are_isolated_loses_none(fast: Path) -> None:
     assert deaths > of_changes(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
     for number, scene in scenes(fast, tombstone="gone"):
@@ -905,6 +906,7 @@ def test_a_kill_while_many_files_are_given_back_loses_none(fast: Path) -> None:
     assert deaths > of_changes(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: int) -> None:
     for number, scene in scenes(fast, take_and_withdraw, tombstone="gone"):
@@ -920,6 +922,7 @@ def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: in
             break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("named", [False, True])
 def test_no_plain_text_stays_where_giving_back_fails(

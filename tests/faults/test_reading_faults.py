@@ -68,6 +68,7 @@ def fuse(directory: Path, files: Mapping[str, File], user_id: int = 0) -> Iterat
 # The end of a file.
 
 
+@pytest.mark.slow
 @needs_fuse
 @pytest.mark.parametrize("user_id", [0, STRANGER])
 def test_a_short_read_is_not_the_end_of_a_file(state: Path, tmp_path: Path, user_id: int) -> None:

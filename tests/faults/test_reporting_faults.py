@@ -500,6 +500,7 @@ def remove(desk: Desk) -> None:
     (desk.files / "b").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do", [change, swap_for_a_link, remove])
 def test_a_file_that_changes_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, do: Callable[[Desk], None]
@@ -585,6 +586,7 @@ def test_retracting_what_was_not_finished_after_all(
     assert service.states() == ["retracted"]
 
 
+@pytest.mark.slow
 def test_pauses_double_up_to_a_day(desk: Desk, service: ReportingService, report: Report) -> None:
     pauses = []
     for _ in range(11):

@@ -70,6 +70,7 @@ def until_seen(is_so: Callable[[], bool]) -> None:
         assert time.monotonic() < until, "the attack does not succeed"
 
 
+@pytest.mark.slow
 @rounds
 def test_a_draft_that_another_user_exchanges_is_never_signed(ground: Path, rounds: int) -> None:
     """A signature is of the draft that was shown, or there is none."""
@@ -129,6 +130,7 @@ class Outputs:
 KINDS = ("scan", "status", "checkpoint", "keygen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("trap", ["link", "link to a directory", "pipe", "file"])
 def test_an_output_in_a_directory_of_another_user_leads_nowhere_else(
@@ -155,6 +157,7 @@ def test_an_output_in_a_directory_of_another_user_leads_nowhere_else(
         assert stat.S_ISREG(scene.out.lstat().st_mode) and scene.out.lstat().st_uid == 0
 
 
+@pytest.mark.slow
 @rounds
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_output_is_never_written_through_a_link_that_is_exchanged(
@@ -193,6 +196,7 @@ def clear(directory: Path, *, keep: str = "") -> None:
             shutil.rmtree(path)
 
 
+@pytest.mark.slow
 @rounds
 @pytest.mark.parametrize("is_sealed", [False, True])
 def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
@@ -260,6 +264,7 @@ def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(ground: Path) -> N
     assert desk.send(report).error is None
 
 
+@pytest.mark.slow
 @rounds
 def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
@@ -292,6 +297,7 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
 # Bundles and copies that are fetched
 
 
+@pytest.mark.slow
 @rounds
 @pytest.mark.parametrize("kind", ["bundle", "copy"])
 def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
@@ -346,6 +352,7 @@ def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> No
     assert (closed / "key.pem").read_bytes() == before
 
 
+@pytest.mark.slow
 @rounds
 def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
@@ -376,6 +383,7 @@ def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_
 # Inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"),
     [

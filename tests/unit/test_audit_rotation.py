@@ -469,6 +469,7 @@ def test_a_kill_at_any_instant_leaves_a_log_that_verifies(tmp_path: Path) -> Non
     assert {(2, False), (3, False), (3, False, 11)} <= states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_a_failure_at_any_instant_loses_nothing(tmp_path: Path, code: int) -> None:
     for number, book in enumerate(copies(tmp_path), 1):

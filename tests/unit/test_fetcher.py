@@ -374,6 +374,7 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
     assert client.leftovers() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     client: Client, simulator: Simulator, lost: int
@@ -655,6 +656,7 @@ def test_change_is_counted_by_what_is_added_and_withdrawn(
     assert client.numbers(ALL) == set(range(6, 36))
 
 
+@pytest.mark.slow
 def test_change_of_what_is_built_again_is_counted_by_its_ids(
     client: Client, simulator: Simulator
 ) -> None:

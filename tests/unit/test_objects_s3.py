@@ -97,12 +97,14 @@ def listed(site: Site, answer: Answer) -> list[str]:
         return [key for _ in range(2) for page in store.pages("", None) for key in keys_of(page)]
 
 
+@pytest.mark.slow
 def test_where_a_signed_url_is_not_accepted_botocore_lists(site: Site) -> None:
     site.requests.clear()
     assert listed(site, listing([("a&b", 1, "e")])) == ["a&b"] * 2
     assert sum("X-Amz-Sig" in query for _, _, query in site.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [

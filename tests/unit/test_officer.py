@@ -155,6 +155,7 @@ def test_each_tampering_is_refused(tool: Path, desk: Desk, tmp_path: Path) -> No
     assert found.err.count(": error: ") == len(TAMPERINGS)
 
 
+@pytest.mark.slow
 def test_it_says_what_the_command_says(tool: Path, desk: Desk) -> None:
     key = desk.directory / "recipient.key"
     for output_format in ("table", "csv", "jsonl"):
@@ -246,6 +247,7 @@ def test_it_writes_an_answer_that_is_received(tool: Path, tmp_path: Path) -> Non
     assert not answer.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [30, 300, -1])
 def test_a_sealed_package_that_was_cut(tool: Path, desk: Desk, tmp_path: Path, cut: int) -> None:
     (tmp_path / "x.tar.age").write_bytes(sealed_of(desk).read_bytes()[:cut])

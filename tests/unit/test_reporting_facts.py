@@ -138,6 +138,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_is_wrong_with_the_answer_holds_the_match_and_not_the_others(
     tmp_path: Path, failure: str
