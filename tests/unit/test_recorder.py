@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 from hashclient.audit import log as audit_log
 from hashclient.config.settings import Config, Settings
 from hashclient.core.errors import AuditError, ExitCode, StateError
-from hashclient.core.kinds import Algorithm, Kind
-from hashclient.core.model import Gap, Hit, MissingList, Outcome, Recorded
+from hashclient.core.kinds import Algorithm, Kind, MatchState
+from hashclient.core.model import Gap, HeldEntry, Hit, MissingList, Outcome, Recorded
 from hashclient.core.staleness import ListState
 from hashclient.core.verdict import Summary
+from hashclient.formats.fields import HELD_ENTRIES
+from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
+from hashclient.matches.tables import to_text
+from hashclient.scan.run import recorder
 from hashclient.scan.run.recorder import SIGNED_EACH, RunRecord
 from hashclient.session import Session, current_operator
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
@@ -31,7 +36,7 @@ DIGEST = bytes(range(16))
 class Run:
     """A run whose state is in a directory; `failures` are what it could not write."""
 
-    def __init__(self, directory: Path, command: str = "scan") -> None:
+    def __init__(self, directory: Path, command: str = "scan", **how: Any) -> None:
         self.directory = directory
         self.summary = Summary(lists=LISTS)
         self.failures: list[AuditError | StateError] = []
@@ -39,7 +44,7 @@ class Run:
         settings = Settings(directory, directory / "config.toml", None, Config())
         session = Session(settings, now=lambda: NOW)
         self.record = RunRecord(
-            session, command, self.summary, "key", on_failure=self.failures.append
+            session, command, self.summary, "key", on_failure=self.failures.append, **how
         )
 
     def add(self, *outcomes: Outcome) -> None:
@@ -265,3 +270,165 @@ def test_of_many_matches_that_are_logged_together_the_last_record_is_signed(
     signed = [record.sig is not None for record in records]
     assert signed == [count == SIGNED_EACH] * (count - 1) + [True]
     audit_log.verify(run.directory / "audit")
+
+
+def test_a_small_run_is_one_record_at_its_end(tmp_path: Path) -> None:
+    run = Run(tmp_path, "watch", brief=True)
+    run.record.start(["/srv"])
+    assert not (tmp_path / "audit").exists()
+    run.add(Outcome(Kind.CLEAN, "/srv/b"))
+    run.record.end()
+    run.record.end()
+    ((event, data),) = run.logged()
+    assert (event, data["arguments"], data["inputs"], data["clean"]) == ("watch", ["/srv"], 1, 1)
+    assert [one["list"] for one in data["lists"]] == ["base", "old"]
+
+
+@pytest.mark.parametrize("opens", [None, False, True])
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("not_opened", [{}, {"pdf": 2}])
+def test_the_end_tells_of_containers_and_stores_only_where_they_count(
+    run: Run, opens: bool | None, asks: bool, not_opened: dict[str, int]
+) -> None:
+    summary = run.summary
+    summary.opens_containers, summary.asks_stores, summary.not_opened = opens, asks, not_opened
+    summary.members, summary.members_read, summary.ruled_out_by_claim = 5, 4, 3
+    summary.objects, summary.by_store_digest = 7, 6
+    run.record.end()
+    end = run.logged()[-1][1]
+    of_containers = {"opens_containers", "members", "members_read", "ruled_out_by_claim"}
+    assert of_containers & set(end) == (set() if opens is None else of_containers)
+    assert ("not_opened" in end) is (opens is not None or bool(not_opened))
+    assert end.get("not_opened", not_opened) == not_opened
+    assert (end.get("objects"), end.get("by_store_digest")) == ((7, 6) if asks else (None, None))
+    if opens is not None:
+        numbers = [end[name] for name in ("members", "members_read", "ruled_out_by_claim")]
+        assert (end["opens_containers"], numbers) == (opens, [5, 4, 3])
+
+
+class Holding:
+    """Holds the matches whose paths end in `h`."""
+
+    def decide(self, cases: Sequence[Any], _permits: object, now: datetime) -> dict[str, bool]:
+        assert now == NOW
+        return {case.id: case.hits[0].entry.endswith("h") for case in cases}
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_held_matches_are_counted_and_their_entries_named(tmp_path: Path, holds: bool) -> None:
+    run = Run(tmp_path, decision=Holding() if holds else None)
+    hits = [Hit("base", name, "synthetic", 3, (Algorithm.MD5,), complete=True) for name in "gh"]
+    tags = {Algorithm.MD5: DIGEST}
+    run.add(*(Outcome(Kind.MATCH, f"/srv/{h.entry}", 1, hits=(h,), tags=tags) for h in hits))
+    run.add(Outcome(Kind.CLEAN, "/srv/c"))
+    run.record.end()
+    events = [data for event, data in run.logged() if event == "match"]
+    assert [data.get("held", False) for data in events] == [False, holds]
+    assert run.summary.held == run.logged()[-1][1]["held"] == int(holds)
+    assert [one.entry for one in run.summary.held_entries] == (["h"] if holds else [])
+
+
+def test_more_entries_are_asked_for_than_are_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the summary can say that there are others."""
+    asked: list[int] = []
+
+    def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
+        asked.append(most)
+        return ()
+
+    monkeypatch.setattr(Matches, "held_entries", entries)
+    run.add(match("/srv/a"))
+    run.record.end()
+    assert asked == []
+    other = Run(run.directory)
+    other.summary.held = 1
+    other.record.end()
+    assert asked == [HELD_ENTRIES + 1]
+    monkeypatch.undo()
+    (run.directory / DATABASE_NAME).write_bytes(b"no database" * 99)
+    damaged = Run(run.directory)
+    damaged.summary.held = 1
+    damaged.record.end()
+    assert [type(error) for error in damaged.failures] == [StateError]
+
+
+def test_how_often_a_match_came_again_is_recorded_and_logged(run: Run) -> None:
+    run.record.keep_counts([])
+    run.add(match("serve:s", is_stream=True), Outcome(Kind.CONFLICT, "/c", hits=(PARTIAL,)))
+    found, conflict = run.kept
+    run.record.keep_counts([(found, 3, ["<id>"]), (conflict, 2, [])])
+    (_, first), (_, second) = run.logged()[-2:]
+    assert (first["times"], first["message_ids"], second["times"]) == (3, ["<id>"], 2)
+    assert "message_ids" not in second and "id" not in second
+    assert found.record is not None
+    with Matches(run.directory) as matches:
+        assert matches.get(found.record.id).times_seen == 4
+        assert matches.story(found.record.id)[-1].event == "seen-again"
+    (run.directory / DATABASE_NAME).unlink()
+    (run.directory / DATABASE_NAME).mkdir()
+    run.record.keep_counts([(found, 1, [])])
+    run.record.keep_counts([(found, 1, [])])
+    assert len(run.failures) == 1
+    assert run.logged()[-1][1]["times"] == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 512])
+def test_matches_that_are_gone_are_logged_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    assert recorder.GONE_BATCH == 512
+    monkeypatch.setattr(recorder, "GONE_BATCH", batch)
+    run = Run(tmp_path)
+    asked: list[datetime] = []
+
+    def find(matches: Selection, began: datetime) -> Iterator[Left]:
+        asked.append(began)
+        found = matches.find()
+        yield from (
+            Left(one.id, os.fsencode(one.path), "", to_text(one.last_seen)) for one in found
+        )
+
+    run.record.note_gone(find)  # nothing was ever recorded
+    assert (asked, run.summary.gone) == ([], 0)
+    run.add(*(match(f"/srv/{n}", tags={Algorithm.MD5: DIGEST}) for n in range(5)))
+    run.record.note_gone(find)
+    assert asked == [NOW]
+    gone = [data["path"] for event, data in run.logged() if event == "gone"]
+    assert sorted(gone) == [f"/srv/{n}" for n in range(5)]
+    assert run.summary.gone == 5
+    with Matches(run.directory) as matches:
+        assert {one.state for one in matches.find()} == {MatchState.GONE}
+    run.record.note_gone(lambda *_: iter(()))
+    assert run.summary.gone == 5
+    (run.directory / DATABASE_NAME).write_bytes(b"no database" * 99)
+    run.record.note_gone(find)
+    assert len(run.failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kept", "cut"),
+    [
+        ([99], 1, False),
+        ([98, 0], 2, False),
+        ([99, 0], 1, False),
+        ([100], 0, False),
+        ([51], 1, True),
+        ([50, 48], 2, False),
+        ([500, 48], 2, True),
+        ([500, 49], 1, True),
+    ],
+)
+def test_arguments_are_logged_as_far_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], kept: int, cut: bool
+) -> None:
+    """Each of them takes its place and one more, and a long one is cut."""
+    monkeypatch.setattr(recorder, "MAX_LOGGED_ARGUMENTS_CHARS", 100)
+    monkeypatch.setattr(
+        recorder, "MAX_LOGGED_PATH_CHARS", 50 if cut or lengths == [50, 48] else 999
+    )
+    fields = recorder._argument_fields(["x" * length for length in lengths])
+    assert len(fields["arguments"]) == kept
+    assert fields.get("arguments_omitted", 0) == len(lengths) - kept
+    assert (fields["arguments"][:1] == ["x" * 50 + "…"]) is cut

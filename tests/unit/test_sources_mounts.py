@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -322,3 +323,103 @@ def test_a_directory_that_is_empty_where_a_file_system_was_is_not_mounted(
         assert sorted([first_name, *(entry.name for entry in walk)]) == sorted(names)
         assert seen.look(fds[1], given=True) is None
     assert not seen.is_missing
+
+
+@pytest.mark.parametrize(
+    ("path", "point", "root", "rest", "inner"),
+    [
+        ("/", "/", b"/", b"", b""),
+        ("/a/b", "/", b"/", b"", b"a/b"),
+        ("/a/b", "/a", b"/", b"", b"b"),
+        ("/a", "/a", b"/", b"", b""),
+        ("/a", "/a", b"/sub", b"", b"sub"),
+        ("/a/b", "/a", b"/sub/", b"c/d", b"sub/b/c/d"),
+        ("/ab", "/a", b"/", b"", None),
+        ("/", "/a", b"/", b"", None),
+        ("/b/a", "/a", b"/", b"", None),
+        ("/\udcff/b", "/\udcff", b"/", b"", b"b"),
+    ],
+)
+def test_a_path_inside_of_its_file_system(
+    path: str, point: str, root: bytes, rest: bytes, inner: bytes | None
+) -> None:
+    mount = Mount(point=point, root=root, source=b"", kind="ext4")
+    assert module._inner(path, mount, rest) == inner
+
+
+def test_an_open_directory_has_a_path_while_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    fd = os.open(tmp_path / "link", os.O_RDONLY)
+    try:
+        assert module.real_path(fd) == str(tmp_path.resolve() / "d")
+        assert module._can_identify(fd)
+        assert module._is_empty(fd)
+        (tmp_path / "d" / "f").touch()
+        assert not module._is_empty(fd)
+        assert [one.name for one in os.scandir(fd)] == ["f"]
+        (tmp_path / "d" / "f").unlink()
+        (tmp_path / "d").rmdir()
+        assert module.real_path(fd) is None
+    finally:
+        os.close(fd)
+    assert module.real_path(fd) is None
+    assert not module._can_identify(fd)
+    assert not module._is_empty(fd)
+    one, other = os.pipe()
+    assert module.real_path(one) is None
+    os.close(one)
+    os.close(other)
+
+
+def test_a_disk_is_known_by_each_of_its_uuids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_uuid = tmp_path / "by-uuid"
+    for name in ("disk", "other"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(module, "_BY_UUID", str(by_uuid))
+    assert list(module._uuids_of(os.fsencode(tmp_path / "disk"))) == []
+    by_uuid.mkdir()
+    for uuid, name in (("1", "disk"), ("2", "other"), ("3", "disk")):
+        (by_uuid / uuid).symlink_to(f"../{name}")
+    (tmp_path / "mapper").symlink_to("disk")
+    for name in ("disk", "mapper"):
+        assert sorted(module._uuids_of(os.fsencode(tmp_path / name))) == [b"1", b"3"]
+
+
+def names_of(
+    mounts: Mounts, source: bytes, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the names by which a file system may be known, and those that no other one gets."""
+    status = SimpleNamespace(f_fsid=number)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: status)
+    monkeypatch.setattr(module, "_uuids_of", lambda _: iter([b"u"]))
+    monkeypatch.setattr(module, "told_uuids", lambda _: [b"told"])
+    mount = Mount(point="/", root=b"/", source=source, kind=kind)
+    fd = os.open("/", os.O_RDONLY)
+    found = list(mounts._names(mount, fd)), list(mounts._own_names(mount, fd))
+    os.close(fd)
+    return found
+
+
+def test_the_names_of_a_file_system_are_those_that_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a disk is one only with kinds that derive it from their UUID."""
+    root = Path("/").stat().st_dev
+    numbered = min(module._NUMBERED_BY_UUID)
+    for source, kind, number, every, own in (
+        (b"/dev/x", "vfat", 26, [b"number 1a", b"uuid u"], [b"uuid u"]),
+        (b"/dev/x", numbered, 26, [b"number 1a", b"uuid u"], [b"uuid u", b"number 1a"]),
+        (b"/dev/x", numbered, 0, [b"uuid u"], [b"uuid u"]),
+        (b"host:/x", "nfs4", 26, [], [b"source host:/x"]),
+        (b"//host/x", "cifs", 26, [], [b"source //host/x"]),
+        (b"host:", "nfs4", 0, [], [b"source host:"]),
+        (b"pool", "zfs", 26, [], [b"device %d 1a" % root]),
+        (b"pool", "zfs", 0, [], []),
+    ):
+        mounts = Mounts(tmp_path)
+        expected = ([b"source " + source, *every], own)
+        assert names_of(mounts, source, kind, number, monkeypatch) == expected
+        monkeypatch.undo()
