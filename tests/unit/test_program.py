@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
@@ -16,12 +17,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from fixtures import archives, buckets
 from hashclient import Checked, Client, ContentChecker, Kind, UsageError
 from hashclient.audit import log
+from hashclient.core.digests import KEPT_BYTES
+from hashclient.core.model import Outcome
+from hashclient.daemon import program
 from hashclient.scan.check.kept import MEMORY_BYTES
 from hashclient.session import Session
 from tests.kit import State, environment, wait_until
@@ -369,3 +375,43 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
         f"unread there is no such object ['{uris[3]}']",
         f"{uris[:2]} 10",
     ]
+
+
+def test_so_many_streams_keep_bytes_and_others_are_checked_without(
+    checker: ContentChecker,
+) -> None:
+    """A stream more waits for none of them."""
+    with contextlib.ExitStack() as stack:
+        lists = checker._in_use()
+        begun = [stack.enter_context(checker._begun(f"s{n}", lists)) for n in range(18)]
+        assert [stream.kept_bytes for stream in begun] == [KEPT_BYTES] * 16 + [0] * 2
+        assert begun[3].door == "program:s3"
+        assert checker.check([LARGE[:9], LARGE[9:]]).kind is Kind.MATCH
+    with checker._begun("\udcff", lists) as stream:
+        assert (stream.kept_bytes, stream.door) == (KEPT_BYTES, "program:?")
+
+
+@pytest.mark.parametrize("content", [5, None, [1], ["text"], io.StringIO("text")])
+def test_content_of_another_type_is_a_mistake_of_usage(
+    checker: ContentChecker, content: object
+) -> None:
+    with pytest.raises(UsageError):
+        checker.check(content)  # type: ignore[arg-type]
+
+
+def test_the_worst_outcome_is_the_answer_and_doubt_comes_after_it() -> None:
+    fresh, stale = (SimpleNamespace(doubt=doubt) for doubt in (None, "Stale"))
+
+    def answer(lists: object, *kinds: Kind) -> tuple[Kind, str | None]:
+        outcomes = [Outcome(kind, "a", reason=f"is {kind}") for kind in kinds]
+        checked = program._checked(outcomes, cast(Any, lists))
+        return checked.kind, checked.reason
+
+    assert answer(fresh) == (Kind.CLEAN, None)
+    assert answer(stale) == (Kind.UNREAD, "lists are stale")
+    assert answer(stale, Kind.EXCEPTED) == (Kind.UNREAD, "lists are stale")
+    assert answer(fresh, Kind.EXCEPTED) == (Kind.EXCEPTED, None)
+    assert answer(stale, Kind.EXCEPTED, Kind.UNREAD) == (Kind.UNREAD, "is unread")
+    order = [Kind.MATCH, Kind.CONFLICT, Kind.UNREAD]
+    for place, kind in enumerate(order):
+        assert answer(stale, *reversed(order[place:])) == (kind, f"is {kind}")
