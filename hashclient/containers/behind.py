@@ -52,7 +52,7 @@ class Behind:
         self._longest = max(kind.in_programs_at + len(kind.in_programs) for kind, _ in kinds)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of one archive after the other, and each kind that is not opened."""
+        """Yield the members of all archives, and each kind that is not opened."""
         for kind, expander, part in self._found(cast(Data, data)):
             if expander is None:
                 yield Unlisted(b"", Why.NOT_OPENED, kind.name)

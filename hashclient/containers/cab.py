@@ -3,8 +3,9 @@
 libarchive calls short blocks damaged. libarchive reads all other cabinets, and all members that are
 not compressed by MSZIP, but only the first cabinet of a file.
 
-Limits: a cabinet in an archive is a stream, in which libarchive reads the first cabinet: a cabinet
-behind it is unread. A member whose folder began in another cabinet is unread, as in libarchive.
+Limits: a cabinet in an archive is a stream, of which libarchive reads only the first cabinet: later
+    cabinets in this stream are unread. A member whose folder began in another cabinet is unread, as
+    in libarchive.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Cab(Libarchive):
 
 
 def _says(head: bytes) -> int:
-    """Return the length in bytes that a header says its cabinet has."""
+    """Return the length of a cabinet in bytes, as its header says."""
     return int.from_bytes(head[8:12], "little")
 
 
@@ -236,7 +237,7 @@ def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[byte
 
 
 def _inflated(packed: bytes, before: bytes, length: int) -> bytes:
-    """Return a block of MSZIP, which may repeat bytes of the one before."""
+    """Return a block of MSZIP, which may repeat bytes of the block before."""
     if not packed.startswith(b"CK"):
         raise NotReadError(Why.DAMAGED, "cab: a block that is not compressed")
     try:

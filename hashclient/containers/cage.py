@@ -1,8 +1,9 @@
 """The worker's side: starts, asks and replaces the process that opens containers.
 
 The process is started as a program of its own, never forked, so that it has no keys and lists from
-the worker's memory. It gets a pair of sockets and nothing else. If it dies, the file at hand is
-unread and the worker goes on. Its answers count only for this file, and only if they are possible.
+the worker's memory. The process gets a pair of sockets and nothing else. If the process dies, the
+file at hand is unread and the worker goes on. The answers of the process count only for this file,
+and only if they are possible.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process with one end of a pair of sockets, and no other descriptor of ours."""
     if not sys.executable:
         raise FileNotFoundError(2, "no python to run")
-    # It imports from the same places as this process; the environment is ignored.
+    # The process imports from the same places as this process; the environment is ignored.
     paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - no link is followed
     for module, depth in ((__file__, 2), (str(msgspec.__file__), 1)):
         home = str(Path(module).absolute().parents[depth])

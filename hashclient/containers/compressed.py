@@ -1,8 +1,8 @@
-"""One compressed file: gzip, bzip2, xz, legacy lzma, and zstd where Python has it.
+"""One compressed file: gzip, bzip2, xz, legacy lzma, and zstd if Python has it.
 
-Each is a container with one member, which consists of all its streams one after the other, as in
-the programs of these formats. Bytes after the last stream are ignored, as by these programs; but if
-a stream of another kind follows, which some programs join, these bytes are unread. No size is
+Each file is a container with one member, which consists of all its streams one after the other, as
+in the programs of these formats. Bytes after the last stream are ignored, as by these programs; but
+if a stream of another kind follows, which some programs join, this stream is unread. No size is
 claimed: the size in gzip is modulo four gigabytes, and only of the last stream.
 """
 
@@ -27,8 +27,8 @@ from hashclient.containers.interface import (
 )
 from hashclient.containers.kinds import is_lzma_header
 
-#: Bytes read at the beginning of each stream; later reads grow. Otherwise, many small streams one
-#: after the other would copy a whole block each.
+#: Bytes read at the beginning of each stream; later reads grow. With large first reads, many small
+#: streams one after the other would copy a whole block each.
 _FIRST_BYTES = 2 << 10
 
 #: A header, and room for the extra field, a name and a comment behind it.
@@ -74,7 +74,7 @@ class _Input:
         self._step = _FIRST_BYTES
 
     def skip(self, count: int) -> None:
-        """Skip bytes that were looked at."""
+        """Skip bytes that `peek` has returned."""
         self._bytes.take(count)
 
     def zeros(self) -> int:
@@ -94,7 +94,7 @@ class _Input:
 
 
 class _Compressed:
-    """The base of all: one member, made of streams."""
+    """The base of all these kinds: one member, made of streams."""
 
     name = ""
     #: How a stream begins.
@@ -213,7 +213,7 @@ class Gzip(_Compressed):
 def _gzip_header(source: _Input) -> tuple[int, bytes, bool]:
     """Return the length of a header, the name in it, and whether its own checksum is right.
 
-    The length is 0 if it has no end. Unknown flags are ignored.
+    The length is 0 if the header has no end. Unknown flags are ignored.
     """
     head = source.peek(_GZIP_HEADER_BYTES)
     at, name = _GZIP_HEADER_BYTES, b""
@@ -287,7 +287,7 @@ class Lzma(_Compressed):
         return self.sniff(rest)
 
     def sniff(self, head: bytes) -> bool:
-        """Recognise it by the rules of xz for guessing, and by decoding the first bytes.
+        """Recognise the kind by the rules of xz for guessing, and by decoding the first bytes.
 
         EMF pictures have such fields too, and a window of 2 GiB, but they do not decode.
         """
@@ -317,7 +317,7 @@ class Zstd(_Compressed):
         return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)
 
 
-#: The kinds that are read here behind a stream of another kind.
+#: The kinds of streams that are read behind a stream of another kind.
 _JOINED_HERE = (Gzip(), Xz(), Lzma())
 
 

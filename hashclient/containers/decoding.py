@@ -50,7 +50,7 @@ ERRORS: tuple[type[Exception], ...] = (
 
 
 class Decoder(Protocol):
-    """One compressed stream, as `bz2`, `lzma` and `compression.zstd` show it."""
+    """The form of a compressed stream that `bz2`, `lzma` and `compression.zstd` share."""
 
     @property
     def eof(self) -> bool:
@@ -64,7 +64,7 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """The input that follows its end."""
+        """The input that follows the end of the stream."""
         ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
@@ -133,7 +133,7 @@ def lzma_alone() -> Decoder:
 
 
 def zstd() -> Decoder:
-    """Return a decoder of one zstd frame; where `HAS_ZSTD`."""
+    """Return a decoder of one zstd frame; only if `HAS_ZSTD`."""
     options = {_zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
     decoder: Decoder = _zstd.ZstdDecompressor(options=options)
     return decoder

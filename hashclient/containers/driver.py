@@ -64,7 +64,7 @@ class Registry(Protocol):
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
-        """Return the expanders of bytes that begin and end like this; the best comes first."""
+        """Return the expanders of bytes with this beginning and end; the best comes first."""
         ...
 
 
@@ -97,7 +97,7 @@ class Spool(Anywhere):
 
 
 class Tee(Buffered):
-    """A member that is read once, and in this read examined, digested, kept and expanded.
+    """A member that is read once; this one read examines, digests, keeps and expands it.
 
     The bytes are digested as they are read, by any reader. An error is an end to readers; it is
     kept in `error`.
@@ -115,7 +115,7 @@ class Tee(Buffered):
         self._spool: bytearray | None = None
         self.length = 0
         self.error: NotReadError | None = None
-        #: The last bytes, `END_MARK_BYTES` of them at least.
+        #: The last bytes, at least `END_MARK_BYTES` of them.
         self.end = b""
 
     def read(self, count: int) -> bytes:
@@ -186,7 +186,7 @@ class Driver:
         self._sink = sink
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
-        #: Digests of other readings that were opened, and how many of them are open now.
+        #: Digests of other readings that were opened, and how many of these readings are open now.
         self._opened: set[bytes] = set()
         self._open_readings = 0
 

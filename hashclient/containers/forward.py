@@ -1,6 +1,6 @@
 """Bytes read forwards: exact counts for headers, large pieces for the bytes between them.
 
-Unneeded bytes are skipped where the bytes can be read at any offset. Blocks are small after a jump,
+Unneeded bytes are skipped if the bytes can be read at any offset. Blocks are small after a jump,
 and grow while all bytes are read. So a container costs little more than its headers if only these
 are needed. At most two blocks are in memory.
 """
@@ -26,7 +26,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 
 
 class Buffered:
-    """Bytes that come in blocks, and those read ahead: `_buffer` from `_at` on.
+    """Bytes that come in blocks, and bytes read ahead: `_buffer` from `_at` on.
 
     A subclass provides the blocks, and may search the buffer.
     """
@@ -112,7 +112,7 @@ class Forward(Buffered):
         super().__init__()
         self._stream = data
         self._data = cast(Data, data) if hasattr(data, "read_at") else None
-        self._next = 0  # where the bytes behind the buffer lie
+        self._next = 0  # the place of the bytes behind the buffer
         self._step = FIRST_BYTES
 
     @property

@@ -24,7 +24,7 @@ PROGRAMS = b"MZ", b"\x7fELF"
 #: Bytes at the beginning that show where a program ends.
 FRONT_BYTES = 1 << 12
 #: How many bytes behind a program, and of its resources, are searched. 7-Zip looks no further for
-#: the beginning of an archive; programs without one end at their end.
+#: the beginning of an archive; a program without an archive has no bytes behind its end.
 _SEARCHED_BYTES = 8 << 20
 #: The last bytes of a 7z: for a packed header, its method and checksum; for another header, the
 #: attributes of all members.
@@ -143,7 +143,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
 
 
 def _elf(head: bytes) -> int:
-    """Return where a program of Linux ends: behind its last section or, without any, segment."""
+    """Return where a program of Linux ends: behind its last section or, if it has none, segment."""
     width, order = head[4:5], head[5:6]
     order_sign = ">" if order == b"\2" else "<"
     kind = 1 if width == b"\1" else 2

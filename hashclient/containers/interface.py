@@ -1,11 +1,11 @@
 """Containers: bytes that hold members, read without trust in their claims.
 
-An expander knows one kind of container. It lists members and gives their bytes; it computes
-nothing, judges nothing and opens no path. Its driver recurses, digests and keeps the limits.
-`tests/contract/test_expanders.py` tests the contract of each expander: every member that a usual
-program would extract is listed; a member that cannot be read to its end raises `NotReadError`
-there, and the members beside it are still read where possible; and memory is bounded whatever the
-bytes are.
+An expander knows one kind of container. The expander lists members and gives their bytes; it
+computes nothing, judges nothing and opens no path. The driver of the expander recurses, digests and
+keeps the limits. `tests/contract/test_expanders.py` tests the contract of each expander: every
+member that a usual program would extract is listed; a member that cannot be read to its end raises
+`NotReadError` at that point, and the members beside it are still read if possible; and memory is
+bounded whatever the bytes are.
 
 To add one: a module here with a class, and a row in `kinds`. Bytes can be of several kinds at once
 (a zip after a tar): each is opened. An ordinary file must not be taken for a container.
@@ -88,14 +88,14 @@ class Member(msgspec.Struct, frozen=True):
     `name` is as in the container, any bytes; `offset` distinguishes members of one name, and is
     shown for members without an entry in a directory. `size` is the claimed length in bytes, None
     without a claim. With `is_exact`, extraction always gives this number of bytes: if no entry has
-    this size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads it,
-    once; of a container that is read as a stream, before the next member is asked for. `kind` is
-    the name of the expander that opens the member whatever its bytes are, where the container gives
-    the kind (a message in a message), and `NEVER` for another reading of bytes that are opened
-    already; empty where the bytes have to show it. `head` returns the
-    first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
-    With `is_again`, it is another reading of an earlier member's bytes: of readings that give the
-    same bytes, one is opened, since each may have further readings.
+    this size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads the
+    member, once; if its container is read as a stream, before the next member is asked for. `kind`
+    is the name of the expander that opens the member whatever its bytes are, where the container
+    gives the kind (a message in a message), and `NEVER` for another reading of bytes that are
+    opened already; empty where the bytes have to show it. `head` returns the first bytes, as many
+    as are asked for or all there are, if this costs less than `chunks`. With `is_again`, this is
+    another reading of an earlier member's bytes: of readings that give the same bytes, only one is
+    opened, since each may have further readings.
     """
 
     name: bytes
@@ -127,7 +127,7 @@ class Expander(Protocol):
 
     @property
     def name(self) -> str:
-        """The kind, such as `zip`."""
+        """The name of the kind, such as `zip`."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Images of optical disks: one image may have several trees, and each system shows another one.
+"""Images of optical disks: one image may have several trees, and each system shows another tree.
 
 libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 9660. The places of
 files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
@@ -30,7 +30,7 @@ _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
 #: All directories together have at most this many times the size of the image: they share no bytes.
 _READ_AGAIN = 4
-#: Where HFS and HFS+ have their marks, and how a map of partitions begins.
+#: The places of the marks of HFS and HFS+, and the beginning of a map of partitions.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
 _MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
 _HFS_PARTITION = b"Apple_HFS"
@@ -156,7 +156,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
 
 
 def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
-    """Yield the records of a directory without those of itself and of the one above."""
+    """Yield the records of a directory, except the records of itself and of the directory above."""
     for offset in range(0, size, _SECTOR):
         sector = data.read_at(start + offset, _SECTOR)
         at = 0

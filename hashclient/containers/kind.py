@@ -20,13 +20,13 @@ ANYWHERE = -1 << 20
 class Mark(msgspec.Struct, frozen=True):
     """Bytes by which a kind is recognised.
 
-    `at` is the offset from the beginning; from the end where it is negative; or `ANYWHERE`. One of
-    `literals` stands there. A mark at `ANYWHERE` has `may_be` instead, a quick test of a buffer and
-    its used length. Where many files have the literals, `pattern` is an expression that their
-    beginning must match, and `is_one` asks for the literals as well. `differs` is quicker, an
+    `at` is the offset from the beginning; from the end if it is negative; or `ANYWHERE`. One of
+    `literals` stands at that offset. A mark at `ANYWHERE` has `may_be` instead, a quick test of a
+    buffer and its used length. If many files have the literals, `pattern` is an expression that
+    their beginning must match, and `is_one` asks for the literals as well. `differs` is quicker, an
     expression of Python that is true of most `data` that have the first two bytes of a literal and
     do not match. `is_one` says of the first KiB what else must be true, and with `reaches` of the
-    first `interface.ISO_HEAD_BYTES`; where they are too short, it may raise `struct.error` or
+    first `interface.ISO_HEAD_BYTES`; if these bytes are too short, it may raise `struct.error` or
     `IndexError`.
     """
 
@@ -57,25 +57,27 @@ class Sure(enum.Enum):
 class Kind(msgspec.Struct, frozen=True, eq=False):
     """One kind.
 
-    `expander` names what opens it, such as `tar:Tar`: a module of this package, and in it a class,
-    or a function of the kind's name and the passwords. It is empty where files of the kind are
-    counted and not opened, and for a front: a file of its own with an archive behind it, perhaps.
+    `expander` names the code that opens the kind, such as `tar:Tar`: a module of this package, and
+    in it a class, or a function of the kind's name and the passwords. It is empty if files of the
+    kind are counted and not opened, and for a front: a file of a kind of its own that may have an
+    archive behind it.
 
     `version` goes up when the rule changes by which `is_one` or `sniff` decides: files that scans
     remember as no containers are looked at again then. `reads` goes up when the expander reads
-    another thing: containers are opened again. Other changes of a row are noticed without that.
+    another thing: containers are opened again. Other changes of a row are noticed without a new
+    version.
 
-    An archive ends like its last member. So where a beginning shows a kind that `hides_end`, the
-    end says nothing; a text says nothing about its end.
+    An archive ends like its last member. So if a beginning shows a kind that `hides_end`, the end
+    says nothing; the end of a text says nothing either.
 
-    `whole` says of a file that is here as a whole, and has a mark of this kind, whether it can be
-    one at all. `in_tail` is searched for near the end of any file, and among more bytes behind a
-    front; the method `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched
-    for behind and in programs, and stands `in_programs_at` bytes behind the beginning; the method
+    `whole` says whether a file that is complete, and has a mark of this kind, can be of the kind at
+    all. `in_tail` is searched for near the end of any file, and among more bytes behind a front;
+    the method `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched for
+    behind and in programs, and stands `in_programs_at` bytes behind the beginning; the method
     `length` of the expander makes sure, and says where the archive ends.
 
-    Of one container, no more than `most_members` are taken, whatever the configuration allows. With
-    `has_readings`, its members are read in several ways, and none is longer than it.
+    From one container, no more than `most_members` are taken, whatever the configuration allows.
+    With `has_readings`, its members are read in several ways, and none is longer than it.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """All kinds of containers, as they declare themselves; the opened kinds stand here.
 
-To add one: a module with its expander (see `interface`), and a row in `OPENED`. Of a kind that is
-counted and not opened, a row in `unopened` is all. The order is that in which several expanders of
-one file are asked.
+To add one: a module with its expander (see `interface`), and a row in `OPENED`. A kind that is
+counted and not opened only needs a row in `unopened`. Several expanders of one file are asked in
+the order of the rows.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _is_form(head: bytes) -> bool:
 
 
 def _is_uuencoded(head: bytes) -> bool:
-    from hashclient.containers.mimedecode import begins_file  # few files begin like that
+    from hashclient.containers.mimedecode import begins_file  # few files begin with these bytes
 
     return begins_file(head) is not None
 
@@ -116,9 +116,9 @@ def _is_compress(head: bytes) -> bool:
 def is_lzma_header(begin: bytes) -> bool:
     """Return whether the fields of .lzma make sense, which has no mark.
 
-    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, zstd and Python
-    one of nothing, and zstd any behind the usual first bytes. The rules for the length are those of
-    `xz`.
+    Programs write a window of 2^n or 3·2^n bytes. `xz` and 7-Zip open any of these, zstd and Python
+    also a window of zero bytes, and zstd any window behind the usual first bytes. The rules for the
+    length are those of `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
@@ -196,7 +196,7 @@ OPENED = (
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    # Only where a mailbox or an outer message says so.
+    # Only if a mailbox or an outer message says so.
     Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
@@ -220,7 +220,7 @@ OPENED = (
         "ole:Ole",
         hides_end=False,
     ),
-    # Of a store, of one that a server has as well, and of an address book.
+    # The marks of a store, of a store that a server has as well, and of an address book.
     Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst", version=2),
     # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
     Kind(
@@ -252,8 +252,8 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    # Programs pass over the version, over what is reserved, and some over where the files begin. A
-    # text has no zeros.
+    # Programs ignore the version and reserved fields, and some ignore the place where the files
+    # begin. A text has no zeros.
     Kind(
         "cab",
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
@@ -261,7 +261,7 @@ OPENED = (
         version=3,
         in_programs=b"MSCF",
     ),
-    # Its headers are followed by one member, a compressed cpio.
+    # The headers of an rpm are followed by one member, a compressed cpio.
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
     Kind(
         "cpio",
@@ -302,7 +302,7 @@ OPENED = (
     ),
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
-    # It has no mark, and is recognised by decoding.
+    # This kind has no mark, and is recognised by decoding.
     Kind(
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),

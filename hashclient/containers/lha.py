@@ -1,7 +1,8 @@
 """lha archives: this module changes the headers to a form that libarchive reads.
 
 libarchive only knows the usual attributes, which systems other than DOS leave out, and does not
-know that lh4 is lh5 with a smaller window. It stops at a name that is invalid in its character set.
+know that lh4 is lh5 with a smaller window. libarchive stops at a name that is invalid in its
+character set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Member, Stream, Unlisted
 from hashclient.containers.libarchive import Libarchive
 
-#: Of the header of an lha.
+#: Offsets and sizes in the header of an lha.
 _METHOD, _PACKED, _ATTRIBUTES, _LEVEL, _FIELDS = 2, 7, 19, 20, 24
 _NAME, _LEAST, _ARCHIVED, _TO_THE_END = 22, 22, 0x20, 1 << 62
 _SUM_BITS = 0xA001
@@ -26,7 +27,7 @@ _ANY_NAME = b"hdrcharset=ISO-8859-1"
 class _UsualHeaders:
     """The bytes of an lha, with headers in a form that libarchive reads.
 
-    Checksums are adjusted; wrong ones stay wrong.
+    Right checksums are adjusted to the new bytes; wrong checksums stay wrong.
     """
 
     def __init__(self, data: Stream) -> None:
@@ -95,7 +96,7 @@ class Lha(Libarchive):
     """lha archives."""
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: its first header has a checksum; no field gives the end."""
+        """See `behind.Begun`: the first header of an lha has a checksum; no field gives the end."""
         head = data.read_at(0, _LEAST)
         if len(head) < _LEAST:
             return 0

@@ -101,7 +101,8 @@ def is_here() -> bool:
 
 
 #: Character sets of names in lha, beside those that the C library converts by itself. An archive
-#: may name any; these are of Japan, China, Korea, and of DOS and Windows in other places.
+#: may name any character set; these are of Japan, China, Korea, and of DOS and Windows in other
+#: places.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
     *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
@@ -114,7 +115,7 @@ def load_charsets() -> None:
     iconv_open.argtypes, iconv_open.restype = (c_char_p, c_char_p), c_void_p
     for name in _CHARSETS:
         for pair in ((b"UTF-8", name.encode()), (b"UTF-16BE", name.encode())):
-            iconv_open(*pair)  # never closed, because closing it would unload the converters
+            iconv_open(*pair)  # the converters are never closed, because closing unloads them
 
 
 #: The inputs that callbacks read now, by the number that the library hands back.
@@ -179,7 +180,8 @@ def _on_seek(_: int, key: int, offset: int, whence: int) -> int:
     return _OPEN[key].seek(offset, whence)
 
 
-# Made now: ctypes may need executable memory for them, and the sandbox forbids that later.
+# Made when the module is loaded: ctypes may need executable memory for the callbacks, and the
+# sandbox forbids that later.
 _READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
 
 
@@ -216,8 +218,8 @@ class _Archive:
                     if function is None:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
                     function.argtypes = (c_void_p,)
-                    # The library warns if it would need an external program, which must not be
-                    # started here.
+                    # The library warns if it would need an external program, which this process
+                    # must not start.
                     if function(archive) != _OK:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
             self._check(library.archive_read_set_options(archive, options))
@@ -246,7 +248,7 @@ class _Archive:
             if self._input.error is not None:
                 raise self._input.error
             return None
-        # No format here has an entry that is read again: any other status is unknown.
+        # In these formats no entry is read again: any other status is unknown.
         if status not in (_OK, _WARN) and (status != _FAILED or not entry.value):
             raise self.error()
         return entry.value or 0, status
@@ -291,7 +293,7 @@ class _Archive:
             raise self.error()
 
     def error(self) -> NotReadError | MemoryError:
-        """Return the error: our words, with those of the library."""
+        """Return the error: our words, with the words of the library."""
         if self._input.error is not None:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
@@ -321,7 +323,7 @@ class Libarchive:
         is_exact: bool = False,
         passwords: tuple[bytes, ...] = (),
     ) -> None:
-        """Read `formats`, by default the one with this name."""
+        """Read `formats`, by default the format with this name."""
         self.name = name
         self.seeks = seeks
         self._formats = formats or (name,)
@@ -415,7 +417,7 @@ class Filtered:
     seeks = False
 
     def __init__(self, name: str) -> None:
-        """`name` is that of the compression."""
+        """`name` is the name of the compression."""
         self.name = name
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

@@ -1,4 +1,4 @@
-"""The formats that libarchive reads here, and the damage that it hides.
+"""The formats that libarchive reads for this program, and the damage that it hides.
 
 libarchive lists no member of a rar that began in another volume, and no damaged header of a cpio.
 """
@@ -174,7 +174,7 @@ class _Headers:
     def __init__(self, data: Stream) -> None:
         self._data = data
         self._ahead = b""
-        self._at = 0  # where the next header is, behind what is at hand
+        self._at = 0  # the place of the next header, behind the bytes at hand
         self._is_over = self._is_text = False
         self.is_damaged = False
 

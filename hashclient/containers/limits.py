@@ -9,13 +9,13 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
+#: Bytes that may come out before the ratio is checked: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
-#: The same for each member: many short members can come out of few bytes, as a tar and then as
-#: files.
+#: The same allowance for each member: many short members can come out of few bytes, as a tar and
+#: then as files.
 RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
-#: Containers in one file: the worker keeps the path to each of them.
+#: Containers in one file: the worker keeps the path to each container.
 MAX_CONTAINERS = 250_000
 
 
@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 class Options(msgspec.Struct, frozen=True):
     """How containers are opened. `requires_sandbox` refuses kernels that lack a part of it.
 
-    With `verify_sizes`, a claimed size rules a member out only where it must be true. With
+    With `verify_sizes`, a claimed size rules a member out only if the claim must be true. With
     `refuses_unopened`, a file of a kind that is not opened is unread.
     """
 

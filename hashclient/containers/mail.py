@@ -80,7 +80,7 @@ class Eml(Message):
     name = "eml"
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; no parts if the header is not that of a mail."""
+        """Yield the parts one by one; no parts if the header is not the header of a mail."""
         return _Walk(Lines(data)).members(_MAX_UNTOLD_BYTES)
 
 
@@ -94,7 +94,7 @@ class _Level:
 
 
 class _Walk:
-    """One mail that is being read, or a part of one that is read again."""
+    """One mail that is being read, or a part of a mail that is read again."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -178,12 +178,12 @@ class _Walk:
             yield from read_again(self._again(level.text).parts_behind_text())
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Yield a multipart as one text, as clients that find no part read it."""
+        """Yield a multipart as one text, in the way of clients that find no part."""
         name = self._next_name(level.fields.name)
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
-        # A boundary that no part begins has not taken the line end before it.
+        # If no part begins with a boundary, this boundary has not taken the line end before it.
         texts = partial(other_texts, is_cut=self._lines.hit is not None)
         for encoding in level.fields.ways:
             yield from _read(name, level.text, encoding, texts)
@@ -243,7 +243,7 @@ class _Walk:
         yield from files_as_members(finder.files)
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
-        """Yield a part that some client takes for no multipart, and its other readings."""
+        """Yield a part that some client does not take for a multipart, and its other readings."""
         messages = [
             each.startswith(b"message/") and each not in _NO_MESSAGES
             for each in fields.no_multiparts
@@ -268,7 +268,7 @@ class _Walk:
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
-        # In a message within another one, the last line ends before the boundary of the outer
+        # In a message within another message, the last line ends before the boundary of the outer
         # message. Some programs keep this line end in an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut

@@ -33,7 +33,7 @@ _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 def mail_facts(head: bytes) -> Mail | None:
     """Return facts from the header at the beginning of a file or member; None if it is no mail.
 
-    None for a mailbox, too: its first header belongs to one message only.
+    Return None for a mailbox, too: its first header belongs to one message only.
     """
     text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None or not begins_as_mail(text):
@@ -54,7 +54,7 @@ def mail_facts(head: bytes) -> Mail | None:
 
 
 def is_plain(mail: Mail) -> bool:
-    """Return whether facts from a process that is not trusted could be those of `mail_facts`."""
+    """Return whether facts from an untrusted process could be facts of `mail_facts`."""
     texts = (mail.message_id or "-", mail.sender or "-", *mail.recipients)
     return len(mail.recipients) <= MOST_RECIPIENTS and all(
         0 < len(text) <= _MOST_CHARS and text.isprintable() and not set(text) & set(" <>")

@@ -27,8 +27,8 @@ _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
 
-#: Fields of mail: one of them is enough. Programs decode a body after a single field `Content-`. Of
-#: the other fields, two are needed, or one at the beginning.
+#: Fields of mail: one of these fields is enough. Programs decode a body after a single field
+#: `Content-`. Of the other fields, two are needed, or one at the beginning.
 _STRONG = frozenset(
     b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
     b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
@@ -47,7 +47,7 @@ _MARKS = _STRONG | _WEAK
 _MOST_NAME_BYTES = 300
 #: Possible field names at the beginning of all lines but the first.
 _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
-#: Each with one line end: for two of them at once, a search takes ten times as long.
+#: Each pattern has one line end: a search for two line ends at once takes ten times as long.
 _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
@@ -62,7 +62,7 @@ _ODD_BYTES = 16
 
 
 class MailMarks:
-    """Counts the fields that make a header one of mail."""
+    """Counts the fields by which a header counts as that of a mail."""
 
     def __init__(self) -> None:
         """No field was seen."""
@@ -115,7 +115,7 @@ def can_be_mail(content: bytes | memoryview) -> bool:
         text = text.replace(b"\r", b"\n")
     text = text.lstrip(b"\n")
     marks = MailMarks()
-    # From colon to colon: that is faster than line by line.
+    # The search goes from colon to colon: that is faster than line by line.
     colon = text.find(b":")
     while colon >= 0:
         start = text.rfind(b"\n", max(colon - _MOST_NAME_BYTES, 0), colon) + 1
@@ -169,9 +169,9 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
     begin = begin[:HEAD_BYTES]
     text = begin.replace(b"\r", b"\n")
     if _MARKS.isdisjoint(map(bytes.lower, _names(text))):
-        return False  # the first line has no field either, or nobody would ask
+        return False  # the first line has no field either, otherwise nobody would ask
     if can_be_mail(begin):
         return True
-    # Of a long field, all that follows is behind the cut.
+    # If a field is long, all later text is behind the cut.
     first = _mark_expression().search(text) if len(begin) >= HEAD_BYTES else None
     return first is not None and _is_header(begin[first.start() :])

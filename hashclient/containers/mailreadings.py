@@ -1,8 +1,8 @@
-"""The ways in which clients read the body of one part, where they differ.
+"""The ways in which clients read the body of one part, if they differ.
 
-A part is read once in the most usual way. During this read its bytes are kept, up to a limit, so
-that the part can be read again in the other ways: by another encoding, by another rule for padding
-or blanks, with other line ends.
+A part is read once in the most usual way. During the first read of the part its bytes are kept, up
+to a limit, so that the part can be read again in the other ways: by another encoding, by another
+rule for padding or blanks, with other line ends.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Kept:
     """Keeps the bytes that pass by, up to a limit."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
-        """Begin with these bytes."""
+        """Begin with these pieces."""
         self._pieces = list(pieces)
         self._left = MAX_AGAIN_BYTES
         #: Whether there were more bytes than are kept.
         self.is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces as they are."""
+        """Yield the pieces unchanged."""
         for piece in pieces:
             self._left -= len(piece)
             if self._left >= 0:
@@ -76,8 +76,8 @@ class Kept:
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
 
-        A client that reads the header in another way may decode them. If base64 `is_known`, these
-        lines matter only behind other lines.
+        A client that reads the header in another way may decode these lines. If base64 `is_known`,
+        these lines matter only behind other lines.
         """
         head = next(filter(None, self._pieces), b"").lstrip()
         if is_known and _BASE64_LINE.fullmatch(head.split(b"\n", 1)[0]) is not None:
@@ -98,7 +98,7 @@ class Kept:
 
     @property
     def has_parts(self) -> bool:
-        """Whether it may have parts that are not found: a line begins with a part's field."""
+        """Whether the text may have parts that are not found: a line begins with a part's field."""
         return _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
 
 
@@ -140,7 +140,7 @@ class _Same:
     is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the bytes as they are."""
+        """Yield the bytes unchanged."""
         return iter(pieces)
 
 

@@ -1,8 +1,8 @@
-"""A mailbox in one file: messages one behind the other, each behind a line with `From `.
+"""A mailbox in one file: messages one after the other, each behind a line with `From `.
 
-Programs disagree about such a line within a text. Here a line begins a message if a header field
-follows, and if either an empty line precedes it or it contains a time, like lines written by
-programs. A `>` that some programs put before such a line in a text is kept.
+Programs disagree about a line of this form within a text. Here a line begins a message if a header
+field follows, and if either an empty line precedes it or it contains a time, like lines written by
+programs. A `>` that some programs put before a line of this form in a text is kept.
 """
 
 from __future__ import annotations

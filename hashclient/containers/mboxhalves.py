@@ -1,9 +1,10 @@
 """Halves of messages in a mailbox: a line within a message looks like the beginning of the next.
 
-A mail server that keeps one mail as a mailbox does not mark such lines, so a sender could hide
-parts of the mail behind one. A message is reported if it begins a multipart and does not end it
-before the line, and the boundary occurs after the line: its parts are then uncertain. A message
-that merely lacks its end, as many do, has no boundary there.
+A mail server that keeps one mail as a mailbox does not mark lines of this form in a text, so a
+sender could hide parts of the mail behind a line. A message is reported if it begins a multipart
+and does not end it before the line, and the boundary occurs after the line: its parts are then
+uncertain. If a message merely lacks its end, as many do, the boundary does not occur after the
+line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from hashclient.containers.mimeheaders import Collector
 
 #: A header may be longer; the fields that show its kind come before.
 MAX_HEADER_BYTES = 64 << 10
-#: The most boundaries that are searched; with more, a message counts as a half.
+#: The most boundaries that are searched; if there are more, a message counts as a half.
 MAX_OPEN = 256
 
 
@@ -21,7 +22,7 @@ class Halves:
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
-        self._open: dict[bytes, bytes] = {}  # delimiters that are looked for, with their messages
+        self._open: dict[bytes, bytes] = {}  # the delimiters that are searched, with their messages
         self._name = b""
         self._header: bytearray | None = None
         self._is_message = False
@@ -50,7 +51,7 @@ class Halves:
         for delimiter in [each for each in self._open if each in text]:
             self.found.append(self._open.pop(delimiter))
         for delimiter in list(self._delimiters):
-            # Of the earlier bytes, only as many as a cut delimiter may have.
+            # From the earlier bytes, only as many are kept as a cut delimiter may have.
             self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 
@@ -93,7 +94,7 @@ class Halves:
         if fields.is_multipart:
             self._delimiters = {b"\n--" + boundary: False for boundary in fields.boundaries}
         for delimiter in self._delimiters:
-            # Its parts are found here; a multipart left open is its own.
+            # The parts of the message are found here; a multipart left open belongs to it.
             self._open.pop(delimiter, None)
         # Contents of a message within a message are not checked here.
         self._is_message = fields.kind.startswith(b"message/")

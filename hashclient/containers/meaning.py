@@ -27,7 +27,7 @@ class Touched(msgspec.Struct, frozen=True):
 
 @functools.cache  # the rows are many, and a start asks twice
 def number_of(kind: Kind) -> int:
-    """Return a number that a kind with another rule does not have."""
+    """Return a number that differs from the number of a kind with another rule."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
     rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
@@ -44,7 +44,7 @@ READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:
     """Return the files that may be of changed kinds; None if all numbers are as `before`.
 
-    A removed kind touches no file: it makes no file a container.
+    A removed kind concerns no file: it makes no file a container.
     """
     changed = [kind for kind in kinds if before.get(kind.name) != number_of(kind)]
     if not changed:

@@ -48,7 +48,7 @@ class _LineFinder:
         self._is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces as they are, and look at them."""
+        """Yield the pieces unchanged, and look for files in them."""
         for piece in pieces:
             yield piece
             text = self._rest + (piece.replace(b"\r", b"\n") if self._is_old else piece)
@@ -210,7 +210,7 @@ class FileFinder:
         return [file for finder in self._finders for file in finder.files]
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces as they are, and look at them."""
+        """Yield the pieces unchanged, and look for files in them."""
         for finder in self._finders:
             pieces = finder.watch(pieces)
         return iter(pieces)

@@ -1,7 +1,7 @@
 """Encodings of mail, decoded piece by piece: base64, quoted-printable, and uuencode within text.
 
-Decoding follows mail clients. Where they differ, there is a function for each reading: what padding
-within base64 means, and blanks at the ends of lines in quoted-printable.
+Decoding follows mail clients. If programs differ, there is a function for each reading: the meaning
+of padding within base64, and of blanks at the ends of lines in quoted-printable.
 """
 
 from __future__ import annotations
@@ -177,15 +177,16 @@ class UuFile(msgspec.Struct, frozen=True):
 class UuFinder:
     """Finds uuencoded files in a text during another read, without carriage returns around lines.
 
-    Some programs end a file at the first foreign line, some at the line without bytes, and some at
-    `end` alone: these skip lines whose length is wrong. If their results differ, each is a file.
+    Programs differ about the end of a file: the first foreign line, the line without bytes, or
+    `end` alone; programs that need `end` skip lines whose length is wrong. If their results differ,
+    each is a file.
     """
 
     def __init__(self, *, is_old: bool = False) -> None:
         """Begin before the text; with `is_old`, a carriage return ends a line."""
         self._is_old = is_old
         self.files: list[UuFile] = []
-        #: The text that was not looked at begins at a place in it, with the end of a line.
+        #: The text that was not searched yet begins at this place, with the end of a line.
         self._buffer, self._at = b"\n", 0
         self._name = b""
         #: The decoded lines of the present file, as these programs read them.
@@ -195,7 +196,7 @@ class UuFinder:
         self._count = 0
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces as they are, and look at them."""
+        """Yield the pieces unchanged, and look for files in them."""
         for piece in pieces:
             yield piece
             self._take(piece)
@@ -274,7 +275,7 @@ class UuFinder:
         return True
 
     def _finish(self) -> None:
-        # A line that only looks like a beginning is followed by no data.
+        # If no data follow a line, it only looks like a beginning.
         found = [data for data in dict.fromkeys(map(b"".join, self._lines or ())) if data]
         error = None
         if any(self._lines or ()) and (

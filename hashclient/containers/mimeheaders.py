@@ -39,7 +39,7 @@ _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
-#: A field that matters with something else than a colon: some programs look at its name alone.
+#: A field that matters, with another character than a colon: some programs look at its name alone.
 _NO_COLON = re.compile(
     rb"(content-(?:type|transfer-encoding|disposition))[^a-z0-9-]", re.IGNORECASE
 )
@@ -74,12 +74,12 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def kinds(self) -> tuple[bytes, ...]:
-        """All media types that are given."""
+        """All media types that the header gives."""
         return (self.kind, *self.others)
 
     @property
     def ways(self) -> tuple[bytes, ...]:
-        """The encodings that clients decode; empty for others, whose bytes stay unchanged."""
+        """The encodings that clients decode; empty for others, whose bytes stay as they are."""
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
 
@@ -111,10 +111,10 @@ NO_FIELDS = Fields(
 
 
 class Collector:
-    """Takes the lines of one header; keeps the fields that matter, and counts those of mail."""
+    """Takes the lines of one header; keeps the fields that matter, and counts fields of mail."""
 
     def __init__(self, *, is_first: bool = True) -> None:
-        """No line was seen, also none before, if it `is_first`."""
+        """Start without a line; with `is_first`, no text precedes the header."""
         self._is_first = is_first
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
@@ -128,7 +128,7 @@ class Collector:
         self._rest = bytearray()
         #: Whether a line that is no field was skipped; what follows is skipped as well.
         self.has_passed = False
-        #: Whether an empty line ends it.
+        #: Whether an empty line ends the header.
         self.has_end = True
         #: Whether there was any field.
         self.has_fields = False
@@ -193,8 +193,8 @@ class Collector:
     def fields(self) -> Fields:
         """Return the content of the fields."""
         types = self._values(b"content-type")
-        # Clients that take the first of two find other parts than clients that take the last. If
-        # the body begins within the header, its type may be unknown.
+        # Clients that take the first of two types find other parts than clients that take the last.
+        # If the body begins within the header, its type may be unknown.
         more = [b""] if self._rest and types else []
         kinds = sorted(
             dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
@@ -226,7 +226,7 @@ def is_kept(line: bytes) -> bool:
 
 
 def _kinds(value: bytes) -> list[bytes]:
-    """Return the media type of a field, and also none if some clients find no parts by it."""
+    """Return the media type of a field, and an empty one if some clients find no parts by it."""
     found = _TYPE.match(_without_comments(value))
     kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
     is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)

@@ -25,7 +25,7 @@ _NEXT_LINE_BYTES = 512
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
-#: The same in text aside of the parts, or a field of a part.
+#: The same in text outside of the parts, or a field of a part.
 _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )
@@ -39,7 +39,7 @@ class Boundaries:
     """The boundaries of one multipart, named by its header or guessed."""
 
     def __init__(self, named: Iterable[bytes] = ()) -> None:
-        """Begin with those of a header."""
+        """Begin with the boundaries of a header."""
         self.named = frozenset(named)
         self._all = set(self.named)
         self._begins: re.Pattern[bytes] | None = None
@@ -198,11 +198,11 @@ class Lines(Forward):
     ) -> Iterator[bytes]:
         """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
 
-        The line end before a boundary belongs to the boundary. Text aside of the parts ends at any
-        line that resembles a boundary, or at a field of a part, since no client shows it, unless it
-        has to be `is_whole`. With `guesses`, a boundary is also a line that no header names, with
-        fields of a part behind it. A part that began at a field in text aside is doubtful at the
-        next one.
+        The line end before a boundary belongs to the boundary. Text outside of the parts ends at
+        any line that resembles a boundary, or at a field of a part, since no client shows this
+        text, unless it has to be `is_whole`. With `guesses`, a boundary is also a line that no
+        header names, with fields of a part behind it. If a part began at a field in text outside of
+        the parts, it becomes doubtful at the next field of a part.
         """
         self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
@@ -211,7 +211,7 @@ class Lines(Forward):
         is_apart = is_aside and (self._is_loose or not is_whole)
         may_end_at_field = is_apart or self.is_at_field
         while True:
-            # Here begins a line.
+            # A line begins at this place.
             if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
                 # Some clients read a part there, as if it were behind a boundary.
                 if is_apart or self._is_loose:
@@ -232,7 +232,7 @@ class Lines(Forward):
             if held:
                 yield held
                 held = b""
-            # On to the next line that may end the text.
+            # Go on to the next line that may end the text.
             found = self._find_begin(or_field=may_end_at_field)
             while found < 0:
                 end = max(len(self._buffer) - _LONGEST_BYTES, self._at)
@@ -266,7 +266,7 @@ class Lines(Forward):
         return -1 if found is None else found.start()
 
     def _boundary_line(self) -> bytes:
-        """Return the line that begins here if it may be that of a boundary; it is in the buffer."""
+        """Return the line at this place if it may be a boundary's line; it is in the buffer."""
         if self.peek(2) != b"--":
             return b""
         self.peek(_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)

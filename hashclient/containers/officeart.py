@@ -20,7 +20,7 @@ from hashclient.containers.runs import Runs
 
 #: Members in one batch.
 BATCH = 1000
-#: Streams in which pictures lie, and those of workbooks, as records of their own kind.
+#: Streams that contain pictures, and streams of workbooks, as records of their own kind.
 _WITH_RECORDS = frozenset(
     (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
 ) | frozenset((b"EscherStm", b"EscherDelayStm"))
@@ -29,8 +29,8 @@ _NATIVE = b"\x01Ole10Native"
 _NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
 
 #: By the first four bytes of a record (instance and kind): the number of bytes before a picture.
-#: These are one or two identifiers of 16 bytes, and a byte; for a metafile, its header in place of
-#: the byte.
+#: The bytes before a picture are one or two identifiers of 16 bytes, and a byte; for a metafile,
+#: its header in place of the byte.
 _PICTURES = {
     instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
     for kind, one, before in (
@@ -53,7 +53,7 @@ _DOCUMENT, _PACKED_DOCUMENT = b"\0\0\x11\x10", b"\x10\0\x11\x10"
 _BEFORE = {**_PICTURES, _DOCUMENT: 0, _PACKED_DOCUMENT: 4}
 _find = re.compile(b"|".join(map(re.escape, _BEFORE))).finditer
 _HEADER = Struct("<2xHL")
-#: Of a metafile: its compression, in the byte before the last of its header.
+#: The compression of a metafile is in the byte before the last byte of its header.
 _IS_PACKED_AT, _PACKED = -2, 0
 
 _BIFF = Struct("<HH")

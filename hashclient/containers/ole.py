@@ -1,4 +1,4 @@
-"""OLE2, the form of doc, xls, ppt, msg and msi: each stream is a member; some hold others.
+"""OLE2, the form of doc, xls, ppt, msg and msi: each stream is a member; some streams hold others.
 
 A file consists of sectors; a table contains the next sector of each. Short streams are together in
 one stream, which has its own sectors and table. A chain of sectors is followed up to the size of
@@ -100,7 +100,7 @@ class _File:
         if len(head) < _HEADER_BYTES or not 7 <= shift <= 20 or self._short > shift:
             raise NotReadError(Why.DAMAGED, "ole: an invalid header")
         self._bytes: int = 1 << shift
-        #: As many as there may be: no chain is longer.
+        #: The number of sectors that the file may have: no chain is longer.
         self._count = max(data.size - 1, 0) // self._bytes
         self._table = array("I")
         self._fill(head, listed)

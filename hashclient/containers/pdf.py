@@ -1,10 +1,10 @@
 """PDF: files that are embedded in it, and pictures whose stream is a whole file.
 
-pikepdf reads it, if the extra `documents` is installed; without it, files of the kind are counted
-and not opened. A file is embedded if any dictionary of files names it (`EF`, `RF`), or if its
-stream says so. A picture in JPEG or JPEG 2000 is stored as the original file; compressions around
-it are undone. Other streams are parts of pages. If a file has to be repaired, each stream is a
-member, because its name may be lost. A file that is cut off is unread as well. A file that cannot
+pikepdf reads a PDF, if the extra `documents` is installed; without the extra, files of the kind are
+counted and not opened. A file is embedded if any dictionary of files names it (`EF`, `RF`), or if
+its stream says so. A picture in JPEG or JPEG 2000 is stored as the original file; compressions
+around it are undone. Other streams are parts of pages. If a file has to be repaired, each stream is
+a member, because its name may be lost. A file that is cut off is unread as well. A file that cannot
 be repaired is unread, unless it has no stream at all.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 
-# Its C++ library is loaded with this module: once sandboxed, a process can open no file.
+# The C++ library of pikepdf is loaded with this module: once sandboxed, a process can open no file.
 try:
     _pdf: Any = import_module("pikepdf")
 except ImportError:
@@ -36,7 +36,7 @@ _STREAM = re.compile(rb"endstream|stream[\r\n]")
 _MARK_BYTES = 9
 #: Words in warnings.
 _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length", "bad_alloc"
-#: The same for a stream or an object without an end: the library treats both as empty.
+#: The same patterns for a stream or an object without an end: the library treats both as empty.
 _LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
 #: How often the bytes of a file are read for members: streams share no bytes.
@@ -53,11 +53,11 @@ class _Source(io.RawIOBase):
         self.given = 0
 
     def readable(self) -> bool:
-        """Return that it is."""
+        """Return that the file is readable."""
         return True
 
     def seekable(self) -> bool:
-        """Return that it is."""
+        """Return that the file is seekable."""
         return True
 
     def tell(self) -> int:
@@ -71,7 +71,7 @@ class _Source(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, and return how much of it."""
+        """Fill a buffer, and return how many bytes it got."""
         try:
             piece = self._data.read_at(self._at, len(buffer))
         except Exception as error:
@@ -83,7 +83,7 @@ class _Source(io.RawIOBase):
         return len(piece)
 
     def check(self) -> None:
-        """Raise an error that the library has ignored: of reading, or of a limit."""
+        """Raise an error that the library has ignored: an error of reading, or a limit."""
         if self.error is not None:
             raise self.error
 
@@ -96,7 +96,7 @@ class _Part(NamedTuple):
 
 
 class Pdf:
-    """PDF files; encrypted ones if they need no password, or a known one fits."""
+    """PDF files; encrypted ones if they need no password, or if a known password fits."""
 
     name = "pdf"
     seeks = True
@@ -126,7 +126,7 @@ class Pdf:
                 yield from file.members(part)
 
     def _opened(self, source: _Source) -> Any:
-        """Return the file, None if it cannot be repaired.
+        """Return the opened file, None if it cannot be repaired.
 
         Raises:
             NotReadError: the file is encrypted, or its bytes cannot be read.
@@ -251,7 +251,8 @@ def _picture(stream: Any, filters: list[bytes]) -> bytes:
     """Return the bytes of a picture before its additional compression."""
     if len(filters) == 1:
         return bytes(stream.read_raw_bytes())
-    # The library undoes all filters or none, so the dictionary keeps those that it can undo.
+    # The library undoes all filters or none, so the dictionary keeps only filters that the library
+    # can undo.
     stream.Filter = _pdf.Array(list(stream.Filter)[:-1])
     options = stream.get("/DecodeParms")
     if isinstance(options, _pdf.Array):

@@ -27,7 +27,7 @@ MAX_NAME_BYTES = 4_096
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
-#: Stands for a size that is not claimed.
+#: Stands for a missing claim of the size.
 NO_CLAIM = -1
 
 
@@ -74,11 +74,10 @@ class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """One member of the container with this number; `name` is unchanged.
 
-    It was read, and `digests` are those of `mask`, joined; or it is `ruled_out`, because no entry
-    has its claimed size (`exact` if the size is certain); or it was not read, and `why` has the
-    reason.
-    A row without a name is about the other contents of the container. A row with a kind in
-    `not_opened` says that its container is of that kind, and is not listed.
+    The member was read, and `digests` are the digests of `mask`, joined; or it is `ruled_out`,
+    because no entry has its claimed size (`exact` if the size is certain); or it was not read, and
+    `why` has the reason. A row without a name is about the other contents of the container. A row
+    with a kind in `not_opened` says that its container is of that kind, and is not listed.
     """
 
     container: int

@@ -24,9 +24,9 @@ from hashclient.containers.mail import files_as_members
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.pstnodes import HEAPS, Node, Nodes
 
-#: Members in one batch: some have their bytes in memory.
+#: Members in one batch: some members have their bytes in memory.
 _BATCH = 200
-#: Nodes below one another: a message in a message is two.
+#: Levels of nodes below one another: a message in a message takes two levels.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
 #: Each node uses this part of the bytes that may be read; a file needs less than an eighth of
@@ -38,15 +38,17 @@ _HEAP = struct.Struct("<HBBL")
 _IS_HEAP, _IS_PROPERTIES, _IS_TREE = 0xEC, 0xBC, (0xB5, 2, 6)
 _IS_TABLE, _IS_OLD_TABLE = 0x7C, 0xAC
 _MAX_BLOCKS, _MAX_LEVELS, _MAX_ITEMS, _MAX_BELOW = 1 << 16, 8, 2047, 1 << 17
-#: What a tree in a heap is; rows that lead on; properties: number, type, value or where it is.
+#: The marks of a tree in a heap, and of rows that lead on; the fields of a property: number, type,
+#: value or the place of the value.
 _TREE, _BRANCH, _PROPERTY = struct.Struct("<BBBBL"), struct.Struct("<HL"), struct.Struct("<HHL")
-#: Of a table, how many columns there are; behind that, type and number of each.
+#: For a table: the number of columns; behind it, type and number of each column.
 _TABLE, _COLUMN = struct.Struct("<xB20x"), struct.Struct("<HH4x")
 #: The lowest bits of a node's number: values that are too long for a heap, and an attachment.
 _VALUES, _ATTACHMENT = 0x1F, 5
 #: A store has properties, as have folders and messages that are below no other node.
 _STORE, _AT_THE_TOP = 0x21, (2, 4, 8)
-#: A node that defines the properties with numbers from 0x8000 on: number, kind and place of each.
+#: A node that defines the properties with numbers from 0x8000 on: number, kind and place of each
+#: property.
 _PROPERTY_NAMES, _NAMED, _NAMED_ROW, _MAX_NAMED_BLOCKS = 0x61, 3, struct.Struct("<LHH"), 64
 
 _OBJECT, _TEXT, _BYTES = 13, 31, 258
@@ -127,7 +129,7 @@ class _Walk:
                 is_whole = not is_names or not values.names_file()
                 must = kind in _AT_THE_TOP or node.number == _STORE or is_names
             is_whole = is_whole and (values.are_here or not must) and self._nodes.faults == faults
-            del values  # so that not all depths are in memory
+            del values  # so that the properties of all depths are not in memory together
         except struct.error:
             is_whole = False
         if not is_whole:
@@ -141,7 +143,7 @@ class _Walk:
 
 
 class _Properties:
-    """The properties of one node; none if it has other content."""
+    """The properties of one node; none if the node has other content."""
 
     def __init__(self, nodes: Nodes, node: Node) -> None:
         """Read the places of the properties.
@@ -266,7 +268,7 @@ class _Properties:
         return b""
 
     def names_file(self) -> bool:
-        """Return whether these are names, and a property that has one is an attached file."""
+        """Return whether these are names, and a property with one of them is an attached file."""
         if _NAMED not in self._values:
             return False
         try:
@@ -296,7 +298,7 @@ class _Properties:
         if _BODY in self._values and _BODY in numbers:
             finder, text = FileFinder(), self._pieces(_BODY)
             if self._values[_BODY][0] == _TEXT:
-                # Of a mail, in which each letter is a byte.
+                # Types of a mail in which each letter is a byte.
                 letters = codecs.iterdecode(text, "utf-16-le", "replace")
                 text = (piece.encode("latin-1", "replace") for piece in letters)
             try:

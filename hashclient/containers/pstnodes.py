@@ -2,8 +2,8 @@
 
 One tree of pages contains the places of blocks, another tree contains the nodes. The bytes of a
 node are in one block, or in many blocks of a tree; the same is true of the nodes below a node. No
-tree is followed upwards, so none is endless. Pages and blocks have checksums: a wrong checksum is
-counted in `faults`, but the bytes are still read.
+tree is followed upwards, so no tree is endless. Pages and blocks have checksums: a wrong checksum
+is counted in `faults`, but the bytes are still read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_LEVEL = 8
 _CACHED = 64
 #: How often the bytes of a file are read: nodes have few in common.
 _GIVEN, _LEAST_BYTES = 8, 1 << 20
-#: kind, level and count of a block that names others, and the total length of these
+#: kind, level and count of a block that names other blocks, and the total length of these
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
@@ -87,7 +87,7 @@ _LARGE = _64._replace(
     unit=512,
     item_bits=14,
 )
-#: Of 37, some programs say that its pages are long ones, and others that they are not.
+#: Some programs say that stores of version 37 have long pages, others that they have short pages.
 FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 
 
@@ -130,7 +130,7 @@ class Nodes:
         self._block = functools.lru_cache(_CACHED // 4)(self._read_block)
 
     def take(self, count: int) -> None:
-        """Count bytes that are read.
+        """Count the bytes of a block that is read.
 
         Raises:
             NotReadError: the same bytes are read too often.
@@ -140,9 +140,9 @@ class Nodes:
             raise NotReadError(Why.LIMIT, "pst: the same bytes are in many places")
 
     def all(self) -> Iterator[Node]:
-        """Yield all nodes that are below no other one."""
+        """Yield all nodes that are below no other node."""
         for _ in self._rows(self._blocks, _BLOCKS):
-            pass  # a row in a wrong place is one that is not found, or another one is
+            pass  # if a row is in a wrong place, programs do not find it, or find another row
         for number, data, below, parent in self._rows(self._nodes, _NODES):
             yield Node(number & 0xFFFFFFFF, data, below, parent)
 
@@ -164,7 +164,7 @@ class Nodes:
                     yield row
 
     def find(self, number: int) -> Node | None:
-        """Return a node that is below no other one, by its number."""
+        """Return the node with a number, if it is below no other node."""
         row = self._find(self._nodes, _NODES, number)
         return None if row is None else Node(number, row[1], row[2], row[3])
 
@@ -229,7 +229,7 @@ class Nodes:
         count, crc, *lengths = form.tail.unpack(tail)
         is_whole = (count, crc) == (size, _crc(content)) and len(content) == size
         if form is _LARGE:
-            # Programs look at one of these, and some take a shorter length for none.
+            # Programs look at one of these lengths, and some ignore a shorter one.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:
@@ -284,7 +284,7 @@ class Nodes:
             raise NotReadError(Why.DAMAGED, "pst: a part of it is missing or damaged")
 
     def below(self, number: int, above: int = 3) -> Iterator[Node]:
-        """Yield the nodes below one, by the block that leads to them."""
+        """Yield the nodes below a node, by the block that leads to them."""
         if not number:
             return
         raw = self.block(number)

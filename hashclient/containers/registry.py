@@ -48,12 +48,12 @@ class Registry:
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
-        """Return the expanders of bytes that begin and end like this.
+        """Return the expanders of bytes with this beginning and end.
 
         With `size`, `read_at` returns other bytes of the content.
 
-        A beginning may fit several kinds: each is opened. Unless it shows a kind that hides its
-        end, the end counts, too.
+        A beginning may fit several kinds: each is opened. Unless the beginning shows a kind that
+        hides its end, the end counts, too.
         """
         fitting = look(head)
         found = [

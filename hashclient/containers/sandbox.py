@@ -1,9 +1,9 @@
 """The sandbox of a process: it can open no file, use no network, start or reach no process.
 
-Code that parses hostile bytes runs in it. The sandbox has three parts, if the kernel supports them:
-Landlock forbids the file system and the network, seccomp allows only the few system calls that
-computing needs, and limits restrict memory, processor time and open files. Open descriptors stay
-open. The process cannot undo this, and neither can its children.
+Code that parses hostile bytes runs in the sandbox. The sandbox has three parts, if the kernel
+supports them: Landlock forbids the file system and the network, seccomp allows only the few system
+calls that computing needs, and limits restrict memory, processor time and open files. Open
+descriptors stay open. The process cannot undo this, and neither can its children.
 
 Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
 """
@@ -30,7 +30,8 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
-#: These three have one number on every architecture (Linux, include/uapi/asm-generic/unistd.h).
+#: These three calls have the same number on every architecture (Linux,
+#: include/uapi/asm-generic/unistd.h).
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
 _LANDLOCK_VERSION = 1  # a flag: return the version of the interface
@@ -40,8 +41,8 @@ _FS_RIGHTS = ((5, (1 << 16) - 1), (3, (1 << 15) - 1), (2, (1 << 14) - 1), (1, (1
 _NET_RIGHTS = 0b11  # bind and connect, TCP; since version 4
 _SCOPES = 0b11  # abstract sockets and signals of others; since version 6
 
-#: The system calls that computing needs, by number: of memory, of descriptors that are open, of
-#: time and randomness. A file that was passed in is open only for reading; no call here changes its
+#: The system calls that computing needs, by number: for memory, for open descriptors, for time and
+#: randomness. A file that was passed in is open only for reading; no call in this table changes its
 #: mode or owner.
 _X86_64: Mapping[str, int] = {
     "read": 0,
@@ -165,7 +166,7 @@ def lock(memory_bytes: int, cpu_s: int) -> Locks:
     """Sandbox this process, and return the parts that are in force.
 
     `memory_bytes` may be mapped from now on besides those already mapped, and `cpu_s` seconds be
-    computed in all. All modules and libraries must be loaded by now.
+    computed in all. All modules and libraries must be loaded before this call.
     """
     libc = _libc()
     _limit(memory_bytes, cpu_s)
@@ -224,7 +225,7 @@ def _landlock(libc: ctypes.CDLL) -> int:
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Give up all capabilities, those of root or of a service."""
+    """Give up all capabilities, such as those of root or of a service."""
     header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
     libc.capset(header, ctypes.create_string_buffer(24))
 
@@ -242,7 +243,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
 
 
 def _filter(machine: str) -> bytes | None:
-    """Return the filter as instructions of classic BPF; None for a machine that is not known."""
+    """Return the filter as instructions of classic BPF; None for an unknown kind of machine."""
     if machine not in _CALLS:
         return None
     code: list[tuple[int, int, int, int]] = [

@@ -54,7 +54,7 @@ _MOST_HEADER_BYTES = 16 << 20
 _MOST_PACKED = 4
 
 _LZMA, _LZMA2, _DEFLATE64, _DELTA, _X86 = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3", b"\3\3\1\3"
-#: Copy is a step that changes nothing. Its number can have a length of zero bytes.
+#: Copy is a step that changes nothing. The number of this step may have a length of zero bytes.
 _COPY = b"\0"
 _FILTERS = {
     _DELTA: lzma.FILTER_DELTA,
@@ -92,7 +92,7 @@ class SevenZip(Libarchive):
     def length(self, data: Data) -> int:
         """See `behind.Begun`: the first header has a checksum, and the end of the last header.
 
-        If it has zeros instead, 7-Zip looks for the last header at the end.
+        If the header has zeros in place of that end, 7-Zip looks for the last header at the end.
         """
         head = data.read_at(0, HEAD_BYTES)
         if head == _MARK.ljust(HEAD_BYTES, b"\0") and _last_header(data):
@@ -121,7 +121,7 @@ def _start(offset: int, header: bytes) -> bytes:
 
 
 def _refused(data: Data) -> list[Part]:
-    """Return the members if libarchive refuses the archive or a folder of it; else nothing.
+    """Return the members if libarchive refuses the archive or a folder of it; else no members.
 
     Raises:
         ValueError: this module cannot read the archive.
@@ -165,7 +165,7 @@ def _steps(folder: Folder) -> list[Coder]:
 
 
 def _is_refused(folder: Folder) -> bool:
-    """Return whether libarchive may refuse a folder; it could unpack some of these."""
+    """Return whether libarchive may refuse a folder; it can unpack some of these."""
     if (steps := _steps(folder)) != folder.coders:
         return True
     first, *filters = [coder.method for coder in steps]
@@ -174,7 +174,7 @@ def _is_refused(folder: Folder) -> bool:
 
 
 def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
-    """Yield members, each of which can be read until the next one is asked for."""
+    """Yield members; each can be read until the next one is asked for."""
     folder, out = None, None
     for part in parts:
         if out is None or part.folder is not folder:

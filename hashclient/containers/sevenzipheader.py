@@ -16,7 +16,8 @@ HEAD_BYTES, SUM = 32, Struct("<L")
 # Marks, by 7zFormat.txt of 7-Zip.
 HEADER, STREAMS, FILES, PACKED, UNPACKED, PARTS, SIZES, _SUMS = 1, 4, 5, 6, 7, 8, 9, 10
 FOLDERS, FOLDER_SIZES, _COUNTS, _EMPTY, NAMES, _PACKED_HEADER = 11, 12, 13, 14, 17, 23
-#: Of a coder: the length of its method, and whether there are properties. No other bit is read.
+#: Flags of a coder: the length of its method, and whether there are properties. No other bit is
+#: read.
 _METHOD_BYTES, HAS_PROPERTIES = 0x0F, 0x20
 _MOST_CODERS = 4
 
@@ -62,11 +63,11 @@ class Header:
         self.is_packed = header[0] == _PACKED_HEADER
         fields.expect(*([_PACKED_HEADER] if self.is_packed else [HEADER, STREAMS]))
         self.folders = _folders(fields)
-        #: If unset, each folder has one member.
+        #: If this field is missing, each folder has one member.
         self.says_parts = fields.is_next(PARTS)
 
     def members(self) -> list[Part]:
-        """Read the rest: all members that have bytes."""
+        """Read the rest of the header: all members that have bytes."""
         parts = _parts(self._fields, self.folders)
         return [Part(name, *part) for name, part in zip(_names(self._fields), parts, strict=True)]
 
@@ -86,7 +87,7 @@ class _Fields:
         return piece
 
     def checked(self, count: int) -> int:
-        """Return a number of things, each of which has at least a byte in the header."""
+        """Return a count of elements, each of which needs at least a byte in the header."""
         if count > len(self._header):
             raise ValueError(count)
         return count
@@ -182,7 +183,7 @@ def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, in
         if mark == SIZES:
             starts = [[*accumulate(fields.numbers(count - 1), initial=0)] for count in counts]
             mark = fields.byte()
-        # A member that is a whole folder has its sum, if there is one.
+        # A member that is a whole folder has the checksum of the folder, if there is one.
         sums = [
             one if count == 1 else [None] * count for one, count in zip(sums, counts, strict=True)
         ]

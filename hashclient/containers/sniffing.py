@@ -4,9 +4,9 @@ The tables here are made once, from the rows in `kinds`. The worker, which holds
 looks at marks only, and at the first lines of a possible mail; for some kinds the expander decides,
 in the process that opens containers. Some other files fit a mark, too; every container fits one.
 
-A file is ruled out in a few steps: at the beginning, and at each place near it, the first two bytes
-of no mark are found; and no mark that may stand anywhere is in it. Otherwise the marks are compared
-one by one.
+A file is ruled out in a few steps: the first two bytes of no mark are found at the beginning, or at
+the places near it, and no mark that may stand anywhere is in the file. Otherwise the marks are
+compared one by one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hashclient.containers.kinds import KINDS
 from hashclient.containers.unopened import END_MARK_BYTES
 
 #: Bytes at the end of a short file of no known kind in which a mark of an end is searched for: the
-#: end of a zip, and room for a comment. One in `_SHARE` of a long file: to read these costs little
-#: where all bytes are digested.
+#: end of a zip, and room for a comment. A long file is searched in its last `1/_SHARE`: to read
+#: these bytes costs little if all bytes are digested.
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
@@ -33,8 +33,8 @@ _LONG_BYTES = _SHARE * _NEAR_BYTES
 _LAST_BYTES = 1 << 10
 #: A program is searched for marks in steps.
 _STEP_BYTES = 1 << 20
-#: Marks at an offset begin in so many of the first bytes, with all that `is_one` looks at where it
-#: does not reach further; the others are far ones.
+#: Marks at an offset begin within this many first bytes, with all bytes that `is_one` looks at if
+#: it does not reach further; other marks are far ones.
 _BEGIN_BYTES = 1_152
 #: A byte with which no mark near the beginning begins.
 _PAD = b"\xff"
@@ -83,8 +83,8 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 def _differ(rows: Iterable[_Row]) -> str:
     """Return an expression of Python: the bytes of `data` differ from those of some marks.
 
-    The first two bytes of each mark are compared; only the first at a place where a mark has one
-    byte. The rule of a mark that is alone at its place is tested, too.
+    The first two bytes of each mark are compared; only the first byte at a place where a mark has
+    one byte. The rule of a mark that is alone at its place is tested, too.
     """
     marks: dict[int, list[Mark]] = {}
     for row in rows:
@@ -106,7 +106,7 @@ def _differ(rows: Iterable[_Row]) -> str:
 
 
 def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int], bool]:
-    """Return a look that is true if any look is: kinds of a text share one."""
+    """Return a function that is true if any of the `looks` is: kinds of a text share one."""
     if len(looks) == 1:
         return looks.pop()
     return lambda data, length: any(look(data, length) for look in looks)
@@ -117,8 +117,9 @@ def looks_of(
 ) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
     """Return a function that says which of `kinds` a file fits by its beginning, and a quick one.
 
-    The first takes a buffer, how many bytes of it are the file's, and whether these are all of the
-    file. The quick one is called first: it rules out most files that fit no kind.
+    The first function takes a buffer, how many bytes of the buffer belong to the file, and whether
+    these are all bytes of the file. The quick function is called first: it rules out most files
+    that fit no kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
     # Many bytes begin no mark, and share a dictionary: it stays in the cache of the processor.
@@ -131,7 +132,7 @@ def looks_of(
     weak = [row for row in near if row.mark.pattern]
     strong = [row for row in near if not row.mark.pattern]
     expression = b"%b|(%b)" % (_expression(strong), _expression(weak))
-    # To compile it takes a millisecond, and a start with few files does not need it.
+    # To compile this expression takes a millisecond, and a start with few files does not need it.
     compiled = functools.cache(lambda: re.compile(expression, re.DOTALL))
     far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
     far_from = min(row.mark.at for row in far)
@@ -193,7 +194,7 @@ def padded(head: bytes) -> bytes:
     return head.ljust(_BEGIN_BYTES, _PAD)
 
 
-#: The bytes that are searched for near the end, each with one of them that no text has.
+#: The bytes that are searched for near the end, each with one of its bytes that no text has.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
@@ -257,8 +258,8 @@ def has_end_of_zip(tail: bytes) -> bool:
 def ends_as_container(data: Buffer, length: int, size: int) -> bool:
     """Return whether a file of `size` bytes may be a container by its end.
 
-    That end is the first `length` bytes of a buffer: all of the file, or `tail_bytes` of it. This
-    is asked about every file.
+    The end is the first `length` bytes of a buffer: all of the file, or `tail_bytes` of it. This
+    function is called for every file.
     """
     if not length:
         return False
@@ -324,8 +325,8 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
 def kind_alone(size: int, read_at: ReadAt) -> str:
     """Return the kind of a file in which nothing is opened; empty for others.
 
-    It is not opened itself, and nothing shows behind it: `has_behind` looks as widely as the
-    registry does.
+    The file is not opened itself, and no archive shows behind it: `has_behind` looks as widely as
+    the registry does.
     """
     head = read_at(0, ISO_HEAD_BYTES)
     found = look(head)

@@ -37,9 +37,10 @@ _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
-#: Links, devices, directories and pipes. Their headers may have a size without bytes behind it.
+#: Links, devices, directories and pipes. The headers of these types may have a size without bytes
+#: behind the header.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
-#: For these, 7-Zip reads as many bytes as the size says.
+#: For these types, 7-Zip reads as many bytes as the size says.
 _DEVICES = frozenset(b"3 4 6".split())
 _TWO_SIZES = "tar: programs disagree about its size"
 
@@ -47,7 +48,7 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
 class Area:
-    """The bytes of one member, given once; unread ones are skipped."""
+    """The bytes of one member, given once; bytes that were not read are skipped."""
 
     def __init__(self, source: Forward, size: int) -> None:
         """Begin before the first byte of the member."""
@@ -71,7 +72,7 @@ class Area:
         """Return 1 to `most` bytes; no bytes once all were returned.
 
         Raises:
-            NotReadError: the archive ends before.
+            NotReadError: the archive ends before this place.
         """
         piece = self._source.some(min(most, self.left))
         self.left -= len(piece)
@@ -88,7 +89,7 @@ class Area:
         """Skip the unread bytes, and the padding.
 
         Raises:
-            NotReadError: the archive ends before.
+            NotReadError: the archive ends before this place.
         """
         left, self.left = self.left, 0
         if self._source.skip(left) < left:
@@ -147,7 +148,7 @@ class Tar:
                 if header.kind != _PAX_GLOBAL:
                     follows.add(fields)
                 elif sum(map(len, fields.values())) > _MAX_PATH_BYTES:
-                    # Each member would be read by all of them.
+                    # All these fields would be read again for each member.
                     yield Unlisted(header.name, Why.LIMIT, "tar: a pax header for all members")
                 else:
                     everywhere.update(fields)
@@ -163,8 +164,8 @@ class _Follows:
     def __init__(self) -> None:
         self.fields: Pax = {}
         self.name: bytes | None = None
-        #: Whether programs disagree about the fields that count: of the first header, the second,
-        #: or both.
+        #: Whether programs disagree about the fields that count: those of the first header, of the
+        #: second, or of both.
         self.is_doubtful = False
         self.sizes: list[bytes] = []
 
@@ -214,8 +215,8 @@ def _member(
         for other in {header_size, *named} - {size}:
             if 0 < other <= PIECE_BYTES:
                 yield from _stored(source, name, other, offset)
-    # 7-Zip reads bytes after a label; bsdtar reads none, and finds headers in these bytes. Here,
-    # the bytes are a member, and headers in them are found when the member is opened.
+    # 7-Zip reads bytes after a label; bsdtar reads none, and finds headers in these bytes. In this
+    # case the bytes are a member, and headers in them are found when the member is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
@@ -251,7 +252,7 @@ def _stored(
 
 
 def _is_one_size(header_size: int, size: int) -> bool:
-    """Return whether a header has the size that counts, or has no room for it.
+    """Return whether a header has the size that counts, or no room for it.
 
     busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a header for all
     members.

@@ -42,7 +42,7 @@ Pax = dict[bytes, bytes]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """One header; `size` is in bytes, None where it is invalid; `kind` is the type flag."""
+    """One header; `size` is in bytes, None if it is invalid; `kind` is the type flag."""
 
     name: bytes
     kind: bytes
@@ -62,7 +62,7 @@ def octal(field: bytes) -> int | None:
 
 
 def number(field: bytes) -> int | None:
-    """Return the number in a field, octal or binary; None where it is invalid or negative."""
+    """Return the number in a field, octal or binary; None if it is invalid or negative."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
         return value if field[0] == 0x80 and value < 1 << 63 else None
@@ -72,8 +72,8 @@ def number(field: bytes) -> int | None:
 def with_sum(start: int) -> bytes:
     """Return an expression for the beginning of a file that may have a header at an offset.
 
-    Many texts of numbers have digits where the sum stands. A text has no zero byte and no sign: its
-    sum is 760 at least, which has four digits, and a byte more that ends them.
+    Many texts of numbers have digits at the place of the sum. A text has no zero byte and no sign:
+    its sum is 760 at least, which has four digits, and a byte more that ends them.
     """
     few = rb".{%d}[\x01-\x7f]{0,511}+[\x00\x80-\xff]" % start
     at = start + SUM_AT
@@ -83,8 +83,8 @@ def with_sum(start: int) -> bytes:
 def differs_from_sum(start: int) -> str:
     """Return an expression of Python: a text stands where the header would be, and has no sum.
 
-    It is true of no `data` that `with_sum` fits, which is slow. Two bytes that begin a sum are
-    there already: in a text, three more of its bytes follow.
+    The expression is true for no `data` that `with_sum` fits, which is slow. Two bytes that begin a
+    sum are there already: in a text, three more of its bytes follow.
     """
     at, end = start + SUM_AT, start + BLOCK_BYTES
     others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))

@@ -41,7 +41,7 @@ class Sparse:
         """Make `size` bytes of `pieces`; without these, the map is before the bytes."""
         self.size = size
         self._pieces = pieces
-        #: Whether there is no hole, and no map before the bytes.
+        #: Whether the member has no hole, and no map before the bytes.
         self.is_whole = pieces is not None and sum(length for _, length in pieces) == size
 
     def chunks(self, area: Bytes) -> Iterator[bytes]:

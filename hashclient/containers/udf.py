@@ -278,7 +278,7 @@ def _chunks(data: Data, file: _File) -> Iterator[bytes]:
     """Yield the bytes of a file.
 
     Raises:
-        NotReadError: the image ends before.
+        NotReadError: the image ends before this place.
     """
     left = file.size
     for start, length in file.pieces:

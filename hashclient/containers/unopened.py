@@ -1,7 +1,7 @@
 """Kinds of containers that are not opened: images of disks, mail stores, rare archives.
 
-Their content is not checked, so each is counted by its kind, in every summary. To add a kind is
-one row in `KINDS`.
+The content of these kinds is not checked, so each file is counted by its kind, in every summary. To
+add a kind, add one row in `KINDS`.
 
 Limits: a kind shows within the first 33 KiB, in the last 512 bytes, or behind a program.
 """
@@ -23,7 +23,7 @@ _EXT = Struct("<L20xL30xH16xL")
 _FILE_SYSTEMS_OF_BOOT = ((3, b"NTFS    "), (3, b"EXFAT   "), (54, b"FAT"), (82, b"FAT32"))
 _GPT = b"EFI PART"
 _ONENOTE = bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
-#: Of arj: the length of the header behind it, and the checksum behind that.
+#: Fields of arj: the length of the header behind it, and the checksum behind that header.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
 
 
@@ -126,5 +126,5 @@ KINDS = (
     Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
 )
-#: The names of all kinds, also of one that is opened with an extra; a record has their places.
+#: The names of all kinds, including a kind that is opened with an extra; a record has their places.
 NAMES = (*(kind.name for kind in KINDS), "pdf")

@@ -1,10 +1,10 @@
 """zip, and all files in the format of zip: office documents, jar, apk, epub, extensions, programs.
 
-All members that a usual program would extract are listed: those in any directory that a program may
-use, and those in bytes outside of members and directories. Members whose headers disagree are
-unread, and are also listed by the directory; the member of the local header is found as a member
-without an entry. Members that overlap are not read. The compressed size counts; the claimed size of
-a compressed member is never certain.
+All members that a usual program would extract are listed: the members in any directory that a
+program may use, and those in bytes outside of members and directories. Members whose headers
+disagree are unread, and are also listed by the directory; the member of the local header is found
+as a member without an entry. Members that overlap are not read. The compressed size counts; the
+claimed size of a compressed member is never certain.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-#: Ranges that may be moved to sort those that come out of order: some seconds' worth.
+#: Ranges that may be moved to sort ranges that come out of order: this takes some seconds at most.
 _MAX_MOVED = 1 << 31
 #: Headers nearer than this are read together.
 _NEAR_BYTES = 4 << 10
@@ -64,7 +64,7 @@ class Ranges:
     """The places of the members, sorted, without overlaps."""
 
     def __init__(self) -> None:
-        """There are none yet."""
+        """Start without places."""
         self._starts = array("Q")
         self._ends = array("Q")
         self.top = 0
@@ -74,7 +74,7 @@ class Ranges:
         """Add a range, unless it overlaps another; return whether it was added.
 
         Raises:
-            NotReadError: there are too many.
+            NotReadError: there are too many ranges.
         """
         if self._moved > _MAX_MOVED:
             raise NotReadError(Why.LIMIT, "zip: too many members out of order")
@@ -163,9 +163,9 @@ class _Archive:
         self._data = data
         self._search = Search(data, is_scattered=is_scattered)
         self._ranges = Ranges()
-        self._doubtful = Ranges()  # of members that are read only by the directory
+        self._doubtful = Ranges()  # flags of members that are read only by the directory
         self._structure: list[tuple[int, int]] = []
-        self._lowest = data.size  # where the structure begins
+        self._lowest = data.size  # the place where the structure begins
         self._seen: set[int] = set()
         # Bytes of directories above the limit: enough for many small archives in a row.
         self._left = data.size

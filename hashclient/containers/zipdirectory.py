@@ -1,4 +1,4 @@
-"""The directories of a zip: where they may begin, and their content.
+"""The directories of a zip: the places where they may begin, and their content.
 
 Programs disagree about the place of the directory: some use the last end record, some the first one
 with a valid comment; some use its offset, some its size. So every directory that a program may use
@@ -68,7 +68,7 @@ def may_end(tail: bytes) -> bool:
         if at + _END.size <= len(tail):
             disk, first_disk, here, count, size, _, _ = _END.unpack_from(tail, at)
             is_whole = disk == first_disk == 0 < here == count
-            # Programs that go by its offset alone find the directory anywhere before.
+            # Programs that use only the offset find the directory anywhere before.
             is_one = is_whole and (ENTRY_BYTES * count <= size or ENTRY_MARK in tail[:at])
             is_right_before = size <= at and tail[at - size : at - size + 4] == ENTRY_MARK
             if is_one or is_right_before or tail[max(at - 20, 0) :].startswith(_LOCATOR_MARK):
@@ -146,7 +146,7 @@ def _places(
 
 
 class Entries:
-    """The entries of one directory, read in windows; `end` and `count` are known after the last."""
+    """The entries of one directory, read in windows; `end` and `count` are known at its end."""
 
     def __init__(self, data: Data, directory: Directory) -> None:
         """Nothing is read yet."""
@@ -191,7 +191,7 @@ class Entries:
 
 
 def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
-    """Return `values`; those over 32 bits are taken from the extra field of zip64."""
+    """Return `values`; values over 32 bits are taken from the extra field of zip64."""
     found = extra_field(extra, 1)
     if found is None:
         return values
@@ -206,7 +206,7 @@ def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def extra_field(extra: bytes, kind: int) -> bytes | None:
-    """Return the first extra field of a kind; None if there is none."""
+    """Return the first extra field of a kind; None if the entry has none."""
     at = 0
     while at + 4 <= len(extra):
         length = int.from_bytes(extra[at + 2 : at + 4], "little")

@@ -2,8 +2,8 @@
 
 A program that reads a zip as a stream uses any local header that it finds. So bytes outside of
 members and directories are searched for headers. Four bytes can be a mark by chance, above all in a
-program. A mark with all valid fields, or right after a member, counts as a header: its member is
-unread if it cannot be read. A mark with fewer valid fields counts if its data has the right
+program. A mark with all valid fields, or right after a member, counts as a header: if its member
+cannot be read, it is unread. A mark with fewer valid fields counts if its data has the right
 checksum; others are chance.
 """
 
@@ -46,7 +46,7 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: Marks and bytes that are tried if a mark may be chance; more marks cannot be chance.
+#: Marks and bytes that are tried if a mark may be there by chance; more marks cannot be chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
@@ -82,7 +82,7 @@ class Search:
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
         """Yield the members found in `gaps`, which are in order."""
         for start, end in gaps:
-            # The place that a program that reads a stream looks at next.
+            # The place at which a program that reads a stream looks next.
             expected = None if self._is_scattered else start
             at = self._find(LOCAL_MARK, start, end)
             while at is not None:
@@ -127,7 +127,7 @@ class Search:
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
         """Return the local header at `offset`, in a gap that ends at `end`; None if there is none.
 
-        At a place where a header is expected, it counts with any fields.
+        At a place where a header is expected, the mark counts with any fields.
         """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:
@@ -187,7 +187,7 @@ class Search:
     def _is_sound(self, found: _Found) -> bool:
         """Return whether the bytes after a header decode to the checksum in it."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # no data, and no checksum to compare
+            return False  # the entry has no data, and no checksum to compare
         self._tries -= 1
         try:
             for piece in _chunks(self, found):
@@ -246,7 +246,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     yield from packed.chunks(most)
     is_said = found.size or not found.flags & HAS_DESCRIPTOR
     if is_said and packed.count != found.size:
-        raise damaged("its sizes do not agree")  # some fill it up with zeros
+        raise damaged("its sizes do not agree")  # some programs fill the member up with zeros
     if found.packed is None:
         length = packed.position - found.start
         if descriptor_bytes(data, packed.position, packed.found, length, packed.count) is None:

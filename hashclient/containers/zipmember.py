@@ -1,7 +1,7 @@
 """One member of a zip: its local header, and its bytes.
 
 Local header, directory and descriptor must agree: otherwise, programs extract different bytes, and
-each of them counts.
+each result counts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if decoding.HAS_ZSTD:
 #: Methods that libarchive decodes, if it is installed.
 _OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
 METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
-#: These decode as many bytes as the header says.
+#: These methods decode as many bytes as the header says.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
 #: A member of at most this many bytes is read at once.
@@ -110,7 +110,7 @@ def by_directory(data: Data, entry: Entry) -> list[Member]:
 
 
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
-    """Return the length of the descriptor there; None if it does not agree."""
+    """Return the length of the descriptor at an offset; None if it does not agree."""
     block = data.read_at(position, _DESCRIPTOR_BYTES)
     bodies = [_LONG.pack(crc, packed, size)]
     if packed <= MAX32 and size <= MAX32:
@@ -126,7 +126,7 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
     """Yield the bytes of a member that is not compressed.
 
     Raises:
-        NotReadError: the file ends before, or their sum is another.
+        NotReadError: the file ends before, or the checksum of the bytes is wrong.
     """
     found = 0
     position, end = start, start + size
@@ -226,7 +226,7 @@ class Packed:
 
 
 def size_needed(method: int, flags: int, size: int) -> int | None:
-    """Return `size` if the compressed data has no end of its own; None if it has."""
+    """Return `size` if the compressed data has no end of its own; else None."""
     if method not in _NEEDS_SIZE or (method == LZMA and flags & HAS_END_MARK):
         return None
     return size
@@ -278,7 +278,7 @@ def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
     """Return the first `count` bytes of a member that is not compressed, or all of it, checked.
 
     Raises:
-        NotReadError: the file ends before, or their sum is another.
+        NotReadError: the file ends before, or the checksum of the bytes is wrong.
     """
     size = entry[2]
     head = data.read_at(start, min(count, size))
@@ -298,7 +298,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     is_brief = count <= HEAD_BYTES
     inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
     position, end = start, start + entry[1]
-    # As much input as that should need, by the claimed sizes; if it is not enough, more follows.
+    # As many input bytes as the claimed sizes should need; if these are not enough, more follow.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
     head = b""
     while len(head) < count and not inflater.eof:
@@ -328,7 +328,7 @@ def _check(entry: Entry, count: int, found: int) -> None:
     if found != crc:
         raise damaged(WRONG_SUM)
     if count < size:
-        raise damaged("shorter than it says")  # some fill it up with zeros
+        raise damaged("shorter than it says")  # some programs fill the member up with zeros
 
 
 def unsupported(method: int) -> NotReadError:

@@ -1,8 +1,8 @@
-"""Methods of zip that no library here decodes: Deflate64, and those of PKZIP before 1993.
+"""Methods of zip that no library used here decodes: Deflate64, and those of PKZIP before 1993.
 
 The Windows Explorer compresses members above 2 GiB with Deflate64; shrink and implode are in
-archives of the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). They are decoded in Python, at some
-megabytes a second. Memory is a window of 64 KiB, a piece and tables.
+archives of the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes them in Python,
+at some megabytes a second. Memory is a window of 64 KiB, a piece and tables.
 
 Limit: reduce (methods 2 to 5) stays unread, and so do methods that are not in `zipmember`.
 """
@@ -115,7 +115,7 @@ class Old:
         return symbol
 
     def _copy(self, distance: int, length: int) -> None:
-        """Repeat bytes; those before the first are zeros."""
+        """Repeat bytes; the bytes before the first one are zeros."""
         out = self._out
         start = len(out) - distance
         if start < 0:
@@ -236,7 +236,7 @@ class Old:
                 continue
             text = bytearray()
             at = code
-            if at > 0xFF and at not in parents:  # a code made from the one before
+            if at > 0xFF and at not in parents:  # a code made from the code before it
                 text.append(first)
                 at = last
             while at > 0xFF:
