@@ -36,7 +36,7 @@ class Generations:
 
 
 def refused(client: Client, code: ExitCode, message: str) -> HashclientError:
-    """Fetch; check that it fails as it should and that nothing of the lists has changed."""
+    """Fetch; check that the fetch fails in the right way and that no list has changed."""
     before = client.list_files()
     with pytest.raises(HashclientError) as caught:
         client.fetch()

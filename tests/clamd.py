@@ -1,4 +1,4 @@
-"""A client of clamd's protocol, as plain as can be, and a daemon for it to talk to."""
+"""A simple client of clamd's protocol, and a daemon for it to talk to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hashclient.daemon.options import NoVerdict, Options, Paths
 from tests.kit import arguments, environment
 
 TIMEOUT_S = 60
-#: The options of a daemon that no command starts.
+#: Options for a daemon that a test starts without a command.
 OPTIONS = Options(
     NoVerdict.FOUND,
     Paths.OWN,
@@ -44,7 +44,7 @@ def instream(*chunks: bytes, prefix: bytes = b"z") -> bytes:
 
 
 class Daemon:
-    """A daemon that runs, with the addresses where it listens, and what it warned of."""
+    """A running daemon, with the addresses where it listens, and its warnings."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], addresses: list[str], warnings: list[str]
@@ -62,7 +62,7 @@ class Daemon:
 
     @property
     def tcp(self) -> tuple[str, int]:
-        """Its address and port."""
+        """The address and port of the daemon."""
         host, _, port = next(a for a in self.addresses if a[0].isdigit()).rpartition(":")
         return host, int(port)
 
@@ -72,7 +72,7 @@ class Daemon:
         return next(a for a in self.addresses if a.startswith("http:"))
 
     def connect(self, *, tcp: bool = False, uid: int | None = None) -> socket.socket:
-        """Connect to it, as another user if `uid` is given."""
+        """Connect to the daemon, as another user if `uid` is given."""
         sock = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
         sock.settimeout(self.timeout_s)
         with contextlib.nullcontext() if uid is None else acting(uid):
@@ -101,7 +101,7 @@ class Daemon:
         return [int(pid) for pid in path.read_text().split()]
 
     def stop(self) -> int:
-        """Stop it and return its exit code."""
+        """Stop the daemon and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
 
@@ -122,7 +122,7 @@ def acting(uid: int) -> Iterator[None]:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """Return all that comes until the other side closes, in whatever way."""
+    """Return all bytes that come until the other side closes in any way."""
     parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := sock.recv(1 << 16):

@@ -37,8 +37,8 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-# Constants of all modules that were imported by then would be tried as well: other ones each time,
-# by the tests that ran before in the same process.
+# Hypothesis would also try constants of all modules imported so far: these differ each time with
+# the tests that ran before in the same process.
 providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("quick", settings.get_profile("deep"), max_examples=count_of(100))
 
@@ -51,20 +51,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help=deep)
 
 
-@pytest.hookimpl(trylast=True)  # pytest's own is before it
+@pytest.hookimpl(trylast=True)  # pytest's own function is called before this one
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the depth, before modules of tests ask for it, and where a worker has its last words."""
+    """Set the depth before test modules need it, and the place for a worker's last words."""
     set_depth(deep=config.getoption("--deep"))
     if directory := getattr(config, "workerinput", {}).get("last_words"):
         path = Path(directory, str(os.getpid()))
         config.stash[_LAST_WORDS] = os.open(path, os.O_CREAT | os.O_WRONLY)
         faulthandler.enable(config.stash[_LAST_WORDS])
     else:
-        config.stash[_LAST_WORDS] = os.dup(2)  # tests have another one
+        config.stash[_LAST_WORDS] = os.dup(2)  # tests have another descriptor
 
 
-#: The descriptor to which a process writes where it is when it dies, or has been at one test for
-#: `_HANGS_S` seconds; the directory that has those of the workers.
+#: The descriptor to which a process writes its place when it dies, or when one test has taken
+#: `_HANGS_S` seconds; and the directory with these notes of the workers.
 _LAST_WORDS = pytest.StashKey[int]()
 _DIRECTORY = pytest.StashKey[str]()
 _HANGS_S = 600
@@ -89,7 +89,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show where the workers were that died; the end of a long log is what is read."""
+    """Show at which tests workers died; people read the end of a long log."""
     if (directory := terminalreporter.config.stash.get(_DIRECTORY, None)) is None:
         return
     for path in sorted(Path(directory).iterdir()):
@@ -128,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return False
         if "slow" not in left_out or not item.get_closest_marker("sampled"):
             return True
-        # Its first case stands for all.
+        # The first case of a test stands for all cases.
         function = (item.path, item.parent and item.parent.name, getattr(item, "originalname", ""))
         is_first = function not in sampled
         sampled.add(function)
@@ -174,7 +174,8 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         # when something is synced watch the calls. Commands in processes of their own do sync.
         patch.setattr(os, "fsync", lambda _fd: None)
         umask = os.umask(0o022)
-        # A shell that starts pytest in the background ignores them, and so would all commands.
+        # A shell that starts pytest in the background ignores these signals, and so would all
+        # commands.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) is signal.SIG_IGN:
                 is_python = number == signal.SIGINT

@@ -27,7 +27,7 @@ _PROT_READ, _PROT_WRITE, _MAP_SHARED = 1, 2, 1
 
 
 def tool(*command: object) -> None:
-    """Run a tool that makes a file system; skip where there is none."""
+    """Run a tool that makes a file system; skip the test if the tool is not installed."""
     if shutil.which(str(command[0])) is None:
         pytest.skip(f"no {command[0]}")
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
@@ -68,13 +68,13 @@ def disk(directory: Path, kind: str) -> Iterator[Path]:
 
 
 class Vault:
-    """A directory that is encrypted (fscrypt), on a disk of its own that is mounted."""
+    """An encrypted directory (fscrypt), on a mounted disk of its own."""
 
     #: Of mkfs.ext4.
     OPTIONS = ("-O", "encrypt", "-b", 4096)
 
     def __init__(self, disk: Path) -> None:
-        """Make it in the top directory; skip where the kernel cannot."""
+        """Make the vault in the top directory; skip the test if the kernel cannot."""
         self.path = disk / "vault"
         self.path.mkdir()
         self._root = os.open(disk, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""The HTML report in a real browser: nothing loaded, nothing run, and the table at work.
+"""The HTML report in a real browser: it loads and runs nothing else, and its table works.
 
-Needs Debian's chromium and the package playwright; axe-core, where axe-playwright-python is
-installed. The pages are opened from files, as a reader would open them.
+These tests need Debian's chromium and the package playwright; they use axe-core if
+axe-playwright-python is installed. The pages are opened from files, as a reader would open them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs chromium and the package playwright",
 )
 
-#: In a container there is no sandbox, no GPU, and nothing to look for on the network.
+#: A container has no sandbox and no GPU for the browser, and the browser needs no network.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -122,7 +122,7 @@ class Opened:
         self.page.on("dialog", lambda dialog: self.noise.append(dialog.message))
         self.page.on("request", lambda request: self.noise.append(request.url))
         self.page.goto(path.as_uri())
-        # The page itself is all that was asked for.
+        # The browser has requested only the page itself.
         assert self.noise == [path.as_uri()]
         self.noise.clear()
 
@@ -279,7 +279,7 @@ def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_pa
             return performance.now() - start;
         }"""
     )
-    # It takes some 30 ms; a hundred times that would be another algorithm.
+    # The table takes some 30 ms; a hundred times this would mean another algorithm.
     assert took_ms < 3_000
     opened.close()
 

@@ -153,7 +153,7 @@ def test_oauth_client_credentials(
     for arguments in (site.init_arguments(*options), ["fetch"]):
         result = site.run(*arguments, env=env)
         assert result.code == 0, result.err
-    # One token a run: it is kept in memory and nowhere else.
+    # One token a run: a token is kept in memory and nowhere else.
     assert endpoint.given == 2
     endpoint.honest = False
     refused = site.run("fetch", env=env)

@@ -175,7 +175,7 @@ def test_a_webhook_gets_the_alert_signed_over_tls(
 
 @pytest.mark.slow
 def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Path) -> None:
-    """Each by its own cause: scans, fetches, lists, an exception, damage, a look at machines."""
+    """Each event has its own cause: scans, fetches, lists, an exception, damage, fleets."""
     listed = {"base": {"right": b"listed", "wrong": b"benign"}, "old": {"o-1": b"old"}}
     state = State(tmp_path, listed, {"a": b"listed", "b": b"benign", "c": b"benign"})
     (place := tmp_path / "fleet").mkdir()
@@ -222,7 +222,7 @@ def test_each_event_leaves_by_command_webhook_and_mail(tmp_path: Path, inbox: Pa
         assert [s for s in subjects if meaning.one in s or meaning.many in s], kind
 
 
-#: Each answer, and words of the warning about it.
+#: Each answer of the server, and words of the warning about it.
 MISBEHAVIOUR: Mapping[str, tuple[Behaviour, str]] = {
     "500": (reply(status=500), "500"),
     "404": (reply(status=404), "404"),
@@ -275,11 +275,11 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
         found = json.loads(listed.out)
         assert [w["to"] for w in found["waiting"]] == [["webhook"]]
         assert found["receivers"][0]["attempts"] == 1
-        # The next run leaves it alone for a while.
+        # The next run leaves the receiver alone for a while.
         quiet = state.scan()
         assert (quiet.code, quiet.err) == (10, "")
         assert len(server.requests) == 1
-        # It is back: the same alert arrives, and nothing waits any more.
+        # The receiver works again: the same alert arrives, and no alert waits any more.
         server.on("/hook", reply())
         assert state.call("alerts", "send").out == "webhook: took 1 alert\n"
         first, last = server.requests[0], server.requests[-1]

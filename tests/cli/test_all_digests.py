@@ -63,7 +63,7 @@ def test_one_file_has_one_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_it_says_what_a_lookup_of_all_digests_says(tmp_path: Path, jobs: int) -> None:
-    """Of entries of any kind: mixed or whole, with a size or without; all have a SHA-1."""
+    """The entries are of all kinds: mixed or complete, with a size or without; all have a SHA-1."""
     chance = random.Random(jobs)
     contents = [b"content %02d" % n for n in range(30)]
     entries = []
@@ -95,7 +95,7 @@ def test_the_cache_does_not_stand_for_digests_that_it_does_not_have(
     again = scan(state, "--all-digests", tree)
     assert (again.code, again.outcomes) == (3, first.outcomes)
     assert again.summary["files_read"] == 0
-    # And what has all of them serves who needs fewer.
+    # A record with all digests also serves a list that needs fewer.
     assert scan(state, tree).summary["known_unchanged"] == 2
 
 

@@ -1,7 +1,7 @@
 """Archives and mail as other programs open them: they have one verdict, by every door.
 
 Each of `ROWS` is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar
-extract without an error, or a mail with one that programs for mail do.
+extract without an error, or a mail whose listed member programs for mail extract.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def found(state: Path, *args: object) -> set[str]:
 @pytest.mark.sampled
 @pytest.mark.parametrize("sized", [True, False], ids=["with sizes", "without sizes"])
 def test_a_scan_finds_a_listed_member_in_each(tree: Path, tmp_path: Path, *, sized: bool) -> None:
-    """Files of a size that no entry has are only looked at; others are read as well."""
+    """Files of a size that no entry has are searched for marks; others are read as well."""
     state = make_state(tmp_path, {"base": csv_of({"e-1": LISTED}, sized=sized)})
     assert found(state, tree) == set(ROWS)
 
@@ -180,7 +180,7 @@ def test_each_file_has_one_verdict_by_every_door(
 def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version found no mark in any of them, and remembered that under another bit."""
+    """An earlier version found no mark in these files, and noted this under another bit."""
     remember_at_once(monkeypatch, tmp_path)
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     state.let_time_pass()

@@ -90,7 +90,7 @@ def test_show_since_a_date(world: Logged) -> None:
 
 
 def test_an_event_that_the_log_does_not_have_is_named(world: Logged) -> None:
-    """A misspelt event must not look like one that has not happened."""
+    """A misspelt event must not look like an event that has not happened."""
     shown = world.audit("show", "--event", "mtch", "--event", "match")
     assert (shown.code, len(shown.out.splitlines())) == (0, 2), shown.out
     assert shown.err.startswith("hint: the log has no event mtch; it has ")
@@ -189,7 +189,7 @@ def test_rotate_goes_on_in_another_file(world: Logged) -> None:
 
 
 def test_a_last_file_that_was_taken_away_is_said_to_be_missed(world: Logged) -> None:
-    """Only a checkpoint proves it: a kill may have come before the next was begun."""
+    """Only a checkpoint proves the removal: a kill may have come before the next file was begun."""
     world.output("rotate")
     assert "if another file followed" not in world.output("verify")
     (world.directory / "log-000001.jsonl").rename(world.directory / "log.jsonl")

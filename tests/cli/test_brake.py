@@ -1,4 +1,4 @@
-"""The brake: what one entry matches above the limit is held, until a person releases it."""
+"""The brake: matches of one entry above the limit are held, until a person releases them."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_person_releases_some_of_an_entry_and_the_rest_stays_held(world: Brake
     assert result.code == 0, result
     assert result.out.count("quarantined") == 2
     assert world.counts() == {"quarantined": 7, "held": 3}
-    # What a person has released does not count: the limit is used up all the same.
+    # Matches that a person has released do not count: the limit is used up without them.
     released = [data for _, data in world.events("released")]
     assert {data["reason"] for data in released} == {"ticket 4711"} and len(released) == 2
     assert world.story(released[0]["id"]) == ["found", "held", "released", "quarantined"]
@@ -297,7 +297,7 @@ def test_a_withdrawal_ends_held_matches_by_itself(world: Braked) -> None:
 
 
 def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked) -> None:
-    """Who plants copies of one entry holds back nothing of another one."""
+    """A person who plants copies of one entry holds back no file of another entry."""
     world.scan()
     world.add({"second": WRONG}, "other")
     world.scan()

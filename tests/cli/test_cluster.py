@@ -64,7 +64,7 @@ def scan(state: Path, *args: object, **kwargs: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
 
 
-#: Values that differ between runs. Which matches are read twice depends on what came before them.
+#: Values that differ between runs. Which matches are read twice depends on the earlier files.
 VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started", "bytes_read"}
 
 
@@ -235,7 +235,7 @@ def test_an_unchanged_file_is_not_read_again(
     again, there = scanned(), scanned("--executor", cluster.url)
     assert there == again
     assert there["known_unchanged"] > 240
-    # A file that has changed is read.
+    # A changed file is read.
     (tree / "many" / "3" / "7").write_bytes(b"FILE 3 7")
     assert scanned("--executor", cluster.url)["files_read"] == again["files_read"] + 1
     everything = scanned("--executor", cluster.url, "--no-inventory")

@@ -1,4 +1,4 @@
-"""`demo`: it ends as it says, and leaves only the files that were requested."""
+"""`demo`: it ends with the promised code, and leaves only the requested files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.kit import ROOT, call, run
 @pytest.mark.slow
 def test_every_step_ends_as_expected(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    # Its own commands must not take what the caller's environment says.
+    # The commands of the demo must ignore settings in the caller's environment.
     result = run("demo", "--keep", kept, env={"HASHCLIENT_SCAN_EXCLUDE": "*", "LC_ALL": "C"})
     assert (result.code, result.err) == (0, "")
     assert "\nEvery step ended as expected.\n" in result.out
     ends = [int(code) for code in re.findall(r"^\[exit (\d+)\]$", result.out, re.MULTILINE)]
     assert {0, 4, 5, 6, 10} == set(ends)
-    assert len(ends) == result.out.count("\n$ ") - 1  # the server runs on beside it
+    assert len(ends) == result.out.count("\n$ ") - 1  # the server runs on beside the other steps
     assert "list baseline: generation 2: 1 added, 4 live" in result.out
     assert "1 row was not meant, and left out" in result.out
     again = run("--state-dir", kept / "state", "scan", kept / "files")
@@ -39,7 +39,7 @@ def test_it_works_in_no_directory_with_something_in_it(tmp_path: Path) -> None:
 
 
 def test_it_works_in_no_directory_that_others_may_write_to(tmp_path: Path) -> None:
-    """It runs a program that it has written there."""
+    """`demo` runs a program that it has written into the directory."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     theirs.chmod(0o777)

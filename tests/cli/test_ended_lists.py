@@ -33,7 +33,7 @@ FILES = {"both": b"in both lists", "typo": b"in the list with the wrong name"}
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A provider of two lists, of which one was misspelt, and a client that has matched both."""
+    """A provider of two lists, one with a misspelt name, and a client with matches of both."""
     with Site(tmp_path) as site:
         site.publish(csv_of({"e-1": FILES["both"]}))
         site.publish(csv_of({"t-1": FILES["both"], "t-2": FILES["typo"]}), "basline")
@@ -210,7 +210,7 @@ def test_a_member_that_is_malformed_is_refused(
 
 
 def test_a_list_of_another_provider_is_not_dropped(simulator: Simulator, tmp_path: Path) -> None:
-    """Its name is in the configuration of the provider that has ended a list of that name."""
+    """The provider that has ended a list is configured with the name of another's list, too."""
     other = Simulator(tmp_path / "another")
     other.publish(csv(range(3)), "other")
     other.publish(csv(range(3, 6)), "theirs")

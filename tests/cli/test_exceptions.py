@@ -385,7 +385,7 @@ def test_it_ends_with_the_withdrawal_of_the_entry_and_does_not_come_back_with_an
     world.client.fetch()
     assert world.scan().code == 0
     assert world.obstacles() == ["base/wrong is not on the list any more"]
-    # The same id for another content: what was ruled was not about this.
+    # The same id for another content: the ruling was not about this content.
     world.provider.add({"wrong": RIGHT + b"!"}, "base")
     world.client.fetch()
     (world.tree / "new").write_bytes(RIGHT + b"!")

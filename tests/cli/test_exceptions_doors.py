@@ -1,4 +1,4 @@
-"""One exception through every door by which content comes: the same answer, each is counted."""
+"""One exception through every door for content: the same answer, and each is counted."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
         assert result.lines[0]["type"] == "match"
 
 
-#: By the digest of its store, or a digest that is looked up, a file is not known.
+#: Neither a digest of a store nor a digest that is looked up identifies a file.
 BY_CONTENT = [p for p in _doors if p.values[0] != "lookup"]
 
 
@@ -173,7 +173,7 @@ def test_a_daemon_records_an_excepted_container_beside_its_listed_member(tmp_pat
 def asked_after_exception(
     world: State, daemon: Daemon, *, seconds: int
 ) -> tuple[datetime, Run, bytes]:
-    """Make an exception that ends so soon, and ask; return its end, how that went, the answer."""
+    """Make an exception that ends soon, and ask; return its end, both results."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     words = ("exceptions", "add", "base/wrong", *REASON, "--until", until.isoformat())
     return until, world.call(*words), daemon.ask(instream(WRONG))
@@ -185,7 +185,7 @@ def test_an_exception_ends_while_a_daemon_runs_and_the_next_answer_is_found(
 ) -> None:
     with serving(world.path, tmp_path / "run") as daemon:
         until, made, answer = asked_after_exception(world, daemon, seconds=2)
-        if datetime.now(UTC) >= until:  # on a slow machine it ends before it is asked for
+        if datetime.now(UTC) >= until:  # a slow machine: the exception has ended
             until, made, answer = asked_after_exception(world, daemon, seconds=40)
         assert (made.code, answer) == (0, CLEAN)
         wait_until(lambda: datetime.now(UTC) > until, daemon.process.pid)

@@ -1,4 +1,4 @@
-"""Two persons make an exception where the configuration says so: until then it covers nothing."""
+"""Two persons make an exception if the configuration says so: until then it covers nothing."""
 
 from __future__ import annotations
 

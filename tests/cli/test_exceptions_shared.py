@@ -1,4 +1,4 @@
-"""Exceptions that one machine exports and others import: what travels, and what is refused."""
+"""Exceptions that one machine exports and others import: what travels, what is refused."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_an_edited_export_is_refused(pair: Pair) -> None:
 
 
 def test_a_key_that_is_not_trusted_is_refused_by_name(pair: Pair) -> None:
-    """That is the export of another organisation, too."""
+    """The export of another organisation is refused, too."""
     pair.hub.add("base/wrong")
     pair.export()
     pair.server.configure(CONFIG)
@@ -184,7 +184,7 @@ def test_a_key_that_is_not_trusted_is_refused_by_name(pair: Pair) -> None:
 
 
 def test_a_machine_does_not_import_its_own_decisions(pair: Pair) -> None:
-    """Otherwise one person could be two."""
+    """Otherwise one person could count as two."""
     pair.hub.add("base/wrong")
     pair.export()
     pair.hub.configure(trusting(hub=pair.key))
@@ -199,7 +199,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     pair.export()
     older = pair.file.read_bytes()
     pair.take()
-    # One that was removed here does not come back with the same file.
+    # An exception that was removed here does not come back with the same file.
     pair.server.exceptions("remove", ruling, *REASON)
     again = pair.take()
     assert (again.code, "was imported before" in again.err) == (0, True)
@@ -211,7 +211,7 @@ def test_an_older_export_is_refused_by_its_version_and_the_same_one_changes_noth
     assert done.code == 6
     assert "the exceptions of hub are of version 1, which is older than version 2" in done.err
     assert not listed(pair.server) and pair.server.scan().code == 10
-    # Nor once all exceptions are given up.
+    # It does not come back either after all exceptions were removed.
     pair.server.exceptions("remove", "--all", *REASON)
     assert pair.take(write(pair, older)).code == 6
 
@@ -300,7 +300,7 @@ def test_an_entry_that_is_not_here_is_said_and_the_rest_is_taken(pair: Pair) -> 
     assert done.code == 0
     assert f"{missing}  no more: base/later was not here when it was imported" in done.out
     assert pair.server.scan().code == 0
-    # Once it is here, the same file does.
+    # Once the entry is here, the same file makes the exception.
     (pair.server.tree / "later").write_bytes(b"listed there only")
     list_on(pair.server, later=b"listed there only")
     assert pair.server.scan().code == 10

@@ -150,7 +150,7 @@ def test_what_several_clients_reject_is_proposed_once_each_counts(
     both = entries(provider(site, "feedback", two.output, "--format", "json"))
     assert (both["e-1"]["rejected"], both["e-1"]["clients"]) == (2, 2)
     assert both["e-1"]["proposed"] and both["e-2"]["proposed"]
-    # The same file again, also under another name.
+    # The same file again does not count, even under another name.
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(one.output.read_bytes())
     again = provider(site, "feedback", one.output, copy, "--format", "json", code=2)
@@ -164,7 +164,7 @@ def test_what_several_clients_reject_is_proposed_once_each_counts(
     assert later["e-1"]["proposed"] and not later["e-2"]["proposed"]
     copy.write_bytes(older)
     assert "is counted already" in provider(site, "feedback", copy, code=2).err
-    # What is proposed can be withdrawn, and is not proposed after that.
+    # A proposed entry can be withdrawn, and is not proposed after that.
     ids = tmp_path / "ids.txt"
     words = ("--list", "baseline", "--output", ids)
     said = provider(site, "feedback", *words)
@@ -198,7 +198,7 @@ def test_what_is_not_for_this_repository_or_of_nobody_is_refused(
     peer.let_in()
     edited = tmp_path / "edited.jsonl"
     edited.write_bytes(peer.output.read_bytes().replace(b'"rejected":1', b'"rejected":9'))
-    # One that is refused keeps no other from counting.
+    # A refused file keeps no other file from counting.
     both = provider(site, "feedback", edited, peer.output, "--format", "json", code=6)
     assert "signature" in both.err and entries(both)["e-1"]["rejected"] == 1
     with Site(tmp_path / "elsewhere") as other:

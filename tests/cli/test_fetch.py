@@ -77,7 +77,7 @@ def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> N
     again = site.run("fetch", state=state)
     assert again.code == 0
     assert again.out.startswith("list baseline: nothing new, generation 1; ")
-    # Whether there is a newer root, and the timestamp.
+    # The requests are for a newer root, and for the timestamp.
     assert len([line for line in site.requests if " GET " in line]) == 2
 
 
@@ -148,7 +148,7 @@ def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> Non
     assert "hint: " in scan.err
     clean = run("--state-dir", unreachable, "scan", "--fetch", unreachable / "config.toml")
     assert clean.code == 4
-    # Without the option it does not even try.
+    # Without the option, the scan does not even try.
     assert run("--state-dir", unreachable, "scan", unreachable / "config.toml").code == 0
 
 
@@ -334,7 +334,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
     away(config)
     result = site.call("fetch", state=own)
     assert (result.code, "cannot reach" in result.err or "refused" in result.err) == (4, True)
-    # The other provider offers one list less than it should.
+    # The other provider offers one list fewer than it should.
     edited(config, MAIN, f'{MAIN}lists = ["baseline", "local", "x"]\n')
     nothing = listed.parent / "none"
     for args, word in ((("fetch",), "error"), (("scan", "--fetch", nothing), "warning")):
@@ -343,7 +343,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
         # A scan goes on; the code of a fetch is that of the failure.
         assert f"hashclient: {word}: provider main does not offer list x\n" in result.err
         assert result.err.count("127.0.0.1") == 1
-    # It lets nobody in.
+    # The other provider refuses every client.
     token = listed.parent / "token"
     token.write_text("wrong")
     token.chmod(0o600)
@@ -356,7 +356,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
 
 @pytest.mark.slow
 def test_an_unreadable_list_switches_no_guard_off(site: Site, own: Path) -> None:
-    """A list that is not to be fetched says by when this machine's clock was right."""
+    """The state of a list that is not fetched shows whether this machine's clock is right."""
     folder = own / "lists" / "local"
     edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")
     edited(own / "config.toml", MAIN, f'{MAIN}lists = ["baseline"]\n')

@@ -1,4 +1,4 @@
-"""Each list that scans use is kept up to date, or it is said that it is not."""
+"""Each list that scans use is kept up to date, or a message says that it is not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_list_that_is_here_is_fetched_though_lists_does_not_name_it(site: Site
     assert (
         shown.code == 0 and shown.out.count("`lists` of its provider does not name this list") == 1
     )
-    # Now it is given up.
+    # Now the list is given up.
     shutil.rmtree(folder)
     fetched = site.call("fetch")
     assert (fetched.code, fetched.err) == (0, "") and "second" not in fetched.out
@@ -63,7 +63,7 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
     assert site.call("scan", site.repository.root_file).code == 8
     fetched = site.call("fetch")
     assert fetched.code == 0 and "list third: new -> generation 1" in fetched.out
-    # It was not in use before.
+    # The list was not in use before.
     said = f"list third has a folder here, so it is kept up to date {NOT_NAMED}"
     assert said in fetched.err and "in use" not in fetched.err
     assert site.call("scan", site.repository.root_file).code == 0
@@ -75,7 +75,7 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
 def test_a_damaged_list_of_a_provider_that_was_removed_is_not_replaced(
     site: Site, left: str, damaged: bytes | None
 ) -> None:
-    """What is left of the provider says that it offered such a list, or could have."""
+    """The remaining metadata of the provider says that it offered such a list, or could have."""
     trust, lists = site.state / "trust", site.state / "lists"
     targets = trust / "removed" / "metadata" / "targets.json"
     if left == "manifest":

@@ -274,11 +274,11 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     yard.put(yard.boxes[0], 6, 101, lists=(newer,))
     assert yard.states() == {"web-1": "behind", "web-2": "behind"}
     assert yard.show().code == 7
-    # A generation that is younger than the interval may not have come to all.
+    # A generation that is younger than the interval may not have reached all machines.
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # But it hides no older one, whatever the machine that has it says.
+    # But it hides no older generation, whatever its machine says.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 
@@ -305,11 +305,11 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.show().code == 0
     yard.put(yard.boxes[1], 6, 40)
     assert yard.states() == {"web-1": "rolled-back"}
-    assert yard.states() == {"web-1": "rolled-back"}  # it does not become usual
+    assert yard.states() == {"web-1": "rolled-back"}  # the finding stays
     assert yard.show().code == 9
-    yard.put(yard.boxes[1], 7, 101)  # nor when it has come past where it was
+    yard.put(yard.boxes[1], 7, 101)  # it also stays when the machine has come past its last number
     assert yard.states() == {"web-1": "rolled-back"}
-    yard.put(yard.boxes[1])  # nor with the document that it had before
+    yard.put(yard.boxes[1])  # it also stays with the machine's earlier document
     assert yard.states() == {"web-1": "rolled-back"}
     box = yard.boxes[1]
     assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
@@ -319,7 +319,7 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
 def test_what_was_seen_counts_however_the_place_is_named(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what was seen in another place of that name does not."""
+    """Documents that were seen in another place of the same name do not count."""
     assert yard.show().code == 0
     yard.put(yard.boxes[1], 6, 40)
     monkeypatch.chdir(yard.place.parent)
@@ -418,7 +418,7 @@ def test_one_key_for_two_machines_is_refused(yard: Yard) -> None:
 def test_nothing_at_all_is_not_well(yard: Yard) -> None:
     shutil.rmtree(yard.place)
     yard.roster.write_text("[machines]\n")
-    assert yard.show().code == 2  # a place that is not there
+    assert yard.show().code == 2  # a place that does not exist
     yard.place.mkdir()
     assert yard.show().code == 3
     shown = yard.show("--format", "jsonl")
@@ -457,7 +457,7 @@ def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, wha
 
 
 def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:
-    """Of any size, depth and kind, and with names that a terminal must not get."""
+    """The files are of any size, depth and kind, and have names that must not reach a terminal."""
     good = yard.put(Box(0))
     with (yard.place / "huge.jsonl").open("wb") as stream:
         stream.truncate(1 << 30)
@@ -541,7 +541,7 @@ def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
 
 # A thousand machines
 
-#: What is done to which machines, by number.
+#: The numbers of the machines, by what is done to them.
 FORGED, REPLAYED, SILENT, ROLLED, TWIN = (
     range(3),
     range(3, 8),
@@ -576,7 +576,7 @@ def before_and_after(yard: Yard) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 def check(yard: Yard, shown: Run) -> None:
-    """Check that each machine that is not well is named, and none of these counts as well."""
+    """Check that each machine with a problem is named, and that none of these counts as well."""
     assert shown.code == 9
     states: dict[str, list[str]] = {}
     for line in shown.lines:
@@ -640,7 +640,7 @@ def test_the_same_in_a_bucket(tmp_path: Path, site: Site) -> None:
     for name, data in old.items():
         bucket.put(f"machines/{name}", data)
     assert run(*words, env=site.environment).code == 3
-    # The documents of machines that stay well may stay as they are: putting them is slow.
+    # Documents of machines that stay well may stay unchanged, because putting them is slow.
     for name, data in itertools.islice(new.items(), 19):
         bucket.put(f"machines/{name}", data)
     shown, _, peak_kb = measured(*words, "--format", "jsonl", env=site.environment)
@@ -686,7 +686,7 @@ def test_a_store_that_repeats_its_listing_does_not_hold_up_a_look(yard: Yard, si
 def test_the_clients_of_google_and_azure_publish_and_show(
     world: State, site: Site, scheme: str
 ) -> None:
-    """To a server that speaks what each of them does when it puts, lists and gets."""
+    """The server speaks the protocol with which each client puts, lists and gets."""
     kept: dict[str, bytes] = {}
     where = f"{scheme}://machines/fleet"
     # To put something, Google's client wants an account, be it one without a key.
@@ -761,10 +761,10 @@ def test_a_log_that_was_cut_or_replaced_does_not_pass(world: State, place: Path)
     lines = log.read_bytes().splitlines(keepends=True)
     signed = [n for n, line in enumerate(lines) if b'"sig"' in line]
     log.write_bytes(b"".join(lines[: signed[-2] + 1]))
-    assert world.call("audit", "verify").code == 0  # by itself it is intact
+    assert world.call("audit", "verify").code == 0  # alone, the log is intact
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "missing: the log ends at line" in done.err
-    world.scan()  # it is long enough again, and has other records
+    world.scan()  # the log is long enough again, but has other records
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "not the record of the checkpoint" in done.err
     shutil.rmtree(world.path / "audit")

@@ -39,7 +39,7 @@ def state_with_file(directory: Path) -> State:
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    """Its listed file was found by a scan."""
+    """A scan has found the listed file of this state."""
     state = state_with_file(tmp_path)
     assert state.scan().code == 10
     return state
@@ -55,7 +55,7 @@ def test_a_file_that_was_deleted_is_gone_and_found_again_when_it_is_back(state: 
     assert event.data["path"] == str(state.tree / FILE) and event.sig is not None
     (end,) = log.read(state.path / "audit", event="scan-end", limit=1)
     assert end.data["gone"] == 1
-    # Said once; and a scan that finds it again goes on with the same match.
+    # The match is reported as gone once; a scan that finds the file again continues the same match.
     assert state.scan().summary["gone"] == 0
     (state.tree / FILE).write_bytes(LISTED)
     assert state.scan().summary["match"] == 1
@@ -95,7 +95,7 @@ def test_a_moved_file_that_a_link_leads_to_is_not_gone(state: State, moved: str)
     (state.tree / moved).symlink_to(state.tree.parent / "moved")
     state.scan()
     assert state.states() == {"sub/deep/a": "found"}
-    # A scan that follows the link goes on with the same match, where the file is.
+    # A scan that follows the link continues the same match, at the place of the file.
     state.scan("--follow-symlinks", state.tree)
     (path,) = state.states()
     assert path.startswith(str(state.tree.parent / "moved")) and story(state) == ["found"]
@@ -189,7 +189,7 @@ def test_too_much_trouble_says_nothing(state: State, monkeypatch: pytest.MonkeyP
     (state.tree / FILE).unlink()
     monkeypatch.setattr(trees, "MAX_COVERED", 1)
     link = state.tree / "link"
-    link.symlink_to(f"{'x' * 300}")  # a name that no file system takes: unread
+    link.symlink_to(f"{'x' * 300}")  # a name that no file system accepts: unread
     state.scan("--follow-symlinks", state.tree)
     assert state.states() == {"sub/deep/a": "found"}
     link.unlink()

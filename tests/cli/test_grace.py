@@ -19,7 +19,7 @@ EXPIRED = "list base is stale: it expired"
 
 
 class Expired(State):
-    """A state whose list `base` expired some time before `NOW`, and one that is always fresh."""
+    """A state whose list `base` expired before `NOW`, and another list that is always fresh."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, {"base": LISTED, "fresh": {"x": b"another"}})
@@ -115,7 +115,7 @@ def test_status_of_a_stale_list_is_an_error(world: Expired) -> None:
 
 
 def test_a_clock_that_was_set_back_has_no_grace(world: Expired) -> None:
-    """It cannot tell what has expired."""
+    """A clock that was set back cannot tell which lists have expired."""
     world.expire(hours=5, grace_hours=6)
     later = (NOW + timedelta(hours=1)).isoformat()
     edit_manifest(world.path, "base", checked_at=later)

@@ -32,7 +32,7 @@ WRITERS = [
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """A server of static files that wants a token."""
+    """A server of static files that requires a token."""
 
     protocol_version = "HTTP/1.1"
 
@@ -93,7 +93,7 @@ class World:
         fetched = self.call("fetch")
         assert (fetched.code, fetched.err) == (0, ""), fetched.err
         scanned = self.call("scan", "--format", "jsonl", self.share)
-        assert scanned.code == 10, scanned.err  # a match, and nothing that is not known
+        assert scanned.code == 10, scanned.err  # a match, and no problem with a list
         return {int(p.rpartition("-")[2]) for p, k in scanned.outcomes.items() if k == "match"}
 
 
@@ -113,7 +113,7 @@ def test_a_provider_written_from_the_document_works(world: World) -> None:
     pinned = world.init()
     assert pinned.code == 0, pinned.err
     assert world.found() == {0, 1, 2}
-    # Another list, with another kind of key; entries without some of the digests; a withdrawal.
+    # Another list, with a key of another kind; entries without some of the digests; a withdrawal.
     provider.add_list("other", CryptoSigner.generate_ecdsa())
     provider.change("other", added=[(*rows[3][:2], None, None, None, "x", None)])
     provider.change("baseline", ["e-1"], [(rows[4][0], None, None, *rows[4][3:])])

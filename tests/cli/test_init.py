@@ -1,4 +1,4 @@
-"""`hashclient init`: nothing is pinned that does not work, and no secret is ever repeated."""
+"""`hashclient init`: it pins nothing that does not work, and never repeats a secret."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def secret_file(tmp_path: Path) -> Path:
 
 
 def refused(result: Run, code: int, message: str, state: Path) -> None:
-    """Check that nothing was pinned, and that the user hears what to do and no secret."""
+    """Check that nothing was pinned, and that the message says what to do and has no secret."""
     assert result.code == code, result.err
     assert message in result.err
     assert "hint: " in result.err
@@ -124,7 +124,7 @@ def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
     early = Session(Settings(state, config, None, Config()))
     assert site.call(*site.init_arguments(), state=state).code == 0
     text, provider = config.read_text(), ProviderConfig(root_sha256="")
-    # The change that the other one made since the settings were read is not undone.
+    # The change that the other `init` made since the settings were read is not undone.
     with pytest.raises(ConfigError, match="cannot add a provider"):
         pin_provider(early, "main", provider, site.repository.root_file, site.repository.public)
     assert config.read_text() == text
@@ -332,7 +332,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
     assert modes["etc/hashclient/config.toml"] == modes["out/report.txt"] == 0o644
     private = [name for name in modes if name.startswith(("var/state", "repo/keys", "out/officer"))]
     assert len(private) > 10
-    # The library makes this one by itself, inside what is private.
+    # A library makes this file by itself, inside a private directory.
     assert {name for name in private if modes[name] & 0o077} <= {
         "var/state/trust/main/metadata/root_history"
     }
@@ -341,7 +341,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
-    """Not a device without an end, nor a pipe that nobody writes to."""
+    """The configuration must not be a device without an end, nor a pipe without a writer."""
     path = tmp_path / what
     if what == "pipe":
         os.mkfifo(path)

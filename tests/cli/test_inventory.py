@@ -127,7 +127,7 @@ def test_digests_that_are_missing_are_computed_once_for_the_files_that_need_them
     world: Known,
 ) -> None:
     world.scan()
-    # All digests of this entry must agree, and of its file only one is known.
+    # All digests of this entry must agree, and for its file only one digest is known.
     world.add({"e-5": content(5)}, algorithms=tuple(Algorithm))
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "f5"}, (1, len(content(5))))
@@ -207,7 +207,7 @@ def test_links_to_a_known_file_are_known(world: Known) -> None:
     world.scan()
     found = world.scan()
     assert (matches(found), reads(found)) == ({"f0", "link"}, (0, 0))
-    # Through one name it is changed under the other.
+    # The file is changed through the name under which the scan does not know it.
     world.file(0).write_bytes(content(1))
     assert matches(world.scan()) == set()
 
@@ -232,7 +232,7 @@ def test_an_inode_that_is_used_again_is_seen(world: Known) -> None:
         path.write_bytes(content(0))
     found = world.scan()
     assert matches(found) == {"f0", *(path.name for path in new)}
-    # Where the file system gave no inode again, this has shown nothing; ours do.
+    # If the file system gave no inode again, this test has shown nothing; our file systems do so.
     if not inodes & {path.stat().st_ino for path in new}:
         pytest.skip("no inode was used again")
 
@@ -249,7 +249,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
 def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
     world: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It changes between the reading and the noting, which goes by the status of the reading."""
+    """The file changes between reading and noting; the note has the status at the reading."""
     original = records.records_of
 
     def change(statuses: Sequence[os.stat_result]) -> records.Records:
@@ -471,7 +471,7 @@ def test_sizes_rule_files_out_before_the_inventory_is_asked(world: Known) -> Non
     world.client.fetch("sized")
     wanted = [data for data in FILES.values() if len(data) == len(content(2))]
     first = world.scan()
-    # Those that match are read for the other digests of their entries, too.
+    # Matching files are read for the other digests of their entries, too.
     assert matches(first) == {"f2", "f5"}
     assert reads(first) == (len(wanted), sum(map(len, wanted)) + 2 * len(content(2)))
     assert reads(world.scan()) == (0, 0)

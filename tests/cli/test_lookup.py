@@ -99,7 +99,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
     ) as process:
         os.close(reading)
         os.write(writing, f"{CLEAN[0]}\n".encode())
-        # It has taken that, and looks for more.
+        # The command has taken these bytes, and waits for more.
         wait_until(lambda: pending(writing) == 0, process.pid)
         wait_until(lambda: is_asleep(process.pid) or process.poll() is not None, process.pid)
         with contextlib.suppress(BrokenPipeError):
@@ -181,7 +181,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         "match",
     ]
     assert result.code == 11
-    # Without --show-all the same, but for the clean ones.
+    # Without --show-all the output is the same, except for clean inputs.
     brief = lookup_jsonl(state, "--from", path)
     assert [line["type"] for line in brief.lines[:-1]] == [
         line["type"] for line in result.lines[:-1] if line["type"] != "clean"
@@ -262,7 +262,7 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
 def test_a_source_that_cannot_be_read_keeps_no_other_from_being_looked_up(
     state: Path, tmp_path: Path
 ) -> None:
-    """Wherever it stands among the sources, and whatever is wrong with it."""
+    """The source may stand anywhere among the sources, and have any fault."""
     good, bad, closed, folder = (tmp_path / name for name in ("good", "bad", "closed", "folder"))
     bad.write_text("not a digest\n")
     closed.write_text(f"{SHA1}\n")

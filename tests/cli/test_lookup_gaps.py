@@ -1,4 +1,4 @@
-"""Entries without digests of the given kinds: the input is not clean, and this is said once."""
+"""Entries without digests of the given kinds: the input is not clean; one message says so."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_match_is_a_match_all_the_same(state: Path) -> None:
     md5, sha1, _ = digests_of(WHOLE["w-1"])
     assert look_up(state, md5).code == 10
     assert look_up(state, md5, sha1, digests_of(CLEAN)[0]).code == 11
-    # No gap is shown: it is a match already.
+    # No gap is shown, because the input is a match already.
     assert "gap" not in look_up(state, "--format", "jsonl", md5).summary
 
 
@@ -81,7 +81,7 @@ def test_a_size_rules_out_first(tmp_path: Path) -> None:
         result = look_up(state, "--format", "jsonl", "--show-all", "--from", path)
         assert result.code == {"unread": 3, "clean": 0}[kind]
         assert result.lines[0]["type"] == kind
-    # Where an entry has no size, none rules it out.
+    # If an entry has no size, no size rules it out.
     state = state_of(tmp_path / "unsized", sized=False)
     path.write_text(f"md5,size\n{md5},{len(BY_SHA256) + 1}\n")
     assert look_up(state, "--from", path).code == 3
@@ -95,7 +95,7 @@ def test_gaps_are_accepted_when_asked_for(state: Path) -> None:
     (gap,) = end.data["gaps"]
     assert (gap["list"], gap["algorithms"], gap["rows"]) == ("other", ["md5"], 1)
     assert (end.data["gaps_accepted"], end.data["exit_code"]) == (True, 0)
-    # It is not accepted for a match, nor for what else is wrong.
+    # A match is not accepted as a gap, and neither is any other fault.
     assert look_up(state, "--accept-gaps", digests_of(BY_SHA256)[2]).code == 10
     env = {"HASHCLIENT_LOOKUP_ACCEPT_GAPS": "1"}
     assert run("--state-dir", state, "lookup", md5, env=env).code == 0

@@ -207,7 +207,7 @@ def test_a_bug_is_reported_without_its_insides_unless_asked(
 
 
 #: The program, in which a signal comes while a module is loaded: of the command line, a command,
-#: a library. It comes within `exec`, which Python takes for a reason to end itself by SIGINT.
+#: a library. The signal comes within `exec`, where Python would end itself by SIGINT.
 SIGNALLED = """
 import os, sys
 number, name = int(sys.argv[1]), sys.argv[2]
@@ -268,7 +268,7 @@ def test_a_sigint_ignored_in_the_background_stays_ignored(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Here one that waits for its input."""
+    """This test uses a command that waits for its input."""
     assert run("provider", "init", tmp_path / "repo").code == 0
     read, write = os.pipe()
     process = subprocess.Popen(
@@ -283,7 +283,7 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
     os.write(write, b"# comment\n")
 
     def waits() -> bool:
-        """It has read what there was, and sleeps until there is more."""
+        """The process has read all bytes of its input, and sleeps until there are more."""
         unread = int.from_bytes(fcntl.ioctl(write, termios.FIONREAD, bytes(4)), sys.byteorder)
         state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return unread == 0 and state == "S"
@@ -320,8 +320,8 @@ def test_a_signal_ends_a_command_whose_output_nobody_reads(
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: Modules that open containers or fetch, those that numpy loads for unique values alone, those that
-#: read any form of a key, and those for matches, rulings, clusters and threads.
+#: Modules that open containers or fetch, modules that numpy loads only for unique values, modules
+#: that read any form of a key, and modules for matches, rulings, clusters and threads.
 IN_VAIN = {
     "cryptography.hazmat.primitives.serialization",
     *("numpy.ma", "queue", "random", "secrets", "socket", "subprocess", "email.header"),
@@ -412,7 +412,7 @@ main(argv)
 
 @pytest.mark.slow
 def test_memory_is_private_in_every_process(tmp_path: Path) -> None:
-    """And each of them ends in words when it cannot read an index."""
+    """Each process ends with a message when it cannot read an index."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": b"listed"}, sized=False)})
     trees = [write_tree(tmp_path / f"{n}", {"f": b"x"}) for n in range(3)]
     report = tmp_path / "report"
@@ -498,7 +498,7 @@ HUGE = "99999999999999999999"
     ],
 )
 def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str) -> None:
-    """Every option that takes a number says what it may be; none ends in an internal error."""
+    """Every option for a number says which are allowed; none ends in an internal error."""
     parameter = next(p for p in named(command).params if option in p.opts)
     kind = parameter.type
     assert isinstance(kind, click.IntRange | click.FloatRange)
@@ -508,8 +508,8 @@ def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str)
     assert " number from " in result.err or " number above " in result.err
 
 
-#: Commands that look for parts of the state; none may take a directory that it cannot enter for a
-#: bug, nor for one that holds nothing.
+#: Commands that look for parts of the state; if none of them can enter a directory, this is neither
+#: a bug nor an empty directory.
 LOOKING = (
     ("inventory", "stats"),
     ("inventory", "prune"),

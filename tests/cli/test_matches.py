@@ -43,7 +43,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
         result = state.call("matches", "--format", output_format)
         assert (result.code, result.out) == (0, "")
         assert result.err == "no scan has found anything yet\n"
-    # A reader makes nothing: the scan of another user could not write to it.
+    # A reader makes no file: the scan of another user could not write to it.
     assert not (state.path / "matches.db").exists()
     state.ids()
     assert state.call("matches", "--state", "purged").err == "no match is in that state\n"
@@ -61,7 +61,8 @@ def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
         f"found         {state.tree}/a  [{ids['a']}]  base e-1 {why}",
         f"found         {state.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
     ]
-    # The same files found again are the same matches, however the scan reached them.
+    # The same files found again are the same matches, even if the scan reached them by another
+    # path.
     assert state.ids() == ids
     os.utime(state.tree / "a")
     assert state.ids() == ids
@@ -153,7 +154,7 @@ def test_closing_needs_something_to_close_and_a_reason(state: State) -> None:
     result = state.call("matches", "close", "--withdrawn", "--reason", "x")
     assert (result.code, result.out) == (0, "")
     assert result.err == "no withdrawn match has its file in place\n"
-    # All are known before the first is closed.
+    # All ids are looked up before the first match is closed.
     assert state.call("matches", "close", ids["a"], "nobody", "--reason", "x").code == 2
     assert sorted(listed(state, "--state", "found")) == [("a", "found"), ("b", "found")]
 
@@ -198,7 +199,7 @@ def test_a_damaged_record_is_said_to_be_damaged(state: State) -> None:
 
 def test_matches_are_chosen_by_path_list_and_time(state: State) -> None:
     state.ids()
-    # A name that begins like a folder is not below it.
+    # A name that begins like a folder's name is not below the folder.
     (state.tree / "sub2").mkdir()
     (state.tree / "sub2/x").write_bytes(CONTENTS["e-1"])
     state.ids()
@@ -249,7 +250,7 @@ def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     again = state.call(*chosen)
     assert (again.code, again.out) == (0, "")
     assert again.err == "no open match fits these options\n"
-    # A single one is as it was, also beside others.
+    # A single id is still possible, also together with conditions.
     both = state.call(
         *("matches", "close", ids["a"], "--list", "base", "--reason", "x", "--format", "json")
     )
@@ -287,7 +288,7 @@ def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
     refused = state.call("matches", "--path", state.tree / "sub", *wide)
     assert refused.code == 2 and "are before `close`" in refused.err
     assert state.call("matches", "--state", "found", "show", ids["a"]).code == 2
-    # A variable of the shell that is not set.
+    # A shell variable that is not set gives an empty word.
     empty = state.call("matches", "close", "--path", "", "--reason", "x")
     assert (empty.code, "--path is empty" in empty.err) == (2, True)
     assert sorted(listed(state)) == [("a", "found"), ("b", "found")]

@@ -91,9 +91,9 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
 
 @pytest.mark.slow
 def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
-    """Its other digests are computed for that, also where one mask counts for all sizes."""
+    """The member's other digests are computed for this, also if one mask counts for all sizes."""
     md5, _, sha256 = digests_of(b"another file")
-    sha1 = digests_of(LISTED)[1]  # the one that is computed at first
+    sha1 = digests_of(LISTED)[1]  # the digest that is computed first
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},{sha1},{sha256},synthetic\n"
     state = make_state(tmp_path / "site", {"base": rows.encode()})
     (tmp_path / "a.zip").write_bytes(zip_of({"x": LISTED}))
@@ -395,7 +395,7 @@ def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
-    """A library of that name that is none stands in front of the real one."""
+    """An invalid library of this name stands in front of the real one."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
     tree = write_tree(tmp_path / "t", {"a.lz": b"LZIP\x01\x0c" + bytes(26)})
@@ -432,7 +432,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
 def test_the_record_says_which_mail_of_a_mailbox_or_an_archive_it_was(
     state: Path, tmp_path: Path
 ) -> None:
-    """The outermost mail: the one that a mail server knows, and not a mail attached to it."""
+    """The record has the outermost mail, which a mail server knows, and no attached mail."""
 
     def mail(number: int, inner: bytes) -> bytes:
         letter = EmailMessage()
@@ -535,5 +535,5 @@ def test_listed_members_of_many_archives_take_no_more_memory_than_those_of_few(
         found, _, peak_kb = measured(*command)
         assert (found.code, found.summary["match"]) == (10, count * 5_000)
         peaks_kb.append(peak_kb)
-    # It was 60 MiB when all outcomes of a directory were in memory together.
+    # When all outcomes of a directory were in memory together, the difference was 60 MiB.
     assert peaks_kb[1] - peaks_kb[0] < 40 << 10

@@ -25,7 +25,7 @@ def zip_of(files: Mapping[str, bytes]) -> bytes:
 
 
 class Archives(State):
-    """A tree of archives, none of which has what is listed."""
+    """A tree of archives, none of which has a listed member."""
 
     def __init__(self, directory: Path, *, sized: bool) -> None:
         files = {f"a{n}.zip": zip_of({"x": b"%d" % n, "y": BENIGN}) for n in range(3)}
@@ -70,19 +70,19 @@ def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
     world: Archives,
 ) -> None:
-    """Also where no entry has its size: it may have come to be one since, without a trace."""
+    """Also if no entry has the file's size: it may have become a container without a trace."""
     world.scan()
     (world.tree / "plain").rename(world.tree.parent / "plain")
     archives = world.scan().summary
     (world.tree.parent / "plain").rename(world.tree / "plain")
-    world.scan()  # its ctime is another one
+    world.scan()  # the ctime of the file has changed
     summary = world.scan().summary
     names = ("ruled_out_by_size", "known_unchanged", "believed_unchanged")
     more = {name: summary[name] - archives[name] for name in names}
     assert more == {
         "ruled_out_by_size": 0,
         "known_unchanged": 1,
-        "believed_unchanged": int(world.sized),  # only read under a lease it is proven
+        "believed_unchanged": int(world.sized),  # only a lease proves it
     }
 
 

@@ -49,7 +49,7 @@ class Mirrored(HostileSite):
         return call("--state-dir", self.state, *args)
 
     def check_credentials(self) -> None:
-        """Check that neither has seen what is for the other."""
+        """Check that no server has seen the credential for the other one."""
         for server, wanted in (
             (self.server, self.authorization),
             (self.mirror, f"Bearer {SECOND}"),

@@ -26,7 +26,7 @@ CLEAN = digests_of(b"listed nowhere")[2]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a state with two lists of one provider, none of which the configuration names."""
+    """Return a state with two lists of one provider; the configuration names neither."""
     directory = tmp_path_factory.mktemp("site")
     simulator = Simulator(directory / "provider")
     simulator.publish(csv_of({"b-1": IN_BASE}), "base")
@@ -62,7 +62,7 @@ CODES = {"scan clean": 8, "scan listed": 11, "lookup clean": 8, "lookup listed":
 
 
 def assert_missing(asked: dict[str, Run], name: str, said: str) -> None:
-    """One list is missing and the other is used: nothing ends in 0, and a match is told."""
+    """One list is missing and the other is used: no command ends in 0, and a match is reported."""
     assert {way: result.code for way, result in asked.items()} == {way: CODES[way] for way in asked}
     for way, result in asked.items():
         told = result.out if way == "status" else result.err
@@ -217,7 +217,7 @@ def test_a_first_fetch_that_failed_is_not_forgotten(tmp_path: Path) -> None:
     simulator.faults.clear()
     client.fetch()
     assert [r.code for r in ask(tmp_path / "state", tmp_path).values()] == [0, 10, 0, 10, 0]
-    # A list that is new at the provider is missing from when the delegation is known.
+    # A list that is new at the provider is missing as soon as the delegation is known.
     simulator.publish(csv_of({"n-1": b"new"}), "new")
     simulator.faults["metadata/*.new.json"] = status(503)
     with pytest.raises(UnreachableError):
@@ -236,7 +236,7 @@ def test_one_list_alone_was_fetched(tmp_path: Path) -> None:
 
 def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) -> None:
     (state / "config.toml").write_text(CONFIG + 'lists = ["base"]\n')
-    # A list that is here still counts, until its folder is removed.
+    # A list in the state directory still counts, until its folder is removed.
     remove_manifest(state / "lists" / "other")
     asked = ask(state, tmp_path)
     assert_missing(asked, "other", "no manifest")
@@ -250,13 +250,13 @@ def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) ->
 def test_another_configuration_than_it_was_fetched_with(
     state: Path, tmp_path: Path, configuration: str | None
 ) -> None:
-    """A list is not forgotten since the configuration is gone, or does not name its provider."""
+    """A list is not forgotten if the configuration is gone, or does not name its provider."""
     if configuration is None:
         (state / "config.toml").unlink()
     else:
         (state / "config.toml").write_text(configuration)
     whole = {way: result for way, result in ask(state, tmp_path).items() if way != "status"}
-    # Without a configuration, what is here and whole is used as ever.
+    # Without a configuration, intact lists in the state directory are used as always.
     ours = configuration != SECOND_GIVES_BASE
     assert [result.code for result in whole.values()] == ([0, 10, 0, 10] if ours else [8, 11] * 2)
     remove_folder(state / "lists" / "other")
@@ -282,7 +282,7 @@ def test_a_trusted_provider_without_configuration_counts_until_given_up(
     assert_missing(asked(), "third", "never (been )?fetched")
     path.write_bytes(b"{")
     assert_missing(asked(), "provider second", "is damaged")
-    # As after `init`, and no `fetch`.
+    # This is the state after `init`, and before the first `fetch`.
     shutil.rmtree(path.parent)
     assert [result.code for result in asked().values()] == [0, 10, 0, 10, 0][: len(ways)]
 
@@ -322,7 +322,7 @@ def test_the_expected_lists_are_not_known(
 ) -> None:
     change(state / METADATA / "targets.json")
     assert_missing(ask(state, tmp_path), "provider main", said)
-    # The configuration says it, too, and then nobody has to know what else is offered.
+    # If the configuration names the lists, nobody has to know which other lists are offered.
     (state / "config.toml").write_text(CONFIG + 'lists = ["base", "other"]\n')
     assert [result.code for result in ask(state, tmp_path).values()] == [0, 10, 0, 10, 0]
 
@@ -331,7 +331,7 @@ def test_the_expected_lists_are_not_known(
 def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metadata(
     state: Path, tmp_path: Path, name: str
 ) -> None:
-    """No scan verifies the metadata; but the key vouches for what the other list says of it."""
+    """No scan verifies the metadata; but the key authenticates the note in the other list."""
     path = state / METADATA / "targets.json"
     document = json.loads(path.read_bytes())
     roles = document["signed"]["delegations"]["roles"]
@@ -342,7 +342,7 @@ def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metada
     asked = ask(state, tmp_path)
     assert all(asked[way].code in {8, 11} for way in asked), {w: r.code for w, r in asked.items()}
     assert f"list {name} has never been fetched" in asked["scan clean"].err
-    # A configuration that gives the list up does without it.
+    # A configuration that no longer names the list works without it.
     (other,) = {"base", "other"} - {name}
     (state / "config.toml").write_text(CONFIG + f'lists = ["{other}"]\n')
     assert call("--state-dir", state, "lookup", CLEAN).code == 0

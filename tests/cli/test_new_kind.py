@@ -1,4 +1,4 @@
-"""A kind of container is one module and one row; earlier records are looked at again then."""
+"""A kind of container is one module and one row; earlier records are then checked again."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_kind_is_one_module_and_one_row_and_what_it_may_touch_is_looked_at_aga
     # Where the kind is unknown, nothing is said of it; the records of before may be there still.
     code, looked, _ = scan(state)
     assert code == 0 and set(looked) <= set(toys)
-    # What is behind a toy is not hidden by it.
+    # A toy does not hide the archive behind it.
     write_tree(state.tree, {"both": b"TOY!1" + LISTED + zip_of({"in zip": LISTED})})
     both = of(scan(state, package.parent)[2], "match", "both")
     assert [line["members"] for line in both] == [["0"], ["in zip"]]

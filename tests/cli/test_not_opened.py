@@ -1,4 +1,4 @@
-"""Kinds that are not opened are counted, by a scan of files, a stream and the daemon alike."""
+"""Kinds that are not opened are counted by a scan of files, a stream and the daemon alike."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     again = site.call("notices", "acknowledge", first, state=state)
     assert again.out == f"main/{first}  is acknowledged\n"
     assert "by " in site.call("notices", "show", first, state=state).out
-    # Each step is in the log, once.
+    # The log has each step once.
     log = site.call("audit", "show", "--format", "jsonl", state=state).lines
     events = [line for line in log if line["event"].startswith("notice-")]
     mine = [e for e in events if e["data"]["notice"] == first]
@@ -212,11 +212,12 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert shown.code == 8
     missing = "notices of provider main are not here; run `hashclient fetch`\n"
     assert missing in shown.out
-    # That there is none is not said of what is not known.
+    # If notices are unknown, no command says that there are none.
     for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
         said = site.call("notices", *args, state=state)
         assert (said.code, "provider main are not here" in said.err) == (8, True), args
-    # As a version leaves it that knows of no notices: no alarm, unless one is asked for.
+    # A version that knows no notices leaves this state: no alarm, unless the configuration asks for
+    # one.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)
     assert shown.code == 0 and missing in shown.out
@@ -235,7 +236,7 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     shown = site.call("status", state=state)
     assert shown.code == 8 and "the file of notices is damaged" in shown.out
     assert site.call("notices", state=state).code == 8
-    # It keeps nobody from those of another provider.
+    # The damage does not affect the notices of another provider.
     layout = Layout(state)
     now = datetime.now(UTC)
     kept = (Kept(make_notice("n-9", expires=now + timedelta(days=1)), "d", now),)

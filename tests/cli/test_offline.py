@@ -49,7 +49,7 @@ def test_from_a_provider_to_a_match_without_a_network(repo: Path, tmp_path: Path
     assert f"at {bundle}" in call(*client, "status").out
     log = call(*client, "audit", "show", "--event", "fetch", "--format", "jsonl")
     assert str(bundle) in log.out
-    # Without --from there is nowhere to fetch from, and that is said.
+    # Without --from there is no source to fetch from, and a message says so.
     nowhere = call(*client, "fetch")
     assert (nowhere.code, "--from" in nowhere.err) == (2, True)
     assert "no address" in call(*client, "status").out
@@ -87,7 +87,7 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         online = site.call("fetch")
         assert online.out.startswith("list baseline: generation 1 -> generation 2, 1 added")
         assert not [line for line in site.requests if "g000001" in line]
-        # And what was brought before is older now.
+        # And the bundle from before is older now.
         older = site.call("fetch", "--from", bundle)
         assert older.code == 6
         shown = site.call("status")

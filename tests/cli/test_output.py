@@ -96,7 +96,7 @@ FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {
 
 @pytest.fixture
 def broken(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, where everything is that `FAILURES` names."""
+    """The current directory, with all files that `FAILURES` names."""
     (tmp_path / "broken.toml").write_text("frob = ")
     (tmp_path / "wrong.toml").write_text("[scan]\nfrob = 1\n")
     shutil.copytree(state, tmp_path / "damaged")
@@ -176,7 +176,8 @@ def test_the_list_of_matches_is_in_the_file_that_a_variable_names(
     monkeypatch.setenv(f"{prefix}_FORMAT", "csv")
     done = call("--state-dir", state, *words)
     assert (done.code, done.out) == (0, "") and report.read_text() == listed.out != ""
-    # A file that another option outranks stays as it is, and so does that of another command.
+    # The file of a variable that an option outranks stays unchanged, and so does the file of
+    # another command.
     report.write_text(YESTERDAY)
     other = report.with_name("other")
     assert call("--state-dir", state, *words, "--output", other).code == 0
@@ -313,7 +314,7 @@ def test_a_directory_is_refused(state: Path, files: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("how", ["itself", "a link", "another name", "another path", "behind --"])
 def test_an_input_is_never_emptied(state: Path, tmp_path: Path, how: str) -> None:
-    """It would be its way past the lists."""
+    """An emptied input would pass as clean."""
     path = tmp_path / "listed"
     path.write_bytes(LISTED)
     (tmp_path / "link").symlink_to(path)
@@ -365,12 +366,12 @@ def test_a_report_may_lie_in_the_tree(state: Path, tmp_path: Path) -> None:
         (tree / "listed").write_bytes(LISTED)
 
 
-# Disks that are full, others who write.
+# Full disks, and other programs that write.
 
 
 @contextlib.contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Play a disk that is full; for the state directory it is full as well."""
+    """Simulate a full disk; the disk of the state directory is full as well."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -385,7 +386,7 @@ def looks_complete(text: str, name: str) -> bool:
     try:
         return TABLE[name].read(text).exit_code is not None
     except (AssertionError, LookupError, ValueError):
-        return False  # it is not even a document
+        return False  # the output is not even a document
 
 
 @pytest.mark.slow
@@ -410,7 +411,7 @@ def test_a_full_disk_leaves_no_report_that_looks_complete(
 def test_matches_for_which_there_is_no_room(
     state: Path, tmp_path: Path, report: Path, size: int
 ) -> None:
-    """Their list has no last line: part of it would look like all of it."""
+    """The list of matches has no last line, so a part of it would look complete."""
     own = Path(shutil.copytree(state, tmp_path / "own"))
     tree = write_tree(tmp_path / "tree", {f"listed-{n}": LISTED for n in range(20)})
     assert call("--state-dir", own, "scan", tree).code == 10
@@ -461,7 +462,7 @@ def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> No
     first = subprocess.Popen(
         arguments(*words, "--from", pipe), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    with pipe.open("w") as stream:  # when the first has opened it, it has its report as well
+    with pipe.open("w") as stream:  # the first run has opened it
         second = call(*words, "0" * 32)
         assert second.code == 8
         assert "another run is writing to the output" in second.err
@@ -499,7 +500,7 @@ sys.stdin.read()
             process.wait(timeout=60)
         yield
         process.stdin.close()
-        process.stdout.read()  # the end of whoever holds it
+        process.stdout.read()  # the process that holds the lock ends
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
@@ -510,7 +511,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
 ) -> None:
     if not is_python_for_all():
         pytest.skip("another account cannot run this Python")
-    with tempfile.TemporaryDirectory() as directory:  # one that others may enter
+    with tempfile.TemporaryDirectory() as directory:  # a directory that others may enter
         Path(directory).chmod(0o755)
         report = Path(directory) / "report.txt"
         report.write_text(YESTERDAY)
@@ -519,7 +520,7 @@ def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
         with locked_by_a_stranger(report, shared=shared, orphaned=orphaned):
             assert call(*words).code == ExitCode.MATCH
             assert read(report, "text").exit_code == ExitCode.MATCH
-            report.chmod(0o666)  # who may write to it may be a run
+            report.chmod(0o666)  # every account with write access may be another run
             refused = call(*words)
             assert refused.code == ExitCode.STATE
             assert "another run is writing to the output" in refused.err

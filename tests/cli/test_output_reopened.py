@@ -1,4 +1,4 @@
-"""A FILE that is renamed during a scan, and SIGHUP: the content of each half; nothing is lost."""
+"""A FILE that is renamed during a scan, and SIGHUP: both halves; no outcome is lost."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.registry.formatter", formatter)
-        # Outcomes that are written at once go into one file.
+        # Outcomes that are written together go into one file.
         self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")
@@ -265,7 +265,7 @@ def test_the_real_command_opens_it_again(state: Path, tmp_path: Path) -> None:
 
 
 def test_ignored_signals_stay_ignored(state: Path, tmp_path: Path) -> None:
-    """As nohup has it."""
+    """nohup starts programs in this way."""
     report, renamed = tmp_path / "report", tmp_path / "report.1"
     with begun(
         *(state, report),

@@ -24,7 +24,7 @@ EMPTY = {a: hashlib.new(a.label).hexdigest() for a in Algorithm}
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    """A provider that publishes entries 0 to 9, made for a test that serves it."""
+    """A provider that publishes entries 0 to 9, for a test that serves them."""
     site = Site(tmp_path)
     site.publish(csv(range(10)))
     return site
@@ -32,7 +32,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the provider publish the empty file, as one with other software might."""
+    """Let the provider publish the empty file, as other software might."""
     none = np.zeros(0, np.uint32)
     monkeypatch.setattr(entries, "rows_of_the_empty_file", lambda _digests: none)
 
@@ -78,7 +78,7 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
             site.publish(rows.encode())
             result = fetch(site)
             assert result.code == 6
-            # Each generation holds the poison of those before it.
+            # Each generation still holds the harmful entries of the earlier ones.
             named = ", ".join(f"p-{n}" for n in range(number + 1))
             assert f"the list holds the empty file: {named}\n" in result.err
             assert "hint: nothing was changed; tell the provider" in result.err
@@ -102,7 +102,7 @@ def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Pa
         site.publish(f"entry_id,md5\np-0,{EMPTY[Algorithm.MD5]}\np-1,{'ab' * 16}\n".encode())
         assert fetch(site).code == 6
         site.repository.withdraw("baseline", ["p-0"])
-        # For a client that had the list before the mistake, and for one that has nothing yet.
+        # This is so for a client that had the list before the mistake, and for a new client.
         for state in site.state, tmp_path / "new":
             if state != site.state:
                 assert call("--state-dir", state, *site.init_arguments()).code == 0
@@ -193,7 +193,8 @@ def test_what_is_refused_is_shown_until_something_is_taken(site: Site, tmp_path:
         assert fetch(site).code == 0
         shown = command(site, "status")
         assert (shown.code, "warning" in shown.out) == (0, False)
-    # The provider cannot be reached: it is said, and no failure before the list is stale.
+    # If the provider cannot be reached, a message says so, and no earlier failure is shown before
+    # the list is stale.
     assert fetch(site).code == 4
     shown = command(site, "status")
     assert (shown.code, "the last update failed at" in shown.out) == (0, True)
@@ -333,7 +334,7 @@ def test_more_than_may_be_set_aside_refuse_the_generation_and_except_none(
         done = fetch(site)
         assert done.code == 6
         assert "the list holds files that are known to be good: e-10, e-11, e-12" in done.err
-        # What was excepted before stays so.
+        # Earlier exceptions stay.
         assert command(site, "exceptions").out == excepted
         assert scan_codes(site, tmp_path, 0, 12) == {0: 0, 12: 0}
         # Entries that are withdrawn do not count any more.
@@ -356,7 +357,7 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         good.unlink()
         result = fetch(site)
         assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
-        # Without news there is nothing to guard: a file that is not needed delays no update.
+        # Without news there is nothing to guard: a broken file that is not needed delays no update.
         make_good(tmp_path, "sums")
         assert fetch(site).code == 0
         good.unlink()
@@ -370,7 +371,7 @@ def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: P
         assert fetch(site).code == 0
         site.publish(csv(range(10, 15)))
         assert fetch(site).code == 0
-        # 8 of the 15 that are live: 3 are withdrawn, 5 added, in two generations.
+        # 8 of the 15 live entries change: 3 are withdrawn, 5 added, in two generations.
         site.repository.withdraw("baseline", ["e-0", "e-1", "e-2"])
         site.publish(csv(range(20, 25)))
         result = fetch(site)
@@ -400,7 +401,7 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
-    """Where segments were joined, the list is built again: as many entries, but others."""
+    """If segments were joined, the list is built again: as many entries, but different ones."""
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
         assert fetch(site).code == 0
@@ -412,7 +413,8 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         result = fetch(site)
         assert result.code == 6
         assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
-        # A rebuild reads nothing of what is here, so it cannot count, and takes no generation then.
+        # A rebuild does not read the local list, so it cannot count changes, and accepts no other
+        # generation then.
         blind = fetch(site, "--rebuild")
         assert (blind.code, "is not known without reading" in blind.err) == (6, True)
         after = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}
@@ -421,7 +423,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         accepted = fetch(site, "--accept-churn")
         assert accepted.code == 0 and "built again" in accepted.out
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
-        # A list that stays what it is has changed by nothing, however it is built.
+        # A list that stays the same has no change, however it is built.
         assert fetch(site, "--rebuild").code == 0
 
 

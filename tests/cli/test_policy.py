@@ -127,13 +127,13 @@ def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: Policies) -> Non
     rule = '[[policy]]\nlist = "soon"\nactions = ["record"]\n'
     world.set_policy(rule + PROVIDER + 'lists = ["base", "local", "soon"]\n')
     result = world.scan()
-    assert result.code == 11 and "soon" in result.err  # it is missing, which is said
+    assert result.code == 11 and "soon" in result.err  # the list is missing, and a message says so
     assert "not known" not in result.err
-    # Where it is not known what a provider offers, nothing can be told.
+    # If it is not known which lists a provider offers, the rule cannot be judged.
     world.set_policy(rule + PROVIDER.replace("main", "other"))
     result = world.scan()
     assert result.code == 11 and "a policy" not in result.err
-    # A list that is offered is known, also where it is not fetched.
+    # A list that is offered is known, even if it is not fetched.
     world.set_policy(rule.replace("soon", "local") + PROVIDER + 'lists = ["base"]\n')
     (world.path / "lists/local/manifest.json").unlink()
     assert "a policy" not in world.scan().err
@@ -263,7 +263,7 @@ def test_no_file_is_isolated_because_of_a_stale_list(world: Policies) -> None:
 
 
 def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path) -> None:
-    """A file on two lists, of which only the stale one's rule wants it taken away."""
+    """A file is on two lists, and only the rule of the stale list wants it isolated."""
     world = Policies(tmp_path)
     both = {"base": csv_of({"e-1": WORST}), "local": csv_of({"e-2": WORST})}
     world.path = make_state(tmp_path / "second", both)
@@ -300,7 +300,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     assert (report["destination"], len(report["matches"])) == ("second", 1)  # type: ignore[arg-type]
     sent = world.call("report", "submit", "--all")
     assert sent.code == 2 and "handed over" in sent.out and "police" in sent.err
-    # As the hint says.
+    # This command is in the hint.
     words = ("report", "prepare", "--all", "--to", "second")
     assert world.call(*words).code == 0
     sent = world.call("report", "submit", "--all")

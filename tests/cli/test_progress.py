@@ -61,7 +61,7 @@ def in_terminal(args: Sequence[object], *, stdout: int | None = None) -> tuple[i
         while block := os.read(ours, 65536):
             shown += block
     except OSError:
-        pass  # the other end is closed: that is how a terminal tells
+        pass  # the other end is closed: a terminal reports this in this way
     finally:
         os.close(ours)
     return process.wait(60), shown.decode()
@@ -84,7 +84,7 @@ def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> Non
     assert code == 10
     assert [line["type"] for line in lines] == ["match", "summary"]
     assert "summary" not in shown
-    # The same on the terminal itself: long lines are for it to fold.
+    # On the terminal itself the output is the same: the terminal folds long lines.
     code, shown = in_terminal(scan)
     assert code == 10
     (line,) = (text for text in shown.split("\r\n") if '"type": "match"' in text)
@@ -92,7 +92,7 @@ def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> Non
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -190,7 +190,7 @@ def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Pa
     reading[str(path)] = 300
     large.look(14.0)
     assert (large.shown, large.left_s) == (f"{path} 30 %", 14.0)
-    # One that has grown is read no further than its size was; a stream has none.
+    # A file that has grown is read no further than its earlier size; a stream has no size.
     reading[str(path)] = 1_200
     large.look(15.0)
     assert (large.shown, large.left_s) == (f"{path} 100 %", 0.0)
@@ -200,7 +200,7 @@ def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Pa
 
 
 class Given(Executor):
-    """An executor that yields what it was given."""
+    """An executor that yields the given results."""
 
     def __init__(self, results: list[Advance | Result]) -> None:
         self._results = results
@@ -246,7 +246,7 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
     before = open_files()
     with files_counted([str(tree), str(tmp_path / "none")], ScanOptions(("*.iso",))) as total:
         wait_until(lambda: total() is not None, 0)
-        # Files, one that is excluded, a link, and a path that is not there.
+        # Counted are files, an excluded file, a link, and a path that does not exist.
         assert total() == 50 + 1 + 1 + 1
     assert open_files() == before
     with files_counted([], ScanOptions()) as total:
@@ -263,7 +263,7 @@ def test_files_that_cannot_be_counted_have_no_share(
         patch.setattr(os, "fork", fork)
         with files_counted([str(tmp_path)], ScanOptions()) as total:
             assert total() is None
-    # One that never comes to an end does not hold up the end of the scan.
+    # A count that never ends does not delay the end of the scan.
     with monkeypatch.context() as patch:
         patch.setattr(Trees, "batches", lambda _: iter(signal.pause, 0))
         with files_counted([str(tmp_path)], ScanOptions()) as total:

@@ -143,13 +143,13 @@ def test_a_dry_run_shows_each_row_that_cannot_be_used(repository: Path, tmp_path
     ]
     shown = [line for line in tried.err.splitlines() if line.startswith(f"  {path}:")]
     assert [line.split(":")[1] for line in shown] == [str(n) for n in range(22, 52)]
-    # With one more than may be, those before it are shown.
+    # If there is one row more than allowed, the allowed number is shown.
     tried = publish(repository, "--dry-run", "--max-bad", "29", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 29
     assert "more than 29 rows cannot be used" in tried.err
     assert publish(repository, "--max-bad", "29", path).err.count(f"  {path}:") == 0
-    # With --replace, only a dry run passes over rows, and does not end well.
+    # With --replace, only a dry run skips rows, and it does not end with 0.
     tried = publish(repository, "--replace", "--dry-run", "--max-bad", "30", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 30

@@ -58,7 +58,7 @@ def test_very_many_ids_are_one_generation(tmp_path: Path) -> None:
     path.write_text("".join(f"e-{n}\n" for n in range(count)))
     done = withdraw(simulator, "--from", path)
     assert done.out == f"list baseline: generation 2: {count} withdrawn, 0 live\n"
-    # They may come back, and go by the number of their generation.
+    # The entries may come back, and get ids with the number of their generation.
     simulator.publish("\n".join(["entry_id,md5", *rows, ""]).encode())
     done = withdraw(simulator, "--generation", 3)
     assert done.out == f"list baseline: generation 4: {count} withdrawn, 0 live\n"

@@ -66,7 +66,7 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
 
 @pytest.mark.slow
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
-    """Such as an earlier version has kept it."""
+    """An earlier version may have stored such a time."""
     assert site.call("fetch").code == 0
     edit_manifest(site.state, "baseline", published_at="2026-01-01T01:30:00+02:00")
     assert "published 2025-12-31 23:30 UTC" in site.call("status").out

@@ -108,7 +108,7 @@ def test_a_member_is_isolated_with_its_container_only_if_that_is_asked_for(desk:
     assert refused.code == ExitCode.USAGE
     assert f"isolated with everything in it: {path}" in refused.err
     assert "--with-container does that; it matched in " in refused.err
-    # Of several, the others are isolated all the same.
+    # If several files match, the others are isolated nevertheless.
     several = desk.act("add", "--all")
     assert several.code == ExitCode.USAGE and "--with-container" in several.err
     assert path.exists()
@@ -180,7 +180,7 @@ def test_items_that_were_restored_and_not_dropped_are_dropped_by_the_same_comman
 def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
     ids = desk.ids()
     two = desk.tree / "a/two.bin"
-    two.write_bytes(b"edited two")  # as long as it was
+    two.write_bytes(b"edited two")  # the edited file is as long as before
     os.link(desk.tree / "b/three.bin", desk.tree / "b/name.bin")
     done = desk.act("add", ids["two.bin"], "bbbbbbbbbb", ids["one.bin"], ids["three.bin"])
     assert done.code == ExitCode.INCOMPLETE
@@ -395,7 +395,7 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
-    """All other text of the file stays, and a key that is there already is not added again."""
+    """The other text of the file stays, and a key that the file has already is not added again."""
     state = tmp_path / "state"
     state.mkdir()
     config = state / "config.toml"
@@ -422,7 +422,7 @@ def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
 
 
 def test_a_key_that_was_appended_to_the_file_is_said_to_be_one(tmp_path: Path) -> None:
-    """As by `keygen >> config.toml`, once or twice."""
+    """A user may run `keygen >> config.toml`, once or twice."""
     config = tmp_path / "config.toml"
     text = "[scan]\njobs = 2\n"
     for name in ("a.key", "b.key"):

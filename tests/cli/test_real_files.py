@@ -1,6 +1,7 @@
-"""Files that programs of others write, of kinds that are made by hand elsewhere in the tests.
+"""Files that other programs write, of kinds that the other tests make by hand.
 
-Each is counted by the name of its kind, or opened. A program that is not here is left out.
+Each file is counted by the name of its kind, or opened. A program that is not installed is left
+out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tests.kit import State
 
 LISTED = b"a listed file of some length\n" * 9
 SCRIPT = 'OutFile "setup.exe"\nSection\nSetOutPath $INSTDIR\nFile x.txt\nSectionEnd\n'
-#: By name of the file: its kind, and the command that makes it of `x.txt`.
+#: By the name of the file: its kind, and the command that makes it from `x.txt`.
 COUNTED = {
     "a.arj": ("arj", "arj a -y a.arj x.txt"),
     "a.lzo": ("lzop", "lzop x.txt -o a.lzo"),

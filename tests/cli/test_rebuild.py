@@ -55,7 +55,7 @@ def test_a_rebuild_still_refuses_what_goes_back(site: Site) -> None:
 
 
 def check_all_say_so(site: Site, tree: Path, problem: str) -> None:
-    """Check that nobody calls anything clean."""
+    """Check that no command calls an input clean."""
     for args in (("scan", tree), ("lookup", *digests_of(b"four")), ("status",)):
         result = site.call(*args)
         assert result.code == 8, args

@@ -37,7 +37,7 @@ def command(desk: Desk, *args: object) -> Run:
 
 @pytest.mark.slow
 def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
-    """As an administrator does it."""
+    """The steps are those of an administrator."""
     state = make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
     tree = write_tree(tmp_path / "tree", {"a": b"listed", "b": b"other"})
     out = tmp_path / "out"
@@ -122,7 +122,7 @@ def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> Non
     assert re.search(r"problem +the service has a problem of its own: /upload: code 1000", shown)
     assert re.search(r"attempts +1 failed, the last \d{4}-\d\d-\d\d \d\d:\d\d UTC\n", shown)
     assert re.search(r"next attempt +\d{4}-\d\d-\d\d \d\d:\d\d UTC\n", shown)
-    assert command(desk, "report", "submit", "--due").out == ""  # it is not due yet
+    assert command(desk, "report", "submit", "--due").out == ""  # the report is not due yet
     sent = command(desk, "report", "submit", report_id)
     assert sent.out == f"{report_id}  finished: hotline calls it 4712\n"
     assert service.states() == ["retracted", "finished"]
@@ -310,7 +310,7 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
-    """However much was cut, garbled or removed: what may have been one is not called none."""
+    """However a package was cut or garbled, a file that may have been one is not called none."""
     members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
     whole = b"".join(write_tar("hashclient-report-r-bbbbbbbbbb", members))
     cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}

@@ -68,7 +68,7 @@ def listed(tmp_path: Path) -> Path:
 
 
 def scan(state: Path, *args: object, **kwargs: Any) -> Run:
-    """Scan in this process, unless it has to be one with an environment of its own, say."""
+    """Scan in this process, unless the scan needs its own, for example for its environment."""
     command = ("--state-dir", state, "scan", *args)
     return run(*command, **kwargs) if kwargs else call(*command)
 
@@ -143,7 +143,7 @@ def test_all_and_show_digests(state: Path, listed: Path) -> None:
     }
     by_path = {line["path"]: line for line in result.lines[:-1]}
     assert list(by_path[f"{listed}/worse"]["digests"].values()) == digests_of(LISTED["e-2"])
-    # Its size is on no list, so nothing was computed.
+    # The size of the file is on no list, so no digest was computed.
     assert "digests" not in by_path[f"{listed}/a"]
 
 
@@ -336,7 +336,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "closed"])
 def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
-    """The warning that the list is stale, and errors, have nowhere to go."""
+    """The warning about the stale list, and errors, cannot be written anywhere."""
     for args, code in (
         (["scan", listed], 11),
         (["scan", "--jobs", "0", listed], 2),
@@ -452,7 +452,7 @@ def test_defaults_in_the_configuration(own_state: Path, clean: Path, line: str, 
     if code == 2:
         assert "hint: " in result.err
         assert all(text.isprintable() for text in result.err.splitlines())
-    # Other commands do not mind.
+    # Other commands ignore these defaults.
     assert call("--state-dir", own_state, "lookup", "0" * 32).code == 0
 
 
@@ -470,7 +470,7 @@ def test_flags_outrank_the_environment_which_outranks_the_file(
     from_flags = scan(own_state, "--exclude", "a", listed, env=env)
     assert from_flags.summary["match"] == 2
     assert scan(own_state, listed, env={"HASHCLIENT_SCAN_JOBS": "x"}).code == 2
-    # Where things are, too.
+    # The same order counts for the places of state and configuration.
     env = {"HASHCLIENT_STATE_DIR": str(own_state)}
     assert run("scan", listed, env=env).summary["match"] == 1
     other = tmp_path / "other.toml"
@@ -514,7 +514,7 @@ def test_the_seal_key_has_to_be_the_one(own_state: Path, listed: Path, tmp_path:
     assert scan(own_state, listed, env=env).code == 10
 
 
-# The same work, however it is done.
+# The following options do the same work in other ways.
 
 
 @pytest.fixture(scope="module")
@@ -586,7 +586,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
 
 @pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
-    """Wherever it stands among the arguments: it is unread, and the others are scanned."""
+    """The path may stand anywhere among the arguments: it is unread, and the others are scanned."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
     (tree / "closed").chmod(0)
     (tree / "dir").chmod(0)
@@ -622,7 +622,7 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
 def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     own_state: Path, clean: Path, listed: Path, content: bytes | None
 ) -> None:
-    """It cannot miss a share that is not mounted, and an empty directory proves nothing."""
+    """The scan cannot notice a share that is not mounted, and an empty directory proves nothing."""
     assert scan(own_state, clean).code == 0
     path = own_state / "mounts.json"
     if content is None:
@@ -633,7 +633,7 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     asked = scan_jsonl(own_state, clean)
     assert (asked.code, asked.summary["clean"]) == (8, 3)
     assert "mounts.json" in asked.err
-    # A damaged file is made again; one that another version has written is not touched.
+    # A damaged file is made again; a file of another version is not touched.
     again = content in {b"{", b""}
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None

@@ -44,15 +44,15 @@ from hashclient.scan.objects.objects import make_token, read_token
 from tests.kit import ROOT, Run, arguments, call, csv_of, environment, make_state
 
 LISTED = b"listed one"
-#: Of the same length, and not listed.
+#: Content of the same length that is not listed.
 OTHER = LISTED[::-1]
 BIG = bytes(range(256)) * 9_000
 
 
 class Commands:
-    """One process that runs many commands: to start it takes longer than all that they do.
+    """One process that runs many commands: to start one takes longer than all these commands.
 
-    Threads of obstore stay in it, and out of the processes that other tests fork.
+    Threads of obstore stay in this process, and out of the processes that other tests fork.
     """
 
     CODE = """
@@ -244,8 +244,8 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # A listed object is read before it is called a match, and as a check the first of the others,
-    # and one in a thousand besides.
+    # A listed object is read before it is called a match. As a check, the first of the other
+    # objects is read, and one in a thousand besides.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     were_read = set(bucket.reads())
     assert were_read >= {"n0", "one"}
@@ -261,7 +261,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
 
 
 def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan: Scan) -> None:
-    """As those of an encrypted bucket are, which look like an MD5."""
+    """ETags of an encrypted bucket look like an MD5, but are none."""
     bucket = site.bucket(**{f"n{n}": b"%010d" % n for n in range(5)})
     trusting(state, bucket.uri)
     rows = [(f"n{n}", 10, f"{n}" * 32) for n in range(5)]
@@ -506,7 +506,7 @@ def test_files_and_objects_are_checked_together(
 
 @pytest.fixture
 def sealing(state: Path, tmp_path: Path) -> Path:
-    """Return the key that opens what is taken away."""
+    """Return the key that opens isolated objects."""
     key = tmp_path / "officer.key"
     identity = x25519.Identity.generate()
     key.write_text(f"{identity}\n")
@@ -700,7 +700,7 @@ def test_any_table_of_keys_and_sizes_will_do(
     }, result.err
     assert reasons(result)[f"{bucket.uri}/long"] == "the report does not say how long it is"
     assert scan("--inventory-report", path).code == 2
-    # So does one that lies in a bucket itself.
+    # A table in a bucket is also possible.
     reports = site.bucket(**{path.name: path.read_bytes()})
     again = scan("--inventory-report", f"{reports.uri}/{path.name}", f"{bucket.uri}/")
     assert again.outcomes == result.outcomes
@@ -799,7 +799,7 @@ def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
 
 
 def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> None:
-    """By the client of Google's store; the server speaks what both have in common."""
+    """The client is Google's; the server speaks the part that both protocols share."""
     name = "bucketofgoogle"  # the server takes no escape in a name for what it stands for
     site.client.create_bucket(Bucket=name)
     for key, data in {"one": LISTED, "two": OTHER}.items():
@@ -911,7 +911,7 @@ def test_a_container_that_is_known_is_not_read_again(
     for name in ("inputs", "clean", "members"):
         assert again.summary[name] == first.summary[name]
     assert again.summary["known_unchanged"] == 4
-    # Without a look into archives it was read, too, and what is known of it stays.
+    # Without a look into archives the object was read, too, and its record stays.
     commands.run((*words, "--no-members", "--no-inventory"), site.environment)
     site.requests.clear()
     commands.run(words, site.environment)
@@ -943,7 +943,7 @@ NAME = "no client can ask for a key like this"
 
 
 def azure_of(keys: list[str]) -> Callable[[Request], Answer]:
-    """Return what answers as Azure does, three objects a page, each of which is `LISTED`."""
+    """Return a server like Azure's, with three objects a page; each object is `LISTED`."""
 
     def answer(request: Request) -> Answer:
         _, path, query = request
@@ -965,7 +965,7 @@ def azure_of(keys: list[str]) -> Callable[[Request], Answer]:
 
 @pytest.fixture(params=["gs", "az"])
 def unnamable(request: pytest.FixtureRequest, site: Site) -> tuple[str, dict[str, str]]:
-    """Return the URI of a bucket with such keys, and how it is reached."""
+    """Return the URI of a bucket with these keys, and the environment to reach it."""
     if request.param == "gs":
         name = "unnamableofgoogle"
         if name not in {b["Name"] for b in site.client.list_buckets()["Buckets"]}:

@@ -1,4 +1,4 @@
-"""`hashclient scan s3://…` with the server of others: that of rclone, which checks signatures."""
+"""`hashclient scan s3://…` against another server: that of rclone, which checks signatures."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_objects_are_listed_and_read(
 
 
 def test_a_part_that_comes_as_a_whole_is_not_read(state: Path, reached: Mapping[str, str]) -> None:
-    """So answers this server: with 200, where 206 is right."""
+    """This server answers with 200, although 206 would be right."""
     result = scan(state, reached, "--no-inventory", "s3://bucket/a b/big")
     (reason,) = (line["reason"] for line in result.lines if line["type"] == "unread")
     assert (reason, result.code) == (NO_RANGES, 3)

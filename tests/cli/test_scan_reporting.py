@@ -85,7 +85,7 @@ def test_a_file_of_names_is_not_named_as_checked(state: State, tmp_path: Path) -
 
 
 def test_an_empty_path_is_seen_among_those_of_the_scan(state: State) -> None:
-    """A shell makes it of a variable that is not set."""
+    """A shell makes an empty path of a variable that is not set."""
     shown = state.call("scan", "").out
     assert "\nscan of '' by " in shown
     page = state.call("scan", "--format", "html", "").out
@@ -140,7 +140,7 @@ def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_pat
     assert out == ""
     assert "44 inputs: 1 clean, 40 matches, 0 conflicts, 3 skipped, 0 unread\n" in seen
     assert f"exit 10: 40 matches\nthe output is in {report}\n" in seen
-    # In a script it does not talk.
+    # In a script, the command prints nothing on stderr.
     assert state.call(*args[2:]).err == ""
 
 

@@ -124,7 +124,7 @@ def test_one_byte_at_a_time(daemon: Daemon, tree: Path, tcp: bool) -> None:
 def test_a_match_is_recorded_by_the_door_that_it_came_through(
     daemon: Daemon, state: Path, tree: Path
 ) -> None:
-    """The socket and who asked; one record however often it comes, and however it is sent."""
+    """The record has the socket and the client; a match is one record, however often it comes."""
     fds = [open_for_reading(tree / "sub/b") for _ in range(2)]
     for fd in fds:
         assert daemon.ask(instream(LISTED)) == FOUND
@@ -217,7 +217,7 @@ def test_descriptors(daemon: Daemon, tree: Path) -> None:
             os.lseek(fd, 3, os.SEEK_SET)
             said = daemon.ask_descriptor(fd, form)
             assert said[:-1].endswith(answer)
-            assert os.lseek(fd, 0, os.SEEK_CUR) == 3  # it is shared, and none of our business
+            assert os.lseek(fd, 0, os.SEEK_CUR) == 3  # shared with the client
             os.close(fd)
 
 
@@ -331,7 +331,7 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_an_interrupt_ends_no_process_by_itself(state: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that waits for them ends the others."""
+    """Ctrl-C reaches all processes of a terminal; the parent waits for the others and ends them."""
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         workers = daemon.workers()
         os.kill(workers[0], signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Programs of others that ask a clamd ask this daemon; each is skipped where it is missing."""
+"""Programs that ask a clamd ask this daemon; a program that is not installed is skipped."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_aioclamd(short: Daemon, what: str) -> None:
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
-    """A client that sends all before it reads: its connection is not cut under its hands."""
+    """A client may send everything before it reads: its connection is not cut meanwhile."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(instream(*[LONG[:1024]] * 3072))
         sock.shutdown(socket.SHUT_WR)
@@ -174,7 +174,7 @@ def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [b"SCAN", b"MULTISCAN"])
 def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: bytes) -> None:
-    """It sends a path without an end, too, and waits."""
+    """The client sends a path without an end, too, and waits."""
     tree = write_tree(tmp_path / "t", {"a": b"benign", "b": LISTED})
     for name, said in {"a": "OK", "b": f"{NAME} FOUND"}.items():
         with short.connect() as sock:
@@ -185,7 +185,7 @@ def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: by
 @pytest.mark.slow
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_clamscan_of_node(short: Daemon, tcp: bool) -> None:
-    """It sends PING without an end and waits, and streams in chunks of 64 KiB."""
+    """The client sends PING without an end and waits, and streams in chunks of 64 KiB."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(b"PING")
         assert sock.recv(100) == b"PONG\n"

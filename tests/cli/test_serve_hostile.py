@@ -1,4 +1,4 @@
-"""A daemon with hostile clients, or whose state is removed: no wrong answer, no standstill."""
+"""A daemon with hostile clients, or with a removed state: no wrong answer, no standstill."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
         sock.sendall(b"zIDSESSION\0zPING\0")
         assert sock.recv(100) == b"1: PONG\0"
         before = descriptors_of(pid)
-        # With another command; several at once; before the command; within a stream.
+        # The descriptor comes with another command, together with others, before the command, or
+        # within a stream.
         send_descriptors(sock, b"zPING\0", tree / "a")
         assert sock.recv(100) == b"2: PONG\0"
         sock.sendall(b"zFILDES\0x")
@@ -126,7 +127,7 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
         os.close(fd)
         path = os.fsencode(tree / "0/listed")
         assert daemon.ask(b"zSCAN %s\0" % path) == path + b": Hashclient.base.e-1 FOUND\0"
-        # Of all that was asked, little has been done by then.
+        # At this time, the daemon has done little of the requested work.
         for sock in greedy:
             sock.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -203,7 +204,7 @@ def is_taken(sock: socket.socket) -> bool:
 def test_a_path_that_comes_slowly_is_not_cut(
     daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
 ) -> None:
-    """Only a path that was written at once, to a socket in the file system, was not cut."""
+    """Only a path that was written at once, to a local socket, is certain to be complete."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
     with daemon.connect(tcp=tcp) as sock:
         sock.sendall(first)
@@ -250,7 +251,7 @@ def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -
         ):
             for number in range(count):
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-                sock.connect(daemon.unix)  # without a time limit it waits for its turn
+                sock.connect(daemon.unix)  # without a time limit, connecting waits for a free place
                 with contextlib.suppress(OSError):
                     sock.sendall((b"zINSTREAM\0", b"zIDSESSION\0", b"PIN", b"")[number % 4])
             wait_until(lambda: daemon.ask(instream(LISTED)) == FOUND, daemon.process.pid)
@@ -259,7 +260,7 @@ def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -
             def found() -> bool:
                 try:
                     return daemon.ask_descriptor(fd).endswith(b"e-1 FOUND\0")
-                except ConnectionError:  # there was no place for one more
+                except ConnectionError:  # the daemon had no place for one more connection
                     return False
 
             wait_until(found, daemon.process.pid)

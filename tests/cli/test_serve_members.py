@@ -145,7 +145,7 @@ SEALED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
 def test_a_path_is_answered_by_its_own_name(
     state: Path, tmp_path: Path, rule: str, said: bytes
 ) -> None:
-    """Clients look for the name that they have asked about: one of a member they do not know."""
+    """Clients look for the name that they asked about: they do not know a member's name."""
     mixed = zipped({"a": LISTED, "b": LISTED, "c.zip": SEALED})
     tree = write_tree(tmp_path / "t", {"sealed": SEALED, "mixed": mixed})
     sealed, mixed_path = os.fsencode(tree / "sealed"), os.fsencode(tree / "mixed")
@@ -180,7 +180,7 @@ def test_matches_in_streams_are_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path) -> None:
-    """The first one whole; of those that are only counted, the last ids with the count."""
+    """The first match has all facts of its mail; counted ones have only their last ids."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     for _ in range(2):
         with serving(state, tmp_path / "run", "--jobs", "1", "--metrics", "127.0.0.1:0") as daemon:
@@ -212,7 +212,7 @@ def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path
 
 @pytest.mark.slow
 def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
-    """The number of a descriptor is no path: nothing is looked for or taken away there."""
+    """The number of a descriptor is no path: no file is looked for or removed at such a path."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     path = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"]}) / "a.zip"
     with serving(state, tmp_path / "run") as daemon:

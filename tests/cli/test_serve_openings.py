@@ -20,7 +20,8 @@ from tests.kit import csv_of, make_state, wait_until, write_tree
 
 LISTED = b"listed one"
 FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
-#: Gigabytes come out of it, which takes long, and it goes on to the end: no size is ruled out.
+#: Gigabytes come out of this container, which takes long, and it is read to its end: no size is
+#: ruled out.
 PIECE = gzip_of(bytes(16 << 20))
 SMALL = PIECE * 200
 LARGE = PIECE * (SMALL_BYTES // len(PIECE) + 1)
@@ -34,7 +35,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def opening(daemon: Daemon) -> list[int]:
-    """Return the processes that are opening containers; they have begun to."""
+    """Return the processes that have begun to open containers."""
     (pid,) = daemon.workers()
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -50,7 +51,7 @@ def seconds_of(pid: int) -> float:
 
 @contextlib.contextmanager
 def held_up(daemon: Daemon, container: bytes, threads: int) -> Iterator[None]:
-    """Have twice as many of these opened as there are threads for, and stop them there."""
+    """Have twice as many containers opened as there are threads, and stop the processes."""
     with contextlib.ExitStack() as stack:
         for _ in range(2 * threads):
             sock = stack.enter_context(daemon.connect())
@@ -101,7 +102,7 @@ def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: 
 
 @pytest.mark.slow
 def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
-    """Nor is it one that no container is opened any more: content can make it die."""
+    """The daemon still opens containers afterwards: content can make the process die."""
     for _ in range(MAX_VAIN_STARTS):
         with daemon.connect() as sock:
             sock.sendall(instream(SMALL))
@@ -131,6 +132,6 @@ def test_no_container_is_opened_for_a_client_that_has_gone(
             os.close(fd)
         wait_until(lambda: bool(opening(daemon)), daemon.process.pid)
         (pid,) = opening(daemon)
-        os.kill(pid, signal.SIGSTOP)  # it would come to its end by itself
+        os.kill(pid, signal.SIGSTOP)  # without the signal, the process would come to its end
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), daemon.process.pid)
     assert daemon.ask(instream(zip_of({"x": LISTED}))) == FOUND

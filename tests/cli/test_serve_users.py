@@ -1,4 +1,4 @@
-"""A daemon of root's that another user of the machine may ask: what that user cannot do."""
+"""A daemon of root that other users of the machine may ask: things that these users cannot do."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
     assert scan(daemon, tree / "own") == NAME
     assert scan(daemon, tree / "sub") == b": OK\n"
     assert scan(daemon, tree) == b"/own" + NAME
-    # A file among them that is closed to the client has no verdict.
+    # A file in the directory that is closed to the client has no verdict.
     (tree / "sub" / "roots").write_bytes(LISTED)
     (tree / "sub" / "roots").chmod(0o600)
     assert scan(daemon, tree / "sub").startswith(b"/roots" + NO_VERDICT + b"Unread")
@@ -127,7 +127,7 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
 def test_an_archive_of_a_client_is_opened_with_the_rights_of_the_daemon(
     ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the archive is opened as the client: not the program that looks into it."""
+    """Only the archive is opened with the rights of the client, not the program that reads it."""
     rights: list[bool] = []
     tree = give_tree(
         ground / "tree", {"a.zip": zip_of({"x": LISTED}), "b.zip": zip_of({"x": b"y"})}
@@ -263,7 +263,7 @@ def items_in(state: Path) -> int:
 
 @pytest.mark.slow
 def test_a_file_that_its_owner_makes_again_and_again_is_one_item(ground: Path) -> None:
-    """Each time it is found; at its path or another, it is isolated once an hour."""
+    """The match is found each time; at this path or another, the file is isolated once an hour."""
     state = isolating(ground, {"e-1": LISTED})
     tree = give_tree(ground / "tree", {})
     with serving(state, ground / "run", "--socket-mode", "666", "--jobs", 1) as daemon:
@@ -296,7 +296,7 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
             with attacking(exchange(tree / "d", tree / "link")):
                 for _ in range(3):
                     scan(daemon, tree / "d" / "f")
-        # Without an attack, so that it is seen what the policy does.
+        # This part has no attack, to show what the policy does.
         (place,) = (one for one in (tree / "d", tree / "link") if not one.is_symlink())
         give_tree(place, {"f": entries[f"e-{rounds}"]})
         scan(daemon, place / "f")
@@ -306,7 +306,7 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
 
 
 def trickle(socks: list[socket.socket], over: threading.Event) -> None:
-    """Send a byte of a command through each, and again; those that are closed are left out."""
+    """Send a byte of a command through each connection, and again; skip closed connections."""
     while not over.wait(0.3):
         for sock in [*socks]:
             try:
@@ -345,7 +345,7 @@ def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.so
 def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
     ground: Path,
 ) -> None:
-    """By its share; several users who have all together make place for another one."""
+    """The user's share prevents this; several such users together have to give one up."""
     with (
         open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
         trickling(daemon, ATTACKER, count=40),
@@ -366,7 +366,7 @@ def test_a_slow_client_is_closed_when_others_wait_and_in_any_case_in_the_end(
         open_to_all(ground, *options) as daemon,
         trickling(daemon, 0, count=5) as socks,
     ):
-        # On a busy machine, one of them may be silent for as long as closes it.
+        # On a busy machine, one of the connections may be silent for long enough to be closed.
         assert not is_served(daemon, ATTACKER) or time.monotonic() - began > SILENT_S
         wait_until(lambda: is_served(daemon, ATTACKER), daemon.process.pid)
         assert socks
@@ -422,7 +422,7 @@ def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -
     (ground / "way").symlink_to(theirs)
     (sticky / "s.lock").touch()
     os.chown(sticky / "s.lock", ATTACKER, ATTACKER)
-    # Anyone could make a directory that is missing there.
+    # Anyone could make a missing directory in a sticky one.
     missing = sticky / "missing"
     for place in (theirs, theirs / "roots", ground / "open", ground / "way", sticky, missing):
         code, said = bind_at(ground, place / "s")
@@ -439,7 +439,7 @@ def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -
 def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     ground: Path, rounds: int
 ) -> None:
-    """In a directory of everybody's, where each may remove only names of their own."""
+    """The directory belongs to everybody, and each user may remove only their own names in it."""
     victim = Victim(ground / "closed" / "f", LISTED)
     sticky = ground / "sticky"
     sticky.mkdir()
@@ -448,7 +448,7 @@ def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     steps = []
     for name, target in (("s", victim.path), ("s.lock", new)):
         steps += [link(sticky / name, target), remove(sticky / name)]
-        steps += [remove(sticky / f"{name}.new-link")]  # where a link could not replace anything
+        steps += [remove(sticky / f"{name}.new-link")]  # where a link could replace nothing
     made = refused = 0
     with attacking(*steps) as attack:
         while made < rounds or not refused:

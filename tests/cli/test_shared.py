@@ -1,4 +1,4 @@
-"""Files that decide what root does, where other users may write to them: refused by name."""
+"""Files that decide what root does, in places where other users may write: refused by name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_directory_of_the_state_counts_and_what_is_above_it(state: State) ->
 def test_a_private_group_may_write_and_another_may_not(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a umask of 002."""
+    """A umask of 002 gives these modes."""
     for path in (state.directory, state.path, state.path / "config.toml"):
         path.chmod(path.stat().st_mode | 0o020)
     assert state.scan().code == 10
@@ -87,7 +87,7 @@ def test_a_private_group_may_write_and_another_may_not(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_group_of_the_system_that_nobody_is_in_may_write_on_the_way(state: State) -> None:
-    """As `staff`, which an older Debian lets write to /usr/local."""
+    """An example is `staff`, which an older Debian lets write to /usr/local."""
     used = {user.pw_gid for user in pwd.getpwall()}
     empty = [g.gr_gid for g in grp.getgrall() if not g.gr_mem and g.gr_gid not in used]
     if not (system := [number for number in empty if number < 1000]):
@@ -188,7 +188,7 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
 def test_a_state_directory_that_others_could_make_first_is_refused(
     state: State, ground: Path
 ) -> None:
-    """The provider is asked before it is made: everybody sees by the arguments where it will be."""
+    """The provider is asked before the directory is made; everybody can see its path."""
     sticky = ground / "sticky"
     sticky.mkdir()
     sticky.chmod(0o1777)

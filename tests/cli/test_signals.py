@@ -18,7 +18,7 @@ INT, TERM = SIGNALS
 
 
 def set_handlers() -> None:
-    """Set those that the program has when a run begins."""
+    """Set the handlers that the program has when a run begins."""
     signal.signal(INT, signal.default_int_handler)
     signal.signal(TERM, on_sigterm)
 
@@ -122,7 +122,7 @@ def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
 
 
 class RaisedAt:
-    """Raises a signal at one line of the module; `lines` are those that were run."""
+    """Raises a signal at one line of the module; `lines` are the lines that were run."""
 
     def __init__(self, number: signal.Signals, at: int) -> None:
         self.number, self.at, self.lines = number, at, 0

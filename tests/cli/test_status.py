@@ -1,4 +1,4 @@
-"""`hashclient status`: all that a monitor needs, and an exit code for alarms."""
+"""`hashclient status`: all facts that a monitor needs, and an exit code for alarms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_status_for_scripts(state: Path) -> None:
 
 
 def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
-    """Entries without a kind of digest count against it, but for those that a size rules out."""
+    """Entries without a kind of digest count against it, except entries that a size rules out."""
     rows = [
         f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
         for n in range(20)
@@ -232,7 +232,7 @@ def test_it_reads_and_changes_nothing(state: Path) -> None:
 
 @pytest.fixture
 def scanned(state: Path, tmp_path: Path) -> Path:
-    """Return a state in which one match is remembered."""
+    """Return a state that has recorded one match."""
     tree = write_tree(tmp_path / "t", {"listed": b"one", "clean": b"no"})
     assert call("--state-dir", state, "scan", tree).code == 10
     return state
@@ -307,7 +307,8 @@ def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "hashclient.prom"
     result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)
-    # As with any other --output that cannot be opened. A unit takes 8 for what the metrics tell.
+    # The same is true of any other --output that cannot be opened. A unit takes 8 for what the
+    # metrics tell.
     assert result.code == 2
     assert "cannot open the output" in result.err
     assert "hint: choose another --output" in result.err

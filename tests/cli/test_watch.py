@@ -34,7 +34,7 @@ TIMEOUT_S = 30
 
 
 class Watching:
-    """A watch that runs; what it tells comes as JSON lines."""
+    """A running watch; its output is JSON lines."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -55,7 +55,7 @@ class Watching:
             self.said.put(line)
 
     def next(self) -> dict[str, Any]:
-        """Return the next outcome that is told."""
+        """Return the next printed outcome."""
         return self._lines.get(timeout=TIMEOUT_S)
 
     def paths(self, count: int) -> set[str]:
@@ -72,7 +72,7 @@ class Watching:
             pass
 
     def stop(self) -> int:
-        """Stop it and return its exit code."""
+        """Stop the watch and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
 
@@ -153,7 +153,7 @@ def test_a_file_that_is_written_moved_or_linked_is_found(
         (tree / "clean").write_bytes(b"benign")
         names = ["written", "sub/moved", "linked", "dir/x/y", "sub/new/deep"]
         assert watch.paths(len(names)) == {str(tree / name) for name in names}
-        # A directory that was moved is watched where it is now.
+        # A directory that was moved is watched at its new place.
         (tree / "dir").rename(tree / "sub/dir")
         watch.paths(1)
         (tree / "sub/dir/x/z").write_bytes(LISTED)
@@ -195,7 +195,7 @@ def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tr
 
 @pytest.mark.slow
 def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
-    """So the last scan, which `status` shows, is one of everything."""
+    """So the last scan that `status` shows is a scan of everything."""
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         assert watch.next()["path"] == str(tree / "x")
@@ -293,7 +293,7 @@ def test_a_file_system_mounted_below_the_root_is_checked(state: Path, tree: Path
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("nothing may be mounted here")
     command = arguments("--state-dir", state, "watch", "--format", "jsonl", tree)
-    # Both in one namespace: the watch, and what mounts and writes there afterwards.
+    # Both are in one namespace: the watch, and the script that mounts and writes there afterwards.
     script = (
         '"$@" & pid=$!; read line; mount -t tmpfs none "$0/sub"; printf "listed one" > "$0/sub/m";'
         ' read line; umount "$0/sub"; kill $pid; wait $pid'

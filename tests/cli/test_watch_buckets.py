@@ -23,7 +23,7 @@ from fixtures import buckets
 from tests.kit import State, arguments, edit_manifest, environment
 
 LISTED = b"a file that is listed"
-#: Only reached in failure.
+#: The test reaches this limit only if it fails.
 TIMEOUT_S = 120
 
 
@@ -77,7 +77,7 @@ class World:
         self.sqs.set_queue_attributes(QueueUrl=self.url, Attributes=attributes)
 
     def count(self, url: str) -> int:
-        """Return how many messages a queue has, with those that somebody has taken."""
+        """Return how many messages a queue has, including delivered ones that still exist."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         got = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return sum(int(got[name]) for name in names)
@@ -135,7 +135,7 @@ def test_a_new_object_is_checked_and_its_event_taken_back(world: World) -> None:
     world.bucket.delete("gone")
     with world.watching("--rescan-every", "1000h") as process:
         until(lambda: world.count(world.url) == 0)
-        assert process.poll() is None  # it goes on, however rarely it looks at everything
+        assert process.poll() is None  # the watch goes on, however rarely it scans everything
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0 and "Traceback" not in err
@@ -149,7 +149,7 @@ def test_a_new_object_is_checked_and_its_event_taken_back(world: World) -> None:
 def test_each_version_is_recorded_by_itself_and_once(world: World) -> None:
     world.bucket.keep_versions()
     versions = [world.bucket.put("a", LISTED) for _ in range(2)]
-    for version in versions * 2:  # the server leaves them out
+    for version in versions * 2:  # the server omits the versions
         named = {
             "bucket": {"name": world.bucket.name},
             "object": {"key": "a", "versionId": version},
@@ -211,7 +211,7 @@ def test_while_a_list_is_stale_events_wait(world: World) -> None:
         for line in process.stderr:
             if "lists are stale" in line:
                 break
-        assert world.count(world.url) == 2  # with the one that says that events will come
+        assert world.count(world.url) == 2  # including the message that announces events
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The wheel: the same from the same tree; its man pages and completion work when installed."""
+"""The wheel: the same from the same tree; its man pages and completion work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = "share/man/man1/", "share/man/man5/", "share/bash-completion/", "share/zs
 
 
 def tool(*args: str | Path, **variables: str) -> str:
-    """Run a command that has to succeed and return what it prints."""
+    """Run a command that has to succeed and return its output."""
     done = subprocess.run(
         args,
         cwd=ROOT,
@@ -133,7 +133,7 @@ def test_zsh_can_read_its_script(prefix: Path) -> None:
 
 
 def test_an_editable_install_needs_none_of_it(tmp_path: Path) -> None:
-    """Pip asks the build backend for it; it has to be quick, and there is nothing to generate."""
+    """Pip asks the build backend for this install: it has to be quick, and generates nothing."""
     program = "import sys; from hatchling.build import build_editable as b; print(b(sys.argv[1]))"
     name = tool(sys.executable, "-c", program, tmp_path).split()[-1]
     with zipfile.ZipFile(tmp_path / name) as archive:

@@ -26,7 +26,7 @@ LISTED = range(6)
 
 
 class Withdrawals(State):
-    """A tree in which f<n> is what entry e-<n> stands for; some of these are listed."""
+    """A tree in which f<n> is the file of entry e-<n>; some of these entries are listed."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, files={f"f{n}": content(n) for n in range(8)})
@@ -90,7 +90,7 @@ def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: W
     assert {line["withdrawn_generation"] for line in found} == {2}
     assert {line["list"] for line in found} == {"baseline"}
     assert datetime.fromisoformat(found[0]["last_seen"]) <= before
-    # A scan does not match them any more, and changes nothing of that.
+    # A scan does not match these files any more, and does not change this state.
     assert world.scan().summary["match"] == 4
     assert len(world.status()) == 2
 
@@ -113,7 +113,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) ->
 def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     world: Withdrawals, entry: int, list_name: str
 ) -> None:
-    """No scan comes across it any more; restoring it would put listed material back."""
+    """No scan finds the file any more; to restore it would put listed material back."""
     ids = world.quarantine("f1", "f4")
     world.provider.withdraw("e-1", "e-4")
     world.affected()
@@ -133,7 +133,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     result = world.call(*args, "--withdrawn")
     assert (result.code, len(result.out.splitlines())) == (0, 1)
     assert (world.tree / "f4").exists() and not (world.tree / "f1").exists()
-    # It can be withdrawn once more.
+    # The entry can be withdrawn once more.
     if list_name == "baseline":
         world.provider.withdraw("e-1")
         assert world.affected() == [("f1", "e-1")]
@@ -141,7 +141,7 @@ def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
 
 
 def test_a_match_in_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
-    """All of what was withdrawn is looked up, in the order in which it was found."""
+    """All withdrawn entries are looked up, in the order in which they were found."""
     world.scan(world.tree / "f2")  # stays in its place
     ids = world.quarantine("f5", "f1", "f4")
     with Matches(world.path) as matches:
@@ -310,7 +310,7 @@ def test_withdrawn_entries_of_one_list_leave_those_of_others(world: Withdrawals)
     world.provider.withdraw("e-1", list_name="other")
     results = {f.list_name: f.affected for f in world.client.fetch()}
     assert [hit.list_name for _, hit in results["other"]] == ["other"] and not results["baseline"]
-    # It stands on one list still, so there is nothing to undo.
+    # The file is still on one list, so there is nothing to undo.
     assert world.status() == []
     world.provider.withdraw("e-1")
     world.client.fetch()

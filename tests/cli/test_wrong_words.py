@@ -1,4 +1,4 @@
-"""A command line that is wrong: what is said about it, and what is not."""
+"""A wrong command line: what the message says about it, and what it never says."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The client that TUF's public conformance suite drives: the real `fetch`, a process a request.
 
-`README.md` says how to run the suite. Its repositories sign any file by any role, so two things
-are replaced, both after the metadata were verified: which lists are offered, and the download of
-the lists, which is the download of the one target that the suite asks for.
+`README.md` says how to run the suite. The suite's repositories sign any file by any role, so two
+parts are replaced, both after the metadata were verified: which lists are offered, and the download
+of the lists, which becomes the download of the one target that the suite asks for.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _configure(path: Path, root: Path, url: str) -> None:
 
 
 def _download(trust: Trust, name: str, directory: Path) -> None:
-    """Download a target, unless it is here as it is signed now."""
+    """Download a target, unless a file with the signed hash exists already."""
     with trust._translated():
         info = trust._updater.get_targetinfo(name)
     if info is None:

@@ -1,8 +1,8 @@
 """A plugin of pytest: the suite's commands are run by `client`, in processes that have it loaded.
 
-The suite puts the names of its tests into addresses, and some have brackets, which no address of a
-provider may hold: here these names are hashes. Where the suite sets a clock with `faketime`, the
-command is started as the suite does it.
+The suite puts the names of its tests into addresses, and some names have brackets, which no address
+of a provider may hold: this plugin replaces them by hashes. If the suite sets a clock with
+`faketime`, the command is started as the suite does it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A reader for each report format: from its text back to what was reported.
 
-A reader also demands what its format demands of every document, so that whatever a test writes is
-checked: the JSON schema of `jsonl`, the SARIF schema, the field table of ECS, well-formed HTML.
+A reader also checks the requirements of its format in every document that a test writes: the JSON
+schema of `jsonl`, the SARIF schema, the field table of ECS, well-formed HTML.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Fields = Mapping[str, Any]
 class Run:
     """The run in a report: how whole it is, and what its answer rests on besides reading."""
 
-    #: The signal that ended it early.
+    #: The signal that ended the run early.
     interrupted_by: str | None
     failure: str | None
-    #: Names of lists, or `all of` a provider of which none is known.
+    #: Names of lists, or `all of` a provider whose lists are unknown.
     missing: frozenset[str]
     #: List and algorithms.
     gaps: frozenset[tuple[str, str]]
@@ -67,7 +67,7 @@ class Report:
 
 
 def expected(handled: Handled) -> Fields:
-    """Return what is to be read of an outcome, as a reader would."""
+    """Return what a reader should find for an outcome."""
     outcome, recorded = handled.outcome, handled.record
     return {
         "kind": str(outcome.kind),
@@ -98,7 +98,7 @@ def expected_counts(summary: Summary) -> Fields:
 
 
 def expected_run(summary: Summary) -> Run:
-    """Return what is to be read of a run, as a reader would."""
+    """Return what a reader should find for a run."""
     signals = {None: None, ExitCode.INTERRUPTED: "SIGINT", ExitCode.TERMINATED: "SIGTERM"}
     return Run(
         interrupted_by=signals[summary.stopped],
@@ -306,7 +306,7 @@ FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_csv(text: str) -> Report:
-    """Read rows, and put those of one file together."""
+    """Read rows, and put rows of one file together."""
     rows = list(csv.reader(io.StringIO(text), strict=True))
     header = tuple(rows.pop(0))
     assert header in (COLUMNS, COLUMNS + DIGEST_COLUMNS)
@@ -347,7 +347,7 @@ def read_csv(text: str) -> Report:
 
 
 def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | None, Run | None]:
-    """Read the rows that tell of the run: they come last, and the very last is its end."""
+    """Read the rows about the run: they come last, and the very last is its end."""
     if not rows:
         return {}, frozenset(), None, None
     end = rows.pop()
@@ -377,7 +377,7 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
 
 
 def read_sarif(text: str) -> Report:
-    """Read a document that is valid against the schema, and keeps what code hosts ask besides."""
+    """Read a document that is valid against the schema, and keeps the extra rules of code hosts."""
     assert text.isascii()
     document = json.loads(text)
     SARIF.validate(document)
@@ -433,7 +433,7 @@ def read_sarif(text: str) -> Report:
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
     about = run_in_fields(run["properties"])
-    # A program that shows notifications alone shows it, too.
+    # A program that shows only notifications shows this, too.
     said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
     assert ("stopped" in said) == (about.interrupted_by is not None)
     assert ("failed" in said) == (about.failure is not None)
@@ -470,7 +470,7 @@ def _check_location(owner: Fields, path: bytes, *, has_region: bool) -> None:
 
 
 def read_ecs(text: str) -> Report:
-    """Read events, each of ECS's own fields with their types, and put those of a file together."""
+    """Read events, each with ECS's own fields and types, and put events of one file together."""
     assert text.isascii()
     files: list[dict[str, Any]] = []
     lists, missing, gaps = set(), set(), set()
@@ -588,7 +588,7 @@ _VOID = frozenset({"input", "meta", "wbr"})
 
 
 class _TreeBuilder(HTMLParser):
-    """Builds a tree of a page, and refuses what is not closed in the order it was opened."""
+    """Builds a tree of a page, and refuses elements that are not closed in the right order."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -35,7 +35,7 @@ from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
 KEY = "0123456789abcdef"
 FILE_SYSTEM = 42
-#: After so many days a record without a proof answers no more.
+#: After this many days a record without a proof is not used any more.
 DAYS = 14
 
 
@@ -307,9 +307,9 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
         (0, 510, 3, 0),
         # Content that was believed may have been other content: it proves nothing.
         (505, 0, 2, 0),
-        # It ages as it did.
+        # The believed record ages as before.
         (505, 509, 3, 505),
-        # And when it is due, what is read then stands alone.
+        # When the record is due, only the new read counts.
         (495, 510, 2, 510),
     ],
 )

@@ -1,6 +1,6 @@
 """Rules for every kind of destination: hand over exactly once, and retract where possible.
 
-Each test runs against every kind in the registry; a new one needs an `OtherSide` here.
+Each test runs against every kind in the registry; a new kind needs an `OtherSide` in this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 40
 
 
 class _Killed(BaseException):
-    """A kill: nothing handles it."""
+    """A simulated kill: no code handles it."""
 
 
 class OtherSide:
@@ -56,12 +56,12 @@ class OtherSide:
         raise NotImplementedError
 
     def is_mended(self) -> None:
-        """Let it work again."""
+        """Let the destination work again."""
         raise NotImplementedError
 
 
 class Directory(OtherSide):
-    """The directory that packages are put into."""
+    """The directory into which packages are put."""
 
     name = "police"
 
@@ -89,7 +89,8 @@ class Hotline(OtherSide):
         return [name for name, report in self.service.reports.items() if report.state == "finished"]
 
     def unfinished(self) -> int:
-        # A report that was opened under an id that nobody could know vanishes there by itself.
+        # A report that was opened under an id that nobody could know vanishes at the service by
+        # itself.
         known: set[str] = set()
         for report in self.desk.outbox.reports():
             known |= {*report.remote.past, report.remote.report_id or ""}
@@ -336,7 +337,7 @@ def test_where_nothing_can_be_done_it_waits_and_says_why(
     assert sent.report.is_open and sent.report.next_attempt is not None
     assert sent.report.problem is not None and sent.report.problem.message == sent.error.message
     assert side.desk.get(match).state is MatchState.FOUND
-    assert side.desk.send_due() == []  # not before it is time
+    assert side.desk.send_due() == []  # no retry before it is time
     side.is_mended()
     side.desk.wait(days=2)
     (sent,) = side.desk.send_due()

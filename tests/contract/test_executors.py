@@ -85,13 +85,13 @@ class OnCluster(Executor):
             self._cluster.connect,
             self._cluster.spec(),
             check=functools.partial(check_as_told, make_checker),
-            look_at=lambda group: [names_of(group)],  # no such file is there
+            look_at=lambda group: [names_of(group)],  # no such file exists
         )
         return dask.run(work, make_checker)
 
 
 def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
-    from hashclient.scan.executors.wire import encode  # it cannot be sent to the worker
+    from hashclient.scan.executors.wire import encode  # the result cannot be sent to the worker
 
     return encode(caught(lambda: checked(lambda _known: make_checker(None), None, payload)))
 
@@ -182,7 +182,7 @@ def test_an_index_that_is_damaged_ends_the_run_with_its_error(make: Make) -> Non
 
 
 def test_of_a_batch_that_is_lost_every_file_is_unread(make: Make) -> None:
-    """Where the machinery is this process itself, the error ends the run: it is never clean."""
+    """If the executor is this process itself, the error ends the run, and no file is clean."""
 
     def check(items: Task) -> Result:
         if "d/5a" in paths(items):
@@ -222,7 +222,7 @@ def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
             taken += 1
             yield task(str(taken))
 
-    # Where a batch takes a message between machines, there are more names in it.
+    # If a batch takes a message between machines, it has more names.
     on_cluster = isinstance(make, functools.partial)
     most = MOST_NAMES if on_cluster else 1
     results = iter(make().run(endless(), maker(all_clean)))

@@ -33,10 +33,10 @@ Contents = dict[str, bytes]
 class Row(NamedTuple):
     """An expander, and how a container of its kind is made.
 
-    `holds` is how many members fit: one in what is compressed. With `is_whole`, a container that is
-    cut or has another byte gives every content as it was, or says what is unread: its kind has
-    checksums. Where `tells_cuts`, one that is cut says so, wherever bytes of a member are missing.
-    `first` is how many members come before ours, such as the text of a mail.
+    `holds` is how many members fit into the container: one in a compressed file. With `is_whole`, a
+    container that is cut or has another byte gives every content unchanged, or says what is unread:
+    its kind has checksums. With `tells_cuts`, a cut container says so, wherever bytes of a member
+    are missing. `first` is how many members come before ours, such as the text of a mail.
     """
 
     name: str
@@ -185,7 +185,7 @@ def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
     for length in range(len(data)):
         out = opened(row.expander, data[:length])
         if row.tells_cuts and not out.unread:
-            # Cut where a member ends: what is not here cannot be in here.
+            # A cut at the end of a member: later members cannot be here.
             assert out.contents == whole[: len(out.contents)], length
             assert not row.is_whole or out.contents == whole or not length, length
 

@@ -205,7 +205,7 @@ def write(
 
 
 def told(files: Sequence[Fields], form: Format) -> list[Fields]:
-    """Return `files` without what a format does not tell, in an order that all formats have."""
+    """Return `files` without facts that a format leaves out, in an order that all formats have."""
 
     def cut(fields: Fields) -> dict[str, Any]:
         return {k: v for k, v in fields.items() if k not in form.without}
@@ -312,7 +312,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
 
 
 def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
-    """However much of it is lost at its end, be it one line."""
+    """However much is lost at the end of the output, even one line."""
     found = outcomes("path")
     text = write(name, found, summaries()[3])
     assert form.read(text).exit_code is not None
@@ -321,7 +321,7 @@ def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, fo
         try:
             report = form.read("".join(lines[:kept]))
         except (AssertionError, LookupError, ValueError):
-            continue  # it is not even a document any more
+            continue  # the output is not even a document any more
         assert report.exit_code is None
 
 
@@ -343,7 +343,7 @@ def test_a_command_that_failed_says_so_and_nothing_else(
 
 
 def test_a_report_without_a_summary_says_nothing_of_a_run(name: str, form: Format) -> None:
-    # All that is on record is written as a match, with its state.
+    # Every recorded match is written as a match, with its state.
     found = [o for o in outcomes("path") if o.record and o.outcome.kind is Kind.MATCH]
     for some in (found, []):
         report = form.read(write(name, some, None, command="matches"))
@@ -386,7 +386,7 @@ def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) 
 
 
 def test_entries_with_held_matches_are_named_with_their_numbers(name: str, form: Format) -> None:
-    """A record that cannot be read at the end leaves the number at least."""
+    """A record that cannot be read at the end leaves at least the number."""
     sentence = "entry d-1 of baseline matched 100,000 files: 100 isolated, 2 reported, 99,898 held"
     held = HeldEntry("baseline", "d-1", 100_000, 100, 2, 99_898)
     assert held.text == sentence

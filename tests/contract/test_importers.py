@@ -104,7 +104,7 @@ def packed_with(codec: str, data: bytes) -> bytes:
     return gzip.compress(data) if codec == "gzip" else pa.compress(data, codec, asbytes=True)
 
 
-#: Each importer with files that it reads, by what they are called.
+#: Each importer, with files that it reads, by the names of their formats.
 SAMPLES: dict[str, tuple[Importer, Make]] = {
     "bare": (Sums(), bare),
     "sums": (Sums(), sums),
@@ -123,7 +123,7 @@ SAMPLES: dict[str, tuple[Importer, Make]] = {
     "nsrl": (Nsrl(), nsrl),
     "parquet": (Parquet(), exported(exports.parquet)),
 }
-#: Those in lines; those in one piece; and those that are no text.
+#: Formats of lines; formats in one piece; and formats that are no text.
 TEXTS = list(SAMPLES)[: list(SAMPLES).index("vics")]
 DOCUMENTS = list(SAMPLES)[len(TEXTS) : list(SAMPLES).index("nsrl")]
 SIZED = {"hashdeep", "csv", "clamav", "tsv", "nsrl-text", "jsonl", "parquet", *DOCUMENTS} - {
@@ -258,7 +258,7 @@ def test_a_cell_of_a_database_takes_bounded_memory(tmp_path: Path) -> None:
 @pytest.mark.sampled
 @each
 def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Path) -> None:
-    # Enough that the end is not read with the beginning.
+    # This is long enough that the end is not read together with the beginning.
     times = 40_000 if kind in ("bare", "sums", "hashdeep", "csv", "clamav", "nsrl") else 6_000
     path = SAMPLES[kind][1](tmp_path / "file", ROWS * times)
     with path.open("rb") as stream:
@@ -366,7 +366,7 @@ def test_publishing_looking_up_and_known_good_lists_read_the_same(
     assert kinds == {digest: "match" if n == 1 else "clean" for n, (digest, _) in enumerate(ROWS)}
 
 
-# ClamAV, what it alone has
+# Properties that only ClamAV's files have
 
 
 def clam(*lines: str) -> list[DigestBatch]:
@@ -410,7 +410,7 @@ def test_an_odd_line_of_clamav_is_refused_with_its_number(line: str) -> None:
     assert MD5[:10] not in caught.value.message
 
 
-# The NSRL's database, what it alone has
+# Properties that only the NSRL's database has
 
 
 def test_a_database_is_no_pipe() -> None:
@@ -451,7 +451,7 @@ def test_unusable_rows_are_skipped_up_to_a_bound_and_reported(kind: str, tmp_pat
         read(path, everything(max_bad=1))
 
 
-# Of the others, the first row says what they are.
+# In the other formats, the first row names the columns.
 @pytest.mark.parametrize("kind", sorted(SAMPLES.keys() - {"bare", "sums", "clamav"}))
 def test_a_file_of_rows_that_cannot_be_used_alone_gives_nothing(kind: str, tmp_path: Path) -> None:
     path = SAMPLES[kind][1](tmp_path / "file", [("zz" * 16, 1)] * 3)
@@ -475,7 +475,7 @@ def test_compressed_files_are_read_as_they_are(kind: str, codec: str, tmp_path: 
             read(path)
         return
     assert rows_of(read(path)) == expected(kind, ROWS)
-    # Several of them end to end are one.
+    # Several compressed files end to end are one file.
     half = data.index(b"\n") + 1 if b"\n" in data else len(data) // 2
     path.write_bytes(packed_with(codec, data[:half]) + packed_with(codec, data[half:]))
     assert rows_of(read(path)) == expected(kind, ROWS)
@@ -557,7 +557,7 @@ def test_a_document_that_is_not_utf_8_is_refused(kind: str, tmp_path: Path) -> N
 
 
 class Repeating(io.RawIOBase):
-    """A stream that goes on with the same record for ever."""
+    """A stream that repeats the same record for ever."""
 
     def __init__(self, start: bytes, again: bytes) -> None:
         """Begin with `start`."""

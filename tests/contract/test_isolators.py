@@ -1,7 +1,7 @@
 """Rules for every isolator: only sealed content is removed, and a kill loses nothing.
 
-The quarantine runs as it is, with each kind of places behind it: files, a store of named blobs, and
-a bucket of S3.
+The quarantine runs unchanged, with each kind of places behind it: files, a store of named blobs,
+and a bucket of S3.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ MOST = 30
 
 
 class _Killed(BaseException):
-    """A kill: nothing handles it."""
+    """A simulated kill: no code handles it."""
 
 
 class Side:
-    """Places of one kind, with one thing in them that matches."""
+    """Places of one kind, with one matching object in them."""
 
     isolator: Isolator
     locator: str
@@ -146,8 +146,8 @@ site = pytest.fixture(reached_site, scope="module")
 class ObjectSide(Side):
     """An object in a bucket that keeps versions.
 
-    obstore cannot name its key, so what it begins, and no process that is forked should have, is
-    not begun in the process of the tests.
+    obstore must not start its threads in the process of the tests, which forks later: so this key
+    is one that obstore cannot name.
     """
 
     site: Site
@@ -276,7 +276,8 @@ def test_content_exchanged_after_sealing_stays(side: Side, monkeypatch: pytest.M
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
     assert side.content() == OTHER and side.ward.opened(match) == CONTENT
     assert side.ward.get(match).in_place
-    # The next act finds that it is gone, and that what is there is somebody else's.
+    # The next act finds that the file is gone, and that its place has the content of another
+    # person.
     taken = side.take(match)
     assert taken.taken and "something else" in taken.detail and side.content() == OTHER
 
@@ -323,7 +324,7 @@ def test_a_copy_that_the_seal_key_cannot_prove_any_more_is_made_again(
 
 
 class Steps:
-    """Counts the instants before and after the calls it wraps; a kill comes at one of them."""
+    """Counts the moments before and after the calls it wraps; a kill comes at one of them."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at

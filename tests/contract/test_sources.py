@@ -1,7 +1,7 @@
 """Rules for every source: each input is named once, in batches, and never looked at.
 
-Buckets are listed by `objects.listing`, which has an interface of its own, for columns: here it is
-given that of the others.
+Buckets are listed by `objects.listing`, which has an interface of its own, for columns: this module
+gives it the interface of the others.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def _names(paths: list[str], *, null: bool) -> Source:
 
 
 class Waiting(Lister):
-    """Takes every step for one that waits, and has threads from the beginning."""
+    """Treats every step as one that waits, and has threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
 
 
 class SlowTrees(Trees):
-    """Trees that are listed ahead, as where that takes its time."""
+    """Trees that are listed ahead, as on slow storage."""
 
     def batches(self) -> Iterator[Task | Outcome]:
         with mock.patch.object(trees_module, "Lister", Waiting):
@@ -237,7 +237,7 @@ def test_the_last_inputs_are_named_wherever_a_batch_is_full(
 def test_listing_goes_no_further_than_it_is_asked_to(
     make: Make, tmp_path: Path, site: Site
 ) -> None:
-    """And whoever gives up in the middle leaves nothing open."""
+    """A caller that stops in the middle leaves nothing open."""
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(3 * TASK_NAMES)})
     source = make([f"{tree}/{n}" for n in range(3 * TASK_NAMES)])
     before = open_files()

@@ -33,7 +33,7 @@ _BLOCK = re.compile(
 
 
 def text_of(document: Path | Iterable[Path]) -> str:
-    """Return the text of a document, or of several as one: where a text stands is left open."""
+    """Return the text of a document, or of several together: the place of a text is free."""
     pages = [document] if isinstance(document, Path) else document
     return "\n".join(page.read_text() for page in pages)
 

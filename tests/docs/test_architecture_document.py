@@ -1,4 +1,4 @@
-"""The architecture document: its layers are those that are enforced, its dependencies complete."""
+"""The architecture document names the layers that are enforced, and all dependencies."""
 
 from __future__ import annotations
 

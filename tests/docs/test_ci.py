@@ -141,7 +141,7 @@ def test_actions_are_pinned_to_a_commit() -> None:
 
 
 def test_no_step_has_an_expression_in_its_script() -> None:
-    """Names that others choose (branches, files) would be run; a variable is only text."""
+    """Names that others choose (branches, files) would be run as code; a variable is only text."""
     assert not [step for step in action_steps() if "${{" in step.get("run", "")]
     assert "$[[" not in COMPONENT.read_text().partition("  script:")[2]
 
@@ -159,7 +159,7 @@ def test_only_the_steps_that_need_a_secret_have_it() -> None:
 
 
 def assignments(path: Path) -> dict[str, str]:
-    """Return what a step has written into one of the host's files."""
+    """Return the variables that a step has written into one of the host's files."""
     pairs = (line.partition("=") for line in path.read_text().splitlines())
     return {name: value for name, _, value in pairs}
 
@@ -173,10 +173,10 @@ class Runner:
     token: str
     files: dict[str, bytes]
     seal_key: str = SEAL_KEY
-    #: The commit that a pull request, or a merge request, begins at.
+    #: The commit at which a pull request, or a merge request, begins.
     base: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
-    #: Of each step that ran: its name, its exit code and what it printed.
+    #: For each step that ran: its name, its exit code and its output.
     ran: list[tuple[str, int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -328,7 +328,7 @@ HOSTS = pytest.mark.parametrize("host", ["github", "gitlab"])
 
 
 def sarif_of(runner: Runner, host: str) -> Path:
-    """Return where a job has written its SARIF file, by what it hands to its host."""
+    """Return where a job has written its SARIF file, by the path that it gives to its host."""
     if host == "github":
         value: str = load(ACTION)["outputs"]["sarif"]["value"]
         return Path(runner.value(value, {}))
@@ -364,7 +364,7 @@ def test_a_job_ends_with_the_exit_code_of_its_scan(
 @pytest.mark.slow
 @HOSTS
 def test_a_change_is_checked_by_its_files_alone(site: Site, tmp_path: Path, host: str) -> None:
-    """A listed file that was there before is none of them, nor is one that is deleted."""
+    """A listed file that existed before is not among these files, and neither is a deleted one."""
     runner = Runner(tmp_path, site, site.token, CLEAN | {"old.dat": LISTED, "kept.dat": LISTED})
     runner.base = runner.commit("echo .hashclient/state >> .git/info/exclude")
     odd = "echo new > $'a\\nname'; chmod +x src/main.py; rm old.dat"
@@ -436,7 +436,7 @@ def test_a_scan_that_cannot_begin_uploads_nothing(site: Site, tmp_path: Path) ->
 @pytest.mark.slow
 @CASES
 def test_the_pre_commit_hook(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
-    """Called as pre-commit calls it: the entry, its arguments, then names of files."""
+    """The hook is called in pre-commit's way: the entry, its arguments, then names of files."""
     (hook,) = load(HOOKS)
     assert hook["language"] == "python" and hook["types"] == ["file"]
     state = tmp_path / "state"
@@ -518,7 +518,7 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     )
     assert found == 10, said
     assert machine.untouched()
-    # The next scan that is no hook finds it, and does what the policy says.
+    # The next scan that is not a hook finds the file, and does what the policy says.
     again = [word for word in words if word != "--no-actions"]
     script = f"PATH=../venv/bin:$PATH; {shlex.join(again)}"
     found, said = machine.runner.shell(script, HASHCLIENT_STATE_DIR=str(machine.state))
@@ -528,7 +528,7 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
 
 @pytest.mark.slow
 def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
-    """Where a runner is kept from job to job, its configuration may say otherwise."""
+    """If a runner is kept from job to job, its configuration may allow actions."""
     (scan,) = [step["run"] for step in action_steps() if step.get("id") == "scan"]
     (other,) = marked_blocks(CI, "others")
     (line,) = [line for line in invocations(other) if " scan " in f" {line}"]

@@ -1,4 +1,4 @@
-"""docs/compliance.md: the commands that it names as evidence are there, and run as they stand."""
+"""docs/compliance.md: the commands that it names as evidence exist, and run in this form."""
 
 from __future__ import annotations
 

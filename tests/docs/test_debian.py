@@ -21,7 +21,7 @@ from tests.kit import ROOT
 pytestmark = pytest.mark.docs
 
 PAGE = DOCS / "debian.md"
-#: Programs that a path of Debian's administrators leads to.
+#: The path that Debian's administrators have.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SCRIPTS = ("postinst", "prerm", "postrm")
 
@@ -81,7 +81,7 @@ def test_the_package_is_the_same_twice(package: Path, tmp_path: Path) -> None:
 @pytest.mark.deep
 def test_lintian_finds_no_error(package: Path) -> None:
     needs("lintian")
-    # As root it warns; its exit code is that of errors.
+    # As root, lintian warns; its exit code only counts errors.
     output_of("lintian", "--allow-root", "--fail-on=error", package)
 
 
@@ -103,7 +103,7 @@ def test_it_is_installed_used_upgraded_removed_and_purged(package: Path, tmp_pat
     options = ("--quiet", "--mode=root", "--variant=minbase", f"--include={included}")
     output_of("mmdebstrap", *options, SUITE, root)
     shutil.copy(package, root / "first.deb")
-    # The same, as a later version.
+    # The same package, as a later version.
     output_of("dpkg-deb", "-R", package, tmp_path / "again")
     control = tmp_path / "again/DEBIAN/control"
     control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 9", control.read_text()))
