@@ -36,7 +36,7 @@ class HostileSite:
     def __init__(
         self, directory: Path, authority: Authority, context: ssl.SSLContext | None = None
     ) -> None:
-        """Publish one list and serve it to whoever knows `authorization`."""
+        """Publish one list and serve it to clients that know `authorization`."""
         self.directory = directory
         self.authority = authority
         self.state = directory / "state"
@@ -70,7 +70,7 @@ class HostileSite:
         return path
 
     def serve(self, answer: Callable[[bytes], Behaviour] = reply) -> None:
-        """Serve all that is published, each file as `answer` says."""
+        """Serve all published files, each as `answer` says."""
         for path, data in self.simulator.files.items():
             self.server.on(f"/{path}", self._guarded(answer(data)))
 
@@ -87,9 +87,9 @@ class HostileSite:
         return ["init", origin, "--root", self.root, "--ca", self.authority.ca, *options]
 
     def run(self, *args: object, env: Mapping[str, str] | None = None) -> Run:
-        """Run the real command, as talkative as it can be; no secret is to be seen anywhere."""
+        """Run the real command with all its messages; no secret may appear anywhere."""
         shown = b""
-        # Files: it would wait for ever at a full pipe that nobody reads yet.
+        # Files, not pipes: the command would wait for ever at a full pipe that nobody reads yet.
         with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as warned:
             process = subprocess.Popen(
                 arguments("-v", "--state-dir", self.state, *args),
@@ -111,7 +111,7 @@ class HostileSite:
         return checked(Run(process.returncode, out.decode(), err.decode()))
 
     def run_broken(self, *args: object) -> str:
-        """Run the command in this process where it has a bug; return the traceback it shows."""
+        """Run the command in this process with a bug in it; return the traceback that it shows."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = command._run(["-v", "--state-dir", str(self.state), *map(str, args)])
@@ -145,7 +145,7 @@ class HostileSite:
         self.config.write_text("\n".join([*kept, ""]))
 
     def kept(self) -> dict[str, bytes]:
-        """Return all that the client keeps of lists and of trust."""
+        """Return everything that the client keeps of lists and of trust."""
         return {
             str(path): path.read_bytes()
             for folder in ("lists", "trust")
@@ -154,6 +154,6 @@ class HostileSite:
         }
 
     def check_scans(self) -> None:
-        """Check that the old generation is whole and in use."""
+        """Check that the old generation is complete and in use."""
         scanned = call("--state-dir", self.state, "scan", self.inputs, "--format", "jsonl")
         assert (scanned.code, scanned.summary["match"]) == (10, 1), scanned.err

@@ -1,7 +1,7 @@
 """A provider that was written from docs/format.md alone, with python-tuf and a writer of Parquet.
 
-Nothing of hashclient is used here, so that what the document does not say shows as a client that
-refuses. Each method is a thing that the document describes; `publish` makes it visible.
+This module uses nothing of hashclient, so that gaps in the document show as a client that refuses.
+Each method does one step that the document describes; `publish` makes it visible.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def by_polars(kind: str, rows: Sequence[Row], path: Path) -> None:
     """Write a segment by Polars, as the document's table of writers says."""
     import pyarrow as pa
 
-    pl = importlib.import_module("polars")  # it need not be here
+    pl = importlib.import_module("polars")  # polars need not be installed
 
     types = (
         *(pa.large_string(), pa.binary(16), pa.binary(20), pa.binary(32), pa.int64()),
@@ -118,7 +118,7 @@ class IndependentProvider:
             self.signers[role] = CryptoSigner.generate_ed25519()
             self.root.add_key(self.signers[role].public_key, role)
         self.roles: dict[str, Targets] = {}
-        #: Of each list: index, and the rows that are live.
+        #: For each list: its index, and the live rows.
         self.indexes: dict[str, dict[str, Any]] = {}
         self.live: dict[str, dict[str, Row]] = {}
         self._put("root", self.root, self.signers["root"])

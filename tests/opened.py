@@ -25,7 +25,7 @@ MAX_PIECE_BYTES = 256 << 10
 
 
 class Once:
-    """Bytes that come once, in pieces of a length that fits nothing."""
+    """Bytes that can be read once, in pieces of an odd length."""
 
     def __init__(self, data: bytes, step: int = 1 << 30) -> None:
         """Give `step` bytes at most."""
@@ -78,7 +78,7 @@ class Opened:
 
 
 def each(expander: Expander, data: Data | Stream) -> Iterator[Member | Unlisted]:
-    """Yield what an expander lists, one by one; what ends it early as unlisted without a name."""
+    """Yield the members of an expander; an error becomes an unlisted member without a name."""
     try:
         for found in expander.members(data):
             if isinstance(found, Unlisted):
@@ -110,7 +110,7 @@ def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
 
 
 def sniffs(expander: Expander, data: bytes) -> bool:
-    """Return whether an expander takes a file for one of its own."""
+    """Return whether an expander accepts a file as one of its kind."""
     picked = Registry().pick(data[:ISO_HEAD_BYTES], data[-TAIL_BYTES:])
     return expander.name in [one.name for one in picked]
 

@@ -1,4 +1,4 @@
-"""Outcomes as formats get them, for tests that neither record nor act."""
+"""Outcomes in the form that formats get, for tests that neither record nor act."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hashclient.lists.importers import importfile
 
 
 class Endless(io.RawIOBase):
-    """A stream that repeats some bytes for ever; it fails the test that reads too much of it."""
+    """A stream that repeats some bytes for ever; a test that reads too much of it fails."""
 
     def __init__(self, start: bytes, again: bytes) -> None:
         """Begin with `start`."""

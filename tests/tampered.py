@@ -1,4 +1,4 @@
-"""Changes of a package, each of which every verifier has to refuse."""
+"""Changes of a package; every verifier has to refuse each change."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ _CUSTODY: dict[str, Edit] = {
     ),
     "DOS line ends": _in("custody.jsonl", lambda text: text.replace(b"\n", b"\r\n")),
 }
-#: Bytes outside the signed hashes: they have to be as they were written, byte for byte.
+#: Bytes outside the signed hashes: they must be unchanged, byte for byte.
 _CHECKPOINT: dict[str, Edit] = {
     name: _in("checkpoint.json", edit)
     for name, edit in {
@@ -197,7 +197,7 @@ _FILES: dict[str, Edit] = {
     "no custody": _removed("custody.jsonl"),
     "no checkpoint": _removed("checkpoint.json"),
 }
-#: All of them, for a package with one file of evidence, of a `Desk`.
+#: All changes, for a package with one file of evidence, of a `Desk`.
 TAMPERINGS: dict[str, Edit] = {
     f"{where}: {name}": edit
     for where, edits in {

@@ -23,7 +23,7 @@ def into(inbox: Path) -> str:
 
 
 def documents(inbox: Path) -> list[dict[str, Any]]:
-    """Return the alerts in such a file."""
+    """Return the alerts in a file of alerts."""
     return [json.loads(line) for line in inbox.read_text().splitlines()] if inbox.exists() else []
 
 
@@ -52,7 +52,7 @@ class Told(Desk):
         self.log("refused", provider="main", list=name, exit_code=code, reason="/secret/path")
 
     def fetched(self) -> None:
-        """Log a fetch that was good."""
+        """Log a successful fetch."""
         self.log("fetch", provider="main", list="baseline", generation=2)
 
     def alert(self, **how: Any) -> list[Attempt]:

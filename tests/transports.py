@@ -25,7 +25,7 @@ def opened(url: str, **settings: Any) -> Transport:
 
 
 def complete_text(error: BaseException | None) -> str:
-    """All that an error could ever show: messages, hints, arguments, causes, tracebacks."""
+    """All text that an error could ever show: messages, hints, arguments, causes, tracebacks."""
     parts = []
     while error is not None:
         parts += [str(error), repr(error), repr(error.args), repr(getattr(error, "hint", None))]

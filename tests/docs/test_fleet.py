@@ -1,4 +1,4 @@
-"""docs/fleet.md: its commands run as they stand, its tables are those of the program, and its
+"""docs/fleet.md: its commands run in this form, its tables are those of the program, and its
 playbook sets this machine up.
 """
 
@@ -68,7 +68,7 @@ def test_the_findings_are_those_of_the_program() -> None:
     rows = table_rows(PAGE, "## What is shown")
     documented = {row[0].strip("`"): row[2] for row in rows}
     expected = {word: str(int(code)) for word, code in FINDINGS.items()}
-    varied = {"failed": "that of the error", "unwell": "that of `status`"}
+    varied = {"failed": "the exit code of the error", "unwell": "that of `status`"}
     assert documented == expected | varied
 
 
@@ -137,7 +137,7 @@ if [ "$1" = -l ]; then exec cat "$CRONTAB"; else exec cp "$1" "$CRONTAB"; fi
 def test_the_playbook_sets_up_this_machine_from_a_folder_and_changes_nothing_again(
     tmp_path: Path,
 ) -> None:
-    """With a virtual environment of its own, without an index: what the package needs is here."""
+    """The server has a virtual environment and no index: the folder has all needed packages."""
     there, state, place = (tmp_path / name for name in ("machine", "state", "fleet"))
     (play := tmp_path / "play").mkdir()
     (tree := tmp_path / "tree").mkdir()

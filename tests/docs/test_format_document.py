@@ -134,7 +134,7 @@ def test_the_documented_columns_are_those_of_the_code() -> None:
     for limit in (
         f"no file of it may be longer\n  than {MAX_METADATA_BYTES >> 20} MiB",
         f"at most {sizes.root_max_length:,} bytes, a timestamp {sizes.timestamp_max_length:,}",
-        f"There must be\n  at most {MAX_LISTS}.",
+        f"There must be at most {MAX_LISTS} lists.",
         f"a snapshot {sizes.snapshot_max_length:,}, and targets",
         f"lists {sizes.targets_max_length:,} each",
         (
@@ -173,7 +173,7 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         typed, _, code = command.partition("# exit ")
         typed = typed.replace("TIME", f"{datetime.now(UTC) + timedelta(days=40):%Y-%m-%d}")
         if "DIGEST" in typed:
-            # People read it to each other, from what `draft show` prints.
+            # People read the digest to each other, from the output of `draft show`.
             draft = Path(typed.split()[3])
             typed = typed.replace("DIGEST", load_draft(draft).digest)
         words = [

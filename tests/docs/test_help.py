@@ -86,12 +86,12 @@ def test_every_example_is_a_command_with_such_options(line: str) -> None:
     context = context_of(cli, info_name="hashclient")
     while isinstance(command, click.Group):
         if command.invoke_without_command and (not words or words[0].startswith("-")):
-            break  # a group that does something by itself, given its own options
+            break  # a group that does something by itself, with its own options
         words = words[1:] if words[0].startswith("-") else words
         child = command.get_command(context, words.pop(0))
         assert child is not None, line
         command = child
-    # Parsing alone: nothing is opened, and a file that is not there is no matter.
+    # Only parsing: no file is opened, so a file need not exist.
     known = {flag for option in command.params for flag in option.opts}
     for word in words:
         if word.startswith("--") or (len(word) == 2 and word[0] == "-" and word[1] != "-"):

@@ -1,4 +1,4 @@
-"""The image: the same bytes twice; its root runs as a stranger, read-only, and everything works."""
+"""The image: the same bytes twice; its root works read-only, for a foreign user."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BUILD_S = 1200
 
 
 def needs(*programs: str, root: bool = False) -> None:
-    """Skip the test where a program is missing, or the rights of root."""
+    """Skip the test if a program is missing, or the rights of root."""
     missing = [name for name in programs if shutil.which(name) is None]
     if missing:
         pytest.skip(f"there is no {', '.join(missing)}")
@@ -50,7 +50,7 @@ class Container:
 
     root: Path
     config: dict[str, Any]
-    #: Places inside, and the directories that are mounted there.
+    #: Places in the container, and the directories that are mounted there.
     mounts: dict[str, Path]
 
     def command(self, *words: str) -> list[str]:
@@ -88,7 +88,7 @@ def container(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Containe
         return files / f"blobs/sha256/{described['digest'].removeprefix('sha256:')}"
 
     (described,) = json.loads((files / "index.json").read_text())["manifests"]
-    # What `podman load` calls it.
+    # The name that `podman load` gives to the image.
     assert described["annotations"]["org.opencontainers.image.ref.name"] == "hashclient:latest"
     manifest = json.loads(read(described).read_text())
     config = json.loads(read(manifest["config"]).read_text())["config"]
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_at_a_start(container: Container) -> None:
     for folder in (LIBRARY, SITE):
         for path in (container.root / folder).rglob("*.py"):
             made = path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc"
-            # By its flags (PEP 552) it has no date, and is used without a look at its source.
+            # By its flags (PEP 552) the file has no date, and is used without a look at its source.
             assert made.read_bytes()[4:8] == b"\1\0\0\0", path
 
 
@@ -148,7 +148,7 @@ def test_the_examples_scan_and_answer_by_their_socket(
     for folder in (files, secret):
         folder.chmod(0o755)
     os.chown(shared, USER, USER)
-    # Places that the examples mount must be there: what runs containers makes them.
+    # Places that the examples mount must exist: the program that runs containers makes them.
     for place in ("srv/files", "run/hashclient", "srv/secret"):
         (container.root / place).mkdir(parents=True, exist_ok=True)
     mounts = {

@@ -40,7 +40,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.Monk
         for words in later:
             assert call(*words).code == 0
         assert site.call("fetch").code == 0
-        # An acknowledged notice that says something else is open again, and then taken back.
+        # An acknowledged notice with another text is open again, and is then taken back.
         listed = site.call("notices", "list", "--show-all").out
         assert re.findall(r"^main/(\S+)  \[Minor\]  (\w+)", listed, re.MULTILINE)[1:] == [
             ("n-2", "cancelled"),
@@ -59,6 +59,6 @@ def test_the_numbers_are_those_of_the_code() -> None:
         f"for {KEEP.days} days after they have expired",
         f"a notice ends after {DEFAULT_LIFE.days} days",
         f"out of the repository {REMOVED_AFTER.days} days",
-        f"There may be {MAX_NOTICES:,} at a time",
+        f"There may be {MAX_NOTICES:,} notices at a time",
     ):
         assert number in text

@@ -184,7 +184,7 @@ def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     )
     assert settings.state_dir == Path("/var/lib/hashclient")
     assert set(settings.config.commands) == {"scan", "fetch"}
-    # Each command checks its own table before it misses the lists.
+    # Each command checks its own table before it notices missing lists.
     words = ("--config", str(path), "--state-dir", str(tmp_path), "scan", "x")
     done = run_command(*words, HASHCLIENT_SEAL_KEY="00" * 32)
     assert done.returncode == ExitCode.STATE, done.stderr
@@ -261,7 +261,7 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
     assert {name for names in used for name in names} <= set(described)
-    # A machine that has no metrics at all fires no other.
+    # A machine that has no metrics at all fires no other alert.
     assert "absent(hashclient_build_info)" in {rule["expr"] for rule in group["rules"]}
     states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= set(MatchState)
@@ -390,7 +390,7 @@ def test_a_backed_up_state_is_restored(
         assert re.search(r"^list baseline: ", told, re.MULTILINE)
         assert re.search(r"^matches +1 quarantined$", told, re.MULTILINE)
         assert re.search(r"^quarantine +1 file, ", told, re.MULTILINE)
-        # Also what was taken away is there again, for whoever has the key.
+        # The isolated file is there again, too, for anyone who has the key.
         (match,) = site.run("matches", "--format", "jsonl").lines
         key = tmp_path / "officer.key"
         back = site.run("quarantine", "restore", match["id"], "--identity", key, *FORCE)
@@ -448,7 +448,7 @@ def test_a_harmless_file_that_matched_is_put_back_and_stays(
         script = f"set -e\nexport HASHCLIENT_STATE_DIR={state} id={match['id']}\n{script}"
         code, output = run_script(script, tmp_path)
         assert code == 0, output
-        # It is found again, and left in place.
+        # The file is found again, and left in place.
         assert re.search(r"^excepted +files/listed +\[", output, re.MULTILINE)
         assert "none matches besides 1 excepted match" in output
         assert re.search(r"^x-\w+ +until .* baseline/d-1 ", output, re.MULTILINE)
@@ -523,7 +523,7 @@ def test_init_may_name_a_configuration_that_it_is_to_write(tmp_path: Path) -> No
     assert "not the root metadata" in done.stderr
 
 
-#: Kinds that the page calls otherwise.
+#: Kinds that have another name in the page.
 WORDS = {
     "gzip": "gz",
     "bzip2": "bz2",

@@ -56,7 +56,8 @@ def test_rows_of_one_scenario_are_renewed_and_others_stay_as_they_were_measured(
         in text
     )
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    # A commit that no row is left of is not named, nor is a scenario that there is no more.
+    # A commit without a remaining row is not named, and neither is a scenario that does not exist
+    # any more.
     renew(page, monkeypatch, "ccccccc", 1, "lookup")
     assert "aaaaaaa" not in page.read_text()
     document.write_figures(page, 1, {}, ORDER[:2])
@@ -70,7 +71,7 @@ def test_each_row_of_the_page_is_of_a_scenario_in_it_and_says_what_it_was_measur
     measured = set(re.findall(r"^- (`[^`]+`, [0-9.]+): ", figures, re.MULTILINE))
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (`[^`]+`, [0-9.]+) \|$", figures, re.MULTILINE)
     assert rows and {name for name, _ in rows} <= set(scenarios)
-    # What is said of goals is what the rows say.
+    # The sentence about goals agrees with the rows.
     table = [line for line in figures.splitlines() if line.startswith("| `")]
     assert "\n".join(document.missed(table)) in figures
     assert {where for _, where in rows} == measured

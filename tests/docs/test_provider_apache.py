@@ -1,4 +1,4 @@
-"""`server-config apache`, with the real Apache where it is installed."""
+"""`server-config apache`, with the real Apache if it is installed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from tests.kit import call, wait_until
 
 PATHS = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 APACHE = shutil.which("apache2", path=PATHS) or shutil.which("httpd", path=PATHS)
-#: Where packages have the modules, from the directory above that of the program.
+#: Folders in which packages have the modules, below the directory above that of the program.
 FOLDERS = ("lib/apache2/modules", "lib64/httpd/modules", "libexec/apache2", "modules")
-#: Around what is written: all that it says nothing of stays in one directory.
+#: Directives around the written configuration: all other files stay in one directory.
 MAIN = """
 ServerRoot {directory}
 ServerName localhost
@@ -53,7 +53,7 @@ pytestmark = [
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that every account can pass, which those of pytest are not."""
+    """A directory that every account can pass, unlike the directories of pytest."""
     with tempfile.TemporaryDirectory(prefix="hashclient-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -135,7 +135,7 @@ def test_apache_accepts_the_tokens_of_clients_for_their_lists(directory: Path) -
                 headers = [("Authorization", f"Bearer {token}") for token in tokens]
                 return browser.get(path, headers=headers).status_code
 
-            # One whose time is nearly over has ended: Apache knows the local time only.
+            # A token whose time is nearly over has ended: Apache knows only the local time.
             assert {status(token) for token in (short, gone, some.upper(), some[:-1])} == {401}
             assert status() == status(some, every) == 401
             assert status(every, path="") in {403, 404}

@@ -45,7 +45,7 @@ SITE = Site(
     Path("/etc/ssl/lists/server.key"),
 )
 TOKEN = "5d0c9e1f6a7b4c38-alice-example"
-#: Around what is documented: all that it says nothing of stays in one directory.
+#: Directives around the documented configuration: all other files stay in one directory.
 MAIN = """
 daemon off; master_process on; worker_processes 1; pid nginx.pid; error_log error.log; {user}
 events {{ worker_connections 64; }}
@@ -72,7 +72,7 @@ class Nginx:
     ) -> None:
         """Publish, and write the configuration, with the paths and the port of a test.
 
-        A `repository` that is given is served instead.
+        If a `repository` is given, it is served instead.
         """
         self.directory = directory
         self.authority = Authority(directory)
@@ -154,7 +154,7 @@ class Nginx:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that every account can pass, which those of pytest are not."""
+    """A directory that every account can pass, unlike the directories of pytest."""
     with tempfile.TemporaryDirectory(prefix="hashclient-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -218,12 +218,12 @@ def rendered(repository: Repository, now: datetime) -> str:
     )
     assert made.code == 0, made.err
     begin = made.out.index("server {")
-    # As it was rendered at `now`: nginx has to see by itself what has expired since.
+    # The configuration is as of `now`: nginx itself has to notice tokens that have expired since.
     return nginx_clients(all_clients(repository), now) + made.out[begin:]
 
 
 def test_nginx_accepts_the_tokens_of_clients(directory: Path) -> None:
-    """Tokens as hashes, some of them out of date or revoked."""
+    """The configuration has tokens as hashes, some of them expired or revoked."""
     now = datetime.now(UTC)
     moment = now
     repository = Repository(directory / "clients", clock=lambda: moment)
@@ -287,7 +287,7 @@ def test_a_token_for_list_a_gets_403_for_list_b(directory: Path) -> None:
 def check_access_by_list(
     port: int, authority: Authority, repository: Repository, some: str, every: str, other: str
 ) -> None:
-    """Ask a server for all that is published, with tokens for list a, for all lists and for b."""
+    """Ask a server for all published files, with tokens for list a, for all lists and for b."""
     public = repository.public
     paths = {path.relative_to(public).as_posix() for path in public.rglob("*") if path.is_file()}
     of = {name: {p for p in paths if f"/{name}/" in p or f".{name}.json" in p} for name in "ab"}
@@ -322,7 +322,7 @@ def check_access_by_list(
 
 
 def test_a_server_of_ones_own_gives_a_token_for_list_a_nothing_of_list_b(directory: Path) -> None:
-    """It keeps double slashes, and has the files below a folder, too."""
+    """The server keeps double slashes, and has the files below a folder, too."""
     made = Repository(directory / "clients", clock=lambda: datetime.now(UTC))
     made.create()
     for name in ("a", "b"):
@@ -397,7 +397,7 @@ def test_client_certificates(directory: Path) -> None:
 
 
 def test_client_certificates_as_nginx_refuses_them_by_itself(directory: Path) -> None:
-    """Without the line that makes it 403."""
+    """This is the configuration without the line that makes it 403."""
     text = documented("nginx").replace(
         '    if ($lists_client = "") { return 401; }\n', documented("nginx-certificates")
     )

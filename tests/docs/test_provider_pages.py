@@ -30,7 +30,7 @@ hashclient provider export theirs --to newer.bundle
 hashclient --state-dir client init --root theirs.json --from repo/public
 hashclient --state-dir client fetch --from repo/public
 """
-#: What a page ends with: the repository that a client follows, and what was said of the list.
+#: The end of each page: the repository that a client follows, and the message about the list.
 ENDS = {
     "backup": ("repo", ["3 added"]),
     "moving": ("new/repo", []),
@@ -56,9 +56,9 @@ def test_a_page_is_short(page: Path) -> None:
 
 
 def run(script: str) -> str:
-    """Run the lines of a story here, each of which ends as it says; return what they said.
+    """Run the lines of a story; each must end as it says; return their output.
 
-    DIGEST is the digest of the draft that was shown last. Other programs are those of a shell.
+    DIGEST is the digest of the draft that was shown last. A shell runs the lines of other programs.
     """
     said = ""
     for line in script.replace("\\\n", "").splitlines():

@@ -19,7 +19,7 @@ LISTED = b"a benign dummy file that is on the list\n"
 
 
 def run(block: str) -> str:
-    """Run the commands of a block, each of which ends as it says; return what they said.
+    """Run the commands of a block; each must end as it says; return their output.
 
     DIGEST is the digest of the draft that was shown last.
     """

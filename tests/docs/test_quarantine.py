@@ -1,4 +1,4 @@
-"""The page on the quarantine: its commands run as they stand, its tables are those of the code."""
+"""The page on the quarantine: its commands run, and its tables agree with the code."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ VOLATILE = (
     (re.compile(r"(?<= by ).+ on .+(?=, in /)"), "USER on HOST"),
     (re.compile(r"(?<=agree\)  on )\S+$", re.MULTILINE), "HOST"),
     (re.compile(r'"host": "[^"]+", "user": "[^"]+"'), '"host": "HOST", "user": "USER"'),
-    # A file that changed within the same tick of the clock is read again, and not known.
+    # A file that changed within the same tick of the clock is read again, and does not count as
+    # known.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
     (re.compile(r"read \d+ files?, \d+ B"), "read N"),
     (re.compile(r'"known_unchanged": \d+'), '"known_unchanged": N'),

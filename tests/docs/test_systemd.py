@@ -40,7 +40,7 @@ def analyze(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(params=[False, True], ids=["as it is", "with quarantine"])
 def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return the units as they are installed, with a program that is there on this machine."""
+    """Return the installed form of the units, with a program of this machine."""
     directory = tmp_path / "systemd"
     shutil.copytree(UNITS, directory, ignore=shutil.ignore_patterns("optional"))
     if request.param:
@@ -120,14 +120,14 @@ def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_lea
     assert Path(output).parent == Path("/var/cache", cache)
     assert "CacheDirectoryMode=0755" in unit and "UMask=0022" in unit
     assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in PAGE.read_text()
-    # That nothing could be written must fail: what is not there is 2, and no success.
+    # A failed write must be a failure: exit code 2 for a missing file is not a success.
     assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
 
 
 def test_an_outage_is_told_once_a_day() -> None:
     text = (UNITS / "notify-hashclient@.service").read_text()
     assert "StartLimitIntervalSec=20h\nStartLimitBurst=1\n" in text
-    # No unit fails more rarely than that and should be told of each time.
+    # No unit fails less often and should still be reported each time.
     for name in TIMERS:
         (when,) = re.findall(r"^OnCalendar=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
         assert "weekly" not in when

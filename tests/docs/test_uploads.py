@@ -37,7 +37,7 @@ def interface(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def state(interface: str, tmp_path_factory: pytest.TempPathFactory) -> State:
-    """The state of one server: another one may call its uploads the same."""
+    """The state of one server: another server may give its uploads the same names."""
     return State(tmp_path_factory.mktemp(f"state-{interface}"), {"base": {"e-1": LISTED}})
 
 

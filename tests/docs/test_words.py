@@ -45,7 +45,7 @@ def spaced(pattern: str) -> str:
 
 
 def hard_words(text: str) -> list[str]:
-    """Return what is hard to read in a text, with its line and the plain words for it."""
+    """Return the parts of a text that are hard to read, each with its line and plain words."""
     return [
         f"line {text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}; say: {plain}"
         for pattern, plain in HARD.items()

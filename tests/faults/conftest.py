@@ -1,4 +1,4 @@
-"""The provider and the client that attacks are tried on."""
+"""The provider and the client that the attacks use."""
 
 from __future__ import annotations
 

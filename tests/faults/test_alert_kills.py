@@ -46,7 +46,7 @@ def test_killed_at_each_change_an_alert_is_not_lost(told: Told) -> None:
         told.alert()
         kinds = {d["kind"]: d["id"] for d in documents(told.inbox)}
         assert kinds.keys() >= {"fetch-failed", "refused"}
-        # What came twice is the same.
+        # An alert that came twice is the same.
         assert len({(d["id"], d["count"]) for d in documents(told.inbox)}) == len(kinds)
         assert told.book().waiting == ()
         if not is_killed:
@@ -56,7 +56,7 @@ def test_killed_at_each_change_an_alert_is_not_lost(told: Told) -> None:
 
 @pytest.mark.slow
 def test_random_kills_of_scans_and_of_sending_lose_no_match(tmp_path: Path) -> None:
-    """Each file is listed; the command is killed at any moment, KILLS times."""
+    """Each file is listed; the command is killed at random moments, KILLS times."""
     inbox, chance = tmp_path / "inbox", random.Random(31)
     state = State(tmp_path, {"base": {"e-1": b"listed"}})
     state.configure(f"[alerts]\nevery_hours = 0\n{into(inbox)}")

@@ -1,7 +1,7 @@
 """Attacks from between a provider and us, or on our cache: one test each.
 
-Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
-disk stay as they were, byte for byte, and still scan with the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
+stay unchanged, byte for byte, and scans still use the old generation.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_pinned_root_that_was_exchanged_is_refused(client: Client, world: Genera
     assert client.list_files() == before
 
 
-# The same through the real command, over HTTPS
+# The same attacks through the real command, over HTTPS
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ class Site:
         self.run("fetch")
 
     def serve(self, answer: Callable[[bytes], Behaviour] = reply) -> None:
-        """Serve what the simulator would, to those who know the token."""
+        """Serve the simulator's files to clients that know the token."""
         self.server._scripts.clear()
         for path, data in self.simulator.files.items():
             self.server.on(f"/{path}", self._guarded(answer(data)))

@@ -1,7 +1,7 @@
 """Attacks by the content of signed files of a hostile provider: one test each.
 
-Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
-disk stay as they were, byte for byte, and still scan with the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
+stay unchanged, byte for byte, and scans still use the old generation.
 """
 
 from __future__ import annotations
@@ -322,7 +322,7 @@ def test_segment_whose_row_count_lies(client: Client, simulator: Simulator) -> N
 
 
 def test_segment_that_asks_for_any_amount_of_memory(client: Client, simulator: Simulator) -> None:
-    """One long id in a dictionary, and 300,000 rows that name it: 16 KB that stand for 30 GB."""
+    """One long id in a dictionary, and 300,000 rows that name it: 16 KB that decode to 30 GB."""
     data, _, count = hostile_segments.dictionary(300_000)
     assert len(data) < 20_000
     simulator.replace_target("g3", data)
@@ -366,7 +366,7 @@ def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
 
 
 def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: Simulator) -> None:
-    """The good ones were written already; they go again."""
+    """The good segments were written already; they are removed again."""
     out = io.BytesIO()
     pq.write_table(pa.table({"entry_id": ["e-4"]}), out)
     simulator.replace_target("g3-a", parquet(row()))

@@ -79,7 +79,7 @@ def say(simulator: Simulator, draft: Said) -> Notice:
 
 
 def sign(simulator: Simulator, *notices: Notice, as_id: str | None = None) -> None:
-    """Serve notices that the role vouches for, whatever the provider's own code thinks of them."""
+    """Serve notices that the role signs, even if the provider's own code would refuse them."""
     serve(simulator, {as_id or notice.id: encode_notice(notice) for notice in notices})
 
 
@@ -227,7 +227,7 @@ def test_a_list_cannot_vouch_for_a_notice(client: Client, simulator: Simulator) 
 
 
 def test_a_key_that_was_replaced_counts_no_more(client: Client, simulator: Simulator) -> None:
-    """Also for what was verified by it, and is here: the role has to be signed again."""
+    """Notices that the old key signed do not count either: the role has to be signed again."""
     key = CryptoSigner.generate_ed25519().public_key
 
     def change(signed: Any) -> None:
@@ -311,12 +311,12 @@ def test_a_role_that_vanishes_is_refused(client: Client, simulator: Simulator) -
     fetched = refused(client, ExitCode.UNVERIFIED, "its role of notices has vanished")
     path = client.settings.layout.notices_of("main")
     assert str(path) in str(fetched.error and fetched.error.hint)
-    # That it is damaged besides does not make it unheard of.
+    # Damage to the file does not make the role unknown.
     path.write_bytes(b"?")
     client.fetch()
     (fetched,) = client.notices
     assert fetched.error is not None and "has vanished" in fetched.error.message
-    # A person has made sure that it was given up.
+    # A person has made sure that the role was given up.
     path.unlink()
     client.notices.clear()
     client.fetch()
@@ -359,11 +359,11 @@ def test_an_older_role_is_refused(client: Client, simulator: Simulator) -> None:
     say(simulator, msgspec.structs.replace(FIRST, id="second"))
     client.fetch()
     client.notices.clear()
-    # By TUF: a snapshot that names it.
+    # TUF prevents this: the snapshot names the version.
     simulator.edit("snapshot", lambda s: s.meta.update({"notices.json": MetaFile(1)}))
     with pytest.raises(HashclientError, match=r"notices\.json version"):
         client.fetch()
-    # By what is kept here, where somebody has taken the metadata away.
+    # The local file prevents this, even if somebody has removed the metadata.
     for path in client.settings.layout.metadata("main").glob("*.json"):
         path.unlink()
     simulator.files = served
@@ -392,7 +392,7 @@ def test_a_notice_published_again_with_another_content_is_refused(
 ) -> None:
     sign(simulator, fresh(simulator, "first", headline="Something else"))
     refused(client, ExitCode.UNVERIFIED, "first was published again with another content")
-    # Nor does that bring back what was taken away before.
+    # This does not bring back a notice that was taken back before.
     unsign(simulator, "first")
     client.fetch()
     client.notices.clear()
@@ -427,7 +427,7 @@ def test_a_cancel_that_comes_before_what_it_ends(client: Client, simulator: Simu
     sign(simulator, late)
     client.fetch()
     assert states(client)["late"] is State.CANCELLED
-    # It never stood, so nobody has to be told that it ended.
+    # The notice was never in force, so nobody has to learn that it ended.
     assert [s.state for s in client.notices[-1].arrived] == [State.CANCELLED]
     assert client.notices[-1].ended == ()
 
@@ -466,7 +466,7 @@ def test_another_provider_s_notice_ends_none_of_this_one(
     sign(other, fresh(other, "c", sent=sent, type=Type.CANCEL, refers_to=[first.notice]))
     other_client = Client(tmp_path / "other-state", other, other.root)
     other_client.fetch()
-    # As both would lie side by side in one state directory.
+    # Both notices would be in one state directory.
     book = load_book(other_client.settings.layout, "main")
     assert book is not None
     write_book(client.settings.layout, msgspec.structs.replace(book, provider="second"))
@@ -671,7 +671,7 @@ def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
         (standing,) = found(client)
         logged = list(read(client.settings.layout.audit, event="notice-acknowledged"))
         assert standing.state is State.OPEN or logged
-        # So that the next one has as much to do.
+        # So the next attempt has as much to do.
         path = client.settings.layout.notices_of("main")
         if standing.state is not State.OPEN:
             path.unlink()

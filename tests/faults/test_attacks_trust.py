@@ -1,7 +1,7 @@
 """Attacks by the metadata of a hostile provider, or by old metadata: one test each.
 
-Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
-disk stay as they were, byte for byte, and still scan with the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
+stay unchanged, byte for byte, and scans still use the old generation.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_generation_rolled_back_by_the_lists_own_keys(client: Client, simulator:
 def test_damage_lets_no_older_generation_in(
     client: Client, simulator: Simulator, damage: str
 ) -> None:
-    """Where the index cannot be opened, also by a newer version, the manifest still counts."""
+    """If the index cannot be opened, even by a newer version, the manifest still counts."""
     (run,) = (client.settings.layout.lists / "baseline").glob("run-*")
     data = run.read_bytes()
     run.write_bytes(data[:6] + b"\1" + data[7:] if damage == "version" else data[:-1])
@@ -166,7 +166,7 @@ def test_clock_set_back_is_refused(client: Client) -> None:
     client.now -= timedelta(days=3)
     error = refused_without_scan(client, ExitCode.STALE, "the clock shows")
     assert "clock" in (error.hint or "")
-    # The time of the last check persists: a scan cannot tell what has expired either.
+    # The time of the last check persists: a scan cannot tell either which lists have expired.
     assert client.open().stale
 
 
@@ -262,7 +262,7 @@ def test_signature_of_an_unknown_kind_beside_good_ones_is_no_harm(
     assert client.fetch()[0].error is None
 
 
-# Two values under one key: python's parser takes the last, another one the first
+# Two values under one key: python's parser takes the last value, another parser the first
 
 
 def twice(key: str, value: str) -> Callable[[bytes], bytes]:
@@ -287,7 +287,7 @@ TWICE = {
 def test_a_key_that_stands_twice_in_metadata(
     client: Client, simulator: Simulator, role: str, what: str
 ) -> None:
-    """Any server can do that: the signature covers the last of both values."""
+    """Any server can repeat a key: the signature covers the last of both values."""
     simulator.edit(role, text=twice(*TWICE[what]))
     refused(client, ExitCode.UNVERIFIED, f"provider main: .*{role}.json: .*the same key twice")
 
@@ -371,7 +371,7 @@ def test_metadata_of_a_terabyte(client: Client, simulator: Simulator, role: str)
 def test_metadata_over_its_size_is_refused(
     client: Client, simulator: Simulator, role: str, most: int
 ) -> None:
-    """Where no length is signed, and so for roots and timestamps always."""
+    """The limit counts if no length is signed, so for roots and timestamps always."""
 
     def pad(data: bytes) -> bytes:
         return data + b" " * (most + 1 - len(data))
@@ -437,7 +437,7 @@ def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> 
     simulator.publish(csv(range(3, 5)))
     assert client.fetch()[0].generation == 2
     simulator.requests.clear()
-    # It persists: roots that were followed are not asked for again.
+    # The rotation persists: roots that were followed are not requested again.
     assert client.fetch()[0].changed is False
     assert simulator.requests == [
         f"metadata/{expected_root(client)}.root.json",
@@ -466,7 +466,7 @@ def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -
 
 
 def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Simulator) -> None:
-    """A list that vanishes at one provider says nothing about a list of another."""
+    """A list that vanishes at one provider says nothing about a list of another provider."""
     folder = client.settings.layout.lists / "other"
     shutil.copytree(client.settings.layout.lists / "baseline", folder)
     edit_manifest(client.settings.state_dir, "other", list="other", provider="elsewhere")
@@ -610,7 +610,7 @@ def test_signed_hash_that_would_lead_elsewhere(
 def test_signed_sha512_that_would_lead_elsewhere(
     client: Client, simulator: Simulator, digest: str
 ) -> None:
-    """Also where it is not the one that names the file."""
+    """The digest is checked even if it is not the one in the file's address."""
 
     def change(signed: Any) -> None:
         signed.targets["lists/baseline/index.json"].hashes["sha512"] = digest

@@ -131,7 +131,7 @@ def test_a_batch_cut_at_any_byte_is_repaired(log: AuditLog, directory: Path) -> 
 def test_a_torn_first_line_starts_the_log_again(log: AuditLog, directory: Path) -> None:
     genesis = content(directory).splitlines()[0]
     (directory / "log.jsonl").write_bytes(genesis[:100])
-    (directory / "key.pub").unlink()  # it is written after the genesis record is whole
+    (directory / "key.pub").unlink()  # key.pub is written after the genesis record is complete
     log.append([match(1)])
     assert [record.event for record in read(directory)] == ["genesis", "audit-recovered", "match"]
     assert verify(directory).records == 3
@@ -164,7 +164,7 @@ def test_a_kill_before_the_public_key_is_written_does_no_harm(
     assert (directory / "key.pub").read_bytes() == public
 
 
-# Disks that are full or broken
+# Full or broken disks
 
 
 def failing_write(error: int, after: int) -> Callable[[int, memoryview], int]:
@@ -220,7 +220,7 @@ def test_a_write_that_takes_less_than_all_goes_on(
 
 
 def test_a_new_log_is_on_the_disk_before_its_public_key_is(directory: Path) -> None:
-    """Where key.pub is, there was a log: it must not come to the disk first."""
+    """If key.pub exists, there was a log: so key.pub must not reach the disk first."""
     recorder = Recorder()
     with watched(recorder):
         AuditLog(directory, clock=lambda: START).append([match(1)])
@@ -310,7 +310,7 @@ def test_a_real_limit_is_survived(log: AuditLog, directory: Path, room: int) -> 
 
 @pytest.mark.parametrize("limit", [0, 50, 200])
 def test_no_room_for_a_new_log_is_survived(directory: Path, limit: int) -> None:
-    """0 and 50 leave no room for the key, 200 none for the genesis record."""
+    """0 and 50 bytes leave no room for the key, 200 bytes none for the genesis record."""
     done = run(LIMITED_WRITER, directory, limit)
     assert (done.returncode, done.stderr) == (9, b"")
     with pytest.raises(StateError, match="no audit log yet"):

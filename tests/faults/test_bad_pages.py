@@ -1,8 +1,8 @@
-"""Pages of an index that cannot be read: each command ends with a message, a rebuild repairs it.
+"""Pages of an index that cannot be read: commands end with a message; a rebuild repairs it.
 
-Some files are cut short behind the map, by a hook in the process under test. Others lie on a real
-file system whose disk has a bad block: btrfs finds by its checksums that a block is not what was
-written, and answers with EIO, and a map with SIGBUS, as it does where a disk fails.
+Some files are cut short behind the map, by a hook in the process under test. Other indexes lie on a
+real file system whose disk has a bad block: btrfs finds by its checksums that a block has changed,
+and answers with EIO, and a map with SIGBUS, as with a failing disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from tests.kit import (
 )
 
 LISTED = b"a file that is listed"
-#: Enough that a run has many pages; random, so that each can be found on the disk.
+#: So many entries that a run has many pages; the digests are random, so that each can be found on
+#: the disk.
 ENTRIES = {f"e-{n}": b"%d" % n for n in range(3_000)} | {"e-x": LISTED}
 
 #: Runs the command with the index cut short when `cut` says so.
@@ -135,7 +136,7 @@ def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> No
 @pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, code: int) -> None:
-    """The digest of the argument is looked up before those of the file."""
+    """The digest of the argument is looked up before the digests of the file."""
     given, later = digests_of(first)[2], digests_of(b"other")[2]
     result = hooked(state, "lookup 2", "lookup", given, "--from", "-", stdin=later.encode())
     assert result.code == code
@@ -161,7 +162,7 @@ def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: in
 
 
 class RottenDisk:
-    """A btrfs file system on a loop device, of which blocks can be made bad."""
+    """A btrfs file system on a loop device, whose blocks can be made bad."""
 
     def __init__(self, directory: Path) -> None:
         self._image = directory / "disk"
@@ -185,7 +186,7 @@ class RottenDisk:
         subprocess.run(["umount", self.mount_point], check=True)
 
     def rot(self, path: Path, offset: int = 0) -> None:
-        """Make all blocks of a file bad from `offset` on, but for those that others could be."""
+        """Make all blocks of a file from `offset` on bad, except blocks of other files."""
         content = path.read_bytes()
         self.unmount()
         bad = next_place = 0
@@ -240,7 +241,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
             assert "fetch --rebuild" in result.err, args
         status = site.call("status", "--verify")
         assert status.code == 8
-        assert "list baseline" in status.out  # it goes on with what it can read
+        assert "list baseline" in status.out  # `status` goes on with the parts that it can read
         assert "fetch --rebuild" in status.out
         rebuilt = site.call("fetch", "--rebuild")
         assert (rebuilt.code, "built again" in rebuilt.out) == (0, True)
@@ -251,7 +252,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
 
 @pytest.mark.slow
 def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path: Path) -> None:
-    """It reads without a map, so that nothing but the list is lost."""
+    """The fetch reads without a map, so that only the list is lost."""
     tree = write_tree(tmp_path / "tree", {"a": LISTED})
     with site_on(disk, tmp_path / "site", ENTRIES) as site:
         path = run_of(site.state, "baseline")
@@ -262,7 +263,10 @@ def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path
         assert found.code == 8
         assert "cannot read index file" in found.err and "fetch --rebuild" in found.err
         scanned = site.run("scan", tree)
-        assert (scanned.code, BAD_PAGE in scanned.err) == (8, False)  # nobody touches it any more
+        assert (scanned.code, BAD_PAGE in scanned.err) == (
+            8,
+            False,
+        )  # no more reads of the bad page
         assert site.run("fetch").code == 0
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10
@@ -301,7 +305,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
 
 
 def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
-    """The files of an unfinished build may be those that cannot be read."""
+    """The files of an unfinished build may be the unreadable ones."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"
     manifest = client.manifest()

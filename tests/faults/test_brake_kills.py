@@ -1,4 +1,4 @@
-"""The brake while scans and a watch run at once and are killed: no file too many, none lost."""
+"""The brake while scans and a watch run together and are killed: no action too many, none lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.kit import arguments, environment
 from tests.kit.depth import count_of
 
 LIMIT, FILES = 60, 200
-#: How many rounds of three programs there are; each is killed once.
+#: The number of rounds; in each, three programs run, and each is killed once.
 ROUNDS = count_of(20, 6)
 
 
@@ -49,7 +49,7 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=chance.uniform(0.2, 1.2))
             process.send_signal(signal.SIGKILL)
-            assert process.wait() != ExitCode.USAGE  # else it was refused, and nothing ran
+            assert process.wait() != ExitCode.USAGE  # otherwise the command did not run at all
         assert isolated(world) <= LIMIT
     result = world.scan()
     assert result.code == 11
@@ -67,7 +67,8 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
     assert {name for name in world.left() if name.startswith("right")} == set()
     assert all(path.read_bytes() == WRONG for path in world.tree.iterdir())
     assert world.call("audit", "verify").code == 0
-    # Files that were removed as the kill came; whoever verifies is told how to finish that.
+    # Files that were removed at the moment of the kill; `quarantine verify` says how to finish
+    # these acts.
     for item in json.loads(world.call("quarantine", "verify", "--format", "json").out)["items"]:
         if item["attention"]:
             assert world.call("quarantine", "add", item["id"]).code == 0

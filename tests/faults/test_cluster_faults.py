@@ -1,4 +1,4 @@
-"""Workers or a scheduler that die, a scan that is stopped: each file ends once, as it is."""
+"""Workers or a scheduler that die, a stopped scan: each file ends once, with the right outcome."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_workers_that_are_killed_at_random_change_nothing(
         if isinstance(item, Outcome):
             if len(outcomes) in moments:
                 pids = cluster.cluster.pids
-                if len(pids) > 1:  # one that is just being started cannot be meant
+                if len(pids) > 1:  # a worker that is just being started cannot be chosen
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(chance.choice(pids), signal.SIGKILL)
             outcomes.append(item)
@@ -129,7 +129,7 @@ def test_a_batch_that_kills_three_workers_is_unread(
     unread = [outcome for outcome in outcomes if outcome.kind is Kind.UNREAD]
     assert {outcome.reason for outcome in unread} == {WORKER_DIED}
     assert str(tree / "7" / "deadly") in {outcome.path for outcome in unread}
-    # Only tasks that ran in the same worker may have been lost with it.
+    # Only tasks that ran in the same worker may be lost together with it.
     assert len(unread) <= 3 * 20
     assert {p: k for p, k in ended.items() if k is not Kind.UNREAD}.items() <= wanted.items()
     assert summary.exit_code is ExitCode.MATCH_ATTENTION
@@ -172,7 +172,7 @@ def test_without_any_worker_the_rest_is_unread(
                     os.kill(pid, signal.SIGKILL)
     assert once(outcomes).keys() == expected_of(cluster, tree).keys()
     if summary.counts[Kind.UNREAD]:
-        # Whether any of the first ones matched depends on which came first.
+        # Whether any of the first files matched depends on which came first.
         assert summary.exit_code in {ExitCode.INCOMPLETE, ExitCode.MATCH_ATTENTION}
     else:
         assert summary.exit_code is ExitCode.MATCH
@@ -215,7 +215,7 @@ def test_a_worker_that_comes_later_and_has_other_lists_gets_nothing(
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that a process has started, and those that these have."""
+    """Return the processes that a process has started, and their own children."""
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -298,7 +298,7 @@ def test_workers_of_a_local_cluster_end_with_the_scan(
     with scanning_at("local-cluster:1", state, tree) as scanning:
         wait_until(lambda: any(map(opened, children_of(scanning.pid))), scanning.pid)
         children = children_of(scanning.pid)
-        if of_group:  # as a terminal sends it
+        if of_group:  # as a terminal sends the signal
             os.killpg(scanning.pid, number)
         else:
             scanning.send_signal(number)

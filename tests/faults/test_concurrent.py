@@ -1,4 +1,4 @@
-"""Several processes at one state directory: one writes, the others read or are refused."""
+"""Several processes use one state directory: one writes, the others read or are refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
             Client(tmp_path / "state", simulator, simulator.root).fetch()
         assert caught.value.exit_code is ExitCode.STATE
         assert "another hashclient is writing" in caught.value.message
-        # Readers do not wait for the lock; here there is nothing to read yet.
+        # Readers do not wait for the lock; at this time there is nothing to read yet.
         assert run(tmp_path / "state", "scan", str(tmp_path))[0] == ExitCode.STATE
     finally:
         go_on.set()
@@ -68,7 +68,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
 
 @pytest.fixture
 def history(tmp_path: Path) -> tuple[Simulator, list[dict[str, bytes]], list[set[int]]]:
-    """A provider, what it served over many generations, and what was listed in each."""
+    """A provider, the files of many generations, and the entries that each listed."""
     simulator = Simulator(tmp_path / "repo")
     served, listed = [], []
     present: set[int] = set()
@@ -123,7 +123,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     while status is None:
         done, raw = os.waitpid(writer, os.WNOHANG)
         status = os.waitstatus_to_exitcode(raw) if done else None
-        # Once as a process would that opens the index and asks it …
+        # First as a process that opens the index and asks it …
         lists = client.open()
         generation = lists.states[0].generation
         assert numbers_in(lists, ALL) == listed[generation - 1]
@@ -139,7 +139,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     assert status == 0
     assert seen == sorted(seen) and seen[-1] == GENERATIONS
     assert len(set(seen)) > 2
-    # An index that was opened before all of it still answers as it did then.
+    # An index that was opened before these fetches still gives the same answers.
     assert held.manifest.generation <= seen[0]
     assert held.masks_of_size(len(content(0))) != 0
     assert client.leftovers() == set()
@@ -147,7 +147,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
 
 @pytest.mark.slow
 def test_many_fetches_at_once_for_many_rounds(tmp_path: Path) -> None:
-    """Real processes: in each round one fetches, the others do, too, or are turned away."""
+    """Real processes: in each round one fetches, and the others fetch, too, or are refused."""
     with Site(tmp_path) as site:
         site.publish(csv([0]))
         assert site.call(*site.init_arguments()).code == 0

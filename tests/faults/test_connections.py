@@ -1,4 +1,4 @@
-"""How many connections a fetch takes, counted at a real server: each costs a TLS handshake."""
+"""How many connections a fetch makes, counted at a real server: each costs a TLS handshake."""
 
 from __future__ import annotations
 

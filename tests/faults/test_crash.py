@@ -1,8 +1,8 @@
 """A fetch that is killed, or whose disk fails, at each of its changes of the disk, one by one.
 
 A generation switch makes some hundred changes: files made, written, synced, renamed, removed. Each
-of them is in turn the last, or the one that fails. The list must then be the old generation or the
-new one, whole, and the next fetch must succeed and leave nothing behind.
+change is in turn the last one, or the one that fails. The list must then be the old generation or
+the new one, whole, and the next fetch must succeed and leave nothing behind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.kit import edit_manifest
 from tests.kit.depth import changes, of_changes
 
 ALL = range(30)
-#: By generation: the entries that are listed. Generation 0 stands for no list at all.
+#: By generation: the listed entries. Generation 0 stands for no list at all.
 LISTED: dict[int, set[int]] = {0: set(), 3: set(range(15)), 4: set(range(1, 20)) - {7}}
 MOST = 400
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Crashing:
-    """A provider, what it serves by generation, and states of a client that has 0 or 3."""
+    """A provider, its files by generation, and states of clients with generation 0 or 3."""
 
     simulator: Simulator
     served: dict[int, dict[str, bytes]]
@@ -76,14 +76,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, _small_runs: None) -> Crashi
             assert client.numbers(ALL) == LISTED[3]
     simulator.withdraw("e-0", "e-7")
     simulator.publish(csv(range(15, 20)))
-    # As one generation: what changed since 3 comes in one fetch.
+    # As one generation: all changes since generation 3 come in one fetch.
     served[4] = dict(simulator.files)
     return Crashing(simulator, served, states, simulator.root)
 
 
 @dataclass
 class Step:
-    """From one generation to the next."""
+    """A step from one generation to another."""
 
     world: Crashing
     old: int
@@ -99,7 +99,7 @@ class Step:
         return Client(state, self.world.simulator, self.world.root)
 
     def check(self, client: Client) -> int:
-        """Check that one generation is there, whole; return which."""
+        """Check that exactly one generation is there, complete; return its number."""
         manifest = client.manifest()
         if manifest is None:
             assert self.old == 0
@@ -111,7 +111,7 @@ class Step:
         return generation
 
     def check_recovers(self, client: Client) -> None:
-        """Check that the next fetch succeeds and leaves only what belongs there."""
+        """Check that the next fetch succeeds and leaves no other files."""
         (fetched,) = client.fetch()
         assert fetched.error is None
         assert self.check(client) == self.new
@@ -125,7 +125,7 @@ def step(world: Crashing, tmp_path: Path, request: pytest.FixtureRequest) -> Ste
 
 
 def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
-    """The count is no accident: the calls that matter are among those that are seen."""
+    """The count is no accident: the important calls are among those that are seen."""
     recorder = Recorder()
     client = step.client("recorded")
     with watched(recorder):
@@ -178,7 +178,7 @@ def test_killed_before_each_change(step: Step) -> None:
         if status == 0:
             break
         assert number < MOST
-    # Every build is one of its own and may take a write more or less, so only the ends are sure.
+    # Builds differ and may make one write more or less, so only the ends are certain.
     assert (seen[0], seen[-1], set(seen)) == (step.old, step.new, {step.old, step.new})
     assert number > 40
 
@@ -197,14 +197,15 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
         except HashclientError as caught:
             error = caught
             failures += 1
-        # Without an error, what failed was of no consequence, such as removing an old run.
+        # If there was no error, the failed call did not matter, for example the removal of an old
+        # run.
         if error is not None:
             assert isinstance(error, StateError | AuditError)
             assert os.strerror(code) in error.message and error.message.isprintable()
         step.check(client)
         names = {p.name for p in client.settings.state_dir.rglob("*") if p.is_file()}
         temporary = {n for n in names if n.startswith((".tmp-", "tmp"))}
-        assert not temporary or code == errno.EIO  # where removing it is what fails
+        assert not temporary or code == errno.EIO  # if the removal itself fails
         step.check_recovers(client)
         if not fault.fired:
             break
@@ -213,13 +214,13 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
 
 
 def test_killed_fetch_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> None:
-    """Segments that were sealed before the kill are not asked for again."""
+    """Segments that were sealed before the kill are not requested again."""
     step = Step(world, 0, 3, tmp_path)
     client = step.client("killed")
     staged = 0
 
     def act(name: str, argument: object) -> None:
-        """Kill the process when it has noted for the second time how far it has come."""
+        """Kill the process when it has noted its progress for the second time."""
         nonlocal staged
         if name == "create" and staged == 2:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -238,13 +239,13 @@ def test_killed_fetch_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> N
 
 
 def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> None:
-    """A difference of several generations: those that were sealed are not asked for again."""
+    """A difference of several generations: sealed segments are not requested again."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("killed")
     noted = False
 
     def act(name: str, argument: object) -> None:
-        """Kill the process when it changes something after it has noted how far it has come."""
+        """Kill the process at its first change after it has noted its progress."""
         nonlocal noted
         if noted:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -262,7 +263,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
 
 
 def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
-    """A base that has drifted misleads whoever goes on from it, but once only."""
+    """A base that has drifted misleads a build that continues from it, but only once."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
     edit_manifest(client.settings.state_dir, "baseline", checksum="0" * 16)
@@ -272,7 +273,7 @@ def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_p
     assert client.leftovers() == set()
 
 
-# A state directory that cannot be written
+# A state directory that is not writable
 
 
 @dataclass

@@ -33,8 +33,8 @@ OPTIONS = (
     ("--no-inventory", "--jobs", "2"),
     ("--jobs", "2"),
 )
-#: Files, links by their targets, and the names that are exchanged, or of which the first gets the
-#: other one and its own again, where there is none. `closed` is another directory.
+#: Files, links by their targets, and the names that are exchanged; if there is no second name, the
+#: first name gets another name and its own again. `closed` is another directory.
 RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str]]] = {
     "two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d", "e")),
     "two files": ({"d/f": LISTED, "d/g": OTHER}, {}, ("d/f", "d/g")),
@@ -45,11 +45,11 @@ RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str
     "a directory in two": ({"d/x/f": LISTED, "e/o": OTHER}, {}, ("d/x", "e/x")),
     "files of two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d/f", "e/f")),
 }
-#: The same lines as in the other rounds, of which `make coverage` counts none a second time: that
-#: would double what a round costs.
+#: The same lines as in the other rounds; `make coverage` does not count them a second time, which
+#: would double the time of a round.
 UNMEASURED = (pytest.mark.slow, pytest.mark.no_cover)
 #: Rounds, other files, and pauses: with 300 files in each directory, workers are processes of their
-#: own; with seldom moves, each directory comes to rest. These two take minutes in their 200 rounds.
+#: own; with rare moves, each directory comes to rest. These two take minutes for their 200 rounds.
 SIZES = [
     pytest.param(4, 0, 50, id="few"),
     pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),
@@ -104,7 +104,7 @@ def test_a_listed_file_is_found_or_the_scan_is_not_clean(
         assert [m.path for m in matches.find() if not m.path.startswith(f"{tree}/")] == []
 
 
-#: What is given to a scan, and what is exchanged meanwhile.
+#: The paths that a scan gets, and the names that are exchanged meanwhile.
 GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
     "files": (("d/f", "e/f"), ("d/f", "e/f")),
     "files of exchanged directories": (("d/f", "e/f"), ("d", "e")),
@@ -172,7 +172,7 @@ def test_what_is_mounted_elsewhere_in_the_tree_hides_no_exchange(
         held = os.open(tree / "0", os.O_RDONLY)
         mounts.callback(os.close, held)
         assert {inode_of(held, name) for name in ("directory", "file")} == {None}
-        assert state.scan(tree).code == ExitCode.MATCH  # all of it is read
+        assert state.scan(tree).code == ExitCode.MATCH  # the whole tree is read
         with attacking(exchange(tree / one, tree / other), most_pause_us=50) as attack:
             for number in range(rounds):
                 codes[state.scan(*OPTIONS[number % len(OPTIONS)], tree).code] += 1

@@ -1,7 +1,7 @@
 """Wrong facts from real file systems: types, times and numbers that hide a listed file.
 
-Disks that somebody has prepared, snapshots, shared maps, automounts. Only root can mount; each test
-unmounts its file systems.
+Prepared disks, snapshots, shared maps, automounts. Only root can mount; each test unmounts its file
+systems.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_disk_that_calls_a_file_something_else_hides_nothing(
 
 @needs_mounts
 def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path: Path) -> None:
-    """Alone, so that nothing else decides: neither is what is in it clean."""
+    """The folder is alone, so that nothing else decides: its content is not clean either."""
     source = write_tree(tmp_path / "source", {"d/c": LISTED, "beside": BENIGN})
     image = ext4(tmp_path / "image", source, {"d": (FOLDER, REGULAR)})
     with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
@@ -123,7 +123,7 @@ def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path
 
 @contextlib.contextmanager
 def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """Mount autofs at `where`, and a file system with `files` once somebody asks for it."""
+    """Mount autofs at `where`, and a file system with `files` on its first use."""
     reading, writing = os.pipe()
     daemon = os.fork()
     if daemon == 0:
@@ -167,7 +167,7 @@ def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
 
 @needs_mounts
 def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_path: Path) -> None:
-    """It comes when it is opened: only then is it known which file system was meant."""
+    """The automount appears when it is opened: only then its file system is known."""
     share = tmp_path / "share"
     share.mkdir()
     write_tree(tmp_path / "other", {"beside": BENIGN})
@@ -192,7 +192,8 @@ def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
         path = Path(name, "f")
         path.write_bytes(BENIGN)
         with path.open("r+b") as stream, mmap.mmap(stream.fileno(), len(BENIGN)) as stored:
-            # The first store sets them, as it brings the page; it stays from then on.
+            # The first store sets the times, because it brings the page into memory; the page stays
+            # from then on.
             stored[:] = BENIGN
             before = path.stat()
             settle()
@@ -204,7 +205,7 @@ def test_a_store_through_a_map_of_memory_is_seen(state: Path) -> None:
 
 @needs_mounts
 def test_another_disk_of_the_same_number_is_not_known(state: Path, tmp_path: Path) -> None:
-    """Made by a tool that sets all times, as reproducible images are: each status is the same."""
+    """A tool made both disks and set all times, as for reproducible images."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -239,7 +240,7 @@ def snapshot(source: Path, directory: Path, name: str) -> None:
 def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
     state: Path, tmp_path: Path
 ) -> None:
-    """A writer makes two within one tick of the clock, and replaces one by the other."""
+    """A writer makes two snapshots within one tick of the clock, and replaces one by the other."""
     image = make_image(tmp_path / "image", "btrfs")
     with mounted("-o", "loop", image, tmp_path / "m") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
@@ -270,12 +271,12 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
             pytest.skip("the number of the device was not given again")
 
 
-# Which file systems were here.
+# File systems that earlier scans have seen.
 
 
 @needs_mounts
 def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
-    """The remembered mount cannot be compared: nobody knows whether the share is here."""
+    """The remembered mount cannot be compared: nobody knows whether the share is mounted."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
     command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]

@@ -1,4 +1,4 @@
-"""Segments that stand for much memory or time are refused before they get it."""
+"""Segments that would take much memory or time are refused before they can."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hashclient.lists import bounds
 from hashclient.lists.wire import Segment, add_schema, encode_segment, parse_withdraw_segment
 from tests.kit.run import ROOT
 
-#: The bounds for a segment that breaks the format: far above what they take.
+#: The limits for a segment that breaks the format: far above the normal values.
 MAX_SECONDS = 10
 MAX_MIB = 300
-#: Those that take less than a second to make.
+#: Segments that take less than a second to make.
 QUICK = ("some-row-groups", "growing-ids", "claims-a-large-page", "long-footer", "nested")
 
 
@@ -62,7 +62,7 @@ def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -
 
 
 def test_a_footer_that_contradicts_itself_is_never_more_than_refused() -> None:
-    """What it says of a column may: pyarrow ends the whole process when it is asked about that."""
+    """A wrong footer may be dangerous: pyarrow ends the process when asked about such a column."""
     row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
     data = encode_segment(pa.Table.from_pylist([row], add_schema()))
     assert hostile_segments.decode(data, "add", 1) is None

@@ -1,7 +1,8 @@
 """Kills and failing disks while pieces are compared, and rot is noted.
 
 The list can then be used, or it is damaged and says so; and the next fetches
-mend it. A run that has rotted is never forgotten once it was seen, or is seen again.
+mend it. A run that has rotted is never forgotten once the damage was seen, or the damage is seen
+again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MOST = 200
 
 
 class Merging:
-    """A list that was fetched a week ago, of which nothing new has been published."""
+    """A list that was fetched a week ago and has no new generation since."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -96,7 +97,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(world: Merging) -> No
 
 @pytest.mark.slow
 def test_killed_before_each_change_of_a_list_that_has_rotted(world: Merging) -> None:
-    """Once rot is seen it is known, or seen again."""
+    """Damage that was seen is known from then on, or seen again."""
     known = 0
     for number in changes(MOST):
         client = world.copy(f"k{number}", rot)
@@ -139,7 +140,7 @@ def test_a_disk_that_fails_while_an_index_is_compared(
             assert error is not None
             manifest = client.manifest()
             assert manifest is not None
-            if manifest.rotten is None:  # it was not seen yet, or could not be noted
+            if manifest.rotten is None:  # the damage was not seen yet, or could not be noted
                 with pytest.raises(DamagedError):
                     client.fetch()
         client.fetch()

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM while lists are fetched or published, at moments all over the command.
 
-The command says so and ends with the code of the signal, without a traceback, and everything is as
-it was before or after: the same command goes on from there.
+The command reports the interruption and ends with the code of the signal, without a traceback, and
+the state is as it was before or after: the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.kit import Run, Site, csv_of, environment
 from tests.kit.depth import count_of
 
 #: Runs the real command, and sends a signal to it at one of the moments when it opens, renames or
-#: removes a file, imports a module or connects: moments are counted once its handlers are there.
+#: removes a file, imports a module or connects: moments are counted once its handlers exist.
 INTERRUPTED = """
 import os, sys
 number, moment = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -41,7 +41,7 @@ finally:
         print("moments", seen, file=sys.stderr)
 """
 
-#: How many moments are tried.
+#: The number of moments that are tried.
 MOMENTS = count_of(60, 8)
 ENDS = {
     signal.SIGINT: (ExitCode.INTERRUPTED, "interrupted"),
@@ -84,7 +84,7 @@ def moments_of(*args: object) -> Iterator[tuple[signal.Signals, int]]:
 def check(number: signal.Signals, moment: int, done: Run) -> None:
     code, word = ENDS[number]
     assert "Traceback" not in done.err and "Exception" not in done.err, (moment, done)
-    # It may come when all is done.
+    # The signal may come when all work is done.
     assert done.code in (0, code), (moment, done)
     if done.code:
         assert done.err.endswith(f"hashclient: {word}\n"), (moment, done)
@@ -129,7 +129,7 @@ def test_a_publication_that_is_interrupted_leaves_the_repository_whole(
         check(number, moment, done)
         ended += done.code != 0
         if done.code:
-            # It is published already, or it can be.
+            # The list is published already, or can be.
             again = site.call(*command)
             assert again.code in (0, ExitCode.USAGE), (moment, again)
             assert again.code == 0 or "already" in again.err, (moment, again)

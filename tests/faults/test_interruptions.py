@@ -1,6 +1,6 @@
-"""A scan that is interrupted while it records, acts and writes: nothing is lost, nothing is double.
+"""A scan that is interrupted while it records, acts and writes: no outcome is lost or doubled.
 
-A trace of the lines that are run chooses where the signal arrives, so that every place is tried.
+A trace of the executed lines chooses where the signal arrives, so that every place is tried.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hashclient.matches.store import Matches
 from hashclient.system.text import counted
 from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
-# An act that is interrupted before it closes a database or a directory leaves that to the end
-# of the process, which is at hand there, but not here. Python 3.13 tells of databases.
+# An act that is interrupted before it closes a database or a directory leaves this to the end of
+# the process, which comes soon in a real run, but not in this test. Python 3.13 tells of databases.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed database:ResourceWarning", "ignore:unclosed scandir iterator:ResourceWarning"
 )
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def collect() -> Iterator[None]:
-    """Let it be told of in the test that has left it."""
+    """Let errors of leftover objects appear in the test that has left them."""
     yield
     gc.collect()
 
@@ -51,8 +51,8 @@ kind = "package"
 directory = "{}"
 """
 
-#: Where files are looked for, and outcomes recorded, acted on and written: modules, and functions
-#: of the run and of what writes its report.
+#: The places where files are found, and outcomes recorded, acted on and written: modules, and
+#: functions of the run and of the code that writes its output.
 MODULES = (
     "hashclient/scan/sources/trees.py",
     "hashclient/scan/sources/walk.py",
@@ -68,9 +68,9 @@ RUNS = ("hashclient/scan/run/pipeline.py", "hashclient/cli/run.py")
 
 
 class Interruption:
-    """Sends SIGINT when the lines of these numbers are run, of those that are watched.
+    """Sends SIGINT when, of the watched lines, those with these numbers are run.
 
-    These are the ones from the beginning of the walk on.
+    These are the lines from the beginning of the walk on.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Interrupted:
         self.state, self.tree = directory / "copy", directory / "tree"
 
     def begin(self) -> None:
-        """Let everything be as it was."""
+        """Restore the state before the test."""
         for path in (self.state, self.tree):
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self.fresh, self.state)
@@ -144,7 +144,7 @@ class Interrupted:
         return [record.data for record in audit_log.read(self.state / "audit", event=event)]
 
     def check_told_once(self, result: Run, at: int) -> None:
-        """Check that output, record and log agree, and none has anything twice."""
+        """Check that output, record and log agree, and that none has an entry twice."""
         told = Counter(
             line.split()[1] for line in result.out.splitlines() if line.startswith("match ")
         )

@@ -34,7 +34,7 @@ DATA = b"benign"
 
 
 def publish_at_once(repo: Repository, contents: dict[str, bytes]) -> None:
-    """Publish new lists with one signature of the targets; one by one, it takes a minute."""
+    """Publish new lists with one signature of the targets; one by one, this takes a minute."""
     with repo.changing():
         roles = repo.load()
         for name, content in contents.items():
@@ -57,7 +57,7 @@ def test_a_provider_with_more_lists_than_may_be_is_refused(
 
     simulator.edit("targets", add)
     refused(client, ExitCode.UNVERIFIED, "offers 257 lists, more than 256")
-    # What is here stays in use; the others are one line, not one each.
+    # Local lists stay in use; the others are one line together.
     doubtful, here = expected_lists(client.settings, client.session.sealer())
     assert here.index is not None
     assert doubtful.name is None
@@ -102,7 +102,7 @@ def test_as_many_lists_as_may_be_are_fetched_in_linear_time(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_match_with_any_number_of_entries_is_in_the_log(tmp_path: Path) -> None:
-    """One file that is listed under 10,000 ids, beside another match in the same batch."""
+    """One file is listed under 10,000 ids, beside another match in the same batch."""
     count = 10_000
     file = tmp_path / "files" / "a"
     file.parent.mkdir()

@@ -1,4 +1,4 @@
-"""State that was really used is migrated by a made-up step, which changes files of each kind.
+"""State that was really used is migrated by an invented step, which changes files of each kind.
 
 The step is killed before each change of the disk, and done with a disk that fails at each.
 """
@@ -58,7 +58,7 @@ def on(layout: Layout, *args: object) -> Run:
 
 
 def check_all(layout: Layout) -> None:
-    """Check that everything in the state can be used, and that its log goes on."""
+    """Check that all parts of the state can be used, and that its log goes on."""
     files = layout.root.parent / "files"
     files.mkdir()
     for name, data in LISTED.items():
@@ -104,7 +104,7 @@ def taking(layout: Layout, act: Act) -> None:
 
 
 def contents(layout: Layout) -> dict[str, bytes]:
-    """Return what a state directory holds; of a database, its rows: bytes may differ."""
+    """Return the content of a state directory; for a database, its rows: bytes may differ."""
     found = {}
     for path in sorted(layout.root.rglob("*")):
         name = path.relative_to(layout.root).as_posix()
@@ -127,7 +127,7 @@ def some_files(layout: Layout) -> Iterator[Path]:
 
 
 def change_some(layout: Layout) -> None:
-    """Change files of each kind, none of which would stand to be changed twice."""
+    """Change files of each kind in a way that would break if it was done twice."""
     for path in layout.reports.glob("r-*/report.json"):
         document = json.loads(path.read_bytes())
         assert "added" not in document
@@ -154,7 +154,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def go_on(layout: Layout, after: dict[str, bytes]) -> None:
-    """Check that any command goes on with what was begun, and that the next writer tidies up."""
+    """Check that any command finishes the migration, and that the next writer tidies up."""
     check_state(layout)
     now = contents(layout)
     assert {name: now[name] for name in after} == after
@@ -200,11 +200,11 @@ def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
         if ended == 0:
             break
     assert 20 < number < MOST
-    assert backups > of_changes(5)  # it was killed while it needed one
+    assert backups > of_changes(5)  # the kill came while the backup was needed
 
 
 def fail_in_the_middle(layout: Layout) -> StateError:
-    """Let a step fail when it has changed everything; return what is said of that."""
+    """Let a step fail after it has changed everything; return the message."""
 
     def change(layout: Layout) -> None:
         change_some(layout)

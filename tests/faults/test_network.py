@@ -1,6 +1,6 @@
 """Attacks by a hostile or broken network on a fetch, one test each.
 
-The server is real and misbehaves on loopback; where an attack is slowness, limits are short.
+The server is real and misbehaves on loopback; if the attack is slowness, limits are short.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hashclient.core.errors import (
 from hashclient.net.client import Access, HttpStatusError, Limits, RefusedError, Transport
 
 TOKEN = "t0ken-that-must-not-leak"
-#: What is not slow has time, however busy the machine is.
+#: Answers that are not slow have time, however busy the machine is.
 PATIENT = Limits(base_s=60, stall_s=60, min_rate=1e6, attempts=3)
 SHORT = Limits(base_s=2, stall_s=0.5, min_rate=1e6, attempts=3)
 CAP = 1000
@@ -113,7 +113,7 @@ def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
 def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
     server: HostileServer,
 ) -> None:
-    """For each byte it gets a hundredth of a second here."""
+    """For each byte, the body gets a hundredth of a second in this test."""
     server.on("/x", hostile.dripped(head(200, [("Content-Length", "300")]), b"x" * 300))
     with (
         opened(server.origin, replace(SHORT, attempts=1)) as transport,

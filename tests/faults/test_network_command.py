@@ -1,7 +1,7 @@
 """Attacks by a hostile or broken network on the real `hashclient fetch`, one test each.
 
-Each ends with the exit code it deserves and says what is wrong; the earlier lists stay, byte for
-byte, and can be used; no secret is in anything that the command says or keeps.
+Each command ends with the right exit code and says what is wrong; the earlier lists stay, byte for
+byte, and can be used; no secret is in its output or files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def fetched(
 
 @pytest.fixture
 def site(fetched: HostileSite) -> Iterator[HostileSite]:
-    """The same, with its settings as they were when the test is over."""
+    """The same client; after the test, its settings are restored."""
     config, context, server = fetched.config.read_text(), fetched.server._context, fetched.server
     server.requests.clear()
     yield fetched

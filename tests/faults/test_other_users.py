@@ -1,4 +1,4 @@
-"""Other users of the machine, who own what root scans, and exchange it while root works there."""
+"""Other users of the machine, who own the scanned files and exchange them during the scan."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def test_an_attacker_exchanges_names_and_cannot_reach_a_victim(ground: Path) -> 
     with pytest.raises(AssertionError, match="PermissionError"):
         attack_once(attacker.rename(ground / "closed", ground / "theirs"))
     attack_once(attacker.link(tree / "d" / "f", victim.path))
-    assert (tree / "d" / "f").read_bytes() == LISTED  # root follows it; the attacker could not
+    assert (tree / "d" / "f").read_bytes() == LISTED  # only root can follow this link
     assert victim.is_untouched()
     victim.path.chmod(0o644)
     assert not victim.is_untouched()
 
 
 def exchanged(scene: Scene, put: str) -> tuple[Victim, Step]:
-    """Return a victim, and the step that puts it where the listed file is."""
+    """Return a victim, and the step that puts it in the place of the listed file."""
     victim = scene.victim
     if put == "link":
         return victim, exchange(scene.directory, scene.trap)
     if put == "directory":
-        # In a directory of the attacker's, root has made one that is closed to others.
+        # In a directory of the attacker's, root has made a directory that is closed to others.
         victim = Victim(scene.tree / "closed" / "f", LISTED)
         return victim, exchange(scene.directory, victim.path.parent)
     other = scene.tree / "other"
     if put == "link for the file":
         attack_once(link(other, victim.path))
     else:
-        # Not every system keeps a user from making one.
+        # Not every system keeps a user from making a hard link.
         os.link(victim.path, other)
         victim.look()
     return victim, exchange(scene.directory / "f", other)
@@ -93,7 +93,7 @@ def test_only_the_file_that_was_read_is_taken(
     put: str,
     seam: tuple[object, str],
 ) -> None:
-    """What is exchanged after the read, before the record, before the action, or within that."""
+    """The exchange comes after the read, before the record, before the action, or during it."""
     scene = Scene(ground, tmp_path)
     victim, step = exchanged(scene, put)
     where, name = seam
@@ -107,8 +107,8 @@ def test_only_the_file_that_was_read_is_taken(
 
     monkeypatch.setattr(where, name, attacked)
     done = scene.state.scan("--quarantine", scene.directory)
-    # A name of another file that was moved there during the scan is found at its end and read: it
-    # is taken as any name of a listed file, and the file stays under its other name.
+    # A name of another file that was moved there during the scan is found at the end of the scan
+    # and read: it is removed like any name of a listed file, and the file keeps its other name.
     later = {victim.path.stat().st_ino} if put == "hard link" else set[int]()
     assert not attacks and done.summary["match"] == 1 + len(later)
     if put == "directory":
@@ -165,7 +165,7 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
 def test_a_link_of_others_that_root_names_takes_nothing_away(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, is_changed_back: bool
 ) -> None:
-    """It is followed and the match is recorded; but who may change links does not say what goes."""
+    """Root follows the link and the match is recorded; but a user's link does not choose a file."""
     scene = Scene(ground, tmp_path)
     attack_once(exchange(scene.directory, scene.trap))
     path: Path = scene.directory if given == "directory" else scene.directory / "f"
@@ -283,7 +283,7 @@ def test_set_id_bits_come_back_to_where_they_were_and_not_to_a_directory_of_othe
 def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
 ) -> None:
-    """With a name from the start, as on some file systems, it may even be another file's."""
+    """With a name from the start, as on some file systems, the copy may even get another's name."""
     scene = Scene(ground, tmp_path)
     match_id = taken(scene)
     file, new = scene.directory / "f", scene.directory / NEW_NAME.format(match_id)
@@ -314,7 +314,7 @@ def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
 def test_names_that_somebody_has_planted_lead_nowhere(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:
-    """Even if the attacker knew the id of a match before it is acted upon."""
+    """The attacker may even know the id of a match before the action."""
     scene = Scene(ground, tmp_path, tombstone="gone")
     (match_id,) = (line["id"] for line in scene.state.scan(scene.directory).lines[:-1])
     planted = scene.directory / name.format(match_id)

@@ -107,7 +107,7 @@ def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) 
 @rounds_of_a_race
 @pytest.mark.parametrize("named", [False, True])
 def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> None:
-    """The victim's directory has no file with such a name, but it might get one."""
+    """The victim's directory has no file with this name, but it might get one."""
     scene = Scene(ground, tmp_path, tombstone="gone")
 
     def act(match_id: str) -> None:
@@ -125,7 +125,7 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
 @pytest.mark.slow
 @rounds_of_a_race
 def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int) -> None:
-    """Both work on the sealed copy: the place of the file, with its tombstone, is not touched."""
+    """Both acts work on the sealed copy: the place with the tombstone stays as it is."""
     scene = Scene(ground, tmp_path, tombstone="gone")
     other = call("quarantine", "keygen", "--output", tmp_path / "other.key", "--format", "json")
     recipient = json.loads(other.out)["public_key"]

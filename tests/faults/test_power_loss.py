@@ -33,7 +33,7 @@ UNIMPORTANT = ("lock", "matches.db")
 
 
 class Moment:
-    """An `Act` that notes what is volatile and what lingers when something happens."""
+    """An `Act` that notes which files are volatile and which removed names remain."""
 
     def __init__(self, root: Path, when: Callable[[str, str], bool]) -> None:
         """`when` gets the call and its path or name, as `fixtures.crash.Recorder` notes them."""
@@ -43,7 +43,7 @@ class Moment:
         self.lingering: list[set[str]] = []
 
     def __call__(self, name: str, argument: object) -> None:
-        """Look, if it is time."""
+        """Look, if this is the chosen change."""
         path = str(argument)
         if isinstance(argument, int):
             path = str(Path(f"/proc/self/fd/{argument}").readlink())
@@ -66,7 +66,7 @@ def is_manifest(name: str, path: str) -> bool:
     if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
         return False
     data = Path(path).read_bytes()
-    return b'"index_hash"' in data and b'"partial"' not in data  # which is how far it has come
+    return b'"index_hash"' in data and b'"partial"' not in data  # the note of the progress
 
 
 def writes_to_log(name: str, path: str) -> bool:
@@ -94,12 +94,12 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     with watched(act):
         client.fetch()
     state = client.settings.state_dir.relative_to(tmp_path).as_posix()
-    # Only the metadata of the list's own role may wait: what it vouches for was verified, and the
-    # snapshot, which is on the disk, says what may come after it.
+    # Only the metadata of the list's own role may wait: the files that it signs were verified, and
+    # the snapshot, which is on the disk, says which version may come next.
     late = f"{state}/trust/main/metadata/"
     (before,) = switch.volatile
     assert {p for p in before if not p.startswith((late + "baseline", f"{state}/lists/"))} == set()
-    # It does not name runs that were merged meanwhile: these are gone afterwards.
+    # The manifest does not name runs that were merged meanwhile: these are removed afterwards.
     (manifest,) = (
         p
         for p in before
@@ -109,7 +109,7 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     (told,) = log.volatile
     audit = {f"{state}/audit/log.jsonl"} if is_first else set()
     assert {p for p in told if not p.startswith(late + "baseline")} == audit
-    # In the end all of it is, and so are the directories that were made on the way.
+    # In the end all files are on the disk, and so are the directories that were made.
     assert log.now() == set()
     assert (client.settings.layout.lists / "baseline" / MANIFEST_NAME).exists()
 
@@ -142,7 +142,7 @@ def test_the_log_is_on_the_disk_before_its_public_key_says_that_there_was_one(
 ) -> None:
     directory = tmp_path / "state" / "audit"
     log = AuditLog(directory, clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
-    if key_is_there:  # of a command that was killed before it had written a record
+    if key_is_there:  # the key of a command that was killed before it had written a record
         log.append([Event("match", {})])
         for name in ("log.jsonl", "key.pub"):
             (directory / name).unlink()
@@ -168,7 +168,7 @@ def test_a_durable_record_is_on_the_disk(tmp_path: Path) -> None:
 def test_a_closed_file_has_its_name_for_good_before_the_next_takes_that_of_the_log(
     tmp_path: Path,
 ) -> None:
-    """Else the disk could keep the second change alone: the closed file would have no name."""
+    """Otherwise the disk could keep only the second change: the closed file would have no name."""
     log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
     log.append([Event("match", {})])
     moment = Moment(tmp_path, lambda name, path: name == "rename" and path.endswith("/.tmp-log"))
@@ -199,14 +199,14 @@ def test_a_sealed_copy_is_on_the_disk_before_the_file_goes(
     moment = Moment(tmp_path, lambda name, path: name == "unlink" and path == private)
     with watched(moment):
         assert ward.take(match).detail == "quarantined"
-    assert moment.volatile == [{f"share/{private}"}]  # the name that goes
+    assert moment.volatile == [{f"share/{private}"}]  # the name that is removed
     assert moment.now() == set()
     assert moment.back() == set()
     assert file.exists() == (tombstone is not None)
 
 
 def test_an_act_that_goes_on_syncs_the_place_where_nothing_is_left(tmp_path: Path) -> None:
-    """That was aside, and its name taken again: the unlinked name does not come back."""
+    """The file was moved aside, and its name taken again: the unlinked name does not come back."""
     ward, file, match = taken_scene(tmp_path)
 
     def stop(name: str, argument: object) -> None:
@@ -233,7 +233,7 @@ def test_a_file_that_is_given_back_is_on_the_disk_before_its_copy_goes(
         monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
     folder = ward.evidence(match).parent
     new_note = f"{folder.parent}/.tmp-"
-    # First it is noted that it was given back, then the folder goes.
+    # First the restoring is noted, then the folder is removed.
     moment = Moment(
         tmp_path,
         lambda name, path: (
@@ -275,7 +275,7 @@ def test_a_file_from_an_interrupted_restoration_is_synced_by_the_next(tmp_path: 
 def test_a_file_is_synced_before_it_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that is not on the disk yet stays in memory, and would be read there."""
+    """A page that is not on the disk yet stays in memory, and would be read from there."""
     ward, _, match = taken_scene(tmp_path)
     calls: list[str] = []
 
@@ -307,7 +307,7 @@ def test_a_purged_file_does_not_come_back(tmp_path: Path) -> None:
     moment = Moment(tmp_path, writes_to_log)
     with watched(moment):
         assert ward.purge(match).done
-    assert len(moment.lingering) == 2  # that it is going to be, and that it is
+    assert len(moment.lingering) == 2  # the intent to destroy it, and the destruction
     assert moment.lingering[1] == set()
     assert moment.back() == set()
     assert not ward.evidence(match).exists()

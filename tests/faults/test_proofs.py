@@ -33,7 +33,7 @@ from tests.kit import Run, call, csv_of, is_python_for_all, make_state, write_tr
 LISTED = b"listed"
 BENIGN = b"benign"
 DAYS = cache.REREAD_DAYS
-#: Of the account that nobody has.
+#: A file of an account that nobody has.
 NOBODY = 65_534
 
 pytestmark = needs_mounts
@@ -180,7 +180,7 @@ def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
             maps[0].store(BENIGN)
         return read(fd, buffers)
 
-    # A lease is not kept while a long file is read; this one counts as such.
+    # A lease is not kept while a long file is read; this file counts as long.
     monkeypatch.setattr(reading, "HELD_BYTES", 0)
     with disk(tmp_path, "ext4") as tree:
         (tree / "f").write_bytes(BENIGN)
@@ -226,7 +226,7 @@ def test_believed_files_are_counted_and_read_again_within_days(
             read, known, believed = rests_on(scan(state, tree))
             assert read + known == DAYS and known == believed
             shares.append(read)
-        # Each file once in so many days, and none pays for all.
+        # Each file is read once in so many days, and no day pays for all.
         assert shares == shares[:DAYS] * 3
         assert sum(shares[:DAYS]) == DAYS
         assert max(shares) < DAYS / 2
@@ -301,7 +301,7 @@ def test_contents_that_are_exchanged_on_xfs_are_read_within_days(
 def test_a_map_through_overlay_proves_nothing(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
-    """The map is one of the file below: the one that is scanned is not open for writing."""
+    """The map belongs to the file below: the scanned file is not open for writing."""
     with disk(tmp_path, "ext4") as below:
         layers = [below / name for name in ("lower", "upper", "work")]
         for layer in layers:
@@ -374,7 +374,7 @@ def test_another_s_file_without_the_capability_is_believed(
 
 
 def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
-    """With no other one: the account that scans has CAP_LEASE besides reading."""
+    """The account that scans has only CAP_LEASE besides reading, and no other capability."""
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv")
     if not is_python_for_all():
@@ -400,11 +400,11 @@ def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
     assert told == ["True", "None"]
 
 
-# Which file system it is.
+# The identity of file systems.
 
 
 def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Path) -> None:
-    """Even where one has the UUID of the other, and each status is the same."""
+    """This works even if one medium has the UUID of the other, and each status is the same."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -426,7 +426,7 @@ def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Pa
 
 
 class BuiltIn(Facts):
-    """Those of this machine, as if all disks were built in."""
+    """The identities of this machine, as if all disks were built in."""
 
     def disk_name(self, path: Path) -> bytes | None:
         return b""
@@ -453,7 +453,7 @@ def test_a_disk_that_is_built_in_is_known_when_it_is_mounted_again(
     one, other = found[True]
     assert one is not None and other is not None and one.number == other.number
     assert (one.proves, one.is_local) == (kind != "xfs", True)
-    # On a loop device it is another one each time.
+    # On a loop device the identity is different each time.
     loops = found[False]
     assert None not in loops and len({one, *loops}) == 3
 
@@ -471,7 +471,7 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 
 
 def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> None:
-    """Also on a disk that is built in, and whatever takes the place of which."""
+    """This is so on a built-in disk, too, whichever snapshot takes the place of which."""
     with disk(tmp_path, "btrfs") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
@@ -501,10 +501,10 @@ def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
         contents = {top / "kept": LISTED, top / "scanned": BENIGN}
         for path in contents:
             tool("btrfs", "subvolume", "create", path)
-        for _ in range(20):  # until both have changed within one tick of the clock
+        for _ in range(20):  # until both subvolumes have changed within one tick of the clock
             for path, content in contents.items():
                 (path / "f").unlink(missing_ok=True)
-                # Not by `open`: it asks for the status, and a change after that has a finer time.
+                # Not by `open`: it asks for the status, and a change after that gets a finer time.
                 fd = os.open(path / "f", os.O_WRONLY | os.O_CREAT)
                 os.write(fd, content)
                 os.utime(fd, ns=(0, 0))

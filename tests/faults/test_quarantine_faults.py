@@ -74,14 +74,14 @@ class Scene:
         return True
 
     def check_safe(self) -> None:
-        """Check that nothing is lost, whatever has happened."""
+        """Check that no content is lost, whatever has happened."""
         sealed = self.is_sealed()
         assert self.is_in_place() or sealed
         if sealed and self.ward.item(self.match).stage is Stage.REMOVED:
             assert not self.ward.get(self.match).in_place
 
     def check_taken(self, *names: str) -> None:
-        """Check that all is as after an act that nothing has disturbed."""
+        """Check that the state is as after an act without any disturbance."""
         assert self.is_sealed()
         assert {p.name for p in self.share.iterdir()} == set(names)
         assert self.ward.names() == {self.match.id}
@@ -116,7 +116,7 @@ def fast() -> Iterator[Path]:
 
 
 def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
-    """The count is no accident: the calls that matter are among those that are seen."""
+    """The count is no accident: the important calls are among those that are seen."""
     scene = Scene(tmp_path, tombstone="gone")
     recorder = Recorder()
     with watched(recorder):
@@ -212,7 +212,7 @@ def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
             assert taken.sealed == scene.is_sealed()
             assert taken.taken or scene.file.read_bytes() == CONTENT
             assert taken.taken == (not scene.ward.get(scene.match).in_place)
-        # A tombstone that could not be left, say, is not made up for.
+        # A tombstone that could not be left, for example, is not left later.
         assert scene.ward.take(scene.match).taken
         scene.check_taken(*(["file.bin"] if scene.file.exists() else []))
         if not fail.fired:
@@ -280,7 +280,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # Only what was sealed may be gone from where it was moved to.
+            # Only the sealed file may be missing at the place to which it was moved.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()
@@ -313,7 +313,7 @@ def test_after_a_swap_the_next_act_settles_it(
 
 
 def test_a_directory_that_is_another_one_settles_nothing(tmp_path: Path) -> None:
-    """As when a file system is not mounted: the file is still there, only not to be seen."""
+    """A file system may be unmounted: then the file exists, but cannot be seen."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     scene.share.rename(tmp_path / "unmounted")
@@ -354,7 +354,7 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
 
 @root_only
 def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path) -> None:
-    """The kernel says of each name in it that there is no such file."""
+    """For each name in the directory, the kernel says that no such file exists."""
     scene = Scene(tmp_path)
     image = disks.make_image(tmp_path / "image", "ext4", *disks.Vault.OPTIONS)
     with disks.mounted("-o", "loop", image, tmp_path / "disk") as disk:
@@ -374,7 +374,7 @@ def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])
 def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
-    """A file system may say anything then; and where /proc is not mounted, nothing opens."""
+    """A file system may then say anything; and without /proc, no file can be opened."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     real_open = os.open
@@ -398,7 +398,7 @@ def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: i
 def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    """Somebody moves it away while an act goes on looks, and back before it has decided."""
+    """Somebody moves the file away while an act looks, and back before it has decided."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     aside = tmp_path / "aside"
@@ -437,7 +437,7 @@ def test_a_file_that_is_away_for_a_moment_is_not_taken_for_gone(
 
 
 def fail_removal(scene: Scene, code: int = errno.EBUSY) -> Taken:
-    """Take, and fail when the name is to be moved aside."""
+    """Isolate, and fail when the name is moved aside."""
 
     def act(name: str, argument: object) -> None:
         if name == "rename" and argument == scene.file.name:
@@ -476,7 +476,7 @@ def test_a_file_that_cannot_be_removed_is_sealed_and_reported(
 
 @contextlib.contextmanager
 def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
-    """Have the system fail with `code` when the file at `path` is to be opened or read."""
+    """Let the system fail with `code` when the file at `path` is opened or read."""
     inode = path.stat().st_ino
     real_open, real_read = os.open, os.read
 
@@ -512,7 +512,7 @@ def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
 def test_a_file_unreadable_when_an_act_resumes_is_not_taken_for_gone(
     tmp_path: Path, code: int, call: str, is_aside: bool
 ) -> None:
-    """It may be the very file: nobody may say that it is in quarantine while it is in its place."""
+    """It may be the same file: a file in its place must never be called quarantined."""
     scene = Scene(tmp_path)
     fail_removal(scene)
     there = scene.file
@@ -647,7 +647,7 @@ def test_a_tombstone_that_is_there_already_is_ours(
 
     with monkeypatch.context() as patch:
         patch.setattr(scene.ward.audit, "append", append)
-        # As where it is killed before the record of matches is written.
+        # This is as after a kill before the record of matches is written.
         patch.setattr(Matches, "change_all", lambda *_args, **_kwargs: None)
         with pytest.raises(AuditError):
             scene.ward.take(scene.match)
@@ -928,7 +928,7 @@ def test_a_failure_while_a_file_is_given_back_loses_nothing(fast: Path, code: in
 def test_no_plain_text_stays_where_giving_back_fails(
     fast: Path, named: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under whatever name: a file that is begun and not finished goes away at once."""
+    """Under whatever name: a file that is begun and not finished is removed at once."""
     if named:
         monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)
     failures = 0
@@ -998,7 +998,7 @@ def test_an_item_is_destroyed_only_after_it_is_logged(
 
 @contextlib.contextmanager
 def mounted(path: Path, *options: str) -> Iterator[Path]:
-    """Mount something on `path`, which is made; skip where that is not allowed."""
+    """Mount a file system on `path`, which is made; skip the test if that is not allowed."""
     path.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *options, path], capture_output=True, check=False)
     if done.returncode != 0:
@@ -1014,7 +1014,7 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreseen: bool
 ) -> None:
-    if not foreseen:  # as when somebody else fills it up meanwhile
+    if not foreseen:  # as if another program fills the disk meanwhile
         monkeypatch.setattr(isolate, "check_space", lambda _room, _size: None)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=5m", "none") as small:
         scene = Scene(small)

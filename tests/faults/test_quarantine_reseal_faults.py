@@ -1,7 +1,7 @@
 """Sealing again, and taking files away, ended at each of their changes of the disk, one by one.
 
-The item is sealed to the old recipients or to the new ones, whole, with the document that
-belongs to it; and `quarantine add --all` finishes what a kill has interrupted, without a scan.
+The item is sealed to the old recipients or to the new ones, complete, with the document that
+belongs to it; and `quarantine add --all` finishes a killed act, without a scan.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Scene:
         return found
 
     def check(self) -> str:
-        """Check that what is kept is whole, old or new; return which."""
+        """Check that the kept copy is complete, old or new; return which."""
         (opener,) = self.openers()
         (recipient,) = self.ward.item(self.match).recipients
         assert recipient == {"old": self.ward.public, "new": self.public}[opener]
@@ -215,7 +215,7 @@ def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
 def test_a_removal_whose_entry_was_withdrawn_is_finished_by_add_all(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     number = 1
-    while True:  # killed when the record had it that the file is gone, and the document not
+    while True:  # killed when the record said that the file is removed, but the document did not
 
         def act(number: int = number) -> None:
             with watched(kill_at(number)):

@@ -1,4 +1,4 @@
-"""Files that cannot be read to their end, and sizes that lie: real FUSE, sysfs, a rotten block.
+"""Files that cannot be read to their end, and false sizes: real FUSE, sysfs, a rotten block.
 
 A file that was not read to its end is unread; sizes that cannot be relied on are not used.
 """
@@ -85,7 +85,7 @@ def test_a_short_read_is_not_the_end_of_a_file(state: Path, tmp_path: Path, user
 def test_a_container_is_known_however_few_bytes_come_at_a_time(
     state: Path, tmp_path: Path, gives: int
 ) -> None:
-    """By its first bytes, and by those at its end, far behind them."""
+    """The container is recognised by its first bytes, and by those at its end, far behind them."""
     small = archives.zip_of({"a": b"listed"})
     kinds = {"gz": archives.gzip_of(b"listed"), "zip": small}
     if gives > 1:
@@ -111,7 +111,7 @@ def test_a_file_that_fails_on_the_way_is_unread(state: Path, tmp_path: Path, use
 
 @needs_fuse
 def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """It is not what its status says, whoever is to blame, and so nothing is known of it."""
+    """The file is not what its status says, so nothing is known about it."""
     files = {
         f"{n}-{gives}": File(LONG, fails_at=n, error=0, gives=gives)
         for n in (0, 1, 102_400, len(LONG) - 1)
@@ -125,7 +125,7 @@ def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path)
 
 @needs_fuse
 def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """Its first bytes are those of an entry of just that size, and one read may give just them."""
+    """Its first bytes are those of an entry of exactly that size; one read may give only these."""
     sizes = (None, 102_400, 65_536, 1000)
     files = {str(gives): File(LONG, claims=102_400, gives=gives) for gives in sizes}
     with fuse(tmp_path / "m", files) as tree:
@@ -185,7 +185,7 @@ def test_a_rotten_block_leaves_a_file_unread(state: Path, rotten: Path) -> None:
     assert result.code == 11
 
 
-# Sizes that nobody vouches for.
+# Sizes that nothing guarantees.
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
     claims = (0, 1, 5, 7, 4096, 1 << 20)
     files = {f"f{n}": File(b"listed", claims=n) for n in claims}
     files |= {f"g{n}": File(b"benign", claims=n) for n in claims}
-    # No hole either, whatever it says.
+    # The file is not treated as a hole either, whatever it claims.
     files["f-hole"] = File(b"listed", claims=1 << 40, blocks=0)
     with fuse(tmp_path / "m", files, STRANGER) as tree:
         for result in (scan(sized, tree), scan(sized, *(tree / name for name in files))):
@@ -206,7 +206,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
 def test_a_size_is_believed_where_the_one_who_scans_has_mounted_it(
     sized: Path, tmp_path: Path
 ) -> None:
-    """Even there 0 may say that a size is not known."""
+    """Even there 0 may mean that the size is not known."""
     files = {"a": File(b"benign, long"), "b": File(b"listed"), "zero": File(b"listed", claims=0)}
     with fuse(tmp_path / "m", files) as tree:
         result = scan(sized, tree)
@@ -227,10 +227,10 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("first", "then", "expected"),
     [
-        # Nor is one's own: a server has the times that it likes.
+        # The user's own mount is not trusted either: a server has the times that it likes.
         (0, 0, "match"),
         (STRANGER, STRANGER, "match"),
-        # Neither is what was read of somebody else's, nor anything known of it.
+        # Neither the content read from another user's mount nor any record of it counts.
         (STRANGER, 0, "match"),
         (0, STRANGER, "match"),
     ],
@@ -243,7 +243,7 @@ def test_facts_from_a_foreign_file_system_do_not_make_a_file_known(
     then: int,
     expected: str,
 ) -> None:
-    """The same device, inode, size and times, and other content: nothing was remembered."""
+    """The same device, inode, size and times, but other content: nothing was remembered."""
     for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
         monkeypatch.setattr(cache, name, 0)
     own = Path(shutil.copytree(unsized, tmp_path / "state"))

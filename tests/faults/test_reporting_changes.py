@@ -216,7 +216,7 @@ def test_a_finished_report_is_not_called_unsent_after_the_log_broke(
 
 
 def test_two_services_under_one_name(desk: Desk, service: ReportingService, report: Report) -> None:
-    """A report that another service does not know is begun again there, or is for a person."""
+    """A report that another service does not know is begun again there, or waits for a person."""
     service.fail("upload", Fault(code=1000))
     desk.send_due()
     (desk.directory / "second").mkdir()

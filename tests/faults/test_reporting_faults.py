@@ -1,7 +1,7 @@
 """Reports and failures on the way: broken connections, kills, full disks, two at once.
 
 In the end the service has exactly one finished report for each of ours. Only reports whose id never
-arrived here are left open at the service, and they expire there.
+arrived on this machine are left open at the service, and they expire there.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def each_change(desk: Desk) -> Iterator[int]:
 
 
 def send_until_done(desk: Desk, report: Report) -> Report:
-    """Send as cron would, until it is finished."""
+    """Send like cron, until the report is finished."""
     for _ in range(5):
         for sent in desk.send_due():
             if sent.error is None:
@@ -102,7 +102,7 @@ def send_until_done(desk: Desk, report: Report) -> Report:
 
 
 def check_one_finished(desk: Desk, service: ReportingService, report: Report) -> None:
-    """Check that the report is at the service once, whole, and that nothing else is left there."""
+    """Check that the report is at the service once, complete, and no other report is left open."""
     finished = service.finished
     assert [f.data for f in finished.files.values()] == [A, B][: len(report.matches)]
     assert all(f.details is not None for f in finished.files.values())
@@ -131,7 +131,7 @@ def test_a_line_that_is_cut_at_any_call(
     (sent,) = desk.send_due()
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.remote.in_doubt == ("open" if call == "submit" else call)
-    assert desk.send_due() == []  # it is not due at once
+    assert desk.send_due() == []  # the report is not due at once
     done = send_until_done(desk, report)
     assert done.state is State.ACKNOWLEDGED
     check_one_finished(desk, service, report)
@@ -317,7 +317,7 @@ def test_two_at_once(desk: Desk, service: ReportingService, report: Report) -> N
             desk.send_due()
         refused.append(caught.value)
 
-    # In the middle of the first one's upload.
+    # In the middle of the first attempt's upload.
     service.fail("upload", Fault(hook=second))
     (sent,) = desk.send_due()
     assert sent.error is None
@@ -349,7 +349,7 @@ def test_a_report_in_doubt_at_finish_and_unknown_there_needs_a_person(
     assert isinstance(sent.error, StateError) and "--again" in (sent.error.hint or "")
     assert sent.report.remote.in_doubt is Call.FINISH
     assert service.reports == {}
-    # Having asked the recipient, they begin it again.
+    # The person has asked the recipient, and begins the report again.
     sent = desk.send(report, again=True)
     assert sent.error is None
     assert len(sent.report.remote.past) == 1
@@ -409,7 +409,7 @@ def test_every_code_at_every_call(
     failed = json.loads((desk.settings.layout.audit / "log.jsonl").read_text().splitlines()[-1])
     assert failed["event"] == "report-failed"
     assert failed["data"]["requests"]
-    # A report that is refused for good is not left open there.
+    # A report that is refused for good is not left open at the service.
     if kind is not UnreachableError:
         assert "open" not in service.states()
     desk.wait(days=2)
@@ -508,7 +508,7 @@ def test_a_file_that_changes_is_not_sent(
     # After the first file has come, and the report was opened.
     service.fail("upload", Fault(hook=lambda: do(desk)))
     (sent,) = desk.send_due()
-    # It is retracted, its match is set apart, and the rest is reported.
+    # The report is retracted, the match is set apart, and the rest is reported.
     assert sent.error is None and sent.report.matches == report.matches[:1]
     assert service.states() == ["retracted", "finished"]
     assert [[f.data for f in r.files.values()] for r in service.reports.values()] == [[A], [A]]
@@ -529,7 +529,7 @@ def test_a_file_that_changes_is_not_sent(
 def test_a_file_swapped_after_it_was_proven_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that was opened and proven is sent, whatever is at its path by then."""
+    """The opened and proven file is sent, whatever file is at its path by then."""
     from hashclient.quarantine import evidence
     from hashclient.quarantine.evidence import Proven
 
@@ -558,7 +558,7 @@ def test_retracted_while_open_at_the_service(
     assert isinstance(sent.error, UnreachableError)
     assert sent.report.is_open
     desk.wait(days=2)
-    # It was decided: cron ends what was begun.
+    # The retraction was decided: cron finishes it.
     (sent,) = desk.send_due()
     assert sent.error is None and sent.report.state is State.RETRACTED
     assert service.states() == ["retracted"]
@@ -631,7 +631,7 @@ def test_one_report_that_fails_keeps_no_other_back(
 
 
 def recorded(desk: Desk, path: str, *, is_stream: bool = False) -> Match:
-    """Record a match that is no file of this machine."""
+    """Record a match without a file on this machine."""
     hit = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
     outcome = Outcome(Kind.MATCH, path, 5, hits=(hit,), tags={Algorithm.MD5: b"0" * 16})
     outcome = msgspec.structs.replace(outcome, is_stream=is_stream, is_object=not is_stream)

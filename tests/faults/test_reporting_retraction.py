@@ -1,7 +1,7 @@
-"""Reports that are retracted: files that were due for destruction are not due any more.
+"""Retracted reports: files that were due for destruction are not due any more.
 
-A report that was acknowledged begins the time for which files are kept in quarantine. A retraction
-ends it, at once and in each order in which a kill or a failure may come.
+An acknowledged report begins the time for which files are kept in quarantine. A retraction ends
+this time, at once and in each order in which a kill or a failure may come.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_a_retraction_ends_retention(desk: Desk, match: Match, acknowledged: Rep
         "matches": [match.id],
     }
     assert desk.story(match)[-2:] == ["report-retracting", "report-retracted"]
-    # It may be reported again, and the time begins with that report.
+    # The match may be reported again, and the time begins with that report.
     again = desk.prepare(match)
     desk.send(again)
     assert desk.get(match).state is MatchState.REPORTED and kept(desk, match)
@@ -221,7 +221,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
     desk.send(report)
     assert not found()
     desk.retract(report)
-    # A report that a person has retracted is not prepared again by itself.
+    # A report that a person has retracted is not prepared again automatically.
     assert wanted() is None and desk.send_due() == []
     assert found()
     again = wanted()
@@ -265,7 +265,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
         report = desk.outbox.get(acknowledged.id)
         due, state = desk.due(match).is_due, desk.get(match).state
         seen.add((report.state, report.is_retracting, state))
-        # Either nothing was done yet, or nothing is due.
+        # Either nothing was done yet, or no item is due.
         begun = "matches-reopened" in desk.events() and state is not MatchState.ACKNOWLEDGED
         assert due == (not begun)
         if report.retraction is not None:
@@ -337,7 +337,7 @@ def test_without_the_log_nothing_is_taken_back(
 def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
     desk: Desk, match: Match
 ) -> None:
-    """As after a kill between the report's own record and the record of matches."""
+    """The state is as after a kill between the report's own record and the record of matches."""
     report = desk.prepare(match)
     desk.send(report)
     with mock.patch.object(desk.outbox, "settle", lambda report, _record: report):
@@ -387,7 +387,7 @@ def test_taking_back_what_was_handed_over_is_tried_again_after_a_pause(
     assert sent.error is not None
     assert (sent.report.state, sent.report.is_retracting) == (State.ACKNOWLEDGED, True)
     assert kept(desk, match)
-    # It is for a person, and no reason to fail every quarter of an hour.
+    # A person has to act, so the timer need not fail every quarter of an hour.
     assert desk.send_due() == []
     desk.settings.config.report.to["police"] = police
     desk.wait(days=2)
@@ -427,7 +427,7 @@ def test_a_service_that_has_finished_a_report_keeps_it_acknowledged() -> None:
 
 
 def test_a_kill_when_a_report_turns_out_to_be_finished() -> None:
-    """The retraction cannot be done any more, and is not tried again."""
+    """The retraction is not possible any more, and is not tried again."""
     with fast_directory() as directory, desk_and_service(directory) as (desk, service):
         match = desk.find("b", B)
         report = desk.prepare(match, to="hotline")

@@ -1,4 +1,4 @@
-"""Reviews and reports that leave without one, killed at each change of the disk."""
+"""Reviews, and reports that leave without a review, killed at each change of the disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_review_is_logged_wherever_it_is_noted(desk: Desk) -> None:
         noted = "confirmed" in desk.story(match)
         assert logged or not noted
         assert is_killed or (logged and noted)
-        # Said once more, it counts once.
+        # The same review given again counts once.
         assert desk.review(match, verdict=Verdict.CONFIRMED) == [Verdict.CONFIRMED]
 
 
@@ -55,7 +55,7 @@ def test_nothing_leaves_without_a_review_before_that_is_logged(desk: Desk) -> No
         there = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
         decided = desk.outbox.get(report.id).unreviewed is not None
         assert (logged or not decided) and (decided or not there)
-        # A timer goes on where a person has decided, and nowhere else.
+        # A timer goes on if a person has decided, and in no other case.
         desk.send_due()
         state = desk.outbox.get(report.id).state
         assert state is (State.SUBMITTED if decided else State.PREPARED)

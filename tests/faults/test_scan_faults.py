@@ -79,7 +79,7 @@ def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
 def workers_reading(session: int, name: str) -> set[int]:
     """Return the processes of a session that have read from a file called `name`.
 
-    One that has only opened it may find that it is large, and leave it for a task of its own.
+    A worker that has only opened the file may find that it is large, and hand it back.
     """
     found = set()
     for pid in members(session):
@@ -169,11 +169,11 @@ def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: 
 def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     state: Path, tmp_path: Path, jobs: str
 ) -> None:
-    """It costs nothing to make, and would take most of an hour to read."""
+    """The file costs nothing to make, and would take most of an hour to read."""
     tree = write_tree(tmp_path / "t", {f"d/{n}": b"clean" for n in range(TASK_NAMES)})
     (tree / "d" / "0").write_bytes(LISTED)
     holes = [sparse(tree / name, size) for name, size in (("a", 1 << 40), ("b/c", 2**30 + 1))]
-    # Some of it is there: less than one part in a hundred.
+    # The file has some data: less than one part in a hundred.
     with holes[0].open("r+b") as stream:
         stream.write(LISTED)
     result = scan(state, "--jobs", jobs, tree)
@@ -295,7 +295,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
         assert process.stdout is not None
         first = process.stdout.readline()
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)
-        # As a terminal does it: all processes of the group hear of it.
+        # A terminal does this: all processes of the group get the signal.
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, first + out, err))
@@ -310,7 +310,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
 def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     state: Path, tmp_path: Path
 ) -> None:
-    """Its workers have just been started: they end as well, without a word."""
+    """The workers have just been started: they end as well, without a message."""
     endless = sparse(tmp_path / "endless", ENDLESS_BYTES)
     with running(state, "--jobs", "32", endless) as process:
         wait_until(lambda: len(members(process.pid)) > 4, process.pid)

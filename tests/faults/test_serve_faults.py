@@ -58,7 +58,7 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
                     os.kill(pid, signal.SIGKILL)
         for thread in threads:
             thread.join()
-        # In the end it serves.
+        # In the end the daemon serves.
         wait_until(lambda: len(daemon.workers()) == 2, daemon.process.pid)
         wait_until(lambda: ask(daemon, names[:4], answered) == 4, daemon.process.pid)
     result = run("--state-dir", state, "matches", "--format", "jsonl")
@@ -145,7 +145,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
     small = instream(zip_of({"x": ENTRIES["e-1"]}))
     found = b"stream: Hashclient.base.e-1 FOUND\0"
     with serving(state, tmp_path / "run", "--jobs", 1, preexec_fn=small_files) as daemon:
-        for _ in range(2):  # what the first one took is given back
+        for _ in range(2):  # the first stream's room is given back
             (answer,) = daemon.ask(instream(big)).split(b"\0")[:-1]
             assert answer == b"stream: Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"
             assert daemon.ask(small) == found

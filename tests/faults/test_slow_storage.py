@@ -94,7 +94,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
 def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """So few are else done in one process."""
+    """For so few files, one process would be used on fast storage."""
     files = {f"f{n}": File(b"clean %d" % n, direct_io=False) for n in range(80)}
     (tmp_path / "m").mkdir()
     with mounted(tmp_path / "m", files, pace=Pace(4 * DELAY_S, 1, True, str(counts))) as where:
@@ -107,17 +107,17 @@ def test_few_files_of_one_directory_are_not_read_one_after_the_other(
 def test_a_file_needs_no_more_requests_than_it_has_to(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
-    """One each to find, open, read, look again and close it, and little more for its batch."""
+    """One request each to find, open, read, check and close the file, and a few for its batch."""
     with slow(tmp_path / "m", Pace(DELAY_S, 60, types=True, counts=str(counts))) as where:
         assert scan(state, where).code == 10
     asked = requests_of(counts)
     matches = sum(file.content == LISTED for file in tree().values())
-    # A match is read again, for the other digests of its entry, and where it is looked up.
+    # A match is read again, for the other digests of its entry, and once more for its place.
     extra = 4 * matches
     assert asked["open"] <= COUNT + extra
     assert asked["read"] <= COUNT + extra
     assert asked["flush"] <= COUNT + extra
-    # One after the read: nothing else tells that the file is still what it was.
+    # One status after the read: only this shows that the file has not changed.
     assert asked["getattr"] <= 1.2 * COUNT + extra
     assert asked["lookup"] <= 1.2 * COUNT + extra
     batches = asked["opendir"] - COUNT // OF_ONE - 1
@@ -134,7 +134,7 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
         scanning(state, where) as process,
     ):
         wait_until(lambda: len(members(process.pid)) > 10, process.pid)
-        # Neither the first one nor the nursery, which have the lowest numbers.
+        # The victim is neither the first worker nor the nursery, which have the lowest numbers.
         os.kill(max(members(process.pid)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, out, err))
@@ -150,7 +150,7 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
 def test_a_server_that_never_answers_does_not_keep_a_scan_from_ending(
     state: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """A worker that waits for it cannot be ended, by nothing; the scan ends without it."""
+    """Nothing can end a worker that waits for the server; the scan ends without it."""
     where = tmp_path / "m"
     pace = Pace(DELAY_S, 1, types=True, stuck_at="f5")
     with slow(where, pace), scanning(state, where, HASHCLIENT_DEBUG="") as process:

@@ -1,4 +1,4 @@
-"""Other users of the machine, beside a root who signs, writes outputs and reads configuration."""
+"""Other users of the machine, while root signs, writes outputs and reads configuration."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ KINDS = ("scan", "status", "checkpoint", "keygen")
 def test_an_output_in_a_directory_of_another_user_leads_nowhere_else(
     ground: Path, kind: str, trap: str
 ) -> None:
-    """It is refused by name, or takes the place of what was there; a pipe does not hang it."""
+    """The output is refused by name, or replaces the old file; a pipe does not block it."""
     scene = Outputs(ground)
     attack_once(remove(scene.out))
     if trap == "link":
@@ -163,7 +163,7 @@ def test_an_output_in_a_directory_of_another_user_leads_nowhere_else(
 def test_an_output_is_never_written_through_a_link_that_is_exchanged(
     ground: Path, kind: str, rounds: int
 ) -> None:
-    """Of the file, and of its directory."""
+    """The link may replace the file or its directory."""
     scene = Outputs(ground)
     scene.out = scene.theirs / "real" / "out"
     attack_once(link(scene.theirs / "link", scene.victim.path.parent))
@@ -182,7 +182,7 @@ def test_an_output_is_never_written_through_a_link_that_is_exchanged(
 
 
 def their_link(path: Path, target: Path) -> None:
-    """Make a link of the attacker's, without starting another process for it."""
+    """Make a link of the attacker's, without starting another process."""
     path.symlink_to(target)
     os.chown(path, attacker.ATTACKER, attacker.ATTACKER, follow_symlinks=False)
 
@@ -202,7 +202,7 @@ def clear(directory: Path, *, keep: str = "") -> None:
 def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int, is_sealed: bool
 ) -> None:
-    """Its temporary name, which the attacker knows, is exchanged with a link."""
+    """The temporary name, which the attacker knows, is exchanged with a link."""
     key = write_identity(ground / "recipient.key", datetime(2026, 1, 31, tzinfo=UTC))
     table = f'[report.to.sealed]\nkind = "package"\ndirectory = "{ground}/desk/out"\n'
     desk = Desk(ground / "desk", f'{table}recipients = ["{key}"]\n')
@@ -233,7 +233,7 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
 def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
     ground: Path, name: str
 ) -> None:
-    """Its owner could not remove it, but may give it this name where the directory is theirs."""
+    """Its owner could not remove the directory, but may rename it within their own directory."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     victim = Victim(desk.out / "closed" / "file", b"root's")
@@ -249,7 +249,7 @@ def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
 
 
 def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(ground: Path) -> None:
-    """The record names a package that was about to appear, and there is something else."""
+    """The record names a package that was about to appear, but the name has another file."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     report = desk.prepare(desk.find("a", A))
@@ -303,7 +303,7 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
 def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
     ground: Path, kind: str, rounds: int
 ) -> None:
-    """For another valid one, and for a link to a file of root's, whose content is not shown."""
+    """The bundle is exchanged with another valid one, or a link to a secret file of root."""
     (ground / "home").mkdir(mode=0o700)
     secret = b"a line of root's that nobody may see"
     victim = Victim(ground / "closed" / "metadata" / "timestamp.json", secret)
@@ -397,7 +397,7 @@ def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_
 def test_a_pipe_of_another_user_as_an_input_is_not_waited_for(
     ground: Path, words: tuple[str, ...], code: int
 ) -> None:
-    """Also if it comes into the place of a file that root has named."""
+    """This is so even if the pipe takes the place of a file that root has named."""
     scene = Outputs(ground)
     assert scene.state.scan(scene.state.tree).code == 10
     attack_once(make_fifo(scene.theirs / "pipe"))

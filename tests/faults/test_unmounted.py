@@ -117,12 +117,12 @@ def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
         ["--exclude", f"{share}"],
     ):
         assert scan(state, *options, srv).code == 0, options
-    # That it was given is no request to skip it.
+    # A PATH that was given is not skipped by request.
     assert scan(state, "--one-file-system", srv, share).code == 3
 
 
 def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, srv: Path) -> None:
-    """Such as a file that says so."""
+    """For example, a file in the mount point may say that the share is missing."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}):
         assert scan(state, srv).code == 0
@@ -133,7 +133,7 @@ def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, sr
 
 
 def test_a_directory_within_a_share(state: Path, srv: Path) -> None:
-    """One of the same name below the mount point is another one."""
+    """A directory of the same name below the mount point is another directory."""
     data = srv / "share/data"
     data.mkdir()
     with mounted(srv / "share", {"data/f": b"x"}):
@@ -159,7 +159,7 @@ def test_an_empty_directory_on_the_right_file_system_is_as_ever(state: Path, srv
 
 
 def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
-    """An empty one may be a mistake; one with files takes the place of what was there."""
+    """An empty file system may be a mistake; one with files takes the place of the old one."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}, "one"):
         assert scan(state, srv).code == 0
@@ -176,7 +176,7 @@ def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
 
 
 def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: Path) -> None:
-    """There no device changes at the mount point."""
+    """In this case no device changes at the mount point."""
     behind = write_tree(tmp_path / "behind", {"f": b"x"})
     mount("--bind", behind, srv / "share")
     assert scan(state, srv).code == 0
@@ -205,7 +205,7 @@ def attach(image: Path) -> str:
 
 
 def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> None:
-    """It is known by what stays: an empty one is not taken for another."""
+    """The disk is recognised by what stays the same: an empty disk does not count as another."""
     image, share = tmp_path / "image", srv / "share"
     with image.open("wb") as stream:
         stream.truncate(4 << 20)
@@ -247,7 +247,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path, srv: Path) -> None:
 
 
 def test_a_link_to_a_share(state: Path, srv: Path) -> None:
-    """A PATH that is a link is known by what it leads to."""
+    """A PATH that is a link is recognised by its target."""
     (srv / "link").symlink_to("share")
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv / "share").code == 0

@@ -1,8 +1,8 @@
 """A place where one program asks, and daemons that stand there in turn.
 
-The program is started once and asks at a path. That is a link to the socket of whichever daemon the
-test wants: one with good lists or with stale ones, under each rule for what has no verdict. Nobody
-may stand there, too.
+The program is started once and asks at a path. The place is a link to the socket of the daemon that
+the test wants: with good lists or with stale ones, under each rule for inputs without a verdict.
+Nobody may stand there, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_VERDICT = "Heuristics.Limits.Exceeded.Hashclient."
 
 
 class Door:
-    """`directory` is a place that every user of the machine may enter, `socket` where to ask."""
+    """Every user may enter the place `directory`; programs ask at `socket`."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self.directory = directory
@@ -34,7 +34,7 @@ class Door:
         self._states: dict[bool, Path] = {}
 
     def open(self, rule: str = "found", *, stale: bool = False) -> None:
-        """Let a daemon stand here that answers by `rule` what has no verdict."""
+        """Let a daemon answer at this door that treats inputs without a verdict by `rule`."""
         key = (rule, stale)
         if key not in self._sockets:
             options = (*OPTIONS, "--jobs", 1, "--no-verdict", rule, "--socket-mode", "666")
@@ -63,7 +63,7 @@ class Door:
 
 @contextlib.contextmanager
 def door() -> Iterator[Door]:
-    """Yield a door; in the end all daemons of it are stopped, and its directory is removed."""
+    """Yield a door; in the end, all its daemons are stopped, and its directory is removed."""
     # The paths of sockets are short, and pytest's own directories are closed to other users.
     directory = Path(tempfile.mkdtemp(prefix="hashclient-"))
     try:

@@ -30,7 +30,7 @@ AccessLog {place}/access.log
 
 @contextlib.contextmanager
 def icap(gate: Door, place: Path) -> Iterator[int]:
-    """Run it in a directory of its own; yield its port."""
+    """Run c-icap in a directory of its own; yield its port."""
     place.mkdir()
     port = free_port()
     configuration = place / "c-icap.conf"

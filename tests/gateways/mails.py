@@ -45,7 +45,7 @@ def mail_server(
 
 
 def check_mails(gate: Door, port: int, rule: str) -> None:
-    """Send each kind of mail while a daemon answers by `rule`, and compare what becomes of them."""
+    """Send each kind of mail while a daemon answers by `rule`, and compare the results."""
     gate.open(rule)
     made = {what: sent(port, MAILS[what]) for what in MAILS}
     unknown = {"found": "refused", "error": "put off", "ok": "taken"}[rule]
@@ -53,7 +53,7 @@ def check_mails(gate: Door, port: int, rule: str) -> None:
         "clean": "taken",
         **dict.fromkeys(FOUND, "refused"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "taken",  # a limit for streams, and these are files
+        "long": "taken",  # a limit for streams, but this program passes files
     }
 
 

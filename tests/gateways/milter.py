@@ -13,7 +13,7 @@ import struct
 VERDICTS = {b"a": "taken", b"c": "taken", b"r": "refused", b"t": "put off", b"d": "dropped"}
 _CHANGES = frozenset({b"h", b"i", b"m", b"p", b"q"})
 _CHUNK_BYTES = 65_535
-#: Steps that the filter may leave out, by the bit that says so; it may leave out others, too.
+#: Steps that the filter may leave out, by the bit that says so; it may leave out other steps, too.
 _LEFT_OUT = {0x01: b"C", 0x02: b"H", 0x04: b"M", 0x08: b"R", 0x40: b"N", 0x100: b"U", 0x200: b"T"}
 _ACTIONS = 0x1FF
 TIMEOUT_S = 60
@@ -22,7 +22,7 @@ TIMEOUT_S = 60
 def asked(path: str, mail: bytes) -> str:
     """Show a mail to the filter at the socket `path`; return what becomes of the mail.
 
-    `held` is one that the mail server has to keep for an operator.
+    `held` is a mail that the mail server has to keep for an operator.
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT_S)

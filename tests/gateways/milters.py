@@ -21,7 +21,7 @@ LogFile {place}/milter.log
 
 @contextlib.contextmanager
 def clamav_milter(gate: Door) -> Iterator[str]:
-    """Run it; yield the path of its socket."""
+    """Run clamav-milter; yield the path of its socket."""
     place = gate.directory / "milter"
     place.mkdir()
     gate.open()
@@ -32,7 +32,7 @@ def clamav_milter(gate: Door) -> Iterator[str]:
     path = str(place / "milter")
 
     def is_ready() -> bool:
-        # It listens before it has found the daemon.
+        # The milter listens before it has found the daemon.
         return listens(path) and asked(path, MAILS["clean"]) == "taken"
 
     with running(command, is_ready, gate.directory / "milter.log"):

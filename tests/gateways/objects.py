@@ -1,7 +1,7 @@
 """Inputs for the gateways: files and mails of each kind that a gateway can meet.
 
-`FILES` are for programs that ask about files, `MAILS` for those that ask about mail. A
- door is set up with `CONFIGURATION` and `OPTIONS`, so that
+`FILES` are for programs that ask about files, `MAILS` for programs that ask about mail. A door is
+ set up with `CONFIGURATION` and `OPTIONS`, so that
 what is over a limit stays small.
 """
 
@@ -14,13 +14,13 @@ from fixtures.archives import STORED, Zip, many_empty, zip_of
 from fixtures.mails import mail_of
 
 LISTED = b"a benign dummy that the list names " * 20
-#: The same of other kinds, by the bytes that they begin with.
+#: The same listed bytes as files of other kinds, by their first bytes.
 FILM = b"\0\0\0\x18ftypmp42" + LISTED
 PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
-#: An archive that is listed itself; what is in it is not.
+#: An archive that is listed itself; its member is not.
 LISTED_ARCHIVE = zip_of({"a": b"benign"})
 ENTRIES = {"e-1": LISTED, "e-zip": LISTED_ARCHIVE, "e-film": FILM, "e-picture": PICTURE}
-#: Bounds that `over` and `long` exceed.
+#: Limits that `over` and `long` exceed.
 CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
 OPTIONS = ("--max-stream-mib", 1)
 
@@ -41,7 +41,7 @@ FILES = {
     "long": _NOISE,
 }
 
-#: In mail, all of these are attachments; `mail` is a mail that is forwarded, with one of its own.
+#: In mail, all of these are attachments; `mail` is a forwarded mail with an attachment of its own.
 MAILS = {
     "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
     "match": bytes(mail_of({"a.bin": LISTED})),
@@ -57,7 +57,7 @@ FOUND = ("match", "archive", "whole", "mail")
 FOUND_FILES = (*FOUND, "film", "picture")
 WITHOUT_VERDICT = ("unread", "over")
 
-#: A part that is no attachment by its header, and of no kind that its bytes tell.
+#: A part that is no attachment by its header, and has bytes of no known kind.
 INLINE = (
     b"From: sender@example.org\nTo: receiver@example.org\nSubject: benign\n"
     b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
@@ -67,6 +67,7 @@ INLINE = (
     + b"--xx--\n"
 )
 
-#: A mail that looks like two to whoever takes its file for a mailbox, and hides an attachment so.
+#: A mail that looks like two mails to a program that reads its file as a mailbox, and so hides an
+#: attachment.
 _HEAD, _FIRST, _SECOND = MAILS["match"].partition(b"benign text\n")
 SPLIT = _HEAD + _FIRST + b"\nFrom x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n" + _SECOND

@@ -1,7 +1,7 @@
 """Programs that ask: found, set up by the recipes of the document, started and ended again.
 
-A recipe is used as it stands there; only paths, ports and users are replaced, each of which must
-occur. A program runs in a session of its own, and what is left of that is killed in the end.
+A recipe is used unchanged; only paths, ports and users are replaced, each of which must occur. A
+program runs in a session of its own, and what is left of that is killed in the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.kit import wait_until
 
 DOCUMENT = DOCS / "daemon.md"
 SOCKET = "/run/hashclient/clamd.sock"
-#: Directories of programs that are for root, and not in everybody's path.
+#: Directories of programs for root, which are not in everybody's path.
 _SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
 TIMEOUT_S = 60
 
@@ -31,12 +31,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the program has to be
 
 
 def program(name: str) -> str | None:
-    """Return the path of a program, or None where it is not installed."""
+    """Return the path of a program, or None if it is not installed."""
     return shutil.which(name, path=_SEARCHED)
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Return a mark that skips tests where one of these programs is missing."""
+    """Return a mark that skips tests if one of these programs is missing."""
     missing = [name for name in names if program(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {' '.join(missing)}")
 
@@ -51,7 +51,7 @@ def recipe(name: str, places: Mapping[str, object]) -> str:
 
 
 def give(path: Path, user: str) -> None:
-    """Let a user of the machine own a file or directory, where that can be."""
+    """Let a user of the machine own a file or directory, if that is possible."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam(user)
         os.chown(path, entry.pw_uid, entry.pw_gid)
@@ -67,7 +67,7 @@ def listens(address: tuple[str, int] | str) -> bool:
 def running(
     command: Sequence[object], ready: Callable[[], bool], log: Path, **environ: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program that stays in the foreground, from when it is ready; its output is in `log`."""
+    """Run a program in the foreground, yield when it is ready; its output is in `log`."""
     with (
         log.open("wb") as out,
         subprocess.Popen(

@@ -31,7 +31,7 @@ def test_mails(gate: Door, milter: str, rule: str) -> None:
         "clean": "taken",
         **dict.fromkeys(FOUND, "refused"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "taken",  # a limit for streams, and it hands a file over
+        "long": "taken",  # a limit for streams, but the milter passes a file
     }
 
 
@@ -45,7 +45,7 @@ def test_stale_lists(gate: Door, milter: str, rule: str, made: str) -> None:
 
 
 def test_it_asks_about_large_mails(gate: Door, milter: str) -> None:
-    """It would leave out those of more than 100 MB."""
+    """By default the milter would leave out mails of more than 100 MB."""
     gate.open()
     assert asked(milter, bytes(mail_of({"a.bin": bytes(80 << 20), "b.bin": LISTED}))) == "refused"
 

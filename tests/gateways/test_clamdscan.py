@@ -90,7 +90,7 @@ def test_a_match_among_errors(gate: Door, tmp_path: Path) -> None:
 
 
 def test_it_sends_the_whole_of_a_large_file(tmp_path: Path) -> None:
-    """It would send the first 100 MB and say that the file is clean."""
+    """By default clamdscan would send the first 100 MB and say that the file is clean."""
     large = bytes(101 << 20)
     tree = write_tree(tmp_path / "t", {"large": large})
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": large})})

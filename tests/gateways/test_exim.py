@@ -57,7 +57,7 @@ def test_stale_lists(gate: Door, port: int, rule: str) -> None:
 
 
 def test_a_mail_that_looks_like_two(gate: Door, port: int) -> None:
-    """Exim keeps it as a mailbox, without a mark before such a line."""
+    """Exim keeps the mail as a mailbox, without a mark before such a line."""
     gate.open()
     assert sent(port, SPLIT) == "refused"
 

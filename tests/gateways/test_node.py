@@ -35,7 +35,7 @@ async function asked(clam, way, path) {
 
 
 def modules() -> Path | None:
-    """Return where npm keeps what is installed for all."""
+    """Return where npm keeps packages that are installed for all."""
     if program("npm") is None:
         return None
     done = subprocess.run(["npm", "root", "-g"], capture_output=True, text=True, check=False)
@@ -74,7 +74,7 @@ def test_files(gate: Door, tmp_path: Path, way: str, rule: str) -> None:
 
     said = asked(gate, way, tree, *FILES)
     long = said.pop("long")
-    if way == "stream":  # an answer that comes before all was sent is an exception for it
+    if way == "stream":  # an answer before the client has sent everything is an exception there
         assert long in ("an exception", unknown("Length"))
     else:
         assert long == "clean"  # a limit for streams

@@ -93,9 +93,9 @@ def test_files(gate: Door, port: int, rule: str) -> None:
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "denied"),
         **dict.fromkeys(WITHOUT_VERDICT, "passes" if rule == "ok" else "denied"),
-        "long": "passes",  # a limit for streams, and it names a path
+        "long": "passes",  # a limit for streams, but Samba names a path
     }
-    # It takes an answer with another name for none.
+    # Samba ignores an answer with another name.
     assert "Invalid reply" not in (gate.directory / "samba" / "smbd.log").read_text()
 
 
@@ -109,14 +109,14 @@ def test_stale_lists(gate: Door, port: int, rule: str, made: str) -> None:
 
 
 def test_it_asks_about_large_files(gate: Door, port: int) -> None:
-    """It would leave out those of more than 100 MB."""
+    """By default Samba would leave out files of more than 100 MB."""
     gate.open()
     large = bytes(mail_of({"a.bin": bytes(80 << 20), "b.bin": LISTED}))
     assert got(gate, port, large) == "denied"
 
 
 def test_it_asks_again_about_a_file_that_was_written(gate: Door, port: int) -> None:
-    """For ten seconds it remembers what was said of a file, but not when that was written."""
+    """For ten seconds Samba remembers the answer about a file, whatever is written to the file."""
     gate.open()
     other = write_tree(gate.directory / "other", {"listed": LISTED}) / "listed"
     write_tree(gate.directory / "share", {"sub/again": b"a benign dummy"})

@@ -38,7 +38,7 @@ TIMEOUT_S = 60
 
 
 class Origin(ThreadingHTTPServer):
-    """A site on loopback: it gives out `FILES`, and keeps what is uploaded."""
+    """A site on loopback: it serves `FILES`, and keeps uploads."""
 
     daemon_threads = True
 
@@ -117,7 +117,7 @@ def judged(status: int, page: bytes) -> str:
 
 
 def got(port: int, origin: Origin, what: str) -> str:
-    """Download one of `FILES`; return what becomes of it."""
+    """Download one of `FILES`; return the result."""
     status, data = through(port, "GET", f"http://127.0.0.1:{origin.server_port}/{what}")
     said = judged(status, data)
     assert (data == FILES[what]) == (said == "passes")
@@ -125,7 +125,7 @@ def got(port: int, origin: Origin, what: str) -> str:
 
 
 def put(port: int, origin: Origin, data: bytes, method: str = "PUT", kind: str = "x/y") -> str:
-    """Upload something; return what becomes of it."""
+    """Upload bytes; return the result."""
     origin.uploads.clear()
     url = f"http://127.0.0.1:{origin.server_port}/here"
     said = judged(*through(port, method, url, data, {"Content-Type": kind}))

@@ -7,8 +7,8 @@ A test of a command is a few lines:
         scan = state.scan()
         assert (scan.code, scan.summary["match"]) == (10, 1)
 
-`State.call` runs a command in this process, `State.run` as one of its own. A `Site` is a provider
-behind HTTPS on loopback.
+`State.call` runs a command in this process, `State.run` in a process of its own. A `Site` is a
+provider behind HTTPS on loopback.
 """
 
 from tests.kit.provider import ALL_ALGORITHMS, Provider, csv_of, digests_of

@@ -1,10 +1,11 @@
 """The program of `attacker`: repeats steps as another user until it is told to end.
 
-It runs by itself (`python -I -S`), and imports everything before it gives its rights up: afterwards
-it may not be able to read Python's own files. Its only argument is a JSON object with `uid`,
-`steps` and `most_pause_us`. It says when its first round is over. On SIGTERM it ends its round,
-undoes nothing, and prints how many rounds it has made and how many steps of them have succeeded.
-It ends with the process that started it, too, however that ended.
+The loop runs by itself (`python -I -S`), and imports everything before it gives up its rights:
+afterwards it may not be able to read Python's own files. The only argument of the program is a JSON
+object with `uid`, `steps` and `most_pause_us`. The program prints a line when its first round is
+over. On SIGTERM the program ends its round, undoes nothing, and prints how many rounds it has made
+and how many of their steps have succeeded. The program also ends with the process that started it,
+however that ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-#: So much of a pause is spent running: a sleep may be longer than it should be.
+#: This much of a pause is spent running: a sleep may be longer than it should be.
 _COARSE_NS = 500_000
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

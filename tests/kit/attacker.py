@@ -55,7 +55,7 @@ def link(name: Path, target: Path) -> Step:
 
 
 def hard_link(name: Path, target: Path) -> Step:
-    """Replace a name by a hard link, where the system lets this user make one."""
+    """Replace a name by a hard link, if the system lets this user make one."""
     return "hard_link", str(name), str(target)
 
 
@@ -105,7 +105,7 @@ def attacking(*steps: Step, uid: int = ATTACKER, most_pause_us: int = 0) -> Iter
     """Repeat `steps` as another user while the block runs; it begins after the first round.
 
     After each step the attacker waits for a time between nothing and `most_pause_us`, which is
-    another one each time but the same in each run. A step that fails is passed over.
+    another one each time but the same in each run. A step that fails is skipped.
     """
     given = {"uid": uid, "steps": steps, "most_pause_us": most_pause_us}
     command = [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(given)]
@@ -152,7 +152,7 @@ def open_ground() -> Iterator[Path]:
 
 
 def give_tree(directory: Path, files: Mapping[str, bytes], *, uid: int = ATTACKER) -> Path:
-    """Write files by their paths below `directory`, and give all of it to another user."""
+    """Write files by their paths below `directory`, and give all of them to another user."""
     write_tree(directory, files)
     for path in (directory, *directory.rglob("*")):
         os.chown(path, uid, uid, follow_symlinks=False)
@@ -171,7 +171,7 @@ class Victim:
         self.look()
 
     def look(self) -> None:
-        """Take it as it is now for untouched."""
+        """Take the present state of the file as untouched."""
         self._was = self._state()
 
     def _state(self) -> tuple[object, ...]:
@@ -181,5 +181,5 @@ class Victim:
         return self.path.read_bytes(), *(getattr(status, name) for name in names), *others
 
     def is_untouched(self) -> bool:
-        """Return whether it is what it was, under its name, and nothing new lies beside it."""
+        """Return whether the file is unchanged, under its name, and no new file lies beside it."""
         return self.path.exists() and self._state() == self._was

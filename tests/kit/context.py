@@ -13,6 +13,6 @@ def context_of(command: click.Command, **more: Any) -> click.Context:
     """Return a context with the settings of the program.
 
     click keeps the option for help that it makes first: in another context it would be another
-    one, in all later calls of the process as well.
+    option, in all later calls of the process as well.
     """
     return click.Context(command, **{**cli.context_settings, **more})

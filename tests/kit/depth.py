@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-#: Of the examples that a property test is worth, the share that a quick run tries.
+#: The share of a property test's examples that a quick run tries.
 QUICK_SHARE = 0.2
-#: Of the changes of a disk, it lets one in so many fail.
+#: A quick run lets one in so many changes of a disk fail.
 QUICK_STEP = 4
 
 
@@ -26,12 +26,12 @@ def examples(number: int) -> settings:
 
 
 def count_of(number: int, least: int = 3) -> int:
-    """Return `number`, or in a quick run a share of it, but `least` at any rate."""
+    """Return `number`, or in a quick run a share of it, but at least `least`."""
     return number if _Depth.is_deep else max(min(least, number), round(number * QUICK_SHARE))
 
 
 def changes(most: int) -> range:
-    """Return the changes of a disk at which something is to happen: each, or one in four.
+    """Return the changes of a disk at which the test interferes: each, or one in four.
 
     The caller stops at the first number that no change reaches.
     """

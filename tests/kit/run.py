@@ -23,7 +23,7 @@ from hashclient.cli import main as command
 from hashclient.core.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
-#: A command before it for root, so that files without permission are really unreadable.
+#: A command before the real one, so that even for root files without permission are unreadable.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
@@ -66,7 +66,7 @@ class Run:
 
 
 def checked(result: Run) -> Run:
-    """Return `result` if it has what every run must have, however it ended."""
+    """Return `result` after checks that hold for every run, however it ended."""
     assert "Traceback" not in result.err, result.err
     assert "Exception ignored" not in result.err, result.err
     assert "hashclient: internal error" not in result.err, result.err
@@ -76,7 +76,7 @@ def checked(result: Run) -> Run:
     return result
 
 
-#: For a process that `make coverage` must not measure, since that shows in what it does.
+#: For a process that `make coverage` must not measure, since measuring changes its behaviour.
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
 
 
@@ -86,7 +86,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def arguments(*args: object) -> list[str]:
-    """Return the arguments that start the real command; bytes are those of a path."""
+    """Return the arguments that start the real command; bytes stand for a path."""
     given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
     return [sys.executable, "-m", "hashclient", *given]
 
@@ -136,7 +136,7 @@ def started(*args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def members(session: int) -> set[int]:
-    """Return the processes of a session, but for those that are only to be waited for."""
+    """Return the processes of a session, except processes that have ended already."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -147,7 +147,8 @@ def members(session: int) -> set[int]:
     return found
 
 
-#: A process has at least the peak of the one that forked it: so a small one does, and not pytest's.
+#: A process has at least the peak of the process that forked it: so a small process forks, and not
+#: pytest's.
 _MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True, errors="surrogateescape")
@@ -209,9 +210,9 @@ def call(*args: object) -> Run:
 
 
 def wait_until(condition: Callable[[], bool], pid: int) -> None:
-    """Wait for something that a running scan does soon; give up when it takes far too long.
+    """Wait for an event that a running scan causes soon; give up when it takes far too long.
 
-    That is a minute and more: other tests have the processors, too.
+    The limit is more than a minute: other tests use the processors, too.
     """
     for _ in range(6_000):
         if condition():

@@ -1,4 +1,4 @@
-"""A tree that its owner exchanges while root works there, and a file out of his reach."""
+"""A tree that its owner exchanges while root works there, and a file out of the owner's reach."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Scene:
     def lay_traps(self, count: int, put: str = "link") -> None:
         """Make victims with the same names and content, too.
 
-        For a trap that is a `directory`, root has made it in one of the attacker's.
+        If a trap is a `directory`, root has made it in a directory of the attacker's.
         """
         if put == "directory":
             self.trap = self.tree / "closed"

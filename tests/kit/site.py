@@ -50,7 +50,7 @@ class Site:
 
     @property
     def token(self) -> str:
-        """The credential that the server wants."""
+        """The credential that the server requires."""
         return self.endpoint.token_file.read_text().strip()
 
     def publish(self, content: bytes, list_name: str = "baseline") -> None:

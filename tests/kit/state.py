@@ -30,8 +30,9 @@ from tests.kit.tree import write_tree
 class State:
     """A state directory that is made in this process, in some ten milliseconds.
 
-    `path` is where it is, `tree` the directory that is scanned, `provider` what it fetches from,
-    and `client` how it does. Each test has one of its own, unless a fixture says otherwise.
+    `path` is the state directory, `tree` the directory that is scanned, `provider` the source of
+    the lists, and `client` the object that fetches them. Each test has a state of its own, unless a
+    fixture says otherwise.
     """
 
     def __init__(
@@ -121,9 +122,9 @@ def make_state(directory: Path, lists: Mapping[str, bytes]) -> Path:
 
 
 def edit_manifest(state: Path, list_name: str, **changes: object) -> None:
-    """Change what a state directory says of a list, such as when it `expires`.
+    """Change the manifest of a list in a state directory, for example when it `expires`.
 
-    As who has the key can: what it says is vouched for.
+    The manifest is sealed again with the key, so the new values count.
     """
     path = state / "lists" / list_name / "manifest.json"
     manifest = json.loads(path.read_bytes())
@@ -135,7 +136,7 @@ def edit_manifest(state: Path, list_name: str, **changes: object) -> None:
 def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
     """Let scans in this process remember files as soon as they are written, also if in memory.
 
-    Tests then wait for the next tick of the clock; where nothing ever is remembered matters to few.
+    Otherwise tests would wait for the next tick of the clock; few tests need records.
     """
     for name in ("FRESH_NS", "FRESH_PROVEN_NS"):
         patch.setattr(cache, name, 0)

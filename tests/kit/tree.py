@@ -22,14 +22,14 @@ def write_tree(directory: Path, files: Mapping[str, bytes]) -> Path:
 
 @contextlib.contextmanager
 def fast_directory() -> Iterator[Path]:
-    """Make a directory for trees of many or very large files: in memory, where that is possible."""
+    """Make a directory for trees of many or very large files: in memory, if possible."""
     memory = Path("/dev/shm")
     usable = memory.is_dir() and os.access(memory, os.W_OK)
     directory = Path(tempfile.mkdtemp(prefix="hashclient-", dir=memory if usable else None))
     try:
         yield directory
     finally:
-        # Also what is deeper than Python's own function can go.
+        # The tree may be deeper than Python's own function can go.
         subprocess.run(["rm", "-rf", directory], check=True)
 
 

@@ -81,7 +81,7 @@ def test_any_bytes_put_in_or_taken_out_are_found(sealed: Sealed, data: st.DataOb
 
 @given(kept=st.sets(where_lines))
 def test_any_lines_taken_out_are_found(sealed: Sealed, kept: set[int]) -> None:
-    """Without a checkpoint, except where only the end is missing, after a signed record."""
+    """This needs no checkpoint, except if only the end is missing, after a signed record."""
     lines = [sealed.lines[index] for index in sorted(kept)]
     changed = b"".join(lines)
     if changed == sealed.content:
@@ -217,7 +217,7 @@ def test_processes_that_append_at_once_keep_one_chain(writers: list[list[int]]) 
             process.communicate(timeout=60)
             assert process.returncode == 0
         assert verify(directory).records == 1 + sum(map(sum, writers))
-        # Each batch stands together and those of one process in their order.
+        # The records of each batch are together, and the batches of one process in their order.
         expected = {
             str(number): [batch for batch, size in enumerate(sizes) for _ in range(size)]
             for number, sizes in enumerate(writers)

@@ -15,7 +15,8 @@ from hashclient.config.settings import COMMAND_TABLES, _Document, _Scans, parse_
 from hashclient.core.errors import ConfigError, ExitCode
 from tests.kit import State
 
-#: Values as they are written: of each type of TOML, and what is easily mistaken for another.
+#: Values as they are written: of each type of TOML, and values that people mistake for another
+#: type.
 VALUES = (
     *("true", "0", "-1", "1", str(10**30), "1.5", "nan", "inf", "-inf"),
     *('""', '"text"', '"31.01.2027"', '"20270131"', '"2027-02-30"', r'"a\u0000b"', '"true"'),
@@ -42,7 +43,8 @@ REQUIRED = {
 #: The name of a table whose name is free; that of a bucket is its URI.
 NAMES = {"objects": '"s3://bucket"'}
 
-#: The way to a key. Each step is a name or `[]`, with what must stand beside it in its table.
+#: The way to a key. Each step is a name or `[]`, with the keys that must stand beside it in its
+#: table.
 Way = tuple[tuple[str, str], ...]
 
 
@@ -70,7 +72,7 @@ def places(info: Any, above: Way = ()) -> Iterator[Way]:
 
 
 def written(place: Way, value: str) -> str:
-    """Return a file with one key and what must stand beside it, in inline tables."""
+    """Return a file with one key and the keys that must stand beside it, in inline tables."""
     text = value
     for step, beside in reversed(place):
         text = f"[{text}]" if step == "[]" else f"{{{step} = {text}{beside}}}"

@@ -1,4 +1,4 @@
-"""A short fuzzing of all that parses foreign bytes; `make fuzz` does it for as long as you like."""
+"""A short fuzzing of all code that parses foreign bytes; `make fuzz` takes as long as you like."""
 
 from __future__ import annotations
 

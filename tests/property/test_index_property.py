@@ -27,7 +27,7 @@ from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_h
 from tests.kit.manifests import SEALER, finished
 
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
-#: Few, so that entries share digests; two of them share the 16 bytes that a tag is made of.
+#: Few digests, so that entries share them; two of them share the 16 bytes that a tag is made of.
 DIGESTS = {
     a: [
         b"\x00" * a.digest_bytes,
@@ -65,7 +65,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 IDS = [b"%d" % n for n in range(8)] + [b"a-much-longer-id.%d" % n for n in range(4)]
 
-#: A step names ids: those that are live are withdrawn, the others added. A generation has a few.
+#: A step names ids: live ids are withdrawn, the others added. A generation has a few.
 STEPS = st.lists(
     st.lists(
         st.tuples(st.booleans(), st.dictionaries(st.sampled_from(IDS), entries(), min_size=1)),
@@ -119,7 +119,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
     total = checksum_of(entry_hashes(np.array(list(live)))) if live else 0
     assert manifest.checksum == f"{total:016x}"
     for algorithm, digests in DIGESTS.items():
-        # A tag is made of the first 16 bytes; what follows them a digest does not tell apart.
+        # A tag is made of the first 16 bytes; two digests that differ only later have the same tag.
         expected = [
             sorted(
                 i
@@ -151,7 +151,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
 
 
 def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
-    """Ask which entries have no digest of some kinds: of those that are live, exactly."""
+    """Ask which entries have no digest of some kinds: exactly the live ones without it."""
     for given_mask in range(1, 8):
         missed = [e for e in live.values() if not e.mask & given_mask]
         sizes = [e.size for e in missed if e.size is not None]
@@ -241,7 +241,7 @@ def test_the_index_is_a_dict(
 @pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(IDS), entries(), min_size=1), max_size=12))
 def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> None:
-    """A run that stays is more than four times as heavy as all that follow it together."""
+    """A run that stays is more than four times as heavy as all later runs together."""
     with own_directory(4) as directory:
         live: set[bytes] = set()
         for generation, batch in enumerate(batches, 1):

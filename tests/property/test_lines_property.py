@@ -1,4 +1,4 @@
-"""Lines that are put together from prepared parts are what the encoders would have written."""
+"""Lines that are put together from prepared parts equal the lines of the encoders."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_lines_of_json_are_those_of_the_encoder(outcomes: list[Handled]) -> None
 @settings(max_examples=25)
 @given(many)
 def test_rows_and_lines_say_what_a_fresh_formatter_says(outcomes: list[Handled]) -> None:
-    """Text that was rendered for one outcome is in the line of no other."""
+    """Text that was rendered for one outcome is in the line of no other outcome."""
     for made in (CsvFormatter, TextFormatter):
         formatter = made(Context("scan", NOW))
         for handled in outcomes:

@@ -25,7 +25,7 @@ CHUNK = 1 << 16
 
 contents = st.one_of(
     st.binary(max_size=200),
-    # Around the chunks that the format is made of.
+    # Lengths around the chunks of the format.
     st.builds(
         lambda seed, chunks, more: (seed * (CHUNK * 2))[: max(0, chunks * CHUNK + more)],
         st.binary(min_size=1, max_size=40),

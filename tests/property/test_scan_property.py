@@ -50,7 +50,7 @@ def rows_of(listed: list[Entry]) -> bytes:
 
 
 def brute_force(listed: list[Entry], contents: dict[str, bytes]) -> set[tuple[str, str]]:
-    """Return (path, entry) for every file all of whose digests are those of an entry."""
+    """Return (path, entry) for every file whose digests all agree with an entry's."""
     found = set()
     for path, content in contents.items():
         for number, (other, mask, sized) in enumerate(listed):
@@ -110,9 +110,9 @@ asked = st.lists(
 def test_a_lookup_finds_what_brute_force_finds(
     lists_listed: list[list[Entry]], rows: list[tuple[bytes, int, bool]], accept_gaps: bool
 ) -> None:
-    """Of what the row and an entry both say, all has to agree, and it has to be a digest.
+    """All facts that both the row and an entry have must agree, and one must be a digest.
 
-    Where an entry and the row say nothing that could disagree, the row is not clean.
+    If an entry and the row share no fact that could disagree, the row is not clean.
     """
     with fast_directory() as directory:
         lists = {f"l{n}": rows_of(listed) for n, listed in enumerate(lists_listed)}

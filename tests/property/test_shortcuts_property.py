@@ -1,8 +1,8 @@
 """No shortcut of a scan changes its verdicts: sizes, the inventory, few digests, workers.
 
 Random lists in several generations, random trees, and random edits between scans. An oracle hashes
-every file with hashlib and compares it with every live entry. It and scans with and without each
-shortcut must agree, after every step.
+every file with hashlib and compares it with every live entry. The oracle and scans with and without
+each shortcut must agree, after every step.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 names = st.sampled_from(NAMES)
 contents = st.sampled_from(CONTENTS)
-#: A change that only ctime betrays comes first, and often.
+#: A change that only ctime shows comes first, and often.
 overwritten = st.tuples(st.just("overwrite"), names, st.integers(0, 1), st.just(value=True))
 edits = st.one_of(
     overwritten,
@@ -135,7 +135,7 @@ def edit(tree: Path, what: str, name: str, argument: object, restore: bool) -> N
             target.hardlink_to(path)
         else:
             path.replace(target)
-            if path.exists():  # two links to one file: nothing is renamed
+            if path.exists():  # two links to one file: no file is renamed
                 return
         path = target
     if restore and before is not None:
@@ -181,9 +181,9 @@ def verdict(outcome: Outcome) -> Verdict:
 
 
 def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
-    """Compare with the oracle: all matches; of the conflicts, those that were come across.
+    """Compare with the oracle: all matches; of the conflicts, those that the scan noticed.
 
-    An entry whose digests disagree is seen only where the digest that is computed first agrees.
+    An entry with contradicting digests is noticed only if the first computed digest agrees.
     """
     assert found.keys() == expected.keys()
     for path, (kind, complete, partial) in found.items():
@@ -195,7 +195,7 @@ def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
 
 
 class Shortcuts:
-    """A provider with what it lists, a client, a tree."""
+    """A provider with its lists, a client, a tree."""
 
     def __init__(self, directory: Path) -> None:
         self.simulator = Simulator(directory / "repo")
@@ -265,7 +265,7 @@ def test_the_evidence_of_answers_is_counted(tree: dict[str, bytes], listed: list
         for remembers, expected in (
             (False, (rest, ruled_out, 0)),
             (True, (rest, ruled_out, 0)),
-            # That a file of another size is no container, the inventory knows, not its size.
+            # For a file of another size, the inventory knows that it is no container, not the size.
             (True, (0, 0, len(tree))),
         ):
             world.scan(inventory=remembers)
@@ -296,8 +296,9 @@ def test_no_shortcut_changes_a_verdict(
             plain = world.scan(inventory=False)
             agree(plain, expected)
             let_time_pass(world.probe)
-            # With the inventory as the steps before have left it, and again. Of a file that matches
-            # it may know more digests, and so see more entries that agree in part.
+            # Once with the inventory as the earlier steps have left it, and once again. For a
+            # matching file the inventory may have more digests, and so show more entries that agree
+            # in part.
             for _ in range(2):
                 remembered = world.scan(inventory=True)
                 agree(remembered, expected)

@@ -1,7 +1,7 @@
 """`audit summary` has what a simple model counts, figure by figure, in any log and any period.
 
-The model reads the lines of the files by itself and keeps all of them; each figure is a look of its
-own at all records.
+The model reads the lines of the files by itself and keeps all of them; for each figure, it looks at
+all records.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ events = st.one_of(
     of(["watch-look"], st.builds(lambda one, other: one | other, beginnings, ends)),
     of(["init", "notice-shown", "excepted", "conflict"], data(by=people)),
 )
-#: Where a file of the log is when it is summarised.
+#: The place of a log file when the log is summarised.
 HERE, ARCHIVED, LOST = "here", "archived", "lost"
 steps = st.tuples(events, st.integers(0, 9), st.sampled_from([False, False, False, True]))
 
@@ -249,7 +249,7 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
     ordered = sorted(seconds)
     if not ordered:
         return {"count": 0, "median_s": None, "p95_s": None}
-    # The first value that 95 % are not above.
+    # The first value such that 95 % of the values are not above it.
     p95 = next(s for s in ordered if sum(o <= s for o in ordered) * 20 >= 19 * len(ordered))
     return {"count": len(ordered), "median_s": statistics.median(ordered), "p95_s": p95}
 
@@ -290,7 +290,7 @@ def lists(records: Sequence[Record], inside: Sequence[Record]) -> dict[str, Any]
 
 
 def age(records: Sequence[Record], run: Record, used: dict[str, Any]) -> list[float]:
-    """Return how old a list was when a run began; nothing if no record before says it."""
+    """Return how old a list was when a run began; nothing if no earlier record says it."""
     said = [
         r.data["published"]
         for r in records
@@ -330,7 +330,7 @@ def outages(
 
 
 def write(directory: Path, written: Sequence[tuple[Event, int, bool]]) -> list[Path]:
-    """Write a log in several files; return them, the one that is written to as the last."""
+    """Write a log in several files; return them, the open file as the last."""
     now = [START]
     log = AuditLog(directory, clock=lambda: now[0])
     log.append([Event("init", {})])

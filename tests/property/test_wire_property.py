@@ -192,7 +192,7 @@ def test_a_segment_with_some_bytes_changed(
     which: int, at_the_end: bool, edits: list[tuple[float, int, int]]
 ) -> None:
     data = SEGMENTS[which]
-    # The footer is where a reader believes most of what it reads.
+    # A reader believes most of what it reads in the footer.
     cut = len(data) * 2 // 3 if at_the_end else 0
     data = data[:cut] + edited(data[cut:], edits)
     try:

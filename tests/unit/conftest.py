@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[HostileServer]:
-    """A server on loopback that behaves as it is told."""
+    """A server on loopback that behaves as a test says."""
     with HostileServer() as running:
         yield running
 

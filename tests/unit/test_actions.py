@@ -29,7 +29,7 @@ TAKE = '[[policy]]\nactions = ["quarantine"]\n'
 def responder(
     desk: Desk, rules: str = "", *, stale: tuple[str, ...] = (), **options: Any
 ) -> Responder:
-    """Return one under `rules`; the lists are `baseline` and `other`."""
+    """Return a responder under `rules`; the lists are `baseline` and `other`."""
     config = parse_config(desk.config + rules, "config.toml")
     settings = Settings(desk.settings.state_dir, desk.settings.config_path, None, config)
     lists = [
@@ -55,7 +55,7 @@ def hit(list_name: str, category: str = "synthetic", *, complete: bool = True) -
 
 
 def wanted(desk: Desk) -> set[str]:
-    """Return the matches of which a report is wanted."""
+    """Return the matches for which a report is wanted."""
     with desk.record() as record:
         return {m.id for found in record.wanting_report().values() for m in found}
 
@@ -97,7 +97,7 @@ def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: 
 def test_matches_that_were_noted_together_are_reported_without_asking_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record of matches is opened once for all of them, and not once for each."""
+    """The record of matches is opened once for all matches, not once for each."""
     found = [recorded(desk.find(name, A + name.encode())) for name in "abc"]
     acting = responder(desk, REPORT)
     opened: list[object] = []
@@ -145,7 +145,7 @@ def test_recipients_that_are_not_usable_are_known_before_anything_is_found(
 
 @pytest.mark.parametrize("is_policy", [False, True])
 def test_an_entry_that_agrees_in_part_takes_nothing_away(desk: Desk, is_policy: bool) -> None:
-    """The list that has the whole entry is stale, and the other one's entry is a conflict."""
+    """The list with the complete entry is stale, and the other list's entry is a conflict."""
     match = desk.find("a", A)
     acting = responder(
         desk, TAKE if is_policy else "", stale=("baseline",), quarantine_all=not is_policy
@@ -210,7 +210,7 @@ def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> N
 
 
 def test_a_record_that_cannot_be_read_is_one_failure_among_the_reports(desk: Desk) -> None:
-    """Once it can be read, they are prepared; where there is none, there is nothing to do."""
+    """Once the record can be read, the reports are prepared; without a record nothing is done."""
     session = desk.session_of("tester")
     assert list(actions.prepare_wanted(session)) == []
     match = desk.find("a", A)
@@ -249,7 +249,7 @@ def test_one_act_is_for_all_members_of_a_container(
 
 
 def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:
-    """But for those that may not be: each of these waits for its turn, and is refused there."""
+    """Matches that must not be isolated wait for their turn, and are refused then."""
     acting = responder(desk, TAKE, stale=("other",))
     found = [
         recorded(desk.find("a", A)),

@@ -201,7 +201,7 @@ def test_an_outage_is_said_once_a_day(told: Told) -> None:
 
 
 def test_a_failed_fetch_is_forgotten_when_the_next_one_is_good(told: Told) -> None:
-    told.refuse(ExitCode.UNREACHABLE, None)  # an address that was passed over
+    told.refuse(ExitCode.UNREACHABLE, None)  # an address that the fetch passed over
     told.fetched()
     assert told.sent() == []
     told.refuse(ExitCode.UNVERIFIED)
@@ -344,14 +344,14 @@ def test_a_receiver_that_fails_holds_up_no_other_and_is_tried_again_later(told: 
     assert (bad.receiver, bad.taken) == ("webhook", 0) and bad.error is not None
     (alert,) = told.book().waiting
     assert alert.to == ("webhook",)
-    assert told.alert() == []  # it has just failed
+    assert told.alert() == []  # the receiver has just failed
     attempts = []
     for _ in range(48):
         told.wait(minutes=5)
         attempts += told.alert()
     assert len(attempts) == 6  # after 5, 10, 20, 40 minutes, then each hour
     assert told.book().receiver("webhook").attempts == 7
-    # It was set right: the same alert, with the same id.
+    # The receiver works again: the same alert, with the same id.
     told.configure(into(told.inbox))
     told.alert(at_once=True)
     assert told.book().waiting == ()
@@ -445,7 +445,7 @@ def test_paths_are_named_only_if_the_configuration_asks_for_them(tmp_path: Path)
     assert document["matches"] == [odd.id]
 
 
-#: What must be in no alert: each has marks that nothing else has.
+#: Texts that no alert may have: each has marks that occur nowhere else.
 _SECRET = st.text("\N{SNOWMAN}\N{UMBRELLA}", min_size=4, max_size=8)
 
 
@@ -476,7 +476,7 @@ def test_no_path_digest_content_or_person_is_in_any_alert(
 def alerted(
     told: Told, path: str, entry: str, person: str, reason: str, digest: bytes, code: int
 ) -> list[str]:
-    """Return all that is sent, and kept, of what happens with these words in it."""
+    """Return all alerts, sent and waiting, about an event with these words in it."""
     told.session = told.session_of(person)
     hit = Hit("baseline", entry, reason, 3, (Algorithm.SHA256,), complete=True)
     outcome = Outcome(

@@ -1,4 +1,4 @@
-"""Answers of bodies: only for this machine, by the pinned key, and once; and what they ask for."""
+"""Answers of bodies: only for this machine, by the pinned key, and once; and their requests."""
 
 from __future__ import annotations
 

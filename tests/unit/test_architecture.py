@@ -20,7 +20,7 @@ pytestmark = pytest.mark.docs
 ROOT = Path(__file__).parents[2]
 
 #: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
-#: room is a package, or a module of the root. Each listed room is used, and no other is.
+#: room is a package, or a module of the root. A room uses each listed room, and no other room.
 EVERYWHERE = "core system"
 USES: Mapping[str, str] = {
     "core": "",
@@ -61,7 +61,7 @@ USES: Mapping[str, str] = {
 }
 TOP = {"cli", "__main__"}
 
-#: The rooms of `scan`, from the bottom up, and those that each one uses.
+#: The rooms of `scan`, from the bottom up, and the rooms that each one uses.
 SCAN_USES: Mapping[str, str] = {
     "values": "",
     "sources": "values",
@@ -77,7 +77,7 @@ SCAN_USES: Mapping[str, str] = {
 TOP_ONLY_MODULES = frozenset({"click", "rich"})
 TOP_ONLY_CALLS = frozenset({"print", "input", "exit", "quit", "sys.exit", "os._exit"})
 
-#: The exception: where nothing can be raised, since what failed is an access to memory.
+#: The exception: here nothing can be raised, since an access to memory has failed.
 EXITS = frozenset({("hashclient.system.process", "os._exit")})
 
 #: Formats that run code when they are read.
@@ -147,7 +147,7 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
         assert rooms <= allowed - set(order[order.index(name) :]), name
 
 
-#: The client's rooms: neither does `provider` know them, nor they it.
+#: The client's rooms: `provider` does not know them, and they do not know `provider`.
 CLIENT = "alerts client config daemon containers fetch fleet index matches net objects quarantine"
 CLIENT += " reporting scan session status watch"
 
@@ -165,7 +165,7 @@ def test_only_the_commands_of_a_provider_import_it() -> None:
 
 
 def test_the_provider_could_be_a_distribution_of_its_own() -> None:
-    """None of the client's rooms is among what it loads, at any depth; nor the reverse."""
+    """The provider loads none of the client's rooms, at any depth; nor the reverse."""
 
     def reached(rooms: set[str]) -> set[str]:
         """Return the rooms of all modules that modules in `rooms` load, directly or not."""
@@ -237,13 +237,13 @@ def test_no_module_reads_data_that_can_run_code() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-#: Rooms and modules that work in directories of others, where a path may lead elsewhere at the next
-#: call.
+#: Rooms and modules that work in directories of other users, where a path may lead elsewhere at the
+#: next call.
 IN_DIRECTORIES_OF_OTHERS = [
     *("daemon", "packages", "quarantine", "reporting.destinations.package", "scan", "watch"),
     *("fleet.places", "system.beneath", "system.outputs"),
 ]
-#: Functions there that use a path all the same, and why they may.
+#: Functions of these modules that use a path nevertheless, and the reason.
 GOES_BY_A_PATH: Mapping[str, str] = {
     **dict.fromkeys(
         [
@@ -326,7 +326,8 @@ TAKES_A_PATH = frozenset(
     {"chmod", "chown", "lchown", "link", "listdir", "lstat", "mkdir", "open", "remove", "rename"}
     | {"replace", "rmdir", "scandir", "stat", "symlink", "truncate", "unlink", "utime"}
 )
-#: Methods of a `Path`, and how many words they take at most: those of a `Directory` take more.
+#: Methods of a `Path`, and how many words they take at most: the methods of a `Directory` take
+#: more.
 METHODS_OF_A_PATH = {
     **dict.fromkeys(("iterdir", "lstat", "read_bytes", "read_text", "rmdir", "touch"), 0),
     **dict.fromkeys(("stat", "unlink"), 0),

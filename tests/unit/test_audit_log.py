@@ -131,7 +131,7 @@ def test_the_last_record_of_an_append_is_signed(log: AuditLog, directory: Path) 
 def test_another_program_can_verify_the_log_from_the_specification(
     log: AuditLog, directory: Path
 ) -> None:
-    """Only what docs/audit-log.md says is used here, nothing of the package."""
+    """This test uses only the rules of docs/audit-log.md, and nothing of the package."""
     pem = (directory / "key.pub").read_bytes()
     key = serialization.load_pem_public_key(pem)
     assert isinstance(key, Ed25519PublicKey)
@@ -498,7 +498,7 @@ def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
 
 
 def test_a_line_that_is_too_long_takes_no_memory(log: AuditLog, directory: Path) -> None:
-    """A disk that has garbled a log, or somebody who wants its reader to be killed."""
+    """A disk may have garbled a log, or somebody may want its reader to be killed."""
     lines = lines_of(directory)
     write_lines(directory, [*lines[:3], b"x" * (24 * MAX_LINE_BYTES) + b"\n", *lines[3:]])
     tracemalloc.start()
@@ -624,7 +624,7 @@ def test_readers_do_not_wait_for_each_other(
 def test_a_slow_reader_holds_up_no_writer(
     log: AuditLog, directory: Path, limit: int | None
 ) -> None:
-    """A pager that shows the log, for hours maybe, and what is appended meanwhile."""
+    """A pager shows the log, perhaps for hours, while records are appended."""
     shown = read(directory, limit=limit)
     next(shown)
     AuditLog(directory, clock=lambda: START, lock_wait_s=0).append([match(3)])

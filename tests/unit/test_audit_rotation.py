@@ -96,7 +96,7 @@ def test_the_chain_goes_on_from_file_to_file(book: Logbook) -> None:
 
 
 def test_another_program_can_verify_it_from_the_specification(book: Logbook) -> None:
-    """With nothing of this program: what docs/audit-log.md says is enough."""
+    """Nothing of this program is used: the rules of docs/audit-log.md are enough."""
     seq, prev, genesis = 0, "0" * 64, b""
     key = None
     value: dict[str, Any] = {}
@@ -200,7 +200,7 @@ def test_the_first_files_may_be_archived(book: Logbook, tmp_path: Path, count: i
     assert book.numbers() == EXPECTED[3 * count :]
     book.add(30)
     verify(book.directory)
-    # The archive by itself is a log, which ends where the other says.
+    # The archive by itself is a log, which ends where the other log says.
     name = [FIRST, SECOND][count - 1]
     (archive / name).rename(archive / LAST)
     archived = verify(archive)
@@ -213,7 +213,7 @@ def test_a_file_from_in_between_is_missed(book: Logbook) -> None:
     assert SECOND in failure(book) and "missing" in failure(book)
     (book.directory / FIRST).unlink()
     (book.directory / "log-000003.jsonl").unlink()
-    verify(book.directory)  # all closed ones are archived
+    verify(book.directory)  # all closed files are archived
     book.add(40)
     assert book.log.rotate() is not None
     (book.directory / "log-000004.jsonl").rename(book.directory / "x")
@@ -353,7 +353,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 def test_a_beginning_is_what_the_format_says(
     book: Logbook, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Also where somebody has the key: signed and chained, and not what it should be."""
+    """A holder of the key can sign and chain a record that still has the wrong form."""
     monkeypatch.setattr(
         "hashclient.audit.rotation.segment_data", lambda *args: WRONG[what](segment_data(*args))
     )
@@ -406,7 +406,7 @@ def test_a_checkpoint_of_the_last_archived_record_holds(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "audit")
     book.add(0, 1)
     copy = book
-    # Killed after the record that closes the file, and a checkpoint made before anything else.
+    # A kill after the record that closes the file, and a checkpoint made before the next record.
     for number in range(1, MOST):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         copy = Logbook(tmp_path / "copy")
@@ -609,7 +609,7 @@ def test_a_kill_between_two_names_and_a_backup_that_made_two_files_of_them(tmp_p
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_the_next_file_belongs_to_who_has_the_log(book: Logbook) -> None:
-    """Also where root closes it: who scans has to write to it."""
+    """This is so even if root closes the file: the scanning account has to write to the next."""
     os.chown(book.directory / LAST, 12_345, 23_456)
     (book.directory / LAST).chmod(0o640)
     assert book.log.rotate() is not None

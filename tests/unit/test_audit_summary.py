@@ -98,7 +98,7 @@ YEAR: list[tuple[float, Event]] = [
     (60, Event("refused", {"provider": "p", "list": None, "exit_code": 4, "reason": "no"})),
 ]  # fmt: skip
 
-#: All of it, counted by hand; the id of the log and the hash of its last record are added.
+#: All figures, counted by hand; the id of the log and the hash of its last record are added.
 COUNTED: dict[str, Any] = {
     "schema": "hashclient-audit-summary/1",
     "since": None,
@@ -212,7 +212,7 @@ def test_each_figure_is_as_counted_by_hand(tmp_path: Path) -> None:
     assert (out.pop("log_id"), out.pop("last_hash")) == (first["data"]["log_id"], last["hash"])
     out["precision"] = {name: round(share, 4) for name, share in out["precision"].items()}
     assert out == COUNTED
-    # No figure is there that no event of the year shows.
+    # There is no figure without an event of the year.
     assert not [name for name in ("checked", "acts", "reviewed") if 0 in out[name].values()]
 
 
@@ -270,7 +270,7 @@ def test_a_file_of_another_log_does_not_count(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     theirs = (tmp_path / "other" / first).read_bytes().splitlines(keepends=True)
-    (archive / first).write_bytes(b"".join(theirs[:-3]))  # a gap may be behind it
+    (archive / first).write_bytes(b"".join(theirs[:-3]))  # a gap may follow
     assert len(summarise(tmp_path / "audit").gaps) == 1
     with pytest.raises(AuditError, match="different logs"):
         summarise(tmp_path / "audit", [archive])
@@ -380,7 +380,7 @@ def test_a_record_with_other_values_than_the_program_writes_ends_with_9(
 
 @pytest.mark.slow
 def test_a_long_log_is_summarised_in_little_memory_and_time(tmp_path: Path) -> None:
-    """One of a million records, looking deep."""
+    """The log has a million records, if tests look deep."""
     scans, now = count_of(1000), [START]
     log = AuditLog(tmp_path / "audit", clock=lambda: now[0])
     for scan in range(scans):

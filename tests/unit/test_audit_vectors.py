@@ -118,7 +118,7 @@ CASES: dict[str, Callable[[Path], None]] = {
 
 
 def expectation(directory: Path) -> dict[str, Any]:
-    """Return what is to be said of a vector."""
+    """Return the expected result for a vector."""
     kept = directory / CHECKPOINT
     try:
         report = verify(directory, kept.read_bytes() if kept.exists() else None)

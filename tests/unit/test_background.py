@@ -29,7 +29,7 @@ def test_only_so_much_is_made_ahead() -> None:
     made = ahead(numbers, ROOM)
     assert [next(made) for _ in range(10)] == list(range(10))
     made.close()
-    # Those that were taken, one for each that the room allows, and the one that found it full.
+    # The items that were taken, one for each that the room allows, and the one that found it full.
     assert next(numbers) <= 10 + ROOM + 1
 
 
@@ -133,7 +133,7 @@ def test_what_is_done_beside_is_done_as_well_and_waited_for(
 
 
 def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
-    """A join that a signal has interrupted makes the next one return at once."""
+    """A join that a signal has interrupted makes the next join return at once."""
     interrupted, begun, done = threading.Event(), list[int](), list[int]()
 
     def interrupt(*_: object) -> None:

@@ -13,7 +13,7 @@ from tests.kit import wait_until
 
 
 class Clock:
-    """A clock that the test sets, and the runs of a command that notes each of them."""
+    """A clock that the test sets, and a command that notes the time of each of its runs."""
 
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Bundles: read as they were written, and refused when anything in them is wrong."""
+"""Bundles: read as they were written, and refused when any part of them is wrong."""
 
 from __future__ import annotations
 

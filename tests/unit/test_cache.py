@@ -47,7 +47,7 @@ def status(
 
 
 def known(*statuses: os.stat_result, mask: int = MD5, tag: int = 1) -> bytes:
-    """Return records of files of which the tags in `mask` are known: `tag` and its algorithm."""
+    """Return records of files with known tags in `mask`: `tag` and its algorithm."""
     records = records_of(statuses)
     records["mask"] = mask
     for number in range(3):
@@ -64,7 +64,7 @@ def masks(found: Records) -> list[int]:
 def find(
     opened: Inventory, statuses: Sequence[os.stat_result]
 ) -> tuple[Records, list[tuple[int, int]]]:
-    """Ask where the number of each device stands for its file system."""
+    """Ask with the number of each device as its file system."""
     return opened.find(statuses, {s.st_dev: Identity(s.st_dev) for s in statuses})
 
 
@@ -151,7 +151,7 @@ def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) ->
 
 
 def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
-    """Nor by the number of its device: that may be another one's number now."""
+    """The number of its device does not help: it may belong to another file system now."""
     files = [status(1, device=7), status(1, device=8)]
     writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
     assert masks(writer.find(files, {7: None, 8: Identity(9)})[0]) == [0, MD5]
@@ -173,7 +173,7 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
     [
         (0, SECOND_NS + 1, 1, False),
         (0, SECOND_NS + 1, 2, True),
-        # On a file system that stores seconds, more may happen within the same one.
+        # On a file system that stores whole seconds, more changes may have the same time.
         (0, SECOND_NS, COARSE_NS, False),
         (0, SECOND_NS, COARSE_NS + 1, True),
         (SECOND_NS, 1, 0, False),
@@ -225,7 +225,7 @@ def test_many_rows_are_merged_some_at_a_time(writer: Inventory) -> None:
     expected = [
         (MD5 if n % 2 == 0 else SHA1) | (SHA256 if n % 3 == 0 else 0) for n in range(len(files))
     ]
-    # Of an inode that comes twice at once, the later counts alone.
+    # If an inode comes twice at once, only the later record counts.
     expected = [SHA256 if n % 2 and n % 3 == 0 else mask for n, mask in enumerate(expected)]
     assert found == [*expected, MD5]
 
@@ -294,7 +294,7 @@ def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
 
 
 def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
-    """Its records look as good on another device: nothing else in them says whose they are."""
+    """The records look as good on another device: nothing else in them says where they belong."""
     with sqlite3.connect(path) as db:
         assert db.execute("UPDATE files SET file_system = 8 WHERE block = 0").rowcount == 1
     db.close()

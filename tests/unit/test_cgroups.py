@@ -16,7 +16,7 @@ V1 = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n0::/docker/
 
 
 def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Path]:
-    """Write what the kernel would show; return where it is."""
+    """Write the files that the kernel would show; return their directory."""
     for name, text in files.items():
         path = directory / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
         (V2, {}, 8),
         (V2, {"a.slice/b.service/cpu.max": "max 100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2),
-        # Part of a processor is one that is not always there.
+        # A part of a processor counts as one processor.
         (V2, {"a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
         (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
         # More than there are is no more than there are.

@@ -125,7 +125,7 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
 def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is read of them besides is read with one look at each directory."""
+    """Their other digests are read with one look at each directory."""
     contents = {f"{folder}/{n}": f"{folder}{n}".encode() for folder in "ab" for n in range(3)}
     entries = {f"e-{name[0]}{name[-1]}": content for name, content in contents.items()}
     lists = lists_of(tmp_path, base=csv_of(entries), more=csv_of({"e-1": contents["a/1"]}))
@@ -161,7 +161,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
 def test_after_a_task_that_matched_no_file_is_read_twice(
     tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
 ) -> None:
-    """Where files match, the next ones are likely to, and all digests come from one reading."""
+    """If files match, the next ones are likely to match, and one reading computes all digests."""
     contents = {name: b"content of " + name.encode() for name in ("a", "b", "c", "d")}
     listed = {f"e-{name}": data for name, data in contents.items() if name != "d"}
     lists = lists_of(tmp_path, base=csv_of(listed))
@@ -180,7 +180,7 @@ def test_after_a_task_that_matched_no_file_is_read_twice(
 
 
 def test_the_outcome_of_a_file_does_not_depend_on_files_before_it(tmp_path: Path) -> None:
-    """Of digests that were computed on the chance, only those count that an entry asks for."""
+    """Digests that were computed by chance count only if an entry asks for them."""
     md5, sha1, sha256 = digests_of(b"listed")
     other = digests_of(b"something else")[0]
     # By SHA-1 it would be a conflict with an entry that its MD5 does not lead to.
@@ -332,7 +332,7 @@ def test_a_file_that_grows_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_that_grows_within_one_tick_of_the_clock_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where times are whole seconds, as on some file systems, its size alone tells."""
+    """If times are whole seconds, as on some file systems, only the size shows the change."""
     short, long = b"0123456789", b"0123456789abcdefghij"
     md5, _, _ = digests_of(short)
     *_, sha256 = digests_of(long)
@@ -403,7 +403,7 @@ def test_a_file_that_changes_while_the_other_digests_are_computed_is_unread(
 
 
 def test_a_file_that_says_it_is_empty_and_is_not_is_read(tmp_path: Path) -> None:
-    """As the files of proc do: no size rules them out, nor is one too short to be read whole."""
+    """Files of proc do so: no size rules them out, and a short one is read completely."""
     name = Path("/proc/sys/kernel/ostype")
     if not name.exists() or name.stat().st_size:
         pytest.skip("no such file in proc")
@@ -450,7 +450,7 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
 def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Whether it has read just as much as it may, or more: what is there is found out later."""
+    """Whether the task has read exactly the limit, or more: the next task finds the rest."""
     monkeypatch.setattr(module, "TASK_BYTES", most)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
@@ -466,7 +466,7 @@ def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
 def test_a_task_that_has_found_many_members_hands_the_rest_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
 ) -> None:
-    """All of them may match, and the outcomes of a task are in memory together."""
+    """All members may match, and the outcomes of a task are in memory together."""
     monkeypatch.setattr(module, "TASK_MEMBERS", 3)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     out = io.BytesIO()
@@ -489,7 +489,7 @@ def test_a_task_that_has_found_many_members_hands_the_rest_back(
 
 
 def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
-    """And costs not even its being handed back."""
+    """The file is not even handed back."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"small": b"x"})
     with (tree / "hole").open("wb") as stream:
@@ -520,7 +520,7 @@ def test_a_file_that_becomes_nearly_all_hole_is_unread(
 
 
 def pagemap() -> tuple[Path, str]:
-    """Return where a file of proc is that says it is empty and goes on for 128 TB."""
+    """Return the path of a file of proc that claims to be empty and has 128 TB."""
     path = Path("/proc/self/pagemap")
     if not path.exists() or path.stat().st_size:
         pytest.skip("no such file in proc")
@@ -530,7 +530,7 @@ def pagemap() -> tuple[Path, str]:
 def test_a_file_of_proc_without_end_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a task with others it is handed back as soon as it turns out to be long."""
+    """In a task with other files it is handed back as soon as it turns out to be long."""
     directory, name = pagemap()
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     monkeypatch.setattr(reading, "UNSIZED_BYTES", DEFER_BYTES + 1)
@@ -674,12 +674,12 @@ def test_without_descriptors_for_so_many_directories_the_rest_is_handed_back(
 
 
 def clean_at_last(made: Checker, task: Task) -> int:
-    """Return how many are clean of a task of which some are handed back, and none is unread."""
+    """Return how many files of a task with handed-back work are clean; none may be unread."""
     result = made.check(task)
     clean = result.clean
     assert result.outcomes == []
     assert result.deferred
-    for group in result.deferred:  # each of them is a task of its own
+    for group in result.deferred:  # each group is a task of its own
         alone = made.check([group])
         clean += alone.clean
         assert (alone.outcomes, alone.deferred) == ([], [])
@@ -814,7 +814,7 @@ def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
 def test_a_container_that_is_there_only_after_the_look_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None, size: int
 ) -> None:
-    """No entry has its size, but that says nothing of what is in it."""
+    """No entry has the size of the container, but this says nothing about its members."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     after = zipped(b"listed", os.urandom(size))
     tree = write_tree(tmp_path / "t", {"a": before or after, "b": b"benign text"})
@@ -822,7 +822,7 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     results = opened_as_well(lists, [Group(str(tree), ["a", "b"], follow=False)])
     (found,) = [outcome for result in results for outcome in result.outcomes]
     assert (found.kind, found.members) == (Kind.MATCH, ("0",))
-    # Both files, and the other member.
+    # Both files are clean, and so is the other member.
     assert sum(result.clean for result in results) == 3
 
 
@@ -850,7 +850,7 @@ def test_containers_are_opened_as_they_are_configured() -> None:
 def test_known_members_are_clean_if_nothing_that_a_list_asks_for_is_missing(
     tmp_path: Path, verify_sizes: bool
 ) -> None:
-    """A claimed size rules a member out, but only one that cannot be wrong where that counts."""
+    """A claimed size rules a member out, but only if it cannot be wrong."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     opens = Members(lists.judge(), Options(verify_sizes=verify_sizes))
     sha1 = mask_of([Algorithm.SHA1])
@@ -946,7 +946,7 @@ def test_where_members_count_no_file_is_looked_at_before_it_is_opened(
     monkeypatch: pytest.MonkeyPatch,
     members: bool,
 ) -> None:
-    """Each is opened whatever its size; but what was named, and not listed, may be of any kind."""
+    """Each file is opened whatever its size; but a named file may be of any kind."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"benign text"})
     original, looked = os.stat, list[Any]()
@@ -1028,7 +1028,7 @@ def test_a_match_says_which_file_it_is(
     monkeypatch: pytest.MonkeyPatch,
     follow: bool,
 ) -> None:
-    """Also where the file is only known; where a link may have led to it, no directory is named."""
+    """This is so for a known file, too; if a link may have led to it, no directory is named."""
     remember_at_once(monkeypatch, tmp_path)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed", "z": zipped(b"listed")})

@@ -53,7 +53,7 @@ def test_right_values_are_as_if_they_had_been_typed() -> None:
         "exclude": ["a", "b"],
         "output_format": "csv",
     }
-    # A number with a fraction is what some take, and a whole one is one of them.
+    # An option for a number with a fraction also takes a whole number.
     for number in (1, 1.5):
         table = {"grace_hours": number}
         assert command_defaults(table, "init", command("init"), "f") == {"grace_hours": str(number)}
@@ -98,14 +98,14 @@ def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
         *("HASHCLIENT_QUIET", "HASHCLIENT_VERBOSE", "HASHCLIENT_SCAN_ONE_FILE_SYSTEM"),
         *("HASHCLIENT_MATCHES_FORMAT", "HASHCLIENT_MATCHES_LIST_FORMAT"),
         *("HASHCLIENT_AUDIT_SHOW_FORMAT", "HASHCLIENT_QUARANTINE_KEYGEN_WRITE_CONFIG"),
-        # Of a service in a cluster, and of somebody else.
+        # Variables of a service in a cluster, and of another program.
         *("HASHCLIENT_SERVICE_HOST", "HASHCLIENT_PORT_443_TCP_ADDR", "HASHCLIENTS", "PATH"),
     ]
     assert list(unknown_variables(names, cli, COMMANDS, load)) == []
-    # Those of the examples for CI.
+    # Variables of the examples for CI.
     others = ["HASHCLIENT_TOKEN", "HASHCLIENT_PROVIDER_URL", "HASHCLIENT_ZZZ", "HASHCLIENT_"]
     assert list(unknown_variables(others, cli, COMMANDS, command)) == []
-    # A command that no variable is for is not even imported.
+    # A command without a variable is not even imported.
     assert set(loaded) == {"scan", "matches", "audit", "quarantine"}
 
 

@@ -1,4 +1,4 @@
-"""The command line: a command parses, calls and renders, and each of these has its one place."""
+"""The command line: a command parses, calls and renders; each of these has one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLI = sorted((ROOT / "hashclient/cli").glob("*.py"))
-#: A function that is longer does something itself that it should call.
+#: A longer function does work that it should call.
 MAX_LINES = 59
 
 
@@ -43,6 +43,6 @@ def called(path: Path) -> set[str]:
     ],
 )
 def test_output_streams_and_signals_have_one_place_each(call: str, place: str) -> None:
-    # A process that counts has handlers of its own, and ends at once.
+    # The process that counts files has handlers of its own, and ends at once.
     own = {"progress"} if call in {"signal.signal", "os._exit"} else set()
     assert {path.stem for path in CLI if call in called(path)} - own <= {place}

@@ -161,7 +161,7 @@ class TestMessages:
         assert isinstance(answer, Checked)
         (found,) = unpack_result(answer).outcomes
         assert found == msgspec.structs.replace(outcome, digests={})
-        # A worker never has streams, nor clients, and knows no exceptions.
+        # A worker never has streams or clients, and knows no exceptions.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
         kept |= {"is_object", "evidence", "seen"}
         left = {"digests", "origin", "is_stream", "door", "exceptions"}
@@ -191,7 +191,7 @@ class TestMessages:
         assert result.reported == Advance()
 
     def test_an_answer_with_an_outcome_that_is_cut_short_makes_no_sense(self) -> None:
-        """Of its batch, every file is unread."""
+        """All files of the batch are then unread."""
         answer = pack_result(Result(outcomes=[Outcome(Kind.UNREAD, "/b", reason="reason")]))
         assert answer_of(decode_answer, encode(answer)) == answer
         ((path, members, _),) = map(msgspec.structs.astuple, answer.outcomes)
@@ -257,7 +257,7 @@ class TestErrand:
         verified = [Start(point.encode(), verified=True)]
         listed = self.listed(tree, verified, points=frozenset({point}))
         assert list(paths_of(listed.groups)) == [f"{point}/in"]
-        # By its device, too, also where it is the first directory of a batch.
+        # The worker notices the border by the device, too, even at the first directory of a batch.
         if Path("/proc").stat().st_dev != Path("/").stat().st_dev:
             rest = self.listed(tree, [Start(b"/proc")]).rest
             assert rest == [Start(b"/proc", is_border=True)]
@@ -484,7 +484,7 @@ class TestNamed:
                 told |= {o.path: o.reason for o in others if o.kind is Kind.UNREAD}
             return kept, told
 
-        # So are all of a directory that is not here.
+        # So are all files of a directory that is missing on this machine.
         gone = Group(f"{tree}/gone", ["a", "b"], follow=False)
         (away,) = NamedFiles().look_at(gone)
         assert group_of(away) == gone and not away.file_system
@@ -539,7 +539,7 @@ class TestOtherMachines:
         assert first.learned
         ((number, learned),) = first.learned
         found = np.sort(np.frombuffer(learned, RECORD), order="ino")
-        for read_day, believed in ((0, 0), (cache.today(), 2)):  # none: a lease has proven it
+        for read_day, believed in ((0, 0), (cache.today(), 2)):  # day 0: a lease proved the record
             found["read_day"] = read_day
             sent = Received(14)
             sent.take([Known(number, found.tobytes(), [])])
@@ -561,7 +561,7 @@ class TestOtherMachines:
 
 
 class _Process:
-    """What Dask does with a worker: it calls its functions, and keeps its resources."""
+    """A stand-in for Dask's worker: it calls functions, and keeps resources."""
 
     def __init__(self, directory: Path) -> None:
         """The worker and the client have the same lists."""
@@ -581,7 +581,7 @@ class _Process:
         self.resources |= resources
 
     def prepare(self, setup: Setup) -> bytes:
-        """Return why it is not ready."""
+        """Return why the worker is not ready."""
         self._runs.add(setup.spec.run)
         return asyncio.run(worker.prepare(encode(setup), "r", self))
 
@@ -590,7 +590,7 @@ class _Process:
         asyncio.run(worker.forget(run, "r", self))
 
     def is_ready(self, run: str) -> bool:
-        """Return whether it lists a directory for a scan."""
+        """Return whether the worker lists a directory for a scan."""
         starts = ToList((Start(os.fsencode(self.state.tree), verified=True, is_root=True),))
         answer = decode_answer(worker.list_directories(run, encode(starts)))
         assert isinstance(answer, Listed | Lost)
@@ -702,7 +702,7 @@ class TestWorker:
         runs = [f"scan {n}" for n in range(worker.MOST_RUNS + 1)]
         for run in runs[:-1]:
             assert not worker_process.prepare(Setup(worker_process.spec(run)))
-        assert all(map(worker_process.is_ready, runs[:-1]))  # which uses them, the first one first
+        assert all(map(worker_process.is_ready, runs[:-1]))  # this call uses them in this order
         assert worker_process.is_ready(runs[0])
         assert not worker_process.prepare(Setup(worker_process.spec(runs[0])))  # no other scan
         assert not worker_process.prepare(Setup(worker_process.spec(runs[-1])))
@@ -808,7 +808,7 @@ def test_a_worker_that_is_not_ready_ends_the_begin_and_later_only_itself() -> No
     crew = crew_of(connection, noticed)
     crew.muster()
     connection.prepared |= {OTHER_ONE: b"its lists are others\nfetch", DEAD: OSError()}
-    assert all(crew.look() for _ in range(3))  # a new one gets some time
+    assert all(crew.look() for _ in range(3))  # a new worker gets some time
     assert (crew.slots, len(noticed)) == (2, 1)
     assert OTHER_ONE in noticed[0]
     connection.prepared = {DEAD: b""}

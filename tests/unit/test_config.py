@@ -72,7 +72,7 @@ def test_a_user_has_directories_of_their_own(as_user: None, tmp_path: Path) -> N
     settings = resolved(environ)
     assert settings.state_dir == tmp_path / "state" / "hashclient"
     assert settings.config_path == tmp_path / "config" / "hashclient" / "config.toml"
-    # A relative one counts as unset: what is trusted is never below the current directory.
+    # A relative value counts as unset: trusted files are never below the current directory.
     for value in "", "state":
         settings = resolved({"XDG_STATE_HOME": value, "XDG_CONFIG_HOME": value})
         assert settings.state_dir == Path.home() / ".local/state/hashclient"
@@ -277,7 +277,7 @@ def test_tables_for_later_versions_are_ignored(
 
 
 def test_ignored_tables_are_reported_to_a_listener(caplog: pytest.LogCaptureFixture) -> None:
-    """A version that is mistyped hides what was meant, from all machines."""
+    """A mistyped version would hide its keys from all machines."""
     with caplog.at_level("INFO", "hashclient"):
         parse_config(SINCE, "f", version="0.9")
     assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
@@ -287,7 +287,7 @@ def test_tables_for_this_version_are_checked_like_others() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
             parse_config(SINCE, "f", version=version)
-    # Without saying for whom it is, a key that is not known is an error in every version.
+    # Without a version, an unknown key is an error in every version.
     with pytest.raises(ConfigError, match="unknown key 'deeep'"):
         parse_config(PROVIDER + "deeep = 1", "f", version="0.1.0")
 
@@ -389,7 +389,7 @@ def test_policies_are_read() -> None:
     )
     assert config.quarantine == QuarantineConfig(("age1example",), keep_days=365)
     assert config.report.to == {"police": PackageDestination("/srv/handover")}
-    # The only one is meant if none is named.
+    # If none is named, the only destination is used.
     assert config.report.destination() == "police"
     service = (
         '[report.to.centre]\nkind = "cybertipline"\nurl = "https://r.example.org"\n'

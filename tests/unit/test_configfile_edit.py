@@ -58,7 +58,7 @@ def recipients(text: str) -> object:
             f'x = """\n[quarantine]\n"""\n[quarantine]\nrecipients = ["{KEY}"]\n',
         ),
         (
-            # That of somebody else is no business of ours.
+            # A recipient in another table does not matter.
             '[report.to.x]\nrecipients = ["a"]\n[quarantine]\n',
             f'[report.to.x]\nrecipients = ["a"]\n[quarantine]\nrecipients = ["{KEY}"]\n',
         ),
