@@ -263,10 +263,7 @@ def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path
         assert found.code == 8
         assert "cannot read index file" in found.err and "fetch --rebuild" in found.err
         scanned = site.run("scan", tree)
-        assert (scanned.code, BAD_PAGE in scanned.err) == (
-            8,
-            False,
-        )  # no more reads of the bad page
+        assert (scanned.code, BAD_PAGE in scanned.err) == (8, False)  # nobody reads the page again
         assert site.run("fetch").code == 0
         assert site.call("status", "--verify").code == 0
         assert site.call("scan", tree).code == 10
