@@ -18,7 +18,7 @@ from tests.kit import csv_of
 
 
 class Clock:
-    """A clock that is set."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)

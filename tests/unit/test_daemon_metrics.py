@@ -33,7 +33,7 @@ def exposition(request: pytest.FixtureRequest, counts: Counts) -> Iterator[Expos
 
 
 def ask(exposition: Exposition, *pieces: bytes) -> bytes:
-    """Return the answer to a request in pieces; the end of the last one is the end of it."""
+    """Yield the pieces of an answer to a request until the server has sent its last piece."""
     address = exposition.address
     found = bytearray()
     with socket.create_connection((address.host, address.port), 10) as client:
@@ -98,7 +98,7 @@ def test_a_request_that_is_none_is_over_and_the_next_one_is_answered(
 ) -> None:
     try:
         answer = ask(exposition, *pieces)
-    except ConnectionError:  # it was closed before all was read
+    except ConnectionError:  # the server closed the connection before it had read everything
         answer = b""
     assert b"hashclient" not in answer or pieces[0].startswith(b"GET /metrics")
     assert b" 200 " in ask(exposition, b"GET /metrics ", b"HTTP/1.1\r\n", b"\r\n")

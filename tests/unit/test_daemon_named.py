@@ -1,4 +1,4 @@
-"""Paths that clients name: what is checked is what the client could read there, at one instant."""
+"""Paths that clients name: the daemon checks what the client could read there at one instant."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_checked_is_unread_and_nothing_stays_open(
 def test_what_the_daemon_has_open_is_not_reached_through_proc(
     lists: InUse, ground: Path, way: str
 ) -> None:
-    """A directory or file that it has open for somebody else, behind a directory closed to all."""
+    """The daemon has a file open for somebody else, behind a directory closed to everybody."""
     (ground / "closed").mkdir(mode=0o700)
     inner = write_tree(ground / "closed" / "inner", {"f": LISTED, "sub/f": LISTED})
     held = os.open(inner, os.O_RDONLY | os.O_DIRECTORY)
@@ -109,7 +109,7 @@ def test_what_the_daemon_has_open_is_not_reached_through_proc(
 def test_no_listed_file_of_a_tree_is_answered_as_clean(
     lists: InUse, ground: Path, one: str, other: str, rounds: int
 ) -> None:
-    """Whatever its owner exchanges in it meanwhile."""
+    """That holds even if the owner exchanges files in the tree meanwhile."""
     files = {"d/f": LISTED, "d/g": OTHER, "e/f": OTHER, "d/x/o": OTHER, "e/x/o": OTHER}
     tree = give_tree(ground / "tree", files)
     said: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Open files that clients hand over: read whole and known for what they are."""
+"""Open files that clients hand over: the daemon reads all bytes and knows which files they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers about paths: those that a client must not miss come first, and none contradicts them."""
+"""Answers about paths: first those that a client must not miss, and none contradicts another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.clamd import OPTIONS
 from tests.kit import csv_of, make_state, write_tree
 
 LISTED, ALSO = b"a benign file that is listed", b"another one"
-#: A listed member, and one that is damaged.
+#: A container with a listed member and a damaged member.
 BOTH = archives.Zip().add(b"in", LISTED).add(b"bad", b"x", archives.STORED, local={"crc": 5}).end()
 DAMAGED = archives.Zip().add(b"bad", b"x", archives.STORED, local={"crc": 5}).end()
 
@@ -100,7 +100,7 @@ def test_of_a_tree_the_matches_are_named_or_the_first_one(
 def test_what_is_unread_is_no_answer_beside_a_match_unless_every_one_is_asked_for(
     ask: Ask, tmp_path: Path, command: Command, rule: NoVerdict
 ) -> None:
-    """A file that may pass is not said to be clean where something in it is listed."""
+    """A container with a listed member is not clean, even if unread files may pass."""
     tree = write_tree(tmp_path / "t", {"both": BOTH, "bad": DAMAGED})
     match = ": Hashclient.base.e-1 FOUND"
     found = ask(command, tree / "both", rule)

@@ -37,7 +37,7 @@ def instream(*chunks: bytes, prefix: bytes = b"z", end: bytes = b"\0") -> bytes:
 
 
 def plain(events: Iterable[object]) -> Iterator[object]:
-    """Yield events so that they are the same however the bytes were cut; empty chunks are none."""
+    """Yield events that do not depend on how the bytes were cut; empty chunks yield none."""
     for event in events:
         if isinstance(event, Whole):
             yield (Command.INSTREAM, b"", event.delimiter)

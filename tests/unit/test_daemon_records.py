@@ -49,7 +49,7 @@ def lists_of(client: Client) -> InUse:
 
 
 def judged(lists: InUse, data: bytes) -> Upload:
-    """Return a stream that is over, with its outcome."""
+    """Return a finished stream with its outcome."""
     client: Any = SimpleNamespace(peer=Peer("serve:s,uid=1", "uid=1", True))
     upload = Upload(lists, "-", client, (b"", b""), 0.0)
     upload.update(memoryview(data))
@@ -87,7 +87,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     assert counts.total(Count.FAILURES) == 0
     events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
     assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
-    # What was counted with the former lists is in the same summary as the match that they found.
+    # The count with the former lists is in the same summary as the match that these lists found.
     assert [r.data.get("not_opened") for r in events] == [None] * 3 + [{"disk image": 1}] + [
         None
     ] * 2
@@ -126,7 +126,7 @@ def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
 def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
     client: Client, tmp_path: Path
 ) -> None:
-    """Of the matches of others, those prepare reports that have found them."""
+    """Only a client that has found matches prepares reports about them."""
     (tmp_path / "out").mkdir()
     config = parse_config(
         '[[policy]]\nactions = ["report"]\n[report]\norganisation = "o"\ncontact = "c"\n'

@@ -1,4 +1,4 @@
-"""The same match from the same client: recorded once an hour, and counted in between."""
+"""The same match from the same client is recorded once an hour; repeats are only counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def outcome(entry: str = "e-1", door: str = "serve:s,uid=1", kind: Kind = Kind.M
 
 
 def send(known: Repeats, one: Outcome) -> bool:
-    """Let a match come; return whether it is to be recorded."""
+    """Send a match; return whether the program has to record it."""
     first = known.first([one])
     known.learn([Recorded(o, MatchRef("id", MatchState.FOUND, NOW, NOW)) for o in first])
     return bool(first)
@@ -52,8 +52,8 @@ def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
     assert send(known, mailed(0))
     for number in range(1, 31):
         assert not send(known, mailed(number))
-    assert not send(known, outcome())  # it says no id
-    ((_, count, ids),) = known.due()  # at the tenth
+    assert not send(known, outcome())  # this mail names no id
+    ((_, count, ids),) = known.due()  # the tenth repeat made the count due
     assert (count, ids) == (31, [f"{n}@example.org" for n in range(21, 31)])
     assert not send(known, mailed(99))
     assert [(count, ids) for _, count, ids in known.due(everything=True)] == [

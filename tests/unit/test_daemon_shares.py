@@ -1,4 +1,4 @@
-"""What each user may have of a daemon, and who makes place when all connections are taken."""
+"""The share of each user in a daemon, and who makes place when all connections are taken."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Client:
 
 
 class House:
-    """Room for ten connections, of which one user may have `percent`."""
+    """A daemon with room for ten connections, where one user may have `percent` of them."""
 
     def __init__(self, percent: int = 50) -> None:
         self.now = 0.0
@@ -99,7 +99,7 @@ def test_users_who_have_all_places_together_make_place_for_another() -> None:
     assert first.is_closed
     assert house.enter(ROOT)
     assert house.counts.total(Count.CROWDED) == 2
-    assert house.enter(EVE) is None  # ADA has not more than one more
+    assert house.enter(EVE) is None  # ADA has not more than one connection more than EVE
 
 
 def test_root_keeps_its_places() -> None:
@@ -140,7 +140,7 @@ def test_who_asks_for_places_all_the_time_delays_no_other_user() -> None:
     clients = house.enter_many(ADA, 5)
     assert house.enter(EVE) is None
     clients[0].slow = True
-    assert house.enter(EVE) is None  # it has just searched
+    assert house.enter(EVE) is None  # the daemon has just searched for slow connections
     assert house.enter(BOB)
     house.now += SEARCH_S
     house.places.forget_searches()
@@ -170,7 +170,7 @@ def test_one_user_has_a_part_of_the_spool(tmp_path: Path) -> None:
 
 
 class Checks:
-    """Takes what comes from one connection, and answers nothing by itself."""
+    """Takes the bytes of one connection, and answers nothing by itself."""
 
     def __init__(self, share: Share) -> None:
         self.options = OPTIONS
@@ -212,7 +212,7 @@ def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> Non
             for _ in range(30):
                 if theirs in checks.readers:
                     connection.readable()
-            # Its share, and one more: so a connection without a share gets on.
+            # The share, and one file more: so a connection without a share makes progress.
             assert len(checks.asked) == min(6, answered + 3)
             connection.files.end()
             connection.answer(checks.asked[answered], ["fd: OK"])

@@ -52,7 +52,7 @@ def test_a_socket_that_nobody_uses_is_replaced_and_a_file_is_not(ground: Path) -
         stack.callback(listen(UnixAddress(path), 0o600, stack).close)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-        # What has its name in the end may be of somebody else.
+        # The file that has the name of the socket at the end may belong to somebody else.
         path.unlink()
         path.write_text("a file")
     assert path.read_text() == "a file"
@@ -141,4 +141,4 @@ def test_systemd_is_told(tmp_path: Path, is_abstract: bool) -> None:
         notify({"NOTIFY_SOCKET": name}, "READY=1")
         assert systemd.recv(99) == b"READY=1"
     for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
-        notify(environ, "READY=1")  # nobody is told, and nothing fails
+        notify(environ, "READY=1")  # without a service manager nobody is told, and nothing fails

@@ -1,4 +1,4 @@
-"""Turns: one piece each, one request of a client at a time, none for a client without room."""
+"""Turns: one piece of work each, one request of a client at a time, none without room."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def job(
     at_told: Callable[[], None] = lambda: None,
     before: Callable[[], None] = lambda: None,
 ) -> Job:
-    """Work of some pieces, that says when it is at it; without any, it fails."""
+    """Return work of some pieces that notes when a piece runs; without pieces, the work fails."""
     try:
         yield None
         for left in range(pieces - 1, -1, -1):
@@ -183,7 +183,7 @@ def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_th
             late.close()
             turns.add(late, job("late", 1, said))
             said.append("closed")
-            turns.drop(other)  # it has no work
+            turns.drop(other)  # the other client has no work
             turns.add(other, job("other", 1, said))
             held.set()
 

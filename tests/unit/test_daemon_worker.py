@@ -1,4 +1,4 @@
-"""One process of the daemon: how it serves, and ends, and goes on without a descriptor."""
+"""One process of the daemon: how the process serves, ends, and goes on without a descriptor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LISTED, CLEAN = b"a benign file that is listed", b"an ordinary one"
 
 
 class Served:
-    """A worker that serves one client, both in this process and in one loop."""
+    """A worker that serves one client; both run in this process and in one loop."""
 
     def __init__(self, directory: Path, path: Path, stack: contextlib.ExitStack) -> None:
         state = make_state(directory, {"base": csv_of({"e-1": LISTED})})
@@ -48,7 +48,7 @@ class Served:
         self.worker = Worker(session, [(listener, "unix:/s")], OPTIONS, row, os.getppid())
 
     def ask(self, talk: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
-        """Let a client talk, and then end the worker, which fails where the client does not end."""
+        """Let a client talk, and then end the worker; fail if the client does not close."""
         loop = self.worker.checks.loop
 
         async def client() -> None:
@@ -64,7 +64,7 @@ class Served:
 
 
 class Talk:
-    """What a client sends and gets."""
+    """What a client sends and receives."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop, self._sock = loop, sock
@@ -133,7 +133,7 @@ def test_a_stream_that_comes_while_it_is_stopped_is_answered(served: Served) -> 
     stream = instream(LISTED)
 
     async def talk(client: Talk) -> None:
-        # The answer shows that what came with the command has begun.
+        # The answer shows that the stream behind the command has begun.
         await client.send(b"zIDSESSION\0zPING\0" + stream[:-20])
         assert await client.answer() == b"1: PONG"
         stop()
@@ -153,7 +153,7 @@ def test_without_a_client_it_ends_at_once(served: Served) -> None:
 
 
 class Loop:
-    """A loop that notes at what it would look, and what it would do later."""
+    """A loop that notes which descriptors it would watch, and what it would do later."""
 
     def __init__(self) -> None:
         self.readers: list[Any] = []

@@ -42,7 +42,7 @@ class Desk:
         return ref
 
     def held(self, paths: str, *hits: Hit) -> str:
-        """Find files with these hits, and return which of them are held."""
+        """Find files with these hits, and return which of the files are held."""
         return "".join(path for path in paths if self.find(f"/{path}", *hits).held)
 
 
@@ -91,7 +91,7 @@ def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matc
 
 
 def test_each_action_needs_an_entry_that_asks_for_it_and_has_room(record: Matches) -> None:
-    """A report because of one entry must not bring the isolation that another one asks for."""
+    """An entry that asks for a report must not bring the isolation that another entry asks for."""
     rules = PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b")
     desk = Desk(record, *rules, per_entry=1)
     assert desk.held("x", hit("e-1", "a")) == ""
@@ -141,6 +141,6 @@ def test_no_entry_ever_lets_more_files_be_acted_upon_within_a_day(
             record.change(ref.id, MatchState.QUARANTINED, desk.now, {}, in_place=False)
             since = desk.now - timedelta(hours=24)
             assert all(record.used(("base", f"e-{n}"), since) <= 2 for n in range(4))
-            # Each file rests on a permit of an entry of its own.
+            # Each file is permitted by its own entry.
             letting = record.permits_of(ref.id, since)
             assert letting and letting <= {("base", f"e-{n}") for n in entries}

@@ -104,7 +104,7 @@ def test_matches_wait_until_they_are_decided_and_the_others_leave(tmp_path: Path
     report = desk.prepare(first, second, third)
     sent = desk.send(report)
     assert sent.error is None and sent.detail == "waits: 3 matches in it wait for a review"
-    # A timer passes it over, and nothing is logged as sent.
+    # An automatic run of `report send` leaves the match waiting, and the log has no sending.
     assert desk.send_due() == [] and "report-submitting" not in desk.events()
     assert desk.review(first, verdict=YES) == [YES]
     assert desk.review(second, verdict=NO) == [NO]
@@ -221,7 +221,7 @@ def test_other_content_at_the_path_has_no_review(tmp_path: Path) -> None:
     assert desk.find("a", A).id == match.id
     assert desk.story(match) == ["found", "confirmed"]
     with desk.record() as record:
-        # As a container with another member besides: the same entry, other content.
+        # As if a container had another member besides: the same entry, other content.
         outcome = match.handled().outcome
         record.record([outcome], "another key", desk.now())
         record.record([outcome], "another key", desk.now())
@@ -245,7 +245,7 @@ def test_a_report_says_viewed_only_after_such_a_review(tmp_path: Path, viewed: b
     desk.review(match, verdict=YES, viewed=viewed)
     report = desk.prepare(match, other)
     assert [m.viewed for m in desk.outbox.document(report).matches] == [viewed, False]
-    # What the story does not say, no document says.
+    # A document that says more than the story of the match is refused.
     text = (desk.outbox.folder(report.id) / "document.json").read_text()
     was, other_word = (f'"viewed": {word},' for word in ("true", "false")[:: 1 if viewed else -1])
     with pytest.raises(VerificationError, match="not a report document"):

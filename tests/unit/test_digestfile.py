@@ -56,7 +56,7 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """Lines behind the cut were never looked up, though no line is broken."""
+    """Otherwise nobody would look up the lines behind the cut, though no line is broken."""
     path = tmp_path / "digests"
     line = f"{SHA256}\n".encode()
     path.write_bytes(line * 40_000)
@@ -67,7 +67,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) ->
         with pytest.raises(UsageError, match=r"digests ended 650,000 bytes before its size"):
             list(batches)
     assert 0 < first.count < 30_000
-    # From where it stands on, and to where it has grown meanwhile.
+    # From the current position of the stream, to the end of a file that has grown meanwhile.
     with path.open("rb") as stream:
         stream.seek(20_000 * len(line))
         batches = read_digests(stream, "digests")
@@ -251,7 +251,7 @@ def test_a_line_that_does_not_end_is_refused(content: bytes) -> None:
 
 
 def test_lines_that_end_differently_are_read_one_by_one() -> None:
-    """A line is not taken to have the length of the first one, less what that one ends with."""
+    """The reader must not assume that each line has the length of the first one."""
     mixed = f"{MD5}\r\n{MD5}\n{SHA1}\r\n{MD5}\n"
     assert [(line, digests) for line, _, digests, _ in rows(mixed.encode())] == [
         (1, {"md5": MD5}),
@@ -259,10 +259,10 @@ def test_lines_that_end_differently_are_read_one_by_one() -> None:
         (3, {"sha1": SHA1}),
         (4, {"md5": MD5}),
     ]
-    # As long as the first line, and yet no digest.
+    # This line is as long as the first one, and yet it is no digest.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 33"):
         read(f"{MD5}\r\n{MD5}0\n{MD5}\r\n".encode())
-    # As many bytes in all as lines of the first one's length would have.
+    # In all, as many bytes as if each line had the length of the first one.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 31"):
         read(f"{MD5}\n{MD5[:-1]}\r\n{MD5}\n".encode())
     content = f"md5,size\n{MD5},1\r\n{MD5},2\n\r\n\n{MD5},3".encode()
@@ -298,7 +298,7 @@ def test_csv_lines_are_numbered_through_over_chunks(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_cannot_be_read_is_a_usage_error() -> None:
-    # The kernel opens it, but has nothing at address 0.
+    # The kernel opens this file, but the file has nothing at address 0.
     with (
         Path("/proc/self/mem").open("rb") as stream,
         pytest.raises(UsageError, match="cannot read it: Input/output error"),
@@ -324,7 +324,7 @@ def test_each_of_the_usual_ends_ends_a_line(lines: list[str], head: str, end: st
     assert len(expected) == 2
     content = (head + "".join(f"{line}\n" for line in lines)).replace("\n", end)
     assert [row[1:] for row in rows(content.encode())] == [row[1:] for row in expected]
-    # The last one may be missing.
+    # The last line may lack its end.
     assert len(rows(content.removesuffix(end).encode())) == 2
 
 
@@ -348,7 +348,7 @@ def test_an_end_of_two_characters_may_fall_between_two_blocks(
 def test_two_rows_on_one_line_are_refused(
     lines: list[str], head: str, between: str | bytes
 ) -> None:
-    """Else the second would be taken for a part of the first one's name, and never asked about."""
+    """Otherwise the second digest would be part of the first one's name, and be overlooked."""
     if isinstance(between, str):
         between = between.encode()
     first, second = (line.encode() for line in lines)

@@ -1,4 +1,4 @@
-"""Digests in one pass: the same as hashlib's, and never those of a part."""
+"""Digests in one pass: the same as hashlib's, and never digests of a part of the file."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_another_length_than_the_size_gives_no_digests(tmp_path: Path, size: int
             with path.open("rb") as stream, pytest.raises(LengthError) as caught:
                 digest_fd(stream.fileno(), ALL, expected, capped=capped)
             assert caught.value.strerror == (SHORTER if size < expected else LONGER)
-            # No more is read than it takes to know.
+            # The reader reads no more than it needs to notice the wrong length.
             assert caught.value.length <= min(size, expected + CHUNK_BYTES)
 
 
 def gives(monkeypatch: pytest.MonkeyPatch, lengths: Sequence[int]) -> list[int]:
-    """Let reads give `lengths` bytes, one after the other; return those that were asked for."""
+    """Let reads give `lengths` bytes one after the other; return the requested lengths."""
     asked: list[int] = []
     original = os.readv
 

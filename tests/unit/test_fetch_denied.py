@@ -1,4 +1,4 @@
-"""A token for some lists: the others are not offered to this client, and scans do not miss them."""
+"""A token for some lists: the client is not offered the other lists, and scans do not miss them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_another_failure_of_a_role_is_said_once(simulator: Simulator, tmp_path: 
 def test_a_failure_of_its_role_leaves_a_list_not_offered(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Otherwise one bad answer would have it expected, and each later 403 would be an error."""
+    """Otherwise one bad answer would make the list expected, and each later 403 an error."""
     deny(simulator, "b")
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
@@ -232,13 +232,13 @@ def test_a_list_that_each_address_refuses_is_not_offered(two: TwoPlaces) -> None
     # The second address is asked for the refused list alone.
     assert [path for path in two.places[1].requests if ".b.json" in path]
     assert not [path for path in two.places[1].requests if path.startswith("targets/")]
-    deny(two.places[1])  # it gives the list from now on
+    deny(two.places[1])  # this address gives the list from now on
     assert two.fetch() == {"a": None, "b": None, "c": None}
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_address_that_is_down_does_not_count_as_a_refusal(two: TwoPlaces, first: int) -> None:
-    """It may give the list: unless all have refused it before, the list is missing."""
+    """The down address may have the list: unless all have refused the list, it is missing."""
     refusing, down = two.places[first], two.places[1 - first]
     deny(refusing, "b")
     down.faults = {"*": status(503)}

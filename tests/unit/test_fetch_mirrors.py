@@ -1,4 +1,4 @@
-"""Several addresses of one provider: in order, each for lists that the one before lacks."""
+"""Several addresses of one provider: asked in order, each for lists that the earlier ones lack."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def place_of(mirror: Simulator, name: str) -> Place:
 
 
 class Mirrors:
-    """A provider, mirrors of it that can turn bad each on its own, and a client."""
+    """A provider with mirrors, each of which can turn bad on its own, and a client."""
 
     def __init__(self, directory: Path) -> None:
         self.provider = Simulator(directory / "provider")
@@ -52,7 +52,7 @@ class Mirrors:
         self.clock: Callable[[], float] = lambda: 0.0
 
     def mirror(self, **faults: Any) -> Simulator:
-        """Return a mirror as it is now; `faults` by the names of what is broken."""
+        """Return a mirror of the current files; `faults` breaks files by their names."""
         mirror = copy.copy(self.provider)
         mirror.files, mirror.requests = dict(self.provider.files), []
         mirror.faults = {
@@ -61,7 +61,7 @@ class Mirrors:
         return mirror
 
     def fetch(self, *mirrors: Simulator | Place, only: tuple[str, ...] = ()) -> list[Fetched]:
-        """Fetch from these, the first of which is called m-1."""
+        """Fetch from these mirrors, the first of which is called m-1."""
         places = [
             mirror if isinstance(mirror, Place) else place_of(mirror, f"m-{n}")
             for n, mirror in enumerate(mirrors, 1)
@@ -96,7 +96,7 @@ def test_the_first_is_enough_and_no_other_is_asked(world: Mirrors) -> None:
     assert fetched_all(world.fetch(one, two), "m-1")
     one.requests.clear()
     assert fetched_all(world.fetch(one, two), "m-1")
-    # Whether there is a newer root, and the timestamp: as with one address.
+    # Two questions, as with one address: whether there is a newer root, and the timestamp.
     assert len(one.requests) == 2 and two.requests == []
     assert world.told == [] and world.events("refused") == []
     assert {event["source"] for event in world.events("fetch")} == {"m-1"}
@@ -163,14 +163,14 @@ def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
 def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     one.files = dict(world.old)
-    # A generation that is not older than the one here is taken: a first fetch cannot know.
+    # A first fetch takes the mirror's old generation: the client cannot know a newer one.
     assert {r.generation for r in world.fetch(one, two)} == {1}
     world.fetch(two)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
     assert fetched_all(world.fetch(one, two), "m-2")
     (told,) = world.told
     assert told.exit_code is ExitCode.UNVERIFIED and "m-1" in told.message
-    # Alone it is refused, as any provider that goes back.
+    # Alone, the mirror is refused, as any provider that goes back.
     with pytest.raises(VerificationError):
         world.fetch(one)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}

@@ -36,7 +36,7 @@ ALL = range(60)
 
 
 class Exporting:
-    """A provider, what it exports, and a client that has nothing else."""
+    """A provider, its exported bundle, and a client that has nothing else."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -186,7 +186,7 @@ def test_any_byte_of_any_file_that_was_changed_is_found(world: Exporting) -> Non
 
     for name in names:
         if name == "metadata/1.root.json":
-            continue  # the pinned root counts, not this
+            continue  # the pinned root counts, not this file
         # Metadata that was verified once is not read again.
         state = world.directory / name.replace("/", "-")
         world.client = Client(state, world.provider, world.provider.root)

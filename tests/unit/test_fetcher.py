@@ -302,7 +302,7 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
 
 
 def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
-    """Where there is nothing, nothing is up to date; no scan would end in 0 either."""
+    """Without lists, nothing is up to date, and no scan would end in 0 either."""
     simulator = Simulator(tmp_path / "empty")
     client = Client(tmp_path / "state", simulator, simulator.root)
     with pytest.raises(StateError, match="provider main: no list is offered"):
@@ -379,7 +379,7 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
 def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     client: Client, simulator: Simulator, lost: int
 ) -> None:
-    """Else whatever only that run lists would be clean."""
+    """Otherwise everything that only that run lists would be clean."""
     client.fetch()
     simulator.publish(csv(range(30, 33)))
     client.fetch()
@@ -397,7 +397,7 @@ def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
 
 
 def test_rot_is_not_merged_into_a_new_run(client: Client, simulator: Simulator) -> None:
-    """Rot that `status --verify` would have found does not get a digest that is right."""
+    """Damage that `status --verify` would have found does not get a correct digest by a merge."""
     client.fetch()
     (run,) = folder(client).glob("run-*")
     data = bytearray(run.read_bytes())
@@ -498,7 +498,7 @@ def test_a_build_that_cannot_go_on_starts_again(
 def test_no_build_continues_from_a_damaged_one(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that are none show when runs are merged; what was begun is not used again then."""
+    """Merging finds rows that are no entries; afterwards the unfinished build is not used again."""
     break_off(client, simulator)
     # The disk fails after what was begun has been found sound.
     monkeypatch.setattr(build, "verify_runs", lambda *_: {})
@@ -532,7 +532,7 @@ def rot_tags(run: Path) -> None:
 def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
-    """Else what it lists would be clean, under a digest of the run that is right."""
+    """Otherwise the damaged entries would be clean, under a correct digest of the run."""
     break_off(client, simulator)
     rot_tags(min(folder(client).glob("run-*")))
     client.fetch()
@@ -547,7 +547,7 @@ def test_a_build_does_not_continue_from_damaged_bytes(
 def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A build that continues from a note has the digests of the runs below it."""
+    """A build that continues from a note has the digests of the runs of the earlier generation."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     (run,) = folder(client).glob("run-*")
@@ -569,7 +569,7 @@ def test_damage_before_an_interrupted_update_is_still_found(
 def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
-    """A build that continues from a note has not seen the entries before it."""
+    """A build that continues from a note would never see the poisoned entries before the note."""
     good = tmp_path / "good"
     good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
     configured(client, known_good=(str(good),), max_set_aside=0)
@@ -586,7 +586,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
 def test_a_build_upon_an_older_generation_is_no_fresh_build(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the manifest is damaged, all is built from the first segment, whatever was noted."""
+    """If the manifest is damaged, the client builds everything again, whatever was noted."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     simulator.publish(csv(range(30, 35)))
@@ -606,7 +606,7 @@ def test_a_build_upon_an_older_generation_is_no_fresh_build(
 def test_an_update_that_broke_off_leaves_nothing(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is so short that nothing of it is noted, however long this machine takes."""
+    """The update is so short that no progress is noted, however slow this machine is."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", float("inf"))
     client.fetch()
     before = client.list_files()
@@ -640,7 +640,7 @@ def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Cli
 def test_change_is_counted_by_what_is_added_and_withdrawn(
     client: Client, simulator: Simulator
 ) -> None:
-    """Thirty entries before and after, of which six are others."""
+    """There are thirty entries before and after, and six of them have been exchanged."""
     client.fetch()
     simulator.withdraw(*(f"e-{n}" for n in range(6)))
     simulator.publish(csv(range(30, 36)))

@@ -1,4 +1,4 @@
-"""Files that are whole, locks that exclude, secrets that are secret, names that can be shown."""
+"""Files that are whole, locks that exclude, secrets that stay secret, names that can be shown."""
 
 from __future__ import annotations
 

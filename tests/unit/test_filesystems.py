@@ -1,4 +1,4 @@
-"""Which file systems are relied on: the real ones of this machine, and lines of mountinfo."""
+"""Which file systems are relied on: real ones of this machine, and lines of mountinfo."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_fuse_is_relied_on_by_the_user_who_has_mounted_it(
 
 @needs_fuse
 def test_fuse_that_is_not_in_the_table_of_mounts_is_not_relied_on(tmp_path: Path) -> None:
-    """As one that was detached, or is in another namespace of mounts."""
+    """Examples: a detached file system, or one in another namespace of mounts."""
     with mounted(tmp_path, {"f": File(b"x")}):
         fd = os.open(tmp_path / "f", os.O_RDONLY)
         try:
@@ -145,13 +145,13 @@ def test_without_proc_no_fuse_is_relied_on(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_file_systems_that_are_not_here(kind: int, major: int, expected: SizeTrust) -> None:
-    """9p, whose servers may make their files up; NFS; proc; an unknown one, and it on a disk."""
+    """9p, whose servers may invent files; NFS; proc; an unknown kind, without and with a disk."""
     assert trust_in(kind, os.makedev(major, 99)) is expected
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
 def test_the_file_of_another_device_has_no_effect() -> None:
-    """It took the place of the one that was looked at; its own file system would be trusted."""
+    """If that file took the place of the scanned file, its own file system would be trusted."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, opened(name) as fd:
         Path(name, "f").touch()
         device = os.fstat(fd).st_dev
@@ -175,9 +175,9 @@ def test_a_file_may_be_a_file_system_of_its_own(tmp_path: Path) -> None:
         with mounted(file, {"": File(b"x")}):
             assert trust_at("f", fd, file.stat().st_dev, follow=False) is NONZERO
             assert trust_at("link", fd, file.stat().st_dev, follow=True) is NONZERO
-            # The link itself is on the disk, and so is not what `device` says.
+            # The link itself is on the disk, and not on the device that `device` names.
             assert trust_at("link", fd, file.stat().st_dev, follow=False) is NONE
-        # The file system is unmounted: nothing is known of a device that is not there.
+        # The file system is unmounted: nothing is known of an absent device.
         assert trust_at("f", fd, device, follow=False) is NONE
         assert trust_at("f", fd, own, follow=False) is FULL
         with pytest.raises(FileNotFoundError):

@@ -124,7 +124,7 @@ def test_the_schema_accepts_the_good_vectors_and_no_others_that_it_can_refuse() 
 
 
 def test_the_schema_says_what_the_program_reads() -> None:
-    """Each key of each object, and which of them are required."""
+    """The schema has each key of each object, and says which keys are required."""
 
     def keys(schema: Mapping[str, Any]) -> tuple[set[str], set[str]]:
         assert schema["additionalProperties"] is False
@@ -156,7 +156,8 @@ def test_the_longest_document_fits() -> None:
     assert len(encode_status(document, BOX.key)) <= MAX_STATUS_BYTES
 
 
-# What a state may hold that must not leave: paths, entries, persons, reasons with all of these.
+# Values of a state that must not leave the machine: paths, entries, persons, and reasons with all
+# of these.
 _secrets = st.text(st.characters(codec="utf-8", exclude_characters='"\\'), min_size=5, max_size=30)
 _words = _secrets.map(lambda text: f"\N{LATIN SMALL LETTER THORN}{text}")
 

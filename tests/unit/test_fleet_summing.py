@@ -1,4 +1,4 @@
-"""The summaries of many logs, added up: each figure is the sum, or the highest, of those of all."""
+"""Summaries of many logs, added up: each figure is the sum or the maximum over all logs."""
 
 from __future__ import annotations
 

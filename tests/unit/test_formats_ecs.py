@@ -1,4 +1,4 @@
-"""The format ecs: one event for each hit, list and run."""
+"""The format `ecs`: one event for each hit, list and run."""
 
 from __future__ import annotations
 

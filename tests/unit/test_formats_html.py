@@ -298,7 +298,7 @@ def test_the_policy_allows_the_page_its_own_style_and_script_only() -> None:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    # It comes before anything it could rule, and the page asks for nothing from outside.
+    # The policy comes before anything that it could rule, and the page loads nothing from outside.
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert not re.search(r"https?:|@import|url\(|fetch\(|innerHTML|eval\(", text)
 

@@ -1,4 +1,4 @@
-"""Which matches are gone: the way to each one is followed, and what stands in the way keeps it."""
+"""Which matches are gone: the search follows the path of each match, and an obstacle keeps it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "d/e/f"
 class Grounds(Mounts):
     """All directories stand at one place, as the parts of a file system that is mounted twice do.
 
-    But for those with a name that says otherwise.
+    Directories whose name says otherwise are the exception.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def desk(tmp_path: Path) -> Desk:
 def gone(
     desk: Desk, *failed: str, named: Path | None = None, exclude: tuple[str, ...] = ()
 ) -> list[str]:
-    """Return the matches that are gone after a scan, by their paths below the tree."""
+    """Return the paths (below the tree) of the matches that are gone after a scan."""
     coverage = Coverage(ScanOptions(exclude=tuple(filter(None, exclude))))
     coverage.begin(str(named or desk.files))
     for directory in failed:
@@ -101,7 +101,7 @@ def put_link(path: Path) -> None:
 
 
 def put_link_for_directory(path: Path) -> None:
-    """What it leads to has no such name, and would stand at the same place."""
+    """The link leads to a directory without the file, and would stand at the same place."""
     path.parent.rename(path.parent.with_name("moved"))
     (path.parent.with_name("moved") / path.name).unlink()
     path.parent.symlink_to("moved")
@@ -148,7 +148,7 @@ def test_a_match_is_gone_if_the_way_to_it_ends_without_its_name(
 def test_what_a_scan_has_left_out_on_the_way_keeps_a_match(
     desk: Desk, failed: str | None, exclude: str, kept_by: list[Callable[[Path], None]]
 ) -> None:
-    """But not where the way ends above that."""
+    """The match does not stay if its path ends above the left-out directory."""
     for act in (remove, remove_directory, remove_two):
         (desk.files / NAME).parent.mkdir(parents=True, exist_ok=True)
         (desk.files / NAME).touch()
@@ -168,7 +168,7 @@ def test_a_match_is_not_gone_with_its_file_system(desk: Desk) -> None:
 
 
 def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path) -> None:
-    """And not at all if another link stands there since the scan has begun."""
+    """The tree is not followed at all if another link stands there since the scan has begun."""
     (desk.files / NAME).unlink()
     link = tmp_path / "link"
     link.symlink_to(desk.files)

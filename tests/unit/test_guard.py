@@ -121,7 +121,7 @@ def test_a_poisoned_entry_is_still_found_after_the_next_batch(tmp_path: Path) ->
         runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])
         with pytest.raises(VerificationError, match=r": e-0$"):
             inspection.judge(runs)
-    # Of several kinds in several batches, all are named.
+    # If there are several kinds in several batches, all kinds are named.
     inspection = Inspection(guard)
     writer = IndexWriter(tmp_path, SEALER, None)
     for number in (4, 5):
@@ -168,7 +168,7 @@ def nsrl(path: Path, *numbers: int) -> Path:
         )
         for digests in [*map(digests_of, numbers), EMPTY]:
             sha256, sha1, md5 = (digests[a].hex().upper() for a in reversed(Algorithm))
-            # The same file is in many packages.
+            # Many packages contain the same file.
             for package in range(2):
                 row = (sha256, sha1, md5, "", "f", 1, package)
                 db.execute("INSERT INTO FILE VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -244,7 +244,7 @@ def test_the_index_is_built_again_only_when_something_changed(tmp_path: Path) ->
     assert len(before) == 1
     assert refused(state, [path], digests_of(1)) is not None
     assert built(state) == before
-    # Of the same length and with its time set back.
+    # The new file has the same length and the same modification time.
     status = path.stat()
     md5sum(path, 1, 3)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -54,7 +54,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 class Told(Facts):
-    """What a test says of the mount of each file."""
+    """What a test says about the mount of each file."""
 
     def __init__(self, directory: Path) -> None:
         self.utab = directory / "utab"
@@ -120,12 +120,12 @@ def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
 
 
 def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> None:
-    """They bear one UUID, and their files the same inodes and times."""
+    """Both have the same UUID, and their files have the same inodes and times."""
     disk = machine.disk(PCI)
     crypt = machine.mapped(0, "CRYPT-LUKS2-1", disk)
     names = [identity._disk_name(machine.mapped(n, f"LVM-volume-{n}", crypt)) for n in (1, 2)]
     assert names == [b"LVM-volume-1 CRYPT-LUKS2-1", b"LVM-volume-2 CRYPT-LUKS2-1"]
-    # One without a name, as `dmsetup` makes it, may be the one as well as the other.
+    # `dmsetup` makes volumes without a name: one of these could be any volume.
     assert identity._disk_name(machine.mapped(3, "", disk)) is None
 
 
@@ -156,7 +156,7 @@ def test_a_share_is_known_by_what_was_mounted(told: Told) -> None:
     ]
     found = [told.identity(NFS, mount) for mount in mounts]
     assert len(set(found)) == 4
-    # Wherever that is, and by whichever number.
+    # The mount point and the number of the mount do not matter.
     told.numbers = [None]
     assert told.identity(NFS, msgspec.structs.replace(mounts[0], point="/elsewhere")) == found[0]
     first = found[0]
@@ -184,7 +184,7 @@ def test_a_mount_is_another_one_after_each_start(told: Told) -> None:
 
 
 def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
-    """Nor where it cannot be told who has."""
+    """The same holds if the kernel does not say who has mounted the file system."""
     assert told.identity(EXT4, HERE) is not None
     told.utab.write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
     assert told.identity(EXT4, HERE) is None
@@ -193,7 +193,7 @@ def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
 
 
 def test_a_file_system_is_looked_at_once_a_mount(told: Told) -> None:
-    """And each time where mounts have no number that is not given again."""
+    """Without unique numbers of mounts, the file system is looked at each time."""
     told.numbers, identities = [5, 5, 6, None, None], Identities(told)
     asked = []
     for _ in range(5):

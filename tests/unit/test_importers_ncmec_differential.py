@@ -1,7 +1,7 @@
 """NCMEC's hash sharing, read by us and by python-threatexchange, whose client the services use.
 
-It brings some 200 MB (faiss, among others), so it is not installed with the project: where its
-command is on the PATH, its own interpreter is asked what it understands.
+That tool brings some 200 MB (faiss, among others), so it is not installed with the project: if its
+command is on the PATH, its own interpreter is asked how it reads the files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(THEIRS is None, reason="there is no threatexchan
 
 
 def theirs(document: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries that are not deleted, as they are understood there: id to fields."""
+    """Return the entries that are not deleted, as the other tool understands them: id to fields."""
     assert THEIRS is not None
     with Path(THEIRS).open() as script:
         python = script.readline().removeprefix("#!").strip()

@@ -222,7 +222,7 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
         json.dumps({"MD5": f"{n:032x}", "Category": 1}, separators=(",", ":")) for n in range(1000)
     ]
     media[where] = doubled.replace("@", MD5).replace("#", "00" * 16)
-    # Blanks before a colon elsewhere must not make up for it.
+    # Blanks before a colon of another medium must not hide the double key.
     media[700] = media[700].replace('"MD5":', '"MD5" :')
     with pytest.raises(UsageError, match="the same key twice"):
         read(raw(",".join(media)))
@@ -309,7 +309,8 @@ def test_many_at_once_mean_the_same_as_one_by_one(
         assert outcome(content, make()) == one_by_one(content, make)
 
 
-#: Those that make no key stand twice that is not read: one by one, such a medium is refused.
+#: All of `ODD` but the media with a double key in an unread part, which a reader of single media
+#: refuses.
 READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 
 
@@ -317,7 +318,7 @@ READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 def test_an_odd_medium_among_usual_ones_means_the_same(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Media are decoded with the fields of those before; this one has others, or one twice."""
+    """The decoder uses the fields of earlier media; the odd one has others, or a field twice."""
     monkeypatch.setattr(vicsbatch, "_PIECE_CHARS", 20_000)
     out = io.BytesIO()
     exports.vics(out, exports.entries(300, seed=1))

@@ -1,4 +1,4 @@
-"""`--where`: its meaning, and its errors."""
+"""`--where`: its meaning and its errors."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """A clock that shows `now`; each look at the other one takes `step_s`."""
+    """A clock that shows `now`; each look at the clock of durations takes `step_s`."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -107,7 +107,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The pieces that are compared one by one: run, and number in it."""
+    """The pieces that are compared one by one, each as its run and its number in the run."""
     seen: list[tuple[str, int]] = []
     verify = run.verify_piece
 
@@ -152,7 +152,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
     assert manifest.oldest_verified == NOW + HOUR
     clock.now += 3 * HOUR
     made.fetch()
-    assert read[504:] == read[:9]  # those for which it is longest ago
+    assert read[504:] == read[:9]  # the pieces with the oldest comparison
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
 def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
-    """A clock that was ahead tells nothing, and divides nothing by zero: all of it is due then."""
+    """A clock that was ahead tells nothing: all pieces are due, and nothing divides by zero."""
     made = List(tmp_path, clock, 168 * PIECE)
     clock.now = NOW + passed
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}
     made.fetch()
     assert len(read) == count
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}
-    assert (before == after) is (count == 0)  # nothing is read or written for nothing
+    assert (before == after) is (count == 0)  # without due pieces, nothing is read or written
 
 
 def test_a_clock_that_was_ahead_keeps_nothing_from_being_compared(
@@ -190,7 +190,7 @@ def test_a_clock_that_was_ahead_keeps_nothing_from_being_compared(
     read.clear()
     clock.now = NOW + HOUR
     clock.step_s = 0.1
-    for _ in range(3):  # no fetch has the time for all of it
+    for _ in range(3):  # no fetch has the time for all pieces
         made.fetch(limit_s=8.0)
         clock.now += HOUR
     assert len(set(read)) == 168
@@ -231,7 +231,7 @@ def test_an_index_without_any_run(tmp_path: Path, clock: Clock) -> None:
 def test_pages_in_memory_are_dropped_first(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what the disk has made of a piece would not be seen."""
+    """Otherwise nobody would see that the disk has changed a piece."""
     made = List(tmp_path, clock, 3 * PIECE)
     dropped: list[tuple[int, int]] = []
 
@@ -365,7 +365,7 @@ def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Cl
     simulator.faults["targets/*.parquet"] = status(500)
     with pytest.raises(UnreachableError):
         client.fetch()
-    with pytest.raises(DamagedError):  # it stays damaged until it is mended
+    with pytest.raises(DamagedError):  # the list stays damaged until a fetch mends it
         client.open()
     simulator.faults.clear()
     (fetched,) = client.fetch()
@@ -375,7 +375,7 @@ def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Cl
 
 
 def test_rot_is_found_before_anything_is_built_on_it(client: Client) -> None:
-    """And before matches are taken for withdrawn since their entries have rotted away."""
+    """The damage is also found before matches whose entries are damaged count as withdrawn."""
     rot(client, -70)
     simulator = simulator_of(client)
     client.now += timedelta(days=7)
@@ -407,7 +407,7 @@ def test_runs_that_stay_keep_their_times(
     assert len(read) == -(-count * 3 // 7)
     assert first.oldest_verified is not None and second.oldest_verified is not None
     assert abs(second.oldest_verified - first.oldest_verified) < timedelta(seconds=1)
-    # No run was noted that would have to be read as a whole later.
+    # No run was noted as one to read as a whole later.
     monkeypatch.setattr(checks, "verify_runs", None)
     for _ in range(4):
         client.now += timedelta(days=1)

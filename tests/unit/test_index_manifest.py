@@ -1,4 +1,4 @@
-"""The manifest: any change of it on the disk is found."""
+"""The manifest: any change of its bytes on the disk is found."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sealer(client: Client) -> Sealer:
 
 
 def test_the_code_is_an_hmac_under_a_key_of_its_own() -> None:
-    """As another implementation computes it."""
+    """This test computes the code in another way."""
     document = b'{"mac": "' + NO_MAC.encode() + b'", "x": 1}'
     root = hmac.digest(KEY, b"hashclient seal 1: mac\x01", "sha256")
     key = hmac.digest(root, b"hashclient seal 1: some-format/1\x01", "sha256")
@@ -81,7 +81,7 @@ def test_the_code_is_an_hmac_under_a_key_of_its_own() -> None:
     ],
 )
 def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None:
-    """Neither that of another format, nor one under another key, nor none."""
+    """A code of another format, a code under another key, and no code are refused."""
     document = json.dumps({"mac": NO_MAC, "x": 1}).encode()
     made = authenticate(document, "some-format/1", Sealer(KEY))
     given = json.loads(made)["mac"] if mac is None else mac
@@ -96,7 +96,7 @@ def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None
 def test_a_manifest_that_changed_in_any_byte_is_found(
     folder: Path, tmp_path: Path, sealer: Sealer
 ) -> None:
-    """The year of 2026 that becomes 9026, the generation 1 that becomes 9, and all the others."""
+    """For example, the year 2026 becomes 9026, or the generation 1 becomes 9."""
     data = (folder / "manifest.json").read_bytes()
     assert load_manifest(folder, sealer) is not None
     path = tmp_path / "manifest.json"
@@ -106,7 +106,8 @@ def test_a_manifest_that_changed_in_any_byte_is_found(
             path.write_bytes(data[:position] + bytes([other]) + data[position + 1 :])
             with pytest.raises(StateError) as caught:
                 load_manifest(tmp_path, sealer)
-            # Whose key it is cannot be told from a changed byte; all else is damage.
+            # A changed byte in the name of the key looks like another key; all other changes are
+            # damage.
             assert isinstance(caught.value, (DamagedError, OtherKeyError)), (position, other)
 
 
@@ -166,7 +167,7 @@ def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer
 def test_the_note_of_an_unfinished_build_has_an_authentication_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any bit that changes there, and the build begins again."""
+    """If any bit of the note changes, the build begins again."""
     from hashclient.fetch import build
     from hashclient.index.writer import Room
 
@@ -199,7 +200,7 @@ def test_the_note_of_an_unfinished_build_has_an_authentication_code(
 def test_a_manifest_from_before_the_first_release_is_refused_by_its_format_and_built_again(
     client: Client, folder: Path
 ) -> None:
-    """It had no code, and a SHA-256 of each run."""
+    """That manifest had no code, and a SHA-256 of each run."""
     path = folder / "manifest.json"
     document = json.loads(path.read_bytes())
     for run in document["runs"]:

@@ -1,4 +1,4 @@
-"""Looking up one key in plain Python finds what the prefix table finds for many."""
+"""Looking up one key in plain Python finds the same as the prefix table finds for many keys."""
 
 from __future__ import annotations
 

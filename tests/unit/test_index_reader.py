@@ -231,7 +231,7 @@ def test_the_key_of_an_index_is_checked(directory: Path) -> None:
 
 
 def test_sizes_that_no_entry_can_have(index: Index) -> None:
-    """All sizes here fit into four bytes; a larger one must not be cut down to fit."""
+    """All sizes here fit into four bytes; a larger size must not be cut down to four."""
     size = len(content(2))
     sized = index.masks_of_size(size)
     unsized = index.masks_of_size(size + 1000)
@@ -255,7 +255,7 @@ def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:
 
 
 def run_of(directory: Path, keys: npt.NDArray[np.uint64], table: Table | None = None) -> Run:
-    """Write a run that has nothing but `keys`, as the first words of MD5 tags, and their table."""
+    """Write a run that has only `keys`, as first words of MD5 tags, and the table of the keys."""
     bits, starts = table or table_of(keys)
     end = aligned(keys.nbytes)
     header = {
@@ -318,7 +318,7 @@ def test_keys_that_begin_alike_and_are_out_of_order_are_damage(tmp_path: Path) -
 
 
 def test_a_row_that_a_run_does_not_have_is_damage(directory: Path, tmp_path: Path) -> None:
-    """A found row has to be an entry: the first row past the last one is refused already."""
+    """Each row in the table must be an entry: even the number behind the last row is refused."""
     data = the_run(directory).read_bytes()
     whole = Run(the_run(directory))
     rows = whole.section("md5.row")

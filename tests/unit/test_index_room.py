@@ -1,4 +1,4 @@
-"""How much of a list is in memory at a time, by the memory that is left."""
+"""How much of a list is in memory at a time depends on the free memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_with_less_memory_pieces_are_smaller_down_to_what_is_worth_it() -> None:
 
 
 #: Runs the real command in a control group that leaves so many bytes, as far as files say, and
-#: says how much memory of its own it had at most.
+#: reports the most memory that the command had.
 IN_A_GROUP = """
 import pathlib, re, sys, threading
 from hashclient.system import cgroups
@@ -84,6 +84,6 @@ def test_a_fetch_takes_the_less_memory_the_less_its_group_leaves(tmp_path: Path)
             assert f"{entries:,} live entries" in done.stdout
             most[left] = int(done.stderr.split("most ")[-1])
             assert site.run("status", "--verify", state=state).code == 0
-    # By chance of the allocator, 250 to 310.
+    # Depending on the allocator, 250 to 310.
     assert most[128] < 350
     assert most[128] < 0.6 * most[4096]

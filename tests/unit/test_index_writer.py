@@ -1,6 +1,6 @@
 """The writer's side of the index: what it refuses, and what it keeps apart from readers.
 
-That the result answers rightly is in `tests/property/test_index_property.py`.
+`tests/property/test_index_property.py` tests that the resulting index answers correctly.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def garble_rows(path: Path, section: str) -> None:
 def test_a_run_that_cannot_be_merged_is_damage_and_not_left_out(
     writer: IndexWriter, tmp_path: Path, section: str
 ) -> None:
-    """A run that has no digest yet is garbled after it was written: its rows are none."""
+    """A run without a digest changes on the disk after it was written: its rows are no entries."""
     writer.add(batch(*(f"a{n}" for n in range(9))))
     writer.flush()
     writer.add(batch(*(f"b{n}" for n in range(9))))
@@ -222,7 +222,7 @@ def test_runs_that_lack_an_entry_that_was_written_are_damage(writer: IndexWriter
     writer.add(batch("a", "b"))
     writer.flush()
     writer.add(batch("c"))
-    writer.entries += 1  # of a run that got lost
+    writer.entries += 1  # an entry of a run that got lost
     with pytest.raises(DamagedError, match="index has 3 entries where 4 were written"):
         writer.finish()
 
@@ -247,7 +247,7 @@ def test_withdrawals_of_merged_runs_from_a_remaining_run_are_kept(
 
 
 def opened(writer: IndexWriter, directory: Path) -> Index:
-    """Finish a generation and open it, as the next fetch does."""
+    """Finish a generation and open the index, as the next fetch does."""
     return open_manifest(directory, finished(writer, TIME))
 
 
@@ -283,7 +283,7 @@ def test_a_manifest_that_leaves_entries_out_is_damage(writer: IndexWriter, tmp_p
 def test_the_digest_of_a_run_that_stays_is_the_one_of_its_writing(
     writer: IndexWriter, tmp_path: Path
 ) -> None:
-    """Else the next generation would vouch for whatever the disk has made of it."""
+    """Otherwise the next generation would sign whatever the disk has made of the run."""
     writer.add(batch(*(f"a{n}" for n in range(40))))
     base = opened(writer, tmp_path)
     (kept,) = base.manifest.runs

@@ -1,4 +1,4 @@
-"""Leases: what they show, and that they end no process."""
+"""Leases: what they show, and that a lease ends no process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_it_shows_whether_anybody_has_a_file_open_for_writing(path: Path) -> Non
     writer = os.open(path, os.O_WRONLY)
     assert is_unwritable(fd) is False
     os.close(writer)
-    # It is not kept.
+    # The lease is not kept.
     writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     os.close(writer)
     assert is_unwritable(fd) is True

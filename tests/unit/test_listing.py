@@ -37,7 +37,7 @@ from tests.kit import open_files, wait_until, write_tree
 
 
 class Waiting(Lister):
-    """Takes every step for one that waits, and has threads from the beginning."""
+    """Treats each step as one that waits, and has threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -121,7 +121,7 @@ def test_a_directory_that_cannot_be_opened_ahead_is_left_to_the_walk(tmp_path: P
 def test_a_walk_does_not_wait_for_a_thread_that_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
 ) -> None:
-    """For want of memory, say: whether it lists a directory ahead, or looks at names of one."""
+    """A thread may fail for want of memory, whether it lists a directory or looks at names."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""})
 
     def failing(entries: Sequence[os.DirEntry[str]]) -> listing.Chunk:
@@ -171,7 +171,7 @@ def test_a_link_that_takes_the_place_of_a_directory_that_was_moved_is_not_follow
 
     opened = listing.open_in
     monkeypatch.setattr(listing, "open_in", swapping)
-    # Of another file system, any inode would do.
+    # In another file system, any inode would count.
     monkeypatch.setattr("hashclient.scan.sources.walk.is_mount_root", lambda _: True)
     found, outcomes = listed(tree)
     assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
@@ -314,7 +314,7 @@ def test_threads_and_the_walk_share_one_queue(
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
-    """The caller that takes tasks forks its workers before it takes a third one."""
+    """The caller that takes tasks forks its workers before it takes a third task."""
     clock = iter(range(1_000_000))
     lister = Lister(lambda: float(next(clock)))  # each step takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)
@@ -337,7 +337,7 @@ def test_listing_is_slow_after_steps_that_wait_and_quick_again_after_others() ->
     for seconds in (1.0, 1.0, *[STEP_S / 10] * 10):
         lister.note(seconds, entries=100)
         seen.append(lister.is_slow)
-    assert seen[:3] == [False, True, True]  # one alone may be a pause
+    assert seen[:3] == [False, True, True]  # one slow step may be a pause
     assert not seen[-1]
 
 
@@ -361,7 +361,7 @@ def test_types_that_take_long_are_looked_at_side_by_side() -> None:
 
         def is_file(self, *, follow_symlinks: bool) -> bool:
             if self.name != "0" and int(self.name) % 4 == 1:
-                at_once.wait(60)  # until others are at it as well
+                at_once.wait(60)  # until other threads look at names as well
             return True
 
         def inode(self) -> int:
@@ -383,7 +383,7 @@ def test_a_task_is_full_after_some_time() -> None:
     now = TASK_S
     assert tasks.add(three) == [one, two, three]
     assert tasks.full == 1
-    # The next one has its own time.
+    # The next task has its own time.
     now = 10.0
     assert tasks.add(one) is None
 

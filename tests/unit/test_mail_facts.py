@@ -1,4 +1,4 @@
-"""Which mail a match was in, by a header that anybody may have written."""
+"""A header, which anybody may have written, says in which mail a match was."""
 
 from __future__ import annotations
 

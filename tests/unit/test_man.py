@@ -29,7 +29,7 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 
 def shown(text: str) -> str:
-    """Return a page as a reader sees it: without bold, on lines that end where ours do."""
+    """Return a page as a reader sees it: without bold, and with the line ends of the source."""
     done = subprocess.run(
         ["mandoc", "-Tutf8", "-Owidth=1000"],
         input=text,
@@ -73,7 +73,7 @@ def test_it_has_the_sections_that_people_look_for(name: str) -> None:
     headings = re.findall(r"^\.SH (.+)$", PAGES[name], re.MULTILINE)
     expected = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "EXIT STATUS"]
     expected += ["ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"]
-    # Not every command has others below it, and a group may leave the examples to them.
+    # Not every command has commands below it, and a group may leave the examples to them.
     optional = {"COMMANDS", "EXAMPLES"}
     assert headings == [h for h in expected if h not in optional or h in headings]
     assert optional & set(headings)
@@ -116,7 +116,7 @@ def test_any_help_text_is_shown_unchanged() -> None:
             'b'
         """
 
-    # A docstring that is raw has no real backspace; click wants one.
+    # A raw docstring has no real backspace; click needs one.
     odd.help = (odd.help or "").replace("\\b\n", "\b\n", 1)
     parent = click.Context(click.Group(), info_name="hashclient")
     text = shown(page(click.Context(odd, parent, "odd"), MADE))

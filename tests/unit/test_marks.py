@@ -51,7 +51,7 @@ FILES = {
 def test_a_container_is_recognised_however_few_bytes_come_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """As of a slow file system; the first bytes may also come from somebody who reads the file."""
+    """A slow file system gives few bytes; a reader of the file may pass on its first bytes."""
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, min(count, most), at))
     looked, read = Marks(), Marks()
@@ -63,7 +63,7 @@ def test_a_container_is_recognised_however_few_bytes_come_at_a_time(
         begin = content[0] if content else 0
         assert (looked.may_be, looked.begin) == (may_be, begin), name
         first = min(most, len(content))
-        for size in (len(content), None):  # None: the length that the file says is not relied on
+        for size in (len(content), None):  # None: nobody relies on the size of the file
             read.size = size
             read.first(bytearray(content[:first]), first)
             if not read.is_sure:

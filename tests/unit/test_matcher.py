@@ -1,4 +1,4 @@
-"""The matcher: entries that could match an input of some size, those that do, and the outcome."""
+"""The matcher: entries that could match an input of some size, real matches, and the outcome."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_size_decides_which_digests_are_worth_computing(tmp_path: Path) -> N
     # The cheapest of three, and then a digest for each of two entries.
     assert asked.plan(6) == (SHA1,)
     assert asked.plan(7) == (SHA1, SHA256)
-    # No entry is ruled out where the size is not known.
+    # No entry is ruled out if the size is not known.
     assert asked.plan(None) == (MD5, SHA1)
 
 
@@ -124,7 +124,7 @@ def test_all_digests_that_both_have_must_agree(tmp_path: Path) -> None:
         ("one", "alone", "sha256", "all"),
         ("one", "wrong", "sha1", ""),
     ]
-    # A digest that the input does not have cannot disagree.
+    # If the input lacks a digest, that digest cannot disagree.
     assert hits(asked, digests(b"data", SHA1), 4) == [
         ("one", "whole", "sha1", "all"),
         ("one", "wrong", "sha1", "all"),
@@ -181,7 +181,7 @@ def test_one_complete_hit_makes_a_match(complete: tuple[bool, ...], kind: Kind) 
 
 @pytest.mark.slow
 def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
-    """They may have contents, digests of some kinds, sizes, or nothing in common."""
+    """The inputs may share contents, digests of some kinds, sizes, or nothing."""
     contents = [b"a", b"b", b"c", b"d"]
     rows = [
         row(f"e-{n}", contents[n % 3], *kinds, size=size, wrong=wrong)

@@ -128,12 +128,12 @@ def test_a_match_that_is_listed_again_returns_to_its_former_state(record: Matche
     assert (again.state, again.in_place) == (MatchState.REPORTED, False)
     assert again.standing == (hit("e-0", generation=3),)
     assert record.story(taken)[-1].event == LISTED_AGAIN
-    # By another entry, on another list; and what is settled stays so.
+    # The new entry may be another one on another list; a settled match stays settled.
     assert record.list_again(left, [hit("x-1", "other")], LATER).state is MatchState.FOUND
     assert record.list_again(given_back, [hit("e-2")], LATER).state is MatchState.RESTORED
     assert record.standing("base") == ["e-0"] and record.standing("other") == ["x-1"]
     assert record.withdrawn() == []
-    # It can be withdrawn again.
+    # The match can be withdrawn again.
     record.withdraw("base", ["e-0"], 4, LATER)
     assert record.get(taken).state is MatchState.WITHDRAWN
 
@@ -150,7 +150,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     assert re.fullmatch(r"[a-z0-9]{10}", made.id)
     assert (made.state, made.in_place) == (MatchState.FOUND, True)
     assert record.get(made.id).tags == {Algorithm.MD5: b"m" * 16}
-    # By a common entry, by common tags; what was known of the tags stays known.
+    # A common entry or common tags show it; the known tags stay known.
     (by_entry,) = record.record([match("/a", hit("e-1"), sha1=b"s" * 16)], KEY, LATER)
     by_tags = match("/a", hit("e-5", "other"), md5=b"m" * 16)
     assert record.record([by_tags], KEY, LATER)[0].id == made.id == by_entry.id
@@ -173,7 +173,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     # Tags under another key say nothing.
     (other_key,) = record.record([match("/a", hit("e-8"), md5=b"m" * 16)], "other", LATER)
     assert other_key.id not in known
-    # A key that was changed: the entry tells that it is the same; old tags go.
+    # Under a changed key, the entry shows that it is the same file; old tags go.
     (renewed,) = record.record([match("/a", hit("e-1"), md5=b"k" * 16)], "other", LATER)
     assert renewed.id == made.id
     found = record.get(renewed.id)
@@ -236,7 +236,7 @@ def test_a_note_leaves_the_state(record: Matches) -> None:
 
 
 def test_a_held_match_is_held_again_when_its_report_is_taken_back(record: Matches) -> None:
-    """The row of a match that was held at once says so, until another state is written there."""
+    """The match was held when it was found: its row says so until another state is written."""
     (made,) = record.record(
         [match("/a", hit("e-1"))], KEY, NOW, hold=lambda cases, _: {cases[0].id: True}
     )
@@ -378,7 +378,7 @@ def test_a_transaction_of_a_killed_scan_is_rolled_back(tmp_path: Path, create: b
 
     def killed() -> None:
         with Matches(tmp_path) as record:
-            # So small a cache makes it write before the end of the transaction.
+            # With so small a cache, the database writes before the end of the transaction.
             record._db.execute("PRAGMA cache_size = 1")
             record._db.execute("BEGIN IMMEDIATE")
             record._db.execute("UPDATE hit SET withdrawn_generation = 1")
@@ -395,7 +395,7 @@ def test_a_reader_makes_none(tmp_path: Path) -> None:
     with Matches(tmp_path, create=False) as record:
         assert list(record.find()) == []
     assert list(tmp_path.iterdir()) == []
-    # A scan that is killed while it makes one leaves this.
+    # A scan that is killed while it makes the database leaves an empty file.
     (tmp_path / DATABASE_NAME).touch()
     with Matches(tmp_path, create=False) as record:
         assert record.withdrawn() == []
@@ -501,7 +501,7 @@ def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
         if chance.random() < 0.3:
             record.withdraw("base", [f"e-{chance.randrange(4)}"], 2, NOW)
         made = record.record(found, chance.choice((KEY, "other")), NOW)
-        # A match that comes again in one batch is renewed: the last of a file stands.
+        # A match that comes again in one batch is renewed: the last outcome of a file counts.
         last = {m.id: m for m in made}
         assert {i: record.get(i).ref for i in last} == last
 
@@ -534,7 +534,7 @@ def test_the_story_of_a_gone_match_continues(record: Matches) -> None:
     gone = record.get(ids[1])
     assert (gone.state, gone.in_place, gone.ended) == (MatchState.GONE, True, None)
     assert record.mark_gone(left, LATER) == []
-    # It can be reported all the same, and withdrawn.
+    # A gone match can still be reported and withdrawn.
     assert record.change(ids[1], MatchState.REPORTED, LATER, {}).state is MatchState.REPORTED
     record.withdraw("base", ["e-1"], 2, LATER)
     assert record.get(ids[1]).state is MatchState.WITHDRAWN
@@ -593,7 +593,7 @@ def test_standings_of_no_match_are_forgotten_with_the_last(tmp_path: Path) -> No
 def members(
     path: str, *entries: str, md5: bytes = b"0" * 16, is_stream: bool = False
 ) -> list[Outcome]:
-    """Return members of one file: one for each entry, which it matches."""
+    """Return members of one file: for each entry, a member that matches this entry."""
     outer = Outer(1000, {Algorithm.MD5: md5}, len(entries))
     return [
         Outcome(
@@ -612,7 +612,7 @@ def members(
 def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     record: Matches,
 ) -> None:
-    """Of two files with one MD5 a ruling is about one: both members hit the same entry."""
+    """A ruling is about one of two files with the same MD5: both members hit the same entry."""
 
     def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
         (outcome,) = members("/a.zip", "e-1")
@@ -624,9 +624,9 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     later = NOW + timedelta(minutes=1)
     assert batch(Kind.MATCH, NOW, NOW).state is MatchState.FOUND
     assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
-    # The next run finds it excepted as a whole.
+    # The next run finds the whole container excepted.
     assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
-    # One that was excepted becomes a match by any of its members, and stays one for this run.
+    # An excepted container becomes a match by any of its members, and stays one for this run.
     again = later + timedelta(minutes=1)
     assert batch(Kind.EXCEPTED, again, again).state is MatchState.EXCEPTED
     assert batch(Kind.MATCH, again, again).state is MatchState.FOUND
@@ -656,7 +656,7 @@ def test_members_found_again_renew_the_record_and_are_noted_once(record: Matches
 
 
 def test_members_of_files_that_differ_are_not_of_one_record(record: Matches) -> None:
-    """The file at a path was replaced between two members, by one with other digests."""
+    """Between two members, a file with other digests took the place of the file."""
     found = [*members("/a.zip", "e-1"), *members("/a.zip", "e-2", md5=b"1" * 16)]
     refs = record.record(found, KEY, NOW)
     assert refs[0].id != refs[1].id
@@ -703,7 +703,7 @@ def test_steps_before_the_file_was_found_again_do_not_count() -> None:
 def test_the_file_that_was_read_is_on_record_whatever_its_inode_is(
     tmp_path: Path, inode: int
 ) -> None:
-    """Without devices, whose numbers a restart changes; and as the last scan has seen it."""
+    """The record has no devices, whose numbers a restart changes; the last scan counts."""
     outcome = match("/srv/a", hit("e-1"))
     with Matches(tmp_path) as record:
         for directory in (inode, 7, None):

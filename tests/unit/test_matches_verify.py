@@ -1,4 +1,4 @@
-"""Whether the record of matches is whole: what `status --verify` finds in it."""
+"""Whether the record of matches is whole: what `status --verify` finds in the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit import call, csv_of, make_state, write_tree
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state with many matches, of which some are closed."""
+    """A state with many matches, some of them closed."""
     directory = tmp_path_factory.mktemp("site")
     contents = {f"e-{n}": b"listed %d" % n for n in range(200)}
     state = make_state(directory, {"base": csv_of(contents)})
@@ -70,7 +70,7 @@ def test_rows_that_nobody_wrote(state: Path, statement: str) -> None:
 
 
 def test_pages_that_do_not_fit_each_other(state: Path) -> None:
-    """An index of the file that says something else than the rows."""
+    """The index of the database disagrees with its rows."""
     path = state / "matches.db"
     data = bytearray(path.read_bytes())
     at = data.find(b"/050")  # a path, in the table or in the index

@@ -1,4 +1,4 @@
-"""What earlier records still say: only what a change of kinds may touch is looked at again."""
+"""What earlier records still say: a scan looks again only at files of the changed kinds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def database() -> sqlite3.Connection:
 
 
 def with_kinds(patch: pytest.MonkeyPatch, *kinds: Kind) -> None:
-    """Let today's kinds be these."""
+    """Let the program know exactly these kinds."""
     patch.setattr(meaning, "NUMBERS", {kind.name: meaning.number_of(kind) for kind in kinds})
     patch.setattr(meaning.touched, "__defaults__", (kinds,))
 
 
 def plain_records(*files: tuple[int, bytes]) -> Records:
-    """Return records of files that are no containers: of a size, with a first byte."""
+    """Return records of files that are no containers, with these sizes and first bytes."""
     records = np.zeros(len(files), RECORD)
     records["mask"] = PLAIN | 1
     records["size"] = [size for size, _ in files]
@@ -96,7 +96,7 @@ def test_a_change_of_a_row_touches_what_the_row_says(
 def test_a_kind_in_programs_touches_programs(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, begin: bytes
 ) -> None:
-    """They begin with `MZ` or `ELF` behind a byte."""
+    """Programs begin with `MZ`, or with a byte and `ELF`."""
     with_kinds(monkeypatch, *KINDS, TOY)
     written = plain_records((900, begin), (3, begin))
     Meanings(database, records="files").give(written)

@@ -67,7 +67,7 @@ def test_an_address_with_anything_special_is_refused(before: str, bad: str, afte
 
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=3))
 def test_an_escaped_name_travels_unchanged_as_one_part(names: list[str]) -> None:
-    """As python-tuf writes names of roles into addresses; see `docs/format.md` for our own."""
+    """python-tuf writes names of roles into addresses so; for our names see `docs/format.md`."""
     usual = [n for n in names if n.isprintable() and n not in ("", ".", "..")]
     parts = [quote(name, "", errors="replace") for name in usual]
     url = BASE + "/".join(["x", *parts])
@@ -289,7 +289,7 @@ def test_a_systemd_credential_needs_its_directory_and_a_name(tmp_path: Path) -> 
 
 
 def test_any_secret_file_may_be_a_systemd_credential(tmp_path: Path) -> None:
-    """They are readable by their group's mask; outside that directory this is refused."""
+    """A credential is readable by its group's mask; in other directories that mode is refused."""
     path = tmp_path / "basic"
     path.write_text(f"me:{SECRET}")
     path.chmod(0o440)

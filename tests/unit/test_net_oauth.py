@@ -118,7 +118,7 @@ def test_a_token_is_renewed_before_it_expires(
             clock[0] = 1000.0 + later
             assert transport.get(f"{server.origin}/x", 10) == b"hello"
     assert len(token_server.requests) == 2
-    # None was refused first: half a minute before its end a token is not sent any more.
+    # No token was refused first: in its last half a minute, a token is not sent any more.
     sent = [request.header("authorization") for request in server.requests]
     assert sent == ["Bearer first", "Bearer first", "Bearer second"]
 

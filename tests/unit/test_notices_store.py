@@ -125,7 +125,7 @@ def test_whether_notices_are_missing_is_known_or_an_error(layout: Layout) -> Non
     metadata = layout.metadata("main")
     metadata.mkdir(parents=True)
     (metadata / "notices.json").write_bytes(b"")
-    assert not are_missing(layout, "main")  # the provider has given them up
+    assert not are_missing(layout, "main")  # the provider has given up its notices
     (metadata / "targets.json").write_bytes(b'{"signed":{"hashclient-notices":{}}}')
     assert are_missing(layout, "main")
     write(layout, book())

@@ -34,7 +34,7 @@ def files(*notices: Notice) -> Files:
 
 
 def after(notice_id: str, type_: Type, *earlier: Notice | str, **changes: object) -> Notice:
-    """Return a notice that was sent after `A` and refers to earlier ones."""
+    """Return a notice that was sent after `A` and refers to earlier notices."""
     return make_notice(notice_id, **{"sent": SENT + HOUR, **changes}, type=type_, refers_to=earlier)
 
 
@@ -82,7 +82,7 @@ CASES: Mapping[str, Callable[[], Files]] = {
 
 
 def states(given: Files, now: datetime = NOW) -> dict[str, str]:
-    """Return how notices stand that come in one fetch, or that they are refused."""
+    """Return the states of notices that come in one fetch, or that they are refused."""
     taken, found = [], {}
     for notice_id, data in given.items():
         try:

@@ -37,7 +37,7 @@ def body(keys: list[str], scheme: str) -> bytes:
 
 
 def keys_in(page: bytes, scheme: str) -> list[str]:
-    """Return the keys that stand in a page in digits."""
+    """Return the keys of a page that consist of digits."""
     names = re.findall(rb"<Name>(.*?)</" if scheme == "az" else rb"<Key>(.*?)</", page)
     return [os.fsdecode(key_of(name)) for name in names]
 
@@ -156,7 +156,7 @@ def test_no_proxy_gets_what_is_for_this_machine(
 
 
 def test_the_endpoint_of_another_store_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request for it would be signed for Azure, and need no TLS."""
+    """A request to that endpoint would be signed for Azure, and need no TLS."""
     for name in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_BASE_URL", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""A report that is fetched from a store: all of it, or none."""
+"""A report that is fetched from a store: the whole report, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "s3://reports/rows.csv"
 
 
 class Cutting(Other):
-    """A store that gives other lengths of ranges than it is asked for."""
+    """A store whose answers to range requests have other lengths than requested."""
 
     def __init__(self, more: int) -> None:
         super().__init__("gs", "reports")

@@ -1,4 +1,4 @@
-"""A scan of a bucket in one process: what is listed, read, opened and known, and where."""
+"""A scan of a bucket in one process: which objects are listed, read, opened and known."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def objects_at(directory: Path, *uris: str, **how: Any) -> Objects | None:
 def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
     site: Site, lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    """A container is kept until it is opened: on the disk, if all memory for that is taken."""
+    """A container is kept until it is opened: on the disk, if the memory for it is taken."""
     monkeypatch.setattr(kept, "MEMORY_BYTES", 0)
     archive = zipped(LISTED, b"benign")
     bucket = site.bucket(a=LISTED, b=b"LISTED", c=b"of another size", z=archive)
@@ -92,7 +92,7 @@ def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
 def test_a_container_whose_members_are_known_is_not_read_again(
     site: Site, lists: OpenLists, tmp_path: Path
 ) -> None:
-    """Unless one of them is listed: then it is opened, to name that one."""
+    """If a member is listed, the container is opened, to name this member."""
     bucket = site.bucket(benign=zipped(b"benign"), other=zipped(LISTED))
     memory = Memory(InventoryPlace(tmp_path / "state", "key"))
     counts, reads = [], []
@@ -122,7 +122,7 @@ def test_all_reads_of_an_object_are_of_the_version_that_was_read_first(
     assert found == {f"{bucket.uri}/a?versionId={version}": Kind.MATCH}
     asked = [f"versionId={version}" in query for _, path, query in site.requests if "/a" in path]
     assert asked == [False, True]
-    # One that was asked for by its version is that one in each read.
+    # An object that the user names with its version is read as this version each time.
     bucket.put("a", b"LISTED")
     site.requests.clear()
     _, again = scan(objects_at(tmp_path, f"{bucket.uri}/a?versionId={version}"), lists)
@@ -164,7 +164,7 @@ def test_other_machines_list_no_buckets_of_other_stores(lists: OpenLists, tmp_pa
 def test_other_machines_are_asked_for_the_latest_objects_of_a_bucket_alone(
     site: Site, lists: OpenLists, tmp_path: Path, how: str
 ) -> None:
-    """What they cannot list is listed here."""
+    """This machine lists what the other machines cannot list."""
     bucket, elsewhere = site.bucket(), Elsewhere()
     bucket.keep_versions()
     version = bucket.put("b", LISTED)

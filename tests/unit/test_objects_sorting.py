@@ -59,7 +59,7 @@ TAGS = bytes(range(48))
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """Return a judge of entries of sizes 1 to 8; one of size 5 has no MD5."""
+    """Return a judge of entries of sizes 1 to 8; the entry of size 5 has no MD5."""
     every = [row(f"e-{n}", bytes(n), *Algorithm, size=n) for n in range(1, 9)]
     some = [row("f-1", b"12345", SHA256, size=5), row("f-2", b"1" * 9, MD5, SHA1, size=9)]
     return make_judge(tmp_path_factory.mktemp("judge"), one=every, two=some)
@@ -72,7 +72,7 @@ def etag(data: bytes) -> str:
 @given(st.lists(st.booleans(), min_size=1, max_size=300).filter(any))
 @example([True, False] * 100)
 def test_the_rows_that_are_chosen_are_those_of_the_flags(flags: list[bool]) -> None:
-    """They are cut out of a page where they are few runs, and filtered otherwise."""
+    """The rows are cut out of a page if they are few runs, and filtered otherwise."""
     page = page_of([(str(number), number) for number in range(len(flags))])
     chosen = [number for number, flag in enumerate(flags) if flag]
     assert sorting._chosen(page, np.array(flags)).column("size").to_pylist() == chosen
@@ -214,7 +214,7 @@ def write(state: Path, result: Result, key_id: str = "k") -> list[StateError]:
 def known(
     state: Path, *objects: Wanted, key_id: str = "k", days: int = 14, bucket: str = "s3 b"
 ) -> tuple[list[int], list[int]]:
-    """Return the masks of objects, and which of them are containers with known members."""
+    """Return the masks of objects, and which objects are containers with known members."""
     place = InventoryPlace(state, key_id, days)
     found = ObjectMemory(place, days).find(bucket, objects)
     return ([0] * len(objects), []) if found is None else (found[0]["mask"].tolist(), [*found[1]])
@@ -232,7 +232,7 @@ def test_remembered_objects_are_known(tmp_path: Path) -> None:
     found = ObjectMemory(InventoryPlace(tmp_path, "k"), 14).find("s3 b", [ONE])
     assert found is not None
     assert found[0]["tags"].tobytes() == TAGS
-    # Without a version it is only believed, until it is due.
+    # Without a version, the record of an object is believed until it is due.
     assert known(tmp_path, ONE, VERSION, days=0) == ([0, 5], [])
 
 

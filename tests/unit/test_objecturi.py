@@ -1,4 +1,4 @@
-"""URIs of objects: each is one key, and each is read back as it was written."""
+"""URIs of objects: each URI is one key, and is read back as it was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one-file tool for recipients, as it is built, in an empty environment without any package."""
+"""The built one-file tool for recipients, in an empty environment without any package."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(tool: Path, *words: object) -> Run:
-    """Run it without site packages, variables or the tree of this project."""
+    """Run the tool without site packages, variables or the tree of this project."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(tool), *map(str, words)],
         cwd=tool.parent,
@@ -210,7 +210,7 @@ def test_a_key_that_does_not_fit(tool: Path, desk: Desk, tmp_path: Path) -> None
     for is_tool in (True, False):
         found = use(tool, *words) if is_tool else call("report", "verify", *words)
         assert found.code == 5 and "evidence that the key does not open: 1 match" in found.err
-        target.rmdir()  # nothing is in it
+        target.rmdir()  # the directory is empty
     (tmp_path / "no.key").write_text("no key\n")
     assert use(tool, sealed_of(desk), "--identity", tmp_path / "no.key").code == 2
 
@@ -239,7 +239,7 @@ def test_it_writes_an_answer_that_is_received(tool: Path, tmp_path: Path) -> Non
     assert "Polizei Köln: 1 match accepted; reference 4711; asks to keep until 2026" in received.out
     again = call("--state-dir", desk.settings.state_dir, "report", "receive", answer)
     assert again.code == 6 and "received before" in again.err
-    # Nothing is overwritten, and nothing that does not verify is answered.
+    # The tool overwrites no file, and answers no package that does not verify.
     assert use(tool, "answer", folder_of(desk), *words).code == 2
     (folder_of(desk) / "README.txt").write_text("x")
     answer.unlink()
@@ -276,7 +276,7 @@ def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_
 def test_programs_in_the_current_directory_are_not_run(
     tool: Path, desk: Desk, tmp_path: Path
 ) -> None:
-    """Where `PATH` has an empty entry: what somebody unpacks there would say that all verifies."""
+    """If `PATH` has an empty entry, an unpacked program could say that everything verifies."""
     for name in ("openssl", "age"):
         (tmp_path / name).write_text("#!/bin/sh\ntouch was-run\nexec cat\n")
         (tmp_path / name).chmod(0o755)
@@ -346,7 +346,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_the_stand_in_for_msgspec_is_as_strict(tool: Path, desk: Desk) -> None:
-    """Each value of a document in turn is another one, or is not there."""
+    """Each value of a document in turn is exchanged for another one, or removed."""
     text = (folder_of(desk) / "document.json").read_text()
     others: tuple[Any, ...] = (
         *(None, True, 0, -1, 1.5, "", "x", "r-bbbbbbbbbb", "bbbbbbbbbb\n", [], ["md5"], {}),

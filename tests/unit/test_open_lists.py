@@ -103,7 +103,7 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
-    """On stderr they stand alone, in a summary beside the name."""
+    """On stderr the sentence stands alone, in a summary beside the name of the list."""
     folder = client.settings.layout.lists / "a"
     (folder / "manifest.json").write_bytes(b"{")
     targets.unlink()
@@ -121,7 +121,7 @@ def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> 
 def test_no_list_is_fresh_for_longer_than_what_vouches_for_it(
     client: Client, expires: str | None
 ) -> None:
-    """One bit of a manifest that changes on the disk makes a year of 2026 one of 3026."""
+    """One changed bit of a manifest on the disk turns the year 2026 into 3026."""
     before = client.manifest("a")
     assert before is not None
     if expires is not None:

@@ -1,4 +1,4 @@
-"""Files that are opened ahead: in their order, each as it would be, and none left open."""
+"""Files that are opened ahead: in order, with the usual outcome, and none left open."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.Monkey
     for waited, left_out, files, often in (
         (WAITS, 0, 8, False),
         (100, 0, 50, True),
-        (0, 0, 0, True),  # nothing was read: that says nothing
+        (0, 0, 0, True),  # nothing was read: that says nothing about waiting
         (10, 0, 500, False),
-        (100, 98, 50, False),  # of another process, that opened an archive
+        (100, 98, 50, False),  # another process waited, which opened an archive
     ):
         waits.begin()
         now += left_out

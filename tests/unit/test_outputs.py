@@ -1,4 +1,4 @@
-"""Files that a user names: written where they were meant to be, or refused by name."""
+"""Files that a user names: written to the right place, or refused by name."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_link_of_another_user_is_refused_by_name(ground: Path) -> None:
         with pytest.raises(UsageError, match="a link that"):
             write_new(path, b"")
     with replaced_file(theirs / "out") as stream:
-        stream.write(b"new")  # it replaces the link
+        stream.write(b"new")  # the new file replaces the link
     assert victim.is_untouched()
     assert not (theirs / "out").is_symlink()
 
@@ -202,7 +202,7 @@ def test_what_another_user_has_put_there_is_not_written_to(ground: Path, kind: s
 def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
     ground: Path, mode: int, group: int
 ) -> None:
-    """As /var/log of Ubuntu, which is for the group of syslog."""
+    """An example is /var/log of Ubuntu, which belongs to the group syslog."""
     log = ground / "log"
     (log / "reports").mkdir(parents=True)
     os.chown(log, 0, group)
@@ -224,7 +224,7 @@ def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
 
 @needs_root
 def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path) -> None:
-    """They may have exchanged it for another one of root's."""
+    """Others may have exchanged the directory for another directory of root."""
     theirs = give_tree(ground / "theirs", {"x": b""})
     victim = Victim(theirs / "closed" / "file", b"root's")
     with pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"):
@@ -251,7 +251,7 @@ def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path)
 
 @needs_root
 def test_an_output_in_a_checkout_of_another_user_is_made_and_written_again(ground: Path) -> None:
-    """As in a container of CI, which is root's over files of the machine's user."""
+    """In a container of CI, root works on files of another user of the machine."""
     checkout = give_tree(ground / "checkout", {"src/x": b""}, uid=1000)
     for text in (b"first", b"second"):
         put(checkout / "report.json", text)

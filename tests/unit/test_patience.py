@@ -1,4 +1,4 @@
-"""When something that has failed is tried again."""
+"""When a failed act is tried again."""
 
 from __future__ import annotations
 

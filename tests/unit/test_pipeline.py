@@ -43,7 +43,7 @@ def match(path: str) -> Outcome:
 
 
 class Watching(Observer):
-    """Notes what it is called with."""
+    """Notes the arguments of its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -60,7 +60,7 @@ class Watching(Observer):
 
 
 class Blocks:
-    """A guard that notes in which blocks something is."""
+    """A guard that notes which of its blocks are open."""
 
     def __init__(self) -> None:
         self.open: list[str] = []

@@ -62,6 +62,6 @@ def test_an_outcome_that_is_no_match_gets_no_action() -> None:
     for kind in Kind:
         if kind is not Kind.MATCH:
             assert actions(rules=rules, kind=kind) == []
-    # A match of one list that conflicts with another acts for the first one only.
+    # If a match of one list conflicts with another list, only the first list's action counts.
     two = (PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b"))
     assert actions(partial, hit("b", "x"), rules=two) == [REPORT]

@@ -23,7 +23,7 @@ from hashclient.system.process import (
 from tests.kit import environment
 
 #: Every way in which our code, and the libraries under it, touch a mapped file; each in a process
-#: of its own, where the file is cut short behind the map. `sha256` and `searchsorted` of a large
+#: of its own, where the file becomes shorter than the map. `sha256` and `searchsorted` of a large
 #: array work without Python's lock; two other threads want it all the time.
 WAYS = """
 import hashlib, json, mmap, os, signal, sys, threading

@@ -145,7 +145,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert isinstance(received, Result)
     assert received.taken_s > 0
     received.taken_s = sent.taken_s
-    assert {first, *ticks} == {Advance()}  # a tick is one more where the machine is slow
+    assert {first, *ticks} == {Advance()}  # a slow machine adds an `Advance`
     assert received == sent
 
 
@@ -182,7 +182,7 @@ def test_deferred_work_is_done_by_any_free_worker() -> None:
 
 
 def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
-    """While one worker is at a large file, others do the rest."""
+    """While one worker reads a large file, others do the rest."""
     names = ["a", "b", "c", "d", "e", "f"]
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
@@ -235,7 +235,7 @@ def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None
         results = []
         for result in pool.run(iter([task("a"), task("b")]), 0.01):
             results.append(result)
-            if results == [Advance()] * 3:  # the first one says that all workers are at it
+            if results == [Advance()] * 3:  # the first `Advance` says that both workers have begun
                 ticked.touch()
     assert outcomes(results) == dict.fromkeys(("d/a", "d/b"), (Kind.CLEAN, None))
 
@@ -256,7 +256,7 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 
 def test_beside_a_thread_this_process_forks_nothing_in_place_of_a_dead_worker() -> None:
-    """It would have all locks and descriptors that the thread holds at this moment."""
+    """The new process would have all locks and descriptors that the thread holds at this moment."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         if "d/5" in paths(items):
@@ -299,7 +299,7 @@ for outcome in result.outcomes:
 
 @pytest.mark.slow
 def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
-    """And its traceback is for nobody but those who look for bugs."""
+    """Its traceback is only for people who look for bugs."""
     for debug in ("", "1"):
         done = subprocess.run(
             [sys.executable, "-c", RAISING],
@@ -340,14 +340,14 @@ def test_workers_that_keep_dying_end_the_run() -> None:
 
 
 def collect(pool: Pool, count: int, found: list[str]) -> None:
-    """Run tasks of one file each, and add the paths of the outcomes as they come."""
+    """Run tasks of one file each, and add the paths of the outcomes as the outcomes come."""
     for result in pool.run(iter([task(str(n)) for n in range(count)]), 1.0):
         found += outcomes([result])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
-    """By its handler or by the signal itself, after what others have found, and unreplaced."""
+    """The worker ends by its handler or by the signal; the results of others count."""
     for end in (lambda: os._exit(8), lambda: os.kill(os.getpid(), signal.SIGBUS)):
 
         def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> Result:
@@ -407,7 +407,7 @@ def test_an_early_end_ends_the_workers() -> None:
 
 @pytest.mark.slow
 def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
-    """They have the state of the start, whatever the parent has by then."""
+    """Added workers have the state of the start, whatever the parent has changed since then."""
     made_of = ["of the start"]
 
     class Waiting:
@@ -448,7 +448,7 @@ def test_as_many_are_added_as_there_may_be_and_no_more() -> None:
 
 @pytest.mark.slow
 def test_none_is_added_while_results_wait_for_this_process() -> None:
-    """It may be busy with many matches: then a worker waits, but not for storage."""
+    """This process may be busy with many matches: then a worker waits, but not for storage."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         until = time.process_time() + 0.01
@@ -523,7 +523,7 @@ def test_the_walk_goes_no_further_than_the_workers_need() -> None:
 
 
 def test_a_signal_for_the_group_is_the_parents_business() -> None:
-    """Workers pass over Ctrl-C; they end when they are told to, at any time."""
+    """Workers ignore Ctrl-C; they end when the parent tells them to, at any time."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Content that comes to a program is checked as by `serve`: by each door, in any thread."""
+"""Content that a program hands over is checked as by `serve`: by each door, in any thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hashclient.session import Session
 from tests.kit import State, environment, wait_until
 
 LISTED = b"a file that is listed"
-#: So long that no digest of it is computed twice from kept bytes.
+#: So long that no digest of this content is computed twice from kept bytes.
 LARGE = b"another file that is listed" * 100_000
 
 
@@ -236,7 +236,7 @@ def test_a_stream_that_breaks_off_raises_and_leaves_nothing(
 
 
 def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: ContentChecker) -> None:
-    """All of them are there, however many; of a stream, no more than a part is kept."""
+    """All bytes are here, however many; of a stream, no more than a part is kept."""
     data = bytes(3 << 20) + zip_of(LISTED)
     assert checker.check(data, name="bytes").kind is Kind.MATCH
     assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD
@@ -260,7 +260,7 @@ def test_an_archive_in_a_stream_that_is_too_large_for_memory_is_opened(
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(
     checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that opens it lets go of it: its descriptor could be another file by then."""
+    """The thread that opens the archive closes it: its descriptor could be another file by then."""
     opening, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     finish = checker._finish
     states: list[bool] = []

@@ -23,7 +23,7 @@ from tests.kit import Run, call
 
 
 class Hosts:
-    """A repository with a list of one generation, and a copy of it with all keys."""
+    """A repository with a list of one generation, and a copy of the repository with all keys."""
 
     def __init__(self, directory: Path) -> None:
         self.one = Simulator(directory / "one")
@@ -63,7 +63,7 @@ def test_a_fork_is_named_by_its_roles(hosts: Hosts) -> None:
     hosts.two.publish(csv(range(20, 23)))
     forked = {role for role, state in hosts.states().items() if state == "forked"}
     assert forked == {"baseline", "snapshot", "timestamp"}
-    # Also when one of the two is far ahead by now, and when they publish different lists.
+    # The fork is also named if one host is far ahead by now, and if they publish different lists.
     for number in range(30, 33):
         hosts.two.publish(csv([number]))
     states = hosts.states()
@@ -86,7 +86,7 @@ def test_what_other_keys_have_signed_is_foreign(hosts: Hosts, tmp_path: Path) ->
 
 
 def test_damage_here_is_named(hosts: Hosts) -> None:
-    """Of an earlier version, which this repository needs no more."""
+    """The damaged file is of an earlier version, which this repository does not need any more."""
     there = hosts.two.repository.public
     hosts.one.publish(csv(range(10, 12)))
     (hosts.one.repository.public / "metadata" / "1.baseline.json").write_text("nonsense")
@@ -103,7 +103,7 @@ def test_nonsense_is_refused(hosts: Hosts) -> None:
 
 
 def fetch(client: Client, simulator: Simulator) -> list[HashclientError]:
-    """Fetch from one of the hosts; return what was named on the way."""
+    """Fetch from one of the hosts; return what the fetch reported."""
     named: list[HashclientError] = []
     with writing(client.settings.layout):
         session = client.session

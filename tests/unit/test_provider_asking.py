@@ -157,7 +157,7 @@ def test_every_list_is_looked_at_unless_some_are_named(repo: Simulator) -> None:
     repo.publish(rows(1, 2), "second")
     assert [e.list_name for e in asked(repo, "e-2")[0].entries] == ["baseline", "second"]
     assert [e.list_name for e in asked(repo, "e-2", lists=("second",))[0].entries] == ["second"]
-    # A withdrawal in one list says nothing of another.
+    # A withdrawal in one list says nothing about another list.
     repo.withdraw("e-2", list_name="second")
     first, second = asked(repo, "e-2")[0].entries
     assert (first.withdrawn, second.withdrawn) == (None, (2, 2))

@@ -110,7 +110,7 @@ def test_without_a_log_nothing_is_published(simulator: Simulator) -> None:
 
 
 def test_the_name_of_who_publishes_is_recorded(simulator: Simulator) -> None:
-    """Also what has no word of its own here."""
+    """The name is also recorded for a change that has no event of its own."""
     with simulator.repository.changing():
         roles = simulator.repository.load()
         roles.commit({"targets"})

@@ -109,7 +109,7 @@ def test_a_revoked_client_is_refused_until_it_is_allowed_again(simulator: Simula
     header = f"Bearer {first}".encode()
     assert keeper.who(header) is not None
     revoke_client(simulator.repository, "alice")
-    assert keeper.who(header) is None  # the same one, which has read the file before
+    assert keeper.who(header) is None  # the same keeper, which has read the file before
     with pytest.raises(UsageError, match="the client was revoked: alice"):
         rotate_client(simulator.repository, "alice", YEAR, WEEK, None)
     second = add_client(simulator.repository, "alice", YEAR, None).token
@@ -143,7 +143,7 @@ def test_a_link_in_place_of_the_token_file_is_not_followed(
 def test_a_token_that_could_not_be_recorded_is_nobodys(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Whichever step fails: either the client has its token, or there is neither."""
+    """Whichever step fails: the client has its token and its record, or neither exists."""
     (simulator.repository.log.directory / "log.jsonl").write_text("no log\n")
     with pytest.raises(AuditError):
         add_client(simulator.repository, "alice", YEAR, tmp_path / "token")

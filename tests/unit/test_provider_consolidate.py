@@ -43,7 +43,7 @@ def test_a_large_old_range_is_left_alone() -> None:
 
 
 def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
-    """As where every publication is followed by a withdrawal of few entries."""
+    """For example, every publication is followed by a withdrawal of few entries."""
     assert joined(1000, 2, 1000, 2) == [1, 2, 3, 4]
     assert joined(50_000, 1000, 2, 1000, 2) == [2, 3, 4, 5]
     assert joined(50_000, 1000, 2) == []
@@ -52,7 +52,7 @@ def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
 class Days:
     """A list of which only the numbers of entries are known, published and joined day by day.
 
-    Withdrawn entries are old ones: so no withdrawal is ever dropped, the worst there is.
+    Withdrawn entries are old ones, so no withdrawal is ever dropped: that is the worst case.
     """
 
     def __init__(self, keep_newest: int = KEEP_NEWEST) -> None:
@@ -89,7 +89,7 @@ class Days:
 
     @property
     def old(self) -> list[int]:
-        """How many entries each range has that may be joined."""
+        """The number of entries of each range that may be joined."""
         weights: dict[int, int] = {}
         for segment in self.segments:
             if segment.last <= self.generation - self.keep_newest:
@@ -110,7 +110,7 @@ def test_five_years_of_many_new_entries_and_few_withdrawals_a_day(every: int) ->
         if day % every == 0:
             days.consolidate()
     days.consolidate()
-    # The newest generations, those of the days since the last time, and a logarithm of the rest.
+    # The newest generations, the generations since the last joining, and a logarithm of the rest.
     ranges = math.log(days.published, RATIO + 1) + 1
     assert days.most <= KEEP_NEWEST + 2 * every + 2 * ranges < MAX_SEGMENTS / 10
     assert days.rewritten <= days.published * most_rewrites(days.published) / 4
@@ -169,7 +169,7 @@ def test_clients_follow_a_list_of_such_days_by_deltas_across_consolidations(
         simulator.serve_published()
         for client in (daily, weekly) if day % 3 == 2 else (daily,):
             (fetched,) = client.fetch()
-            # The counts of a delta are known; those of a list that is built again are not.
+            # A delta counts its changes; a list that is built again does not count them.
             counted = fetched.added, fetched.withdrawn
             assert counted == ((5, 1) if client is daily else (15, 3))
             assert client.numbers(range(30)) == live

@@ -24,7 +24,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def rows(*wanted: tuple[int, str], first: int = 0) -> bytes:
-    """Return entries that have some of the digests (`m`, `1`, `2`) of the files numbered so."""
+    """Return entries with some digests (`m`, `1`, `2`) of the files with these numbers."""
     lines = ["entry_id,md5,sha1,sha256"]
     for place, (number, kinds) in enumerate(wanted, first):
         digests = zip("m12", digests_of(number).values(), strict=True)
@@ -52,7 +52,7 @@ def test_entries_that_are_listed_already_are_counted_and_the_first_is_named(
         ("two", io.BytesIO(rows((2, "m1"), (2, "m"), first=20))),
     ]
     done = simulator.repository.publish("baseline", files)
-    # A SHA-1 that the list did not have says something new.
+    # A SHA-1 that the list did not have is new information.
     assert done.listed == Some(2, "one:3")
     assert done.repeated == Some(1, "two:3")
 

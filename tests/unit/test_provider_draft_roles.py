@@ -40,7 +40,7 @@ class Desk:
     """A repository with a list and a notice, people with keys, and a client; all by commands."""
 
     def __init__(self, directory: Path) -> None:
-        """Go on with one that `made` has made."""
+        """Go on with a desk that `made` has made."""
         self.directory, self.repo = directory, directory / "repo"
         self.keys, self.root = self.repo / "keys", directory / "root.json"
 
@@ -98,7 +98,7 @@ class Desk:
             assert "not the draft that was shown" not in signed.err
 
     def hand_over(self, role: str, *names: str) -> None:
-        """Give a role the keys of people, of which two have to sign."""
+        """Give a role the keys of people, of whom two have to sign."""
         draft = self.place()
         words = ("--threshold", 2, *self.public(*names), "--draft", draft)
         self.provider("rotate", self.repo, role, *words)
@@ -106,7 +106,7 @@ class Desk:
         self.provider("draft", "publish", self.repo, draft)
 
     def published(self) -> dict[str, bytes]:
-        """Return all metadata that is published, and the keys."""
+        """Return all published metadata, and the keys."""
         return {
             str(path): path.read_bytes()
             for folder in (self.repo / "public/metadata", self.keys)
@@ -144,7 +144,7 @@ def change(desk: Desk, role: str, *more: object, code: int = 0) -> Run:
 @pytest.mark.sampled
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
-    """They get it by a draft, and sign its changes from then on; a client follows each step."""
+    """People get the role by a draft, and sign its changes from then on; a client follows."""
     keys = desk.place()
     words = ("--threshold", "2", *desk.public(*PEOPLE), "--draft", keys)
     before = desk.published()
@@ -198,7 +198,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
     bundle = desk.directory / "lists.bundle"
     desk.provider("export", desk.repo, "--to", bundle)
     desk.client("fetch", "--from", bundle)
-    # Somebody else takes the place of one of them.
+    # Somebody else takes the place of one of the people.
     desk.hand_over("timestamp", "carol", "alice", "mallory")
     desk.fetch()
     assert desk.client("audit", "verify").code == 0
@@ -206,7 +206,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
 
 @pytest.mark.slow
 def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
-    """Keys that were made here and taken away, of which more than one has to sign."""
+    """The keys were made here and taken away; more than one of them has to sign."""
     for role in ("targets", "snapshot", "timestamp"):
         desk.provider("rotate", desk.repo, role, "--keys", "3", "--threshold", "2")
         for name, path in zip(PEOPLE, sorted(desk.keys.glob(f"{role}-*")), strict=True):
@@ -221,7 +221,7 @@ def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
 
 
 def test_a_lost_key_is_replaced(desk: Desk) -> None:
-    """The root gives a role other keys; the old one need not sign, and cannot here."""
+    """The root gives a role other keys; the old key need not sign, and cannot sign here."""
     for role in ("targets", "snapshot", "timestamp"):
         for path in desk.keys.glob(f"{role}-*"):
             path.unlink()
@@ -419,7 +419,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
     handed_over: Path, tmp_path: Path, name: str, when: str
 ) -> None:
-    """By whoever is to sign it, and by whoever is to publish it."""
+    """The person who is to sign refuses the draft, and so does the provider that is to publish."""
     desk = Desk(Path(shutil.copytree(handed_over, tmp_path / "desk")))
     draft = desk.place()
     desk.notice("n-2", "--draft", draft)
@@ -427,7 +427,7 @@ def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
         desk.sign(draft, "alice", "bob")
     CHANGED[name](draft)
     before = desk.published()
-    # A signer is shown the removed notice: as long as nobody has signed, that is no lie.
+    # A signer is shown the removed notice: as long as nobody has signed, that draft is no lie.
     if (name, when) != ("a notice less", "before it is signed"):
         desk.sign(draft, "carol", code=2 if name == "no text" else 6)
     assert call("provider", "draft", "publish", desk.repo, draft).code in (2, 6, 8)
@@ -479,7 +479,7 @@ class Killed(BaseException):
 def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    """Keys that the root names change in two steps; a client follows after each."""
+    """Keys that the root names change in two steps; a client follows after each step."""
     first = Simulator(tmp_path / "repo")
     first.publish(csv(range(3)))
     NoticeBoard(first.repository).publish(SAID, first.now)
@@ -514,7 +514,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
                 kills += 1
         simulator.serve_published()
         assert client.generation() == 1
-        # A root that clients see is published, though its copy for new clients may be older.
+        # A root that clients see is published, though the copy for new clients may be older.
         if len(list((simulator.repository.public / "metadata").glob("*.root.json"))) == 1:
             simulator.repository.publish_draft(draft)
             assert simulator.repository.load().key_policy(role)[1] == 2

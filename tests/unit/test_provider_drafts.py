@@ -1,4 +1,4 @@
-"""Signing by people apart: a draft is published only when enough of them have signed."""
+"""Signing by people apart: a draft is published only when enough people have signed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PEOPLE = ("alice", "bob", "carol")
 
 
 class World:
-    """A provider whose list has three keys, of people, of which two have to sign."""
+    """A provider whose list has three keys, of people, of whom two have to sign."""
 
     def __init__(self, directory: Path) -> None:
         """Make keys and a repository, without a list."""
@@ -79,7 +79,7 @@ class World:
         self.simulator.serve_published()
 
     def published(self) -> dict[str, bytes]:
-        """Return all that is published, and the keys."""
+        """Return all published files, and the keys."""
         return {
             str(path): path.read_bytes()
             for folder in ("public/metadata", "keys")
@@ -94,7 +94,7 @@ def empty(tmp_path: Path) -> World:
 
 @pytest.fixture
 def world(empty: World) -> World:
-    """With the first generation of the list published."""
+    """Return a world that has published the first generation of the list."""
     first = empty.draft(range(3))
     empty.sign(first, "alice", "bob")
     empty.publish(first)
@@ -130,7 +130,7 @@ def test_one_signature_is_not_enough(world: World) -> None:
 
 
 def test_signatures_may_be_gathered_from_copies(world: World) -> None:
-    """Each signs a copy of their own and sends back the one file."""
+    """Each person signs a copy of the draft and sends back the one file."""
     draft = world.draft(range(5, 6))
     for name in ("alice", "carol"):
         copy = world.place()
@@ -146,7 +146,7 @@ def test_a_foreign_key_is_refused(world: World) -> None:
     draft = world.draft(range(5, 6))
     with pytest.raises(VerificationError, match="the key counts for no role of the draft"):
         world.sign(draft, "mallory")
-    # Nor does it help to write the file oneself, under the name of a key that counts or not.
+    # A hand-written signature file does not help either, whatever key it names.
     world.sign(draft, "alice")
     (alice,) = (draft / "signatures").iterdir()
     document = json.loads(alice.read_bytes())
@@ -299,7 +299,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 
 
 class Prepared(NamedTuple):
-    """A provider, and a draft that it would publish, without signatures and with enough of them."""
+    """A provider with drafts that it would publish: one without signatures, one with enough."""
 
     world: World
     drafts: dict[str, Path]
@@ -323,12 +323,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_a_draft_that_was_changed_is_refused(
     prepared: Prepared, tmp_path: Path, name: str, when: str
 ) -> None:
-    """By whoever is to sign it, and by whoever is to publish it."""
+    """The person who is to sign refuses the draft, and so does the provider that is to publish."""
     world, draft = prepared.world, tmp_path / "draft"
     shutil.copytree(prepared.drafts[when], draft)
     CHANGED[name](draft)
     before = world.published()
-    # A later expiry is no lie as long as nobody has signed.
+    # A later expiry is no lie as long as nobody has signed the draft.
     if (name, when) != ("a later expiry", "before it is signed"):
         with pytest.raises(HashclientError):
             world.sign(draft, "carol")
@@ -338,7 +338,7 @@ def test_a_draft_that_was_changed_is_refused(
 
 
 def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
-    """A new list must not bring along other keys of one that is there."""
+    """A new list must not bring along other keys for an existing list."""
     draft = world.draft(range(3), "second")
 
     def weaken(document: Any) -> None:
@@ -354,7 +354,7 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
 
 
 def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
-    """The metadata before it may all be made up; only the root shows that."""
+    """The metadata before the draft may all be made up; only the root shows that."""
     known = world.simulator.root
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), known)
@@ -411,7 +411,7 @@ def test_a_renewal_of_what_people_sign(world: World, tmp_path: Path) -> None:
 
 
 def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
-    """Its old key signs, and as many of the new ones as will have to."""
+    """The old key of the root signs, and as many of the new keys as will have to sign."""
     client = PlainClient(tmp_path / "client", world.simulator)
     client.generation()
     where = world.place()
@@ -422,12 +422,12 @@ def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
     world.publish(where)
     assert not list((world.repository.directory / "keys").glob("root-*"))
     assert client.generation() == 1
-    # From now on they renew it, and replace themselves.
+    # From now on the people renew the root, and replace themselves.
     again = world.place()
     world.repository.rotate("root", world.public("bob", "mallory", threshold=2), draft=again)
     world.sign(again, "bob", "mallory")
     with pytest.raises(StateError, match="needs 2 signature"):
-        world.publish(again)  # one of the old ones, two of the new ones
+        world.publish(again)  # one of the old keys and two of the new keys have signed
     world.sign(again, "alice")
     world.publish(again)
     assert world.repository.status().roles[0].version == 3
@@ -449,7 +449,7 @@ def test_a_list_goes_to_people_and_to_others(world: World, tmp_path: Path) -> No
 
 
 def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
-    """Only who gives a role other keys has the old ones removed."""
+    """The program removes old keys only when a role gets other keys."""
     other = world.repository.directory / "keys" / f"baseline-{'0' * 16}.pem"
     other.write_text("of an earlier time")
     draft = world.draft(range(5, 6))
@@ -652,7 +652,7 @@ def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: W
 
 
 def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World) -> None:
-    """Both are valid drafts of the same repository, and the folder is given away by its name."""
+    """Both are valid drafts of the same repository, and the user gives the name of the folder."""
     shown, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     root = world.repository.directory / "root.json"
     looked = call("provider", "draft", "show", shown, "--root", root, "--format", "json")
@@ -670,7 +670,7 @@ def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World
 def test_what_was_loaded_is_signed_whatever_is_in_the_folder_by_then(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """So --root and --draft-digest are about the very bytes that are signed."""
+    """So --root and --draft-digest are about exactly the signed bytes."""
     draft, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     found = load_draft(draft)
     real = getattr(drafting, name)

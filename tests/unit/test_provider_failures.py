@@ -48,7 +48,7 @@ def named_keys(simulator: Simulator) -> set[str]:
 
 
 class FailingDisk:
-    """A disk that is full at one step: before a rename, or between it and the sync after it."""
+    """A disk that is full at one step: before a rename, or between the rename and the next sync."""
 
     def __init__(self, patch: pytest.MonkeyPatch, step: int) -> None:
         """Let the `step`-th of renames and syncs of directories fail, from now on."""
@@ -143,7 +143,7 @@ def test_a_mistake_in_the_entries_of_a_new_list_leaves_no_keys(tmp_path: Path) -
 
 
 def test_keys_that_are_kept_elsewhere_are_not_touched_by_a_failure(tmp_path: Path) -> None:
-    """Only what the failed command has made goes: a file of another name or time is not ours."""
+    """Only files of the failed command go: a file with another name or time is not removed."""
     simulator = Simulator(tmp_path / "repo")
     other = tmp_path / "repo" / "keys" / f"baseline-{'0' * 16}.pem"
     other.write_text("of an earlier time")

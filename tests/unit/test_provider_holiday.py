@@ -61,7 +61,7 @@ def test_the_root_says_how_far(simulator: Simulator) -> None:
             simulator.repository.renew(now + wrong)
     simulator.repository.rotate("root", longest=100 * DAY)
     assert "timestamp" in simulator.repository.renew(now + 90 * DAY).signed
-    # The list would expire before that, too.
+    # The list would expire before that date, too.
     simulator.repository.renew(now + 95 * DAY)
     assert expiries(simulator)["baseline"] > now + 94 * DAY
 

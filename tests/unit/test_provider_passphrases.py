@@ -294,7 +294,7 @@ def test_a_passphrase_is_asked_for_at_the_terminal_and_not_shown(tmp_path: Path)
 
 
 def test_all_commands_that_sign_take_the_passphrase_in_the_same_way() -> None:
-    """Those that do not are named here, so that a new one is thought of."""
+    """This test names commands that do not sign, so that nobody forgets to check a new command."""
     without = {
         *("client add", "client key", "client list", "client lists", "client revoke"),
         *("client rotate", "diff", "draft compare", "server-config apache"),

@@ -33,7 +33,7 @@ def modes(directory: Path) -> dict[str, int]:
 
 
 def use(directory: Path) -> Simulator:
-    """Do all that makes folders and files."""
+    """Do everything that makes folders and files."""
     simulator = Simulator(directory)
     simulator.publish(csv(range(3)))
     simulator.publish(csv(range(3)), "other")
@@ -84,14 +84,14 @@ def test_a_directory_above_that_keeps_a_web_server_out_is_reported(tmp_path: Pat
     )
     assert said in call("provider", "init", repo).err
     assert call("provider", "status", repo).err == said
-    above.chmod(0o710)  # a group may enter, such as that of the web server
+    above.chmod(0o710)  # a group may enter, such as the group of the web server
     assert call("provider", "status", repo).err == ""
 
 
 def test_a_repository_that_was_closed_before_is_reported_and_opened_by_the_hint(
     tmp_path: Path,
 ) -> None:
-    """Such as one that an earlier version has made under a umask of 077."""
+    """An example is a repository that an earlier version has made under a umask of 077."""
     simulator = use(tmp_path / "it's repo")
     public = simulator.repository.public
     folders = [public, *(path for path in public.rglob("*") if path.is_dir())]

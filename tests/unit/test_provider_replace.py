@@ -64,7 +64,7 @@ def test_listed_entries_stay_and_missing_ones_are_withdrawn(simulator: Simulator
     assert (done.generation, done.changed, done.withdrawn, done.live) == (2, 1, 1, 3)
     after = live(simulator)
     assert {entry[0] for entry in after.values()} == {DIGESTS[1], DIGESTS[2], DIGESTS[3]}
-    # Those that stay keep their ids.
+    # Entries that stay keep their ids.
     kept = {name for name, entry in before.items() if entry in after.values()}
     assert kept == before.keys() & after.keys()
     assert done.listed is None

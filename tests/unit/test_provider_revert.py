@@ -141,7 +141,7 @@ def test_a_list_that_has_ended_is_not_brought_back(simulator: Simulator) -> None
 
 
 def test_a_draft_of_before_is_refused_afterwards(simulator: Simulator, tmp_path: Path) -> None:
-    """Also one that undoes the same generation, which would bring entries back twice."""
+    """A draft that undoes the same generation is also refused: entries would come back twice."""
     simulator.publish(csv([20]), draft=tmp_path / "theirs")
     simulator.repository.revert("baseline", 2, draft=tmp_path / "mine")
     simulator.repository.revert("baseline", 2)
@@ -246,7 +246,7 @@ def test_a_kill_at_any_instant_leaves_the_old_list_or_the_new_one(tmp_path: Path
         code = in_child(undo)
         assert code in {0, -9}
         seen.append(listed())
-        # What the killed one has left is in nobody's way.
+        # The files that the killed process has left disturb nobody.
         is_done = repository.status().lists[0].generation == 3
         repository.revert("baseline", 3 if is_done else 2)
         assert listed() == (old if is_done else new)

@@ -35,7 +35,7 @@ from tests.kit import Run, call, csv_of
 
 
 class Countries:
-    """A provider, another one that shares its list on as list `a`, and bundles between them."""
+    """A provider, a second provider that publishes its list as `a`, and bundles between them."""
 
     def __init__(self, directory: Path, now: datetime | None = None) -> None:
         self.directory = directory
@@ -175,7 +175,7 @@ def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countrie
     assert countries.listed(range(10)) == {7}
     revert("a", 5)
     assert countries.listed(range(10)) == {0, 3, 4, 7, 8, 9}
-    # Also where it is lost what is shared on.
+    # The entries do not come back either if the saved files of the republished list are lost.
     for path in (countries.ours.repository.sources / "a").glob("*.json"):
         path.unlink()
     with pytest.raises(UsageError, match="these cannot come back"):
@@ -197,7 +197,7 @@ def test_an_older_bundle_brings_nothing_back(countries: Countries) -> None:
     countries.share()
     with pytest.raises(VerificationError):
         countries.share(old)
-    # Nor where the metadata of the other provider were lost.
+    # The older bundle is also refused if the saved metadata of the other provider are lost.
     for path in (countries.ours.repository.sources / "a" / "metadata").glob("*.json"):
         path.unlink()
     with pytest.raises(VerificationError, match="is older than 3, which was republished already"):
@@ -218,7 +218,7 @@ def test_origin_and_terms_are_signed_and_kept(countries: Countries, tmp_path: Pa
     shown = call("provider", "show", countries.ours.repository.directory, "--list", "a").out
     assert f"of the provider whose root.json has sha256 {origin.root_sha256}" in shown
     assert terms in shown
-    # A third body sees where the entries began.
+    # A third provider's client sees where the entries began.
     third = Simulator(tmp_path / "third")
     bundle = tmp_path / "ours.bundle"
     export_bundle(countries.ours.repository.directory, bundle, {})

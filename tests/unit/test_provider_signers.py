@@ -60,7 +60,7 @@ def test_keys_have_the_names_of_people_in_signed_metadata(agency: Agency, tmp_pa
     ids = {name: load_public(tmp_path / f"{name}.pub").keyid[:16] for name in PEOPLE}
     assert f"    {ids['alice']} (alice) not yet\n" in shown.out
     assert f"    {ids['bob']} (bob) signed\n" in shown.out
-    # A client, ours or another one, passes over the names.
+    # Clients, ours and others, ignore the names.
     assert PlainClient(tmp_path / "client", agency.simulator).generation() == 1
 
 

@@ -30,7 +30,7 @@ from hashclient.quarantine.age import (
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-#: Around the length of a chunk, where a format of chunks can go wrong.
+#: Sizes around the length of a chunk, where a format of chunks can go wrong.
 SIZES = [0, 1, 65_535, 65_536, 65_537, 200_000]
 
 needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
@@ -114,7 +114,7 @@ def test_an_encrypted_ssh_key_is_refused(tmp_path: Path) -> None:
 
 
 class Fails:
-    """A sink that fails when call `number` comes, and a source that does."""
+    """A sink that fails at its call `number`, and a source that does the same."""
 
     def __init__(self, number: int, error: BaseException) -> None:
         self.left = number
@@ -130,7 +130,7 @@ class Fails:
 @pytest.mark.parametrize("error", [OSError(28, "full"), StateError("ours"), KeyboardInterrupt()])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_no_error_of_a_sink_is_dropped(key: Path, number: int, error: BaseException) -> None:
-    """The last write is done when a buffer is thrown away, where the library ignores errors."""
+    """The last write comes when a buffer is thrown away; there the library ignores errors."""
     calls: list[bytes] = []
     seal(io.BytesIO(b"x" * 70_000).read, calls.append, parse_recipients([public(key)]))
     assert len(calls) == 3
@@ -236,7 +236,7 @@ def test_an_invalid_public_key_is_refused(text: str) -> None:
 def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
     from pyrage import x25519
 
-    assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other
+    assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other key
     for texts in ([EXAMPLE_RECIPIENT], [f" {EXAMPLE_RECIPIENT}\n"]):
         with pytest.raises(ConfigError, match="example in the documents"):
             parse_recipients(texts)

@@ -1,4 +1,4 @@
-"""What was proven is handed on as it was proven, or not to its end."""
+"""A proven copy is handed on exactly as it was proven, or the handing on ends with an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIECES = [b"ab", b"cd", b"ef"]
 
 
 class Changing:
-    """Bytes that are others when they are read again."""
+    """Bytes that have changed when they are read again."""
 
     def __init__(self, *again: bytes) -> None:
         self._times = iter([PIECES, again])

@@ -15,7 +15,7 @@ import pytest
 
 from hashclient.quarantine.isolators.files import UNSEEN, open_elsewhere
 
-#: Maps the file that is its input, closes it, and waits.
+#: This program maps its input file, closes the file, and waits.
 MAPPER = """
 import mmap, os, signal
 held = mmap.mmap(0, 0, prot=mmap.PROT_READ)
@@ -39,7 +39,7 @@ def opened(path: Path, *, unlinked: bool) -> Iterator[int]:
 
 @contextmanager
 def held(path: Path, *command: str) -> Iterator[int]:
-    """Run a program that has the file as its input, from when it has said something."""
+    """Run a program whose input is the file; yield its process number after its first output."""
     with path.open("rb") as stream:
         holder = subprocess.Popen(command, stdin=stream, stdout=subprocess.PIPE)
     assert holder.stdout is not None

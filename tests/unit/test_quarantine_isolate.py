@@ -196,7 +196,7 @@ def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None
 
 def test_every_digest_that_is_known_must_agree(ward: Ward, file: Path) -> None:
     match = ward.match(file, *Algorithm)
-    # As if the SHA-256 were of something else: one that agrees does not suffice.
+    # The record has the SHA-256 of another file: a single digest that agrees does not suffice.
     with ward.record() as record:
         record._db.execute("UPDATE match SET sha256 = ?", (bytes(16),))
     assert not ward.take(match).taken
@@ -351,7 +351,7 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
 def test_a_copy_that_the_disk_has_no_room_for_is_not_begun(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    """The copy takes more than the file, and so do its document and the log."""
+    """The sealed copy takes more room than the file; its document and the log take room, too."""
     match = ward.match(file)
     real = os.statvfs(ward.state)
     few = (len(CONTENT) + more) // real.f_frsize
@@ -406,7 +406,7 @@ def test_an_act_goes_on_when_the_other_has_ended(
 def test_a_sealed_copy_is_read_back(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that takes what it does not keep: the last byte is another one when it is read."""
+    """The disk does not keep what it took: the last byte has changed when it is read."""
     match = ward.match(file)
     real = sealing.sha256_synced
 
@@ -425,7 +425,7 @@ def test_a_sealed_copy_is_read_back(
 def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library drops an error of the last write: what was written reads back, and is short."""
+    """The library drops an error of the last write: the written copy reads back, but is short."""
     match = ward.match(file)
 
     def short(
@@ -584,7 +584,7 @@ def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
 
 
 def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Path) -> None:
-    """It has found the file before the first one took it, and records it afterwards."""
+    """The second run has found the file before the first one took it, and records it afterwards."""
     first = ward.match(file)
     kept = file.with_name("kept")
     kept.write_bytes(CONTENT)
@@ -665,7 +665,7 @@ def several(ward: Ward, directory: Path, count: int) -> list[Match]:
 
 
 def take_all(ward: Ward, ids: Iterable[str], record: Matches | None = None) -> dict[str, object]:
-    """Isolate the files of these matches; return what came of each, its failure as its message."""
+    """Isolate the files of these matches; return each outcome, or the message of each failure."""
     with contextlib.ExitStack() as stack:
         record = record or stack.enter_context(ward.record())
         outcomes = ward.open().take_all([(i, None) for i in ids], record, reason="test")
@@ -798,7 +798,7 @@ def test_the_failure_of_one_file_leaves_the_others_alone(ward: Ward, tmp_path: P
         gone.id: "not quarantined: not there any more",
         closed.id: f"match {closed.id} is not open: it is closed",
         good.id: "in quarantine already",  # the second time
-        other.id: "quarantined",  # its change of the first name is no change of the file
+        other.id: "quarantined",  # removing its twin does not count as a change
         "0" * 10: "no match has the id 0000000000",
     }
     assert ward.opened(good) == ward.opened(other) == b"benign 3"
@@ -863,7 +863,7 @@ class _Counting(Matches):
 def test_a_large_folder_that_is_gone_costs_its_files_and_not_their_square(
     ward: Ward, tmp_path: Path
 ) -> None:
-    """Of the matches in quarantine, those at its path alone are asked whether they are it."""
+    """A missing file is compared only with quarantined matches that have its path."""
     matches = several(ward, tmp_path, 12)
     here, gone = matches[:6], matches[6:]
     take_all(ward, [match.id for match in here])
@@ -876,7 +876,7 @@ def test_a_large_folder_that_is_gone_costs_its_files_and_not_their_square(
 
 
 def test_without_the_file_on_record_that_was_read_nothing_is_taken(ward: Ward, file: Path) -> None:
-    """As in a record of an earlier version, until the file is scanned again."""
+    """A record of an earlier version is like this until the file is scanned again."""
     match = ward.match(file)
     with ward.record() as record:
         record._db.execute("UPDATE match SET directory_inode = NULL, inode = NULL")

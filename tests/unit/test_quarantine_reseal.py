@@ -88,7 +88,7 @@ def test_an_item_sealed_to_exactly_these_keys_is_left_alone(
     ward: Ward, match: Match, other: Officer
 ) -> None:
     before, events = ward.evidence(match).read_bytes(), ward.events()
-    # A key of nobody: it is not opened.
+    # This key cannot open the item: the program does not even try to open the item.
     assert not reseal(ward, match, f" {ward.public.upper()} ", key=other.key).done
     assert ward.evidence(match).read_bytes() == before
     assert ward.events() == events
@@ -147,7 +147,7 @@ def test_another_file_sealed_to_the_same_key_is_not_passed_on(
 
 
 def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
-    """A document that names another copy does not get it sealed under this id."""
+    """If an item's document names another copy, that copy is not sealed under this id."""
     item = ward.state / "quarantine" / match.id / "item.json"
     text = item.read_text()
     tag = ward.item(match).tags["sha256"]

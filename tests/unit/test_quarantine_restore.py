@@ -160,7 +160,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
         ward.restore(match, key=other.key)
     assert list(file.parent.iterdir()) == []
     assert ward.opened(match) == CONTENT
-    assert ward.last_event()["event"] == "restoring"  # that it was tried is known
+    assert ward.last_event()["event"] == "restoring"  # the log has the attempt
 
 
 def test_an_item_on_hold_is_not_restored(ward: Ward, file: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path
     with pytest.raises(UsageError, match="a link leads to it"):
         ward.restore(match)
     assert list(elsewhere.iterdir()) == []
-    ward.restore(match, to=file)  # who names it now may mean the link
+    ward.restore(match, to=file)  # a user who names the path now may mean the link
     assert (elsewhere / file.name).read_bytes() == CONTENT
 
 
@@ -390,7 +390,7 @@ def test_a_place_that_cannot_be_written_to_gets_no_named_file(
 
 
 def refuse_unnamed(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Have the file system refuse files without a name with `code`."""
+    """Make the file system refuse files without a name with the error `code`."""
     real = os.open
 
     def open_(path: str, flags: int, *args: int, **kwargs: int) -> int:
@@ -451,7 +451,7 @@ def test_plain_text_is_never_written_into_what_somebody_has_planted(
     with watched(plant), pytest.raises(UsageError, match="file exists"):
         ward.restore(match, force=True)
     assert victim.read_bytes() == b"somebody's"
-    assert name.read_bytes() == b"somebody's"  # and it is not ours to remove
+    assert name.read_bytes() == b"somebody's"  # and this program must not remove somebody's file
     assert not file.exists()
     assert ward.opened(match) == CONTENT
     name.unlink()
@@ -489,7 +489,7 @@ def test_a_named_file_is_private_and_follows_no_link(
 def test_a_file_that_differs_from_the_restored_one_is_somebody_elses(
     ward: Ward, file: Path, what: str
 ) -> None:
-    """As after an act that was interrupted between the name and the document."""
+    """A restoration was interrupted after the file got its name, but before the document."""
     match = ward.match(file)
     status = file.stat()
     ward.take(match)
@@ -696,7 +696,7 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
 def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """Whether it is noted together with the other one or while that one is opened."""
+    """That holds if both matches are noted together, or one while the other is opened."""
     monkeypatch.setattr(store, "AT_ONCE", at_once)
     bad, good = several(ward, tmp_path, 2)
     change_all = Matches.change_all
@@ -788,7 +788,7 @@ def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
         ward.restore(match, force=True)
     found = ward.verify()
     assert why in found[RESTORED_NAME].detail and not found[RESTORED_NAME].ok
-    assert found[match.id].ok  # it is checked all the same
+    assert found[match.id].ok  # the item itself is still checked
     notes.unlink()
     ward.restore(match, force=True)
     assert file.read_bytes() == CONTENT

@@ -73,7 +73,7 @@ def test_what_was_reported_is_kept_for_keep_days_also_from_a_forced_purge(
 def test_a_forced_purge_of_what_the_record_lacks_waits_for_the_record(
     kept: tuple[Ward, Match],
 ) -> None:
-    """Whether it was reported is not known."""
+    """Without the record nobody knows whether the match was reported."""
     ward, match = kept
     ward.change(match, MatchState.REPORTED)
     (ward.state / "matches.db").unlink()
@@ -94,7 +94,7 @@ def test_an_order_outranks_keep_days_but_no_hold(kept: tuple[Ward, Match]) -> No
 
 
 def test_the_last_of_several_acknowledgements_counts(kept: tuple[Ward, Match]) -> None:
-    """Reports to several recipients: what each of them may ask for is kept."""
+    """If there are several recipients, the item is kept for as long as any of them asks."""
     ward, match = kept
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.now += timedelta(days=20)
@@ -138,7 +138,7 @@ def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
 
 
 def test_a_hold_on_an_item_is_no_state_of_its_match(kept: tuple[Ward, Match]) -> None:
-    """A match that the brake holds is `held`: it would be that once a report is retracted."""
+    """If a hold made the match `held`, the match would be `held` after a retraction."""
     ward, match = kept
     ward.hold(match)
     with ward.record() as record:
@@ -204,7 +204,7 @@ def test_a_reason_of_any_bytes_is_written_down(ward: Ward, file: Path) -> None:
 
 
 def test_a_restored_item_that_was_not_dropped_is_dropped(kept: tuple[Ward, Match]) -> None:
-    """As after a kill in the last moment of a restoration."""
+    """The restoration was killed in its last moment."""
     ward, match = kept
     path = ward.evidence(match).parent / "item.json"
     document = json.loads(path.read_bytes())

@@ -35,7 +35,7 @@ PRIVATE = ".hashclient-x"
 
 @pytest.fixture(params=["renameat2", "links", "neither"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the file system one that cannot do all that Linux's own ones can."""
+    """Make the file system one that cannot do all that Linux's own file systems can."""
 
     def refuse(*_arguments: object, **_more: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
@@ -106,7 +106,7 @@ def test_another_file_under_the_name_is_put_back(tmp_path: Path, what: str) -> N
 
 @pytest.mark.usefixtures("_way")
 def test_a_file_saved_over_the_name_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    """As an editor does it: written beside, and renamed over the old file."""
+    """An editor saves like this: a new file beside, and renamed over the old file."""
     outcomes = set()
     for number in range(1, 8):
         directory = tmp_path / str(number)
@@ -139,7 +139,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """A holder of one is asked to give it up, and makes others wait until then."""
+    """The holder of a lease is asked to give up the lease, and makes others wait until then."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (
@@ -451,7 +451,7 @@ def test_a_rename_that_fails_is_not_tried_another_way(
 def test_a_link_that_fails_leaves_all_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Only a file system without links gets a plain rename, which could replace something."""
+    """Only a file system without links gets a plain rename, which could replace a file."""
 
     def cannot(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
@@ -485,7 +485,7 @@ def test_a_file_system_without_links_says_so_in_several_ways(
     monkeypatch.setattr(beneath, "renameat2", cannot)
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_text("a")
-    (tmp_path / "b").symlink_to("nowhere")  # a link that leads nowhere is something, too
+    (tmp_path / "b").symlink_to("nowhere")  # a link that leads nowhere must stay, too
     with at(tmp_path / "a") as place:
         with pytest.raises(FileExistsError):
             rename_noreplace(place.fd, "a", "b")

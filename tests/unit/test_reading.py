@@ -1,4 +1,4 @@
-"""Reading one file: digests only of the whole of it, and only if it stayed as it was."""
+"""Reading one file: digests only of the whole file, and only if the file stayed as it was."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_file_that_grows_is_read_again_whatever_its_size_was(
     path = tmp_path / "f"
     path.write_bytes(b"benign")
     during_reads(monkeypatch, lambda number: number == 1 and path.write_bytes(b"listed now"))
-    # With the plan for any size: the first one was for another.
+    # The second attempt uses the plan for any size: the first plan was for another size.
     digests = [hashlib.md5(b"listed now").digest()]
     assert read(path, FULL, plan_of=plan_of) == (MD5, digests, 10)
 
@@ -218,7 +218,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
             with pytest.raises(EndlessError) as caught:
                 read(tmp_path / name, trust, on_bytes=heard.append)
             assert reason_of(caught.value) == ENDLESS
-            # Among others it is not even read so far.
+            # While other files wait, such a file is not even read as far as this bound.
             with pytest.raises(Deferred):
                 read(tmp_path / name, trust, 1 << 20)
         assert most < sum(heard) <= 2 * most
@@ -241,7 +241,7 @@ def test_a_file_that_claims_to_be_longer_is_read_further(size: int, bound: int) 
 
 @needs_fuse
 def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the first, for another one after a change, and for more digests."""
+    """The first reading, another reading after a change, and a reading for more digests."""
     monkeypatch.setattr(reading, "UNSIZED_BYTES", 1 << 20)
     with mounted(tmp_path, {"f": File(b"x", endless=True)}, user_id=STRANGER):
         path = tmp_path / "f"
@@ -295,7 +295,7 @@ def test_more_digests_are_of_the_same_content(
     during_reads(monkeypatch, lambda number: os.utime(path, (1, 1)) if number == 1 else None)
     with pytest.raises(SetAside, match=CHANGED):
         read_more(path, status, 6)
-    # A file that has changed before is not read at all.
+    # A file that has changed before this reading is not read at all.
     with monkeypatch.context() as patch:
         patch.setattr(reading, "digest_fd", lambda *_, **__: pytest.fail("it is read"))
         with pytest.raises(SetAside, match=CHANGED):
@@ -384,7 +384,7 @@ def test_a_file_system_that_cannot_be_examined_has_no_trust(
 def test_a_file_system_is_asked_once_a_task(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not once a file: it costs system calls."""
+    """One question a file would cost system calls."""
     asked: list[int] = []
 
     def counted(fd: int, device: int) -> SizeTrust:
@@ -429,7 +429,7 @@ def test_a_file_system_stays_until_the_task_ends(
 def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Afterwards it proves nothing: whoever wrote meanwhile may be gone."""
+    """The lease proves nothing about earlier attempts: whoever wrote meanwhile may be gone."""
     path, told = tmp_path / "f", []
     path.write_bytes(b"benign")
 
@@ -454,7 +454,7 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
             monkeypatch.setattr(reading, "trust_of", lambda *_, told=trust: told)
             *_, unwritable = reader.read(fd)
         reader.end_task()
-        # Of a file whose times mean nothing it would prove nothing either.
+        # If the times of the file mean nothing, a lease would prove nothing either.
         assert unwritable is (True if trust is FULL else None)
         assert told == ([0, told[-1]] if trust is FULL else [])
         assert trust is not FULL or told[-1] >= 1

@@ -204,7 +204,7 @@ def test_a_log_that_cannot_be_written_is_reported_once_and_counts(run: Run) -> N
     assert [type(error) for error in run.failures] == [AuditError]
     assert run.summary.failed is ExitCode.AUDIT
     assert run.summary.exit_code is ExitCode.MATCH_ATTENTION
-    # The one failing does not keep the other from being written.
+    # The failure of the log does not keep the match from being remembered.
     assert run.remembered() == ["/srv/a"]
 
 
@@ -256,7 +256,7 @@ def test_arguments_beyond_measure_keep_no_match_out_of_the_log(
     start = run.logged()[0][1]
     assert len(start["arguments"]) + start["arguments_omitted"] == len(arguments)
     assert start["arguments"]
-    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # of LISTS, one is stale
+    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # one of LISTS is stale
     assert run.summary.failed is None
 
 

@@ -33,7 +33,7 @@ FACTS = {
     "url": "https://files.example.org/u/4711?x=1",
     "message_id": "<4711.abc@mail.example.org>",
 }
-# What tells a fact. The number alone may stand in a key, a digest or a time.
+# Texts that show a fact. The number alone may stand in a key, a digest or a time.
 TOLD = ("user 4711", "db8::4711", "u/4711", "<4711.abc")
 
 
@@ -46,7 +46,7 @@ def program(directory: Path, text: str) -> str:
 
 
 def says(directory: Path, answer: str) -> str:
-    """Return the lines that name a program which keeps what it is asked, and answers so."""
+    """Return the settings of a program that saves its questions and gives this answer."""
     (directory / "answer.json").write_text(answer)
     return program(directory, f"cat >> {directory}/asked\ncat {directory}/answer.json")
 
@@ -82,7 +82,7 @@ def test_the_command_is_asked_and_its_answer_is_sealed_into_the_package(tmp_path
         assert reported.facts.recipients == (desk.officer_public,)
         assert opened(desk, path / reported.facts.name) == FACTS
     assert '"path_b64"' in asked and str(desk.files) in asked
-    # Nothing of it stays here.
+    # No part of the facts stays here.
     assert not (desk.outbox.folder(sent.report.id) / "sealed").exists()
     target = tmp_path / "extracted"
     target.mkdir()
@@ -159,7 +159,7 @@ def test_what_is_wrong_with_the_answer_holds_the_match_and_not_the_others(
     assert held(desk, second) == why
     assert any(apart.report in note for note in sent.notes)
     assert "secret" not in "".join(p.read_text() for p in desk.outbox.folder(waiting.id).iterdir())
-    # With nobody left to send, the report itself waits.
+    # If no match is left to send, the report itself waits.
     again = desk.send(waiting)
     assert again.error is not None and why in again.error.message
     assert held(desk, second) == why
@@ -234,7 +234,7 @@ def test_added_facts_are_kept_sealed_and_go_with_the_report(tmp_path: Path) -> N
     assert document.matches[0].facts is not None
     assert opened(desk, package / document.matches[0].facts.name) == FACTS
     assert "facts-added" in desk.events()
-    # They are destroyed with the file.
+    # The facts are destroyed with the file.
     assert prune_facts(desk.session) == 0
     assert desk.purge(match, order="17/4").done
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""The outbox: which matches may be reported, where that is recorded, and damaged records."""
+"""The outbox: which matches may be reported, where the record of that is, and damaged records."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """No command prepares another one, which would settle it: it must not wait for that."""
+    """No other command prepares a report, which would settle this one: sending must not wait."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:
@@ -252,7 +252,7 @@ def test_retracting_needs_no_destination_where_nobody_knows(desk: Desk, tmp_path
 
 def test_a_package_that_was_never_finished_leaves_nothing(desk: Desk) -> None:
     report, other = desk.prepare(desk.find("a", b"x")), desk.prepare(desk.find("b", b"y"))
-    # As a kill in the middle leaves it.
+    # A kill in the middle of writing leaves these files.
     left = desk.out / f".tmp-hashclient-report-{report.id}"
     (left / "evidence").mkdir(parents=True)
     kept = desk.out / f".tmp-hashclient-report-{other.id}.tar.age"
@@ -304,7 +304,7 @@ def test_a_clock_that_was_ahead_keeps_nothing_back(desk: Desk) -> None:
 def test_a_report_that_is_being_made_is_not_sent(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until others know of it, another command may still write its record."""
+    """Until the report is settled, another command may still write its record."""
     report = desk.prepare(desk.find("a", b"x"))
     desk.outbox.save(report.replace(settled=None))
     monkeypatch.setattr(desk.outbox, "settle_new", lambda _: None)
@@ -548,7 +548,7 @@ def test_a_second_command_waits_to_prepare_and_does_not_send(desk: Desk) -> None
 
 
 class _Killed(BaseException):
-    """A kill: nothing handles it."""
+    """A kill: no handler catches it."""
 
 
 @pytest.mark.slow
@@ -556,7 +556,7 @@ class _Killed(BaseException):
 def test_a_kill_while_matches_are_set_apart_loses_none_and_sends_none_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    """Of two matches one has a sealed copy that is missing."""
+    """Of two matches, one has a sealed copy that is missing."""
     original, numbers = Outbox.save, range(1, 20)
     for number in numbers:
         directory = tmp_path / str(number)

@@ -145,7 +145,7 @@ def test_the_schema_names_what_the_code_does() -> None:
 
 
 def test_it_verifies_on_another_machine(desk: Desk, package: Path, tmp_path: Path) -> None:
-    """In another process, with another home, no configuration and no state."""
+    """The other process has another home, no configuration and no state."""
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(package, elsewhere)
     done = subprocess.run(
@@ -207,7 +207,7 @@ def files_of(package: Path) -> list[Path]:
 
 @given(st.data())
 def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
-    """One byte changed, put in or taken out, anywhere; or the end cut off."""
+    """One byte is changed, put in or taken out, anywhere; or the end is cut off."""
     path = data.draw(st.sampled_from(files_of(package)))
     text = path.read_bytes()
     at = data.draw(st.integers(0, len(text) - 1))
@@ -246,7 +246,7 @@ def test_an_odd_checkpoint_on_the_command(package: Path, tmp_path: Path) -> None
     assert "the checkpoint does not verify: not in canonical form" in result.err
 
 
-#: Documents that a reporter could sign, so that two readers see two reports.
+#: Documents that a reporter could sign so that two readers see two different reports.
 ODD_DOCUMENTS: dict[str, tuple[bytes, bytes]] = {
     "report": (b'"report": ', b'"report": "r-bbbbbbbbbb", "report": '),
     "matches": (b'"matches": ', b'"matches": [], "matches": '),
@@ -282,7 +282,7 @@ def test_a_document_that_is_signed_and_means_two_things(
 
 @pytest.mark.slow
 def test_a_document_that_asks_for_any_amount_of_memory() -> None:
-    """In a process of its own: one that has had much memory has some left, and asks for none."""
+    """In a new process: an old process may have free memory left, and would ask for none."""
     code = (
         "from hashclient.core.errors import VerificationError\n"
         "from hashclient.packages import document\n"
@@ -299,7 +299,7 @@ def test_a_document_that_asks_for_any_amount_of_memory() -> None:
 def test_a_file_that_does_not_end_where_it_says(
     package: Path, monkeypatch: pytest.MonkeyPatch, told: int
 ) -> None:
-    """As of a file system that tells one length and gives another; that may be without end."""
+    """A file system may name one length and give another, possibly without end."""
     status = os.fstat
 
     def fstat(fd: int) -> os.stat_result:
@@ -354,7 +354,7 @@ def recipient(tmp_path: Path) -> tuple[Path, str]:
 
 @pytest.fixture
 def sealed(tmp_path: Path, recipient: tuple[Path, str]) -> tuple[Desk, Path]:
-    """Return a desk that has handed over a sealed archive, and that."""
+    """Return a desk that has handed over a sealed archive, and the archive."""
     table = (
         f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
         f'recipients = ["{recipient[1]}"]\n'
@@ -451,7 +451,7 @@ def test_no_damaged_byte_and_no_cut_makes_a_package_none(
 ) -> None:
     whole = sealed[1].read_bytes() if is_sealed else plain_tar
     identities, path = load_identities(recipient[0]), tmp_path / "x"
-    # A recipient's line that is damaged is that of another recipient, so far as anybody can tell.
+    # A damaged line of a recipient looks like the line of another recipient.
     header = parse_header(whole).header_bytes if is_sealed else 0
     first_line = len(b"age-encryption.org/v1\n") if is_sealed else 0
     places = {*range(300), *range(300, len(whole), len(whole) // 100), len(whole) - 1}
@@ -476,7 +476,7 @@ def test_worse_damage_and_what_was_never_a_package(
         b"\xff" * 21 + text[21:],
         text.replace(b"/v1\n", b"/v2\n", 1),
         b"age-encryption.org/",
-        # Both the first name and the first mark; the second header has a mark, too.
+        # Both the first name and the first mark are damaged; the second header has a mark, too.
         b"\xff" * 400 + plain_tar[400:],
         b"\xff" * 512 + plain_tar[512:],
     )
@@ -511,7 +511,7 @@ def plain_tar(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> bytes:
 
 
 def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) -> None:
-    """Any content that another archive could smuggle in is refused."""
+    """Content that another kind of archive could hide is refused."""
     path = tmp_path / "x.tar"
     path.write_bytes(plain_tar)
     verify_package(path)
@@ -784,7 +784,7 @@ def test_a_package_is_acknowledged_and_retracted(tmp_path: Path) -> None:
     assert found.public_key == verify_package(package_of(desk, report)).public_key
     with pytest.raises(UsageError, match="retracted already"):
         desk.retract(report)
-    # A note that a kill has kept from being written is written then.
+    # If a kill has prevented the note, another `retract` writes the note.
     note.unlink()
     desk.retract(report)
     verify_retraction(note)

@@ -94,7 +94,7 @@ def test_only_one_thread_changes_and_it_changes_back() -> None:
         before = Path("/proc/thread-self/status").read_text().splitlines()[8:]
         with acting_as(OTHER) as ourselves:
             found: list[bool] = []
-            # This one was there before the rights changed only in effect: it begins with ours.
+            # A thread that starts in this block keeps our rights.
             with ourselves():
                 assert may_read(secret)
                 thread = threading.Thread(target=lambda: found.append(may_read(secret)))

@@ -13,7 +13,7 @@ from hashclient.scan.values.options import ScanOptions
 from tests.kit.context import context_of
 
 DEFAULTS = ScanOptions()
-#: The help of each option that has one; the others are for programs only.
+#: The help of each option that has a help text; the other options are for programs only.
 HELP = {
     name: hint.__metadata__[0].help
     for name, hint in get_type_hints(ScanOptions, include_extras=True).items()

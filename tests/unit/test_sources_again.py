@@ -1,4 +1,4 @@
-"""Directories of others at the end of a scan: what was moved to where all was listed already."""
+"""Directories of other users at the end of a scan: what was moved to a listed directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Walk:
     """The walk of `a` and then of `b`, to which everybody may write; between them, it stops."""
 
     def __init__(self, tree: Path, *files: str, mode: int = 0o777, exclude: str = "none") -> None:
-        """Make the files, and list those in `a`."""
+        """Make the files, and list the files in `a`."""
         self.tree = write_tree(tree, dict.fromkeys(["a/o", "b/o", *files], b""))
         for path in tree.rglob("*"):
             path.chmod(mode)
@@ -48,7 +48,7 @@ class Walk:
             pass  # what is made from now on has a later time
 
     def take(self, items: Iterator[Task | Outcome], last: str = "") -> list[str]:
-        """Return the files that are listed, up to the `last`; keep outcomes."""
+        """Return the listed files, up to the `last`; keep outcomes."""
         found: list[str] = []
         for item in items:
             if isinstance(item, Outcome):
@@ -93,7 +93,7 @@ def test_a_file_that_was_moved_to_a_listed_directory_is_found(
 
 
 def test_a_directory_that_was_moved_or_got_another_name_is_walked_once(tmp_path: Path) -> None:
-    """With what is below it; then it is unread, so that nobody has it walked for ever."""
+    """Everything below it is walked; after a second move it is unread, so no scan is endless."""
     walk = Walk(tmp_path / "t", "b/x/y/f")
     walk.move("b/x", "a/x")
     walk.take(walk.items)
@@ -112,7 +112,7 @@ def test_a_file_in_a_directory_that_was_made_meanwhile_is_found(tmp_path: Path) 
 
 
 def test_what_is_made_renamed_or_removed_in_its_directory_is_not_looked_for(tmp_path: Path) -> None:
-    """As where a log is rotated while programs write to it."""
+    """For example, a log is rotated while programs write to it."""
     walk = Walk(tmp_path / "t", "a/log", "a/gone")
     walk.move("a/log", "a/log.1")
     write_tree(walk.tree / "a", {"log": b"", "new/file": b""})
@@ -139,7 +139,7 @@ def test_directories_that_nobody_else_may_write_to_are_not_looked_at_again(tmp_p
 def test_a_directory_that_never_comes_to_rest_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the scan ends; one that comes to rest after a while is not."""
+    """The scan still ends; a directory that comes to rest after a while is listed."""
     looks = 0
 
     def restless(fd: int) -> list[Entry]:
@@ -215,7 +215,7 @@ def test_without_room_for_notes_nothing_is_passed_over(
 def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """Then it has the time of before the listing, though that is long past for other clocks."""
+    """The directory's time is from before the listing, which is long past for other clocks."""
     now_ns = [0]
     monkeypatch.setattr(time, "clock_gettime_ns", lambda _: now_ns[0])
     monkeypatch.setattr(time, "time_ns", lambda: now_ns[0] + 10**9)

@@ -1,4 +1,4 @@
-"""What was listed is found again: names are exchanged between two steps of a scan, by a test."""
+"""Listed files are found again, though a test exchanges names between two steps of a scan."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_files_that_change_names_between_listing_and_check_are_read_once_each(
 
         def act(name: str) -> None:
             acts.append(name)
-            if name == "a" and acts.count("a") <= 2:  # once before, and once after it is opened
+            if name == "a" and acts.count("a") <= 2:  # once before `a` is opened, and once after
                 exchange(tree / "a", tree / "b")
 
         before_each_open(monkeypatch, act)
@@ -148,7 +148,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
     result = Checker(lists.judge()).check(task)
     assert told(result) == {"a": (Kind.MATCH, None)}
     assert result.clean == 1
-    # One that has taken the place of another one is one file.
+    # A file that has taken the place of another file counts once.
     task = task_of(tree)
     (tree / "b").rename(tree / "a")
     result = Checker(lists.judge()).check(task)
@@ -159,7 +159,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
 def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
     tmp_path: Path, lists: OpenLists, is_new: bool
 ) -> None:
-    """It may be where the older one was, in a directory that the scan has left already."""
+    """The file may be where the older file was, in a directory that the scan has left already."""
     tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
     if born(tree / "a" / "f") is None:
         pytest.skip("this file system does not say when a file was made")
@@ -178,7 +178,7 @@ def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
 def test_of_two_files_listed_under_one_name_the_one_that_is_elsewhere_now_is_unread(
     tmp_path: Path, lists: OpenLists, first: bytes
 ) -> None:
-    """They were exchanged while the directory was listed, and once more since."""
+    """The files were exchanged while the directory was listed, and once more since then."""
     tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
     if born(tree / "a" / "f") is None:
         pytest.skip("this file system does not say when a file was made")
@@ -260,7 +260,7 @@ def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None
 def test_what_is_gone_keeps_no_checker_and_so_no_lists_open(
     tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, gone: str, ahead: bool
 ) -> None:
-    """Their mapped files are descriptors; a process that scans often would run out of these."""
+    """Mapped files of lists are descriptors; a process that scans often would run out of them."""
     tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
     task = task_of(tree)
     if gone == ".":
@@ -302,7 +302,7 @@ def test_a_file_that_is_exchanged_each_time_is_unread_in_the_end(
 def test_a_busy_directory_comes_to_an_end(
     tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where files are saved over and added while it is listed again, all is read."""
+    """Files are saved over and added while the directory is listed again: all files are read."""
     tree = write_tree(tmp_path / "t", {f"f{n}": OTHER for n in range(20)})
     task = task_of(tree)
     looks: list[int] = []
@@ -325,7 +325,7 @@ def test_a_busy_directory_comes_to_an_end(
 def test_a_directory_that_has_another_name_is_found_beside_it(
     tmp_path: Path, lists: OpenLists, depth: int
 ) -> None:
-    """Also where another one, or a link, has taken its name, and where one above was replaced."""
+    """That also holds if a directory or a link took its name, or if a parent was replaced."""
     place = "d" if depth == 1 else "d/x"
     tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
     task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
@@ -341,7 +341,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
         (tree / "d").unlink()
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
     else:
-        # It is not beside: nobody looks in other directories.
+        # The directory is not beside its old name: nobody looks in other directories.
         assert told(checker.check(task)) == {"f": (Kind.UNREAD, MOVED)}
         exchange(tree / "d", tree / "e")
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
@@ -353,7 +353,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
 
 @pytest.mark.parametrize("put", ["nothing", "from elsewhere"])
 def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists, put: str) -> None:
-    """Another one, of before the scan, came from elsewhere: so the listed one may be there now."""
+    """Another old directory came from elsewhere: the listed one may be at that place now."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
     other = write_tree(tmp_path / "other", {"f": OTHER, "g": OTHER})
     tree.chmod(0o777)
@@ -372,7 +372,7 @@ def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists,
 def test_a_directory_that_is_replaced_is_listed_again(
     tmp_path: Path, lists: OpenLists, put: str
 ) -> None:
-    """As by a deployment, with other names in it."""
+    """A deployment, for example, replaces a directory by another with other names."""
     tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER})
     task = task_of(tree)
     (tree / "d").rename(tmp_path / "away")
@@ -389,7 +389,7 @@ def test_a_directory_that_is_replaced_is_listed_again(
 def test_each_named_file_has_an_outcome_also_if_its_directory_is_replaced(
     tmp_path: Path, lists: OpenLists, mode: int
 ) -> None:
-    """And a file that nobody has named has none."""
+    """A file that nobody has named has no outcome."""
     tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER, "d/saved": OTHER})
     (tree / "d").chmod(mode)
     names = tmp_path / "names"
@@ -439,7 +439,7 @@ def test_names_that_a_listing_has_missed_are_listed(
 ) -> None:
     """A long directory takes several calls, and a rename in between hides a name from each.
 
-    It is closed meanwhile if much is below it.
+    The directory is closed meanwhile if much is below it.
     """
     names = {f"f{number}" for number in range(2 * AT_ONCE if is_large else 3)}
     tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/" * depth + "inner"}, b""))
@@ -460,7 +460,7 @@ def test_names_that_a_listing_has_missed_are_listed(
     tasks, outcomes = listed(tree)
     found = {name for task in tasks for group in task for name in group.names}
     assert outcomes == []
-    # What is listed by one call of the kernel cannot miss a name, and is not listed again.
+    # A listing in one call of the kernel cannot miss a name, and is not repeated.
     assert found == (names | {"inner"} if is_large else names - {"f0", "f1"})
 
 
@@ -477,7 +477,7 @@ def test_a_long_directory_at_rest_is_not_listed_again(
 
     monkeypatch.setattr(frame, "snapshot", take)
     listed(tree)
-    assert len(taken) == 1  # it was changed within a tick of the clock
+    assert len(taken) == 1  # the directory was changed within a tick of the clock
     monkeypatch.setattr(finding_again, "TICK_S", 0)
     state.let_time_pass()
     listed(tree)
@@ -527,7 +527,7 @@ def test_a_file_system_with_other_inodes_in_its_directories_is_read(
         result = checker.check(task)
         assert told(result) == {"a": (Kind.MATCH, None)}
         assert result.clean == 2
-    assert len(slept) == 1  # for the first one; then it is known of the file system
+    assert len(slept) == 1  # for the first file; afterwards the program knows this file system
 
 
 def test_a_snapshot_is_all_that_is_in_a_directory(
@@ -589,7 +589,7 @@ def test_a_directory_that_is_exchanged_each_time_ends_in_an_error(
 def test_a_directory_is_found_beside_its_name_but_not_behind_a_link_that_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str | None
 ) -> None:
-    """It has left, whoever put a link to it there since the names were listed."""
+    """The directory has left, even if somebody put a link to it there after the listing."""
     write_tree(tmp_path, {"t/renamed/f": b"", "elsewhere/f": b""})
     found = tmp_path / "t" / "renamed"
     status, opens = found.stat(), os.open

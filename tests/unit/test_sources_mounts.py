@@ -51,7 +51,7 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
 @pytest.mark.parametrize(
     ("now", "empty", "full"),
     [
-        # The same, whatever else has changed: what it is known by, or where that is mounted.
+        # The same file system, whatever else has changed: its names, or where it is mounted.
         (record(), False, False),
         (record(names=(TWO, ONE)), False, False),
         (record(point="/", kind="ext4"), False, False),
@@ -59,9 +59,9 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
         (on_the_root(), True, True),
         (on_the_root(inner=ONE), True, True),
         (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),
-        # Nor a part of the file system that it lies on.
+        # Nor is a part of the file system underneath mounted there.
         (on_the_root(names=(ONE,)), True, False),
-        # Something else is.
+        # Another file system is mounted there.
         (record(names=(TWO,)), True, False),
         (record(inner=TWO), True, False),
         # Autofs mounts what is asked for.
@@ -160,7 +160,7 @@ def test_scans_at_once_lose_nothing_of_each_other(tmp_path: Path, fds: list[int]
 def test_no_name_of_what_is_mounted_is_kept(
     tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be an address with a password."""
+    """The name may be an address with a password."""
     source = b"https://user:s3cret@host/"
 
     def parse(_text: bytes) -> dict[int, Mount]:
@@ -224,7 +224,7 @@ def test_watched_directories_are_named_as_the_walk_names_them(
 
 
 def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path, fds: list[int]) -> None:
-    """Mount points outlast directories that were given, and what was seen lately the rest."""
+    """Mount points outlast given directories, and records seen lately outlast older ones."""
     paths = (f"/m/{n}" for n in itertools.count())
     points = [record(path, path, day=5) for path in itertools.islice(paths, MAX_RECORDS - 10)]
     old = [record(path, "/", day=1) for path in itertools.islice(paths, 100)]
@@ -299,7 +299,7 @@ def test_a_share_that_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path)
 def test_a_directory_that_is_empty_where_a_file_system_was_is_not_mounted(
     tmp_path: Path, fds: list[int]
 ) -> None:
-    """One with names is a part of the file system around it, wherever a walk in it has come to."""
+    """A directory with names is part of the file system around it, wherever a walk found it."""
     first = mounts(tmp_path / "state")
     first.look(fds[1], given=True)
     first.save()

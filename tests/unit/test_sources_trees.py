@@ -1,4 +1,4 @@
-"""Walking trees: everything in them is listed, skipped or unread, exactly once."""
+"""Walking trees: everything in a tree is listed, skipped or unread, exactly once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def items_of(*paths: Path | str, **options: Any) -> list[Task | Outcome]:
 
 
 def found(*paths: Path | str, **options: Any) -> tuple[set[str], Others]:
-    """Return the files that are listed and what is not, each exactly once."""
+    """Return the listed files and all other outcomes, each exactly once."""
     files: list[str] = []
     outcomes: list[Outcome] = []
     for item in items_of(*paths, **options):
@@ -192,7 +192,7 @@ def test_a_directory_of_20000_names(fast: Path) -> None:
     tasks = [item for item in items_of(fast) if not isinstance(item, Outcome)]
     sizes = [sum(len(group.names) for group in task) for task in tasks]
     assert sum(sizes) == 20_000
-    # Where listing is slow, a full group may follow the part of one.
+    # If listing is slow, a full group may follow part of another group.
     assert max(sizes) < 2 * TASK_NAMES
 
 
@@ -238,7 +238,7 @@ def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_directories_far_up_is_not_lost(tmp_path: Path) -> None:
-    """Beyond the depth that is held open, files, directories, links and pipes are found too."""
+    """Files, directories, links and pipes beyond the depth of open directories are found too."""
     tree = tmp_path / "t"
     expected: set[str] = set()
     directory = tree
@@ -338,7 +338,7 @@ def test_a_vanished_file_does_not_end_the_listing_of_its_directory(
     monkeypatch.setattr(
         os, "scandir", lambda fd: contextlib.nullcontext([Vanished(), *scandir(fd)])
     )
-    # It is listed, so that whoever opens it sees that it is gone.
+    # The file is listed, so that whoever opens the file sees that it is gone.
     assert found(tmp_path) == (below(tmp_path, "vanished", "f", "g"), {})
 
 
@@ -352,7 +352,7 @@ def test_one_file_system(tmp_path: Path) -> None:
     files, others = found(tmp_path, follow_symlinks=True, one_file_system=True)
     assert files == below(tmp_path, "f")
     assert set(others.values()) == {(Kind.SKIPPED, "other file system")}
-    # Each path has a file system of its own.
+    # Each given path has its own file system.
     assert f"{tmp_path}/dir" not in found(tmp_path / "dir", one_file_system=True)[1]
 
 
@@ -434,7 +434,7 @@ def test_reasons_are_the_systems_words() -> None:
 
 
 class FakePlaces(Mounts):
-    """Remembers what it is shown; watches `watched`, and objects to `objected`."""
+    """Remembers the directories that it is shown; watches `watched`, and objects to `objected`."""
 
     def __init__(self, *watched: str, objected: str = "") -> None:
         self._below_here = frozenset(watched)
@@ -479,7 +479,7 @@ def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) ->
 
 
 def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
-    """Such as at an automount, which comes when it is entered."""
+    """An example is an automount, which comes when somebody enters it."""
     if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
         pytest.skip("nothing is mounted below /dev")
     places = FakePlaces()

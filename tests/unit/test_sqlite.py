@@ -1,4 +1,4 @@
-"""What is said of a database that cannot be used: not each is damaged, and a good one stays."""
+"""Messages about a database that cannot be used: not each is damaged, and a good one stays."""
 
 from __future__ import annotations
 

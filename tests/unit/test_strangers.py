@@ -19,7 +19,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A directory that nobody else may change; above it there is the sticky one of all tests."""
+    """A directory that nobody else may change, below the sticky directory of all tests."""
     assert stranger_on(tmp_path) is None
     return tmp_path
 
@@ -90,7 +90,7 @@ USERS = {"root": (0, 0), "syslog": (102, 103), "ann": (1000, 1000), "bob": (1001
 
 @pytest.fixture
 def _a_system(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the system have these groups and users."""
+    """Let the system have the groups `GROUPS` and the users `USERS`."""
 
     def group(number: int) -> grp.struct_group:
         name, members = GROUPS[number]
@@ -128,7 +128,7 @@ def _a_system(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_group_of_the_system_counts_by_who_is_in_it(
     base: Path, group: int, is_nobody: bool, may_change_ways: bool
 ) -> None:
-    """As /usr/local of older Debian, on the way to a `--ca`, and /var/log of Ubuntu for reports."""
+    """Examples: /usr/local of older Debian, above a `--ca`, and /var/log of Ubuntu for reports."""
     (base / "local").mkdir()
     os.chown(base / "local", 0, group)
     (base / "local").chmod(0o2775)
@@ -178,7 +178,7 @@ def test_a_way_leads_through_links_that_others_may_change_or_through_none(base: 
     (base / "links/ours").symlink_to("../theirs")
     (base / "theirs/link").symlink_to(base / "safe")
     os.chown(base / "theirs", NOBODY, NOBODY)
-    # What comes after the last link is not asked about: nobody leads elsewhere by a directory.
+    # The part behind the last link is not asked about: a directory leads nobody elsewhere.
     assert way_of(base / "links/ours/d") == (str(base / "theirs/d"), None)
     assert way_of(base / "theirs/d") == (str(base / "theirs/d"), None)
     real, stranger = way_of(base / "links/ours/link")

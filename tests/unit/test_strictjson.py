@@ -1,4 +1,4 @@
-"""JSON from outside: text with one meaning is read back as it was written, all other is refused."""
+"""JSON from outside: text with one meaning is read back unchanged, other text is refused."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 @pytest.fixture
 def opened(simulator: Simulator, tmp_path: Path) -> Callable[[], Trust]:
-    """Return a function that makes a trust over the same directory, as the next run would."""
+    """Return a function that opens the trust of the same directory, as the next run would."""
     pinned = simulator.root
 
     def make() -> Trust:
@@ -133,7 +133,7 @@ def test_the_fetcher_streams_too(simulator: Simulator) -> None:
 def test_unusual_role_names_get_through_the_transport(
     simulator: Simulator, tmp_path: Path, name: str
 ) -> None:
-    """Any TUF repository can be read over our transport, even one that no list may look like."""
+    """Our transport reads any TUF repository, even one whose names no list may have."""
     add_role(simulator, name, "odd/*")
     with HostileServer() as server:
         serve(server, simulator)
@@ -440,7 +440,7 @@ def test_many_rotations_of_root_are_followed_once(simulator: Simulator, opened: 
 def test_a_store_may_forbid_what_it_does_not_have(
     simulator: Simulator, opened: Opened, code: int
 ) -> None:
-    """Object stores answer 403 for a root that is not there yet, unless names may be listed."""
+    """Object stores answer 403 for a missing root, unless the client may list names."""
     simulator.faults["metadata/2.root.json"] = status(code)
     trust = opened()
     trust.refresh()
@@ -463,7 +463,7 @@ def test_a_root_in_between_may_have_expired(simulator: Simulator, opened: Opened
 def test_metadata_and_its_names_are_synced(
     simulator: Simulator, opened: Opened, tmp_path: Path
 ) -> None:
-    """python-tuf does not; a timestamp that is lost again would let an older one in."""
+    """python-tuf does not sync; if a timestamp got lost again, an older one would pass."""
     recorder = Recorder()
     with watched(recorder):
         trust = opened()
@@ -632,7 +632,7 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
 def test_unexpected_errors_of_python_tuf_are_translated(
     simulator: Simulator, tmp_path: Path, error: Exception
 ) -> None:
-    """Its parsers and libraries raise what they like; none of it is a bug of ours to be shown."""
+    """Its parsers and libraries raise any errors; none of these is shown as a bug of ours."""
 
     class Odd:
         def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Records that are deleted automatically, and those that never are."""
+"""Records that are deleted automatically, and records that are never deleted."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_match_that_a_report_waits_for_stays(desk: Keeper, end: str | None) ->
         desk.acknowledge(report)
     elif end == "retracted":
         desk.retract(report)
-    assert desk.prune() == 0  # something was done about it just now
+    assert desk.prune() == 0  # the report was changed just now
     desk.wait(days=100)
     assert desk.prune() == (end is not None)
 
@@ -258,7 +258,7 @@ def test_they_are_looked_for_once_a_week(desk: Keeper, shelf: Shelf) -> None:
     assert upkeep.prune_inventory(desk.session) == 0  # not before a week has passed
     shelf.day += 6
     assert upkeep.prune_inventory(desk.session) == 5
-    # A clock that was ahead keeps nothing for ever.
+    # Even if the clock was ahead, no record stays for ever.
     shelf.day -= 50
     shelf.remember(0, 5)
     shelf.day += 45

@@ -100,7 +100,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
 def test_between_checks_of_changed_files_is_a_rest(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each check costs as much as that of a thousand files, so many files share one."""
+    """The cost of a check equals that of a thousand files, so many files share a check."""
     tree = write_tree(tmp_path / "t", {})
     checked: list[float] = []
     told: list[Handled] = []
@@ -157,7 +157,7 @@ def test_changed_files_that_are_gone_again_are_left_out(
 def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
     client: Client, tmp_path: Path, count: int
 ) -> None:
-    """Its owner can exchange two changed files each time that one of them is opened."""
+    """The owner of the file can exchange two changed files each time that one is opened."""
     tree = write_tree(tmp_path, {f"t/f{number:02d}": b"other" for number in range(count)}) / "t"
     (tree / "f01").write_bytes(LISTED)
 
@@ -188,7 +188,7 @@ def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path)
 def test_files_that_have_waited_for_longest_are_checked_first(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So nobody can keep a file from its check by changing others again and again."""
+    """Otherwise somebody could delay a file's check for ever by changing other files."""
     monkeypatch.setattr(watch_module, "MOST_FILES", 10)
     tree = write_tree(tmp_path / "t", {})
     over = threading.Event()
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_checked_now_is_checked_later(
 
 @pytest.fixture
 def own_directory() -> Iterator[Path]:
-    """A directory that another account gets at, too."""
+    """A directory that another account can also change."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o777)
     yield path
@@ -353,14 +353,14 @@ def test_a_directory_that_is_exchanged_for_something_else_is_watched(
 
 
 def test_a_directory_that_took_the_place_of_another_is_watched(tmp_path: Path) -> None:
-    """It is found there by a listing, before the reports of both moves are read."""
+    """A listing finds the new directory there, before the reports of both moves are read."""
     tree = write_tree(tmp_path / "t", {"a/1": b"benign"})
     outside = write_tree(tmp_path / "out", {})
     with Changes([str(tree)]) as changes:
         (tree / "a").rename(outside / "a")
         write_tree(tree, {"a/2": b"benign"})
         changes.look_again()
-        assert changes.directories == 2  # the one that left is not watched any more
+        assert changes.directories == 2  # the directory that left is not watched any more
         assert _taken(changes) == {str(tree / "a/2")}
         (tree / "a/3").touch()
         (outside / "a/4").touch()
@@ -380,7 +380,7 @@ def _no_more_descriptors() -> Iterator[None]:
 
 
 def test_a_directory_that_cannot_be_listed_now_makes_the_watch_partial(tmp_path: Path) -> None:
-    """So everything is scanned again soon."""
+    """Everything is scanned again soon."""
     tree = write_tree(tmp_path / "t", {})
     with Changes([str(tree)]) as changes:
         write_tree(tree, {"a/b/1": b"benign"})
@@ -397,7 +397,7 @@ _scandir = os.scandir
 
 
 class _Entry:
-    """An entry of a directory of which the system does not tell the kind."""
+    """A directory entry whose kind the system does not tell."""
 
     def __init__(self, entry: os.DirEntry[str]) -> None:
         self.name = entry.name
@@ -466,7 +466,7 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
 
 
 def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
-    """As the documentation says; one that is cut by a program that opens it is."""
+    """The documentation says so; a file that is cut by a program that opens it is reported."""
     tree = write_tree(tmp_path / "t", {"a": b"benign!", "b": b"benign!"})
     with Changes([str(tree)]) as changes:
         os.truncate(tree / "a", 6)
@@ -560,7 +560,7 @@ def test_no_link_leads_a_watch_out_of_its_tree_by_a_directory_that_could_not_be_
 def test_files_that_a_look_around_has_found_are_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the kernel has nothing more to report."""
+    """That holds even if the kernel has nothing more to report."""
     monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
     tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
     found: list[str] = []
@@ -578,7 +578,7 @@ def test_files_that_a_look_around_has_found_are_checked(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def change(_: object) -> None:
-        os.truncate(tree / "a", len(LISTED))  # the kernel does not report that
+        os.truncate(tree / "a", len(LISTED))  # the kernel does not report this change
         changed.append(str(tree / "a"))
 
     watch(client, tree, on_outcome=end, on_scan=change)

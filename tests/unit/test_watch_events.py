@@ -1,4 +1,4 @@
-"""Events of buckets in all forms in which they come; what is none of these stays where it is."""
+"""Events of buckets in all forms in which they come; any other message stays where it is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def taken(body: object) -> Event:
     ],
 )
 def test_a_notification_names_its_objects(body: dict[str, Any], uris: list[str]) -> None:
-    wrapped = {"Type": "Notification", "Message": json.dumps(body)}  # as SNS does it
+    wrapped = {"Type": "Notification", "Message": json.dumps(body)}  # as SNS wraps it
     for event in (taken(body), taken(wrapped)):
         assert [uri.text for uri in event.objects] == uris
         assert (event.mark, event.times, event.is_read) == ("mark", 3, True)

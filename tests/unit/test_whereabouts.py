@@ -1,4 +1,4 @@
-"""Where files are: links are resolved with few system calls, and none is missed."""
+"""Where files are: links are resolved with few system calls, and no link is missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hashclient.core.model import Outcome, Seen
 from hashclient.scan.run.whereabouts import places_of
 from hashclient.scan.sources.mounts import Mounts
 
-#: Files in one directory.
+#: The number of files in one directory.
 MANY = 16
 
 
@@ -103,7 +103,8 @@ def test_paths_that_lead_elsewhere_or_nowhere(
     monkeypatch.chdir(tmp_path / "sub")
     names = [f"{number}" for number in range(MANY)]
     real = [f"{tmp_path}/sub/{name}" for name in names]
-    # Without a slash, by the working directory's own name, and by a link to it.
+    # Three ways to name the files: without a slash, by the directory's own name, and by a link to
+    # the directory.
     assert [place.path for place in places(names)] == real
     assert [place.path for place in places([f"./{name}" for name in names])] == real
     by_link = [f"{tmp_path}/way/{name}" for name in names]
@@ -145,7 +146,7 @@ def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
     (outcome,) = found([str(file)], through_links=through_links)
     file.rename(tmp_path / "tree/moved")
     file.symlink_to(tmp_path / "outside/f")
-    # A file that was opened in its own directory was there, whatever stands there now.
+    # A file that was opened in its own directory was there, whatever is there now.
     standing = None if through_links else "here"
     assert places_of([outcome], Grounds()) == [Place(str(file), standing)]
 

@@ -152,7 +152,7 @@ def parse_all(data: bytes, count: int) -> AddBatch:
 
 
 def check_rows(batch: AddBatch) -> None:
-    """Check that `batch` is what `ROWS` say."""
+    """Check that `batch` has the values of `ROWS`."""
     assert batch.ids.tolist() == [b"e-1", b"Z" * 64, b"x:y.z_0-9"]
     assert batch.masks.tolist() == [7, 1, 4]
     assert batch.sizes.tolist() == [0, 2**63 - 1, NO_SIZE]

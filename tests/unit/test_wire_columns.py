@@ -175,7 +175,7 @@ def test_a_nested_column_is_none_of_the_formats() -> None:
 
 
 def test_a_column_that_repeats_is_refused() -> None:
-    """Arrow writes none without a group around it, so a written one is changed."""
+    """Arrow writes no repeated column without a group around it, so the test changes a file."""
     data = written(store_schema=False, write_statistics=False, compression="none")
     # In the footer, in Thrift's compact protocol: repetition OPTIONAL (2), then the name.
     before = b"\x25\x02\x18\x04size"
@@ -229,7 +229,7 @@ def test_a_column_may_be_required_or_optional(name: str) -> None:
     ids=str,
 )
 def test_names_of_types_in_arrow_do_not_matter(name: str, kind: pa.DataType) -> None:
-    """The same in Parquet; what Arrow notes of it in the file is its own affair."""
+    """The types are the same in Parquet; the note of Arrow in the file does not matter."""
     data = written(with_type(name, kind), store_schema=True)
     assert [parse(data).categories[0], parse(data).ids.tolist()] == ["one", [b"e-1"]]
 

@@ -1,7 +1,7 @@
 """Lists for other implementations: files in `tests/vectors/wire` and their expected results.
 
-A client of this project fetches each of them. Run as a program, with the project on the path, this
-writes them again.
+A client of this project fetches each of these lists. Run as a program, with the project on the
+path, this file writes the lists again.
 """
 
 from __future__ import annotations
