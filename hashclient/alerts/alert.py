@@ -95,12 +95,12 @@ class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def noticed(kind: Kind, *subjects: str) -> Noticed:
-    """Return what counts its subjects."""
+    """Return a noticed event that counts these subjects."""
     return Noticed(kind=kind, count=len(subjects), subjects=dict.fromkeys(subjects, 1))
 
 
 class Alert(Noticed, frozen=True, kw_only=True):
-    """An alert that waits. It grows until it is first sent; then `to` names who lacks it."""
+    """An alert that waits, and grows until it is first sent; then `to` names who lacks it."""
 
     id: str
     since: datetime

@@ -78,7 +78,7 @@ class News:
             return 0
         if last is None or not is_new(last):
             if last is not None and last.seq < before.seq:
-                self.damaged.append(LOG)  # records are missing at its end
+                self.damaged.append(LOG)  # the end of the log is missing
             return before.seq if last is None else last.seq
         for record in (last, *takewhile(is_new, records)):
             self._take(record)

@@ -82,7 +82,7 @@ class MatchTotals(msgspec.Struct):
 
 
 class ListTotals(msgspec.Struct):
-    """One list: its updates, and its age, since it was published, when runs began with it."""
+    """One list: its updates, and its age (since publication) at the start of each run with it."""
 
     updates: int = 0
     refused: int = 0

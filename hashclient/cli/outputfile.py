@@ -81,7 +81,7 @@ class OutputFile:
 
         Raises:
             UsageError: FILE cannot be opened, or is an input.
-            LockedError: another run is writing to it.
+            LockedError: another run is writing to the file.
         """
         if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
             return
@@ -318,7 +318,7 @@ def _emptied(path: Path, inputs: Sequence[str]) -> int:
 
     Raises:
         UsageError: `path` cannot be opened, or is one of `inputs`.
-        LockedError: another run is writing to it.
+        LockedError: another run is writing to the file.
     """
     from hashclient.system.outputs import place_of
 

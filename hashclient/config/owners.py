@@ -62,7 +62,7 @@ def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
     left to the step that opens it.
 
     Raises:
-        ConfigError: others may change it.
+        ConfigError: other users may change the file.
     """
     try:
         found = stranger_on(path, _by_sudo())

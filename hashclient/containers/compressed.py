@@ -125,7 +125,7 @@ class _Compressed:
     def _joined(self, source: _Input, only: Collection[str] = ()) -> Iterator[bytes]:
         """Yield the bytes of the streams of this kind, then of the next kind behind them.
 
-        Streams of other kinds than `only`, if it names any, end it.
+        If `only` names kinds, a stream of another kind ends the file.
         """
         kind = self
         while True:

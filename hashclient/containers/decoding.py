@@ -54,7 +54,7 @@ class Decoder(Protocol):
 
     @property
     def eof(self) -> bool:
-        """Whether its end was met."""
+        """Whether the decoder has met the end of its stream."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class Inflater:
 
     @property
     def eof(self) -> bool:
-        """Whether its end was met."""
+        """Whether the decoder has met the end of its stream."""
         return bool(self._inflater.eof)
 
     @property

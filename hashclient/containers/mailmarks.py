@@ -62,7 +62,7 @@ _ODD_BYTES = 16
 
 
 class MailMarks:
-    """Counts the fields by which a header counts as that of a mail."""
+    """Counts the fields that show that a header is the header of a mail."""
 
     def __init__(self) -> None:
         """No field was seen."""

@@ -258,7 +258,7 @@ class Nodes:
             yield from self.blocks(one, level)
 
     def size(self, number: int) -> int | None:
-        """Return the length of blocks; None if it differs from the length in their list."""
+        """Return the blocks' total length; None if the list of the blocks names another."""
         if not number & 2:
             return len(self.block(number)) if number else 0
         said = _INNER.unpack_from(self.block(number).ljust(_INNER.size, b"\0"))[3]

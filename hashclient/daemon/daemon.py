@@ -206,7 +206,7 @@ class Daemon:
             _log.info("process %d has ended: %d", process.pid, code)
             try:
                 self._start(row)
-            except StateError as error:  # there may be memory for it later
+            except StateError as error:  # later there may be memory for the process
                 _log.info("%s", error.message)
 
     def _signal_all(self, number: signal.Signals) -> None:

@@ -123,7 +123,7 @@ class Turns:
             return False
         client = clients.popleft()
         del self._ring[user]
-        if clients:  # they come after all other users
+        if clients:  # the user's other clients wait for all other users
             self._ring[user] = clients
         self._pool.submit(self._piece, client, self._jobs[client][0])
         return True

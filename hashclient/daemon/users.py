@@ -61,7 +61,7 @@ def peer_of(listener: str, sock: socket.socket) -> Peer:
             return Peer(f"{door},uid={uid}", f"uid={uid}", is_local, rights)
         address = sock.getpeername()[0]
         return Peer(f"{door},from={address}", f"from={address}", is_local)
-    except OSError:  # gone again: a read will show it
+    except OSError:  # the client is gone: a read will show that
         return Peer(door, "", is_local)
 
 
@@ -78,7 +78,7 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
 class Share:
     """A number that all users share; each user may take a part of it.
 
-    Several threads may use it.
+    Several threads may use the same `Share`.
     """
 
     def __init__(self, most: int, percent: int) -> None:

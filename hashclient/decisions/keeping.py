@@ -261,7 +261,7 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
     """Make exceptions of these entries of a list, which are known to be good, and of no others.
 
     Earlier exceptions of this kind end; exceptions that end soon are renewed. Return whether there
-    is a new one. The caller holds the writers' lock.
+    is a new exception. The caller holds the writers' lock.
 
     Raises:
         AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be

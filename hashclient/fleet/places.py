@@ -156,7 +156,7 @@ class Bucket:
 
         Raises:
             UnreachableError: the store failed.
-            UsageError: its client is not installed.
+            UsageError: the package for this kind of store is not installed.
         """
         with self._errors("write to"):
             self._store.put(self._uri.key + name, data)
@@ -166,7 +166,7 @@ class Bucket:
 
         Raises:
             UnreachableError: the store failed.
-            UsageError: there are too many, or its client is not installed.
+            UsageError: there are too many, or the package for this kind of store is not installed.
         """
         with self._errors("read"):
             names = _checked(self._names(), endings, self.text)

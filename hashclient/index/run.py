@@ -396,7 +396,7 @@ def damaged(path: Path) -> DamagedError:
 
 def _drop(fd: int, offset: int, count: int) -> None:
     """Drop the kernel's cached pages of a file; without `count`, up to the end."""
-    with contextlib.suppress(OSError):  # some file systems do not support it
+    with contextlib.suppress(OSError):  # some file systems do not support this
         os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
 
 

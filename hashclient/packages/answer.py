@@ -93,7 +93,7 @@ def parse_answer(text: bytes) -> Answer:
     """Verify an answer by the key that it names; whose key this is, the caller has to know.
 
     1. The answer is spelled as `encode_answer` spells it, byte for byte.
-    2. Its values fit the schema, no match is both accepted and refused, and only a request to keep
+    2. All values fit the schema, no match is both accepted and refused, and only a request to keep
        has an end.
     3. The signature of the answer is right.
 

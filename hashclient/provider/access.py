@@ -50,7 +50,7 @@ def add_client(
     """Add a client; write its token into the new file `output`, if given.
 
     The client may fetch the `lists`; with None it may fetch all lists, also later ones. `key` signs
-    its feedback.
+    the client's feedback.
 
     Raises:
         UsageError: a client has that name, the name or the key is not allowed, a list does not

@@ -169,7 +169,7 @@ class Clients:
         return text, _with(clients, changed)
 
     def with_revoked(self, name: str) -> tuple[Client, ...]:
-        """Return all clients, one of them without its tokens.
+        """Return all clients, the named client without its tokens.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.

@@ -240,7 +240,7 @@ def verify_delegations(
             known = old.get(name) == new.get(name)
             if not known and (name not in new or name not in roles):
                 refuse(f"targets change list {printable(name)}, which is not in the draft")
-            # `delegator_of` looks at those of notices.
+            # `delegator_of` checks the paths of notices.
             own = [f"lists/{name}/*"] if name in lists_of(roles["targets"]) else new[name][0].paths
             if not known and (new[name][0].paths != own or not new[name][0].terminating):
                 refuse(f"targets give list {printable(name)} files that are not its own")

@@ -204,7 +204,7 @@ def verify_digest(draft: Draft, shown: str) -> None:
     """Check that a draft is the one that somebody was shown; `shown` is its digest.
 
     Raises:
-        VerificationError: the draft is another one.
+        VerificationError: the draft is a different one.
     """
     if shown.lower() != draft.digest:
         raise VerificationError(

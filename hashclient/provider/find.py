@@ -24,7 +24,7 @@ from hashclient.provider.doubles import is_in, keys_of
 from hashclient.provider.results import Answer, Entry
 from hashclient.system.text import printable
 
-#: Some 600 bytes of memory each.
+#: The most questions: each takes some 600 bytes of memory.
 MAX_ASKED = 1_000_000
 
 

@@ -170,7 +170,7 @@ def change_passphrase(
 
     Raises:
         StateError: the key cannot be read, opened or written; then the file is unchanged.
-        UsageError: others may have led us to it, as for `replaced_file`.
+        UsageError: another user may have exchanged the path, see `replaced_file`.
     """
     signer, _ = load_private(path, passphrases)
     key = load_pem_private_key(signer.private_bytes, None)

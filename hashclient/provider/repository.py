@@ -303,7 +303,7 @@ class Repository(RepositoryDirectory):
             UsageError: the directory is not a draft.
             VerificationError: the draft was changed, follows another generation, or has signatures
                 of other keys.
-            StateError: too few have signed it, or as `publish`.
+            StateError: too few people have signed the draft, or as `publish`.
         """
         with self.changing_roles() as roles:
             taken = take_draft(roles, self.files, directory, self.clock)

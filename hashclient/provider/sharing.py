@@ -310,7 +310,7 @@ def check_share(list_name: str, before: Provenance, share: Share | None, *, is_n
     """Check that a list has either entries of its own or entries of another provider.
 
     Raises:
-        UsageError: the list would have both.
+        UsageError: the list would mix its own entries and republished entries.
     """
     if share is None and before.followed:
         raise UsageError(

@@ -131,7 +131,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The source and the sink between which pyrage works. It keeps the first error."""
+    """The source and the sink of pyrage, and the first error of either of them."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source

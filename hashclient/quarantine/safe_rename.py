@@ -35,7 +35,7 @@ PRIVATE_NAME = ".hashclient-{}"
 #: The name of a file while it is written. A leftover of a kill is replaced.
 NEW_NAME = ".hashclient-{}.new"
 
-#: From linux/fs.h; Python defines none of them.
+#: From linux/fs.h; Python defines none of these constants.
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20

@@ -221,10 +221,10 @@ def open_at_once(path: Path) -> IO[bytes]:
 
 
 def make_private_dir(path: Path, *, durable: bool = True) -> Path:
-    """Create directory `path`, and parents it lacks, for their owner only; return it.
+    """Create directory `path` and missing parents, for the owner only; return `path`.
 
     New directories are synced: if a power loss removed their names, synced files below them would
-    be lost, too. Without `durable`, the caller has to sync them.
+    be lost, too. Without `durable`, the caller has to sync the directories.
 
     Raises:
         StateError: the directory cannot be made.
@@ -233,7 +233,7 @@ def make_private_dir(path: Path, *, durable: bool = True) -> Path:
 
 
 def make_public_dir(path: Path) -> Path:
-    """Create directory `path`, and parents it lacks, for all to read and its owner to write to.
+    """Create directory `path` and missing parents: readable for all, writable for the owner.
 
     The umask does not matter: with 000 a plain `mkdir` would let everybody write to it.
 

@@ -17,8 +17,8 @@ from hashclient.lists.importers.importfile import BYTE_ORDER_MARK, MAX_LINE_BYTE
 
 Numbered = Iterator[tuple[int, bytes]]
 
-#: How UTF-16 and UTF-32 begin, if they say so. Without this beginning, every second character is a
-#: NUL.
+#: The beginnings of UTF-16 and UTF-32 (byte-order marks). Without this beginning, every second
+#: character is a NUL.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 #: Characters refused within a line: NUL, and all that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"

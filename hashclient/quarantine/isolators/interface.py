@@ -100,7 +100,7 @@ class Spot(Protocol):
         ...
 
     def origin(self, held: Held) -> Origin:
-        """Return its attributes, see `attributes`."""
+        """Return the attributes of the held file or object, see `attributes`."""
         ...
 
     def remove(self, held: Held, match_id: str) -> Removed:

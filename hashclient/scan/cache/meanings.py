@@ -4,7 +4,8 @@ A file of records has a table of meanings: a number, and the kinds of containers
 for then (`containers.meaning`). Each record of a file that is no container has the number of the
 meaning under which it was made, and the first byte of its file. If kinds were added or changed
 later, only files that may be of these kinds are looked at again. A record without a number, or with
-an unknown number, says nothing about containers: its file is looked at again. Its tags stay valid.
+an unknown number, says nothing about containers: its file is looked at again. The record's tags
+stay valid.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Marks:
         self.may_be, self.begin = False, -1
         #: The length of the file that is read, if it can be relied on; set before its first bytes.
         self.size: int | None = None
-        #: Whether its first bytes have decided.
+        #: Whether the first bytes of the file have decided.
         self.is_sure = True
         self._first_bytes = 0
         #: The beginning of a file that may have an archive behind it.

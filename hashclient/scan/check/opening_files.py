@@ -84,7 +84,7 @@ class Directory(msgspec.Struct):
 
     @property
     def flags(self) -> int:
-        """How its files are opened."""
+        """The flags that open the files of the group."""
         return FILE_FLAGS if self.group.follow else FILE_FLAGS | os.O_NOFOLLOW
 
     def path(self, name: str) -> str:

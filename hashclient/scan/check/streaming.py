@@ -17,8 +17,8 @@ from hashclient.system.descriptors import read_into
 class Stream:
     """The bytes of an open descriptor until its end, reported as `name`; perhaps no bytes.
 
-    It is read in the process that distributes work: standard input, for example, can be read only
-    once.
+    The stream is read in the process that distributes work: standard input, for example, can be
+    read only once.
     """
 
     def __init__(self, fd: int, name: str) -> None:

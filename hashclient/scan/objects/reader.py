@@ -281,7 +281,7 @@ class _Read:
         return dict(zip(plan, digester.finish(), strict=True))
 
     def part(self, start: int, stop: int) -> bytes:
-        """Return some of its bytes."""
+        """Return some bytes of the object."""
         found = bytearray()
         self._get(start, stop, found.extend)
         return bytes(found)

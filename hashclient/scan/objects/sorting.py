@@ -331,8 +331,8 @@ class _Known(msgspec.Struct, frozen=True):
 class _Facts(msgspec.Struct):
     """The facts of each row of a page.
 
-    `possible`: some entry has its size. The ETag may be an MD5, `decides` if so, and may be listed.
-    `by_store`: the object is clean by its ETag; `sampled`: it is read nevertheless.
+    `possible`: some entry has the size of the object. The ETag may be an MD5, `decides` if so, and
+    may be listed. `by_store`: the object is clean by its ETag; `sampled`: it is read nevertheless.
     """
 
     possible: Flags
