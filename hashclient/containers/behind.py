@@ -24,9 +24,9 @@ from hashclient.containers.interface import (
 from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
-#: The most archives that are opened in one file. More marks with correct checksums cannot occur by
-#: chance.
-_MAX_ARCHIVES = 64
+#: The most archives that are opened in one file, and the most marks without an archive that are
+#: looked at: more of either cannot occur by chance, and the rest is unread.
+_MAX_ARCHIVES, MAX_MARKS = 64, 10_000
 
 
 class Begun(Expander, Protocol):
@@ -65,9 +65,10 @@ class Behind:
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
         """Yield archives with kind and expander, but none that lies within the one before."""
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
+        marks = MAX_MARKS
         window = b""
         places: dict[str, int] = {}  # of the next mark of each kind, as far as the window goes
-        while start < data.size and count < _MAX_ARCHIVES:
+        while start < data.size:
             if start >= begin + _WINDOW_BYTES:
                 begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)
                 places.clear()
@@ -90,7 +91,12 @@ class Behind:
                     del places[kind.name]
                     yield kind, None, part
                 elif length := expander.length(part):
+                    if count == _MAX_ARCHIVES:
+                        raise NotReadError(Why.LIMIT, "too many archives in one file")
                     count += 1
                     lengths.append(length)
                     yield kind, expander, part_of(data, at, length)
+            marks -= not lengths
+            if marks < 0:
+                raise NotReadError(Why.LIMIT, "too many marks of archives in one file")
             start = at + min(lengths, default=1)

@@ -24,8 +24,8 @@ from hashclient.containers.libarchive import Libarchive
 
 _MARK = b"MSCF"
 _BEGIN = _MARK + bytes(4)
-#: Cabinets of one file that are read.
-_MAX_CABINETS = 64
+#: Cabinets of one file that are read, and marks without a cabinet that are looked at.
+_MAX_CABINETS, _MAX_MARKS = 64, 10_000
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
 #: numbers of folders and files
@@ -93,11 +93,12 @@ class Cab(Libarchive):
         if not hasattr(data, "read_at"):
             yield from self._in_stream(data)
             return
-        whole, marks, count = cast(Data, data), _Marks(data), 0
+        whole, marks, count, others = cast(Data, data), _Marks(data), 0, 0
         is_more = True
         while is_more:
             part = part_of(whole, marks.position)
             length = self.length(part)
+            others += not length
             if length or not count:
                 if count == _MAX_CABINETS:
                     raise NotReadError(Why.LIMIT, "cab: too many cabinets in one file")
@@ -106,6 +107,8 @@ class Cab(Libarchive):
                     yield from self._one(part)
                 except NotReadError as error:
                     yield Unlisted(b"", error.why, error.detail)
+            if others > _MAX_MARKS:
+                raise NotReadError(Why.LIMIT, "cab: too many marks of cabinets in one file")
             marks.skip(length if 0 < length == _says(part.read_at(0, 12)) else len(_MARK))
             is_more = marks.find()
 

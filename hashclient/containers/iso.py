@@ -54,6 +54,9 @@ class DiskImage(Libarchive):
             if not is_usual:
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
+            if len({(kind, _place(root)) for kind, root in _roots(data)}) > len(roots):
+                text = "an image of a disk: several trees of one kind"  # systems choose differently
+                yield Unlisted(b"", Why.UNSUPPORTED, text)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
             joliet = trees.get(_SUPPLEMENTARY, usual)
@@ -106,11 +109,17 @@ def _roots(data: Data) -> Iterator[tuple[int, bytes]]:
 
 
 def _volumes(data: Data) -> Iterator[bytes]:
-    """Yield the descriptors that have a tree."""
-    for number in range(_MAX_VOLUMES):
+    """Yield the descriptors that have a tree.
+
+    Raises:
+        NotReadError: there are too many.
+    """
+    for number in range(_MAX_VOLUMES + 1):
         volume = data.read_at((_FIRST_SECTOR + number) * _SECTOR, _SECTOR)
         if volume[1:6] != b"CD001" or volume[0] == _LAST:
             return
+        if number == _MAX_VOLUMES:
+            raise NotReadError(Why.LIMIT, "an image of a disk: too many descriptors")
         is_joliet = volume[0] == _SUPPLEMENTARY and volume[_ESCAPE_AT:][:3] in _JOLIET
         if volume[0] == _PRIMARY or is_joliet:
             yield volume
@@ -183,4 +192,4 @@ def _has_hfs(data: Data, files: set[Place]) -> bool:
         start = int.from_bytes(entry[8:12], "big") * _MAP_AT
         if entry[48:].startswith(_HFS_PARTITION) and data.read_at(start + _HFS_AT, 2) in _HFS_MARKS:
             return not any(place <= start < place + size for place, size in files)
-    return False
+    return True  # there may be one behind

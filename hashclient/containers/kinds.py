@@ -291,7 +291,7 @@ OPENED = (
         (Mark(0, (b"WARC/",), is_one=_is_warc),),
         "libformats:reader",
     ),
-    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=2),
+    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader", reads=3),
     Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd", version=2),
     Kind(
         "lz4",

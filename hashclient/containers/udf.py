@@ -80,7 +80,7 @@ def _is_udf(data: Data) -> bool:
             return True
         if not mark.strip(b"\0"):
             return False
-    return False
+    return True  # the mark may be behind
 
 
 def _unsupported(what: str) -> NotReadError:
@@ -164,15 +164,23 @@ class _Volume:
     def _descriptors(self, sector: int, length: int) -> bytes:
         """Read the descriptors of the volume; return that of the logical volume."""
         volume = b""
-        for number in range(min(length // _SECTOR, _MAX_DESCRIPTORS)):
+        newest: dict[tuple[int, int], int] = {}  # of several versions, the highest number counts
+        for number in range(min(length // _SECTOR, _MAX_DESCRIPTORS + 1)):
             block = self._data.read_at((sector + number) * _SECTOR, _SECTOR)
             tag = _tag_of(block)
+            if tag in (_END, 0):
+                break
+            if number == _MAX_DESCRIPTORS:
+                raise NotReadError(Why.LIMIT, "UDF: too many descriptors")
+            what = tag, _number(block, 22, 2) if tag == _PARTITION else 0
+            version = _number(block, 16, 4)
+            if version < newest.setdefault(what, version):
+                continue
+            newest[what] = version
             if tag == _PARTITION:
-                self._starts[_number(block, 22, 2)] = _number(block, 188, 4)
+                self._starts[what[1]] = _number(block, 188, 4)
             elif tag == _VOLUME:
                 volume = block
-            elif tag in (_END, 0):
-                break
         if len(volume) < _SECTOR:
             raise _damaged("no volume")
         return volume

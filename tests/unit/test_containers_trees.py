@@ -14,7 +14,7 @@ import pytest
 from fixtures import images, others
 from fixtures.differential.kinds import KINDS
 from hashclient.containers import kinds, libarchive, udf
-from hashclient.containers.behind import Begun, Behind
+from hashclient.containers.behind import MAX_MARKS, Begun, Behind
 from hashclient.containers.interface import Expander, NotReadError, Unlisted, Why
 from hashclient.containers.registry import Registry
 from tests.opened import Once, Opened, Whole, opened
@@ -94,6 +94,19 @@ def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path)
     assert not out.unread
     found = [one[0].name for one in udf.members(Whole(data), set()) if isinstance(one, list)]
     assert sorted(found) == [b"a long name of a file", b"deep/b"]
+
+
+@pytest.mark.parametrize("copied", [16, 17])
+def test_an_image_with_several_trees_of_one_kind_is_unread(copied: int) -> None:
+    """Linux shows the tree of the last descriptor of Joliet, libarchive that of the first one."""
+    data = bytearray(images.image_of({"A": BENIGN}, {"b": OTHER}))
+    sectors = {number: data[number << 11 : (number + 1) << 11] for number in (16, 17, 18)}
+    for root, reasons in ((copied, set()), (16 + 17 - copied, {Why.UNSUPPORTED})):
+        again = sectors[copied][:156] + sectors[root][156:190] + sectors[copied][190:]
+        data[18 << 11 : 20 << 11] = again + sectors[18]
+        out = in_image(bytes(data))
+        assert out.reasons == reasons
+        assert reasons or set(out.contents) == {BENIGN, OTHER}
 
 
 def test_a_tree_of_another_kind_is_unread() -> None:
@@ -263,6 +276,25 @@ def test_cabinets_behind_others_are_read_and_unread_in_a_stream() -> None:
         out = opened(expander("cab"), source)
         assert out.contents == [two] and not out.unread
     assert opened(expander("cab"), one * 65).reasons == {Why.LIMIT}
+
+
+def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
+    """Neither hides what is behind it, and a mark costs much more time than four other bytes."""
+    one, two, program = (
+        others.cab_of({"a": BENIGN}),
+        others.cab_of({"b": OTHER}),
+        b"MZ" + bytes(600),
+    )
+    (kind,) = [one for one in kinds.KINDS if one.name == "cab"]
+    behind = Behind([(kind, cast(Begun, expander("cab")))])
+    out = opened(behind, program + one * 63 + two)
+    assert out.contents[-1] == OTHER and not out.unread
+    assert opened(behind, program + one * 64 + two).reasons == {Why.LIMIT}
+    marks = b"MSCF" * (MAX_MARKS + 1)
+    for reads, begin in ((behind, program), (expander("cab"), one)):
+        assert opened(reads, begin + marks[4:] + two).contents[-1] == OTHER
+        out = opened(reads, begin + marks + two)
+        assert OTHER not in out.contents and out.reasons == {Why.LIMIT}
 
 
 def test_nothing_is_unlisted_in_whole_archives() -> None:

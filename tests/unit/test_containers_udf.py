@@ -70,6 +70,12 @@ def partition(number: int, start: int = START) -> bytes:
     return tag(5, bytes(6) + struct.pack("<H", number) + bytes(164) + struct.pack("<2L", start, 9))
 
 
+def version(number: int, descriptor: bytes) -> bytes:
+    """Return another version of a descriptor."""
+    kind, rest = struct.unpack_from("<H", descriptor)[0], descriptor[20:]
+    return tag(kind, struct.pack("<L", number) + rest)
+
+
 def map_of(name: bytes, number: int = 0, place: int = 0) -> bytes:
     """Return the map of a partition of another kind."""
     head = b"\2\x40\0\0\0" + name.ljust(31, b"\0") + b"\1\0"
@@ -157,7 +163,7 @@ def blocks(size: int) -> bytes:
         (disk(ONE, marks={16: b"BEA01", 17: b"NSR02"}), READ),
         (disk(ONE, marks={16: b"BEA01", 18: b"NSR02"}), NONE),
         (disk(ONE, marks={**dict.fromkeys(range(16, 79), b"CD001"), 79: b"NSR02"}, at=90), READ),
-        (disk(ONE, marks={**dict.fromkeys(range(16, 80), b"CD001"), 80: b"NSR02"}, at=90), NONE),
+        (disk(ONE, marks={**dict.fromkeys(range(16, 80), b"CD001"), 80: b"NSR02"}, at=90), READ),
         # The anchor.
         (disk(ONE, anchor=599), READ),
         (disk(ONE, anchor=343), READ),
@@ -171,7 +177,10 @@ def blocks(size: int) -> bytes:
         (disk(ONE, USUAL, said=2 * SECTOR), READ),
         (disk(ONE, USUAL, said=2 * SECTOR - 1), UNSUPPORTED),
         (disk(ONE, (*[OTHER] * 254, *USUAL), anchor=599), READ),
-        (disk(ONE, (*[OTHER] * 255, *USUAL), anchor=599), UNSUPPORTED),
+        (disk(ONE, (*[OTHER] * 255, *USUAL), anchor=599), LIMIT),
+        (disk(ONE, (version(2, volume(PLAIN)), version(1, volume()), partition(0))), READ),
+        (disk(ONE, (version(1, volume()), version(2, volume(PLAIN)), partition(0))), READ),
+        (disk(ONE, (volume(PLAIN), version(2, partition(0)), version(1, partition(0, 9)))), READ),
         (disk(ONE, (partition(0), volume(PLAIN)), at=598), READ),
         (disk(ONE, (partition(0), volume(PLAIN)), at=598)[:-1], DAMAGED),
         # Lengths of blocks.
