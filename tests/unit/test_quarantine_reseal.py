@@ -146,6 +146,21 @@ def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     assert ward.item(match).recipients == (ward.public,)
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_copy_of_another_length_than_the_file_is_not_passed_on(
+    ward: Ward, match: Match, other: Officer, more: int
+) -> None:
+    """Also where the seal key is another one, so that tags say nothing."""
+    path = ward.state / "quarantine" / match.id / "item.json"
+    size = f'"size": {len(CONTENT)}'
+    assert size in path.read_text()
+    path.write_text(path.read_text().replace(size, f'"size": {len(CONTENT) + more}'))
+    ward.sealer = Sealer(b"\1" * 32)
+    with pytest.raises(StateError, match="not the file that was sealed"):
+        reseal(ward, match, other.public)
+    assert ward.item(match).recipients == (ward.public,)
+
+
 def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
     """If an item's document names another copy, that copy is not sealed under this id."""
     item = ward.state / "quarantine" / match.id / "item.json"

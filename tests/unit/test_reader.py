@@ -1,0 +1,261 @@
+"""Reading one object: its ranges, its version, what its store may not say, how it is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hashclient.containers.limits import Options
+from hashclient.core.kinds import Algorithm, Kind, mask_of
+from hashclient.index.matcher import Judge
+from hashclient.objects.failures import CHANGED, StoreError, Trouble
+from hashclient.scan.cache.records import PLAIN, RECORD
+from hashclient.scan.check.kept import Spool
+from hashclient.scan.check.members import Members
+from hashclient.scan.objects import reader as module
+from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
+from hashclient.scan.objects.wanted import BY_SIZE, Checked, Wanted
+from hashclient.scan.values.work import Result
+from tests.kit import csv_of
+from tests.unit.test_checker import lists_of, zipped
+
+LISTED = b"listed"
+MD5, SHA1, SHA256 = Algorithm
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return lists_of(tmp_path_factory.mktemp("lists"), base=csv_of({"e-1": LISTED})).judge()
+
+
+class Store:
+    """One object, which comes in pieces; `spoil` changes what its store answers."""
+
+    text, namespace, scheme = "s3://b", "of a bucket", "s3"
+
+    def __init__(self, data: bytes, piece: int = 4) -> None:
+        self.data = data
+        self.piece = piece
+        self.asked: list[tuple[tuple[int, int] | None, str | None, str | None]] = []
+        self.answers: dict[str, Any] = {"size": len(data), "etag": '"e"', "version": "v"}
+        self.more = b""
+
+    def read(
+        self,
+        _key: str,
+        part: tuple[int, int] | None,
+        sink: Callable[[memoryview], None],
+        **how: Any,
+    ) -> Any:
+        self.asked.append((part, how["etag"], how["version"]))
+        start, stop = part or (0, len(self.data))
+        data = memoryview(self.data[start:stop] + self.more)
+        for at in range(0, len(data), self.piece):
+            sink(data[at : at + self.piece])
+        return SimpleNamespace(**self.answers)
+
+
+def check(judge: Judge, store: Store, wanted: Wanted, **how: Any) -> Checked:
+    return ObjectReader(store, judge, **how).check(wanted)  # type: ignore[arg-type]
+
+
+def wanted(store: Store, *plan: Algorithm, version: str | None = None, **how: Any) -> Wanted:
+    return Wanted(
+        "k", how.pop("size", len(store.data)), how.pop("etag", None), version, plan, **how
+    )
+
+
+def told(checked: Checked) -> list[tuple[Kind, str | None]]:
+    return [(one.kind, one.reason) for one in checked.result.outcomes]
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (1, [None]),
+        (9, [None]),
+        (10, [None]),
+        (11, [(0, 10), (10, 11)]),
+        (20, [(0, 10), (10, 20)]),
+        (21, [(0, 10), (10, 20), (20, 21)]),
+    ],
+)
+def test_an_object_is_read_in_ranges_of_one_version(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, size: int, parts: list[Any]
+) -> None:
+    """The first range says which: so the others are of the same object."""
+    assert (module.RANGE_BYTES, module.LARGE_BYTES) == (16 << 20, 1 << 20)
+    monkeypatch.setattr(module, "RANGE_BYTES", 10)
+    store = Store(bytes(range(size)))
+    checked = check(judge, store, wanted(store, SHA256), keep_clean=True)
+    assert [part for part, _, _ in store.asked] == parts
+    assert [one[1:] for one in store.asked] == [(None, None), *[('"e"', "v")] * (len(parts) - 1)]
+    (outcome,) = checked.result.outcomes
+    assert outcome.digests == {SHA256: hashlib.sha256(store.data).digest()}
+    assert outcome.path == "s3://b/k?versionId=v"
+    result = checked.result
+    assert (result.bytes_read, result.files_read, result.clean) == (size, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "version", "is_read"),
+    [
+        ({}, b"", None, True),
+        ({}, b"", "v", True),
+        ({"version": None}, b"", "v", True),
+        ({"version": None}, b"", None, True),
+        ({"version": "w"}, b"", "v", False),
+        ({"size": 5}, b"", None, False),
+        ({"size": 7}, b"", None, False),
+        ({}, b"x", None, False),
+    ],
+)
+def test_another_object_than_the_listed_one_is_unread(
+    judge: Judge, answers: dict[str, Any], more: bytes, version: str | None, is_read: bool
+) -> None:
+    store = Store(LISTED)
+    store.answers |= answers
+    store.more = more
+    checked = check(judge, store, wanted(store, SHA1, version=version))
+    if is_read:
+        assert told(checked) == [(Kind.MATCH, None)]
+        assert [hit.entry for hit in checked.result.outcomes[0].hits] == ["e-1"]
+    else:
+        assert told(checked) == [(Kind.UNREAD, CHANGED)]
+        assert checked.result.files_read == 0
+    store = Store(LISTED[:3])
+    store.answers["size"] = 6
+    assert told(check(judge, store, wanted(store, SHA1, size=6)))[0][0] is Kind.UNREAD
+
+
+@pytest.mark.parametrize("error", [StoreError(Trouble.OTHER, "denied"), OSError(5, "Broken")])
+def test_an_object_that_cannot_be_read_is_unread(judge: Judge, error: Exception) -> None:
+    store = Store(LISTED)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    store.read = fail  # type: ignore[method-assign]
+    reason = "denied" if isinstance(error, StoreError) else "broken"
+    assert told(check(judge, store, wanted(store, SHA1))) == [(Kind.UNREAD, reason)]
+
+
+def test_a_read_ends_with_the_scan(judge: Judge) -> None:
+    store, looks = Store(b"x" * 40), iter([False, False, True])
+    with pytest.raises(StoppedError):
+        check(judge, store, wanted(store, SHA1), is_stopped=lambda: next(looks))
+
+
+@pytest.mark.parametrize("keep_clean", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "settled", "counts"),
+    [
+        ((SHA1,), "etag", (1, 0, 1, False)),
+        ((SHA1,), BY_SIZE, (1, 0, 1, False)),
+        ((), BY_SIZE, (0, 1, 1, False)),
+        ((), "etag", (0, 0, 0, True)),
+    ],
+)
+def test_an_object_is_counted_by_what_its_answer_rests_on(
+    judge: Judge, plan: tuple[Algorithm, ...], settled: str, counts: Any, keep_clean: bool
+) -> None:
+    store = Store(b"benign")
+    asked = wanted(store, *plan, settled=settled)
+    checked = check(judge, store, asked, keep_clean=keep_clean)
+    result = checked.result
+    assert (result.files_read, result.ruled_out_by_size, result.clean, checked.by_store) == counts
+    evidence = [one.evidence for one in result.outcomes]
+    assert evidence == (["read" if plan else settled] if keep_clean and counts[2] else [])
+    assert len(store.asked) == len(plan)
+
+
+@pytest.mark.parametrize(
+    ("etag", "is_claimed", "contradicted"),
+    [
+        (f'"{hashlib.md5(b"benign").hexdigest()}"', True, False),
+        (hashlib.md5(b"benign").hexdigest().upper(), True, False),
+        (f'"{hashlib.md5(b"other").hexdigest()}"', True, True),
+        (f'"{hashlib.md5(b"other").hexdigest()}"', False, False),
+        (None, True, True),
+    ],
+)
+@pytest.mark.parametrize("plan", [(), (MD5,), (SHA256,)])
+def test_a_store_that_lies_is_contradicted(
+    judge: Judge,
+    plan: tuple[Algorithm, ...],
+    etag: str | None,
+    is_claimed: bool,
+    contradicted: bool,
+) -> None:
+    store = Store(b"benign")
+    checked = check(judge, store, wanted(store, *plan, etag=etag, is_claimed=is_claimed))
+    assert checked.contradicted is contradicted
+    assert len(store.asked) == bool(plan or is_claimed)
+
+
+def test_the_other_digests_of_an_entry_are_read_of_an_object_that_hits(judge: Judge) -> None:
+    store = Store(LISTED)
+    checked = check(judge, store, wanted(store, SHA1))
+    (match,) = checked.result.outcomes
+    assert set(match.digests) == set(match.tags) == set(Algorithm)
+    assert len(store.asked) == 2
+    assert checked.result.bytes_read == 12
+
+
+@pytest.fixture(scope="module")
+def opens(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
+    """One opener of containers for all tests: its process takes long to start."""
+    with contextlib.closing(Members(judge, Options())) as members:
+        yield Opener([members], Spool(tmp_path_factory.mktemp("spool"), 1 << 20))
+
+
+def learnt(result: Result) -> tuple[list[int], int]:
+    """Return the masks that are remembered, and how many containers are."""
+    records = [record for _, record in result.learned]
+    assert all(len(record) == RECORD.itemsize for record in records)
+    return [record[RECORD.fields["mask"][1]] for record in records], len(result.containers)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("plan", [(), (SHA1,)])
+@pytest.mark.parametrize("kind", ["plain", "zip", "zip behind"])
+def test_a_container_is_opened_and_a_plain_object_known_as_plain(
+    judge: Judge,
+    opens: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    plan: tuple[Algorithm, ...],
+    large: bool,
+) -> None:
+    """A large one, or one that needs no digest, is looked at before it is read."""
+    archive = zipped(LISTED)
+    data = {"plain": b"benign " * 99, "zip": archive, "zip behind": b"x" * 60_000 + archive}[kind]
+    monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)
+    store = Store(data, 1 << 16)
+    asked = wanted(store, *plan, looks=True, settled=BY_SIZE, etag='"e"')
+    checked = check(judge, store, asked, opener=opens, learns=True)
+    result, is_plain = checked.result, kind == "plain"
+    assert [(one.kind, one.members) for one in result.outcomes] == (
+        [] if is_plain else [(Kind.MATCH, ("0",))]
+    )
+    for one in result.outcomes:
+        assert (one.is_object, one.is_stream, one.evidence) == (True, False, "read")
+        assert one.path == "s3://b/k?versionId=v"
+    assert result.clean == 1
+    assert result.members == (0 if is_plain else 1)
+    mask = mask_of(plan) | (PLAIN if is_plain else 0)
+    assert learnt(result) == ([mask] if mask else [], 0 if is_plain else 1)
+
+
+def test_without_an_opener_nothing_is_known_of_members(judge: Judge) -> None:
+    store = Store(b"benign")
+    checked = check(judge, store, wanted(store, SHA1, etag='"e"'), learns=True)
+    assert learnt(checked.result) == ([2], 0)
+    assert checked.result.learned[0][1][RECORD.fields["mask"][1]] == SHA1  # type: ignore[index]
+    checked = check(judge, Store(b"benign"), wanted(store, SHA1, etag='"e"'))
+    assert checked.result.learned == []

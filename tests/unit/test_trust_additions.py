@@ -1,0 +1,154 @@
+"""What is added to the metadata of TUF: each member at its edges, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Root, Targets
+
+from hashclient.trust import additions
+from hashclient.trust.additions import (
+    ENDED,
+    FIELD,
+    LONGEST,
+    MAX_DAYS,
+    MAX_ENDED,
+    MAX_NOTICES,
+    MAX_ROLE_BYTES,
+    TOLERANCE,
+    delegate,
+    delegator_of,
+    end,
+    ended_lists,
+    longest_of,
+    new_delegator,
+    notice_id_of,
+    verify_expiry,
+)
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def test_the_limits_are_those_of_the_format() -> None:
+    assert (MAX_NOTICES, MAX_ENDED, MAX_DAYS) == (1_000, 1_024, 3_660)
+    assert (MAX_ROLE_BYTES, timedelta(days=1)) == (1 << 20, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("path", "notice_id"),
+    [
+        ("notices/a.json", "a"),
+        ("notices/a-1.b.json", "a-1.b"),
+        ("notices/a", None),
+        ("notices/.json", None),
+        ("notices/a/b.json", None),
+        ("other/a.json", None),
+        ("notices/A.json", None),
+        (f"notices/{'a' * 64}.json", "a" * 64),
+        (f"notices/{'a' * 65}.json", None),
+        ("a.json", None),
+        ("", None),
+    ],
+)
+def test_the_path_of_a_notice_has_its_id(path: str, notice_id: str | None) -> None:
+    assert notice_id_of(path) == notice_id
+
+
+@pytest.mark.parametrize("threshold", [1, 2])
+def test_a_delegation_to_notices_is_read_as_it_was_written(threshold: int) -> None:
+    targets = Targets()
+    assert delegator_of(targets) is None
+    delegate(targets, new_delegator(threshold))
+    found = delegator_of(targets)
+    assert found is not None and found.delegations is not None
+    roles = found.delegations.roles or {}
+    assert [*roles] == ["notices"]
+    assert (roles["notices"].threshold, roles["notices"].paths) == (threshold, ["notices/*"])
+
+
+@pytest.mark.parametrize("wrong", ["no role", "two roles", "name", "paths", "goes on", "list"])
+def test_a_delegation_to_anything_else_is_refused(wrong: str) -> None:
+    targets = Targets()
+    delegate(targets, new_delegator(1))
+    said: dict[str, Any] = targets.unrecognized_fields[FIELD]
+    role = said["roles"][0]
+    if wrong == "no role":
+        said["roles"] = []
+    if wrong == "two roles":
+        said["roles"].append({**role, "name": "more"})
+    if wrong == "name":
+        role["name"] = "more"
+    if wrong == "paths":
+        role["paths"] = ["notices/*", "more/*"]
+    if wrong == "goes on":
+        role["terminating"] = False
+    if wrong == "list":
+        targets.delegations = new_delegator(1).delegations
+    with pytest.raises(RepositoryError):
+        delegator_of(targets)
+
+
+@pytest.mark.parametrize(
+    ("names", "valid"),
+    [
+        *(([], True), (["a"], True), (["a", "b"], True), (["a", "a"], False)),
+        *(("a", False), ({"a": 1}, False), ([1], False), (["A"], False), (["a", ""], False)),
+        ([f"n{n}" for n in range(1_024)], True),
+        ([f"n{n}" for n in range(1_025)], False),
+        (["notices"], False),  # which is delegated
+    ],
+)
+def test_ended_lists_are_names_that_are_not_delegated(names: Any, valid: bool) -> None:
+    targets = Targets(delegations=new_delegator(1).delegations)
+    assert ended_lists(targets) == frozenset()
+    targets.unrecognized_fields[ENDED] = names
+    if valid:
+        assert ended_lists(targets) == frozenset(names)
+        end(targets, names)
+        assert targets.unrecognized_fields[ENDED] == sorted(names)
+        assert ended_lists(Targets(unrecognized_fields={ENDED: names})) == frozenset(names)
+    else:
+        with pytest.raises(RepositoryError):
+            ended_lists(targets)
+
+
+@pytest.mark.parametrize(
+    ("days", "valid"),
+    [
+        *((1, True), (3_660, True), (0, False), (-1, False), (3_661, False)),
+        *((True, False), ("7", False), (7.0, False)),
+    ],
+)
+def test_the_longest_validity_is_a_number_of_days(days: Any, valid: bool) -> None:
+    root = Root()
+    assert longest_of(root) is None
+    root.unrecognized_fields[LONGEST] = days
+    if valid:
+        assert longest_of(root) == timedelta(days=days)
+    else:
+        with pytest.raises(RepositoryError, match="from 1 to 3,660"):
+            longest_of(root)
+
+
+@pytest.mark.parametrize("late", [None, "snapshot", "timestamp", "targets"])
+@pytest.mark.parametrize("limited", [False, True])
+def test_no_signature_is_valid_for_longer_than_the_root_allows(
+    late: str | None, limited: bool
+) -> None:
+    """A day more is tolerated, as the clocks may differ; other roles may be valid for longer."""
+    root, last = Root(), NOW + timedelta(days=7) + additions.TOLERANCE
+    if limited:
+        root.unrecognized_fields[LONGEST] = 7
+    roles = {
+        name: SimpleNamespace(expires=last + timedelta(seconds=name == late))
+        for name in ("snapshot", "timestamp", "targets")
+    }
+    if limited and late in ("snapshot", "timestamp"):
+        with pytest.raises(RepositoryError, match=late):
+            verify_expiry(root, cast(Any, roles), NOW)
+    else:
+        verify_expiry(root, cast(Any, roles), NOW)
