@@ -83,8 +83,8 @@ def test_answers_are_sent_together_and_once() -> None:
 def test_what_does_not_fit_waits_for_room(
     monkeypatch: pytest.MonkeyPatch, full: int | OSError
 ) -> None:
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     now = [5.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     client, loop, sock = made(3, full, 1, 9)
     client.answer(FORM, ["ab"])
     seen = []
