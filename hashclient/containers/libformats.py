@@ -75,7 +75,7 @@ def _begins_5(data: Data) -> bool:
 def _split_in_4(data: Data) -> Iterator[bytes]:
     """Yield the names of incomplete members, in a rar of version 4."""
     at = _RAR4_MARK_BYTES
-    while len(head := data.read_at(at, _RAR_NAME_AT)) >= _RAR.size:
+    while len(head := data.read_at(at, _RAR_NAME_AT + 4)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
         if length < 7:
             return

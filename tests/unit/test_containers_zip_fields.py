@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import pytest
 
 from fixtures import archives
 from fixtures.archives import STORED
+from hashclient.containers import ziphidden
 from hashclient.containers.interface import TAIL_BYTES, Why
 from hashclient.containers.zip import Ranges, Zip
 from hashclient.containers.zipdirectory import MAX32, extra_field, wide
@@ -266,3 +268,85 @@ def test_the_last_member_may_end_where_the_file_does() -> None:
     for cut in (1, len(A), len(A) + 1, len(A) + 30, len(body)):
         out = opened(Zip(), data[:-cut])
         assert not out.contents and out.reasons == {Why.DAMAGED}
+
+
+def hidden(name: bytes = b"h", *, at: int = 0, byte: int = 0, **fields: int) -> set[Why]:
+    """Return why a broken member without an entry is unread that lies behind other bytes."""
+    broken = bytearray(archives.Zip().add(name, A, data=b"\xff" * 20, local=fields).body)
+    if at:
+        broken[at] = byte
+    out = opened(Zip(), between(b"." + bytes(broken)))
+    assert out.contents == [A]
+    return out.reasons
+
+
+def between(*pieces: bytes) -> bytes:
+    """Return an archive with a member, and other bytes behind it."""
+    return archives.Zip().add(b"a", A).put(b"".join(pieces)).end()
+
+
+def local(name: bytes, content: bytes, method: int = STORED, **given: Any) -> bytes:
+    return bytes(archives.Zip().add(name, content, method, **given).body)
+
+
+def test_a_header_among_other_bytes_has_a_method_and_flags_that_programs_write() -> None:
+    """One with others is there by chance, unless its bytes agree."""
+    known = {*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)}
+    assert {method for method in range(120) if hidden(method=method)} == known
+    flags = {0, 1, 2, 3, 4, 5, 6, 11, 13}
+    assert {bit for bit in range(16) if hidden(flags=1 << bit)} == flags
+    assert {version for version in range(256) if hidden(at=4, byte=version)} == set(range(64))
+    for name, is_one in (
+        (b"", False), (b"n" * 4_096, True), (b"n" * 4_097, False), (b"n\x1f", False),
+        (b"n\x20", True),
+    ):  # fmt: skip
+        assert bool(hidden(name)) is is_one
+
+
+def test_a_directory_without_an_entry_is_no_member_unless_it_has_bytes() -> None:
+    for name, content, is_one in ((b"h/", b"", False), (b"h/", b"x", True), (b"h", b"", True)):
+        out = opened(Zip(), between(local(name, content)))
+        assert out.members == [(b"a", A)] + [(name, content)] * is_one and not out.unread
+
+
+@pytest.mark.parametrize("method", [STORED, archives.DEFLATED])
+@pytest.mark.parametrize("described", [True, False])
+def test_members_without_an_entry_follow_each_other(method: int, *, described: bool) -> None:
+    contents = [b"x" * count + b"PK\7\x08" * (count % 3) for count in range(1, 40)]
+    data = between(*(local(b"h", each, method, described=described) for each in contents))
+    out = opened(Zip(), data)
+    assert out.contents == [A, *contents] and not out.unread
+    # So do those that have fields which nobody writes, right behind one another.
+    odd = (local(b"\1", each, method, described=described) for each in contents)
+    found = opened(Zip(), between(*odd))
+    assert found.contents == [A, *contents] and not found.unread
+
+
+def test_marks_that_may_be_chance_are_tried_up_to_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that begins with a sign of control is one: its bytes decide."""
+    good = b"." + local(b"\1", b"x" * 100)
+    wrong = b"." + local(b"\1", b"x", local={"crc": 1})
+    for tries, pieces, found, reasons in (
+        (3, [wrong, wrong, good], 1, set()),
+        (2, [wrong, wrong, good], 0, {Why.LIMIT}),
+        (2, [wrong, wrong, good, good], 0, {Why.LIMIT}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(ziphidden, "_MAX_TRIES", tries)
+            out = opened(Zip(), between(*pieces))
+            assert len(out.members) == 1 + found and out.reasons == reasons
+            assert len(out.unread) == len(reasons)
+    for most, found, limits in ((201, 2, 0), (200, 1, 0), (101, 1, 0), (100, 0, 1), (1, 0, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(ziphidden, "_MAX_TRIED_BYTES", most)
+            out = opened(Zip(), between(good, good))
+            assert (len(out.members), len(out.unread)) == (1 + found, limits), most
+
+
+def test_a_mark_is_found_wherever_the_bytes_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = between(*(b"." * n + local(b"h", b"x" * n) for n in range(9)))
+    wanted = opened(Zip(), data).members
+    assert len(wanted) == 10
+    for window in (4, 5, 31, 64, 100):
+        monkeypatch.setattr(ziphidden, "_WINDOW_BYTES", window)
+        assert opened(Zip(), data).members == wanted
