@@ -1,0 +1,169 @@
+"""Mail at the edges of its limits, and what is listed once though several readers may find it."""
+
+from __future__ import annotations
+
+import binascii
+
+import pytest
+
+from fixtures.mails import base64_part, multipart, raw, uuencoded
+from hashclient.containers import mail
+from hashclient.containers.interface import NEVER, Why
+from hashclient.containers.mail import MESSAGE, Eml, Message
+from tests.opened import Once, Opened, opened
+
+A = bytes(range(256))
+UU = uuencoded("u", A)
+
+
+def look(data: bytes) -> Opened:
+    out = opened(Eml(), data)
+    once = opened(Eml(), Once(data, 7))
+    assert (out.members, out.unread) == (once.members, once.unread)
+    return out
+
+
+def nested(depth: int) -> bytes:
+    """Return a mail of multiparts in each other, with an attachment in the innermost one."""
+    body = base64_part("a", A)
+    for number in range(depth):
+        end = f"\n--{number}x--\n"
+        body = f"Content-Type: multipart/mixed; boundary={number}x\n\n--{number}x\n{body}{end}"
+    return b"MIME-Version: 1.0\n" + body.encode()
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_multiparts_are_in_each_other_up_to_a_limit(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail, "MAX_DEPTH", most)
+    for depth in range(1, most + 1):
+        out = look(nested(depth))
+        assert A in out.contents and not out.unread
+    assert look(nested(most + 1)).reasons == {Why.LIMIT}
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "is_mail"),
+    [
+        (b"a: b\n" * 9 + b"Subject: s\n\nx", 44, False),
+        (b"a: b\n" * 120 + b"Received: s\n\nx", 599, False),
+        (b"a: b\n" * 120 + b"Received: s\n\nx", 600, True),
+        (b"Received: s\n" + b"a: b\n" * 90 + b"\nx", 20, True),
+    ],
+)
+def test_a_header_is_looked_at_up_to_a_limit(
+    text: bytes, most: int, *, is_mail: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail, "_MAX_UNTOLD_BYTES", most)
+    assert (b"x" in look(text).contents) is is_mail
+
+
+BOTH = "Content-Type: multipart/mixed; boundary=x\nContent-Type: text/plain"
+
+
+def test_a_part_that_may_be_a_multipart_is_read_in_both_ways_if_it_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = f"--x\n{base64_part('a', A)}\n--x--\n"
+    for most, is_kept in ((len(body), True), (len(body) - 1, False)):
+        monkeypatch.setattr(mail, "MAX_AGAIN_BYTES", most)
+        out = look(raw(BOTH, body))
+        assert A in out.contents
+        assert (body.encode() in out.contents) is is_kept
+        assert out.reasons == (set() if is_kept else {Why.LIMIT})
+
+
+def test_a_file_in_a_text_is_listed_once() -> None:
+    """What is in a message within the mail is found when that is opened."""
+    inner = f"Subject: s\n\n{UU}"
+    for header, count in (
+        ("Content-Type: text/plain", 1),
+        ("Content-Type: message/rfc822", 0),
+        ("Content-Type: text/plain\nContent-Transfer-Encoding: 7bit", 1),
+    ):
+        out = look(multipart(f"{header}\n\n{inner}", "\nlast"))
+        assert out.contents.count(A) == count, header
+    encoded = binascii.b2a_base64(UU.encode()).decode()
+    part = f"Content-Transfer-Encoding: base64\n\n{encoded}"
+    out = look(multipart(part))
+    assert out.contents[0] == UU.encode() and A not in out.contents
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ("Content-Type: multipart/encrypted; boundary=x", Why.ENCRYPTED),
+        ("Content-Type: message/partial; number=1; total=2", Why.UNSUPPORTED),
+        ("Content-Type: message/partial; number=1; total=1", None),
+        ("Content-Type: application/pkcs7-mime", Why.ENCRYPTED),
+        ("Content-Type: application/x-pkcs7-mime; smime-type=enveloped-data", Why.ENCRYPTED),
+        ("Content-Type: application/pkcs7-mime; smime-type=signed-data", Why.UNSUPPORTED),
+        ("Content-Type: application/pkcs7-mime; smime-type=compressed-data", Why.UNSUPPORTED),
+        ("Content-Type: application/pkcs7-mime; smime-type=certs-only", None),
+        ("Content-Type: application/pkcs7-mime; smime-type=signed-receipt", None),
+        ("Content-Type: application/pkcs7-signature", None),
+        ("Content-Transfer-Encoding: x-binhex", Why.UNSUPPORTED),
+        ("Content-Transfer-Encoding: x-unknown", None),
+        ("Content-Type: application/mac-binhex40", Why.UNSUPPORTED),
+    ],
+)
+def test_what_nobody_can_open_is_unread_with_its_reason(fields: str, why: Why | None) -> None:
+    assert look(raw(fields, "body\n")).reasons == (set() if why is None else {why})
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_message"),
+    [
+        ("message/rfc822", True),
+        ("message/global", True),
+        ("message/delivery-status", False),
+        ("message/disposition-notification", False),
+        ("message/feedback-report", False),
+        ("message/external-body", False),
+        ("message/global-delivery-status", False),
+        ("text/rfc822", False),
+    ],
+)
+def test_a_part_is_a_message_by_its_kind(kind: str, *, is_message: bool) -> None:
+    out = look(multipart(f"Content-Type: {kind}\n\nSubject: s\n\nbody"))
+    assert {member.kind for member in out.listed} == ({MESSAGE} if is_message else {""})
+    both = look(multipart(f"Content-Type: {kind}\nContent-Type: a/b\n\nSubject: s\n\nbody"))
+    assert {member.kind for member in both.listed} == ({MESSAGE, ""} if is_message else {""})
+
+
+def test_empty_lines_before_a_header_may_end_one_without_fields() -> None:
+    """Then all behind the first one is a text; it is not opened as a mail again."""
+    for end in (b"\n", b"\r\n"):
+        text = b"Subject: s" + end * 2 + b"body" + end
+        out = look(end + text)
+        assert {b"body\n", b"body\r\n"} <= set(out.contents)
+        kinds = {
+            member.kind
+            for member, content in zip(out.listed, out.contents, strict=True)
+            if b"Subj" in content
+        }
+        assert kinds == {NEVER}
+        assert text in out.contents
+        assert not [content for content in look(text).contents if b"Subj" in content]
+
+
+def test_a_mark_of_the_order_of_bytes_is_passed_over() -> None:
+    assert look(b"\xef\xbb\xbfSubject: s\n\nbody").contents[0] == b"body"
+    assert look(b"\xef\xbb\xbf\r\nSubject: s\nTo: t\n\nbody").contents[0] == b"body"
+
+
+def test_a_message_within_another_one_may_have_one_line_end_more() -> None:
+    data = multipart("Content-Disposition: attachment; filename=a\n\none")
+    for reader in (Eml(), Message()):
+        assert opened(reader, data).contents == [b"one", b"one\n", b"one\r\n"]
+    bare = b"Subject: s\n\none"
+    assert opened(Eml(), bare).contents == [b"one", b"one\n", b"one\r\n"]
+    assert opened(Eml(), bare + b"\n").contents == [b"one\n", b"one\r\n"]
+    assert opened(Message(), bare + b"\n").contents[:2] == [b"one\n", b"one\r\n"]
+
+
+def test_parts_without_a_name_are_numbered() -> None:
+    out = look(multipart("\none", base64_part("named", A), "\ntwo"))
+    assert list(dict.fromkeys(out.names)) == [b"part-1", b"named", b"part-3"]
+    assert [out.listed[0].offset, out.listed[1].offset] > [0, 0]
