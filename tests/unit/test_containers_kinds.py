@@ -7,8 +7,9 @@ import zlib
 
 import pytest
 
-from hashclient.containers import sniffing
-from hashclient.containers.kinds import is_lzma_header
+from hashclient.containers import meaning, sniffing
+from hashclient.containers.kind import ANYWHERE, End, Kind, Mark
+from hashclient.containers.kinds import KINDS, is_lzma_header
 
 
 def put(*pieces: tuple[int, bytes], size: int = 2_000) -> bytes:
@@ -291,3 +292,96 @@ def test_a_mark_at_the_end_stands_512_bytes_before_it(mark: bytes, size: int) ->
     assert not sniffing.kind_by_end(put((0, mark), size=511))
     assert not sniffing.ends_as_container(put((0, mark), size=511), 511, 511)
     assert not sniffing.ends_as_container(b"", 0, 0)
+
+
+ALL = frozenset(range(256))
+PROGRAMS = frozenset(b"M\x7f")
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "begins"),
+    [
+        (Kind("x"), 0, frozenset()),
+        (Kind("x", (Mark(0, (b"AB", b"CDE")),)), 2, frozenset(b"AC")),
+        (Kind("x", (Mark(0, (b"ABC",)), Mark(0, (b"DEFG",)))), 3, frozenset(b"AD")),
+        (Kind("x", (Mark(1, (b"ABC", b"DE")),)), 3, ALL),
+        (Kind("x", (Mark(0, (b"ABCD",)), Mark(5, (b"E",)))), 4, ALL),
+        (Kind("x", (Mark(-512, (b"ABC",)),)), 512, ALL),
+        (Kind("x", (Mark(ANYWHERE),)), 1, ALL),
+        (Kind("x", (Mark(0, (b"ABC",)),), ends=(End(b"yz"), End(b"z"))), 1, ALL),
+        (Kind("x", (Mark(0, (b"ABC",)),), in_tail=b"yz"), 2, ALL),
+        (Kind("x", in_programs=b"ABC"), 3, PROGRAMS),
+        (Kind("x", (Mark(0, (b"ABCD",)),), in_programs=b"EFG"), 3, PROGRAMS | frozenset(b"A")),
+    ],
+)
+def test_a_kind_that_changes_touches_files_that_may_be_of_it(
+    kind: Kind, least: int, begins: frozenset[int]
+) -> None:
+    same = {"x": meaning.number_of(kind)}
+    assert meaning.touched(same, [kind]) is None
+    for before in ({}, {"x": meaning.number_of(kind) + 1}):
+        assert meaning.touched(before, [kind]) == meaning.Touched(least, begins)
+    other = Kind("y", (Mark(0, (b"Q",)),))
+    both = meaning.touched({}, [kind, other])
+    assert both == meaning.Touched(min(least, 1), begins | frozenset(b"Q"))
+
+
+@pytest.mark.parametrize(
+    ("size", "of_front", "of_other"),
+    [
+        (0, 131_094, 534),
+        (534 * 64 - 1, 131_094, 534),
+        (535 * 64 - 1, 131_094, 534),
+        (535 * 64, 131_094, 535),
+        (131_094 * 64 - 1, 131_094, 131_093),
+        (131_094 * 64, 131_094, 131_094),
+        (131_095 * 64, 131_094, 131_094),
+    ],
+)
+def test_the_end_of_a_file_is_searched_as_far_as_its_length_allows(
+    size: int, of_front: int, of_other: int
+) -> None:
+    assert sniffing.tail_bytes(size, is_front=True) == of_front
+    assert sniffing.tail_bytes(size, is_front=False) == of_other
+
+
+def test_more_of_the_beginning_is_wanted_where_a_mark_may_lie_there() -> None:
+    assert [sniffing.wants_more_head(size) for size in (33_791, 33_792)] == [False, True]
+    begins = (b"\x60\xea", True), (b"#!/bin/sh", True), (b"\0\0", True), (b"PK", False)
+    for head, is_wanted in begins:
+        assert sniffing.wants_all_head(head) is is_wanted
+        assert sniffing.wants_all_head(memoryview(head + bytes(999))) is is_wanted
+        assert not sniffing.wants_all_head(b"x" + head)
+
+
+def kinds_of(*names: str) -> sniffing.Found:
+    return tuple(kind for kind in KINDS if kind.name in names)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_kind", "is_opened", "is_front", "alone", "beside"),
+    [
+        ((), False, False, False, "", ""),
+        (kinds_of("zip"), True, True, False, "", ""),
+        (kinds_of("program"), False, False, True, "", ""),
+        (kinds_of("luks"), True, False, False, "luks", ""),
+        (kinds_of("zip", "luks"), True, True, False, "luks", ""),
+        (kinds_of("program", "luks"), True, False, True, "luks", ""),
+        ((Kind("x", hides_end=False),), True, False, False, "x", "x"),
+        ((*kinds_of("luks"), Kind("x", hides_end=False)), True, False, False, "luks", "x"),
+    ],
+)
+def test_kinds_are_opened_or_not_or_fronts(
+    found: sniffing.Found,
+    *,
+    is_kind: bool,
+    is_opened: bool,
+    is_front: bool,
+    alone: str,
+    beside: str,
+) -> None:
+    assert sniffing.is_kind(found) is is_kind
+    assert sniffing.is_opened(found) is is_opened
+    assert sniffing.is_front(found) is is_front
+    assert sniffing.not_opened(found) == alone
+    assert sniffing.not_opened(found, is_other=True) == beside
