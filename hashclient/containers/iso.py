@@ -4,7 +4,8 @@ libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 96
 files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
 A tree of HFS is not read, and is reported as unread. An image that claims another block length than
 2,048 bytes is read with 2,048 bytes, because most programs ignore the claim, and is also reported
-as unread. Limit: if a file is in several trees under different names, only one name is shown.
+as unread. So is an image with several trees of one kind. Limit: if a file is in several trees under
+different names, only one name is shown.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def _files(data: Data, root: bytes) -> set[Place]:
     """Return the places of all files in a tree.
 
     Raises:
-        NotReadError: there are too many directories, or the same bytes are in many of them.
+        NotReadError: there are too many directories, one has too many bytes, or the same bytes are
+            in many of them.
     """
     files: set[Place] = set()
     bytes_left = _READ_AGAIN * data.size
@@ -142,7 +144,9 @@ def _files(data: Data, root: bytes) -> set[Place]:
     left = [_place(root)]
     while left:
         start, size = left.pop()
-        size = max(min(size, _MAX_DIRECTORY_BYTES, data.size - start), 0)
+        size = max(min(size, data.size - start), 0)
+        if size > _MAX_DIRECTORY_BYTES:
+            raise NotReadError(Why.LIMIT, "an image of a disk: a directory of too many bytes")
         bytes_left -= size
         if bytes_left < 0:
             raise NotReadError(Why.LIMIT, "an image of a disk: directories with the same bytes")

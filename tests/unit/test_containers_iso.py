@@ -116,11 +116,15 @@ def test_there_may_be_as_many_directories_as_the_limit(monkeypatch: pytest.Monke
         iso._files(whole, folder(0))
 
 
-def test_a_directory_is_read_as_far_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_beyond_the_limit_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file at its end would be missed, and two trees would seem to be equal."""
     whole = image({1: file()})
-    for most, files in ((SECTOR, set()), (SECTOR + 1, {FILE})):
-        monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", most)
-        assert iso._files(whole, folder(0, 2 * SECTOR)) == files
+    monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", 2 * SECTOR)
+    assert iso._files(whole, folder(0, 2 * SECTOR)) == {FILE}
+    assert iso._files(whole, folder(98, 1 << 31)) == set()  # the image ends before
+    with pytest.raises(NotReadError) as caught:
+        iso._files(whole, folder(0, 2 * SECTOR + 1))
+    assert caught.value.why is Why.LIMIT
 
 
 def descriptor(kind: int, escape: bytes = b"", mark: bytes = b"CD001") -> bytes:
