@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -599,6 +600,49 @@ def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Pat
     assert ward.last_event()["event"] == "closed"
     assert ward.names() == {first.id}
     assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+@pytest.mark.parametrize("before", ["of other content", "in place", "of another key", "lost"])
+def test_a_second_run_settles_its_record_whatever_was_at_the_path_before(
+    ward: Ward, file: Path, before: str
+) -> None:
+    kept, other = file.with_name("kept"), file.with_name("other")
+    kept.write_bytes(CONTENT)
+    other.write_bytes(CONTENT if before in ("of another key", "lost") else b"other content")
+    sealer = ward.sealer
+    if before == "of another key":
+        ward.sealer = Sealer(b"\1" * 32)
+    decoy = ward.match(other, entry="e-0", at=str(file), seen=Seen(1, 2, 3, 4))
+    ward.sealer = sealer
+    with ward.record() as record:
+        in_place = before == "in place"
+        record.change(decoy.id, MatchState.REPORTED, ward.now, {}, in_place=in_place)
+    file.write_bytes(CONTENT)
+    first = ward.match(file)
+    assert ward.take(first).taken
+    second = ward.match(kept, at=str(file))
+    assert len({decoy.id, first.id, second.id}) == 3
+    assert ward.take(second).detail == f"in quarantine already, as match {first.id}"
+    assert ward.get(second).state is MatchState.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("until", "state", "is_held"),
+    [(60, "keep", True), (0, "keep", False), (-60, "keep", False), (60, "destroy", False)],
+)
+def test_a_file_that_a_body_wants_to_be_kept_is_held_from_the_beginning(
+    ward: Ward, file: Path, until: int, state: str, is_held: bool
+) -> None:
+    match, end = ward.match(file), ward.now + timedelta(seconds=until)
+    asked = {"request": state, "text": "keep it", "until": end.isoformat()}
+    with ward.record() as record:
+        record.note(match.id, "answered", ward.now, {"by": "the body", "requests": [asked]})
+    assert ward.take(match).taken
+    hold = ward.item(match).hold
+    assert (hold is not None) is is_held
+    if hold is not None:
+        assert (hold.by, hold.reason, hold.time) == ("the body", "keep it", ward.now)
+        assert hold.until == end
 
 
 def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, file: Path) -> None:
