@@ -65,12 +65,21 @@ def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
     try:
         volume = _Volume(data)
         for name, file in volume.files():
-            first = file.pieces[0][0] if file.pieces else None
-            if file.size and (first, file.size) not in known:
+            if file.size and (_place_of(file), file.size) not in known:
                 chunks = partial(_chunks, data, file)
                 yield [Member(name, file.size, is_exact=True, chunks=chunks)]
     except NotReadError as error:
         yield Unlisted(b"", error.why, error.detail)
+
+
+def _place_of(file: _File) -> int | None:
+    """Return where a file begins whose pieces follow each other; None for another one."""
+    first = end = file.pieces[0][0] if file.pieces else None
+    for start, length in file.pieces:
+        if start is None or start != end:
+            return None
+        end = start + length
+    return first
 
 
 def _is_udf(data: Data) -> bool:

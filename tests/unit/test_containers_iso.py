@@ -14,6 +14,8 @@ from tests.opened import Whole
 #: Where the files lie that records name; nothing reads their bytes.
 AT = 90
 FILE = AT * SECTOR, 5
+#: Marks a tree in sector 0 with a file whose parts do not follow each other.
+APART = -1, 0
 
 
 def image(sectors: Mapping[int, bytes], count: int = 100) -> Whole:
@@ -55,12 +57,14 @@ def until(left: int) -> bytes:
         ({0: file(0)}, set()),
         ({0: file(1)}, {(FILE[0], 1)}),
         ({0: file(before=3)}, {(FILE[0] + 3 * SECTOR, 5)}),
-        # Parts of one file; the last one says that none follows.
-        ({0: file(goes_on=True)}, set()),
-        ({0: file(goes_on=True) + file(7, 95)}, {(FILE[0], 12)}),
+        # Parts of one file; the last one says that none follows. Parts elsewhere are not compared.
+        ({0: file(goes_on=True)}, {FILE}),
+        ({0: file(SECTOR, goes_on=True) + file(7, AT + 1)}, {(FILE[0], SECTOR + 7)}),
+        ({0: file(SECTOR, goes_on=True) + file(7, AT + 2)}, {(FILE[0], SECTOR + 7), APART}),
+        ({0: folder(1), 1: file(goes_on=True) + file(7, 95)}, {(FILE[0], 12), APART}),
         (
             {0: file(goes_on=True) * 2 + file(7, 95) + file(9, 96)},
-            {(FILE[0], 17), (96 * SECTOR, 9)},
+            {(FILE[0], 17), (96 * SECTOR, 9), APART},
         ),
         ({0: file(goes_on=True) + file(0)}, {FILE}),
         ({0: file(0, 95, goes_on=True) + file(0)}, set()),

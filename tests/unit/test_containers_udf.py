@@ -309,6 +309,11 @@ def test_a_file_at_a_known_place_is_in_another_tree() -> None:
     place = (START + 5) * SECTOR
     for known, count in (((place, 6), 0), ((place, 7), 1), ((place + 1, 6), 1)):
         assert len(list(udf.members(Whole(data), {known}))) == count
+    # A file that only begins there has other bytes.
+    data = disk({2: file(SECTOR + 1, short(SECTOR, 5), short(1, 7)), 5: b"benign"})
+    assert len(list(udf.members(Whole(data), {(place, SECTOR + 1)}))) == 1
+    data = disk({2: file(SECTOR + 1, short(SECTOR, 5), short(1, 6)), 5: b"benign"})
+    assert not list(udf.members(Whole(data), {(place, SECTOR + 1)}))
 
 
 def test_no_more_is_read_than_an_image_can_hold() -> None:
