@@ -16,10 +16,11 @@ import pytest
 from fixtures.archives import raw_deflate
 from fixtures.others import seven_zip_of, solid_seven_zip_of
 from fixtures.zipmethods import deflated64
-from hashclient.containers import libarchive
+from hashclient.containers import libarchive, sevenzip
 from hashclient.containers.interface import Expander, Why
 from hashclient.containers.registry import Registry
-from tests.opened import opened
+from hashclient.containers.sevenzipheader import Coder, Folder
+from tests.opened import Whole, opened
 
 pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
 
@@ -174,3 +175,96 @@ def test_usual_archives_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("hashclient.containers.sevenzip._members", None)
     assert opened(expander(), seven_zip_of(CONTENTS)).contents == [*CONTENTS.values()]
     assert opened(expander(), archive(b"\x04\x01\x08")).contents == [*CONTENTS.values()]
+
+
+LZMA, LZMA_2, DEFLATE64, PPMD = b"\3\1\1", b"\x21", b"\4\1\x09", b"\3\4\1"
+OF_DELTA, OF_X86, OF_ARM = b"\3", b"\3\3\1\3", b"\3\3\5\1"
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_refused"),
+    [
+        ([LZMA], False),
+        ([LZMA_2], False),
+        ([PPMD], False),
+        ([b"\0"], False),
+        ([b""], True),
+        ([DEFLATE64], True),
+        ([LZMA, OF_X86], False),
+        ([LZMA, OF_ARM], True),
+        ([LZMA, OF_DELTA], True),
+        ([LZMA_2, OF_X86], False),
+        ([LZMA_2, OF_DELTA], False),
+        ([LZMA_2, OF_X86, OF_DELTA], True),
+        ([LZMA, OF_X86, OF_X86], True),
+        ([PPMD, OF_X86], True),
+        ([DEFLATE64, OF_X86], True),
+        ([OF_X86], True),
+        ([LZMA, b"\0"], True),
+        ([b"\0", LZMA_2], True),
+    ],
+)
+def test_what_libarchive_refuses_is_read_here(methods: list[bytes], *, is_refused: bool) -> None:
+    folder = Folder(32, 9, [Coder(method, b"", 9) for method in methods], None)
+    assert sevenzip._is_refused(folder) is is_refused
+
+
+@pytest.mark.parametrize(("moved", "is_found"), [(0, True), (1, False)])
+@pytest.mark.parametrize("mark", [b"\x17\x06", b"\x01\x04"])
+def test_a_header_of_unknown_place_is_in_the_last_512_bytes(
+    mark: bytes, moved: int, *, is_found: bool
+) -> None:
+    header = mark.ljust(512 + moved, b"x")
+    for before in (32, 33, 600):
+        data = b"." * before + header
+        assert sevenzip._last_header(Whole(data)) == (header if is_found else b"")
+    assert sevenzip._last_header(Whole(b"." * 31 + mark + bytes(9))) == b""
+    both = b"." * 40 + mark + b"one" + mark + b"two"
+    assert sevenzip._last_header(Whole(both)) == mark + b"two"
+
+
+def test_an_archive_behind_others_has_the_length_that_its_first_header_gives() -> None:
+    data = seven_zip_of({"a": b"benign"})
+    reader = expander()
+    assert isinstance(reader, sevenzip.SevenZip)
+    for behind in (b"", b"behind"):
+        assert reader.length(Whole(data + behind)) == len(data)
+    for at in (8, 12, 20, 28, 31):
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert reader.length(Whole(changed)) == 0
+    assert reader.length(Whole(data[:31])) == 0
+    unfinished = seven_zip_of({"a": b"benign"}, with_end=False)
+    assert reader.length(Whole(unfinished)) == len(unfinished)
+    assert reader.length(Whole(unfinished[:32] + bytes(600))) == 0
+
+
+def test_a_header_lies_within_the_archive_and_is_not_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = solid_seven_zip_of(CONTENTS, ALL, (b"\0", b""))
+    offset, length, _ = sevenzip._START.unpack_from(data, 12)
+    assert len(data) == 32 + offset + length
+    assert sevenzip._header(Whole(data)).folders[0].size == len(ALL)
+    for cut in (1, 32, 33):
+        with pytest.raises(ValueError, match=r"\d"):
+            sevenzip._header(Whole(data[:-cut]))
+    changed = data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(ValueError, match=r"\d"):
+        sevenzip._header(Whole(changed))
+    monkeypatch.setattr(sevenzip, "_MOST_HEADER_BYTES", length)
+    assert sevenzip._header(Whole(data)).folders
+    monkeypatch.setattr(sevenzip, "_MOST_HEADER_BYTES", length - 1)
+    with pytest.raises(ValueError, match=r"\d"):
+        sevenzip._header(Whole(data))
+
+
+def test_members_of_a_folder_are_read_in_any_part_and_checked() -> None:
+    contents = {"a": b"one", "b": b"two!", "c": b"three"}
+    data = solid_seven_zip_of(contents, b"".join(contents.values()), (b"", b""))
+    out = opened(expander(), data)
+    assert out.contents == list(contents.values())
+    at = data.index(b"two!")
+    changed = data[:at] + b"tWo!" + data[at + 4 :]
+    broken = opened(expander(), changed)
+    assert broken.contents == [b"one", b"three"]
+    assert broken.unread == [(b"b", Why.DAMAGED)]
