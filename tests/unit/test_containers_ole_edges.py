@@ -1,0 +1,155 @@
+"""Compound files at the edges of their fields: sectors, sizes, entries, and where they end."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from fixtures.ole import SHORT, ole_of
+from hashclient.containers import ole
+from hashclient.containers.interface import Why
+from hashclient.containers.ole import Ole, end_of
+from tests.opened import Opened, Whole, opened
+
+A = bytes(range(200))
+STREAMS = {"a": A, "b": bytes(SHORT), "s/c": A[:7]}
+DATA = ole_of(STREAMS)
+(DIRECTORY,) = struct.unpack_from("<L", DATA, 48)
+ENTRIES = (DIRECTORY + 1) * 512
+
+
+def patched(*fields: tuple[int, str, int], data: bytes = DATA) -> bytes:
+    made = bytearray(data)
+    for at, form, value in fields:
+        struct.pack_into(form, made, at, value)
+    return bytes(made)
+
+
+def entry(number: int, field: str, value: int) -> tuple[int, str, int]:
+    """Return the place of a field of an entry, its form, and another value."""
+    places = {"length": (64, "<H"), "kind": (66, "<B"), "before": (68, "<L"), "behind": (72, "<L")}
+    places |= {"child": (76, "<L"), "start": (116, "<L"), "size": (120, "<L"), "high": (124, "<L")}
+    at, form = places[field]
+    return ENTRIES + 128 * number + at, form, value
+
+
+def look(*fields: tuple[int, str, int]) -> Opened:
+    return opened(Ole(), patched(*fields))
+
+
+WHOLE = [(name.encode(), content) for name, content in STREAMS.items()]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_read"),
+    [
+        ([], True),
+        ([(30, "<H", 6)], False),
+        ([(30, "<H", 21)], False),
+        ([(32, "<H", 10)], False),
+        ([(30, "<H", 0x0109)], False),
+    ],
+)
+def test_a_header_says_how_long_sectors_are(
+    fields: list[tuple[int, str, int]], *, is_read: bool
+) -> None:
+    out = look(*fields)
+    assert (sorted(out.members) == sorted(WHOLE)) is is_read
+    assert out.reasons == (set() if is_read else {Why.DAMAGED})
+    assert opened(Ole(), patched(*fields)[:511]).reasons == {Why.DAMAGED}
+
+
+def test_short_sectors_may_be_as_long_as_others() -> None:
+    out = look((32, "<H", 9))
+    assert (b"a", A) in out.members or out.unread
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"), [(SHORT, 1), (SHORT + 1, 1), (200, 2), (201, 1), (199, 2), (0, 2)]
+)
+def test_a_stream_is_short_by_the_limit_of_the_file_or_by_the_usual_one(
+    limit: int, count: int
+) -> None:
+    out = look((56, "<L", limit))
+    assert [one.name for one in out.listed].count(b"a") == count
+    assert (b"a", A) in out.members
+    assert [one.name for one in out.listed].count(b"b") == 1 + (limit > SHORT)
+
+
+def numbers() -> dict[str, int]:
+    """Return the numbers of the entries by their names."""
+    found = {}
+    for number in range(8):
+        raw = DATA[ENTRIES + 128 * number :][:66]
+        (length,) = struct.unpack_from("<H", raw, 64)
+        found[raw[: max(length - 2, 0)].decode("utf-16-le")] = number
+    return found
+
+
+NUMBERS = numbers()
+A_AT, B_AT, S_AT = NUMBERS["a"], NUMBERS["b"], NUMBERS["s"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ([entry(A_AT, "high", 7)], [b"a", b"b", b"s/c"]),
+        ([entry(A_AT, "kind", 0)], [b"b", b"s/c"]),
+        ([entry(A_AT, "kind", 3)], [b"a", b"b", b"s/c"]),
+        ([entry(A_AT, "length", 2)], [b"", b"b", b"s/c"]),
+        ([entry(A_AT, "length", 0)], [b"", b"b", b"s/c"]),
+        ([entry(A_AT, "length", 1)], [b"", b"b", b"s/c"]),
+        ([entry(A_AT, "length", 66)], [b"a" + bytes(30), b"b", b"s/c"]),
+        ([entry(A_AT, "length", 64)], [b"a" + bytes(30), b"b", b"s/c"]),
+        ([entry(S_AT, "length", 0)], [b"a", b"b", b"/c"]),
+        ([entry(S_AT, "kind", 2)], [b"a", b"b", b"s"]),
+        ([entry(0, "child", 0xFFFFFFFF)], []),
+    ],
+)
+def test_entries_have_names_kinds_and_sizes(
+    fields: list[tuple[int, str, int]], names: list[bytes]
+) -> None:
+    out = look(*fields)
+    assert sorted(one.name for one in out.listed) == sorted(names)
+    assert not [why for name, why in out.unread if not name]
+
+
+@pytest.mark.parametrize("field", ["before", "behind", "child"])
+def test_an_entry_that_is_not_there_is_told(field: str) -> None:
+    for number, is_told in ((7, False), (8, True), (0xFFFFFFFE, True)):
+        out = look(entry(S_AT if field == "child" else A_AT, field, number))
+        assert ((b"", Why.DAMAGED) in out.unread) is is_told
+
+
+def test_a_directory_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 2 * 512
+    monkeypatch.setattr(ole, "_MAX_DIRECTORY_BYTES", length)
+    assert not look().unread
+    monkeypatch.setattr(ole, "_MAX_DIRECTORY_BYTES", length - 1)
+    assert look().reasons == {Why.LIMIT}
+
+
+def test_streams_are_searched_up_to_a_multiple_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ole_of({f"{number}/Data": bytes(SHORT) for number in range(4)})
+    for times, reasons in ((1, set()), (0, {Why.LIMIT})):
+        monkeypatch.setattr(ole, "_SEARCHED", times)
+        assert opened(Ole(), data).reasons == reasons
+
+
+@pytest.mark.parametrize("behind", [0, 1, 511, 512, 5_000])
+def test_a_compound_file_ends_with_its_last_sector_that_is_used(behind: int) -> None:
+    assert end_of(Whole(DATA + bytes(behind))) == len(DATA)
+    assert end_of(Whole(b"x" + DATA)) == 0
+    assert end_of(Whole(patched((30, "<H", 3)) + bytes(behind))) == 0
+
+
+@pytest.mark.parametrize("exponent", [9, 12])
+def test_streams_of_all_lengths_around_a_sector_are_whole(exponent: int) -> None:
+    size = 1 << exponent
+    lengths = [0, 1, 63, 64, 65, SHORT - 1, SHORT, SHORT + 1, 2 * size - 1, 2 * size, 2 * size + 1]
+    streams = {str(length): bytes([length % 251]) * length for length in lengths}
+    for scattered in (False, True):
+        out = opened(Ole(), ole_of(streams, exponent=exponent, scattered=scattered))
+        assert dict(out.members) == {name.encode(): content for name, content in streams.items()}
+        assert not out.unread
