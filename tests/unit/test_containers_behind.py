@@ -190,6 +190,7 @@ OTHER = b"X: y\n\n"
         ([b"Content-Type: message/rfc822\n\n", OTHER], [b"0"]),
         ([b"Content-Type: text/plain; boundary=x\n\n--x\n", OTHER + b"--x\n"], []),
         ([TYPE, OTHER + b"--x\n"], [b"0"]),
+        ([OTHER + TYPE + b"\n", OTHER + b"--x\n"], []),
         ([TYPE + b"\n--x\n\n", b"no header at all", OTHER + b"--x\n"], [b"0"]),
         ([TYPE + b"\n--x\n\n", b"X: y\n--x\n"], [b"0"]),
         ([TYPE + b"\n--x\n\n-", b"-x\n\n"], []),

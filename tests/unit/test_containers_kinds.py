@@ -51,6 +51,14 @@ def cpio(begin: bytes, kind: int, length: int, size: int = 40) -> bytes:
     return put((0, begin), (at, bytes([kind])), (at + 14, bytes([length])), size=size)
 
 
+def summed(form: bytes, kind: bytes, total: int = 0) -> bytes:
+    """Return a header of tar as of old, whose sum is written in a form, and wrong by `total`."""
+    head = bytearray(b"\xe9name".ljust(512, b"\0"))
+    head[148:157] = b" " * 8 + kind
+    head[148:156] = form % (sum(head) + total)
+    return bytes(head)
+
+
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 BLOCK = b"1AY&SY"
 ROWS: dict[str, list[tuple[bytes, bool]]] = {
@@ -213,6 +221,13 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
     "tar": [
         (put((0, b"a"), (257, b"ustar"), size=512), True),
         (put((0, b"a"), (257, b"ustar"), size=511), False),
+        # Without a mark, a header is one by its sum; behind that is the kind of the member.
+        (summed(b"%08o", b"x"), True),
+        (summed(b"%06o\0 ", b"x"), True),
+        (summed(b"%08o", b"x", total=1), False),
+        (bytes(512) + summed(b"%08o", b"x"), True),
+        (b"x" * 512 + summed(b"%08o", b"x"), True),
+        (b"x" * 512 + summed(b"%08o", b"x", total=1), False),
     ],
     "mbox": [
         *((before + b"From x", True) for before in (b"", b"\n", b"\r\n", b"\r\r", b"\n\n\n")),

@@ -1,0 +1,207 @@
+"""What the process that opens containers does for each file, here in a thread of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from fixtures.archives import zip_of
+from hashclient.containers import protocol
+from hashclient.containers.child import FileData, Out, Stall, serve
+from hashclient.containers.limits import LimitError, Limits
+from hashclient.containers.protocol import (
+    Ask,
+    BrokenError,
+    Channel,
+    Done,
+    Job,
+    Masks,
+    Row,
+    Rows,
+    Setup,
+    decode_to_worker,
+    encode,
+)
+from hashclient.containers.registry import Registry
+
+
+class Sent:
+    """A channel that keeps what is sent, and has one answer."""
+
+    def __init__(self, answer: object = None) -> None:
+        self.sent: list[object] = []
+        self._answer = answer
+
+    def send(self, message: object) -> None:
+        self.sent.append(message)
+
+    def receive(self) -> bytes:
+        return encode(self._answer)
+
+
+def out(answer: object = None) -> tuple[Sent, Out]:
+    channel = Sent(answer)
+    return channel, Out(cast(Channel, channel))
+
+
+@pytest.mark.parametrize("containers", [0, 1, 512])
+def test_results_are_sent_512_at_once(containers: int) -> None:
+    channel, results = out()
+    for number in range(511):
+        if number < containers:
+            assert results.container(0, b"c") == number + 1
+        else:
+            results.row(Row(0, b"r", 1))
+    assert channel.sent == []
+    results.row(Row(0, b"last", 1))
+    (sent,) = channel.sent
+    assert isinstance(sent, Rows)
+    first = min(containers, 511)
+    assert (len(sent.containers), len(sent.rows)) == (first, 512 - first)
+    results.flush()
+    assert len(channel.sent) == 1
+    assert results.container(0, b"next") == first + 1
+    results.flush()
+    assert channel.sent[1] == Rows([(first + 1, 0, b"next", None)], [])
+
+
+def test_results_are_sent_when_their_names_are_long() -> None:
+    channel, results = out()
+    for _ in range(2):
+        results.row(Row(0, b"n" * (1 << 19), 1))
+        results.container(0, b"n" * ((1 << 19) - 1))
+        assert channel.sent == []
+        results.row(Row(0, b"n", 1))
+        assert len(channel.sent) == 1
+        channel.sent.clear()
+
+
+def test_an_answer_has_a_mask_for_each_size() -> None:
+    channel, results = out(Masks(b"\1\2"))
+    results.row(Row(0, b"before", 1))
+    assert results.ask([5, -1]) == b"\1\2"
+    assert channel.sent == [Rows([], [Row(0, b"before", 1)]), Ask([5, -1])]
+    for answer in (Masks(b"\1"), Masks(b"\1\2\3"), Job(1, 1, 1, forced=False)):
+        with pytest.raises(BrokenError):
+            out(answer)[1].ask([5, -1])
+
+
+def test_a_file_is_read_at_any_place_up_to_the_size_that_was_said(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    with path.open("rb") as file:
+        data = FileData(file.fileno(), 8)
+        for offset, count, found in (
+            (0, 3, b"012"), (5, 3, b"567"), (5, 9, b"567"), (7, 1, b"7"), (8, 1, b""), (9, 5, b""),
+            (0, 0, b""),
+        ):  # fmt: skip
+            assert data.read_at(offset, count) == found
+        assert data.bytes_read == 10
+        assert FileData(file.fileno(), 99).read_at(8, 9) == b"89"
+
+
+def test_a_reader_that_makes_no_progress_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(signal, "signal", lambda *given: asked.append(given))
+    monkeypatch.setattr(signal, "setitimer", lambda *given: asked.append(given))
+    stall = Stall(5)
+    assert [given[0] for given in asked] == [signal.SIGPROF, signal.ITIMER_PROF]
+    assert asked[1][1:] == (5, 5)
+    stall._look()  # no file is open
+    steps = iter([0, 1, 1])
+    with stall.watching(lambda: next(steps)):
+        stall._look()
+        stall._look()
+        with pytest.raises(LimitError, match="60 s"):
+            stall._look()
+    stall._look()
+    with stall.watching(lambda: 1):
+        stall._look()  # progress of the file before is none of this one
+
+
+class NoStall:
+    """Watches nothing."""
+
+    @contextlib.contextmanager
+    def watching(self, steps: Callable[[], int]) -> Iterator[None]:
+        """Ask once, at the end."""
+        yield
+        assert steps() > 0
+
+
+@pytest.mark.parametrize(("time_s", "is_tired"), [(1 << 20, False), (0, True)])
+def test_one_file_after_the_other_is_opened(tmp_path: Path, time_s: int, *, is_tired: bool) -> None:
+    path = tmp_path / "x.zip"
+    path.write_bytes(zip_of({"a": b"benign", "b": b"other"}))
+    here, there = socket.socketpair()
+    channel = Channel(here)
+    setup, ended = Setup(Limits(time_s=time_s), os.getpid()), []
+
+    def work() -> None:
+        try:
+            serve(Channel(there), setup, Registry(), cast(Stall, NoStall()))
+        except BrokenError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        channel.set_timeout(20)
+        for _ in range(2):
+            with path.open("rb") as file:
+                channel.send(Job(path.stat().st_size, 4, None, forced=False), [file.fileno()])
+            question = decode_to_worker(channel.receive())
+            assert question == Ask([6, 5])
+            channel.send(Masks(b"\4\0"))
+            rows = decode_to_worker(channel.receive())
+            assert isinstance(rows, Rows)
+            assert [(row.name, row.mask, row.ruled_out) for row in rows.rows] == [
+                (b"a", 4, False), (b"b", 0, True),
+            ]  # fmt: skip
+            done = decode_to_worker(channel.receive())
+            assert isinstance(done, Done)
+            assert (done.bytes_out, done.is_tired) == (11, is_tired)
+    finally:
+        channel.close()
+        thread.join(20)
+        there.close()
+    assert ended
+
+
+def test_a_message_is_as_long_as_a_frame_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    length = len(encode(Masks(b"x" * 50)))
+    for most, is_taken in ((length, True), (length - 1, False)):
+        monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", most)
+        one, other = socket.socketpair()
+        with one, other:
+            Channel(one).send(Masks(b"x" * 50))
+            if is_taken:
+                assert len(Channel(other).receive()) == length
+            else:
+                with pytest.raises(BrokenError, match="too long"):
+                    Channel(other).receive()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_message_comes_with_one_file(count: int) -> None:
+    one, other = socket.socketpair()
+    sender, receiver = Channel(one), Channel(other)
+    for _ in range(count):
+        with Path("/dev/null").open("rb") as file:
+            sender.send(Masks(b""), [file.fileno()])
+        receiver.receive()
+    if count == 1:
+        os.close(receiver.take_fd())
+    else:
+        with pytest.raises(BrokenError, match="without its file"):
+            receiver.take_fd()
+    for channel in (sender, receiver):
+        channel.close()
