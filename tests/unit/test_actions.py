@@ -13,7 +13,7 @@ from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from hashclient.config.settings import Settings, parse_config
 from hashclient.core.errors import ConfigError, ExitCode, StateError
-from hashclient.core.kinds import Algorithm, MatchState
+from hashclient.core.kinds import Action, Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, Outer, Recorded
 from hashclient.core.staleness import ListState
@@ -246,6 +246,30 @@ def test_one_act_is_for_all_members_of_a_container(
     assert [each.record for each in others] == [first.record] * 2
     assert all(acted.done for acted in first.acted)
     assert first.record is not None and first.record.state is MatchState.QUARANTINED
+
+
+@pytest.mark.parametrize(
+    ("members", "is_stream", "detail"),
+    [
+        ((), False, "quarantined"),
+        (("m",), False, "not quarantined: it is in a container, and isolate_containers is off"),
+        ((), True, "not quarantined: it came as a stream, and there is no file"),
+        (("m",), True, "not quarantined: it came as a stream, and there is no file"),
+    ],
+)
+def test_what_is_not_isolated_is_reported_all_the_same(
+    desk: Desk, members: tuple[str, ...], is_stream: bool, detail: str
+) -> None:
+    desk.config = desk.config.replace(
+        "[quarantine]\n", "[quarantine]\nisolate_containers = false\n"
+    )
+    one = recorded(desk.find("a", A))
+    changed = msgspec.structs.replace(one.outcome, members=members, is_stream=is_stream)
+    acting = responder(desk, '[[policy]]\nactions = ["report", "quarantine"]\n')
+    done = {a.action: a for a in acting.respond(Recorded(changed, one.record)).acted}
+    assert done[Action.REPORT].done
+    assert done[Action.QUARANTINE].detail == detail
+    assert acting.failed == (None if detail == "quarantined" else ExitCode.INCOMPLETE)
 
 
 def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:

@@ -18,7 +18,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.daemon import connection as module
 from hashclient.daemon.checks import answer
-from hashclient.daemon.connection import DRAIN_BYTES, DRAIN_S, Connection, Pace
+from hashclient.daemon.connection import BARE_S, DRAIN_BYTES, DRAIN_S, Connection, Pace
 from hashclient.daemon.counts import Count
 from hashclient.daemon.openfiles import close_all, receive
 from hashclient.daemon.options import NoVerdict
@@ -225,6 +225,36 @@ def test_a_dismissed_client_may_send_so_much_and_for_so_long(
             made.readable()
             assert closed == ([made] if ends else [])
             assert [given[0] for given in checks.later] == [10.0]  # type: ignore[attr-defined]
+
+
+def test_an_old_command_is_whole_when_nothing_has_come_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [50.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with connected() as (made, checks, ours, closed):
+        ours.setblocking(False)
+        later = checks.later  # type: ignore[attr-defined]
+        checks.say = lambda command, _: str(command)  # type: ignore[attr-defined]
+
+        def said() -> bytes:
+            with contextlib.suppress(BlockingIOError):
+                return ours.recv(99)
+            return b""
+
+        ours.sendall(b"PI")
+        made.readable()
+        assert [seconds for seconds, _ in later] == [BARE_S] == [0.1]
+        now[0] = 50.25
+        ours.sendall(b"NG")
+        made.readable()
+        assert len(later) == 1  # one look is due already
+        for at, answers in ((50.3, False), (50.34, False), (50.35, True)):
+            now[0] = at
+            later.pop(0)[1]()
+            assert bool(said()) is answers
+            assert len(later) == (0 if answers else 1)
+        assert closed == [made]
 
 
 def test_the_pace_is_that_of_one_command() -> None:

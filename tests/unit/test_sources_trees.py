@@ -485,3 +485,13 @@ def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
     places = FakePlaces()
     list(Trees(["/dev"], ScanOptions(), places).batches())
     assert ("/dev/shm", False) in places.shown
+
+
+def test_a_shared_directory_is_listed_where_nobody_looks_again(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a": b"", "d/b": b""})
+    for directory in (tree, tree / "d"):
+        directory.chmod(0o777)
+    source = Trees([str(tree)], ScanOptions(), looks_again=False)
+    tasks = [item for item in source.batches() if not isinstance(item, Outcome)]
+    assert sorted(name for task in tasks for group in task for name in group.names) == ["a", "b"]
+    source.close()

@@ -1,0 +1,251 @@
+"""One run on a cluster whose workers are functions here: what goes out, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from msgspec.msgpack import decode
+
+from hashclient.core.errors import StateError
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.cluster import worker
+from hashclient.scan.cluster.executor import _Run
+from hashclient.scan.cluster.known import Remembered
+from hashclient.scan.cluster.listing import ClusterTrees, Errand
+from hashclient.scan.cluster.messages import Lost, ToCheck, ToList, paths_of
+from hashclient.scan.executors.interface import TICK_S
+from hashclient.scan.executors.wire import Failed, Names, encode, names_of, pack_result
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import (
+    CLUSTER_GONE,
+    WORKER_DIED,
+    WORKER_FAILED,
+    Advance,
+    Group,
+    Result,
+    Task,
+)
+from tests.kit import write_tree
+
+Answer = Callable[[ToCheck], bytes | None]
+
+
+class Crew:
+    """Workers on which everything is the same."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.problems: dict[str, str] = {}
+
+    def without_probes(self, found: Names) -> Names:
+        return found
+
+    def verify(self, directories: list[str]) -> dict[str, str | None]:
+        return {path: self.problems.get(path) for path in directories}
+
+
+class Jobs:
+    """Does each batch when its answer is asked for, two for each slot on their way."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self.open: list[tuple[Any, Callable[[str, bytes], bytes | None], bytes]] = []
+        self.lost: list[Any] = []
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    @property
+    def slots(self) -> int:
+        return self.crew.slots
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.open) < 2 * self.slots
+
+    @property
+    def batches(self) -> list[Any]:
+        return [batch for batch, _, _ in self.open]
+
+    def submit(self, batch: Any, function: Any, payload: bytes) -> None:
+        self.open.append((batch, function, payload))
+        self.most = max(self.most, len(self.open))
+
+    def ended(self, seconds: float) -> list[tuple[Any, bytes | None]]:
+        assert seconds == TICK_S
+        batch, function, payload = self.open.pop(0)
+        return [(batch, function("run", payload))]
+
+    def look(self) -> None: ...
+
+    def take_lost(self) -> list[Any]:
+        lost, self.lost = self.lost, []
+        return lost
+
+    def take_all(self) -> list[Any]:
+        batches, self.open = self.batches, []
+        return batches
+
+
+def clean(batch: ToCheck) -> bytes:
+    """Answer that each file of a batch is clean, by name."""
+    outcomes = [Outcome(Kind.CLEAN, path) for path in paths_of(batch.groups)]
+    return encode(pack_result(Result(clean=len(outcomes), outcomes=outcomes, taken_s=1.0)))
+
+
+class House:
+    """A run over a tree, and over the names that it is given."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *paths: Path, answer: Answer = clean, slots: int = 1
+    ) -> None:
+        self.trees = ClusterTrees([str(path) for path in paths], ScanOptions())
+        self.trees.begin()
+        self.crew = Crew(slots)
+        self.jobs = Jobs(self.crew)
+        self.checked: list[list[str]] = []
+
+        def check(_run: str, payload: bytes) -> bytes | None:
+            batch = decode(payload, type=ToCheck)
+            self.checked.append([*paths_of(batch.groups)])
+            return answer(batch)
+
+        def list_them(_run: str, payload: bytes) -> bytes:
+            starts = decode(payload, type=ToList).starts
+            return encode(Errand("/", frozenset(self.trees.points), []).run(starts))
+
+        monkeypatch.setattr(worker, "list_directories", list_them)
+        self.run = _Run(
+            *(self.trees, cast(Any, self.crew), cast(Any, self.jobs)),
+            *(Remembered(None, opens=True), check),  # type: ignore[arg-type]
+            lambda group: [names_of(group)],
+        )
+
+    def go(self, *work: Task | Outcome) -> tuple[dict[str, tuple[Kind, str | None]], list[Any]]:
+        """Return the outcome of each file, each of which has one, and all that is yielded."""
+        items = list(self.run.go(iter(work)))
+        return told(items), items
+
+
+def told(items: list[Any]) -> dict[str, tuple[Kind, str | None]]:
+    outcomes = [item for item in items if isinstance(item, Outcome)]
+    for item in items:
+        outcomes += item.outcomes if isinstance(item, Result) else []
+    assert len({one.path for one in outcomes}) == len(outcomes)
+    return {one.path: (one.kind, one.reason) for one in outcomes}
+
+
+def task(*names: str) -> Task:
+    return [Group("/d", list(names), follow=True, is_named=True)]
+
+
+SKIPPED = Outcome(Kind.SKIPPED, "/s")
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_each_file_of_trees_and_names_is_checked_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slots: int
+) -> None:
+    tree = write_tree(tmp_path / "t", {f"{n}/{k}": b"" for n in range(3) for k in range(3)})
+    house = House(monkeypatch, tree, slots=slots)
+    found, items = house.go(task("a", "b"), SKIPPED, task("c"))
+    files = [f"{tree}/{n}/{k}" for n in range(3) for k in range(3)] + [f"/d/{n}" for n in "abc"]
+    assert found == dict.fromkeys(files, (Kind.CLEAN, None)) | {"/s": (Kind.SKIPPED, None)}
+    assert sum(isinstance(item, Advance) for item in items) == 1
+    assert 1 <= house.jobs.most <= 2 * slots
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
+def test_outcomes_come_as_they_are_however_many(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    outcomes = [Outcome(Kind.SKIPPED, f"/s{n}") for n in range(count)]
+    found, items = House(monkeypatch).go(*outcomes)
+    assert len(found) == count
+    assert [item for item in items if isinstance(item, Outcome)] == outcomes
+
+
+def test_so_many_outcomes_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def work() -> Iterator[Outcome]:
+        for number in range(2_500):
+            read.append(number)
+            yield Outcome(Kind.SKIPPED, f"/s{number}")
+
+    run = House(monkeypatch).run.go(work())
+    next(run)
+    assert len(read) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, WORKER_DIED),
+        (b"no sense", WORKER_FAILED),
+        (encode(Lost("it was lost")), "it was lost"),
+    ],
+)
+def test_a_batch_without_an_answer_is_unread(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, reason: str
+) -> None:
+    found, _ = House(monkeypatch, answer=lambda _: answer).go(task("a", "b"))
+    assert found == dict.fromkeys(("/d/a", "/d/b"), (Kind.UNREAD, reason))
+
+
+def test_a_damaged_index_ends_the_run_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(monkeypatch, answer=lambda _: encode(Failed("damaged", "fetch")))
+    with pytest.raises(StateError, match="damaged") as failed:
+        house.go(SKIPPED, task("a"))
+    assert failed.value.hint == "fetch"
+
+
+def test_what_is_handed_back_is_checked_again_and_large_files_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([True, False, False, False])
+
+    def answer(batch: ToCheck) -> bytes | None:
+        if not next(answers):
+            return clean(batch)
+        packed = pack_result(Result(clean=1, outcomes=[Outcome(Kind.CLEAN, "/d/a")], taken_s=1.0))
+        packed.deferred = [names_of(*task("b"))]
+        packed.large = [names_of(*task("c")), names_of(*task("e"))]
+        return encode(packed)
+
+    house = House(monkeypatch, answer=answer)
+    found, _ = house.go(task("a", "b", "c", "e"))
+    assert set(found) == {f"/d/{name}" for name in "abce"}
+    assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
+    assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]
+
+
+def test_lost_batches_are_unread_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(monkeypatch)
+    house.jobs.lost = [ToCheck((names_of(*task("x")),))]
+    found, _ = house.go(task("a"))
+    assert found == {"/d/x": (Kind.UNREAD, WORKER_DIED), "/d/a": (Kind.CLEAN, None)}
+
+
+def test_when_the_cluster_has_gone_everything_left_is_unread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is on its way, what waits, what is still to be read, and directories."""
+    tree = write_tree(tmp_path / "t", {"x": b""})
+    house = House(monkeypatch, tree)
+    house.jobs.open = [(ToCheck((names_of(*task("1")),)), cast(Any, None), b"")]
+    house.jobs.lost = [ToCheck((names_of(*task("2")),))]
+    house.run._backlog.add_groups([names_of(*task("3"))])
+    items = list(house.run.lose_all(iter([SKIPPED, task("4")])))
+    gone = (Kind.UNREAD, CLUSTER_GONE)
+    assert told(items) == {
+        "/d/2": (Kind.UNREAD, WORKER_DIED),
+        **dict.fromkeys(("/d/1", "/d/3", str(tree), "/d/4"), gone),
+        "/s": (Kind.SKIPPED, None),
+    }
+    assert house.trees.coverage.has_failed(str(tree))
