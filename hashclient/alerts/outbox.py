@@ -36,7 +36,7 @@ from hashclient.system.text import printable
 RUN_S, PATIENT_S = 5.0, 20.0
 #: The longest pause of a receiver that fails.
 LONGEST_PAUSE = timedelta(hours=1)
-#: The state as a whole is looked at so often, at most: that takes longer than the log.
+#: The shortest time between two looks at the whole state, which take longer than looks at the log.
 LOOK = timedelta(hours=1)
 #: Returns what people should know of the state as a whole.
 Look = Callable[[], Iterable[Noticed]]

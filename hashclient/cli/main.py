@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
     from hashclient.config.settings import Settings
 
-#: Command name to module; each module has a click command called `command`. In order of use.
+#: Command name to module; each module has a click command called `command`. The commands stand in
+#: the order in which people use them.
 COMMANDS = {
     "init": "hashclient.cli.init",
     "fetch": "hashclient.cli.fetch",

@@ -134,7 +134,7 @@ def _says(text: str, wanted: Mapping[str, Any]) -> bool:
 
 def _appended(text: str, recipient: str) -> str | None:
     """Return tomlkit's text with one more recipient; None if tomlkit cannot add it."""
-    import tomlkit  # 27 ms, so imported only for a change
+    import tomlkit  # this import takes 27 ms, and only a change needs it
     from tomlkit.exceptions import TOMLKitError
 
     try:

@@ -192,7 +192,7 @@ def resolve_settings(
         refuse(seal_key_file, "seal key file")
     for name, key in files_named(config):
         refuse(user_path(name), f"{key} of the configuration")
-    # Made absolute now, since the current directory may later belong to somebody else.
+    # The paths become absolute now, since the current directory may later belong to somebody else.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
 
 

@@ -24,7 +24,7 @@ from hashclient.system.signed import Key
 
 #: Ten years: a longer time is a mistake, and its dates may be out of range.
 MAX_GRACE_HOURS = 87_600
-#: A hundred years, for the same reason.
+#: A hundred years: a longer time is a mistake, too.
 MAX_KEEP_DAYS = 36_500
 
 _Seconds = Annotated[float, Meta(ge=0.05, le=3600)]

@@ -30,7 +30,7 @@ def _optional(name: str) -> Any:
         return None
 
 
-#: Faster, and the same interface as zlib.
+#: This library is faster than zlib, with the same interface.
 _zlib: Any = _optional("isal.isal_zlib") or zlib
 _zstd: Any = _optional("compression.zstd")  # Python 3.14
 HAS_ZSTD = _zstd is not None

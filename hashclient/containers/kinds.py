@@ -125,7 +125,7 @@ def is_lzma_header(begin: bytes) -> bool:
     window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
     lowest = window & -window
     if not window and not size:
-        return False  # zeros, which begin much
+        return False  # zeros, with which many files begin
     is_window = window in (lowest, 3 * lowest, 0xFFFFFFFF) or begin.startswith(b"\x5d\0")
     return is_window and (size < 1 << 38 or size == (1 << 64) - 1)
 
@@ -137,7 +137,7 @@ OPENED = (
         "passwords:zip_with",
         version=3,
         in_tail=b"PK\5\6",
-        most_members=4 << 20,  # the place of each is kept: 16 bytes
+        most_members=4 << 20,  # the reader keeps the place of each: 16 bytes
     ),
     Kind(
         "tar",

@@ -144,7 +144,7 @@ class _Walk:
                 yield from self._before(level, is_part=not hit.is_last)
             level.is_met, level.text = True, Kept()
             if hit.is_last:
-                # A client may read on after it, so its boundary still counts.
+                # A client may read on after the last boundary, so this boundary still counts.
                 yield from self._aside(level)
                 continue
             fields = lines.header(self._stack).fields().within(level.fields)
@@ -275,7 +275,7 @@ class _Walk:
         # A multipart without an end may lack a boundary. In a mailbox, the last empty line of a
         # message belongs to the next message.
         is_open = lines.hit is None and (bool(self._stack) or self._is_inner)
-        # So may the text before a field that begins a part.
+        # The text before a field that begins a part may also lack a boundary.
         ends_at_field = lines.hit is not None and lines.hit.is_field
         is_open |= ends_at_field
         is_both = any(messages) and not all(messages)

@@ -25,7 +25,7 @@ class Touched(msgspec.Struct, frozen=True):
     begins: frozenset[int]
 
 
-@functools.cache  # the rows are many, and a start asks twice
+@functools.cache  # there are many rows, and a start asks twice
 def number_of(kind: Kind) -> int:
     """Return a number that differs from the number of a kind with another rule."""
     marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]

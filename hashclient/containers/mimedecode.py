@@ -45,7 +45,7 @@ class Base64:
 
     def __init__(self) -> None:
         """Begin before the text."""
-        #: Whether there are more of its characters behind the padding, or padding is missing.
+        #: Whether more characters of base64 follow the padding, or padding is missing.
         self.is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -225,7 +225,7 @@ class UuFinder:
                 self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
                 self._lines = ([], [], [])
                 self._is_over = self._is_at_zero = False
-                self._at = line.end() - 1  # its line end begins the next
+                self._at = line.end() - 1  # the line end of this line begins the next line
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
                 if self._buffer.find(b"\n", start) < 0:

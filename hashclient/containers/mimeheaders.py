@@ -34,8 +34,8 @@ _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"
 _BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
 _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
-#: A multipart whose parameters every client understands. Some take a semicolon behind the last one
-#: for a part of the boundary.
+#: A multipart whose parameters every client understands. Some clients take a semicolon behind the
+#: last parameter for a part of the boundary.
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
@@ -157,7 +157,7 @@ class Collector:
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
             if len(kept) > MAX_REPEATED:
-                # Some clients take the first, some the last.
+                # Some clients take the first field, some the last.
                 kept[:] = list(map(bytearray, dict.fromkeys(map(bytes, kept))))
                 self._is_cut |= len(kept) > MAX_REPEATED
                 del kept[MAX_REPEATED:]

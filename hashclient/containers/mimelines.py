@@ -25,7 +25,7 @@ _NEXT_LINE_BYTES = 512
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
-#: The same in text outside of the parts, or a field of a part.
+#: The same search in text outside of the parts, also for a field of a part.
 _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )

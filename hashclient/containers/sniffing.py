@@ -252,7 +252,8 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 def has_end_of_zip(tail: bytes) -> bool:
     """Return whether a file that ends like this may be a zip archive."""
-    return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)  # from the end: half as long
+    # A search from the end takes half as long.
+    return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)
 
 
 def ends_as_container(data: Buffer, length: int, size: int) -> bool:

@@ -138,7 +138,7 @@ class Tar:
                 area.finish()
             elif header.kind in (_PAX, _PAX_SOLARIS, _PAX_GLOBAL):
                 if header.kind == _PAX_SOLARIS and header.size:
-                    # cpio and unar do not know it, and extract its text as a file.
+                    # cpio and unar do not know this type, and extract the header's text as a file.
                     yield from _stored(source, header.name, header.size, source.position)
                 try:
                     fields = _read_pax(source, header.size)

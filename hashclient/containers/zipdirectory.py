@@ -216,7 +216,7 @@ def extra_field(extra: bytes, kind: int) -> bytes | None:
     return None
 
 
-#: Errors of an archive whose bytes lie elsewhere.
+#: Messages about an archive whose bytes lie elsewhere.
 NO_DIRECTORY = "no directory"
 NO_LOCAL_HEADER = "no local header where the directory says"
 MEMBER_CUT = "a member that is cut off"

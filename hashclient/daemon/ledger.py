@@ -77,7 +77,7 @@ class Ledger:
         self._clock = clock
         self._repeats = Repeats(clock)
         self._responder = Responder(session, lists.states) if self._act else None
-        #: For the log, from the first record on; and its counts.
+        #: The record of the run, from the first recorded match on; and the counts of the run.
         self._recorder: RunRecord | None = None
         self._summary = Summary(lists=())
         #: Several threads may record.
@@ -139,7 +139,7 @@ class Ledger:
                 is_kept = self._summary.failed is None
             finally:
                 if not is_kept:
-                    self._repeats.forget()  # what comes again is recorded then
+                    self._repeats.forget()  # a match that comes again is recorded then
             if self._responder is not None and kept:
                 return self._act_on(kept, self._responder)
             return [Handled(recorded.outcome, recorded.record) for recorded in kept]

@@ -50,7 +50,7 @@ class InUse:
             ruler = Exceptions(session.settings.layout, lists, session.now, _unusable)
             lists, self.rule = ruler.lists, ruler.rule
         self.judge: Judge = lists.judge()
-        #: For the thread that reads streams.
+        #: The quick test of a digest, for the thread that reads streams.
         self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
         #: Why answers are not complete, apart from age.
@@ -161,7 +161,7 @@ def _after(moment: datetime, grace: timedelta) -> datetime:
 
 #: A list should be checked at least so often; the next fetch may be late by a few hours.
 CHECKED_WITHIN = timedelta(days=1)
-#: Seconds between two looks, and between two times that the same is said.
+#: Seconds between two looks, and seconds before the same message is repeated.
 AGES_S, SAY_AGAIN_S = 3600.0, 86_400.0
 
 HINT = (

@@ -138,7 +138,7 @@ class Book:
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
         """Take the file's first line, and the file; without them, the book is empty."""
         self._head = head or _Head(RULINGS_FORMAT)
-        self._data = data  # whole: a copy of megabytes takes longer than all else
+        self._data = data  # the whole file: a copy of megabytes takes longer than everything else
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
         #: The rulings about the entries that were asked for; about all entries, once many were

@@ -124,7 +124,8 @@ def _command(words_of: str) -> Markup:
     return element("code", f"hashclient {words_of}")
 
 
-#: Rows of the table. A browser takes a second for so many, and the page has a few megabytes.
+#: The most rows of the table. A browser takes a second for so many rows, and the page has a few
+#: megabytes.
 MAX_ROWS = 10_000
 #: Number of folders that are counted one by one.
 MAX_FOLDERS = 10_000

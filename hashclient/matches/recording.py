@@ -256,7 +256,7 @@ class Recording(Permits):
         self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
     ) -> None:
         self._add(ADD_MATCH, _MATCH, added)
-        # In the order of the table: neighbours share a page.
+        # The hits are added in the order of the table: neighbours share a page.
         self._add(_ADD_HIT, _HIT, sorted(hits, key=_by_entry))
         for statement, rows in ((_RENEW, renewed), (COUNT_STREAM, streams), (ADD_STEP, steps)):
             if rows:

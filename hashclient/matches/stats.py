@@ -37,7 +37,7 @@ _LEADS_TO = {
     "review": _REVIEWS,
     "report": frozenset({MatchState.REPORTED, MatchState.ACKNOWLEDGED}),
 }
-#: The counts of a line.
+#: The counts that one line of the statistics has.
 COUNTS = ("found", "held", "excepted", "confirmed", "rejected", "isolated", "reported")
 _BEGINNING, _END = "0001", "9999"
 

@@ -138,7 +138,7 @@ class Transport:
     def _prepare_oauth(self, access: Access, oauth: OAuth, secrets: Secrets) -> None:
         endpoint = parse_endpoint(oauth.token_url, "token URL", allow_http=access.allow_http)
         channel = Channel(
-            # Without the client certificate, which is for the provider only.
+            # The client certificate is not used here: it is for the provider only.
             tls_context(access.ca if oauth.ca is None else oauth.ca),
             self._backend,
             self._limits,

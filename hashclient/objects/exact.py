@@ -92,7 +92,7 @@ def has_leading_slash(bucket: Other) -> bool:
     if not has_proxy():
         for page in exact_pages(bucket, "", None):
             for key in page.column("key").to_pylist():
-                if key >= b"/":  # all others come before
+                if key >= b"/":  # all other keys come before
                     return bool(key < b"0")
     return False
 

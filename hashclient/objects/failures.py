@@ -125,7 +125,7 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "FileNotFoundError": (Trouble.GONE, GONE),
     "PreconditionError": (Trouble.CHANGED, CHANGED),
     "PermissionDeniedError": (Trouble.DENIED, DENIED),
-    # botocore's, before any answer
+    # errors of botocore before any answer
     "ParamValidationError": (Trouble.NAME, NAME),
     "UnicodeEncodeError": (Trouble.NAME, NAME),
     "NoCredentialsError": (Trouble.OTHER, NO_CREDENTIALS),

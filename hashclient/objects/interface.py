@@ -60,7 +60,7 @@ class Store(ABC):
     @property
     def client(self) -> Any:
         """The client, with the credentials and the endpoint that its library finds."""
-        with self._lock:  # several threads may come first at once
+        with self._lock:  # several threads may make the first call at once
             if self._client is None:
                 try:
                     self._client = self._open()

@@ -113,8 +113,8 @@ class _Digests:
             keys, ours, rows = self._columns[algorithm]
             theirs = keys_of(values)
             places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
-            # The first eight bytes distinguish nearly all; the other bytes are compared for the
-            # rest.
+            # The first eight bytes distinguish nearly all digests; the other bytes are compared for
+            # the rest.
             alike = {values[n].tobytes() for n in np.flatnonzero(keys[places] == theirs)}
             wanted = np.unique(theirs[keys[places] == theirs])
             for n in np.flatnonzero(np.isin(keys, wanted)) if alike else ():

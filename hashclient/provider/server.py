@@ -79,7 +79,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._doorkeeper = doorkeeper
         self.log = log
         super().__init__(address, _Handler)
-        # The thread of the connection makes the handshake: a slow one delays no other.
+        # The thread of the connection makes the handshake: a slow handshake delays no other client.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -248,7 +248,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         while start < end:
             block = os.pread(fd, min(COPY_BYTES, end - start), start)
             if not block:
-                self.close_connection = True  # shorter than it was: the client sees a cut
+                self.close_connection = True  # a file that was cut: the client sees that
                 return
             self.wfile.write(block)
             start += len(block)

@@ -60,7 +60,8 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
     limited = [(client, token) for client, token in tokens if client.lists is not None]
     ids = [f"    {token.id} {token.id};" for _, token in limited]
     allowed = [f'    "{t.id} {name}" 0;' for client, t in limited for name in client.lists or ()]
-    # nginx's default suffices for some hundreds; another file may have set it already.
+    # nginx's default suffices for some hundreds of tokens; another file may have set the size
+    # already.
     rows = max(len(tokens), len(allowed))
     size = 1 << (8 * rows).bit_length()
     sizes = f"map_hash_max_size {size};\nmap_hash_bucket_size 256;\n" * (rows > MANY)

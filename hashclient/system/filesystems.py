@@ -90,7 +90,7 @@ FUSE, NINE_P = 0x65735546, 0x01021997
 
 #: Sizes can be relied on even without a block device below.
 SIZES = 1
-#: Each change of a file sets its ctime, in the kernel or at a server. Not so on bcachefs: its
+#: Each change of a file sets its ctime, in the kernel or at a server. bcachefs is an exception: its
 #: snapshots share the numbers of device and inode.
 CTIME = 2
 #: This kernel makes each change itself, so it can report changes.

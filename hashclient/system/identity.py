@@ -60,12 +60,13 @@ _GET_UUID, _UUID_BYTES = 0x80111500, 17
 #: From linux/btrfs.h: the request, the length of its answer, and the offset of the UUID in the
 #: answer.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
-#: The same for the request about the subvolume of a file. The number of a deleted subvolume may be
-#: used again after the file system is mounted again. The number of the first subvolume is never
-#: used again; this subvolume may have no UUID.
+#: The same three values for the request about the subvolume of a file. The number of a deleted
+#: subvolume may be used again after the file system is mounted again. The number of the first
+#: subvolume is never used again; this subvolume may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
-#: From xfs/xfs_fs.h: the same for its geometry, for kernels before 6.9.
+#: From xfs/xfs_fs.h: the same three values for the request about the geometry, for kernels before
+#: 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000

@@ -93,7 +93,7 @@ def delegator_of(targets: Targets) -> Targets | None:
     if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
         raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
     if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
-        # The metadata of both would have the same name.
+        # Metadata of a list with this name would have the same file name.
         raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
     return delegator
 

@@ -22,7 +22,8 @@ from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 
-#: Tried in this order. A sum file comes before CSV: one of its names may be `md5,sha1`.
+#: The importers are tried in this order. A sum file comes before CSV: one of its names may be
+#: `md5,sha1`.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
 )

@@ -55,7 +55,7 @@ class Memory:
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # only for moved files, which are few and are read anyway
+            return None  # only moved files, which are few and are read anyway, need the records now
         try:
             reader = self._place.reader()
         except StateError:
@@ -139,7 +139,7 @@ def remove_inventory(state_dir: Path) -> None:
     Raises:
         StateError: the inventory cannot be removed.
     """
-    # The file itself last: a journal that is left must not be applied to another database.
+    # The database file goes last: a journal that is left must not be applied to another database.
     inventory = Layout(state_dir).inventory
     for suffix in ("-wal", "-shm", ""):
         path = inventory.with_name(inventory.name + suffix)

@@ -300,7 +300,7 @@ class Members:
             return _failed(path, reason_of(error), str(Why.FAILED))
         self._judge_rows(waiting, path, opened, forced=forced)
         if opened.left_out:
-            # Together they count as one unread input: so none is left out.
+            # These members count together as one unread input: so none of them is left out.
             opened.members -= opened.left_out - 1
             text = f"{opened.left_out:,} more are unread or match, and are not named one by one"
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))

@@ -284,7 +284,7 @@ class Reader:
             computed = plan + tuple([a for a in self.spare if a not in plan])
         is_held, marks.size = False, size
         if device.leases:
-            # Before the first byte is read: later, it would prove nothing.
+            # The question comes before the first byte is read: a later lease would prove nothing.
             if device.holds and claimed < HELD_BYTES:
                 unwritable = hold(fd)
                 is_held = unwritable is True

@@ -43,7 +43,7 @@ QUIET = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
-    # By default, a worker that is slow to start again is given up after 15 seconds.
+    # By default, Dask gives up a worker after 15 seconds if its restart takes longer.
     "distributed.deploy.lost-worker-timeout": "600s",
 }
 #: A batch during which three workers have died is not tried again.

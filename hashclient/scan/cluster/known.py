@@ -165,7 +165,7 @@ def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
             continue
         rows = []
         for row, name in enumerate(os.fsdecode(names.names).split("\0")):
-            if counts[name] > 0:  # a file may be in a batch twice, and only once in `groups`
+            if counts[name] > 0:  # a file may be in a batch twice, and is only once in `groups`
                 counts[name] -= 1
                 rows.append(row)
         if rows:

@@ -185,7 +185,7 @@ class ClusterTrees(Trees):
             if (objection := frontier.begin(tree, fd, status)) is not None:
                 self.coverage.note(objection)
                 self._found.append(objection)
-            if self._mounts is not None:  # nowhere else in the tree a worker may see less than here
+            if self._mounts is not None:  # only at these points can a worker see less
                 self.points |= self._mounts.watched(tree, fd)
         finally:
             os.close(fd)

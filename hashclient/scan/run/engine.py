@@ -61,7 +61,7 @@ class Progress(msgspec.Struct):
 
     def count(self, result: Result) -> None:
         """Add the counts of a result; a file that is named in it is not ahead any more."""
-        if result.reported.path is not None:  # of this result alone: others are still at theirs
+        if result.reported.path is not None:  # other results have files that are still read
             self.reading.pop(result.reported.path, None)
         self.summary.add_counts(result)
         self.summary.counts[Kind.CLEAN] += result.clean
@@ -152,7 +152,8 @@ def scan(
         parts.insert(0, stream.check(judge, make.members(), keep_clean=keep_clean))
     of_objects: Generator[Result | Outcome | Advance] | None = None
     if objects is not None:
-        # After all forks: threads that their libraries start live in one process only.
+        # The check of objects begins after all forks: its libraries start threads, which live in
+        # one process only.
         of_objects = objects.check(judge, make.members, keep_clean=keep_clean)
         parts.append(of_objects)
     try:

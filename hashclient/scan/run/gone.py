@@ -70,7 +70,7 @@ class _Way:
         self._named, self._real, self._coverage = named, real, coverage
         self._directory: bytes | None = None
         self._end: _End | None = None
-        #: The place of that directory, once it was looked up.
+        #: The place of the current directory, once it was looked up.
         self._standing: Place | None = None
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ def _place(path: str, seen: Seen, known: dict[str, _Directory | None], mounts: M
     if seen.directory_inode is None and _is_link(path):
         try:
             met, slash, name = os.path.realpath(path).rpartition("/")
-        except OSError:  # no link any more
+        except OSError:  # the name is no link any more
             return Place(_plain(path))
     if met not in known:
         known[met] = _directory_at(met + slash, mounts)

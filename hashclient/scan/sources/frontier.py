@@ -78,7 +78,7 @@ class Frontier:
 
         The directory is entered anyway.
         """
-        # Not before the directory is open: only opening mounts an automount.
+        # The device is known only now that the directory is open: opening mounts an automount.
         self._device = status.st_dev
         if self._mounts is None:
             return None

@@ -195,7 +195,7 @@ class Service:
 
     def upload(self, report_id: str, name: str, evidence: Proven) -> Answer:
         """Upload a file under `name`, which must be a plain file name."""
-        # Random, so that no file can contain it.
+        # The boundary is random, so that no file can contain it.
         boundary = secrets.token_hex(24)
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="id"\r\n\r\n{report_id}\r\n'

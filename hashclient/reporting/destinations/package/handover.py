@@ -92,7 +92,8 @@ class HandOver:
         notes: list[str] = []
         closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
-            # Before files in place are sealed for the package, which takes a while.
+            # This check comes before files in place are sealed for the package, which takes a
+            # while.
             stuck = self._refused(self._outbox.described(report, self._record))
             if stuck:
                 return Sent.stuck_at(report, stuck)

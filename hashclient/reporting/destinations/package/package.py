@@ -292,7 +292,7 @@ def _remove(directory: Directory, name: str, report_id: str) -> None:
         directory.unlink(name)
         return
     with directory.beneath(name) as package:
-        has_files = package.status(README_NAME) is not None  # which is written first
+        has_files = package.status(README_NAME) is not None  # the README is written first
         if has_files:
             with os.fdopen(package.open(README_NAME, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
                 if stream.read(MAX_TEXT_BYTES) != _readme(report_id):
