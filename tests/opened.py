@@ -20,7 +20,7 @@ from hashclient.containers.interface import (
 from hashclient.containers.registry import Registry
 from hashclient.containers.sniffing import is_opened, look, not_opened
 
-#: No piece is larger.
+#: The most bytes of one piece.
 MAX_PIECE_BYTES = 256 << 10
 
 

@@ -60,7 +60,7 @@ def main() -> None:
 def _debian(target: Path, epoch: int) -> list[str]:
     """Write Debian's packages, unpacked, and return the names of their files.
 
-    None of their scripts is run.
+    None of the packages' scripts is run.
     """
     options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in WITHOUT]
     options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")

@@ -2,7 +2,7 @@
 
     python -m docs.image.parts dist/hashclient-*.whl    # the bill of materials of a wheel
 
-All dates are those of the commit. Neither takes anything that the lock file does not name.
+All dates are those of the commit. Neither command takes anything that the lock file does not name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUITE, PYTHON = "trixie", "3.13"
 RUNTIME = ("ca-certificates", "libseccomp2", "libstdc++6", "python3", "tzdata")
 #: Names of a machine: the kernel's, and Debian's.
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-#: glibc of this Debian is newer than all of these.
+#: The wheels of these platforms run here: the glibc of this Debian is newer than they need.
 PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 #: Parts of packages that nothing at run time reads.
 USELESS = ("bin", "pyarrow/include", "pyarrow/tests", "pyarrow/src", "numpy/_core/include")
@@ -59,7 +59,7 @@ def version() -> str:
 def install(site: Path, work: Path, epoch: int) -> None:
     """Install the locked wheels and this commit, as a wheel, into `site`; `work` is for scratch.
 
-    They are those for `PYTHON` and this machine, whatever Python runs this.
+    The wheels are those for `PYTHON` and this machine, whatever Python runs this module.
     """
     machine = os.uname().machine
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
@@ -69,7 +69,7 @@ def install(site: Path, work: Path, epoch: int) -> None:
     output_of(*pip, "--require-hashes", "-r", ROOT / "requirements.lock")
     build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work)
     output_of(*build, epoch=epoch)
-    # By its name: of a file pip would note where it was.
+    # The wheel is named by its version: for a path, pip would note that path.
     output_of(*pip, "--no-index", f"--find-links={work}", "--upgrade", f"hashclient=={version()}")
     for name in USELESS:
         shutil.rmtree(site / name, ignore_errors=True)
@@ -78,7 +78,7 @@ def install(site: Path, work: Path, epoch: int) -> None:
 def finish(target: Path, kind: str, others: list[dict[str, Any]], epoch: int) -> None:
     """Write the bill of materials of `target` beside it, and say how large `target` is.
 
-    The bill is CycloneDX 1.6. It names `others`, and what the lock file names.
+    The bill is CycloneDX 1.6. The bill names `others`, and everything that the lock file names.
     """
     found = list(others)
     lock = (ROOT / "requirements.lock").read_text()

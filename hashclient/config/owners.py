@@ -1,4 +1,4 @@
-"""Files that decide what root does: configuration, keys, tokens, state. Others must not write them.
+"""Files that decide what root does, such as keys: other users must not write to these files.
 
 A user who can write to one of these files, or to a directory on its way, decides which lists are
 trusted, what is isolated, and who gets reports. So a file that others may change is refused, as

@@ -58,9 +58,9 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """One kind.
 
     `expander` names the code that opens the kind, such as `tar:Tar`: a module of this package, and
-    in it a class, or a function of the kind's name and the passwords. It is empty if files of the
-    kind are counted and not opened, and for a front: a file of a kind of its own that may have an
-    archive behind it.
+    in it a class, or a function of the kind's name and the passwords. The name is empty if files of
+    the kind are counted and not opened, and for a front: a file of a kind of its own that may have
+    an archive behind it.
 
     `version` goes up when the rule changes by which `is_one` or `sniff` decides: files that scans
     remember as no containers are looked at again then. `reads` goes up when the expander reads

@@ -1,7 +1,7 @@
 """Files that clients pass as open descriptors.
 
 The files come through a local socket, and are read in threads, in pieces, from their beginning.
-Their read position is not changed, because the client shares it.
+The read position of a file is not changed, because the client shares it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ sends often has one record.
 
 A user is a user id or an address. All connections of one user share the limits of this user: a part
 of all connections, of all open files that clients pass, and of all kept bytes of streams. So no
-user can take everything. Only the limits for all users apply to root and the user of the daemon.
+user can take all connections, files or bytes. Only the limits for all users apply to root and the
+user of the daemon.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Exceptions on disk: rulings of people that entries, or files, are not acted upon.
 
-One file holds them all and is replaced as a whole. Its first line has a message authentication
-code under the local key over every byte, as the manifest of a list has. So an edited file is
-refused. The line also has the number of times that the file was written, and `state.json` has the
-same number: so a lost file, or an old file that was put back, is noticed. The second line has the
-places of all entries in the rest of the file, eight hexadecimal digits each, ordered by list and
-id; the rest is a JSON array with each ruling in a line of its own. So a run decodes the rulings
-about the entries that it matches, and no others.
+One file holds them all and is replaced as a whole. The first line of the file has a message
+authentication code under the local key over every byte, as the manifest of a list has. So an edited
+file is refused. The line also has the number of times that the file was written, and `state.json`
+has the same number: so a lost file, or an old file that was put back, is noticed. The second line
+has the places of all entries in the rest of the file, eight hexadecimal digits each, ordered by
+list and id; the rest is a JSON array with each ruling in a line of its own. So a run decodes the
+rulings about the entries that it matches, and no others.
 """
 
 from __future__ import annotations

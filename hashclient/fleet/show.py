@@ -1,8 +1,8 @@
 """Judges the documents of many machines: each gets its findings, and only one without any is well.
 
 1. A document counts if it verifies, and has the right file name. Otherwise the document is forged.
-2. Its key is pinned to a machine; the document of another key is unknown. A machine with a
-   pinned key and without a document is missing.
+2. The key of a document is pinned to a machine; the document of another key is unknown. A machine
+   with a pinned key and without a document is missing.
 3. Two documents with one key are twins: the state was copied to a second machine. Two different
    documents with one number are twins, too.
 4. A document with a lower number than the last one that was seen is replayed; if the document was

@@ -11,10 +11,10 @@ named by the header with type, offset from the first section and count:
     md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
-A run is cut into pieces of `PIECE_BYTES`; the last one may be shorter. Its *root* is the SHA-256 of
-the SHA-256 digests of all pieces, in their order. The manifest has the root; `checks` has the
-digests of the pieces, which are compared with the root. So verifying a whole run costs as much as
-one digest of it, and verifying a piece as much as one digest of the piece.
+A run is cut into pieces of `PIECE_BYTES`; the last one may be shorter. The *root* of a run is the
+SHA-256 of the SHA-256 digests of all pieces, in their order. The manifest has the root; `checks`
+has the digests of the pieces, which are compared with the root. So verifying a whole run costs as
+much as one digest of it, and verifying a piece as much as one digest of the piece.
 
 `runwriter` makes runs. `reader` joins several runs to an index.
 """

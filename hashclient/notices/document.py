@@ -1,8 +1,8 @@
 """A notice on the wire: one small JSON document, in the words of the Common Alerting Protocol 1.2.
 
 A notice is plain text of limited length, for people: no part of it is executed, opened or followed.
-It may have characters that change the direction of a line, as texts in Arabic or Hebrew do; the
-code that shows a notice escapes them. `docs/format.md` specifies a notice; `lifecycle` has its
+A notice may have characters that change the direction of a line, as texts in Arabic or Hebrew do;
+the code that shows a notice escapes them. `docs/format.md` specifies a notice; `lifecycle` has its
 states at a client.
 
 `to_cap` writes a notice as a message of CAP 1.2 (OASIS, 1 July 2010) in XML, for systems that pass

@@ -2,8 +2,8 @@
 
 1. A URI names one object and all objects below it, as a path names a file or a folder; with a slash
    at its end, only the objects below.
-2. Each store is listed by its client. For Google and Azure, `exact` lists pages with a key that
-   obstore cannot name, and buckets with keys that begin with a slash.
+2. The client of each store lists its buckets. For Google and Azure, `exact` lists pages with a key
+   that obstore cannot name, and buckets with keys that begin with a slash.
 3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
    the listing ends there.
 

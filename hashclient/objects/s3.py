@@ -1,10 +1,10 @@
 """Buckets of S3: botocore finds and lists them, and obstore reads what it can name (`ranges`).
 
 botocore finds credentials, region and endpoint where AWS's own tools do: variables, profiles,
-single sign-on, roles of a machine. It lists and reads every key, and knows versions, deletions and
-holds. A page of a listing is requested by a URL that botocore has signed, and this module reads the
-columns from the answer: this costs a tenth of botocore's parser. If the answer is not a page of the
-usual form, botocore itself requests the page again, and reports the error.
+single sign-on, roles of a machine. botocore lists and reads every key, and knows versions,
+deletions and holds. A page of a listing is requested by a URL that botocore has signed, and this
+module reads the columns from the answer: this costs a tenth of botocore's parser. If the answer is
+not a page of the usual form, botocore itself requests the page again, and reports the error.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def verify_note(text: bytes) -> Note:
     """Verify a note of retraction, or of the destruction of files.
 
     1. The note is spelled as the writer spells it, byte for byte.
-    2. Its records verify like those of a log, and the first is the genesis record.
+    2. The note's records verify like those of a log, and the first is the genesis record.
     3. The other records are about this report, in their order in the log. The records say that the
        report was packaged and, for a destruction, what the body answered.
     4. At the end the records say that the report is retracted, or that, as the body had asked, the

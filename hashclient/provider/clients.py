@@ -2,10 +2,10 @@
 
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
 bits. So many bits cannot be guessed, so a fast hash of the token is safe; the id in the token is a
-salt. Two hashes are kept. This program compares SHA-256. The other is MD5 of the whole header, the
-one hash that nginx can compute without extra modules (`serverconfig`). This hash only has to make
-it impossible to find an input for a given output: MD5 still does, although it is easy to make two
-inputs with the same output.
+salt. The file of clients has two hashes of each token. This program compares SHA-256. The other is
+MD5 of the whole header, the one hash that nginx can compute without extra modules (`serverconfig`).
+This hash only has to make it impossible to find an input for a given output: MD5 still does,
+although it is easy to make two inputs with the same output.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Doubles: entries that occur twice in a publication, or are listed already.
 
 Doubles are allowed, and clients accept them, but most doubles are mistakes: a file that was given
-twice, or an export that repeats earlier exports. So doubles are counted. Digests are compared by
-their first eight bytes, which is enough for a count.
+twice, or an export that repeats earlier exports. So the program counts the entries that are listed
+already. Digests are compared by their first eight bytes, which is enough for a count.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def _handed_over(story: Sequence[Step]) -> datetime | None:
 
 
 def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | None) -> str | None:
-    """Return why even at a person's wish an item that is not due stays, or None.
+    """Return why an item that is not due must stay, even if a person wants it destroyed, or None.
 
     An `order` of an authority outranks the period, but no hold.
     """

@@ -84,8 +84,9 @@ class Wait(msgspec.Struct, frozen=True):
 
     Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
     folder has got its name. `names` are other names in a directory; they are synced once for all
-    acts in it. `change` gets the match, without its hits, as it is recorded by then. It returns the
-    change to `QUARANTINED` for the record, if any, as `change_all` takes it, or refuses to go on.
+    acts in it. `change` gets the match, without its hits, as it is recorded by then. `change`
+    returns the change to `QUARANTINED` for the record, if any, as `change_all` takes it, or refuses
+    to go on.
     """
 
     event: Event | None = None

@@ -13,7 +13,7 @@ the directory is opened step by step and then held by descriptor, with these rul
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to open files: they are always
    followed.
 
-`strangers` defines who the others are. A new file is made only if its name is free.
+`strangers` defines which other users count. A new file is made only if its name is free.
 """
 
 from __future__ import annotations

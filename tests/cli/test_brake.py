@@ -315,7 +315,7 @@ def test_an_archive_counts_once_and_another_member_of_it_is_not_held_back(
     result = world.scan()
     assert result.code == 11
     assert world.counts() == {"quarantined": 5, "held": 2}
-    assert result.lines[-1]["held"] == 4  # members, each of which is an outcome
+    assert result.lines[-1]["held"] == 4  # members: each of them is an outcome
     (world.tree / "both.zip").write_bytes(zip_of({"a": WRONG, "b": RIGHT}))
     world.scan()
     assert "both.zip" not in world.left()

@@ -320,7 +320,7 @@ def test_a_file_whose_path_became_a_link_to_the_place_is_not_below_it(tmp_path: 
     whole = Seen(None, None, status.st_dev, status.st_ino)
     read.unlink()
     read.symlink_to(place / "wrong")
-    # On record, and from other machines, without the number of the device.
+    # The recorded match has the number of the device; a match of another machine lacks the number.
     for seen in (whole, msgspec.structs.replace(whole, device=None), None):
         outcome = Outcome(Kind.MATCH, str(read), seen=seen)
         assert not is_below(outcome, str(place))

@@ -99,7 +99,7 @@ def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place
     assert world.scan().code == 10
     document = verify_status(only(place).read_bytes()).document
     assert (document.counter, document.interval_s, document.open_matches) == (1, 7200, 1)
-    assert world.call("fetch").code != 0  # the root is another one
+    assert world.call("fetch").code != 0  # the root is a different one
     assert verify_status(only(place).read_bytes()).document.counter == 2
 
 
@@ -278,7 +278,7 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
     yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
-    # But it hides no older generation, whatever its machine says.
+    # A young generation hides no older generation, whatever its machine says.
     yard.put(yard.boxes[1], 7, 102, lists=(newer,))
     assert yard.states() == {"web-2": "behind"}
 

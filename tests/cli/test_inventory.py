@@ -330,7 +330,7 @@ def test_where_nothing_can_be_written_the_verdict_is_the_same(world: Known) -> N
         env=UNMEASURED,
         preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )
-    # That the audit log cannot be written needs attention.
+    # An audit log that cannot be written needs attention.
     assert (result.code, matches(result)) == (11, {"f0"})
     assert result.err.count("cannot use the inventory") <= 1
 

@@ -82,7 +82,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     assert more == {
         "ruled_out_by_size": 0,
         "known_unchanged": 1,
-        "believed_unchanged": int(world.sized),  # only a lease proves it
+        "believed_unchanged": int(world.sized),  # only a lease proves that the file has not changed
     }
 
 

@@ -113,7 +113,7 @@ def test_without_recipients_nothing_is_scanned(world: Policies) -> None:
 def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: Policies) -> None:
     world.set_policy('[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
     for args in (["scan", world.tree], ["scan", "--policy-check", world.tree], ["status"]):
-        if args == ["status"]:  # which wants a provider
+        if args == ["status"]:  # `status` wants a provider
             world.set_policy(f'{PROVIDER}[[policy]]\nlist = "bsae"\nactions = ["record"]\n')
         result = world.call(*args)
         assert (result.code, result.out) == (2, ""), result
@@ -289,7 +289,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
     with monkeypatch.context() as patched:
         patched.setattr("hashclient.scan.run.actions.prepare_wanted", killed)
         world.scan()
-    # Renamed meanwhile; another file is found, which is for the new one.
+    # The destination was renamed meanwhile; another file is found, for the new destination.
     config = world.path / "config.toml"
     config.write_text(config.read_text().replace("report.to.police", "report.to.second"))
     copy = write_tree(tmp_path / "more", {"again": WORST})

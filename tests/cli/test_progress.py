@@ -221,7 +221,7 @@ def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     assert "%" not in terminal.getvalue().split("1 file,")[0]
     assert "25 %, 0 s left, 2 files, 0 " in terminal.getvalue()
     assert "37 %, " in terminal.getvalue()
-    # More than were counted: no more than all.
+    # There are more files than were counted: the share stays at 100 %.
     assert "100 %, 4 files" in terminal.getvalue()
 
 

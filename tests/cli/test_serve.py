@@ -45,7 +45,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    options = ("--metrics", "127.0.0.1:0", "--paths", "any")  # some ask at the port
+    options = ("--metrics", "127.0.0.1:0", "--paths", "any")  # some programs ask at the port
     with serving(state, tmp_path_factory.mktemp("run"), *options) as daemon:
         yield daemon
 

@@ -103,7 +103,7 @@ def scenes(
     for number in changes(MOST):
         shutil.copytree(kept, place, symlinks=True)
         if scene.file.exists():
-            scene.ward.match(scene.file)  # a copy is another file: a scan has read that
+            scene.ward.match(scene.file)  # a copy is another file: a scan has read the copy
         yield number, scene
         shutil.rmtree(place)
     raise AssertionError("there is no end to it")
@@ -938,7 +938,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
         def act(name: str, argument: object, scene: Scene = scene) -> None:
             nonlocal left
             left -= 1
-            # Removing what is left behind is what all of this rests on.
+            # All of these tests rely on the removal of leftovers.
             if left == 0 and (name, argument) != ("unlink", f"{scene.private.name}.new"):
                 raise error
 

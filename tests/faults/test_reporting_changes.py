@@ -112,7 +112,7 @@ def test_a_file_quarantined_while_a_report_is_open_waits_for_the_key(
     assert sent.error is None and "waits" in sent.detail
     assert sent.report.problem is not None
     assert sent.report.problem.exit_code == ExitCode.INCOMPLETE
-    # Meanwhile nothing stays open there.
+    # Meanwhile no report stays open at the service.
     assert service.states() == ["retracted"]
     (sent,) = desk.send_due(identities=desk.identities())
     assert sent.error is None

@@ -40,7 +40,7 @@ REQUIRED = {
     "until": "2027-01-31",
     "command": '["/usr/local/bin/facts"]',
 }
-#: The name of a table whose name is free; that of a bucket is its URI.
+#: The name of a table whose name is free; the name of a bucket's table is the bucket's URI.
 NAMES = {"objects": '"s3://bucket"'}
 
 #: The way to a key. Each step is a name or `[]`, with the keys that must stand beside it in its

@@ -111,7 +111,7 @@ def test_an_answer_by_a_key_that_is_not_pinned(tmp_path: Path) -> None:
     _, report = handed_over(desk)
     with desk.record() as record, pytest.raises(VerificationError, match="another key than that"):
         receive(desk.outbox, record, signed(answer_of(desk, report, key=public), other))
-    # Who names the pinned key without having it.
+    # The sender names the pinned key without having the key.
     with desk.record() as record, pytest.raises(VerificationError, match="bad signature"):
         receive(desk.outbox, record, signed(answer_of(desk, report), other))
     unpinned = desk_at(tmp_path / "two", None)

@@ -141,7 +141,7 @@ def test_a_file_that_is_full_is_closed(tmp_path: Path) -> None:
     verify(book.directory)
     sizes = [(book.directory / n).stat().st_size for n in book.files()]
     assert max(sizes) < 4_000
-    # However small: each file has a record of its own.
+    # However small the limit is: each file has a record of its own.
     book.max_bytes = 1
     before = len(book.files())
     book.add(30, 31, 32)
@@ -553,7 +553,7 @@ def test_processes_that_append_while_files_are_closed_keep_one_chain(tmp_path: P
     book.add(0)
     children = []
     for first in (1_000, 2_000, 3_000):
-        with warnings.catch_warnings():  # of threads, which a test runner may have
+        with warnings.catch_warnings():  # warnings of threads, which a test runner may have
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:

@@ -34,9 +34,9 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
         # A part of a processor counts as one processor.
         (V2, {"a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
         (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
-        # More than there are is no more than there are.
+        # A quota above the number of processors counts as that number.
         (V2, {"a.slice/b.service/cpu.max": "9000000 100000\n"}, 8),
-        # A group above has less to give.
+        # The group above has a lower quota.
         (
             V2,
             {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},

@@ -182,7 +182,7 @@ def test_a_large_file_is_not_checked_beside_others(
     task = [Group(str(tmp_path), names, follow=False)]
     assert worker._is_large(task) is (names == ["large"])
     assert not worker._is_large(task * 2)
-    # A large one that is alone is checked.
+    # A large file that is alone is checked.
     paths, answer = checked(checker, batch(str(tmp_path), *names))
     assert (paths, answer.large) == ([f"{tmp_path}/{name}" for name in names], [])
     groups = [batch(str(tmp_path), name) for name in ("large", "small")]

@@ -128,7 +128,7 @@ def test_every_dead_process_is_started_and_no_other_and_none_at_the_end(
         house.daemon._processes[row] = (Process(code, row), 0.0)  # type: ignore[assignment]
     house.room = False
     house.daemon._restart_dead()
-    assert house.started == []  # there may be memory for it later
+    assert house.started == []  # later there may be memory for the process
     house.room = True
     house.daemon._restart_dead()
     assert house.started == [0, 2]

@@ -270,7 +270,7 @@ def test_the_pace_is_that_of_one_command() -> None:
     assert not look(500.0, 2, reads=False)
     assert [look(t, 2) for t in (500.0, 530.0, 530.1)] == [False, False, True]
     pace.came += 59
-    assert not pace.is_slow(505.0, 10.0)  # its first seconds do not count
+    assert not pace.is_slow(505.0, 10.0)  # the first seconds of a command do not count
     assert [pace.is_slow(t, 10.0) for t in (505.1, 505.9, 506.0)] == [False, False, True]
     parser.feed(memoryview(b"G\0"), 9)
     assert not look(900.0, 2)

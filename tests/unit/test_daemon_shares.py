@@ -112,7 +112,7 @@ def test_root_keeps_its_places() -> None:
 def test_a_client_that_is_silent_or_slow_makes_place(kind: str) -> None:
     house = House()
     clients = house.enter_many(ROOT, 10)
-    clients[3].waits_for_client = False  # its request is at work
+    clients[3].waits_for_client = False  # the request of this client is at work
     if kind == "silent":
         house.now = SILENT_S + 1
         for client in clients[:3]:

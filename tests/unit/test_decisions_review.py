@@ -65,7 +65,7 @@ def test_the_share_is_chosen_by_the_id_and_the_same_each_time() -> None:
     assert 130 < len(chosen) < 270
     again = ReviewPolicy(ReportConfig(after="review", share=0.1))
     assert chosen == [match_id for match_id in ids if again.is_chosen(match_id)]
-    # Who is chosen for a small share is chosen for a larger one.
+    # A match that is chosen for a small share is also chosen for a larger share.
     larger = ReviewPolicy(ReportConfig(after="review", share=0.5))
     assert all(map(larger.is_chosen, chosen))
     assert all(map(ReviewPolicy(ReportConfig(after="review")).is_chosen, ids))

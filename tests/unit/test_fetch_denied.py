@@ -76,7 +76,7 @@ def test_access_that_is_given_later_brings_the_list(simulator: Simulator, tmp_pa
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     deny(simulator, "c")
-    client.fetch("a")  # which does not ask for the others
+    client.fetch("a")  # this fetch does not ask for the other lists
     assert missing(client) == []
     assert [fetched.list_name for fetched in client.fetch()] == ["a", "b"]
     assert client.numbers(range(9)) == set(range(6))

@@ -283,7 +283,7 @@ def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
 
 def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
-    verify_guard(state)  # there is none yet
+    verify_guard(state)  # there is no index yet
     assert refused(state, [path], digests_of(1)) is not None
     verify_guard(state)
     (run,) = (state / "known-good").glob("run-*")

@@ -110,7 +110,7 @@ def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
         machine.mapped(2, "LVM-over-two", partition, usb),
     ):
         assert name(loose) is None
-    # A bridge to what can be pulled out.
+    # A bridge to a disk that can be pulled out.
     nvme = machine.disk("devices/pci0000:00/0000:00:07.0/0000:05:00.0/nvme/nvme0/nvme0n1")
     assert name(nvme) == b""
     (machine.sys / "devices/pci0000:00/0000:00:07.0/0000:05:00.0/removable").write_text("removable")

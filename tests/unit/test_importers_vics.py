@@ -246,7 +246,7 @@ def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         write(out, exports.entries(5000, seed=3))
         slow.clear()
         assert len(rows(read(out.getvalue(), Reading(all_rows=True)))) == 5000
-        # The first, the last of each array, and those at the end of what was read.
+        # Slow media: the first and the last of each array, and media at the end of the read text.
         assert len(slow) < 100
 
 

@@ -377,7 +377,7 @@ def test_an_archive_verifies_for_its_recipient(
         verify_package(path)
     with pytest.raises(AuthorisationError):
         verify_package(path, opener=opener_of(load_identities(desk.officer)))
-    # The evidence is for both: who quarantines here, and who gets it. The files stay in place.
+    # Two keys open the evidence: this officer's and the recipient's. The files stay in place.
     for match in found.document.matches:
         assert match.evidence is not None
         assert match.evidence.recipients == (desk.officer_public, recipient[1])

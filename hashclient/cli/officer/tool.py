@@ -1,6 +1,6 @@
 """The command line of `hashclient-verify`, the one-file program for recipients of packages.
 
-It needs only Python's standard library. `openssl` verifies signatures, and `age` opens sealed
+The tool needs only Python's standard library. `openssl` verifies signatures, and `age` opens sealed
 files.
 """
 

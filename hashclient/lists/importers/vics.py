@@ -1,8 +1,8 @@
 """VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), lists and cases.
 
-Its schema is not public; docs/import.md describes what is read here. A document names its data
-model first, then has an array `value` of media, or of cases with arrays of Media. `vicsbatch` reads
-many media at once.
+The schema of VICS is not public; docs/import.md describes what is read here. A document names its
+data model first, then has an array `value` of media, or of cases with arrays of Media. `vicsbatch`
+reads many media at once.
 
 Categories are numbers whose meaning differs between countries. The categories of CAID include legal
 files, and files in category 0 are not judged yet: so the user must say which rows to use.

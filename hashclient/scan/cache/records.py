@@ -82,8 +82,8 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
     """Return for which files of the same status an earlier record has tags that the later lacks.
 
-    Both must be of the same content. If the earlier record is proven, the content is still the
-    same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a
+    Both records must be of the same content. If the earlier record is proven, the content is still
+    the same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a
     believed record, until they are due, but not to a proven record.
     """
     proven = old["read_day"] == 0

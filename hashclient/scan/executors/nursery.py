@@ -2,8 +2,8 @@
 
 Later, the process that distributes work has threads that list directories, and an open SQLite
 database: a fork would copy both into a worker that can use neither. So the nursery is forked first.
-It also has the lists mapped, so its workers start at once and share the pages. The nursery only
-forks and waits, and ends with its workers when its parent is gone.
+The nursery also has the lists mapped, so its workers start at once and share the pages. The nursery
+only forks and waits, and ends with its workers when its parent is gone.
 """
 
 from __future__ import annotations

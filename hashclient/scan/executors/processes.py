@@ -220,7 +220,7 @@ class Pool:
                 self._nursery.exit_code(worker.pid)
 
     def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
-        """Return the message of a worker, None if it died; an error comes from an index."""
+        """Return the message of a worker, None if it died; a damaged index gives an error."""
         try:
             message = decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message

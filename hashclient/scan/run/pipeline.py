@@ -103,7 +103,7 @@ def exceptions_of(
 ) -> Exceptions:
     """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
 
-    Then matches that would be excepted are matches.
+    In a failed run, matches that would be excepted are matches.
     """
     from hashclient.decisions.exceptions import Exceptions
 

@@ -5,9 +5,9 @@ move a file from one that is not listed yet to one that was listed. So for each 
 others may write to, the walk notes the time of its last change, and its entries. After all files
 are checked, the status of each of these directories is read again. A changed directory is listed
 again, at one instant. New entries that are older than the scan are walked and checked, and so are
-`lost` entries, which were listed, but missing at the time of the read. Then the pass begins again.
-If no directory has changed since its listing, all listings together show one instant, and no file
-was missed. A directory that changes without end is unread.
+`lost` entries, which were listed, but missing at the time of the read. After a change, the pass
+over the directories begins again. If no directory has changed since its listing, all listings
+together show one instant, and no file was missed. A directory that changes without end is unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
 may write to are not noted. The scan of a busy server also ends: after `LOOKS` passes over all

@@ -180,8 +180,8 @@ def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
     """Return the status at each path, or its error; links are followed.
 
     If somebody exchanges two paths in this time, both may show the same file. So equal paths are
-    compared again, a few times, until they differ. They may stay equal, because different names can
-    lead to one file.
+    compared again, a few times, until they differ. The paths may stay equal, because different
+    names can lead to one file.
     """
     found = [_looked_at(path) for path in paths]
     for _ in range(ROUNDS):
