@@ -89,9 +89,18 @@ def test_two_kinds_may_begin_at_one_place() -> None:
     assert found(b"abBB5xx") == []  # it would begin before the file
 
 
-def test_so_many_archives_are_opened_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behind, "_MAX_ARCHIVES", 3)
-    assert found(b"AAx" + b"AA3" * 5) == [b"AA3"] * 3
+def test_archives_and_false_marks_are_looked_at_up_to_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = b"AAx" + b"AA3" * 4 + b"AAx"
+    for limit, least in (("_MAX_ARCHIVES", 4), ("MAX_MARKS", 2)):
+        monkeypatch.setattr(behind, limit, least)
+        assert found(data) == [b"AA3"] * 4
+        with monkeypatch.context() as patch:
+            patch.setattr(behind, limit, least - 1)
+            with pytest.raises(NotReadError) as refused:
+                found(data)
+            assert refused.value.why is Why.LIMIT
 
 
 # Mailboxes
