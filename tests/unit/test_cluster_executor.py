@@ -218,8 +218,10 @@ def test_what_is_handed_back_is_checked_again_and_large_files_alone(
         packed.large = [names_of(*task("c")), names_of(*task("e"))]
         return encode(packed)
 
-    house = House(monkeypatch, answer=answer)
+    house, took = House(monkeypatch, answer=answer), list[tuple[int, float]]()
+    monkeypatch.setattr(house.run._backlog, "took", lambda *given: took.append(given))
     found, _ = house.go(task("a", "b", "c", "e"))
+    assert took == [(1, 1.0)] * 4  # what was handed back took no time
     assert set(found) == {f"/d/{name}" for name in "abce"}
     assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
     assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.quarantine.isolators import files
 from hashclient.quarantine.isolators.files import UNSEEN, open_elsewhere
 
 #: This program maps its input file, closes the file, and waits.
@@ -96,3 +97,53 @@ def test_a_file_that_is_mapped_and_not_open_is_in_use(file: Path) -> None:
         pytest.skip("this file system has no leases")
     with held(file, sys.executable, "-c", MAPPER), opened(file, unlinked=True) as fd:
         assert open_elsewhere(fd) == [UNSEEN]
+
+
+@pytest.mark.parametrize(
+    ("target", "links", "is_held"),
+    [
+        ("{file}", 1, True),
+        ("{file}", 2, True),
+        ("{file}", 0, False),
+        ("{file} (deleted)", 0, True),
+        ("{file} (deleted)", 1, True),
+        ("../f", 1, False),
+        ("../f (deleted)", 0, False),
+        ("{file}-other", 1, False),
+    ],
+)
+def test_only_a_descriptor_that_may_be_the_file_is_looked_at(
+    tmp_path: Path, file: Path, target: str, links: int, is_held: bool
+) -> None:
+    """A look at another one could wait for a server that hangs."""
+    os.link(file, tmp_path / "f (deleted)")
+    (tmp_path / "f-other").touch()
+    (tmp_path / "fd").mkdir()
+    (tmp_path / "fd" / "3").symlink_to("pipe:[1]")
+    (tmp_path / "fd" / "4").symlink_to(target.format(file=file))
+    fields = list(file.stat())
+    fields[3] = links
+    status = os.stat_result(fields)
+    assert files._holds(tmp_path / "fd", status) is is_held
+
+
+@pytest.mark.parametrize(
+    ("links", "programs", "text"),
+    [
+        (0, 0, []),
+        (1, 0, ["1 other name of it remains"]),
+        (2, 0, ["2 other names of it remain"]),
+        (0, 1, ["still open in p0"]),
+        (1, 5, ["1 other name of it remains", "still open in p0, p1, p2, p3, p4"]),
+        (0, 6, ["still open in p0, p1, p2, p3, p4 and 1 more"]),
+        (0, 9, ["still open in p0, p1, p2, p3, p4 and 4 more"]),
+    ],
+)
+def test_what_remains_of_a_file_is_said(
+    file: Path, monkeypatch: pytest.MonkeyPatch, links: int, programs: int, text: list[str]
+) -> None:
+    monkeypatch.setattr(files, "open_elsewhere", lambda _: [f"p{n}" for n in range(programs)])
+    for number in range(links):
+        os.link(file, file.with_name(f"link-{number}"))
+    with opened(file, unlinked=True) as fd:
+        assert list(files._remains(fd)) == text
