@@ -227,7 +227,7 @@ class Nodes:
         end = place + size + -(size + form.tail.size) % form.unit
         tail = self._data.read_at(end, form.tail.size).ljust(form.tail.size, b"\0")
         count, crc, *lengths = form.tail.unpack(tail)
-        is_whole = (count, crc) == (size, _crc(content)) and len(content) == size
+        is_whole = (count, crc) == (size, _crc(content))
         if form is _LARGE:
             # Programs look at one of these lengths, and some ignore a shorter one.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)

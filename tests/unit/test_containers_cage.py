@@ -379,7 +379,14 @@ LIES: list[protocol.ToWorker | bytes] = [
     rows(Row(0, b"x", 1, why="clean")),
     rows(containers=[(0, 0, b"x")]),
     rows(containers=[(1, 5, b"x")]),
-    rows(containers=[(n, n - 1, b"x") for n in range(1, 9)]),
+    rows(containers=[(n, n - 1, b"x") for n in range(1, 6)]),
+    rows(containers=[(1, 0, b"x" * 4_097)]),
+    rows(containers=[(1, 0, b"x"), (1, 0, b"y")]),
+    rows(Row(0, b"x" * 4_097, 1, 4, DIGEST)),
+    rows(Row(0, b"x", 1 << 63, ruled_out=True)),
+    rows(Row(0, b"x", 1, 4, DIGEST, ruled_out=True)),
+    rows(Row(0, b"", None, not_opened="zip")),
+    rows(Row(0, b"", 1, 4, DIGEST, not_opened="luks")),
     rows(*[Row(0, b"x", 1, 4, DIGEST)] * 45),
     rows(containers=[(1, 0, b"x")], mail=Mail("<script>")),
     rows(containers=[(1, 0, b"x")], mail=Mail(sender="a b@example.org")),
@@ -397,6 +404,27 @@ def test_an_impossible_message_is_not_believed(
     with pytest.raises(NotReadError) as caught:
         Liar(lie, Done(0, is_tired=False)).open(archive)
     assert caught.value.why is Why.FAILED
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        rows(containers=[(n, n - 1, b"x") for n in range(1, 5)]),
+        rows(containers=[(1, 0, b"x" * 4_096), (9, 0, b"y")]),
+        rows(*[Row(0, b"x", 1, 4, DIGEST)] * 44),
+        rows(Row(0, b"x" * 4_096, 0, 4, DIGEST)),
+        rows(Row(0, b"x", (1 << 63) - 1, ruled_out=True)),
+        rows(Row(0, b"x", None, why="damaged")),
+        rows(Row(0, b"", None, not_opened="luks")),
+        *(
+            rows(Row(0, b"x", 1, mask, bytes(length)))
+            for mask, length in ((1, 16), (2, 20), (3, 36), (4, 32), (5, 48), (6, 52), (7, 68))
+        ),
+    ],
+    ids=range(14),
+)
+def test_a_message_at_the_limits_is_believed(archive: Path, truth: Rows) -> None:
+    assert len(Liar(truth, Done(0, is_tired=False)).open(archive)) == len(truth.rows)
 
 
 def test_a_message_that_is_too_long_is_not_waited_for(archive: Path) -> None:
