@@ -29,7 +29,7 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
     try:
         os.write(2, _ENDS[signal.Signals(number)])
     finally:
-        # An exception would be raised inside the module that is being loaded.
+        # Not `sys.exit`: its exception would be raised inside the module that is being loaded.
         os._exit(128 + number)
 
 

@@ -28,7 +28,7 @@ from hashclient.containers.tarheader import (
 )
 
 _LZMA_BYTES = 18
-#: Bytes of a window of 2^n, 3·2^n or all ones; and what `is_lzma_header` asks of the length.
+#: The bytes of a window of 2^n, 3·2^n or all ones. `_LZMA` also asks for a possible length.
 _LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
 _LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(
     _LZMA_WINDOW

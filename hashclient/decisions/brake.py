@@ -28,7 +28,7 @@ from hashclient.core.match import PROGRESS, Match
 from hashclient.decisions.policy import Policy
 from hashclient.matches.permits import Case, Entry, Permits
 
-#: The time that the limits are for.
+#: The period for which the limits count.
 WINDOW = timedelta(hours=24)
 #: How long permits are kept: none is lost while the clock is some days ahead.
 _KEPT = timedelta(days=30)

@@ -178,7 +178,7 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # The file is there. An error of the file system of the place, or of a system without
+            # The place has a file. An error of the file system of the place, or of a system without
             # /proc, must not mean that the place is empty.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise

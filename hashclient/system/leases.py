@@ -53,9 +53,7 @@ def hold(fd: int) -> bool | None:
     try:
         if F_RDLCK:
             fcntl(fd, F_SETLEASE, F_RDLCK)
-        # nearly every kernel has /proc; Python tries an argument as a string first, which takes
-        # time
-        else:
+        else:  # F_RDLCK is 0 nearly everywhere; an argument takes time: Python tries a string first
             fcntl(fd, F_SETLEASE)
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None

@@ -142,7 +142,7 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
 
     def work(number: int) -> None:
         begun.append(number)
-        try:  # the interrupt is raised here if the caller works at this one itself
+        try:  # the interrupt comes here if the caller does this work itself
             if number == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             assert interrupted.wait(60)

@@ -220,7 +220,7 @@ def test_segments_stay_few_however_many_generations(simulator: Simulator) -> Non
 def test_every_client_ends_with_the_same_list(
     steps: list[tuple[set[int], set[int], int | None]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Withdraw some, publish some (back, too), consolidate or not; clients of every age follow."""
+    """Withdraw and publish entries (some again), consolidate or not; clients of any age follow."""
     folder = tmp_path_factory.mktemp("consolidate")
     simulator = Simulator(folder / "repo")
     live: set[int] = set()

@@ -111,7 +111,7 @@ def convert(value: Any, type: type[_T]) -> _T:  # noqa: A002 - msgspec's word
     """Return JSON values as a value of a type, strictly.
 
     Raises:
-        ValidationError: they do not fit.
+        ValidationError: the values do not fit.
     """
     result: _T = _convert(value, type)
     return result
