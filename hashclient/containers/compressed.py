@@ -46,9 +46,13 @@ _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
     rb"\x02\x21\x4c\x18|LZIP"
 )
+#: Streams that gzip alone joins: `.Z`, pack and lzh.
+_JOINED_BY_GZIP = (b"\x1f\x9d", b"\x1f\x1e", b"\x1f\xa0")
 #: Python's module joins streams of these kinds, and ignores streams of other kinds behind them.
 _JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
+#: The field of an .lzma that does not say how long the decoded bytes are, as most.
+_NO_LENGTH = b"\xff" * 8
 #: This many decoded bytes show the kind of a member; the window is large enough for them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
@@ -102,6 +106,8 @@ class _Compressed:
     seeks = False
     #: Whether any program joins a stream of another kind to this one.
     is_joined = True
+    #: How streams begin that the program of this kind alone joins.
+    joins: tuple[bytes, ...] = ()
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the one member."""
@@ -109,7 +115,7 @@ class _Compressed:
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
         rest = source.peek(HEAD_BYTES) if self.is_joined and source.is_behind else b""
-        if is_joined(rest):
+        if is_joined(rest) or rest.startswith(self.joins):
             if hasattr(data, "read_at") and (following := _following(rest)) is not None:
                 if {self.name, following.name} <= _JOINED_BY_PYTHON:
                     source = _Input(data)
@@ -174,6 +180,7 @@ class Gzip(_Compressed):
 
     name = "gzip"
     mark = _GZIP + b"\x08"
+    joins = _JOINED_BY_GZIP
 
     def _name_of(self, source: _Input) -> bytes:
         return _gzip_header(source)[1]
@@ -293,11 +300,13 @@ class Lzma(_Compressed):
         """
         if not is_lzma_header(head):
             return False
+        if head[5:13] == _NO_LENGTH and head[1:5] != _NO_LENGTH[:4]:
+            return True  # 12 bytes are as sure as a mark, and busybox gives what precedes damage
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
         # If the length is too small, busybox returns the bytes before the end.
         return any(
             _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
-            for size in {head[5:13], b"\xff" * 8}  # most have no length
+            for size in {head[5:13], _NO_LENGTH}
         )
 
     def _decoder(self) -> Decoder:

@@ -164,7 +164,12 @@ OPENED = (
         in_programs_at=MAGIC_AT,
         reads=2,
     ),
-    Kind("gzip", (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),), "compressed:Gzip"),
+    Kind(
+        "gzip",
+        (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),),
+        "compressed:Gzip",
+        reads=2,
+    ),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
     Kind("xz", (Mark(0, (b"\xfd7zXZ\0",)),), "compressed:Xz"),
     Kind(
@@ -307,7 +312,7 @@ OPENED = (
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),
         "compressed:Lzma",
-        version=3,
+        version=4,
         sure=Sure.GUESS,
         reads=2,
     ),

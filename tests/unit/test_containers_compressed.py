@@ -102,6 +102,10 @@ def test_legacy_lzma_counts_only_if_its_beginning_decodes() -> None:
     assert not sniffs(Lzma(), good[:1] + b"\1\2\3\4" + good[5:])
     for _ in range(300):
         assert not sniffs(Lzma(), chance.randbytes(600))
+    wrong = good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]
+    assert sniffs(Lzma(), wrong) and opened(Lzma(), wrong).reasons == {Why.DAMAGED}
+    raw_picture = b"\0" + bytes([255] * 12) + b"\0" + chance.randbytes(600)
+    assert is_lzma_header(raw_picture) and not sniffs(Lzma(), raw_picture)
 
 
 def test_a_sum_of_the_header_of_gzip_that_does_not_agree_is_damage() -> None:
@@ -202,6 +206,14 @@ def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other:
         third = opened(expander, Whole(data + zstd_of(A)))
         assert third.contents[0] == A and third.unread == unread
     assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
+
+
+@pytest.mark.parametrize("mark", [0x9D, 0x1E, 0xA0])
+def test_a_stream_that_gzip_alone_joins_is_unread(mark: int) -> None:
+    data = gzip_of(A) + bytes([0x1F, mark]) + compress_of(B)[2:]
+    out = opened(Gzip(), data)
+    assert out.contents == [A] and out.reasons == {Why.UNSUPPORTED}
+    assert not opened(Xz(), xz_of(A) + data[len(gzip_of(A)) :]).unread
 
 
 @pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
