@@ -296,9 +296,9 @@ def test_no_shortcut_changes_a_verdict(
             plain = world.scan(inventory=False)
             agree(plain, expected)
             let_time_pass(world.probe)
-            # Once with the inventory as the earlier steps have left it, and once again. For a
-            # matching file the inventory may have more digests, and so show more entries that agree
-            # in part.
+            # The first scan finds the inventory of the earlier steps, the second the inventory of
+            # the first. For a matching file the inventory may have more digests, and so show more
+            # entries that agree in part.
             for _ in range(2):
                 remembered = world.scan(inventory=True)
                 agree(remembered, expected)
