@@ -48,7 +48,8 @@ class MetadataDir:
         Raises:
             OSError, RepositoryError: the metadata cannot be read.
         """
-        signed: Signed = Metadata.from_file(str(self.path / f"{role}.json")).signed
+        # Not `from_file`, whose error on a broken disk is no OSError.
+        signed: Signed = Metadata.from_bytes(self.read_bytes(role)).signed
         return signed
 
     def read_root(self) -> bytes:

@@ -605,6 +605,29 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
     assert rests_on(check(lists, tree, "size")) == (0, 1, 0)
 
 
+def test_a_known_container_is_opened_where_its_members_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember_at_once(monkeypatch, tmp_path)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"zip": zipped(b"benign")})
+    memory = Memory(InventoryPlace(tmp_path / "state", lists.sealer.key_id))
+    found = []
+    with contextlib.closing(Members(lists.judge(), Options(), keep_clean=True)) as members:
+        for _ in range(2):
+            while time.time_ns() <= (tree / "zip").stat().st_ctime_ns:
+                pass
+            how: dict[str, Any] = {"members": members, "keep_clean": True, "learn": True}
+            result = check(lists, tree, "zip", cache=memory.open(), **how)
+            found.append([one.members for one in result.outcomes])
+            counts = (result.clean, result.members, result.known_unchanged)
+            assert counts == (2, 1, 0)
+            memory.learn(result)
+            memory.flush()
+            memory.close()
+    assert list(map(sorted, found)) == [[(), ("0",)]] * 2
+
+
 @pytest.mark.parametrize("members", [False, True], ids=["files alone", "with members"])
 def test_several_directories_are_judged_as_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: bool
