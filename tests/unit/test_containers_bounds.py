@@ -90,6 +90,15 @@ def test_bytes_are_skipped_as_far_as_there_are_any(step: int, *, is_whole: bool)
             assert source.take(9) == DATA[before + there :][:9]
 
 
+def test_bytes_that_were_just_taken_can_be_given_back() -> None:
+    for count in range(6):
+        source = Forward(Once(DATA, 3))
+        assert source.take(5) == DATA[:5]
+        source.back(count)
+        assert source.position == 5 - count
+        assert source.take(7) == DATA[5 - count :][:7]
+
+
 def test_skipped_bytes_are_not_read_where_any_place_can_be_read() -> None:
     whole = Whole(bytes(1 << 20))
     source = Forward(whole)
