@@ -35,7 +35,7 @@ class Begun(Expander, Protocol):
     def length(self, data: Data) -> int:
         """Return the length of the archive that begins here; 0 without one.
 
-        The length of all bytes, if the archive does not show its end.
+        The length of all bytes, if no checksum makes sure where the archive ends.
         """
         ...
 
@@ -63,25 +63,31 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
-        """Yield archives with kind and expander, but none that lies within the one before."""
+        """Yield archives with kind and expander, but none that lies within the one before.
+
+        Within an archive without a sure end, archives of other kinds are found: most programs
+        search for one kind, and pass over the others.
+        """
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
         marks = MAX_MARKS
         window = b""
         places: dict[str, int] = {}  # of the next mark of each kind, as far as the window goes
+        ends: dict[str, int] = {}  # of the last archive of each kind
         while start < data.size:
             if start >= begin + _WINDOW_BYTES:
                 begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)
                 places.clear()
+            beyond = begin + _WINDOW_BYTES
             for kind, _ in kinds:
-                if places.get(kind.name, -1) < start:
-                    found = window.find(kind.in_programs, start - begin + kind.in_programs_at)
-                    beyond = begin + _WINDOW_BYTES
+                least = max(start, ends.get(kind.name, 0))
+                if places.get(kind.name, -1) < least:
+                    found = window.find(kind.in_programs, least - begin + kind.in_programs_at)
                     places[kind.name] = (
-                        begin + found - kind.in_programs_at if found >= 0 else beyond
+                        begin + found - kind.in_programs_at if found >= 0 else max(beyond, least)
                     )
-            at = min(places.values(), default=begin + _WINDOW_BYTES)
-            if at >= begin + _WINDOW_BYTES:
-                start = begin + _WINDOW_BYTES
+            at = min(places.values(), default=beyond)
+            if at >= beyond:
+                start = beyond
                 continue
             part, lengths = part_of(data, at), []
             # Marks of several kinds may be at one place: a false mark must not hide a true one.
@@ -94,7 +100,8 @@ class Behind:
                     if count == _MAX_ARCHIVES:
                         raise NotReadError(Why.LIMIT, "too many archives in one file")
                     count += 1
-                    lengths.append(length)
+                    ends[kind.name] = at + length
+                    lengths.append(length if length < part.size else 1)
                     yield kind, expander, part_of(data, at, length)
             marks -= not lengths
             if marks < 0:

@@ -97,7 +97,7 @@ class Cab(Libarchive):
         is_more = True
         while is_more:
             part = part_of(whole, marks.position)
-            length = self.length(part)
+            length = _length(part)
             others += not length
             if length or not count:
                 if count == _MAX_CABINETS:
@@ -128,19 +128,24 @@ class Cab(Libarchive):
         yield from _members(whole, folders) if folders else super().members(whole)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first folder is where the header says.
+        """See `behind.Begun`: no field is sure, and all cabinets up to the end are one archive."""
+        return data.size if _length(data) else 0
 
-        Programs ignore the other fields: the version, and an impossible length.
-        """
-        head = data.read_at(0, _HEADER.size)
-        if len(head) < _HEADER.size:
-            return 0
-        folders, files = _BEGINNING.unpack(head)
-        least, length = _HEADER.size + _FOLDER.size * folders, _says(head)
-        table = _table(data, most=1) if folders and files and least < data.size else []
-        if not table or table[0].compression > _LZX or not least < table[0].start < data.size:
-            return 0
-        return length if table[0].start < length <= data.size else data.size
+
+def _length(data: Data) -> int:
+    """Return the length of the cabinet that begins here, if its first folder is where it says.
+
+    Programs ignore the other fields: the version, and an impossible length.
+    """
+    head = data.read_at(0, _HEADER.size)
+    if len(head) < _HEADER.size:
+        return 0
+    folders, files = _BEGINNING.unpack(head)
+    least, length = _HEADER.size + _FOLDER.size * folders, _says(head)
+    table = _table(data, most=1) if folders and files and least < data.size else []
+    if not table or table[0].compression > _LZX or not least < table[0].start < data.size:
+        return 0
+    return length if table[0].start < length <= data.size else data.size
 
 
 def _says(head: bytes) -> int:

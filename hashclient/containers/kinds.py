@@ -162,7 +162,7 @@ OPENED = (
         "tar:Tar",
         in_programs=MAGIC,
         in_programs_at=MAGIC_AT,
-        reads=2,
+        reads=3,
     ),
     Kind(
         "gzip",

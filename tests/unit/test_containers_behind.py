@@ -72,6 +72,8 @@ def found(data: bytes) -> list[bytes | str]:
         (b"CC.CC.AA3", ["three", b"AA3"]),
         (b"AA5CC.CC", [b"AA5CC", "three"]),
         (b"AA5!.AA3", ["no archive", b"AA3"]),
+        (b"AA9abBB4", [b"AA9abBB4", b"9abBB4"]),  # the first archive does not show its end
+        (b"AA9AA3", [b"AA9AA3"]),
     ],
 )
 def test_archives_follow_each_other_in_other_bytes(

@@ -6,12 +6,13 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from fixtures import images, others
+from fixtures import archives, images, others
 from fixtures.differential.kinds import KINDS
 from hashclient.containers import kinds, libarchive, udf
 from hashclient.containers.behind import MAX_MARKS, Begun, Behind
@@ -22,6 +23,17 @@ from tests.opened import Once, Opened, Whole, opened
 pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
 
 BENIGN, OTHER = b"benign one" * 50, b"benign two" * 300
+
+
+#: The kinds that programs find behind a program.
+ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
+    "tar": archives.tar_of,
+    "cab": others.cab_of,
+    "rar": others.rar4_of,
+    "rar5": others.rar5_of,
+    "7zip": others.seven_zip_of,
+    "lha": lambda _: others.packed_lha_of(b"-lh5-", 8),
+}
 
 
 def expander(name: str) -> Expander:
@@ -295,6 +307,20 @@ def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
         assert opened(reads, begin + marks[4:] + two).contents[-1] == OTHER
         out = opened(reads, begin + marks + two)
         assert OTHER not in out.contents and out.reasons == {Why.LIMIT}
+
+
+@pytest.mark.parametrize("first", ARCHIVES)
+@pytest.mark.parametrize("second", [name for name in ARCHIVES if name != "lha"])
+def test_an_archive_in_a_program_hides_none_of_another_kind(first: str, second: str) -> None:
+    """Programs search for one kind, and pass over the others."""
+    if first == second:
+        return
+    decoy = bytearray(ARCHIVES[first]({"a": BENIGN}))
+    if first == "cab":  # its length is false
+        decoy[8:12] = (4096).to_bytes(4, "little")
+    data = others.program_of(bytes(decoy) + bytes(40) + ARCHIVES[second]({"b": OTHER}) + bytes(999))
+    (behind,) = Registry().pick(data[:4096], data[-4096:], len(data), Whole(data).read_at)
+    assert OTHER in opened(behind, data).contents
 
 
 def test_nothing_is_unlisted_in_whole_archives() -> None:
