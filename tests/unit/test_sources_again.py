@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
@@ -18,7 +19,9 @@ from hashclient.scan.check.checker import Checker
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources import again, interface, listing
+from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.finding_again import Entry, snapshot
+from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import MOVED, Item, Result, Task, join
@@ -333,3 +336,59 @@ def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
     ]
     assert [(o.kind, o.path) for o in outcomes] == [(Kind.MATCH, f"{tree}/f")]
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("grows", "looks"),
+    [
+        ([], [(0, 4, False)]),
+        ([1], [(0, 4, False), (4, 5, False), (0, 5, False)]),
+        ([1, 1], [(0, 4, False), (4, 5, False), (5, 6, False), (0, 6, False)]),
+        ([1, 0, 1], [(0, 4, False), (4, 5, False), (0, 5, False), (5, 6, False), (0, 6, False)]),
+        ([1] * 99, [(0, 4, False), *((n, n + 1, n == 15) for n in range(4, 16))]),
+    ],
+)
+def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
+    monkeypatch: pytest.MonkeyPatch, grows: list[int], looks: list[tuple[int, int, bool]]
+) -> None:
+    """A pass over those that have changed is no proof; the last of many passes reports them."""
+    source, asked, more = Again(), list[tuple[int, int, bool]](), iter(grows)
+    assert (again.LOOKS, again.ROUNDS) == (3, 12)
+    source._notes = io.BytesIO(b"note")
+
+    def look(begin: int, end: int, _: object, *, is_last: bool) -> Iterator[Item]:
+        asked.append((begin, end, is_last))
+        source._notes.seek(0, os.SEEK_END)
+        source._notes.write(b"x" * (0 if is_last else next(more, 0)))
+        yield from ()
+
+    monkeypatch.setattr(source, "_wait", lambda: None)
+    monkeypatch.setattr(source, "_look", look)
+    items = list(source.found(Lister()))
+    assert asked == looks
+    assert items == [None] * len(looks)
+    source.close()
+
+
+@pytest.mark.parametrize(("size", "passes"), [(1 << 16, 12), ((1 << 16) + 1, 3), (0, 0)])
+def test_many_directories_have_fewer_passes(
+    monkeypatch: pytest.MonkeyPatch, size: int, passes: int
+) -> None:
+    """Each pass finds one more, which takes the place of another."""
+    source, begins = Again(), list[int]()
+    source._notes = io.BytesIO(b"x" * size)
+
+    def look(begin: int, _end: int, _: object, *, is_last: bool) -> Iterator[Item]:
+        assert not is_last
+        begins.append(begin)
+        if not begin:
+            source._notes.seek(0, os.SEEK_END)
+            source._notes.write(b"x")
+        else:
+            source._notes.truncate(size)
+        yield from ()
+
+    monkeypatch.setattr(source, "_wait", lambda: None)
+    monkeypatch.setattr(source, "_look", look)
+    assert all(item is None for item in source.found(Lister()))
+    assert begins.count(0) == passes
