@@ -42,6 +42,7 @@ NAME = "no client can ask for a key like this"
 UNREACHABLE = "the store cannot be reached, or the connection broke"
 NO_RANGES = "the store does not give a part of an object, as it was asked to"
 NO_CREDENTIALS = "no credentials were found"
+MALFORMED = "the address or the answer of the store has no known form"
 UNFINISHED = "the store does not say how its listing goes on"
 
 _BUSY = "the store is too busy"
@@ -136,6 +137,9 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "UnauthorizedSSOTokenError": (Trouble.OTHER, _EXPIRED),
 }
 
+#: Errors of botocore about a text that it cannot read, by the name of their class.
+_OF_FORM = frozenset({"ResponseParserError", "ValueError"})
+
 
 def of_botocore(error: BaseException) -> StoreError:
     """Return the failure for an error of botocore, without the error's text."""
@@ -143,6 +147,8 @@ def of_botocore(error: BaseException) -> StoreError:
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return StoreError(*_meaning_of(str(response.get("Error", {}).get("Code", "")), int(status)))
+    if type(error).__name__ in _OF_FORM:
+        return StoreError(Trouble.OTHER, MALFORMED)
     return StoreError(*_BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE)))
 
 

@@ -21,7 +21,9 @@ from urllib.parse import unquote_to_bytes
 from hashclient.core.version import __version__
 from hashclient.objects import ranges
 from hashclient.objects.failures import (
+    MALFORMED,
     NO_CREDENTIALS,
+    NO_RANGES,
     UNFINISHED,
     StoreError,
     Trouble,
@@ -58,6 +60,10 @@ _SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
+#: The part of an object in an answer: its first and last byte, and the length of the object.
+_PART = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+#: Lengths of objects are below this: they have 64 bits.
+_MOST_BYTES = 1 << 64
 #: How stores write the quotes around an ETag.
 _QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
@@ -171,8 +177,8 @@ class S3(Store):
             options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         with _errors():
             got = client.get_object(Bucket=self.bucket, **options)
-            seen = _seen(got)
             with contextlib.closing(got["Body"]) as body:
+                seen = _seen(got, span)
                 verify_etag(seen, etag)
                 while chunk := body.read(CHUNK_BYTES):
                     sink(memoryview(chunk))
@@ -219,7 +225,7 @@ class S3(Store):
         last = ""
         for _ in range(MOST_PAGES):
             found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
-            keys = [one["Key"] for one in found]  # none if a page has only folders
+            keys = [key for key, *_ in found]  # none if a page has only folders
             if keys and keys[0] <= last:
                 break
             yield from (key[len(prefix) :] for key in keys)
@@ -231,33 +237,56 @@ class S3(Store):
     def _slowly(self, asked: dict[str, str]) -> _Page:
         from hashclient.objects.pages import page_of
 
-        found, more = self._listed(asked)
-        return page_of([(o["Key"], o["Size"], o.get("ETag")) for o in found]), more
+        rows, more = self._listed(asked)
+        return page_of(rows), more
 
-    def _listed(self, asked: dict[str, str]) -> tuple[Any, dict[str, str] | None]:
+    def _listed(self, asked: dict[str, str]) -> tuple[list[Row], dict[str, str] | None]:
         """Return the objects of a page as botocore gives them, and the request for the next."""
         got = self.call("list_objects_v2", **asked)
-        if not got.get("IsTruncated"):
-            return got.get("Contents", ()), None
-        if not got.get("NextContinuationToken"):
-            raise StoreError(Trouble.OTHER, UNFINISHED)
-        return got.get("Contents", ()), {"ContinuationToken": got["NextContinuationToken"]}
+        marks = {"ContinuationToken": "NextContinuationToken"}
+        return _rows(got, "Contents"), _next_of(got, marks)
 
     def versions(self, prefix: str, after: str | None) -> Iterator[list[Row]]:
         """Yield all versions of these objects, by pages."""
-        more = {} if after is None else {"KeyMarker": after}
-        while True:
+        marks = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+        more: dict[str, str] | None = {} if after is None else {"KeyMarker": after}
+        while more is not None:
             got = self.call("list_object_versions", Prefix=prefix, **more)
-            yield [
-                (o["Key"], o["Size"], o.get("ETag"), o.get("VersionId"))
-                for o in got.get("Versions", ())
-            ]
-            if not got.get("IsTruncated"):
-                return
-            marks = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
-            last, more = more, {name: got[mark] for name, mark in marks.items() if got.get(mark)}
-            if more == last or not more:
+            yield _rows(got, "Versions")
+            last, more = more, _next_of(got, marks)
+            if more == last:
                 raise StoreError(Trouble.OTHER, UNFINISHED)
+
+
+def _rows(got: Any, name: str) -> list[Row]:
+    """Return the objects of a page.
+
+    Raises:
+        StoreError: an object has no key or no length, or its length is impossible.
+    """
+    rows = [
+        (one.get("Key"), one.get("Size", -1), one.get("ETag"), one.get("VersionId"))
+        for one in got.get(name, ())
+    ]
+    if any(key is None or not 0 <= size < _MOST_BYTES for key, size, *_ in rows):
+        raise StoreError(Trouble.OTHER, MALFORMED)
+    return rows
+
+
+def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
+    """Return the request for the page after `got`; None if `got` says that it is the last one.
+
+    botocore takes any answer for a page: an empty one, or a page of HTML from a proxy, is no end.
+
+    Raises:
+        StoreError: the page does not say how the listing goes on.
+    """
+    more = {name: got[mark] for name, mark in marks.items() if got.get(mark)}
+    if got.get("IsTruncated") is False:
+        return None
+    if not more:
+        raise StoreError(Trouble.OTHER, UNFINISHED)
+    return more
 
 
 def _page_in(answer: bytes) -> _Page | None:
@@ -287,8 +316,21 @@ def _page_in(answer: bytes) -> _Page | None:
     return page, None if more is None else {"ContinuationToken": more[1].decode()}
 
 
-def _seen(got: Any) -> Seen:
-    size = int(got.get("ContentRange", "").rpartition("/")[2] or got["ContentLength"])
+def _seen(got: Any, span: tuple[int, int] | None = None) -> Seen:
+    """Return the metadata in an answer to a request for a `span` of an object, or for all of it.
+
+    Raises:
+        StoreError: the answer has another part of the object, or a length that is impossible.
+    """
+    size, part = got.get("ContentLength", -1), got.get("ContentRange")
+    if span is not None or part is not None:
+        start, stop = span or (0, size)
+        found = _PART.fullmatch(part or "")
+        if found is None or (int(found[1]), int(found[2]) + 1) != (start, stop):
+            raise StoreError(Trouble.OTHER, NO_RANGES)
+        size = int(found[3])
+    if not 0 <= size < _MOST_BYTES:
+        raise StoreError(Trouble.OTHER, MALFORMED)
     return Seen(size, quoted(got.get("ETag")), got.get("VersionId"))
 
 
@@ -314,8 +356,11 @@ def _present(credentials: Any) -> dict[str, Any]:
 def _errors() -> Iterator[None]:
     """Translate errors of botocore and of its libraries."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.parsers import ResponseParserError
 
+    known = (BotoCoreError, ClientError, HTTPClientError, OSError, ValueError)
     try:
         yield
-    except (BotoCoreError, ClientError, HTTPClientError, OSError, ValueError) as error:
+    # botocore follows a redirect that leads to itself until Python stops it.
+    except (*known, ResponseParserError, RecursionError) as error:
         raise of_botocore(error) from None

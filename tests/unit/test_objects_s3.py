@@ -10,7 +10,7 @@ import pytest
 from botocore import exceptions
 
 from fixtures.buckets import Answer, Request, Site, error, listing
-from hashclient.objects.failures import UNFINISHED, StoreError
+from hashclient.objects.failures import MALFORMED, NO_RANGES, UNFINISHED, StoreError
 from hashclient.objects.s3 import S3, _page_in
 
 ROWS = [("/lead", 1, "a"), ("a//b", 0, "b"), ("dir/", 2**63, "c"), ("ü%20+", 3, "d")]
@@ -85,6 +85,17 @@ def site() -> Iterator[Site]:
     site.close()
 
 
+@pytest.fixture(scope="module")
+def store(site: Site) -> Iterator[S3]:
+    """Return a bucket that botocore lists: it is opened once, which takes long."""
+    store = S3("a-bucket")
+    with site.reached():
+        assert store.client
+    store._is_quick = False
+    yield store
+    store.client.close()
+
+
 def listed(site: Site, answer: Answer) -> list[str]:
     """Return the keys of a bucket whose listing is `answer`, to whoever does not ask by a URL."""
 
@@ -129,7 +140,72 @@ def test_where_a_signed_url_cannot_be_sent_botocore_asks_again(
     assert keys_of(page) == ["a"]
 
 
-def test_a_listing_that_does_not_say_how_it_goes_on_fails(site: Site) -> None:
-    status, headers, data = listing([("a", 1, "e")]) or ("", {}, b"")
-    with pytest.raises(StoreError, match=UNFINISHED):
-        listed(site, (status, headers, data.replace(b"false", b"true")))
+PAGE = body(listing([("a&b", 1, "e")]))
+XML = {"Content-Type": "application/xml"}
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (PAGE.replace(b"false", b"true"), UNFINISHED),
+        (PAGE.replace(b"<IsTruncated>false</IsTruncated>", b""), UNFINISHED),
+        (b"", UNFINISHED),
+        (b"<html><body>log in</body></html>", UNFINISHED),
+        (PAGE.replace(b"<Key>a&amp;b</Key>", b""), MALFORMED),
+        (PAGE.replace(b"<Size>1</Size>", b""), MALFORMED),
+        (PAGE.replace(b"<Size>1<", b"<Size>-1<"), MALFORMED),
+        (PAGE.replace(b"<Size>1<", b"<Size>%d<" % 2**64), MALFORMED),
+        (PAGE.replace(b"<Size>1<", b"<Size>many<"), MALFORMED),
+    ],
+)
+def test_no_page_that_is_not_whole_is_the_end_of_a_listing(
+    site: Site, store: S3, page: bytes, reason: str
+) -> None:
+    versions = page.replace(b"<Contents>", b"<Version>").replace(b"</Contents>", b"</Version>")
+    for answer, ask in (
+        (page, lambda: store.pages("", None)),
+        (page, lambda: store.names("")),
+        (versions, lambda: store.versions("", None)),
+    ):
+        site.answer = lambda _, answer=answer: ("200 OK", XML, answer)  # type: ignore[misc]
+        with pytest.raises(StoreError, match=reason):
+            list(ask())
+
+
+def test_a_redirect_that_leads_to_itself_is_a_failure(site: Site, store: S3) -> None:
+    site.answer = lambda _: ("307 Temporary Redirect", {"Location": f"{site.url}/"}, b"")
+    with pytest.raises(StoreError):
+        next(store.pages("", None))
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [
+        ("bytes 2-4/9", 9),
+        ("bytes 3-5/9", None),
+        ("bytes 2-5/9", None),
+        ("bytes 2-4/*", None),
+        ("bytes */9", None),
+        ("", None),
+    ],
+)
+def test_a_part_of_an_object_is_the_one_that_was_asked_for(
+    site: Site, store: S3, part: str, size: int | None
+) -> None:
+    """obstore compares the parts that it reads; this key is read by botocore."""
+    headers = {"Content-Range": part} if part else {}
+    site.answer = lambda _: ("206 Partial Content", headers, b"cde")
+    found = bytearray()
+    if size is None:
+        with pytest.raises(StoreError, match=NO_RANGES):
+            store.read("a//b", (2, 5), found.extend)
+    else:
+        assert store.read("a//b", (2, 5), found.extend).size == size
+    assert bytes(found) == (b"" if size is None else b"cde")
+
+
+@pytest.mark.parametrize("part", ["bytes 0-0/*", "bytes 1-1/2", f"bytes 0--1/{2**80}"])
+def test_a_length_that_cannot_be_is_a_failure(site: Site, store: S3, part: str) -> None:
+    site.answer = lambda _: ("200 OK", {"Content-Range": part}, b"")
+    with pytest.raises(StoreError):
+        store.head("a", None)
