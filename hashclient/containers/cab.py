@@ -39,7 +39,7 @@ _FILE = Struct("<2LH6x")
 #: length in the cabinet, length
 _BLOCK = Struct("<4x2H")
 _BLOCK_BYTES = 32_768
-_MAX_NAME_BYTES = 257
+_MAX_NAME_BYTES, _MOST_OF_NAME = 257, 255
 
 
 class _Folder(msgspec.Struct, frozen=True):
@@ -87,8 +87,8 @@ class Cab(Libarchive):
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`. Behind a cabinet, cabextract looks for the mark of another one.
 
-        If the cabinet cannot end where its header says, cabextract searches all bytes behind its
-        mark.
+        If the cabinet cannot end where its header says, or has a name that is too long, cabextract
+        searches all bytes behind its mark.
         """
         if not hasattr(data, "read_at"):
             yield from self._in_stream(data)
@@ -104,7 +104,9 @@ class Cab(Libarchive):
                     raise NotReadError(Why.LIMIT, "cab: too many cabinets in one file")
                 count += 1
                 try:
-                    yield from self._one(part)
+                    for found in self._one(part):
+                        length = 0 if _is_refused(found) else length
+                        yield found
                 except NotReadError as error:
                     yield Unlisted(b"", error.why, error.detail)
             if others > _MAX_MARKS:
@@ -115,7 +117,9 @@ class Cab(Libarchive):
     def _in_stream(self, data: Stream) -> Iterator[list[Member] | Unlisted]:
         source = Forward(data)
         end, passing = _says(source.peek(12)), _Passing(source)
-        yield from super().members(passing)
+        for found in super().members(passing):
+            end = 0 if _is_refused(found) else end
+            yield found
         while passing.read(PIECE_BYTES):
             pass
         if passing.last >= (end if len(_MARK) < end <= passing.length else len(_MARK)):
@@ -146,6 +150,11 @@ def _length(data: Data) -> int:
     if not table or table[0].compression > _LZX or not least < table[0].start < data.size:
         return 0
     return length if table[0].start < length <= data.size else data.size
+
+
+def _is_refused(found: list[Member] | Unlisted) -> bool:
+    """Return whether a member has a name with which cabextract takes a cabinet for other bytes."""
+    return not isinstance(found, Unlisted) and len(found[0].name) > _MOST_OF_NAME
 
 
 def _says(head: bytes) -> int:

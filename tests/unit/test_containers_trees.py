@@ -290,6 +290,17 @@ def test_cabinets_behind_others_are_read_and_unread_in_a_stream() -> None:
     assert opened(expander("cab"), one * 65).reasons == {Why.LIMIT}
 
 
+@pytest.mark.parametrize(("count", "is_refused"), [(255, False), (256, True)])
+def test_a_cabinet_that_cabextract_refuses_hides_none_within_its_length(
+    count: int, is_refused: bool
+) -> None:
+    one, two = others.cab_of({"a" * count: BENIGN}), others.cab_of({"b": OTHER})
+    data = one[:8] + len(one + two).to_bytes(4, "little") + one[12:] + two
+    out = opened(expander("cab"), data)
+    assert (out.contents, out.unread) == ([BENIGN, OTHER] if is_refused else [BENIGN], [])
+    assert bool(opened(expander("cab"), Once(data, 99)).unread) == is_refused
+
+
 def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
     """Neither hides what is behind it, and a mark costs much more time than four other bytes."""
     one, two, program = (
