@@ -25,8 +25,10 @@ _MAX_TITLE_BYTES = 4096
 #: The maximum number of values of one property.
 _MAX_VALUES = 1 << 16
 
-_ATTACH_BEGIN, _ATTACH_TITLE, _ATTACH_DATA = 0x00069002, 0x00018010, 0x0006800F
-_ATTACH_PROPERTIES, _MESSAGE_PROPERTIES = 0x00069005, 0x00069003
+#: Programs ignore the upper half of an attribute: its type.
+_ATTRIBUTES = 0xFFFF
+_ATTACH_BEGIN, _ATTACH_TITLE, _ATTACH_DATA = 0x9002, 0x8010, 0x800F
+_ATTACH_PROPERTIES, _MESSAGE_PROPERTIES = 0x9005, 0x9003
 
 _UNSIGNED = Struct("<L")
 _TAG = Struct("<HH")
@@ -57,6 +59,7 @@ class Tnef:
             if len(head) < _ATTRIBUTE.size or head[0] not in _LEVELS:
                 raise NotReadError(Why.DAMAGED, "tnef: an invalid attribute")
             _, attribute, length = _ATTRIBUTE.unpack(head)
+            attribute &= _ATTRIBUTES
             left = length
             if attribute == _ATTACH_BEGIN:
                 title = b""
