@@ -176,6 +176,7 @@ OPENED = (
         "tnef",
         (Mark(0, (b"x\x9f\x3e\x22",), is_one=lambda head: len(head) <= 6 or head[6] in b"\1\2"),),
         "tnef:Tnef",
+        reads=2,
     ),
     Kind(
         "mbox",
@@ -223,6 +224,7 @@ OPENED = (
         "ole",
         (Mark(0, (OLE_MARK,), is_one=_is_ole),),
         "ole:Ole",
+        reads=2,
         hides_end=False,
     ),
     # The marks of a store, of a store that a server has as well, and of an address book.
@@ -264,6 +266,7 @@ OPENED = (
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
         "libformats:reader",
         version=3,
+        reads=2,
         in_programs=b"MSCF",
     ),
     # The headers of an rpm are followed by one member, a compressed cpio.

@@ -159,18 +159,25 @@ def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
     """Yield an embedded file: a package has names before it, other objects only a length."""
     head = stream.read_at(0, _NATIVE_HEAD_BYTES)
     yield [_part(name, stream, 4, stream.size - 4)]
-    if head[4:6] != _IS_PACKAGE:
-        return
     end_of_title = head.find(b"\0", 6)
     end = head.find(b"\0", end_of_title + 1)
-    if min(end_of_title, end) < 0 or head[end + 1 : end + 5] != _IS_EMBEDDED:
+    is_package = head[4:6] == _IS_PACKAGE
+    if min(end_of_title, end) < 0:
+        if is_package and len(head) == _NATIVE_HEAD_BYTES:
+            yield Unlisted(name, Why.LIMIT, "ole: an embedded file with names of this length")
         return
-    size_at = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")
-    length = int.from_bytes(stream.read_at(size_at, 4), "little")
-    if size_at + 4 + length > stream.size:
-        yield Unlisted(name, Why.DAMAGED, "ole: an embedded file that is cut off")
-        return
-    yield [_part(head[6:end_of_title], stream, size_at + 4, length)]
+    # Some programs ignore the marks of a package, and the length of a path. Without the marks, a
+    # length that fits shows a package.
+    is_sure = is_package and head[end + 1 : end + 5] == _IS_EMBEDDED
+    by_length = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")
+    for size_at in dict.fromkeys((by_length, head.find(b"\0", end + 9) + 1 or by_length)):
+        length = int.from_bytes(stream.read_at(size_at, 4), "little")
+        is_sure &= size_at == by_length
+        if size_at + 4 + length > stream.size:
+            if is_sure:
+                yield Unlisted(name, Why.DAMAGED, "ole: an embedded file that is cut off")
+        elif is_sure or length:
+            yield [_part(head[6:end_of_title], stream, size_at + 4, length)]
 
 
 def _part(name: bytes, stream: Runs, start: int, length: int) -> Member:

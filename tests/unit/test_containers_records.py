@@ -161,8 +161,12 @@ AT = OWN.index(b"\0\0\3\0")
         (OWN, [(b"n", A)]),
         (OWN + b"behind", [(b"n", A)]),
         (OWN[:-1], [Why.DAMAGED]),
-        (OWN[:4] + b"\3\0" + OWN[6:], []),
-        (OWN[:AT] + b"\0\0\1\0" + OWN[AT + 4 :], []),
+        # oleobj ignores the marks, and the length of the path.
+        (OWN[:4] + b"\3\0" + OWN[6:], [(b"n", A)]),
+        (OWN[:AT] + b"\0\0\1\0" + OWN[AT + 4 :], [(b"n", A)]),
+        (OWN[:AT] + b"\0\0\1\0" + OWN[AT + 4 : -1], []),
+        (OWN[: AT + 4] + b"\1" + OWN[AT + 5 :], [Why.DAMAGED, (b"n", A)]),
+        (b"....\2\0" + b"n" * (64 << 10) + OWN[6:], [Why.LIMIT]),
         (OWN[:AT], []),
         (b"\5\0\0\0\2\0name", []),
         (b"\5\0\0\0\2\0name\0path", []),
@@ -184,6 +188,16 @@ def test_an_embedded_object_without_bytes_has_none(length: int) -> None:
 
 HEAD = b"\x78\x9f\x3e\x22\1\0"
 BEGIN, TITLE, DATA, OF_FILE, OF_MAIL = 0x69002, 0x18010, 0x6800F, 0x69005, 0x69003
+
+
+def properties(*rows: tuple[int, int, tuple[bytes, ...]]) -> bytes:
+    """Return properties of MAPI: kind, number, and the values, each behind its length."""
+    made = struct.pack("<L", len(rows))
+    for kind, number, values in rows:
+        made += struct.pack("<2HL", kind, number, len(values))
+        for value in values:
+            made += struct.pack("<L", len(value)) + value + bytes(-len(value) % 4)
+    return made
 
 
 def look(data: bytes) -> Found:
@@ -209,6 +223,8 @@ def look(data: bytes) -> Found:
         (attribute(TITLE, b"n" * 4096) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(TITLE, b"n" * 4097) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(0x12345, A) + attribute(DATA, A), [(b"attachment-1", A)]),
+        (attribute(0x38010, b"n\0") + attribute(0x800F, A), [(b"n", A)]),  # of other types
+        (attribute(0x9005, properties((258, 0x3701, (A,)))), [(b"", A)]),
         (attribute(DATA, A)[:-1], [(b"attachment-1", A), Why.DAMAGED]),
         (attribute(DATA, A)[:-2], [(b"attachment-1", A), Why.DAMAGED]),
         (attribute(DATA, A)[:-3], [Why.DAMAGED] * 2),
@@ -231,16 +247,6 @@ def test_properties_are_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> N
     assert look(whole) == [(b"", A), (b"attachment-1", A)]
     monkeypatch.setattr(tnef, "_MAX_PROPERTIES_BYTES", length - 1)
     assert look(whole) == [(b"attachment-1", A), Why.LIMIT]
-
-
-def properties(*rows: tuple[int, int, tuple[bytes, ...]]) -> bytes:
-    """Return properties of MAPI: kind, number, and the values, each behind its length."""
-    made = struct.pack("<L", len(rows))
-    for kind, number, values in rows:
-        made += struct.pack("<2HL", kind, number, len(values))
-        for value in values:
-            made += struct.pack("<L", len(value)) + value + bytes(-len(value) % 4)
-    return made
 
 
 FIXED = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 10: 4, 11: 4, 20: 8, 64: 8, 72: 16}
