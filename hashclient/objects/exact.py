@@ -121,7 +121,10 @@ def key_of(name: bytes) -> bytes:
     mark, _, digits = name.partition(_MARK)
     if mark or not digits:
         raise NoExactListingError
-    return bytes.fromhex(digits.decode())
+    try:
+        return bytes.fromhex(digits.decode())
+    except ValueError:  # the store itself has written the mark
+        raise NoExactListingError from None
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@
 3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
    the listing ends there.
 
-Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key, and behind
-a proxy one at its beginning.
+Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key. Behind a
+proxy, obstore drops one at its beginning, and the end of a listing of Google is not confirmed.
 """
 
 from __future__ import annotations
@@ -161,15 +161,26 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
         StoreError: the store failed.
         ListingEndedError: a key cannot be listed at all.
     """
-    from hashclient.objects.exact import NoExactListingError, exact_pages, has_leading_slash
+    from hashclient.objects.exact import (
+        NoExactListingError,
+        exact_pages,
+        has_leading_slash,
+        has_proxy,
+    )
 
     try:
         is_plain_so_far = after is None or is_plain(after)
         if is_plain_so_far and not (has_leading_slash(store) if not prefix else prefix[0] == "/"):
+            confirms = store.scheme == "gs" and not has_proxy()
+            highest = os.fsencode(after or prefix.rstrip("/"))
             try:
                 for page in listed(store.client, prefix, after):
                     after = os.fsdecode(page.column("key")[-1].as_py())
+                    if confirms:
+                        highest = max(highest, *page.column("key").to_pylist())
                     yield page
+                if confirms:
+                    yield from _behind(store, prefix, highest)
                 return
             except StoreError as error:  # the keys of that page are listed again
                 if error.trouble is not Trouble.NAME:
@@ -177,3 +188,19 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
         yield from exact_pages(store, prefix, after)
     except NoExactListingError:
         raise ListingEndedError(UNNAMABLE) from None
+
+
+def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
+    """Yield pages of the keys behind the `last` one that obstore has listed: usually none.
+
+    From Google, obstore takes any XML for the last page; `exact` takes only pages.
+
+    Raises:
+        StoreError, NoExactListingError: see `exact_pages`.
+    """
+    from hashclient.objects.exact import exact_pages
+
+    for page in exact_pages(store, prefix, os.fsdecode(last)):
+        # obstore has listed keys that end with a slash, but without it.
+        is_new = [key.rstrip(b"/") > last for key in page.column("key").to_pylist()]
+        yield page.filter(pa.array(is_new, pa.bool_()))

@@ -1069,3 +1069,33 @@ def test_an_exact_listing_that_fails_is_incomplete(
     result = scan("gs://some-bucket/", **env)
     assert reasons(result) == {"gs://some-bucket/": f"the listing ended early: {reason}"}
     assert result.code == 3
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html/>",
+        b"<Error><Code>InternalError</Code></Error>",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+    ],
+)
+@pytest.mark.parametrize("recovers", [False, True])
+def test_no_other_answer_is_the_end_of_a_listing_of_google(
+    site: Site, scan: Scan, page: bytes, recovers: bool
+) -> None:
+    """obstore takes it for the last page; then the keys behind it would be lost."""
+
+    def answer(request: Request) -> Answer:
+        if "continuation-token" in request[2] or ("start-after" in request[2] and not recovers):
+            return "200 OK", {}, page
+        if "start-after" in request[2]:
+            return listing([("p/b", 10, "0"), ("p/c/", 10, "0")])
+        return listing([("p/a", 10, "0"), ("p/a-b/", 10, "0")], more="next")
+
+    site.answer = answer
+    env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SKIP_SIGNATURE": "true"}
+    result = scan("--no-members", "--no-read", "gs://some-bucket/p/", **env)
+    keys = {"a", "a-b"} | ({"b", "c/"} if recovers else {""})
+    assert reasons(result).keys() == {f"gs://some-bucket/p/{key}" for key in keys}
+    assert result.code == 3

@@ -62,6 +62,12 @@ def test_a_key_that_is_no_text_stays_and_is_refused(text: bytes) -> None:
         key_of(text)
 
 
+@pytest.mark.parametrize("digits", [b"zz", b"a", b"\xff"])
+def test_a_mark_that_the_store_has_written_is_refused(digits: bytes) -> None:
+    with pytest.raises(NoExactListingError):
+        key_of("\U0010ffff".encode() + digits)
+
+
 @pytest.mark.parametrize(
     ("key", "folder"),
     [("a/b", "a/b"), ("a/b/", "a/b"), ("a//b", "a"), ("x/./y", "x"), ("/lead", ""), ("..", "")],
