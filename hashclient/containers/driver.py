@@ -29,6 +29,7 @@ from hashclient.containers.limits import Budget, LimitError, Limits
 from hashclient.containers.mailfacts import mail_facts
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
 from hashclient.containers.sniffing import (
+    InProgram,
     ReadAt,
     is_front,
     kind_by_end,
@@ -113,6 +114,7 @@ class Tee(Buffered):
         self._spool_bytes = spool_bytes
         self._tail = b""
         self._spool: bytearray | None = None
+        self._watching: InProgram | None = None
         self.length = 0
         self.error: NotReadError | None = None
         #: The last bytes, at least `END_MARK_BYTES` of them.
@@ -125,6 +127,8 @@ class Tee(Buffered):
     def keep(self) -> None:
         """Keep all bytes, as far as there is room; no byte may have been read before."""
         self._spool = bytearray(self._buffer)
+        self._watching = InProgram(self._buffer)
+        self._watching.watch(self._buffer)
         if len(self._spool) > self._spool_bytes:
             self._spool = None
 
@@ -138,6 +142,11 @@ class Tee(Buffered):
     def spooled(self) -> Spool | None:
         """Return the kept bytes; None if there were too many."""
         return None if self._spool is None else Spool(self._spool)
+
+    @property
+    def hides_archive(self) -> bool:
+        """Whether the bytes were too many, and are a program in which an archive may be."""
+        return self._spool is None and self._watching is not None and self._watching.is_found
 
     @property
     def tail(self) -> bytes:
@@ -159,6 +168,8 @@ class Tee(Buffered):
             return b""
         self._budget.take(len(chunk))
         self.length += len(chunk)
+        if self._watching is not None:
+            self._watching.watch(chunk)
         is_long = len(chunk) >= END_MARK_BYTES
         self.end = chunk if is_long else (self.end + chunk)[-END_MARK_BYTES:]
         if self._digester is not None:
@@ -396,17 +407,18 @@ class Driver:
             read_at = _nothing_at if whole is None else whole.read_at
             picked = self._registry.pick(head, tee.tail, tee.length, read_at)
             found = [*found, *(one for one in picked if one not in found)]
-        if not found or (once and not self._is_new(tee, found)):
+        if not (found or tee.hides_archive) or (once and not self._is_new(tee, found)):
             return
         inner = self._sink.container(*place, mail_facts(head))
+        if tee.spooled() is None:
+            detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
+            self._unread(inner, b"", Why.LIMIT, detail)
+            return
         self._open_readings += once
         try:
             for expander in found:
                 kept = tee.spooled()
-                if kept is None:
-                    detail = f"more than {self._limits.spool_bytes >> 20} MiB of memory"
-                    self._unread(inner, b"", Why.LIMIT, detail)
-                    return
+                assert kept is not None
                 self._expand(expander, kept, inner, depth, found)
         finally:
             self._open_readings -= once

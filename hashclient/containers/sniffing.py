@@ -199,6 +199,7 @@ _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
 _IN_PROGRAMS = [kind.in_programs for kind in KINDS if kind.in_programs]
+_ANY_SIZE = 1 << 62
 _MOST_IN_PROGRAMS = max(map(len, _IN_PROGRAMS))
 _AT_END = [(kind, mark) for kind in KINDS for mark in kind.marks if ANYWHERE < mark.at < 0]
 _FIRST_AT_END = frozenset(literal[0] for _, mark in _AT_END for literal in mark.literals)
@@ -309,6 +310,28 @@ def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
             if any(mark in part for mark in _IN_PROGRAMS):
                 return True
     return False
+
+
+class InProgram:
+    """Looks for marks as `in_program` does, in bytes that pass by; `is_found` says if any came."""
+
+    def __init__(self, head: bytes) -> None:
+        """Begin before `head`, of which `FRONT_BYTES` count."""
+        self._parts = list(parts(head[:FRONT_BYTES], _ANY_SIZE))
+        self._rest = b""
+        self._at = 0
+        self.is_found = False
+
+    def watch(self, piece: bytes | bytearray) -> None:
+        """Take the next bytes."""
+        if not self._parts or self.is_found:
+            return
+        text, begin = self._rest + piece, self._at - len(self._rest)
+        for start, count in self._parts:
+            part = text[max(start - begin, 0) : max(start + count - begin, 0)]
+            self.is_found |= any(mark in part for mark in _IN_PROGRAMS)
+        self._at += len(piece)
+        self._rest = text[1 - _MOST_IN_PROGRAMS :]
 
 
 def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:

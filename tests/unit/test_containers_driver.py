@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import others
 from fixtures.archives import compress_of
 from fixtures.mails import uuencoded
 from fixtures.ole import ole_of
@@ -274,6 +275,20 @@ def test_a_program_that_does_not_fit_is_unread_only_if_it_ends_as_a_zip() -> Non
     assert not drive(tar_of(a=program), limits=limits).unread
     found = drive(tar_of(a=program + zip_of(x=X)), limits=limits)
     assert [(chain, why) for chain, why, _ in found.unread] == [((b"a", b""), Why.LIMIT)]
+
+
+@pytest.mark.parametrize("before", [0, 1 << 20])
+@pytest.mark.parametrize("in_resources", [False, True])
+def test_a_program_that_does_not_fit_is_unread_if_an_archive_is_in_it(
+    before: int, *, in_resources: bool
+) -> None:
+    archive, rest = bytes(before) + others.cab_of({"x": X}), bytes(1 << 20)
+    program = others.program_of(*((rest, archive) if in_resources else (archive + rest, b"")))
+    limits = Limits(memory_mib=1)  # half of this is for a member
+    for data, reasons in ((program, [Why.LIMIT]), (others.program_of(bytes(before) + rest), [])):
+        found = drive(tar_of(a=data), limits=limits)
+        assert [why for _, why, _ in found.unread] == reasons
+        assert found.places_of(data) == [(b"a",)]
 
 
 def test_one_question_a_directory() -> None:
