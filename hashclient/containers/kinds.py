@@ -196,7 +196,7 @@ OPENED = (
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
         version=4,
-        reads=2,
+        reads=3,
         hides_end=False,
         has_readings=True,
         # Longer lines are read in pieces, which may be fields.

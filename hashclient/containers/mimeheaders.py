@@ -19,6 +19,8 @@ MAX_FIELD_BYTES = 1 << 20
 #: How often the boundaries named so far are looked for, in one header.
 _MAX_LOOKS = 20
 MAX_BOUNDARIES = 256
+#: A longer line of a body is no boundary.
+MAX_BOUNDARY_LINE_BYTES = 8 << 10
 #: Fields of one name with different values.
 MAX_REPEATED = 16
 #: Bytes of a header that may be the beginning of a body.
@@ -204,6 +206,7 @@ class Collector:
         meant = dict.fromkeys(each for value in encodings for each in _encodings(value))
         smime = next((m[1].lower() for value in types if (m := _SMIME_TYPE.search(value))), b"")
         boundaries = _boundaries(types)
+        longest = max(map(len, boundaries), default=0) + len(b"----\r\n")
         numbers = [(m[1].lower(), int(m[2])) for value in types for m in _IN_PARTS.finditer(value)]
         return Fields(
             kind=kinds[0] if kinds else b"",
@@ -215,7 +218,11 @@ class Collector:
             rest=bytes(self._rest),
             has_end=self.has_end,
             is_whole=sorted(set(numbers)) == [(b"number", 1), (b"total", 1)],
-            is_disputed=self._is_cut or len(boundaries) > MAX_BOUNDARIES,
+            is_disputed=(
+                self._is_cut
+                or len(boundaries) > MAX_BOUNDARIES
+                or longest > MAX_BOUNDARY_LINE_BYTES
+            ),
         )
 
 

@@ -15,10 +15,13 @@ import msgspec
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import HEAD_BYTES, Data, Stream
 from hashclient.containers.mailmarks import FIELD, MAX_LINE_BYTES
-from hashclient.containers.mimeheaders import MAX_FIELD_BYTES, Collector, is_kept
+from hashclient.containers.mimeheaders import (
+    MAX_BOUNDARY_LINE_BYTES,
+    MAX_FIELD_BYTES,
+    Collector,
+    is_kept,
+)
 
-#: Longer lines are no boundary.
-_BOUNDARY_LINE_BYTES = 8 << 10
 #: The beginning of the line behind a boundary, as far as a field needs.
 _NEXT_LINE_BYTES = 512
 #: The most fields and bytes of a part that are looked at: a field may be long.
@@ -166,7 +169,9 @@ class Lines(Forward):
                     break
                 collector.passed(line)
                 self._at += len(line)
-            count += len(line)
+            while is_field and len(line) >= MAX_FIELD_BYTES and line[-1:] not in (b"\r", b"\n"):
+                line = self.line(MAX_FIELD_BYTES)  # programs read a field of any length
+            count += min(len(line), MAX_LINE_BYTES)
             if most is not None and count > most and not collector.is_mail:
                 break
         return collector
@@ -269,8 +274,8 @@ class Lines(Forward):
         """Return the line at this place if it may be a boundary's line; it is in the buffer."""
         if self.peek(2) != b"--":
             return b""
-        self.peek(_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)
-        most = self._at + _BOUNDARY_LINE_BYTES
+        self.peek(MAX_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)
+        most = self._at + MAX_BOUNDARY_LINE_BYTES
         if self.is_old and (found := _LINE_END.search(self._buffer, self._at, most)) is not None:
             return self._buffer[self._at : found.end()]
         end = self._buffer.find(b"\n", self._at, most)

@@ -59,6 +59,24 @@ def test_a_header_is_looked_at_up_to_a_limit(
     assert (b"x" in look(text).contents) is is_mail
 
 
+def test_a_field_before_those_of_mail_may_be_of_any_length() -> None:
+    for count in (1 << 20, 3 << 20):
+        out = look(b"X-A: " + b"y" * count + b"\nReceived: s\n\nx")
+        assert out.contents[0] == b"x" and not out.unread
+
+
+@pytest.mark.parametrize(("count", "reasons"), [(8186, set()), (9000, {Why.LIMIT})])
+def test_a_boundary_that_is_longer_than_any_line_looked_at_is_unread(
+    count: int, reasons: set[Why]
+) -> None:
+    """Its parts need no field by which they could be found."""
+    boundary = b"b" * count
+    part = b"--" + boundary + b"\n\nx\n"
+    head = b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=" + boundary
+    out = look(head + b"\n\n" + part + b"--" + boundary + b"--\n")
+    assert out.reasons == reasons and (b"x" in out.contents) is not bool(reasons)
+
+
 BOTH = "Content-Type: multipart/mixed; boundary=x\nContent-Type: text/plain"
 
 
