@@ -88,8 +88,9 @@ class S3(Store):
         import botocore
         import botocore.config
         import botocore.session
-        from botocore.httpsession import URLLib3Session
         from botocore.utils import get_environ_proxies
+
+        from hashclient.objects.bounded import BoundedSession
 
         unsigned = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in _YES
         with _errors():
@@ -109,11 +110,12 @@ class S3(Store):
                 raise StoreError(Trouble.OTHER, NO_CREDENTIALS)
             region = session.get_config_variable("region") or _DEFAULT_REGION
             client: Any = session.create_client("s3", region_name=region, config=config)
-            self._http = URLLib3Session(
+            self._http = BoundedSession(
                 verify=session.get_config_variable("ca_bundle") or True,
                 proxies=get_environ_proxies(client.meta.endpoint_url),
                 timeout=(CONNECT_S, TIMEOUT_S),
             )
+            client.meta.events.register("before-send.s3", self._http.send)
         self._ranges = self._for_obstore(client, credentials)
         return client
 

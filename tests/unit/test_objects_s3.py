@@ -10,6 +10,7 @@ import pytest
 from botocore import exceptions
 
 from fixtures.buckets import Answer, Request, Site, error, listing
+from hashclient.objects import bounded
 from hashclient.objects.failures import MALFORMED, NO_RANGES, UNFINISHED, StoreError
 from hashclient.objects.s3 import S3, _page_in
 
@@ -170,6 +171,18 @@ def test_no_page_that_is_not_whole_is_the_end_of_a_listing(
         site.answer = lambda _, answer=answer: ("200 OK", XML, answer)  # type: ignore[misc]
         with pytest.raises(StoreError, match=reason):
             list(ask())
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_no_listing_is_longer_than_a_page(
+    site: Site, store: S3, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    monkeypatch.setattr(store, "_is_quick", quick)
+    site.answer = lambda _: ("200 OK", XML, PAGE)
+    assert keys_of(next(store.pages("", None))) == ["a&b"]
+    monkeypatch.setattr(bounded, "MAX_ANSWER_BYTES", len(PAGE) - 1)
+    with pytest.raises(StoreError):
+        next(store.pages("", None))
 
 
 def test_a_redirect_that_leads_to_itself_is_a_failure(site: Site, store: S3) -> None:
