@@ -173,22 +173,27 @@ class Search:
                 return
         elif found.method not in METHODS or self._has_given_up:
             return
-        elif not self._tries or self._bytes_to_try <= 0:
-            self._has_given_up = True
-            yield Unlisted(b"", Why.LIMIT, "zip: too many marks of members in other bytes")
-            return
-        elif not self._is_sound(found):
+        elif self._is_spent or not self._is_sound(found):
+            if self._is_spent:
+                self._has_given_up = True
+                yield Unlisted(b"", Why.LIMIT, "zip: too many marks of members in other bytes")
             return
         if found.packed == 0 and found.name.endswith(b"/"):
             return
         chunks = partial(_chunks, self, found)
         yield [Member(found.name, None, is_exact=False, chunks=chunks, offset=found.offset)]
 
+    @property
+    def _is_spent(self) -> bool:
+        return self._tries < 0 or self._bytes_to_try <= 0
+
     def _is_sound(self, found: _Found) -> bool:
         """Return whether the bytes after a header decode to the checksum in it."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
             return False  # the entry has no data, and no checksum to compare
         self._tries -= 1
+        if self._tries < 0:
+            return False
         try:
             for piece in _chunks(self, found):
                 self._bytes_to_try -= len(piece)

@@ -336,7 +336,7 @@ def test_marks_that_may_be_chance_are_tried_up_to_limits(monkeypatch: pytest.Mon
             out = opened(Zip(), between(*pieces))
             assert len(out.members) == 1 + found and out.reasons == reasons
             assert len(out.unread) == len(reasons)
-    for most, found, limits in ((201, 2, 0), (200, 1, 0), (101, 1, 0), (100, 0, 1), (1, 0, 1)):
+    for most, found, limits in ((201, 2, 0), (200, 1, 1), (101, 1, 1), (100, 0, 1), (1, 0, 1)):
         with monkeypatch.context() as patch:
             patch.setattr(ziphidden, "_MAX_TRIED_BYTES", most)
             out = opened(Zip(), between(good, good))
