@@ -136,6 +136,7 @@ OPENED = (
         (Mark(0, (b"PK\3\4", b"PK\5\6", b"PK00PK\3\4", b"PK\7\x08PK\3\4")),),
         "passwords:zip_with",
         version=3,
+        reads=2,
         in_tail=b"PK\5\6",
         most_members=4 << 20,  # the reader keeps the place of each: 16 bytes
     ),
@@ -218,6 +219,7 @@ OPENED = (
             Mark(0, (b"=ybegin ", b"(This file must be converted with BinHex")),
         ),
         "encoded:Encoded",
+        version=2,
         hides_end=False,
     ),
     Kind(

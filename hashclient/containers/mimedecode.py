@@ -22,17 +22,17 @@ _MAX_LINE_BYTES = 64 << 10
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
-#: Some programs take any word for the mode, and some a line without a name. The expression tries
-#: nothing twice: otherwise a line of blanks would take minutes.
+#: Some programs take any word for the mode, or zeros before it, and some a line without a name. The
+#: expression tries nothing twice: otherwise a line of blanks would take minutes.
 _BEGIN = re.compile(
-    rb"begin(-base64)?[ \t]++[^\s]{1,20}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
+    rb"begin(-base64)?[ \t]++[^\s]{1,400}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
     re.IGNORECASE,
 )
 #: Matches the beginning of a file in uuencode.
 begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb\r])\r?(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
-_LONGEST_BEGIN_BYTES = 4200
+_LONGEST_BEGIN_BYTES = 4600
 #: Blanks before a line end; and places that clients decode differently.
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _DISPUTED = re.compile(rb"[ \t](?:\r?\n|\Z)|=(?![0-9A-Fa-f]{2}|\r?\n)")

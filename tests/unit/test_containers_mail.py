@@ -295,7 +295,10 @@ def test_uuencode_is_found_however_it_is_written() -> None:
     usual = uuencoded("a", A)
     encoded = "Content-Type: x/y\nContent-Transfer-Encoding: x-uuencode"
     for text in (
-        *(usual.replace("644", mode, 1) for mode in ("100644", "6", "0", "888", "rw-", "0o644")),
+        *(
+            usual.replace("644", mode, 1)
+            for mode in ("100644", "6", "0", "888", "rw-", "0o644", "0" * 99)
+        ),
         *(usual.replace(" ", blank, 2) for blank in ("\t", "  ", " \t")),
         usual.replace(" a\n", "\n", 1),
         usual.replace(" a\n", " \n", 1),
