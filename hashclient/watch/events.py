@@ -23,6 +23,8 @@ from hashclient.system.text import printable
 WAIT_S = 2
 #: SQS gives or takes at most this many messages at a time.
 _MOST = 10
+#: What reading a message raises that is not a notification; a body may be nested very deeply.
+_NO_EVENT = (KeyError, TypeError, AttributeError, ValueError, UsageError, RecursionError)
 _NO_QUEUE = "not the address of a queue: {}"
 
 
@@ -122,7 +124,7 @@ class Queue:
                 WaitTimeSeconds=int(wait_s),
                 AttributeNames=["ApproximateReceiveCount"],
             )
-        return [_event_of(message) for message in got.get("Messages", ())]
+            return [_event_of(message) for message in got.get("Messages", ())]
 
     def done(self, events: Sequence[Event]) -> None:
         """Delete messages; messages that cannot be deleted are given again.
@@ -143,6 +145,7 @@ class Queue:
     def _errors(self) -> Iterator[None]:
         """Translate errors of botocore, whose texts may hold what nobody should see."""
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             yield
@@ -154,6 +157,11 @@ class Queue:
             ) from None
         except HTTPClientError:
             raise UnreachableError(f"{printable(self.address)}: SQS cannot be reached") from None
+        except (ResponseParserError, LookupError, TypeError, AttributeError, RecursionError):
+            raise UnreachableError(
+                f"{printable(self.address)}: the answer is not that of SQS",
+                hint="look at the endpoint (AWS_ENDPOINT_URL), and at proxies",
+            ) from None
         except (BotoCoreError, OSError, ValueError) as error:
             raise ConfigError(
                 f"{printable(self.address)}: {type(error).__name__}",
@@ -172,7 +180,7 @@ def _event_of(message: Any) -> Event:
     times = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
     try:
         objects = tuple(_objects_in(msgspec.json.decode(message["Body"])))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError, UsageError):
+    except _NO_EVENT:
         return Event((), message["ReceiptHandle"], times, is_read=False)
     return Event(objects, message["ReceiptHandle"], times)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from hashclient.watch.events import Event, Lines, _event_of
+from hashclient.core.errors import UnreachableError
+from hashclient.watch.events import Event, Lines, Queue, _event_of
 
 
 def record(key: str, name: str = "ObjectCreated:Put", **more: str) -> dict[str, Any]:
@@ -55,6 +57,8 @@ def test_a_notification_names_its_objects(body: dict[str, Any], uris: list[str])
     "body",
     [
         "no json",
+        "[" * 100_000,
+        '{"Type": "Notification", "Message": "' + "[" * 100_000 + '"}',
         "[]",
         "7",
         {},
@@ -67,11 +71,26 @@ def test_a_notification_names_its_objects(body: dict[str, Any], uris: list[str])
         {"Type": "Notification"},
         {"source": "aws.s3", "detail-type": "Object Created", "detail": {}},
     ],
-    ids=json.dumps,
+    ids=lambda body: json.dumps(body)[:60],
 )
 def test_what_is_no_notification_is_not_taken_for_one_about_nothing(body: object) -> None:
     event = taken(body)
     assert not event.is_read and event.objects == () and event.mark == "mark"
+
+
+@pytest.mark.parametrize("messages", ["text", [None], [{"Body": "{}"}], 7])
+def test_an_answer_that_is_not_of_sqs_is_a_failure_of_the_queue(messages: object) -> None:
+    pytest.importorskip("botocore")
+    client = mock.Mock(**{"get_queue_url.return_value": {"QueueUrl": "x"}})
+    client.get_queue_attributes.return_value = {}
+    client.receive_message.return_value = {"Messages": messages}
+    with mock.patch("botocore.session.Session.create_client", return_value=client):
+        queue = Queue("sqs://uploads")
+        with pytest.raises(UnreachableError, match="the answer is not that of SQS"):
+            queue.take(0)
+        client.get_queue_url.return_value = {}
+        with pytest.raises(UnreachableError, match="the answer is not that of SQS"):
+            Queue("sqs://uploads")
 
 
 def test_lines_are_taken_as_they_come_and_the_last_needs_no_end() -> None:
