@@ -146,7 +146,7 @@ class Tee(Buffered):
     @property
     def hides_archive(self) -> bool:
         """Whether the bytes were too many, and are a program in which an archive may be."""
-        return self._spool is None and self._watching is not None and self._watching.is_found
+        return self._spool is None and self._watching is not None and self._watching.has_found()
 
     @property
     def tail(self) -> bytes:

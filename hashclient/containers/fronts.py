@@ -25,7 +25,7 @@ PROGRAMS = b"MZ", b"\x7fELF"
 FRONT_BYTES = 1 << 12
 #: How many bytes behind a program, and of its resources, are searched. 7-Zip looks no further for
 #: the beginning of an archive; a program without an archive has no bytes behind its end.
-_SEARCHED_BYTES = 8 << 20
+SEARCHED_BYTES = 8 << 20
 #: The last bytes of a 7z: for a packed header, its method and checksum; for another header, the
 #: attributes of all members.
 _ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
@@ -55,7 +55,7 @@ def _front(name: str, *literals: bytes, version: int = 1) -> Kind:
 
 
 KINDS = (
-    _front("program", *PROGRAMS, version=2),
+    _front("program", *PROGRAMS, version=3),
     _front("script", b"#!"),
     _front(
         "program of macOS or Java",
@@ -120,9 +120,10 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
             end = _elf(head)
     except (struct.error, OverflowError):
         end = 0  # the program is cut off, or hides its parts
-    end = max(end, 0)
+    if not 0 <= end <= size:
+        end = 0  # programs for archives find an archive whatever a program says of its end
     if end < size:
-        yield end, min(_SEARCHED_BYTES, size - end)
+        yield end, min(SEARCHED_BYTES, size - end)
 
 
 def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
@@ -138,7 +139,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
         name, length, offset = _SECTION.unpack_from(head, place)
         end = max(end, offset + length)
         if name.rstrip(b"\0") == b".rsrc":
-            resources = offset, min(length, _SEARCHED_BYTES)
+            resources = offset, min(length, SEARCHED_BYTES)
     return end, resources
 
 

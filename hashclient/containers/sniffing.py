@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from struct import error
 from typing import NamedTuple, cast
 
-from hashclient.containers.fronts import FRONT_BYTES, parts
+from hashclient.containers.fronts import FRONT_BYTES, PROGRAMS, SEARCHED_BYTES, parts
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
 from hashclient.containers.kind import ANYWHERE, Kind, Mark
 from hashclient.containers.kinds import KINDS
@@ -313,25 +313,33 @@ def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
 
 
 class InProgram:
-    """Looks for marks as `in_program` does, in bytes that pass by; `is_found` says if any came."""
+    """Looks for marks as `in_program` does, in bytes that pass by."""
 
     def __init__(self, head: bytes) -> None:
         """Begin before `head`, of which `FRONT_BYTES` count."""
-        self._parts = list(parts(head[:FRONT_BYTES], _ANY_SIZE))
+        self._head = head[:FRONT_BYTES]
+        self._parts = [*parts(self._head, _ANY_SIZE), (0, SEARCHED_BYTES)]
+        if not self._head.startswith(PROGRAMS):
+            self._parts = []
+        self._found: set[int] = set()  # where the parts begin in which a mark was
         self._rest = b""
         self._at = 0
-        self.is_found = False
 
-    def watch(self, piece: bytes | bytearray) -> None:
+    def watch(self, piece: bytes) -> None:
         """Take the next bytes."""
-        if not self._parts or self.is_found:
+        if not self._parts:
             return
         text, begin = self._rest + piece, self._at - len(self._rest)
         for start, count in self._parts:
             part = text[max(start - begin, 0) : max(start + count - begin, 0)]
-            self.is_found |= any(mark in part for mark in _IN_PROGRAMS)
+            if any(mark in part for mark in _IN_PROGRAMS):
+                self._found.add(start)
         self._at += len(piece)
         self._rest = text[1 - _MOST_IN_PROGRAMS :]
+
+    def has_found(self) -> bool:
+        """Return whether a mark was in a part that is searched, now that all bytes have passed."""
+        return any(start in self._found for start, _ in parts(self._head, self._at))
 
 
 def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:

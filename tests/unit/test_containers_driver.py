@@ -285,7 +285,12 @@ def test_a_program_that_does_not_fit_is_unread_if_an_archive_is_in_it(
     archive, rest = bytes(before) + others.cab_of({"x": X}), bytes(1 << 20)
     program = others.program_of(*((rest, archive) if in_resources else (archive + rest, b"")))
     limits = Limits(memory_mib=1)  # half of this is for a member
-    for data, reasons in ((program, [Why.LIMIT]), (others.program_of(bytes(before) + rest), [])):
+    lying = program[:104] + b"\xff\xff\xff\x7f" + program[108:]  # it ends behind the file
+    for data, reasons in (
+        (program, [Why.LIMIT]),
+        (lying, [Why.LIMIT]),
+        (others.program_of(bytes(before) + rest), []),
+    ):
         found = drive(tar_of(a=data), limits=limits)
         assert [why for _, why, _ in found.unread] == reasons
         assert found.places_of(data) == [(b"a",)]

@@ -192,17 +192,15 @@ def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "is_searched"),
+    "head",
     [
-        (b"\x7fELF\2\1" + b"\xff" * 58, True),  # tables that lie beyond any number
-        (b"\x7fELF\1\2" + b"\xff" * 58, True),
-        (b"MZ\x01\0\0\0".ljust(64, b"\0"), True),  # a length of less than nothing
-        (b"MZ" + b"\xff" * 62, False),  # it says that it is longer than the file
+        b"\x7fELF\2\1" + b"\xff" * 58,  # tables that lie beyond any number
+        b"\x7fELF\1\2" + b"\xff" * 58,
+        b"MZ\x01\0\0\0".ljust(64, b"\0"),  # a length of less than nothing
+        b"MZ" + b"\xff" * 62,  # it says that it is longer than the file
     ],
 )
-def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(
-    head: bytes, *, is_searched: bool
-) -> None:
+def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(head: bytes) -> None:
     program = head.ljust(9_000, b"\0") + b"7z\xbc\xaf\x27\x1c" + bytes(9_001) + b"x"
 
     def read_at(offset: int, count: int) -> bytes:
@@ -210,7 +208,7 @@ def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(
         return program[offset : offset + count]
 
     front = program[: fronts.FRONT_BYTES]
-    assert sniffing.has_behind(front, len(program), read_at) == is_searched
+    assert sniffing.has_behind(front, len(program), read_at)
 
 
 def windows(*sections: tuple[bytes, int, int], optional: int = 0) -> bytes:
@@ -249,7 +247,7 @@ def elf(
     [
         (b"anything" * 20, 5_000, []),
         # Of DOS: pages of 512 bytes, the last one as long as it says.
-        (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_023, []),
+        (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_023, [(0, 1_023)]),
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_024, []),
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_025, [(1_024, 1)]),
         (b"MZ\1\0\2\0".ljust(64, b"\0"), 1_024, [(513, 511)]),
