@@ -146,6 +146,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: Seconds in which a reader may take the rest of the output of an interrupted program.
 REST_S = 0.5
+#: Seconds until a lost signal comes again.
+REPEAT_S = 0.01
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -174,6 +176,19 @@ def raise_at_signals() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, on_sigint)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _repeat_interrupt
+
+
+def _repeat_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat a signal if Python has dropped its exception, as in callbacks of weak references."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+    # Not at once: an exception in this function would be dropped, too.
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
 
 
 def ignore_signals() -> None:

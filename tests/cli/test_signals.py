@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from hashclient.cli.output import SIGNALS, Signals, Terminated, ignore_signals, on_sigterm
-from tests.kit import restored_signals
+from tests.kit import ROOT, environment, restored_signals
 
 INT, TERM = SIGNALS
 
@@ -161,3 +162,33 @@ def test_at_whatever_line_it_comes_it_comes_once(number: signal.Signals) -> None
             return
         assert how == number.name, at
     pytest.fail("there is no end of lines")
+
+
+LOST = """
+import signal, sys, time, weakref
+from hashclient.cli.output import Terminated, raise_at_signals
+class Thing: pass
+def end(_):
+    signal.raise_signal(int(sys.argv[1]))
+raise_at_signals()
+thing = Thing()
+reference = weakref.ref(thing, end)
+try:
+    del thing
+    print("dropped", flush=True)
+    time.sleep(30)
+except (KeyboardInterrupt, Terminated) as interrupt:
+    print(type(interrupt).__name__)
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(INT, "KeyboardInterrupt"), (TERM, "Terminated")])
+def test_a_signal_whose_exception_python_drops_comes_again(
+    number: signal.Signals, name: str
+) -> None:
+    """Python drops exceptions in callbacks of weak references, as imports have them."""
+    words = [sys.executable, "-c", LOST, str(int(number))]
+    run = subprocess.run(
+        words, check=False, env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+    assert (run.stdout.split(), run.stderr) == (["dropped", name], "")
