@@ -117,7 +117,7 @@ class Alert(Noticed, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
     def joined(self, more: Noticed, now: datetime) -> Alert:
-        """Return the alert with what was noticed since."""
+        """Return the alert with the events of `more` added."""
         subjects = dict(self.subjects)
         for name, count in more.subjects.items():
             subjects[name] = subjects.get(name, 0) + count

@@ -61,7 +61,7 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receivers: dict[str, Receiver] = {}
 
     def receiver(self, name: str) -> Receiver:
-        """Return what is known of a receiver."""
+        """Return the state of a receiver; a new state if none is kept."""
         return self.receivers.get(name, Receiver())
 
 
@@ -101,7 +101,7 @@ def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
         directory / ROOM_LOCK_NAME,
         wait_s=wait_s,
         busy="another command is sending alerts",
-        hint="it, or the next one, sends those that wait",
+        hint="that command, or the next command, sends the waiting alerts",
     ):
         yield
 

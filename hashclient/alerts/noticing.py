@@ -27,7 +27,7 @@ FIRST_LOOK = timedelta(days=1)
 #: After a fetch with one of these codes nothing was received; any other failure means that received
 #: data were refused.
 _NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
-#: The subjects of what is damaged.
+#: The damaged parts, as alerts name them.
 LOG, MATCHES, STATE = "audit log", "matches", "state"
 
 

@@ -225,7 +225,7 @@ class Outbox:
 
 
 def _joined(book: Book, more: Noticed, now: datetime) -> Book:
-    """Return the outbox with what was noticed in the alert of its kind that is not begun."""
+    """Return the outbox with `more` joined to the alert of its kind that is not begun."""
     of_kind = {a.kind: a for a in book.waiting if a.to is None}
     alert = of_kind.get(more.kind) or Alert.new(more.kind, now)
     others = tuple(a for a in book.waiting if a.id != alert.id)

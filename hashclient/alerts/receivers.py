@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
 _PREFIX = "whsec_"
-#: As Standard Webhooks recommends.
+#: Lengths of a secret that Standard Webhooks recommends.
 _SECRET_BYTES = range(24, 65)
 _HOW_TO_MAKE = 'one line: `printf "whsec_%s\\n" "$(openssl rand -base64 32)"` makes one'
 _SMTPS_PORT = 465

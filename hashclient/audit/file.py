@@ -123,7 +123,7 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
 
 
 def is_current(fd: int, path: Path) -> bool:
-    """Return whether the file open as `fd` is the one at `path`.
+    """Return whether the file open as `fd` is the file at `path`.
 
     Raises:
         OSError: no file has the name `path`.
@@ -144,7 +144,7 @@ def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
         match = CLOSED_LOG_PATTERN.fullmatch(name)
         if match is None or name != CLOSED_LOG_NAME.format(int(match[1])):
             continue
-        with contextlib.suppress(FileNotFoundError):  # archived just now
+        with contextlib.suppress(FileNotFoundError):  # the file was archived just now
             if current is None or not is_current(current, directory / name):
                 found.append(Closed(int(match[1]), directory / name))
     return tuple(sorted(found, key=lambda part: part.number))
@@ -280,7 +280,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     """Load the private key; only its owner may be able to read it.
 
     Raises:
-        AuditError, ConfigError: the file is not such a key, or other users can read it.
+        AuditError, ConfigError: the file is no Ed25519 key, or other users can read it.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

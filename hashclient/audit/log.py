@@ -85,7 +85,7 @@ def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
         for first in range(1, threads):
             tasks[first] = Task(lambda first=first: sign(first), "sign")  # type: ignore[misc]
     except StateError:
-        pass  # if no other thread can start, this one signs
+        pass  # if no other thread can start, this thread signs
     signatures = [""] * len(hashes)
     for first in range(threads):
         signatures[first::threads] = tasks[first].result() if first in tasks else sign(first)
@@ -236,7 +236,7 @@ class AuditLog:
         except (NoLinksError, OSError, AuditError) as error:
             last = read_tail(fd, os.fstat(fd).st_size).last
             if last is None or last.event != CLOSED:
-                return fd  # the file continues to grow
+                return fd  # the file was not closed, so the log continues in it
             if not isinstance(error, NoLinksError):
                 raise
             where = printable(self._directory)

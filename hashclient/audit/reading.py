@@ -184,7 +184,7 @@ class _Check:
             self._begin(head, log.where(1))
             self._first_time = first.time
         elif head.genesis != self._first.genesis:
-            broken(log.where(1), "it is of another log")
+            broken(log.where(1), "the file is of another log")
         elif number is None and head.number > self._number + 1:
             _missing(self._number + 1)
         if head.number != (number or self._number + 1):

@@ -104,7 +104,7 @@ class Outage(msgspec.Struct):
 class Summary(msgspec.Struct):
     """The summary of a period; see the module. Times are in UTC.
 
-    `logs` is 1, or how many summaries of different logs were added up to this one.
+    `logs` is 1, or how many summaries of different logs this summary adds up.
     """
 
     schema: str

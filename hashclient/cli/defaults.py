@@ -153,7 +153,7 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
 
 
 def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | None:
-    """Return what is wrong with a value in the table of command `name`; None if it fits."""
+    """Return the fault of a value in the table of command `name`; None if the value fits."""
     from hashclient.config.faults import Fault, not_one_of, wrong_type
 
     values = value if isinstance(value, list) else [value]

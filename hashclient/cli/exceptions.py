@@ -75,21 +75,21 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     "match_id",
     metavar="ID",
     shell_complete=MATCHES,
-    help="Only the file of this match, with the entries that it matches, in any place.",
+    help="Only the file of this match, in any place, with the entries that the file matches.",
 )
 @click.option(
     "--file",
     "file",
     metavar="PATH",
     type=existing_path(dir_okay=False),
-    help="Only files with the content of this one, with the entries that it matches.",
+    help="Only files with the content of this file, with the entries that the file matches.",
 )
 @reason_option()
 @until_option
 @click.option(
     "--below",
     metavar="PATH",
-    help="Only files at PATH or below it, or objects at a URI or below it.",
+    help="Only files at or below PATH, or objects at or below a URI.",
 )
 @format_option("text", "json")
 @pass_app

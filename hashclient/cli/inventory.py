@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Days that a file without a scan is kept by default.
 DEFAULT_DAYS = 90
-#: A hundred years.
+#: The longest time that can be given: a hundred years.
 MAX_DAYS = 36_500
 DAY_S = 86_400
 

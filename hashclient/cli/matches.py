@@ -64,7 +64,7 @@ choice_options = together(
         "paths",
         multiple=True,
         metavar="PATH",
-        help="Only matches at PATH or below it. Can be given several times.",
+        help="Only matches at or below PATH. Can be given several times.",
     ),
     click.option(
         "--list",

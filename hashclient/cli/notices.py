@@ -118,7 +118,7 @@ def show(app: App, name: str, output_format: str) -> None:
 @command.command("acknowledge")
 @click.argument("names", metavar="ID…", nargs=-1, required=True, shell_complete=NOTICES)
 @click.option(
-    "--reason", metavar="TEXT", help="The reason, or the action taken; it goes into the audit log."
+    "--reason", metavar="TEXT", help="The reason, or the action taken, for the audit log."
 )
 @format_option("text", "json")
 @pass_app

@@ -110,7 +110,7 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
         metavar="TEXT",
         required=required,
         show_default=not required,
-        help="Why; it goes into the audit log.",
+        help="The reason, which goes into the audit log.",
         callback=not_blank,
         **default,
     )

@@ -147,7 +147,7 @@ class OutputFile:
             yield write
         except BaseException:
             with contextlib.suppress(OSError):
-                self._opened_stream().flush()  # the outcomes before the error
+                self._opened_stream().flush()  # keep the outcomes before the error
             raise
         self._finish()
         self._is_whole = True
@@ -291,7 +291,7 @@ def replace(path: Path, data: bytes) -> None:
 
     try:
         if path.is_symlink() and path.exists():
-            for stream_fd in (1, 2):  # `/dev/stdout` may have other names
+            for stream_fd in (1, 2):  # links may give `/dev/stdout` other names
                 if os.path.samestat(path.stat(), os.fstat(stream_fd)):
                     write_all(stream_fd, data)
                     return
@@ -395,7 +395,7 @@ def _lock(fd: int, path: Path) -> None:
     try:
         locked = acquire(fd)
     except OSError:
-        return  # a file system without locks
+        return  # this file system has no locks
     if not locked and _may_be_of_a_run(os.fstat(fd)):
         raise LockedError(
             f"another run is writing to the output {printable(path)}",

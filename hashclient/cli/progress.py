@@ -156,7 +156,7 @@ def _scan_line(
 
 
 def human_time(seconds: float) -> str:
-    """Return a remaining time in the largest unit of which it has two or more."""
+    """Return a remaining time in the largest unit that gives at least 2."""
     for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:,.0f} {unit}"
@@ -266,7 +266,7 @@ def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callab
     def ask() -> int | None:
         nonlocal total
         if total is None:
-            with contextlib.suppress(OSError):  # nothing has come yet
+            with contextlib.suppress(OSError):  # the number has not come yet
                 data = os.read(ours, _NUMBER_BYTES)
                 if len(data) == _NUMBER_BYTES:
                     total = int.from_bytes(data)

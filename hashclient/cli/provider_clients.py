@@ -128,7 +128,7 @@ def add(
     metavar="N",
     default=7,
     show_default=True,
-    help="How long the old token is still valid; 0 if it may have leaked.",
+    help="Days for which the old token is still valid; 0 if the token may have leaked.",
 )
 @format_option("text", "json")
 @pass_app

@@ -48,7 +48,7 @@ def key() -> None:
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="Where to write the private key; it must not exist.",
+    help="A new file for the private key.",
 )
 @click.option(
     "--public",
@@ -102,7 +102,7 @@ def new(
     metavar="FILE",
     help="File with the new passphrase. [default: ask at the terminal]",
 )
-@click.option("--remove", is_flag=True, help="Decrypt the key; it has no passphrase then.")
+@click.option("--remove", is_flag=True, help="Decrypt the key: afterwards it has no passphrase.")
 @pass_app
 def change(
     app: App,

@@ -26,7 +26,9 @@ from hashclient.core.errors import UsageError
 @repo_argument
 @list_option
 @click.argument("entry_ids", metavar="[ENTRY_ID…]", nargs=-1)
-@click.option("--from", "files", metavar="FILE", multiple=True, help="Ids, one a line; - is stdin.")
+@click.option(
+    "--from", "files", metavar="FILE", multiple=True, help="A file of ids, one a line; - is stdin."
+)
 @click.option(
     "--generation",
     type=click.IntRange(1, 2**53 - 1),

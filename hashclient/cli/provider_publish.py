@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     "--root",
     type=existing_path(dir_okay=False),
     metavar="FILE",
-    help="The root.json of the other provider; it is remembered.",
+    help="The root.json of the other provider; the program remembers this root.",
 )
 @click.option(
     "--from-list",

@@ -28,7 +28,7 @@ def publish_after(app: App) -> None:
 
 
 def _publish_now(app: App, where: str) -> None:
-    if interrupts:  # somebody waits for the end
+    if interrupts:  # a user who interrupts must not wait for this
         return
     from hashclient.client.client import Client
 

@@ -102,7 +102,7 @@ def add(
         if take_all:
             chosen += [i for i in _open_ones(quarantine, record) if i not in match_ids]
         results = Results(app, output_format, chosen)
-        unfinished = functools.cache(quarantine.unfinished)  # this reads all items
+        unfinished = functools.cache(quarantine.unfinished)  # the call reads all items
         wanted: dict[str, tuple[str, str]] = {}
         for match_id in chosen:
             with results.item(match_id):
@@ -178,7 +178,7 @@ def _named(members: list[tuple[str, ...]]) -> str:
 )
 @click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
 @click.option("--entry", metavar="LIST/ENTRY", help="All that match this entry.")
-@click.option("--output", type=existing_path(), metavar="FILE", help="Put it here instead.")
+@click.option("--output", type=existing_path(), metavar="FILE", help="Put the file here instead.")
 @click.option(
     "--force", is_flag=True, help="Restore files even if their entries are not withdrawn."
 )
@@ -256,14 +256,14 @@ def restore(
     metavar="FILE",
     multiple=True,
     required=True,
-    help="A secret key that opens it now; repeatable.",
+    help="A secret key that opens the sealed copy now; repeatable.",
 )
 @click.option(
     "--recipient",
     "recipients",
     metavar="KEY",
     multiple=True,
-    help="Seal it to this public key; repeatable. [default: those in config.toml]",
+    help="Seal the copy to this public key; repeatable. [default: the keys in config.toml]",
 )
 @reason_option(default="sealed to other recipients")
 @format_option("text", "json")

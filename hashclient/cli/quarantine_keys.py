@@ -20,7 +20,7 @@ _ANY_KEY = "age1" + "q" * 58
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="Where to write the secret key; it must not exist.",
+    help="A new file for the secret key.",
 )
 @click.option(
     "--write-config",

@@ -230,7 +230,7 @@ def submit(
     "--reference",
     metavar="TEXT",
     required=True,
-    help="The recipient's name for it, such as a case number.",
+    help="The recipient's name for the report, such as a case number.",
 )
 @format_option("text", "json")
 @pass_app

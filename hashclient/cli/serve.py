@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     metavar="OCTAL",
     default="660",
     show_default=True,
-    help="The mode of a socket in the file system, that is, who may use it.",
+    help="The mode of a socket in the file system: who may connect.",
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
 @click.option(
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 24),
     default=16_384,
     show_default=True,
-    help="The longest stream; a longer one gets no verdict.",
+    help="The longest stream; a longer stream gets no verdict.",
 )
 @click.option(
     "--max-connections",
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 16),
     default=4096,
     show_default=True,
-    help="The most connections of one process; further ones are closed at once.",
+    help="The most connections of one process; further connections are closed at once.",
 )
 @click.option(
     "--user-share",
@@ -123,7 +123,9 @@ if TYPE_CHECKING:
     help="The longest time for one stream.",
 )
 @click.option(
-    "--metrics", metavar="HOST:PORT", help="Answer Prometheus there, over HTTP, at /metrics."
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics.",
 )
 @click.option(
     "--fetch-every",
@@ -147,7 +149,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
 @declared(ScanOptions, "exceptions")
-@format_option("text", "json", help="How to print the addresses when it is ready.")
+@format_option("text", "json", help="How to print the addresses when the daemon is ready.")
 @pass_app
 def command(
     app: App,

@@ -248,7 +248,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
 
 
 def _shares(status: ListStatus, entries: int) -> str:
-    """Return the share of a list that each kind of digest decides about, or a digest with size."""
+    """Return, for each kind of digest, the share of entries that it decides about, as text."""
     counts = status.recognised
     shown = []
     for by, count in counts.items():
@@ -269,7 +269,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Return how long ago a time was, in the largest unit of which there are two or more."""
+    """Return an age as text, in the largest unit that gives at least 2."""
     # Man pages are made without msgspec, so this import cannot be at the top.
     from hashclient.core.staleness import CLOCK_TOLERANCE
 

@@ -63,7 +63,7 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
-        """Yield archives with kind and expander, but none that lies within the one before.
+        """Yield archives with kind and expander, but none inside the archive before it.
 
         Within an archive without a sure end, archives of other kinds are found: most programs
         search for one kind, and pass over the others.
@@ -93,7 +93,7 @@ class Behind:
             # Marks of several kinds may be at one place: a false mark must not hide a true one.
             for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
-                    kinds.remove((kind, None))  # once is enough
+                    kinds.remove((kind, None))  # one mark of an unopened kind is enough
                     del places[kind.name]
                     yield kind, None, part
                 elif length := expander.length(part):

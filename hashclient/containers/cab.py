@@ -36,7 +36,7 @@ _RESERVE = Struct("<H2B")
 _FOLDER, _STORED, _MSZIP, _LZX, _COMPRESSION = Struct("<L2H"), 0, 1, 3, 15
 #: length, place in the folder, number of the folder
 _FILE = Struct("<2LH6x")
-#: length in the cabinet, length
+#: length in the cabinet, length of the unpacked bytes
 _BLOCK = Struct("<4x2H")
 _BLOCK_BYTES = 32_768
 _MAX_NAME_BYTES, _MOST_OF_NAME = 257, 255
@@ -46,7 +46,7 @@ class _Folder(msgspec.Struct, frozen=True):
     start: int
     blocks: int
     compression: int
-    reserve: int  # in each block
+    reserve: int  # bytes kept free in each block
 
 
 class _Marks(Forward):
@@ -126,7 +126,7 @@ class Cab(Libarchive):
             yield Unlisted(b"", Why.UNSUPPORTED, "cab: another cabinet behind it")
 
     def _one(self, whole: Data) -> Iterator[list[Member] | Unlisted]:
-        if whole.size > len(_BEGIN):  # programs pass over what is reserved
+        if whole.size > len(_BEGIN):  # programs skip the reserved bytes
             whole = Joined(_BEGIN, whole, len(_BEGIN), whole.size - len(_BEGIN))
         folders = _short(whole)
         yield from _members(whole, folders) if folders else super().members(whole)

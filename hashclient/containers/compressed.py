@@ -296,7 +296,7 @@ class Lzma(_Compressed):
     def sniff(self, head: bytes) -> bool:
         """Recognise the kind by the rules of xz for guessing, and by decoding the first bytes.
 
-        EMF pictures have such fields too, and a window of 2 GiB, but they do not decode.
+        EMF pictures have these fields too, and a window of 2 GiB, but they do not decode.
         """
         if not is_lzma_header(head):
             return False

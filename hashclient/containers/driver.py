@@ -98,7 +98,7 @@ class Spool(Anywhere):
 
 
 class Tee(Buffered):
-    """A member that is read once; this one read examines, digests, keeps and expands it.
+    """A member that is read once: while it is read, it is examined, digested, kept and expanded.
 
     The bytes are digested as they are read, by any reader. An error is an end to readers; it is
     kept in `error`.

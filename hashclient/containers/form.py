@@ -15,7 +15,7 @@ from hashclient.containers.mail import read_again
 from hashclient.containers.mailreadings import Kept, Stored, first_way, other_ways
 from hashclient.containers.mimelines import Boundaries, Lines
 
-#: Multiparts in each other.
+#: Levels of multiparts inside each other.
 MAX_DEPTH = 8
 
 
@@ -49,7 +49,7 @@ def _parts(
         name, position, kept = fields.name or b"part-%d" % number, lines.position, Kept()
         once = kept.watch(lines.body(stack, guesses=False))
         yield [Member(name, None, is_exact=False, chunks=partial(iter, once), offset=position)]
-        for _ in once:  # what was not asked for
+        for _ in once:  # read the bytes that the caller left
             pass
         if lines.is_doubtful or not fields.has_end or fields.rest or fields.is_disputed:
             yield Unlisted(

@@ -174,7 +174,7 @@ class Anywhere:
     size: int
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there; see `Data`."""
+        """Return `count` bytes at `offset`; see `Data`."""
         raise NotImplementedError
 
     def read(self, count: int) -> bytes:

@@ -78,7 +78,7 @@ KINDS = (
         *(b"FLV", b"FWS", b"CWS", b"\x30\x26\xb2\x75"),
         *(bytes([0xFF, second]) for second in range(0xF1, 0xFC)),
     ),
-    Kind("film", (Mark(4, (b"ftyp",)),), is_front=True),  # behind four bytes of anything
+    Kind("film", (Mark(4, (b"ftyp",)),), is_front=True),  # the first four bytes vary
     _front(
         "document",
         *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),

@@ -56,7 +56,7 @@ class DiskImage(Libarchive):
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             if len({(kind, _place(root)) for kind, root in _roots(data)}) > len(roots):
-                text = "an image of a disk: several trees of one kind"  # systems choose differently
+                text = "an image of a disk: several trees of one kind"  # systems choose other trees
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
@@ -127,7 +127,7 @@ def _volumes(data: Data) -> Iterator[bytes]:
 
 
 def _place(record: bytes) -> Place:
-    start = int.from_bytes(record[2:6], "little") + record[1]  # behind extended attributes
+    start = int.from_bytes(record[2:6], "little") + record[1]  # skip extended attributes
     return start * _SECTOR, int.from_bytes(record[10:14], "little")
 
 
@@ -165,7 +165,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
             before = place if record[25] & _GOES_ON else None
             if place[1] and before is None:
                 files.add(place)
-        if before is not None:  # the last part is missing
+        if before is not None:  # the last part of the file is missing
             files.add(before)
         if len(seen) > _MAX_DIRECTORIES:
             raise NotReadError(Why.LIMIT, "an image of a disk: too many directories")
@@ -200,4 +200,4 @@ def _has_hfs(data: Data, files: set[Place]) -> bool:
         start = int.from_bytes(entry[8:12], "big") * _MAP_AT
         if entry[48:].startswith(_HFS_PARTITION) and data.read_at(start + _HFS_AT, 2) in _HFS_MARKS:
             return not any(place <= start < place + size for place, size in files)
-    return True  # there may be one behind
+    return True  # a tree may be in a later partition

@@ -32,7 +32,7 @@ class _UsualHeaders:
 
     def __init__(self, data: Stream) -> None:
         self._data = Forward(data)
-        self._left = 0  # until the next header
+        self._left = 0  # bytes until the next header
 
     def read(self, count: int) -> bytes:
         if not self._left:

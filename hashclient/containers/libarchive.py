@@ -281,7 +281,7 @@ class _Archive:
         return int(self._library.archive_filter_bytes(self._archive, -1))
 
     def rest(self) -> bytes:
-        """Return the beginning of the bytes behind what was read of a compressed file.
+        """Return the first bytes behind the part of a compressed file that was read.
 
         The first four bytes may belong to the file, because the library sometimes reads the next
         mark.

@@ -113,10 +113,10 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
 def _last_name(fields: bytes) -> bytes:
     """Return the name of a member: flags and size lead to it."""
     flags, place = _seven_bits(fields, 0)
-    for _ in range(2):  # size, attributes
+    for _ in range(2):  # skip size and attributes
         _, place = _seven_bits(fields, place)
-    place += 4 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1)  # a time, a checksum
-    for _ in range(2):  # method, system
+    place += 4 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1)  # skip time and checksum
+    for _ in range(2):  # skip method and system
         _, place = _seven_bits(fields, place)
     length, place = _seven_bits(fields, place)
     return fields[place : place + length]

@@ -261,7 +261,7 @@ class _Walk:
                 name, None, is_exact=False, chunks=partial(iter, once), offset=position, kind=kind
             )
         ]
-        for _ in once:  # what was not asked for
+        for _ in once:  # read the bytes that the caller left
             pass
         yield from files_as_members(finder.files)
         is_foreign = _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings)

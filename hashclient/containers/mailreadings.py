@@ -118,7 +118,7 @@ class Stored:
 
 
 class Decoding:
-    """The most usual way to decode one part; `is_disputed` says afterwards whether it matters."""
+    """The most usual way to decode one part; `is_disputed` says if other ways differ."""
 
     def __init__(self, encoding: bytes) -> None:
         """Begin before the part."""

@@ -73,7 +73,7 @@ class Mbox:
                     kind=MESSAGE,
                 )
             ]
-            for _ in message:  # what was not asked for
+            for _ in message:  # read the bytes that the caller left
                 pass
             halves.end()
             while halves.found:

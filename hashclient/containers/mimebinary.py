@@ -58,8 +58,8 @@ class _LineFinder:
             *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.strip(b"\r"))
-            # The beginning of a longer line is enough to recognise it. In a file, its other bytes
-            # are then missing.
+            # The beginning of a longer line is enough to recognise it. In a file, the other bytes
+            # of the line are then missing.
             self._rest = rest[:_MAX_LINE_BYTES]
             if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
                 self._is_too_much = True

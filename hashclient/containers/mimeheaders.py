@@ -48,7 +48,7 @@ _NO_COLON = re.compile(
 _SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
 _WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
 _COMMENT = re.compile(rb"\([^()]*\)")
-_MAX_COMMENTS = 50  # in each other
+_MAX_COMMENTS = 50  # levels of comments inside each other
 _FOLD = re.compile(rb"\n[ \t]+")
 _IN_PARTS = re.compile(rb"(number|total)\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
@@ -275,7 +275,7 @@ def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], 
         else:
             whole.append(text)
             if quoted is not None and quoted != text:
-                whole.append(quoted)  # some keep backslashes
+                whole.append(quoted)  # some programs keep backslashes
     return whole, b"".join(pieces[number] for number in sorted(pieces))
 
 

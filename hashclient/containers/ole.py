@@ -29,7 +29,7 @@ _LISTED_AT, _HEADER_BYTES = 76, 512
 _ENTRY = Struct("<64sHBx3L36xLQ")
 _EMPTY, _STORAGE, _ROOT = 0, 1, 5
 _NONE = 0xFFFFFFFF
-#: Programs take the size in the header for the limit of short streams, or this one.
+#: The limit of short streams for programs that ignore the limit in the header.
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000

@@ -241,7 +241,7 @@ class _Properties:
         elif not value & _VALUES:
             return self._item(value)
         elif value & _VALUES != _VALUES:
-            raise struct.error  # an item for some programs
+            raise struct.error  # programs differ: some read an item
         if value not in self.below:
             raise struct.error
         return self.below[value]

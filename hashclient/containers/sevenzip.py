@@ -86,7 +86,7 @@ class SevenZip(Libarchive):
         try:
             parts = _refused(data)
         except (ValueError, LookupError, NotReadError):
-            parts = []  # libarchive says what is wrong
+            parts = []  # libarchive reports the fault
         yield from _members(data, parts) if parts else super().members(data)
 
     def length(self, data: Data) -> int:

@@ -87,7 +87,7 @@ class _Fields:
         return piece
 
     def checked(self, count: int) -> int:
-        """Return a count of elements, each of which needs at least a byte in the header."""
+        """Return a count of elements; each element needs at least a byte in the header."""
         if count > len(self._header):
             raise ValueError(count)
         return count

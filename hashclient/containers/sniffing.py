@@ -67,12 +67,12 @@ class _Row(NamedTuple):
             begin = bytes(memoryview(data)[: min(length, ISO_HEAD_BYTES)])
         try:
             return mark.is_one(begin)
-        except (error, IndexError):  # too short for this kind
+        except (error, IndexError):  # the file is too short for this kind
             return False
 
 
 def _expression(rows: Iterable[_Row]) -> bytes:
-    """Return an expression for the beginning of a file that one of some rows may fit."""
+    """Return an expression that finds beginnings of files that may fit one of the rows."""
     return b"|".join(
         row.mark.pattern
         or b".{%d}(?:%s)" % (row.mark.at, b"|".join(map(re.escape, row.mark.literals)))
@@ -274,7 +274,7 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
     if data[length - 1] not in _LAST and (
         length < END_MARK_BYTES or data[length - END_MARK_BYTES] not in _FIRST_AT_END
     ):
-        return False  # as nearly all files
+        return False  # the usual case
     tail = bytes(memoryview(data)[start:length])
     return ends_as_other(tail) or kind_by_end(tail) != ""
 
@@ -290,7 +290,7 @@ def ends_as_other(tail: bytes) -> bool:
 def kind_by_end(end: Buffer | memoryview) -> str:
     """Return the kind of a file that ends like this, which is not opened; empty for others."""
     if len(end) < END_MARK_BYTES or end[-END_MARK_BYTES] not in _FIRST_AT_END:
-        return ""  # as nearly all files
+        return ""  # the usual case
     last = bytes(end[-END_MARK_BYTES:])
     for kind, mark in _AT_END:
         if last.startswith(mark.literals):

@@ -89,7 +89,7 @@ def _is_udf(data: Data) -> bool:
             return True
         if not mark.strip(b"\0"):
             return False
-    return True  # the mark may be behind
+    return True  # a later sector may have the mark
 
 
 def _unsupported(what: str) -> NotReadError:
@@ -250,7 +250,7 @@ class _Volume:
         is_directory = block[27] == _TYPE_DIRECTORY
         if end > len(block):
             raise _damaged("an entry is too long")
-        if form == 3:  # the bytes themselves
+        if form == 3:  # the entry holds the bytes of the file
             return _File(min(size, end - start), [(at + start, end - start)], is_directory)
         if form > 1:
             raise _unsupported("a file of a form that is not read")

@@ -259,7 +259,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     elif packed.position != end:
         raise damaged("bytes behind its compressed data")
     elif packed.found != found.crc:
-        # Or the checksum is in the descriptor only.
+        # The checksum of the header is wrong, so the descriptor must have the right one.
         length = found.packed
         if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
             raise damaged(WRONG_SUM)

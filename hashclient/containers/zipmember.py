@@ -306,7 +306,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
         if not packed:
             raise damaged(ENDS_EARLY)
         position += len(packed)
-        step = min(2 * step, PIECE_BYTES)  # endless empty blocks are skipped soon
+        step = min(2 * step, PIECE_BYTES)  # many empty blocks are passed quickly
         try:
             head += inflater.decompress(packed, count - len(head))
         except decoding.ERRORS as error:

@@ -87,7 +87,7 @@ class Old:
         while self._count < count:
             if self._at >= len(self._piece):
                 self._piece, self._at = self._read(), 0
-            few = self._piece[self._at : self._at + 8]  # large numbers are slow
+            few = self._piece[self._at : self._at + 8]  # few bytes: large numbers are slow
             if not few:
                 return False
             self._at += len(few)
@@ -151,7 +151,7 @@ class Old:
                     if self._is_full():
                         yield
             else:
-                raise damaged("a block of a kind that is none")
+                raise damaged("a block of an unknown kind")
             yield
 
     def _match(self, symbol: int, distances: _Table) -> None:

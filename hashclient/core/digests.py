@@ -95,7 +95,7 @@ class StreamDigester:
     """
 
     def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
-        """Compute `plan` to begin with, and keep up to `kept_bytes`."""
+        """Compute the digests of `plan`; keep the bytes of a stream of up to `kept_bytes`."""
         self._parts = [(plan, Digester(plan))]
         self._kept: bytearray | None = bytearray()
         self._kept_bytes = kept_bytes

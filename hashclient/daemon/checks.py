@@ -126,7 +126,7 @@ class Checks:
         self.records.use(self.lists)
 
     def end(self) -> None:
-        """Record what was judged, and end all threads and processes."""
+        """Record the judged inputs, and end all threads and processes."""
         self.records.end_streams()
         if self.openers is not None:
             self.openers.stop()

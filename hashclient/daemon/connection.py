@@ -61,14 +61,15 @@ class Connection(Client):
         self._parser = Parser(checks.options.max_stream_bytes)
         self._in_session = False
         self._number = 0  # of the last command in a session
-        #: The stream that comes.
+        #: The stream that the client sends now.
         self._upload: Upload | None = None
         #: The descriptors that came with the bytes being read.
         self._descriptors: list[int] = []
         #: Bytes that were read and must wait, because too much work is open.
         self._rest = b""
         self._goes_on = self._bare_is_due = False
-        self._is_ending = False  # no more requests are taken; closed when all are answered
+        #: No more requests are taken; the connection is closed when all are answered.
+        self._is_ending = False
         self._is_cut = False  # the client may still be sending bytes that are not wanted
         self._drained = 0
         self._drain_until: float | None = None
@@ -345,7 +346,7 @@ class Connection(Client):
 
     def _hang_up(self) -> None:
         """Close, after the client has had time to read the answer."""
-        if self.peer.is_local and not self._is_cut:  # sent bytes stay readable
+        if self.peer.is_local and not self._is_cut:  # a local client can still read the answer
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S

@@ -27,11 +27,11 @@ class Count(enum.IntEnum):
     UNREAD = 3
     NO_VERDICT = 4  # inputs that would be clean, if all lists could be used
     BYTES = 5
-    CONNECTIONS = 6  # opened since the start
-    OPEN = 7  # open now
-    REFUSED = 8  # there were too many
-    IDLE = 9  # closed, since they were silent for too long
-    BROKEN = 10  # closed, since they broke the protocol
+    CONNECTIONS = 6  # connections opened since the start
+    OPEN = 7  # connections that are open now
+    REFUSED = 8  # connections closed at once: there were too many
+    IDLE = 9  # connections closed, since they were silent for too long
+    BROKEN = 10  # connections closed, since they broke the protocol
     TOO_LONG = 11  # streams beyond the limit of bytes or time
     FAILURES = 12  # matches that could not be recorded, and failed actions
     RELOADS = 13

@@ -30,8 +30,8 @@ class NoVerdict(enum.StrEnum):
 class Paths(enum.StrEnum):
     """The paths that a client other than root and the user of the daemon may ask about."""
 
-    OWN = "own"  # those that the client could read itself
-    ANY = "any"  # those that the daemon may read
+    OWN = "own"  # paths that the client could read itself
+    ANY = "any"  # paths that the daemon may read
 
 
 class UnixAddress(msgspec.Struct, frozen=True):

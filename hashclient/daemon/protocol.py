@@ -96,7 +96,7 @@ class Parser:
         """Take streams of at most `max_stream_bytes`."""
         self._max = max_stream_bytes
         self._held = b""  # the beginning of a command, or of a length
-        self._is_one_piece = False  # whether that came at once
+        self._is_one_piece = False  # whether `_held` came in one piece
         #: Whether a stream was begun and is not at its end.
         self.in_stream = False
         self._stream_bytes = 0

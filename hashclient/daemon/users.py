@@ -91,7 +91,7 @@ class Share:
         self._by_user: dict[str, int] = {}
 
     def take(self, peer: Peer, count: int = 1) -> bool:
-        """Take `count` if so many are left and the user may have them; return whether it did."""
+        """Take `count` if they are left and the user may have them; return if they were taken."""
         with self._lock:
             mine = self.of(peer.user) + count
             of_each = self._most if peer.is_trusted else self._of_each
@@ -130,7 +130,7 @@ class Room(msgspec.Struct, frozen=True):
     peer: Peer
 
     def take(self, count: int) -> bool:
-        """Take `count` if so many are left and the user may have them; return whether it did."""
+        """Take `count` if they are left and the user may have them; return if they were taken."""
         return self.share.take(self.peer, count)
 
     def give_back(self, count: int) -> None:

@@ -203,7 +203,7 @@ class Connections:
         self._share = share
         self._counts = counts
         self._clock = clock
-        #: By age, the oldest first.
+        #: The open connections by age, the oldest first.
         self._clients: dict[Connection, None] = {}
         self._searched: dict[str, float] = {}
 

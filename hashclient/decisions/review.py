@@ -115,7 +115,7 @@ class ReviewPolicy:
 def review(
     session: Session, record: Matches, match_ids: Sequence[str], made: Review
 ) -> Iterator[tuple[Match, Verdict | None]]:
-    """Note a review of matches; yield each with what is decided about it now.
+    """Note a review of matches; yield each match with the verdict that counts now.
 
     Raises:
         UsageError: no match has this id; nothing is noted.

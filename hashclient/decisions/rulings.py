@@ -221,7 +221,7 @@ def load_book(layout: Layout, sealer: Sealer) -> Book:
     """Return the exceptions of a state directory.
 
     Raises:
-        StateError: the file cannot be read, or is not the one that was written last.
+        StateError: the file cannot be read, or is not the file that was written last.
     """
     path = layout.exceptions
     written = read_version(layout).exceptions
@@ -281,7 +281,7 @@ def write_book(
     for ruling, line in zip(rulings, lines, strict=True):
         own = {_name(entry.list, entry.id) for entry in ruling.entries}
         names += [(name, start + line.index(name)) for name in own]
-        start += len(line) + 2  # and `,` and the end of the line
+        start += len(line) + 2  # 2: `,` and the end of the line
     places = b"".join(b"%08x" % place for _, place in sorted(names))
     data = b"%b\n%b\n[%b]\n" % (msgspec.json.encode(head), places, b",\n".join(lines))
     make_private_dir(path.parent)

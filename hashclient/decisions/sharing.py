@@ -56,7 +56,7 @@ from hashclient.system.text import for_people, printable
 
 FORMAT: Literal["hashclient-exceptions-export/1"] = "hashclient-exceptions-export/1"
 MAX_EXPORT_BYTES = 32 << 20
-#: The first of the signed bytes.
+#: The beginning of the signed bytes.
 _TAG = b"hashclient exceptions v1\n"
 #: How far the clock of another machine may be ahead of the clock of this machine.
 _AHEAD = timedelta(hours=1)
@@ -233,7 +233,7 @@ def _trusted_name(session: Session, key: str) -> str:
         )
     own = load_public_key(session.settings.layout.audit)
     if own is not None and own.hex() == key:
-        raise UsageError("these are the exceptions of this machine")
+        raise UsageError("the file has the exceptions of this machine itself")
     return printable(names[0])
 
 

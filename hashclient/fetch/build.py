@@ -241,7 +241,7 @@ class Build(msgspec.Struct, frozen=True):
             while not download.wait(PROGRESS_S):
                 report()
             data = download.result()
-            del download  # it holds `data`
+            del download  # `download` also holds `data`
             yield segment, data
             del data
             done += info.length

@@ -460,7 +460,7 @@ class Fetcher:
             )
 
     def _done(self, one: Built) -> Fetched:
-        """Return the result for a list that was switched to."""
+        """Return the result for a list whose new generation is in use now."""
         fetched, manifest = one.fetched, one.manifest
         index = functools.partial(open_manifest, one.directory, manifest)
         files = self._config.known_good

@@ -175,7 +175,7 @@ def _in_turn(
             if has_lists and notices.fault is None:
                 return
         elif has_lists:
-            pass  # the lists did not fail
+            pass  # only notices failed
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
         # 2

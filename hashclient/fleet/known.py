@@ -32,7 +32,7 @@ LOCK_WAIT_S = 10.0
 class Seen(msgspec.Struct, frozen=True):
     """The newest document of a machine at a place: its SHA-256, and the checkpoint in it.
 
-    `went_back` says how a later document went back, if one did.
+    `went_back` says how a later document went back, if a document did.
     """
 
     counter: int

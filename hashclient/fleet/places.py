@@ -87,7 +87,8 @@ class Folder:
         try:
             with Directory.given(self._path) as directory:
                 for name in _checked(_names(directory), endings, self.text):
-                    with contextlib.suppress(FileNotFoundError):  # removed just now
+                    # The document may have been removed since its name was read.
+                    with contextlib.suppress(FileNotFoundError):
                         yield _read(directory, name)
         except OSError as error:
             raise UsageError(

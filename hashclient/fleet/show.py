@@ -184,7 +184,9 @@ def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | Non
     if this.counter == last.counter:
         return _finding("twin", f"two documents have number {this.counter}")
     if this.counter < last.counter and this.made <= last.made:
-        return _finding("replayed", f"it is of {for_people(this.made)}, and a later one was seen")
+        return _finding(
+            "replayed", f"it is of {for_people(this.made)}, and a later document was seen"
+        )
     if this.counter < last.counter:
         return _finding("rolled-back", f"its documents go back: {last.counter} to {this.counter}")
     before, now = parse_checkpoint(f"{last.checkpoint}\n".encode()), verified.checkpoint

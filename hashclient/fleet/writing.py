@@ -51,7 +51,7 @@ _COLUMNS: Mapping[str, Callable[[StatusDocument], Cell]] = {
     "free_bytes": lambda document: document.room.free_bytes,
     "exit_code": lambda document: document.exit_code,
 }
-#: The states up to this one are of a machine, or a place, that cannot be relied on.
+#: Up to this state, the machine or the place cannot be relied on.
 _LAST_BAD = STATES.index("unknown")
 #: The columns that people see.
 _SHOWN = ("published", "version", "lists", "open", "scanned")

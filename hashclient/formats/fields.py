@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HELD_ENTRIES = 50
 #: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
-#: How people see an empty path; a shell gives one for a variable that is not set.
+#: How people see an empty path; a shell gives an empty path for a variable that is not set.
 NO_NAME = "''"
 
 

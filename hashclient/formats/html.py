@@ -155,7 +155,7 @@ class HtmlFormatter:
         self._categories: Counter[str] = Counter()
         self._folders: Counter[str] = Counter()
         self._actions_failed = 0
-        #: Open matches on record.
+        #: The number of open matches on record.
         self._open = 0
 
     def begin(self) -> None:

@@ -52,7 +52,7 @@ class Formatter(Protocol):
         """Return the last text; the output has no summary if it is not of a run."""
 
 
-#: Name of a format to the module and the class that writes it, the default first. A module is
+#: For each format, the module and the class that write it; the default comes first. A module is
 #: imported when its format is used. `docs/formats.md` says what each is for.
 FORMATS: Mapping[str, tuple[str, str]] = {
     "text": ("hashclient.formats.text", "TextFormatter"),

@@ -315,7 +315,7 @@ def _uri_of(outcome: Outcome) -> str:
     """Return the URI of the file of an outcome, or that of the object."""
     if not outcome.is_object:
         return uri_of(outcome.path)
-    # A URI is escaped already.
+    # The URI of an object is escaped already, so `%` stays.
     return quote(fsencode(outcome.path), safe="/:?=%")
 
 

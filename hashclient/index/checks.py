@@ -11,7 +11,7 @@ that is too little, `status` says so.
 the roots in the manifest authenticate the digests, and without the file each run is read whole,
 once.
 
-When a run differs from what was written, the manifest is changed first: it names the run as
+When a run differs from the written bytes, the manifest is changed first: it names the run as
 damaged, and the list counts as damaged from then on.
 """
 
@@ -130,7 +130,7 @@ def verify_due(
     the manifest.
 
     Raises:
-        DamagedError: a run differs from what was written. The manifest on the disk now says so.
+        DamagedError: a run differs from the written bytes. The manifest on the disk now says so.
         StateError: a run cannot be read, or something cannot be written.
     """
     if _since(manifest.verified_at, now) < LEAST:

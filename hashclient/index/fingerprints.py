@@ -37,7 +37,7 @@ def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, 
     Each run is read once, however many entries there are.
 
     Raises:
-        DamagedError: the index differs from what was written.
+        DamagedError: the index differs from the written bytes.
     """
     wanted = [entry.encode() for entry in ids if entry.isascii() and entry]
     if not wanted:

@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     `verified_at` is when a fetch last compared pieces of the runs with their digests;
     `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a
-    run that differs from what was written: the list is damaged.
+    run that differs from the written bytes: the list is damaged.
 
     `offered` are the lists that the provider offered at the last check, this list included. The
     provider's metadata names these lists, too, but scans do not verify metadata; the code covers
@@ -109,7 +109,7 @@ class Document(msgspec.Struct, frozen=True):
 
         Raises:
             OtherKeyError: another key sealed the list.
-            DamagedError: the manifest differs from what was written.
+            DamagedError: the manifest differs from the written bytes.
         """
         # 1
         if self.manifest.key_id != sealer.key_id:

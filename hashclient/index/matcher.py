@@ -222,7 +222,7 @@ class Judge:
         return chosen, asked, first
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
-        """Return every entry that one of an input's tags hits, complete hits first.
+        """Return every entry that is hit by any tag of an input, complete hits first.
 
         `tags` has two words for each algorithm whose digest of the input is known.
         """

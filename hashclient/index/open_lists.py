@@ -94,7 +94,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be on this machine: `index` if it can be used, else `error`.
 
     `name` is None if the lists of `provider` are not known; `provider` is None if the list's
-    provider is not known. `short` says in a few words what is wrong, if the message of `error` is
+    provider is not known. `short` says the problem in a few words, if the message of `error` is
     longer.
     """
 
@@ -466,7 +466,7 @@ def _open(
         if document is not None:
             manifest = document.manifest if sealer is None else document.verify(sealer)
             index = open_index(directory, sealer, verify=verify)
-            # Compare the opened manifest: it may have replaced the one read above.
+            # Compare the opened manifest: it may have replaced the manifest that was read above.
             if index is not None and index.manifest.list != name:
                 raise StateError(
                     f"the folder of list {name} holds list {index.manifest.list}",

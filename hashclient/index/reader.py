@@ -198,7 +198,7 @@ class RunSet:
         for number, run in enumerate(self.runs):
             hashes = run.section("id.hash")
             if hashes is None:
-                continue  # the run only withdraws
+                continue  # the run has only withdrawals
             rows = run.rows_at("id", np.arange(len(hashes)))
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
@@ -224,7 +224,7 @@ class Index(RunSet):
     def hits(
         self, found: Sequence[tuple[Algorithm, Found]], available: Uint8, sizes: Uint64
     ) -> Iterator[tuple[int, Hit]]:
-        """Judge many inputs against every entry that one of their digests hit.
+        """Judge many inputs against every entry that any of their digests hit.
 
         `found` says by algorithm which entries were hit; its queries are the numbers of inputs. For
         each input, `available` has the mask of the algorithms whose digests are known, and `sizes`

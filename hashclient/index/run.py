@@ -181,7 +181,7 @@ class Run:
         """Return the rows to which the keys at `positions` of section `prefix` belong.
 
         Raises:
-            DamagedError: there are no such rows.
+            DamagedError: the run does not have these rows.
         """
         rows = self._sections[f"{prefix}.row"][positions].astype(np.intp)
         if len(rows) and int(rows.max()) >= self.count:
@@ -189,7 +189,7 @@ class Run:
         return rows
 
     def damaged(self) -> DamagedError:
-        """Return the error for a run that differs from what was written."""
+        """Return the error for a run that differs from the written bytes."""
         return DamagedError(f"index file is damaged: {self.name}", hint=ROT_HINT)
 
     def dead_sections(self) -> dict[str, Uint32]:
@@ -390,7 +390,7 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
 
 
 def damaged(path: Path) -> DamagedError:
-    """Return the error for a run that differs from what was written."""
+    """Return the error for a run that differs from the written bytes."""
     return DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
 
 

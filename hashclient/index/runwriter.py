@@ -44,7 +44,7 @@ from hashclient.lists.wire import (
 from hashclient.system.background import Task
 from hashclient.system.files import atomic_file
 
-#: Rows that are numbered at a time.
+#: Rows that get their numbers together.
 _AT_A_TIME = 1 << 18
 #: Marks a row that a merge drops.
 _GONE = np.uint32(2**32 - 1)

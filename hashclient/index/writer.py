@@ -245,7 +245,7 @@ class IndexWriter:
 
         Raises:
             VerificationError, StateError: as `flush`.
-            DamagedError: a merged run differs from what was written, or the runs hold another
+            DamagedError: a merged run differs from the written bytes, or the runs hold another
                 number of live entries than was counted.
         """
         self.flush()

@@ -175,7 +175,7 @@ def _name_in(url: str) -> str:
     """Return the name of a file from its address.
 
     Raises:
-        VerificationError: a provider may not have such a name.
+        VerificationError: a provider may not have this name.
     """
     name = url.removeprefix(f"{BASE}/")
     if name == url or not NAME.fullmatch(name):

@@ -73,7 +73,7 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
     category = excluded.category, algorithms = excluded.algorithms,
     generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
 """  # noqa: S608 - ours
-#: Rows that one statement adds: 14 values each, and older builds of SQLite take 999.
+#: Rows that one statement adds: each has 14 values, and older builds of SQLite take 999 values.
 _TOGETHER = 64
 
 

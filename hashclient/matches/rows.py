@@ -240,7 +240,7 @@ def renewed_row(
 
 
 def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
-    """Return whether a match has a tag in common with what was found, and no other one."""
+    """Return whether a match shares a tag with `one`, and no tag of an algorithm differs."""
     if match.key_id != key_id:
         return False
     tags = one.outcome.tags

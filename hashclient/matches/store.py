@@ -362,7 +362,7 @@ class Matches(Recording):
         """
         with self._transaction():
             match = self._get(match_id)
-            if match.state is not MatchState.WITHDRAWN:  # restored meanwhile
+            if match.state is not MatchState.WITHDRAWN:  # the match was restored meanwhile
                 return match
             self._add_hits(match_id, hits)
             entries = [hit_fields(hit, ("list", "entry")) for hit in hits]

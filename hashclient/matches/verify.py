@@ -17,7 +17,7 @@ from hashclient.matches.tables import MATCH
 from hashclient.system.layout import Layout
 from hashclient.system.text import printable
 
-#: Bytes of a tag.
+#: The length of a tag in bytes.
 _TAG_BYTES = 16
 
 

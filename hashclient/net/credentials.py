@@ -41,7 +41,7 @@ _URL = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",
     re.ASCII | re.IGNORECASE,
 )
-# RFC 3986 `pchar` without percent-encoding: such a path travels as it is written.
+# RFC 3986 `pchar` without percent-encoding: this path travels as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
 # The same with percent-encoding, but not of control characters. An escaped slash or question mark
 # stays within its part.

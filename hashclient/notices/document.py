@@ -136,7 +136,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reference(self) -> Reference:
-        """The reference by which another notice names this one."""
+        """The reference by which another notice names this notice."""
         return Reference(self.sender, self.id, self.sent)
 
 

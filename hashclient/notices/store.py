@@ -79,7 +79,7 @@ class Book(msgspec.Struct, frozen=True):
 
 
 class DamagedBookError(StateError):
-    """The file differs from what was written. The next fetch writes it again."""
+    """The file differs from the written bytes. The next fetch writes it again."""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def load_book(layout: Layout, provider: str) -> Book | None:
     """Return the notices of a provider on this machine; None if there are none.
 
     Raises:
-        DamagedBookError: the file differs from what was written.
+        DamagedBookError: the file differs from the written bytes.
         StateError: the file cannot be read, or a newer version of this program wrote it.
     """
     path = layout.notices_of(provider)

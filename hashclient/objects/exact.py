@@ -92,7 +92,7 @@ def has_leading_slash(bucket: Other) -> bool:
     if not has_proxy():
         for page in exact_pages(bucket, "", None):
             for key in page.column("key").to_pylist():
-                if key >= b"/":  # all other keys come before
+                if key >= b"/":  # sorted: later keys are greater
                     return bool(key < b"0")
     return False
 

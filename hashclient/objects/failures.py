@@ -22,7 +22,7 @@ class Trouble(enum.Enum):
     GONE = enum.auto()
     CHANGED = enum.auto()
     DENIED = enum.auto()
-    NAME = enum.auto()  # no client can ask for such a key
+    NAME = enum.auto()  # no client can ask for a key like this
     OTHER = enum.auto()
 
 

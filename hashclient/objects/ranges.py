@@ -130,7 +130,7 @@ def _seen(got: Any) -> Seen:
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Translate errors of obstore, some of which are Python's own."""
+    """Translate errors of obstore; some of its errors are Python's own."""
     from obstore.exceptions import BaseError
 
     try:

@@ -311,7 +311,7 @@ def _page_in(answer: bytes) -> _Page | None:
     try:
         texts = pa.Array.from_buffers(pa.string(), count, pa.array(etags, pa.binary()).buffers())
         texts.validate(full=True)
-    except pa.ArrowInvalid:  # an ETag that is not UTF-8
+    except pa.ArrowInvalid:  # an ETag is not UTF-8
         return None
     numbers = pa.array([int(size) for size in sizes], pa.uint64())
     page = page_of_columns(count, key=pa.array(keys, pa.binary()), size=numbers, etag=texts)

@@ -49,7 +49,7 @@ COLUMNS = (
 class Checked(msgspec.Struct, frozen=True):
     """One path and what it is: a verified package, note or answer, or else the error.
 
-    `extracted` and `closed` are the names of what was extracted, and of what no key opens, as
+    `extracted` and `closed` name the extracted files, and the files that no key opens, as
     `MATCH` for the file of a match.
     """
 

@@ -70,7 +70,7 @@ def add_client(
 def rotate_client(
     repository: Repository, name: str, valid: timedelta, overlap: timedelta, output: Path | None
 ) -> Given:
-    """Give a client a new token, as `add_client`; the ones before expire after `overlap`.
+    """Give a client a new token, as `add_client`; older tokens expire after `overlap`.
 
     Raises:
         UsageError: no client has this name, the client was revoked, or `output` exists.

@@ -318,7 +318,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
         if isinstance(version, str) and version != FORMAT:
             raise StateError(
                 f"format of {printable(path)}: {excerpt(version)}, this one reads {FORMAT}",
-                hint="a newer hashclient has written it; use that",
+                hint="a newer hashclient has written the file; use that version",
             )
         clients = msgspec.convert(document, _File).clients
     except ValueError as error:  # msgspec.ValidationError is a ValueError

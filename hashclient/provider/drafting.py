@@ -383,7 +383,8 @@ def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
     """
     if keys.public and not is_new:
         raise UsageError(
-            "the role has its keys already", hint="`hashclient provider rotate` gives it others"
+            "the role has its keys already",
+            hint="`hashclient provider rotate` gives the role other keys",
         )
     if keys.public and draft is None:
         raise UsageError(

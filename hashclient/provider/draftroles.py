@@ -47,7 +47,7 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Keys of which at least `threshold` have to sign.
+    """Keys; at least `threshold` of these keys have to sign.
 
     With `may`, these keys are allowed to sign but need not: they are about to be replaced, but a
     client that fetched just before still verifies the role by them.

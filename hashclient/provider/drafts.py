@@ -201,7 +201,7 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
 
 
 def verify_digest(draft: Draft, shown: str) -> None:
-    """Check that a draft is the one that somebody was shown; `shown` is its digest.
+    """Check that a draft has the digest `shown`, which somebody has seen.
 
     Raises:
         VerificationError: the draft is a different one.
@@ -246,7 +246,7 @@ def _load_head(directory: Path) -> Head:
         if isinstance(version, str) and version != FORMAT:
             raise StateError(
                 f"format of the draft: {excerpt(version)}, this one reads {FORMAT}",
-                hint="a newer hashclient has written it; use that",
+                hint="a newer hashclient has written the file; use that version",
             )
         return msgspec.convert(document, Head)
     except ValueError as error:

@@ -43,7 +43,7 @@ _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and the one that a client needs before, if any."""
+    """A list in a bundle: its generation, and the generation that a client needs before, if any."""
 
     name: str
     generation: int
@@ -96,7 +96,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     if to.parent.resolve().is_relative_to(directory.resolve()):
         raise UsageError(
             f"a bundle does not belong into the repository: {printable(to)}",
-            hint="it could replace a published file, or be published itself: write it elsewhere",
+            hint="the bundle could replace a published file, or be published: write it elsewhere",
         )
     busy = f"another process is changing {printable(directory)}"
     # With the lock, a new root is never read together with an old timestamp. Segments never change,

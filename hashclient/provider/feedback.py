@@ -63,7 +63,7 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
-    """Count a file of feedback; return the name of its client, and what was counted.
+    """Count a file of feedback; return the name of its client, and the counts.
 
     1. The file verifies, and its key is recorded for a client that was not revoked.
     2. The file is for this repository: the client has pinned one of its roots.

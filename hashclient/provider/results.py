@@ -108,10 +108,10 @@ class Overview(
     frozen=True,
     rename={"name": "list", "sized": "with_size", "steps": "generations"},
 ):
-    """A list in numbers: `live` entries, of which `sized` have a size.
+    """A list in numbers: `live` entries; `sized` of these entries have a size.
 
     `categories` and `algorithms` count the entries of each category and algorithm, by name; `steps`
-    are the generations, some of which may be joined.
+    are the generations; some of the generations may be joined.
     """
 
     name: str

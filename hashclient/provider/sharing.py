@@ -101,7 +101,7 @@ class Share:
         self.left_out = 0
 
     def begin(self, root: bytes | None, list_name: str | None, where: str | None) -> None:
-        """Choose and remember what is republished: a provider's root, its list, and entries.
+        """Choose and remember the list to republish: its provider's root, its name, its entries.
 
         Raises:
             UsageError: the root is not known, another list is republished already, or `where` is
@@ -273,7 +273,7 @@ def load_source(folder: Path) -> Source | None:
     if source.format != FORMAT:
         raise StateError(
             f"format of {printable(path)}: {excerpt(source.format)}, this one reads {FORMAT}",
-            hint="a newer hashclient has written it; use that",
+            hint="a newer hashclient has written the file; use that version",
         )
     return source
 

@@ -129,7 +129,7 @@ def plain_source(
     """Return the file of a match, proven: from its place or else from quarantine.
 
     Raises:
-        StateError: the file is not the one that matched, or is missing.
+        StateError: the file is missing, or is not the file that matched.
         AuthorisationError: no key in `identities` opens the sealed copy.
     """
     item = find_item(quarantine_dir, match.id)
@@ -153,7 +153,7 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
     """Return the file of a match from its place, proven.
 
     Raises:
-        StateError: the file is not the one that matched, is missing, or cannot be proven.
+        StateError: the file is missing, cannot be proven, or is not the file that matched.
     """
     if match.is_stream:
         raise StateError(

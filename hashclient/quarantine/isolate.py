@@ -96,7 +96,7 @@ def take(
        says which file was read, and there are recipients to seal to.
     2. The path is opened without following a link at any of its components. The directory is the
        one that the file was read in, by its inode.
-    3. At the path is a regular file of the right size: the one that was read, by its inode.
+    3. At the path is a regular file of the right size: the file that was read, by its inode.
     4. The file is read once; it is sealed into a new folder and digested at the same time.
     5. The read file is the file that matched: its tags are the tags in the record, and the file has
        not changed meanwhile.

@@ -1,6 +1,6 @@
 """Seals a file: reads it once, digests and encrypts it at the same time, and reads the copy back.
 
-This module also proves that a file is the one that matched.
+This module also proves that a file is the file that matched.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def sha256_synced(
 def is_what_matched(
     digester: Digester, size: int, tags: Mapping[Algorithm, bytes], sealer: Sealer
 ) -> bool:
-    """Return whether the digested file is the one that matched.
+    """Return whether the digested file is the file that matched.
 
     The file must have `size` bytes; it must have at least one digest, and all its digests must have
     the given `tags`.

@@ -211,7 +211,7 @@ class Room:
         if match is not None and match.state is MatchState.PURGED:
             raise UsageError(
                 f"{match_id} is being destroyed",
-                hint="`hashclient quarantine purge` finishes that",
+                hint="`hashclient quarantine purge` finishes the destruction",
             )
         return item, match
 

@@ -74,7 +74,7 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     """
     try:
         notes = load_notes(room.directory)
-    except StateError as error:  # the items are still checked
+    except StateError as error:  # without notes, check the items
         notes = {}
         yield Finding(RESTORED_NAME, ok=False, detail=error.message)
     ids = item_ids(room.directory)
@@ -105,7 +105,7 @@ def _check(
     try:
         item = load_item(room.directory, match_id, notes)  # 1
         detail = _check_files(room, item)
-    except UsageError:  # restored or purged meanwhile
+    except UsageError:  # the item was restored or purged
         return None
     except StateError as error:
         return Finding(match_id, ok=False, detail=error.message)
@@ -122,7 +122,7 @@ def _check(
 
 
 def _check_files(room: Room, item: Item) -> str | None:
-    """Return what is wrong with the files of an item (steps 2 to 4), or None."""
+    """Return the fault of the files of an item (steps 2 to 4), or None."""
     folder = room.folder(item.id)
     sealed: dict[Path, Item | Belonging] = {room.evidence(item.id): item}
     sealed |= {context_path(folder, n): one for n, one in enumerate(item.context, 1)}
@@ -136,7 +136,7 @@ def _check_files(room: Room, item: Item) -> str | None:
 
 
 def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
-    """Return what is wrong with a sealed copy (steps 2 to 4), or None."""
+    """Return the fault of a sealed copy (steps 2 to 4), or None."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -73,7 +73,7 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     """Log a signed copy of each unsigned record with one of `ids`.
 
-    Returns the hashes of all records of which the log now has a copy, including older copies.
+    Returns the hashes of all records that have a copy in the log now, including older copies.
 
     A record is copied only if the next signature in the log covers it: the signature is right, and
     the hashes join the records in between. Records after the last signature come from a killed

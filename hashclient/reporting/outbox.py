@@ -482,7 +482,7 @@ class Outbox:
             if report.is_retracting or is_reopened(report, record):
                 raise UsageError(
                     f"report {report.id} is being retracted",
-                    hint="`hashclient report retract` finishes that",
+                    hint="`hashclient report retract` finishes the retraction",
                 )
             changed = report.replace(state=State.ACKNOWLEDGED, reference=reference, problem=None)
             noted = changed.noted(

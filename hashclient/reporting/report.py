@@ -218,7 +218,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ) -> Report:
         """Return the report after a failed attempt, with the time of the next attempt.
 
-        `person` says that a person must act; such a report is tried once a day only.
+        With `person`, a person must act, so the report is tried only once a day.
         """
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
         if not self.is_open and not self.is_retracting:

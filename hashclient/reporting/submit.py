@@ -225,7 +225,7 @@ class Sender:
     def _send_what_can_be(self, report: Report, notes: list[str]) -> Sent:
         """Make one attempt; matches that cannot be sent are set apart, so that the others go.
 
-        `notes` gets what was set apart.
+        `notes` gets a line about the matches that were set apart.
         """
         while True:
             waiting = self._waiting(report)
@@ -324,7 +324,7 @@ class Sender:
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # the first error is shown
+        with contextlib.suppress(StateError):  # the user sees the first error
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]

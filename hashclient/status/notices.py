@@ -96,7 +96,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
 
 
 def text_of(error: HashclientError) -> str:
-    """Return an error as a problem in a status: what is wrong, and what to do about it."""
+    """Return an error as a problem in a status: the fault, and what to do about it."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 

@@ -76,22 +76,22 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 _HELP: Mapping[str, str] = {
     "lists_missing": "Lists that should be here and cannot be used, and providers whose lists are"
     " not known.",
-    "list_recognised_ratio": "Share of the live entries that lookups can decide about by such"
-    " digests.",
+    "list_recognised_ratio": "Share of the live entries that lookups can decide about by digests"
+    " of this kind.",
     "matches": "Matches that are remembered.",
     "entries_held": "Entries with matches that wait for a person.",
-    "entry_files": "Files that such an entry matched, and what was done about them.",
+    "entry_files": "Files that an entry with held matches matched, by what was done.",
     "matches_to_review": "Matches that wait for a review.",
     "quarantine_files": "Files in quarantine.",
-    "quarantine_bytes": "Bytes that they take.",
+    "quarantine_bytes": "Bytes of the files in quarantine.",
     "reports": "Reports that are kept.",
     "reports_overdue": "Reports that are past the deadline of their destination.",
     "report_oldest_open_timestamp_seconds": "When the oldest report was prepared that is still to"
     " be sent.",
     "notices_open": "Notices that nobody has acknowledged and that have not ended.",
     "exceptions": "Exceptions that have not come to their end.",
-    "exceptions_ending": "Those of them that end within a week.",
-    "exceptions_waiting": "Those of them that wait for a second person.",
+    "exceptions_ending": "Exceptions that end within a week.",
+    "exceptions_waiting": "Exceptions that wait for a second person.",
     "publish_failures": "Attempts to publish the status that have failed since the last success.",
     "published_timestamp_seconds": "When the status was last published.",
     "alerts_waiting": "Alerts that no attempt has sent yet, or that a receiver lacks.",
@@ -138,7 +138,7 @@ def _metrics(status: Status) -> Iterator[Metric]:
     for name, what, of_list in _OF_LISTS:
         values: dict[str, float] = {}
         for entry in status.lists:
-            # Two providers may have a list of the same name: the missing one counts.
+            # Two providers may have a list of the same name: the missing list counts.
             values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
         yield Metric(
             f"list_{name}", what, ("list",), {(of,): value for of, value in values.items()}

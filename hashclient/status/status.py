@@ -217,7 +217,7 @@ def read_status(
     with (
         status.part(),
         contextlib.suppress(ConfigError),
-    ):  # the lists say what is wrong with the key
+    ):  # the status of the lists reports the key
         status.exceptions = _exceptions(settings, environ, now)
     with status.part():
         published = load_published(settings.layout)

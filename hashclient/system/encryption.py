@@ -14,7 +14,7 @@ from fcntl import ioctl
 
 from hashclient.system.identity import attributes
 
-#: From linux/stat.h.
+#: A number from linux/stat.h.
 _STATX_ATTR_ENCRYPTED = 0x800
 #: From linux/fscrypt.h: the policy of a directory, after the size of the buffer; in a policy of
 #: version 2, the key's identifier comes last.

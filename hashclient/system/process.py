@@ -90,8 +90,8 @@ def keep_others_from_writing() -> None:
 def end_at_bad_pages() -> None:
     """From now on, end this process with a sentence when a mapped file cannot be read.
 
-    The exit code is `ExitCode.STATE`, or the one that `exit_code_at_bad_pages` gives. A second call
-    changes nothing.
+    The exit code is `ExitCode.STATE`, or the code that `exit_code_at_bad_pages` gives. A second
+    call changes nothing.
     """
     if _handlers:
         return

@@ -53,7 +53,7 @@ class Allowance:
 
     @property
     def spent_s(self) -> float:
-        """The seconds since the beginning, without those of waiting for a processor."""
+        """The seconds since the beginning, without the time of waiting for a processor."""
         return time.monotonic() - self._began - (self._queued_s() - self._queued)
 
     @property

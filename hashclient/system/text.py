@@ -135,7 +135,7 @@ def for_people(time: datetime) -> str:
         return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
     try:
         return time.astimezone().isoformat(sep=" ", timespec="minutes")
-    except (OverflowError, ValueError, OSError):  # at the ends of time
+    except (OverflowError, ValueError, OSError):  # years 1 and 9999 have no local time
         return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
 
 

@@ -8,7 +8,7 @@ module finds the delegation and verifies both.
 
 Clients drop ended lists. The delegations of ended lists are gone, but the snapshot still names
 their roles, as TUF requires of every role (its specification, 5.5.5). A delegation that is missing
-may be a mistake, and clients keep such a list. So the targets name ended lists in a member of their
+may be a mistake, and clients keep the list. So the targets name ended lists in a member of their
 own.
 
 The root limits the validity of snapshot and timestamp. The keys of snapshot and timestamp are on a

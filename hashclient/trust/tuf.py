@@ -275,7 +275,7 @@ class Trust:
         return info
 
     def notices(self) -> SignedNotices | None:
-        """Return the signed notices of their role, after `refresh`; None without such a role.
+        """Return the signed notices of their role, after `refresh`; None without a role of notices.
 
         The metadata of this role is stored beside the metadata of other roles, and verified each
         time: its keys may have been replaced. One more request is made only if the snapshot names

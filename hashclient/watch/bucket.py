@@ -139,7 +139,7 @@ class BucketWatch:
             return
         try:
             self._events.done(done)
-        except (ConfigError, UnreachableError) as failure:  # these events come again
+        except (ConfigError, UnreachableError) as failure:  # the queue sends the events again
             self._on_failure(failure)
 
     def _is_done(self, event: Event, checked: Sequence[Checked]) -> bool:

@@ -224,7 +224,7 @@ class Changes:
         finally:
             os.close(fd)
         if number not in self._paths:
-            self._remove(number)  # added with all directories below
+            self._remove(number)  # `_add` watches it, with all below
         is_watched = number == self._numbers.get(root)
         return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 

@@ -68,7 +68,7 @@ def test_the_findings_are_those_of_the_program() -> None:
     rows = table_rows(PAGE, "## What is shown")
     documented = {row[0].strip("`"): row[2] for row in rows}
     expected = {word: str(int(code)) for word, code in FINDINGS.items()}
-    varied = {"failed": "the exit code of the error", "unwell": "that of `status`"}
+    varied = {"failed": "the exit code of the error", "unwell": "the exit code of `status`"}
     assert documented == expected | varied
 
 

@@ -134,7 +134,7 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
                 null_values=[""],
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError):  # its message quotes the row
+    except (pa.ArrowInvalid, UnicodeDecodeError):  # the message of pyarrow quotes the row
         if broken:
             line = int(lines[min(broken[0], len(lines)) - 1])
             file.skip(line, what)

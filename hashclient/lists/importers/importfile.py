@@ -196,7 +196,7 @@ class ImportFile:
         """Count a row that cannot be used: `what` is wrong with it, without its text.
 
         Raises:
-            UsageError: there are more such rows than allowed.
+            UsageError: more rows are skipped than allowed.
         """
         try:
             self.reading.skip(f"{self.name}:{line}", what)
@@ -241,8 +241,8 @@ class ImportFile:
     def _read_block(self) -> bytes:
         """Wait for bytes of the stream.
 
-        Another process that shares a pipe can make it non-blocking for all. Such a pipe gives None
-        while it is empty; this is not its end, so the reader must wait for more bytes.
+        Another process that shares a pipe can make it non-blocking for all. This pipe gives None
+        while it is empty; None is not the end, so the reader must wait for more bytes.
         """
         while True:
             block: bytes | None = self.stream.read(CHUNK_BYTES)
@@ -322,7 +322,7 @@ class _Expanded(io.RawIOBase):
         try:
             # If `read` of pyarrow 26 fails, it never frees its buffer.
             data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
-        except OSError as error:  # the message is the library's
+        except OSError as error:  # the message comes from pyarrow
             raise UsageError(
                 f"{self._name}: this {self._codec} file cannot be unpacked",
                 hint="the file is damaged or incomplete; get it again",

@@ -156,5 +156,5 @@ class Scanner:
             raise self.bad("there is text after the end of the document")
 
     def bad(self, what: str) -> UsageError:
-        """Return the error for what is read: `what` is wrong with it."""
+        """Return the error for the value that is read: `what` is the fault."""
         return self.file.bad(self.number, what)

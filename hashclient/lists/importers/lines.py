@@ -17,8 +17,8 @@ from hashclient.lists.importers.importfile import BYTE_ORDER_MARK, MAX_LINE_BYTE
 
 Numbered = Iterator[tuple[int, bytes]]
 
-#: The beginnings of UTF-16 and UTF-32 (byte-order marks). Without this beginning, every second
-#: character is a NUL.
+#: The beginnings of UTF-16 and UTF-32 (byte-order marks). UTF-16 without a mark is refused
+#: for its NULs.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 #: Characters refused within a line: NUL, and all that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
@@ -94,7 +94,7 @@ def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
     """Refuse characters within lines that may be meant to end a line.
 
     Raises:
-        UsageError: there is such a character.
+        UsageError: `chunk` has one of these characters.
     """
     if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
         return

@@ -2,8 +2,8 @@
 
 Written from the samples that its public clients are tested with; there is no schema to read. An
 entry is an `image` or a `video` with a member, an id, a classification and fingerprints. Entries
-marked as deleted give no rows; if such an entry is on the list, it must be withdrawn. The document
-is not trusted: no document type, no entities, no external files, bounded depth and length.
+marked as deleted give no rows; if a deleted entry is on the list, the entry must be withdrawn. The
+document is not trusted: no document type, no entities, no external files, bounded depth and length.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ class _Document:
     def _parse(self, piece: bytes, *, last: bool) -> None:
         try:
             self._parser.Parse(piece, last)
-        except (expat.ExpatError, ValueError, LookupError) as error:  # the last: of encodings
+        # LookupError: the encoding is unknown.
+        except (expat.ExpatError, ValueError, LookupError) as error:
             raise self._bad("not whole and well-formed XML") from error
 
     def _bad(self, what: str) -> UsageError:

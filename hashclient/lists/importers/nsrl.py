@@ -50,8 +50,8 @@ class Nsrl:
         except (sqlite3.Error, ValueError, MemoryError) as error:
             raise UsageError(
                 f"{file.name}: not a database in the NSRL's RDSv3 format: {printable(str(error))}",
-                hint="it needs a table or view FILE with columns sha256, sha1 and md5 in"
-                " hexadecimal",
+                hint="the database needs a table or view FILE with columns sha256, sha1 and"
+                " md5 in hexadecimal",
             ) from error
 
 
@@ -71,7 +71,7 @@ def _open(file: ImportFile) -> sqlite3.Connection:
 
 
 def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
-    """Turn rows of sha256, sha1 and md5, some of which may be empty, into a batch."""
+    """Turn rows of sha256, sha1 and md5 into a batch; some of these may be empty."""
     import pyarrow as pa
 
     columns: list[list[str | None]] = [

@@ -172,7 +172,7 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each beginning of a row has one of these texts. Few names of files have such a text; many names
+#: Each beginning of a row has one of these texts. Few names of files have any of them; many names
 #: are searched together.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 

@@ -84,7 +84,7 @@ def may_name_sha256(data: Uint8) -> bool:
     return bool(((before == ord("-")) | (before == ord("A")) | (before == ord("a"))).any())
 
 
-#: Media that make a batch.
+#: Media in one batch.
 _ROWS = 8192
 
 #: The fields of documents, to find them when a user writes them in another case.

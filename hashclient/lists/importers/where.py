@@ -224,7 +224,7 @@ def load_category_map(path: Path) -> CategoryMap:
     """Read a map from a TOML file of one table: names in the file, names on the list or false.
 
     Raises:
-        UsageError: the file cannot be read, or is not such a map.
+        UsageError: the file cannot be read, or is no map of categories.
     """
     shown = printable(path)
     try:

@@ -30,7 +30,7 @@ class Everywhere:
         if not is_object_uri(locator):
             return self._files
         if self._objects is None:
-            from hashclient.quarantine.isolators.objects import Objects  # brings its libraries
+            from hashclient.quarantine.isolators.objects import Objects  # loads obstore
 
             self._objects = Objects(self._configured)
         return self._objects
@@ -39,11 +39,11 @@ class Everywhere:
         """Open the place of an item.
 
         Raises:
-            OSError: the place is missing, cannot be reached safely, or is another place than the
-                one that was read.
+            OSError: the place is missing, cannot be reached safely, or is not the place that
+                was read.
         """
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return as text what is now in the place where an item was found."""
+        """Say what is now in the place where an item was found."""
         return self._of(item.file).whereabouts(item)

@@ -219,7 +219,7 @@ class Files:
 
 
 def _file(held: Held) -> HeldFile:
-    assert isinstance(held, HeldFile), "what a spot gets, it has held itself"
+    assert isinstance(held, HeldFile), "the spot has held this file itself"
     return held
 
 

@@ -58,8 +58,8 @@ class Held(Protocol):
 class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
-    If `done`, `remains` says what is left of the file elsewhere. Otherwise `why` says why nothing
-    was removed; with `is_meant`, the configuration wants this.
+    If `done`, `remains` has remarks, such as other names of the file. Otherwise `why` says why
+    nothing was removed; with `is_meant`, the configuration wants this.
     """
 
     done: bool
@@ -148,8 +148,8 @@ class Isolator(Protocol):
         `seen` is the file that was read, for places whose locator does not name the file.
 
         Raises:
-            OSError: the place is missing, cannot be reached safely, or is another place than the
-                one that was read.
+            OSError: the place is missing, cannot be reached safely, or is not the place that
+                was read.
         """
         ...
 

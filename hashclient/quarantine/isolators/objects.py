@@ -162,7 +162,7 @@ class ObjectSpot:
 
     def remove(self, held: Held, match_id: str) -> Removed:
         """Delete the version that is open, or put it on hold."""
-        assert isinstance(held, HeldObject), "what a spot gets, it has held itself"
+        assert isinstance(held, HeldObject), "the spot has held this object itself"
         try:
             now = self.now()
             if now is None:

@@ -43,7 +43,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
-    """What would be handed over: texts and files by their names, and what is missing."""
+    """What would be handed over: texts and files by their names, and the missing parts."""
 
     texts: Mapping[str, bytes]
     files: tuple[str, ...]

@@ -23,7 +23,7 @@ from hashclient.system.identity import Identity
 
 
 class Cache:
-    """Records of files, found by file system and inode; `Inventory` is the one on disk."""
+    """Records of files, found by file system and inode; `Inventory` keeps them on disk."""
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
         """Return for each inode its record, or another one's, and blocks not seen for a day.

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS meanings (
     crc INTEGER NOT NULL
 ) STRICT
 """
-#: A number is a byte.
+#: The largest number: a number is stored in a byte.
 _MOST = 255
 
 

@@ -268,7 +268,7 @@ class Checker:
                         look = looks.get(name) if looks else None
                         if (
                             look is None
-                            or inode not in (0, look.status.st_ino)  # its name is listed twice
+                            or inode not in (0, look.status.st_ino)  # the name is listed twice
                             or not same_content(reader.look(file_fd), look.status)
                         ):
                             look = None

@@ -53,7 +53,7 @@ class Marks:
             return
         self._first_bytes, self._front = length, b""
         if found:
-            self.may_be = is_kind(found)  # unopened kinds are counted there
+            self.may_be = is_kind(found)  # containers that are not opened are counted
             if not self.may_be:
                 self._front, self.is_sure = bytes(data[: min(length, FRONT_BYTES)]), False
         else:

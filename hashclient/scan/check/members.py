@@ -236,7 +236,7 @@ class Members:
         from hashclient.containers.sniffing import kind_alone
 
         kind = ""
-        # The process that opens the container says what is wrong.
+        # The process that opens the container reports the fault.
         with contextlib.suppress(OSError):
             kind = kind_alone(size, functools.partial(read_at, fd))
         if kind:
@@ -368,7 +368,8 @@ class Members:
             if np.any((np.array(plans, np.uint8) | wanted) & ~column["mask"]):
                 opened.lacks = True
         opened.clean += count - int(np.count_nonzero(is_hit))
-        hit_rows = [] if opened.lacks else np.flatnonzero(is_hit).tolist()  # or all are read again
+        # If digests are missing, all members are read again.
+        hit_rows = [] if opened.lacks else np.flatnonzero(is_hit).tolist()
         hits: dict[int, tuple[Hit, ...]] = {}
         if hit_rows:
             sizes: Uint64 = np.array(

@@ -30,7 +30,7 @@ from hashclient.system.descriptors import NO_ROOM
 #: How a file is opened: never waiting, and never as the terminal of this process.
 FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-#: Files that are open ahead.
+#: Files that are opened before their turn.
 FILES_AHEAD = 32
 #: Opening ahead is useful if a thread has waited more often than this, for each task and for each
 #: of its files.

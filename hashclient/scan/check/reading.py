@@ -57,7 +57,7 @@ _TYPE = stat.S_IFMT(0o177777)
 DIRECTORY = "is a directory, and was listed as a file"
 
 
-#: Algorithms to compute.
+#: The algorithms to compute for a file.
 Plan = tuple[Algorithm, ...]
 #: The result of a read: the algorithms, the digests, the length, the status that was the same
 #: before and after, whether size and times are reliable, and the answer of `is_unwritable` before
@@ -117,7 +117,7 @@ def bound_of(status: os.stat_result) -> int:
 def same_content(one: os.stat_result, other: os.stat_result) -> bool:
     """Return whether two statuses are of the same file with the same content."""
     return (
-        one.st_mtime_ns == other.st_mtime_ns  # a change shows here first
+        one.st_mtime_ns == other.st_mtime_ns  # a change usually shows in mtime
         and one.st_ctime_ns == other.st_ctime_ns
         and one.st_size == other.st_size
         and one.st_ino == other.st_ino
@@ -219,7 +219,7 @@ class Reader:
             # Not a duplicate of this descriptor: a duplicate would keep the lease of a file.
             self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
-            return device  # the next file tries again
+            return device  # the next file opens a pin again
         self.devices[number] = device
         return device
 
@@ -353,7 +353,7 @@ class Reader:
     def look(self, fd: int) -> os.stat_result:
         """Search a file that was just opened for marks of containers, and read nothing else.
 
-        Return its status; `marks` has the result. There is no proof: asking for a lease would cost
+        Return its status; `marks` has the result. No lease proves the result: a lease would cost
         as much as the look.
 
         Raises:

@@ -36,7 +36,7 @@ class Stream:
         """
         from hashclient.scan.check.kept import Kept
 
-        yield Advance()  # before the first wait
+        yield Advance()  # show progress before the first wait
         shown = f"stdin:{self._name}"  # no path, as the record of matches has it
         digester, buffer = StreamDigester(judge.plan(None)), new_buffer()
         with contextlib.ExitStack() as stack:

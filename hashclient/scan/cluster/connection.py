@@ -139,7 +139,7 @@ class Connection:
             future, answer = self._done.queue.get(timeout=timeout_s)
             while True:
                 if self._asked.pop(future.key, None) is not None:
-                    if isinstance(answer, BaseException):  # cancelled elsewhere
+                    if isinstance(answer, BaseException):  # another program cancelled the call
                         raise GoneError
                     found[future.key] = answer if isinstance(answer, bytes) else None
                 future, answer = self._done.queue.get_nowait()

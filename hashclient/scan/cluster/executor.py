@@ -128,7 +128,7 @@ class Dask(Executor):
         except BaseException:
             self.close()
             raise
-        if not self._spec.objects:  # which come next
+        if not self._spec.objects:  # objects are checked next
             self.close()
 
     def _run(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
@@ -209,7 +209,7 @@ class _Run:
             if not self._jobs and self._is_read and self._backlog.is_empty:
                 return
             if not self._jobs and self._jobs.slots:
-                continue  # there were only outcomes
+                continue  # only outcomes came, no job waits
             if not begun:
                 begun = True
                 yield Advance()

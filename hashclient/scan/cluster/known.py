@@ -5,7 +5,8 @@
 2. With a batch, the client sends the records of these inodes in its inventory that are not due:
    versions and tags, never digests.
 3. The worker looks at each file, as it would with an inventory of its own. A record counts only if
-   the worker finds the same file system, inode, size and times. Results say what was learned.
+   the worker finds the same file system, inode, size and times. The results contain the new
+   records.
 
 On another machine than the client's, only file systems of a network or a cluster count (`Shared`):
 the disk of another machine is a different disk, even if it is a copy with the same UUID. No record

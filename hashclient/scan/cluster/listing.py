@@ -89,7 +89,7 @@ class Errand(Frontier):
         return Listed(groups, pack_outcomes(outcomes), rest)
 
     def listed(self, start: Start) -> Iterator[Names | Outcome | Start]:
-        """Yield the files in a directory and in those below it, and what is not listed."""
+        """Yield the files in a directory and below it, and the parts that are not listed."""
         self._start, path = start, os.fsdecode(start.path)
         if start.verified:
             identity = (None, start.inode) if start.inode else None

@@ -86,7 +86,7 @@ def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcom
     """Return the files of a batch that are the same as at the client, and outcomes of all others.
 
     Relative directories are relative to `base`. A file that is missing on both sides is kept: the
-    checker says what is wrong.
+    checker gives the reason.
     """
     if not names.signs:
         return names, []

@@ -155,7 +155,7 @@ def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[by
                 StartAfter=after.decode(),
             )
         except StoreError:
-            break  # what is wrong shows when the range is listed
+            break  # the error shows when the range is listed
         found = sorted(prefix["Prefix"].encode() for prefix in got.get("CommonPrefixes", ()))
         # The character before the slash: all keys with this prefix come behind it.
         points = [prefix[:-1] + b"." for prefix in found]

@@ -125,7 +125,7 @@ def without(names: Names, probes: Collection[bytes]) -> Names | None:
 def problem_with(
     probe: Probe, base: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
-    """Return why a directory is not the one in which the client has left a probe; None if it is."""
+    """Return why a directory does not have the probe that the client left there, or None."""
     directory = os.fsdecode(probe.directory)
     try:
         fd = open_directory(

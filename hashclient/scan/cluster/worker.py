@@ -72,11 +72,11 @@ from hashclient.system.text import printable
 BATCH_MOST_S = 2.0
 #: A file of at least this size is a batch of its own.
 LARGE_BYTES = 256 << 20
-#: Scans that one process keeps ready; beyond that number, the least recently used is dropped.
+#: Scans that one process keeps ready; beyond that number, the least recently used scan is dropped.
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
-#: The reader of buckets.
+#: Libraries that a worker needs for buckets.
 OBJECT_LIBRARIES = ("botocore", "obstore")
 #: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
 PLENTY = 1e9
@@ -306,7 +306,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
     """Return the answer of `do`, which gets what this process has open for a scan, or the error."""
     work = _runs.get(run)
-    if work is None:  # not ready for this scan
+    if work is None:  # this process has not opened the scan
         return encode(Lost(WORKER_FAILED))
     work.used = time.monotonic()
     return encode(caught(lambda: do(work)))
@@ -390,7 +390,7 @@ def _is_large(task: Task) -> bool:
         status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
         return status.st_size >= LARGE_BYTES
     except OSError:
-        return False  # the checker says what is wrong
+        return False  # the checker gives the reason
 
 
 def _without_devices(outcome: Outcome) -> Outcome:

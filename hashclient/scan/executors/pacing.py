@@ -29,7 +29,7 @@ MOST = 64
 TASKS_AHEAD = 3
 #: Names in the first tasks, as long as the time of a name is unknown.
 FIRST_NAMES = 8
-#: Handing over fewer names costs more than checking them, unless each takes a second.
+#: Handing over fewer names costs more than checking them, unless each name takes a second.
 FEW_NAMES = 4
 #: Seconds that a task should take, and the factor above which it is divided.
 BATCH_S = 0.25
@@ -169,8 +169,8 @@ class Pacing:
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
             # These workers may still wait for a processor, or for a process that computes for them.
-            # The scheduler counts a wait when it has ended; this one is taken to be as long as the
-            # others.
+            # The scheduler counts a wait when it has ended; a wait that lasts is taken to be as
+            # long as the others.
             queued_s += sum(
                 rest_s / max(1, slices)
                 for pid, (rest_s, slices) in busy.items()

@@ -135,7 +135,7 @@ class Objects:
 
         Raises:
             StateError: an index cannot be read, or there is no room to keep objects.
-            UsageError: a library is missing, or a store cannot do what was asked for.
+            UsageError: a library is missing, or a store cannot do the requested work.
         """
         # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
         pool = pa.default_memory_pool()
@@ -156,7 +156,7 @@ class Objects:
         *,
         keep_clean: bool,
     ) -> Iterator[Result | Outcome | Advance]:
-        yield Advance()  # before the first wait
+        yield Advance()  # show progress before the first wait
         store = self._tools.store(uri)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
@@ -247,7 +247,7 @@ class _Bucket:
         every = request.all_versions
         is_plain = request.report is None and not every and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
-            with contextlib.suppress(StoreError):  # the listing here says why
+            with contextlib.suppress(StoreError):  # the listing by this process says why
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         if request.report is None:
             pages = list_pages(self._store, self._uri, after=self._after, all_versions=every)

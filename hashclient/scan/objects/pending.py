@@ -101,7 +101,7 @@ class Pending:
     def close(self) -> None:
         """Drop them."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk: what was not written is not needed
+            with contextlib.suppress(OSError):  # a full disk: the rest of the file is not needed
                 self._file.close()
         self._file = self._writer = None
         self._few.clear()

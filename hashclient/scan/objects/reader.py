@@ -194,7 +194,7 @@ class ObjectReader:
         elif wanted.settled == BY_SIZE:
             result.ruled_out_by_size = 1
         else:
-            return  # it is counted at the end of the run, if no object contradicts its store
+            return  # the run counts it at its end, if no object contradicts the store
         if outcome.kind is Kind.CLEAN:
             result.clean = 1
         if outcome.kind is not Kind.CLEAN or self._keep_clean:

@@ -179,7 +179,8 @@ def scan(
             summary.elapsed_s = now - started
             if now >= due:
                 yield progress
-                # Records are written now; workers must not wait for a slow disk too often.
+                # The caller has written records. If this took long, the next time is later, so that
+                # workers do not wait for a slow disk too often.
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:

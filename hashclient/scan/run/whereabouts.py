@@ -2,9 +2,9 @@
 
 A file has one record, whichever path a scan has used, and actions happen at its real place. Each
 directory is looked at once for each batch. The directory must be the one in which the file was
-read; behind a link, the file must be the one that was read. Otherwise the path of the scan is kept,
-and the place is unknown: somebody may have put a link or another directory there, so that other
-files are recorded or acted upon.
+read; behind a link, the file must be the file that was read. Otherwise the path of the scan is
+kept, and the place is unknown: somebody may have put a link or another directory there, so that
+other files are recorded or acted upon.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _ROUNDS_WITHOUT = 3
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
 #: Longer than any tick of the clock that gives directories their times; and the longest.
 TICK_S, TICK_NS = 0.02, 10_000_000
-#: CLOCK_REALTIME_COARSE, of linux/time.h.
+#: The number of CLOCK_REALTIME_COARSE in linux/time.h.
 _COARSE_CLOCK = 5
 #: Bytes of a directory that one call reads: at first (enough for most directories), and at most.
 _FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26

@@ -161,7 +161,7 @@ class Frame(msgspec.Struct):
             self.ahead[self.later.popleft()] = listing
 
     def listing_of(self, name: str, lister: Lister) -> Listing | None:
-        """Return a directory in this one if it was begun ahead; begin the next ones."""
+        """Return a subdirectory if it was begun ahead; begin the next subdirectories."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:

@@ -142,7 +142,7 @@ class Lister:
                 most = SLOW_ENTRIES if waits else self._count
                 try:
                     raw.extend(itertools.islice(entries, most))
-                except OSError as error:  # earlier entries are in the list
+                except OSError as error:  # `raw` keeps the entries before it
                     failure = error
                 if raw:
                     chunk = self._typed_together(raw) if waits else typed(raw)

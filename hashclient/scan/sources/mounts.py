@@ -242,7 +242,7 @@ def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str
     """Return why this is not the directory of the last scan; the module explains the numbers."""
     if _is_same(before, now):  # 1
         return None
-    if now.kind == "autofs" or before.point == now.point == "/":  # 2, and the root
+    if now.kind == "autofs" or before.point == now.point == "/":  # rule 2, or the root
         return None
     if now.point_bytes < before.point_bytes:  # 3
         if set(before.names) & set(now.names) and not is_empty():

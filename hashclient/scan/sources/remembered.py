@@ -110,7 +110,7 @@ def add(state_dir: Path, changed: Mapping[str, Record]) -> None:
     with _locked(state_dir):
         # Another scan may have written meanwhile.
         records: dict[str, Record] = {}
-        with contextlib.suppress(DamagedMountsError):  # reported already, and replaced
+        with contextlib.suppress(DamagedMountsError):  # the damage was reported; replace the file
             records = by_path(state_dir)
         _store(state_dir, {**records, **changed})
 
@@ -131,13 +131,13 @@ def by_path(state_dir: Path) -> dict[str, Record]:
     except ValueError as error:
         raise DamagedMountsError(
             f"the record of mounted file systems is damaged: {printable(path)}",
-            hint="this scan remembers them again, and does not notice one that is not mounted: see"
-            " to it that all are, and scan again",
+            hint="this scan records them anew, and does not notice a missing mount: mount all file"
+            " systems, and scan again",
         ) from error
     if document.format != FORMAT:
         raise StateError(
             f"file has format {document.format!r}, not {FORMAT!r}: {printable(path)}",
-            hint="a newer hashclient has written it; use that one",
+            hint="a newer hashclient has written the file; use that version",
         )
     return records
 

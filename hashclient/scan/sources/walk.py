@@ -369,7 +369,7 @@ class Walk:
             return self._lister.open(fd, path.rpartition("/")[2], follow=follow)
 
     def _is_listed(self, fd: int, status: os.stat_result, frame: Frame, inode: int) -> bool:
-        """Return whether an open directory is the one that `frame` lists with an inode.
+        """Return whether an open directory may be the directory that `frame` lists with an inode.
 
         Under a mount, the inode is that of the hidden directory.
         """

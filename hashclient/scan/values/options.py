@@ -42,8 +42,8 @@ class ScanOptions(NamedTuple):
     sparse: Annotated[
         bool,
         Flag(
-            "Read files of more than 1 GiB too of which more than 99 % is hole; without"
-            " it they are unread."
+            "Also read files of more than 1 GiB with more than 99 % holes; without this option,"
+            " these files are unread."
         ),
     ] = False
     members: Annotated[
@@ -53,8 +53,8 @@ class ScanOptions(NamedTuple):
     verify_sizes: Annotated[
         bool,
         Flag(
-            "Read also members of archives that claim a size which no entry has;"
-            " without it, such a claim rules them out."
+            "Also read members of archives whose claimed size no entry has; without this option,"
+            " the claim rules these members out."
         ),
     ] = False
     all_digests: Annotated[

@@ -317,7 +317,7 @@ class Filing:
         try:
             answer = make()
         except (AuthorisationError, ConfigError):
-            # By the rules of the transport, the service did nothing.
+            # After this error, by the rules of the transport, the service has done nothing.
             self._note_request(call)
             self._save(in_doubt=before)
             raise

@@ -24,7 +24,7 @@ class Plan(msgspec.Struct, frozen=True):
     """The plan of a filing.
 
     `upload` are the matches whose evidence is uploaded, in order; `sealed_to` has the public keys
-    of evidence that is uploaded sealed. `facts` has what is known of sources, by match and name.
+    of evidence that is uploaded sealed. `facts` has the known facts of sources, by match and name.
     `open_evidence` returns the proven evidence of a match.
     """
 

@@ -271,7 +271,8 @@ class Schema:
             raise ConfigError(
                 "the report does not fit the schema that the service serves:"
                 f" {excerpt(error.path or 'the whole')}: {excerpt(reason)}",
-                hint="this was not sent; check incident_type, and that the service is of this kind",
+                hint="the report was not sent; check incident_type, and whether the service is of"
+                " this kind",
             ) from error
         except (
             xmlschema.XMLSchemaException,
@@ -329,6 +330,7 @@ def parse_answer(text: bytes) -> dict[str, list[str]]:
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(text, True)  # noqa: FBT003 - of the standard library
-    except (expat.ExpatError, ValueError, LookupError) as error:  # the last: of encodings
+    # LookupError: the encoding is unknown.
+    except (expat.ExpatError, ValueError, LookupError) as error:
         raise UnreachableError("the service answers with something that is no answer") from error
     return found
