@@ -94,7 +94,7 @@ class News:
         elif record.event == "refused" and subject not in self.fetched:
             not_got = data.get("exit_code") in _NOT_GOT
             self._count(Kind.FETCH_FAILED if not_got else Kind.REFUSED, subject)
-        elif record.event == "match" and "id" not in data:  # the record of matches lacks it
+        elif record.event == "match" and "id" not in data:  # the record of matches lacks the match
             for hit in data.get("hits", ()):
                 self._count(Kind.MATCH, str(hit.get("list")))
 

@@ -459,7 +459,7 @@ class _Chain:
         for number, text in lines(log):
             try:
                 line = _decode(text)
-            except (ValueError, RecursionError):  # or the text is nested very deeply
+            except (ValueError, RecursionError):  # RecursionError: nested very deeply
                 broken(log.where(number), "no record")
             if line.hash != line_hash(text, signed=line.sig is not None):
                 broken(log.where(number), "wrong hash")

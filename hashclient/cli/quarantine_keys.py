@@ -45,7 +45,7 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> No
     from hashclient.quarantine.vault import write_identity
 
     if write_config:
-        _edited(app, _ANY_KEY)  # before a key is made, to find errors early
+        _edited(app, _ANY_KEY)  # find errors before a key is made
     public = write_identity(output, app.now())
     if write_config:
         _add(app, public)

@@ -108,7 +108,7 @@ def prune_inventory(session: Session) -> int:
         inventory = Inventory(settings.state_dir, key_id)
         inventory.close()
     except (StateError, ConfigError):
-        return 0  # the command that needs the inventory reports this
+        return 0  # other commands report the error
     reread_days = settings.config.inventory.reread_days
     inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
     try:

@@ -40,7 +40,7 @@ _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # the byte before is 0x50 to 0x5f
 #: Streams that `zstd`, or Python's module `lzma`, joins to a stream of another kind.
 _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"

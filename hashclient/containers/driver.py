@@ -117,7 +117,7 @@ class Tee(Buffered):
         self._watching: InProgram | None = None
         self.length = 0
         self.error: NotReadError | None = None
-        #: The last bytes, at least `END_MARK_BYTES` of them.
+        #: The last bytes: at least `END_MARK_BYTES`.
         self.end = b""
 
     def read(self, count: int) -> bytes:

@@ -160,7 +160,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
                 continue
             if before is not None:  # the next part of a file
                 if place[1] and place[0] != before[0] + before[1]:
-                    files.add((-1 - _place(root)[0], 0))  # it is not compared: the trees differ
+                    files.add((-1 - _place(root)[0], 0))  # makes the trees differ
                 place = before[0], before[1] + place[1]
             before = place if record[25] & _GOES_ON else None
             if place[1] and before is None:

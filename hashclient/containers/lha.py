@@ -57,7 +57,7 @@ def _usual(header: bytes, level: int) -> bytes:
         usual[_ATTRIBUTES] = _ARCHIVED
     if level < 2:
         name = slice(_NAME, _NAME + usual[_NAME - 1])
-        usual[name] = usual[name].replace(b"\xff", b"/")  # as Unix separates directories
+        usual[name] = usual[name].replace(b"\xff", b"/")  # Unix separates directories by /
         usual[1] = usual[1] + sum(usual[2:]) - sum(header[2:]) & 0xFF
     elif usual != header and (at := _sum_at(header)):
         if header[at : at + 2] == _sum(header, at):

@@ -26,7 +26,7 @@ class Halves:
         self._name = b""
         self._header: bytearray | None = None
         self._is_message = False
-        self._delimiters: dict[bytes, bool] = {}  # its delimiters, and whether a part was begun
+        self._delimiters: dict[bytes, bool] = {}  # delimiter: whether a part was begun
         self._tail = b""
 
     def begin(self, name: bytes) -> None:

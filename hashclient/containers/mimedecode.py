@@ -237,7 +237,7 @@ class UuFinder:
 
     def _go_on(self) -> bool:
         """Decode the lines of a file; return False if more bytes are needed."""
-        at = self._at + 1  # behind the end of the line before
+        at = self._at + 1  # skip the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
                 # This line may begin the next file.

@@ -222,7 +222,7 @@ class _File:
                 content = stream.read_bytes()
         except (_pdf.PdfError, _pdf.DataDecodingError) as fault:
             if _NO_MEMORY in str(fault):
-                self._opened.get_warnings()  # warnings of this stream, not of the next one
+                self._opened.get_warnings()  # the next stream must not get these warnings
                 raise MemoryError from fault
             error = NotReadError(Why.UNSUPPORTED, "pdf: compressed by an unknown method")
         has_warnings = bool(self._opened.get_warnings())

@@ -52,7 +52,7 @@ class Header(msgspec.Struct, frozen=True):
 def octal(field: bytes) -> int | None:
     """Return the number in a field; None if there is none. Blank is zero, as in all programs."""
     digits = field.rstrip(b" \0")
-    if digits.isdigit():  # as nearly all programs write it
+    if digits.isdigit():  # the form of nearly all programs
         try:
             return int(digits, 8)
         except ValueError:

@@ -175,7 +175,7 @@ class _Archive:
         is_found = False
         for end in ends(self._data):
             if self._ranges.covers(end.start):
-                continue  # of an archive that is a member
+                continue  # the mark is of an archive that is a member
             is_found = True
             self._reserve(end.start, end.end)
             if end.is_part:

@@ -58,7 +58,7 @@ class End(msgspec.Struct, frozen=True):
     start: int
     end: int
     directories: list[Directory]
-    is_part: bool  # of an archive in several files
+    is_part: bool  # whether the archive is in several files
 
 
 def may_end(tail: bytes) -> bool:

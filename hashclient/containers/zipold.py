@@ -236,7 +236,7 @@ class Old:
                 continue
             text = bytearray()
             at = code
-            if at > 0xFF and at not in parents:  # a code made from the code before it
+            if at > 0xFF and at not in parents:  # the code is made from the code before
                 text.append(first)
                 at = last
             while at > 0xFF:

@@ -12,7 +12,7 @@ TIMEOUT_S = 30.0
 MIN_RATE_KIB_S = 16.0
 ATTEMPTS = 4
 
-#: The first pause, and the longest one.
+#: The first pause, and the longest pause.
 FIRST = timedelta(minutes=5)
 LAST = timedelta(hours=24)
 

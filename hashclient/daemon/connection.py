@@ -60,7 +60,7 @@ class Connection(Client):
         self._on_closed = on_closed
         self._parser = Parser(checks.options.max_stream_bytes)
         self._in_session = False
-        self._number = 0  # of the last command in a session
+        self._number = 0  # the number of the last command in a session
         #: The stream that the client sends now.
         self._upload: Upload | None = None
         #: The descriptors that came with the bytes being read.

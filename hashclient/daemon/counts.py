@@ -36,7 +36,7 @@ class Count(enum.IntEnum):
     FAILURES = 12  # matches that could not be recorded, and failed actions
     RELOADS = 13
     STARTED = 14  # how often the process of this row was started
-    SLOW = 15  # closed for others, since they sent very slowly
+    SLOW = 15  # connections closed for others, since they sent very slowly
     CROWDED = 16  # closed for others, since their user had the most connections
     EXCEPTED = 17  # matches that a person has excepted
 

@@ -62,7 +62,7 @@ def peer_of(listener: str, sock: socket.socket) -> Peer:
             return Peer(f"{door},uid={uid}", f"uid={uid}", is_local, rights)
         address = sock.getpeername()[0]
         return Peer(f"{door},from={address}", f"from={address}", is_local)
-    except OSError:  # the client is gone: a read will show that
+    except OSError:  # the client is gone; a read will fail
         return Peer(door, "", is_local)
 
 

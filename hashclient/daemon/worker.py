@@ -170,7 +170,7 @@ class Worker:
                 continue
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
             if not peer.is_local:
-                with contextlib.suppress(OSError):  # the client is gone: a read will show that
+                with contextlib.suppress(OSError):  # the client is gone; a read will fail
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._counts.add(Count.CONNECTIONS)
             self._counts.add(Count.OPEN)

@@ -215,7 +215,7 @@ class Run:
         if low == high:
             return 0
         if self.sized_masks & (self.sized_masks - 1) == 0:
-            return self.sized_masks  # only one mask in the whole run
+            return self.sized_masks  # the run has one mask for all rows
         return mask_set(self.masks[low:high])
 
     def of_sizes(self, sizes: Uint64) -> tuple[Rows, Uint8]:

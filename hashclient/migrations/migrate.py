@@ -209,7 +209,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _drop(folder: Path) -> None:
-    import shutil  # its import is slow, and most commands migrate nothing
+    import shutil  # a slow import; most commands migrate nothing
 
     try:
         shutil.rmtree(folder)

@@ -227,7 +227,7 @@ class S3(Store):
         last = ""
         for _ in range(MOST_PAGES):
             found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
-            keys = [key for key, *_ in found]  # none if a page has only folders
+            keys = [key for key, *_ in found]  # no keys if a page has only folders
             if keys and keys[0] <= last:
                 break
             yield from (key[len(prefix) :] for key in keys)

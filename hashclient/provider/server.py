@@ -248,7 +248,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         while start < end:
             block = os.pread(fd, min(COPY_BYTES, end - start), start)
             if not block:
-                self.close_connection = True  # a file that was cut: the client sees that
+                self.close_connection = True  # the file was cut: the client notices
                 return
             self.wfile.write(block)
             start += len(block)

@@ -37,7 +37,7 @@ class Stream:
         from hashclient.scan.check.kept import Kept
 
         yield Advance()  # show progress before the first wait
-        shown = f"stdin:{self._name}"  # no path, as the record of matches has it
+        shown = f"stdin:{self._name}"  # the same name as in the record of matches
         digester, buffer = StreamDigester(judge.plan(None)), new_buffer()
         with contextlib.ExitStack() as stack:
             kept = None

@@ -167,7 +167,7 @@ def objects_of(
     if not uris and report is None:
         return None
     for library in ("obstore", "botocore", "arro3"):
-        if find_spec(library) is None:  # before the scan begins, not in its middle
+        if find_spec(library) is None:  # fail before the scan begins
             from hashclient.objects.failures import missing_extra
 
             raise missing_extra(ImportError(name=library))

@@ -110,7 +110,7 @@ class Again:
             self._move_to_file(self._notes)
 
     def _move_to_file(self, notes: io.BytesIO) -> None:
-        import tempfile  # its import is slow, and this is rare
+        import tempfile  # a slow import that few walks need
 
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the notes are

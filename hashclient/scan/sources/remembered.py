@@ -131,7 +131,7 @@ def by_path(state_dir: Path) -> dict[str, Record]:
     except ValueError as error:
         raise DamagedMountsError(
             f"the record of mounted file systems is damaged: {printable(path)}",
-            hint="this scan records them anew, and does not notice a missing mount: mount all file"
+            hint="this scan records them again, and does not notice a missing mount: mount all file"
             " systems, and scan again",
         ) from error
     if document.format != FORMAT:

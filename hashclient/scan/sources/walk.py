@@ -351,7 +351,7 @@ class Walk:
         if self._frontier.is_border(path, status, frame.status):
             enters, outcome = self._frontier.cross(path, fd, status)
         if enters and self._late is not None:
-            if identity in self._late:  # so the directory is not walked again and again
+            if identity in self._late:  # a late directory is walked only once
                 return False, Outcome(Kind.UNREAD, path, reason=MOVED)
             self._late.add(identity)
         return enters, outcome

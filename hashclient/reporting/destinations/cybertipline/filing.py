@@ -378,6 +378,7 @@ def _checked(
         schema.validate(to_bytes(make({})))
         raise _MisfitError(
             "the facts about the source do not fit the schema that the service serves",
-            hint="it is in the folder of the report; compare it with what the command writes",
+            hint="the schema is in the folder of the report; compare it with the facts of the"
+            " command",
         ) from None
     return document
