@@ -242,7 +242,7 @@ OPENED = (
         "7zip",
         (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),
         "libformats:reader",
-        version=3,
+        version=4,
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),

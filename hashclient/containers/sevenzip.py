@@ -65,6 +65,8 @@ _FILTERS = {
     b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
     b"\3\3\x08\5": lzma.FILTER_SPARC,
 }
+#: The mark and the version of the format, of which 7-Zip compares the first number alone.
+_VERSION_END = 8
 #: Bytes in a piece of LZMA2 that is not compressed.
 _PLAIN_BYTES = 1 << 16
 
@@ -76,7 +78,7 @@ class SevenZip(Libarchive):
         """See `Expander`."""
         data = cast(Data, data)
         head = data.read_at(0, HEAD_BYTES)
-        if len(head) == HEAD_BYTES and not any(head[8:]):
+        if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]):
             header = _last_header(data)
             if not header:
                 yield Unlisted(b"", Why.DAMAGED, "7z: no header at its end")
@@ -95,7 +97,7 @@ class SevenZip(Libarchive):
         If the header has zeros in place of that end, 7-Zip looks for the last header at the end.
         """
         head = data.read_at(0, HEAD_BYTES)
-        if head == _MARK.ljust(HEAD_BYTES, b"\0") and _last_header(data):
+        if len(head) == HEAD_BYTES and not any(head[_VERSION_END:]) and _last_header(data):
             return data.size
         if len(head) < HEAD_BYTES or crc32(head[12:]) != int.from_bytes(head[8:12], "little"):
             return 0

@@ -236,6 +236,8 @@ def test_an_archive_behind_others_has_the_length_that_its_first_header_gives() -
     unfinished = seven_zip_of({"a": b"benign"}, with_end=False)
     assert reader.length(Whole(unfinished)) == len(unfinished)
     assert reader.length(Whole(unfinished[:32] + bytes(600))) == 0
+    older = unfinished[:7] + b"\3" + unfinished[8:]
+    assert reader.length(Whole(older)) == len(older)
 
 
 def test_a_header_lies_within_the_archive_and_is_not_too_long(
