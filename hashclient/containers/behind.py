@@ -71,8 +71,8 @@ class Behind:
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
         marks = MAX_MARKS
         window = b""
-        places: dict[str, int] = {}  # of the next mark of each kind, as far as the window goes
-        ends: dict[str, int] = {}  # of the last archive of each kind
+        places: dict[str, int] = {}  # the next mark of each kind in the window
+        ends: dict[str, int] = {}  # the end of the last archive of each kind
         while start < data.size:
             if start >= begin + _WINDOW_BYTES:
                 begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)

@@ -48,7 +48,7 @@ ASK_AT_ONCE = 100_000
 
 
 class Registry(Protocol):
-    """Knows which expander reads which kind; `registry` has the only one."""
+    """Knows which expander reads which kind; `registry` has the only implementation."""
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind, or none."""

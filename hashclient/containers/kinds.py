@@ -54,12 +54,12 @@ _STORE_VERSIONS = b"\x0e\x0f\x15\x17\x24"
 
 
 def _is_ole(head: bytes) -> bool:
-    """Return whether its sectors have a length that there is."""
+    """Return whether the length of the sectors is possible."""
     return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
 
 
 def _is_store(head: bytes) -> bool:
-    """Return whether its contents are known; readpst asks for the version alone."""
+    """Return whether the kind of the contents is known; readpst asks for the version alone."""
     return head[8:10] in _STORES or head[10] in _STORE_VERSIONS
 
 

@@ -69,7 +69,7 @@ class Permits(Selection):
     """The record of matches, for decisions on what may be acted upon."""
 
     def permit(self, rows: Sequence[tuple[str, Entry]], now: datetime | None) -> None:
-        """Permit acts on matches because of an entry, from `now` on; None: because of a person."""
+        """Permit acts on matches of an entry from `now` on; None if a person permits them."""
         time = None if now is None else to_text(now)
         self._db.executemany(_PERMIT, [(match_id, *entry, time) for match_id, entry in rows])
 

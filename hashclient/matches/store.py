@@ -277,7 +277,7 @@ class Matches(Recording):
                     self._step(match_id, SEEN_AGAIN, now, {"times": times, **said})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report of a match is wanted; return False if it exists already.
+        """Note that a report of a match is wanted; return False if the note exists already.
 
         A report that was taken back does not count: then a new report is wanted.
 

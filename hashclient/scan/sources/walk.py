@@ -387,7 +387,8 @@ class Walk:
         """Open a listed directory whose name has changed; return its path.
 
         If the listed directory is gone, the directory that has its name now is opened. If this
-        directory has come from elsewhere, the reason why the listed one is unread is returned, too.
+        directory has come from elsewhere, the reason why the listed directory is unread is
+        returned, too.
 
         Raises:
             OSError: the directory cannot be opened; it is `failure` if the directory is gone.
