@@ -97,7 +97,7 @@ class ClockError(StaleError):
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """How lists are fetched, and what is called on the way: the same for all places of providers.
+    """The options and callbacks of a fetch: the same for all places of providers.
 
     `accept_churn` accepts changes above a provider's `max_churn`. `rebuild` builds lists from their
     first segment even if the local index looks sound; only its manifest is read. `progress` is

@@ -70,7 +70,7 @@ class Folder:
             UsageError, StateError: the document cannot be written.
         """
         try:
-            # Other users read the document. The permissions of the directory decide who can.
+            # Other users read the document. The permissions of the directory decide who can read.
             with replaced_file(self._path / name, mode=0o644) as stream:
                 stream.write(data)
         except StateError as error:

@@ -236,7 +236,7 @@ def _unusable(where: str, why: str) -> UsageError:
 def _fetch(
     store: Store, key: str, version: str | None, most: int, sink: Callable[[memoryview], Any]
 ) -> None:
-    """Pass on all bytes of an object, of up to `most`.
+    """Pass all bytes of an object to `sink`; the object may have up to `most` bytes.
 
     Raises:
         StoreError: the object cannot be read.
