@@ -27,6 +27,7 @@ from hashclient.cli.options import add_verbosity
 from hashclient.cli.output import (
     OutputError,
     Terminated,
+    end_now,
     end_soon,
     ignore_signals,
     open_streams,
@@ -371,11 +372,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except OutputError as error:
         # The reader of stdout has ended. The exit code says so, unless it has to report a match.
         code = code or error.exit_code
-    # Nothing that Python still does at its end is of use. Python frees each object (a scan of one
-    # file then takes 5 % longer), waits for each worker, even for a worker that hangs in a server,
-    # and may end itself by SIGINT if an interruption came while a module was loading.
-    sys.stderr.flush()
-    os._exit(code)
+    end_now(code)
 
 
 def _run(

@@ -39,7 +39,7 @@ def called(path: Path) -> set[str]:
         ("json.dumps", "output"),
         ("sys.stdout.write", "app"),
         ("signal.signal", "output"),
-        ("os._exit", "main"),
+        ("os._exit", "output"),
     ],
 )
 def test_output_streams_and_signals_have_one_place_each(call: str, place: str) -> None:
