@@ -124,6 +124,7 @@ def short(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
         yield daemon
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", STREAMS)
 def test_clamd_of_python(short: Daemon, what: str) -> None:
     clamd = pytest.importorskip("clamd")

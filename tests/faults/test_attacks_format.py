@@ -302,6 +302,7 @@ BAD_SEGMENTS: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", BAD_SEGMENTS)
 def test_segment_that_breaks_the_format(client: Client, simulator: Simulator, name: str) -> None:
     data, message = BAD_SEGMENTS[name]

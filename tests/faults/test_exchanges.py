@@ -83,6 +83,7 @@ def tree_of(ground: Path, race: str, others: int) -> Path:
     return give_tree(tree, {**files, **more})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("rounds", "others", "most_pause_us"), SIZES)
 @pytest.mark.parametrize("race", RACES)
 def test_a_listed_file_is_found_or_the_scan_is_not_clean(

@@ -99,6 +99,7 @@ DOORS: dict[str, Callable[[ContentChecker, bytes], Checked]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("door", DOORS)
 def test_the_same_content_gets_the_same_answer_by_each_door(
     checker: ContentChecker, door: str
@@ -197,6 +198,7 @@ def test_what_cannot_be_read_is_unread_with_a_reason(
     assert checker.check(io.BytesIO(damaged)).kind is Kind.UNREAD
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("door", DOORS)
 def test_each_reason_for_which_content_is_unread_is_told_beside_a_match(
     checker: ContentChecker, door: str
@@ -208,6 +210,7 @@ def test_each_reason_for_which_content_is_unread_is_told_beside_a_match(
     assert all(one.outcome.reason for one in checked.found if one.outcome.kind is Kind.UNREAD)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("door", DOORS)
 def test_a_container_that_is_excepted_is_on_record_beside_a_member_that_is_not(
     state: State, door: str

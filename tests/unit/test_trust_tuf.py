@@ -129,6 +129,7 @@ def test_the_fetcher_streams_too(simulator: Simulator) -> None:
         b"".join(fetcher.fetch(f"{URL}/metadata/nothing.json"))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["?", "#", "../x", "/x", ".", "..", "a b", "ä", "%2e%2e"])
 def test_unusual_role_names_get_through_the_transport(
     simulator: Simulator, tmp_path: Path, name: str
