@@ -18,6 +18,8 @@ _In = TypeVar("_In")
 
 #: How many threads wait for the disk at once: one commit of its journal serves them all.
 _AT_ONCE = 8
+#: Seconds between two looks whether a thread that is waited for is still there.
+_LOOK_S = 1
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:
@@ -93,7 +95,7 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
         # After a signal has interrupted `Thread.join`, the next one would not wait.
         self._ended = Event()
-        start_thread(self._run, name)
+        self._thread = start_thread(self._run, name)
 
     def _run(self) -> None:
         try:
@@ -108,10 +110,18 @@ class Task(Generic[T]):
         return self._ended.wait(seconds)
 
     def result(self) -> T:
-        """Wait for the end of the work; return its result, or raise its exception."""
-        self._ended.wait()
+        """Wait for the end of the work; return its result, or raise its exception.
+
+        Raises:
+            StateError: the thread ended without either.
+        """
+        # A wait without a limit was seen to last for ever, though the thread was gone.
+        while self._thread.is_alive() and not self._ended.wait(_LOOK_S):
+            pass
         if self._error is not None:
             raise self._error
+        if not self._results:
+            raise StateError("a thread ended without a result")
         return self._results[0]
 
 

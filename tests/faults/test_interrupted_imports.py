@@ -33,12 +33,16 @@ def hook(event, arguments):
         if seen == moment:
             os.kill(os.getpid(), number)
 sys.addaudithook(hook)
-from hashclient.__main__ import main
-try:
-    main()
-finally:
+end = os._exit
+
+def count_and_end(code):
     if not moment:
-        print("moments", seen, file=sys.stderr)
+        print("moments", seen, file=sys.stderr, flush=True)
+    end(code)
+
+os._exit = count_and_end
+from hashclient.__main__ import main
+main()
 """
 
 #: The number of moments that are tried.

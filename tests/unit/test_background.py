@@ -181,3 +181,18 @@ def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun
     with pytest.raises(KeyboardInterrupt):
         together(work, range(200))
     assert done == [0]
+
+
+def test_a_thread_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(threading.Event):
+        """An event that nobody hears of."""
+
+        def set(self) -> None:
+            pass
+
+    monkeypatch.setattr(background, "Event", Lost)
+    monkeypatch.setattr(background, "_LOOK_S", 0.01)
+    assert Task(lambda: 7, "gone").result() == 7
+    assert together(str, [1, 2, 3]) == ["1", "2", "3"]
+    with pytest.raises(ZeroDivisionError):
+        Task(lambda: 1 // 0, "gone").result()
