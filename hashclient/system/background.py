@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from threading import Condition, Event, Semaphore, Thread
+from threading import Condition, Event, Semaphore, Thread, current_thread
 from typing import Generic, TypeVar
 
 from hashclient.core.errors import StateError
@@ -47,7 +47,7 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
     """
     if len(items) < 2:
         return [do(item) for item in items]
-    left, done, running = deque(enumerate(items)), dict[int, T](), set[int]()
+    left, done, running = deque(enumerate(items)), dict[int, T](), dict[int, Thread]()
     changed = Condition()
 
     def work() -> None:
@@ -56,13 +56,16 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
                 if not left:
                     return
                 number, item = left.popleft()
-                running.add(number)
+                running[number] = current_thread()
             try:
                 done[number] = do(item)
             finally:
                 with changed:
-                    running.discard(number)
+                    del running[number]
                     changed.notify_all()
+
+    def is_alone() -> bool:
+        return not any(t.is_alive() for t in running.values() if t is not current_thread())
 
     tasks: list[Task[None]] = []
     try:
@@ -77,7 +80,8 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
         # Wait for `running`, not for tasks: an interrupt may come before the newest is in `tasks`.
         with changed:
             left.clear()
-            changed.wait_for(lambda: not running)
+            while not changed.wait_for(is_alone, _LOOK_S):
+                pass
     return [done[number] for number in range(len(items))]
 
 
@@ -106,8 +110,11 @@ class Task(Generic[T]):
             self._ended.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most this many seconds; return whether the work is done."""
-        return self._ended.wait(seconds)
+        """Wait for at most this many seconds; return whether the thread has ended, with its work.
+
+        A wait for the event alone was seen to last for ever, though the thread was gone.
+        """
+        return self._ended.wait(seconds) or not self._thread.is_alive()
 
     def result(self) -> T:
         """Wait for the end of the work; return its result, or raise its exception.
@@ -115,8 +122,7 @@ class Task(Generic[T]):
         Raises:
             StateError: the thread ended without either.
         """
-        # A wait without a limit was seen to last for ever, though the thread was gone.
-        while self._thread.is_alive() and not self._ended.wait(_LOOK_S):
+        while not self.wait(_LOOK_S):
             pass
         if self._error is not None:
             raise self._error

@@ -184,15 +184,27 @@ def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun
 
 
 def test_a_thread_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lost(threading.Event):
-        """An event that nobody hears of."""
+    class Silent(threading.Event):
+        """An event that wakes nobody."""
 
         def set(self) -> None:
             pass
 
-    monkeypatch.setattr(background, "Event", Lost)
+    class SilentToo(threading.Condition):
+        """A condition that wakes nobody."""
+
+        def notify_all(self) -> None:
+            pass
+
+    monkeypatch.setattr(background, "Event", Silent)
+    monkeypatch.setattr(background, "Condition", SilentToo)
     monkeypatch.setattr(background, "_LOOK_S", 0.01)
-    assert Task(lambda: 7, "gone").result() == 7
+    task = Task(lambda: 7, "gone")
+    while not task.wait(0.01):
+        pass
+    assert task.result() == 7
     assert together(str, [1, 2, 3]) == ["1", "2", "3"]
     with pytest.raises(ZeroDivisionError):
         Task(lambda: 1 // 0, "gone").result()
+    with pytest.raises(ZeroDivisionError):
+        together(lambda number: 1 // number, [0, 1])
