@@ -70,8 +70,8 @@ class Kept:
 
     def without_last_line(self) -> Self:
         """Return all lines but the last one, which may have no end."""
-        lines = b"".join(self._pieces).splitlines(keepends=True)
-        return type(self)([b"".join(lines[:-1])])
+        text = b"".join(self._pieces).removesuffix(b"\n").removesuffix(b"\r")
+        return type(self)([text[: max(text.rfind(b"\n"), text.rfind(b"\r")) + 1]])
 
     def base64_at_end(self, *, is_known: bool) -> Self | None:
         """Return the lines of base64 at the end, if there are any.
