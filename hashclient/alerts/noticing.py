@@ -1,7 +1,8 @@
 """The events since the last look, from the audit log and from the record of matches.
 
 Every run writes log and record, so one look sees what scans, watches, daemons and fetches have
-found; none of these knows of alerts. Reading begins at the end and stops where the last look was.
+found; none of these modules uses alerts. Reading begins at the end and stops where the last look
+was.
 """
 
 from __future__ import annotations

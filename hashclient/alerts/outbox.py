@@ -9,8 +9,8 @@
    well, with a new id.
 
 A receiver that fails is left alone for a while, like a destination of reports (`core/patience`),
-and holds up no other receiver. `reporting/outbox` keeps folders and tells the log; an alert is a
-pointer to what the log has already, so one small file is enough here.
+and holds up no other receiver. `reporting/outbox` keeps folders and writes to the log; an alert
+is a pointer to what the log has already, so one small file is enough here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The program of `attacker`: repeats steps as another user until it is told to end.
+"""The program of `attacker`: repeats steps as another user until SIGTERM ends it.
 
 The loop runs by itself (`python -I -S`), and imports everything before it gives up its rights:
 afterwards it may not be able to read Python's own files. The only argument of the program is a JSON

@@ -141,4 +141,4 @@ def test_systemd_is_told(tmp_path: Path, is_abstract: bool) -> None:
         notify({"NOTIFY_SOCKET": name}, "READY=1")
         assert systemd.recv(99) == b"READY=1"
     for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
-        notify(environ, "READY=1")  # without a service manager nobody is told, and nothing fails
+        notify(environ, "READY=1")  # without a service manager this does nothing

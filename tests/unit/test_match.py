@@ -100,10 +100,10 @@ C, R, NEW = "confirmed", "rejected", "content-changed"
 def test_a_verdict_is_that_of_enough_people_who_agree(
     steps: Sequence[Any], verdicts: list[Verdict | None], doubted: bool
 ) -> None:
-    told = story(*steps)
-    assert [verdict_of(told, people) for people in (1, 2)] == verdicts
-    assert verdict_of(told, 3) is None
-    assert is_doubted(told) is doubted
+    shown = story(*steps)
+    assert [verdict_of(shown, people) for people in (1, 2)] == verdicts
+    assert verdict_of(shown, 3) is None
+    assert is_doubted(shown) is doubted
 
 
 def test_a_view_counts_for_the_content_that_was_viewed() -> None:
@@ -161,20 +161,20 @@ def of(event: str, report: str) -> tuple[str, dict[str, Any]]:
 def test_progress_is_the_furthest_step_that_stands(
     steps: Sequence[Any], standing: list[str], progress: str
 ) -> None:
-    told = story(*steps)
-    assert [step.event for step in standing_steps(told)] == standing
-    assert progress_of(told, in_place=True) == progress
+    shown = story(*steps)
+    assert [step.event for step in standing_steps(shown)] == standing
+    assert progress_of(shown, in_place=True) == progress
     at_least = "quarantined" if progress in ("found", "held") else progress
-    assert progress_of(told, in_place=False) == at_least
+    assert progress_of(shown, in_place=False) == at_least
 
 
 def test_reports_that_are_being_taken_back_are_taken_back() -> None:
-    told = story(of("report-retracting", "a"), of("report-retracted", "b"), of("reported", "c"))
-    assert taken_back(told) == {"a", "b"}
+    shown = story(of("report-retracting", "a"), of("report-retracted", "b"), of("reported", "c"))
+    assert taken_back(shown) == {"a", "b"}
 
 
 def test_members_are_those_of_their_events_alone() -> None:
-    told = story(
+    shown = story(
         *(
             "in-member",
             ("in-member", {"members": ["a", "b"]}),
@@ -182,7 +182,7 @@ def test_members_are_those_of_their_events_alone() -> None:
         ),
         *(("found", {"members": "y"}), ("answered", {"members": "z"})),
     )
-    assert members_of(told) == [(), ("a", "b")]
+    assert members_of(shown) == [(), ("a", "b")]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 31, 32, 33, 200])

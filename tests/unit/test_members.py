@@ -231,7 +231,7 @@ def found_of(data: bytes, *, mask: int = 7, mail: Mail | None = None, **row: Any
 
 
 class Cage:
-    """Stands for the process that opens containers: says what it is told to have found."""
+    """Stands for the process that opens containers: says that it found what the test gives it."""
 
     has_failed = False
 

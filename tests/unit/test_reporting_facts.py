@@ -34,7 +34,7 @@ FACTS = {
     "message_id": "<4711.abc@mail.example.org>",
 }
 # Texts that show a fact. The number alone may stand in a key, a digest or a time.
-TOLD = ("user 4711", "db8::4711", "u/4711", "<4711.abc")
+TEXTS = ("user 4711", "db8::4711", "u/4711", "<4711.abc")
 
 
 def program(directory: Path, text: str) -> str:
@@ -108,7 +108,7 @@ def test_they_are_sealed_to_the_recipients_of_the_package_alone(tmp_path: Path) 
     assert sealed is not None and sealed.recipients == (public,)
     (package,) = desk.out.iterdir()
     found = call("report", "verify", package, "--identity", key)
-    assert found.code == 0 and not any(told in found.out for told in TOLD)
+    assert found.code == 0 and not any(text in found.out for text in TEXTS)
 
 
 def test_a_match_of_which_nothing_is_known_goes_without_facts(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_added_facts_are_kept_sealed_and_go_with_the_report(tmp_path: Path) -> N
     desk.quarantine(match)
     add(desk, match)
     path = desk.settings.layout.facts_of(match.id)
-    assert not any(told.encode() in path.read_bytes() for told in TOLD)
+    assert not any(text.encode() in path.read_bytes() for text in TEXTS)
     assert path.stat().st_mode & 0o777 == 0o600
     sent = desk.send(desk.prepare(match))
     assert sent.error is None
@@ -285,7 +285,7 @@ def test_the_fields_of_a_service(tmp_path: Path) -> None:
             report = desk.prepare(match, to="hotline")
             ((_, shown),) = sender.rehearse([report.id])
         texts = b"".join(shown.texts.values()).decode()
-        assert texts.count("(not shown)") == 7 and not any(told in texts for told in TOLD)
+        assert texts.count("(not shown)") == 7 and not any(text in texts for text in TEXTS)
         sent = desk.send(report)
         assert sent.error is None, sent.error
         (file,) = service.finished.files.values()
