@@ -12,7 +12,7 @@ import functools
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -90,7 +90,8 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
-    `index_hash` is the signed hash of the list's `index.json`, `expires` the earliest expiry of its
+    `index_hash` is the signed hash of the list's `index.json`, `signed` has the hashes of all its
+    files, `expires` the earliest expiry of its
     signed metadata, `epoch` the keys under which generations are counted, `now` the time for the
     manifest. `received` returns the bytes received so far.
     """
@@ -101,6 +102,7 @@ class Build(msgspec.Struct, frozen=True):
     guard: PoisonGuard
     directory: Path
     index_hash: str
+    signed: Mapping[str, str]
     expires: datetime
     epoch: str
     now: datetime
@@ -259,6 +261,8 @@ class Build(msgspec.Struct, frozen=True):
         partial = staging.partial
         if (partial.index_hash, partial.key_id) != (self.index_hash, self.sealer.key_id):
             return None
+        if changed_segments(partial, self.signed):
+            return None
         try:
             # The runs are verified by ordinary reads first: a bad block is an error there, but a
             # signal in a map.
@@ -289,6 +293,7 @@ class Build(msgspec.Struct, frozen=True):
             index_hash=self.index_hash,
             runs=runs,
             epoch=self.epoch,
+            segments={s.name: self.signed[s.name] for s in index.segments if s.name in self.signed},
         )
 
 
@@ -302,6 +307,16 @@ def _apply(
     else:
         for ids in parse_withdraw_segment(data, segment):
             writer.withdraw(ids)
+
+
+def changed_segments(manifest: Manifest, signed: Mapping[str, str]) -> frozenset[str]:
+    """Return the names of the segments of `manifest` that are now signed with another hash.
+
+    Entries can have other digests under the same ids: then count and checksum are the same.
+    """
+    pairs = [(name, mine, signed.get(name, mine)) for name, mine in manifest.segments.items()]
+    # Hashes of two algorithms, which differ in length, cannot be compared.
+    return frozenset(name for name, mine, now in pairs if mine != now and len(mine) == len(now))
 
 
 def _load_current(directory: Path) -> Manifest | None:

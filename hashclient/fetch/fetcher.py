@@ -35,7 +35,14 @@ from hashclient.core.errors import (
 )
 from hashclient.core.staleness import CLOCK_TOLERANCE
 from hashclient.decisions.keeping import set_aside
-from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
+from hashclient.fetch.build import (
+    Build,
+    Progress,
+    changed_segments,
+    remove_list,
+    sweep_removed,
+    tidy,
+)
 from hashclient.fetch.denied import ask_for
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import note_known_listed, read_known_listed
@@ -291,19 +298,24 @@ class Fetcher:
         # 1
         info = trust.target(name, INDEX_NAME)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
+        signed = trust.hashes(name)
+        here, base, delta = found.here, found.index, None
+        other = frozenset() if here is None else changed_segments(here, signed)
         # 2
-        if found.index is not None and found.index.manifest.index_hash == index_hash:
+        if base is not None and base.manifest.index_hash == index_hash and not other:
             same = msgspec.structs.replace(
-                found.index.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
+                base.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
             return self._note(directory, same, found, {}, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
-        here, base, delta = found.here, found.index, None
+        counts_on = here is not None and here.epoch in {"", epoch}
+        is_other = False
         if here is not None:
-            if here.epoch in {"", epoch} and here.index_hash != index_hash:
-                _refuse_rollback(here, index)
-            if here.generation <= index.generation:
+            is_other = any(s.name in other and s.last <= here.generation for s in index.segments)
+            if counts_on and (is_other or here.index_hash != index_hash):
+                _refuse_rollback(here, index, is_other=is_other)
+            if here.generation <= index.generation and not is_other:
                 delta = delta_of(here.generation, index)
             # If the list is built from its first segment, only the counts are known before the
             # download.
@@ -313,13 +325,15 @@ class Fetcher:
             self._refuse_churn(
                 here, index, changed, is_known=not self._how.rebuild or delta is not None
             )
+            if is_other and counts_on:
+                self._name_fork(here, index)
         # 4, 5
         if index.entries > LONG:  # other lists must not wait for this download
             self._publish()
         known = read_known_listed(self._settings.state_dir).get(name)
         build = Build(
-            *(self._provider, trust, self._sealer, self._guard, directory, index_hash, expires),
-            *(epoch, self._session.now(), self._how.progress, self._how.received),
+            *(self._provider, trust, self._sealer, self._guard, directory, index_hash, signed),
+            *(expires, epoch, self._session.now(), self._how.progress, self._how.received),
             room=Room.of(available_memory()),
             set_aside=known.set_aside if known is not None else (),
         )
@@ -327,17 +341,16 @@ class Fetcher:
         try:
             if base is not None and delta is not None:
                 manifest = build.on_base(base, index, delta)
-                if manifest is None and here is not None and here.epoch in {"", epoch}:
-                    self._name_fork(base, index)
+                if manifest is None and counts_on and _is_intact(base):
+                    self._name_fork(base.manifest, index)
             if manifest is None:
                 delta = list(index.segments) if here is None else None
                 manifest = build.from_beginning(index, resume=not self._how.rebuild)
-                same_set = base is not None and base.manifest.checksum == index.checksum
-                if base is not None and self._max_churn is not None and not same_set:
+                if base is not None and self._max_churn is not None:
                     new = open_manifest(directory, manifest)
                     # A damaged index cannot be compared; its counts were compared above.
                     with contextlib.suppress(DamagedError):
-                        both = base.live_id_hashes(), new.live_id_hashes()
+                        both = base.live_entry_hashes(), new.live_entry_hashes()
                         changed = len(np.setxor1d(*both, assume_unique=True))
                         self._refuse_churn(base.manifest, index, changed)
         except HashclientError as error:
@@ -353,17 +366,14 @@ class Fetcher:
         built = self._note(directory, manifest, found, build.pieces, before, *counts)
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
-    def _name_fork(self, base: Index, index: ListIndex) -> None:
-        """Report that a new generation does not follow the local one, if that is intact."""
-        with contextlib.suppress(DamagedError):
-            if checksum_of(base.live_id_hashes()) == int(base.manifest.checksum, 16):
-                error = VerificationError(
-                    f"list {index.list} has forked: generation {index.generation} does not follow"
-                    f" generation {base.manifest.generation}, which is here; the list is built "
-                    "again",
-                    hint=FORK_HINT,
-                )
-                self._how.on_failure(error)
+    def _name_fork(self, here: Manifest, index: ListIndex) -> None:
+        """Report that a new generation does not follow the local one."""
+        error = VerificationError(
+            f"list {index.list} has forked: generation {index.generation} does not follow"
+            f" generation {here.generation}, which is here; the list is built again",
+            hint=FORK_HINT,
+        )
+        self._how.on_failure(error)
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove its files here.
@@ -502,11 +512,18 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
                 yield manifest
 
 
-def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
+def _is_intact(index: Index) -> bool:
+    """Return whether the entries of a local index have its checksum."""
+    with contextlib.suppress(DamagedError):
+        return checksum_of(index.live_id_hashes()) == int(index.manifest.checksum, 16)
+    return False
+
+
+def _refuse_rollback(manifest: Manifest, index: ListIndex, *, is_other: bool) -> None:
     same = (index.entries, index.checksum) == (manifest.entries, manifest.checksum)
     if index.generation < manifest.generation:
         what = f"is older than {manifest.generation}, which is here"
-    elif index.generation == manifest.generation and not same:
+    elif index.generation == manifest.generation and (is_other or not same):
         what = "was published again with other entries"
     else:
         return

@@ -59,6 +59,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a
     run that differs from the written bytes: the list is damaged.
 
+    `segments` are the signed hashes of the segments of the generation, by name.
+
     `offered` are the lists that the provider offered at the last check, this list included. The
     provider's metadata names these lists, too, but scans do not verify metadata; the code covers
     `offered`.
@@ -81,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     index_hash: str
     runs: tuple[RunRef, ...]
     epoch: str = ""
+    segments: dict[str, str] = {}
     verified_at: _Time | None = None
     oldest_verified: _Time | None = None
     rotten: RunName | None = None

@@ -20,7 +20,7 @@ from hashclient.core.model import Hit, is_name
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows
-from hashclient.index.run import REBUILD_HINT, DamagedError, Run, damaged
+from hashclient.index.run import KEY_SECTIONS, REBUILD_HINT, DamagedError, Run, damaged
 from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
@@ -30,6 +30,9 @@ from hashclient.system.text import printable
 BLOCK_ROWS = 1 << 20
 #: For each mask of algorithms, the masks of entries that share none with it, as a set of bits.
 BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for given in range(8))
+
+#: A product with it loses nothing; its bits spread those of a key.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
 Flags = npt.NDArray[np.bool_]
@@ -201,6 +204,20 @@ class RunSet:
                 continue  # the run has only withdrawals
             rows = run.rows_at("id", np.arange(len(hashes)))
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
+        return np.sort(np.concatenate(parts))
+
+    def live_entry_hashes(self) -> Uint64:
+        """Return a hash of id, digests and size of each live entry, in order."""
+        parts = [np.zeros(0, np.uint64)]
+        for number, run in enumerate(self.runs):
+            hashes = np.zeros(run.count, np.uint64)
+            hashes[: len(run.sizes)] = run.sizes
+            for prefix, (key, *_) in KEY_SECTIONS.items():
+                keys = run.section(f"{prefix}.{key}")
+                if keys is not None:
+                    rows = run.rows_at(prefix, np.arange(len(keys)))
+                    hashes[rows] = (hashes[rows] ^ keys.astype(np.uint64)) * _ODD
+            parts.append(hashes[~self._is_dead(number, np.arange(run.count))])
         return np.sort(np.concatenate(parts))
 
     def _is_dead(self, number: int, rows: Rows) -> Flags:

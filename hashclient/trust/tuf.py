@@ -274,6 +274,18 @@ class Trust:
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
 
+    def hashes(self, list_name: str) -> dict[str, str]:
+        """Return the signed hashes of the files of a list, by name, after `target`.
+
+        Files that are signed without a strong hash are left out.
+        """
+        role: Any = self._verified[list_name]
+        return {
+            path.rpartition("/")[2]: self.hash_of(info)
+            for path, info in role.targets.items()
+            if not _STRONG_HASHES.keys().isdisjoint(info.hashes)
+        }
+
     def notices(self) -> SignedNotices | None:
         """Return the signed notices of their role, after `refresh`; None without a role of notices.
 

@@ -55,6 +55,7 @@ def test_segments_in_memory_are_bounded_in_number_and_bytes(
         guard=PoisonGuard(None, Sealer(bytes(32))),
         directory=tmp_path,
         index_hash="",
+        signed={},
         expires=datetime.now(UTC),
         epoch="",
         now=datetime.now(UTC),

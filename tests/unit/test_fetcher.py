@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -656,13 +657,18 @@ def test_change_is_counted_by_what_is_added_and_withdrawn(
     assert client.numbers(ALL) == set(range(6, 36))
 
 
-@pytest.mark.slow
-def test_change_of_what_is_built_again_is_counted_by_its_ids(
-    client: Client, simulator: Simulator
+def with_old_ids(new: bytes) -> bytes:
+    """Return entries 30 and higher under the ids of 0 and higher."""
+    return new.replace(b"\ne-3", b"\ne-")
+
+
+@pytest.mark.parametrize("ids", [with_old_ids, bytes])
+def test_change_of_what_is_built_again_is_counted_by_its_entries(
+    client: Client, simulator: Simulator, ids: Callable[[bytes], bytes]
 ) -> None:
     client.fetch()
     simulator.withdraw(*(f"e-{n}" for n in range(6)))
-    simulator.publish(csv(range(30, 36)))
+    simulator.publish(ids(csv(range(30, 36))))
     before = client.list_files()
     simulator.repository.consolidate("baseline", keep_newest=0)
     simulator.serve_published()
@@ -672,7 +678,7 @@ def test_change_of_what_is_built_again_is_counted_by_its_ids(
     assert client.list_files() == before
     configured(client, max_churn=0.4)
     assert client.fetch()[0].added is None
-    assert client.numbers(ALL) == set(range(6, 36))
+    assert client.numbers(ALL) == set(range(6, 36 if ids is bytes else 30))
 
 
 def test_a_list_of_nothing_may_grow_without_limit(client: Client, simulator: Simulator) -> None:
@@ -736,6 +742,18 @@ def test_consolidation_across_our_generation_is_built_again(
     assert (fetched.before, fetched.generation, fetched.added) == (3, 5, None)
     assert client.numbers(ALL) == set(range(38))
     assert client.leftovers() == set()
+
+
+def test_a_segment_that_grows_under_its_name_is_built_again(
+    client: Client, simulator: Simulator
+) -> None:
+    consolidate(simulator, 1, 3)
+    client.fetch()
+    simulator.publish(csv(range(30, 35)))
+    consolidate(simulator, 1, 4)
+    (fetched,) = client.fetch()
+    assert (fetched.before, fetched.generation, fetched.added) == (3, 4, None)
+    assert client.numbers(ALL) == set(range(35))
 
 
 def test_consolidation_of_what_is_not_here_is_a_delta(client: Client, simulator: Simulator) -> None:

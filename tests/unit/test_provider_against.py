@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.client import Client, csv
+from fixtures.client import Client, csv, digests_of
 from fixtures.simulator import URL, Simulator
 from hashclient.core.errors import HashclientError, VerificationError
 from hashclient.fetch.fetcher import How
@@ -144,6 +144,60 @@ def test_a_client_refuses_another_state_of_the_same_generation(
         fetch(client, hosts.two)
     assert caught.value.hint is not None and "two hosts" in caught.value.hint
     assert client.numbers(range(40)) == {*range(5), 10, 11}
+
+
+def without_ids(*numbers: int) -> bytes:
+    """Return entries whose ids the provider chooses: the same ids on both hosts."""
+    rows = [
+        digest.hex() for n in numbers for a, digest in digests_of(n).items() if a.label == "md5"
+    ]
+    return "\n".join(["md5", *rows, ""]).encode()
+
+
+def listed(client: Client, *numbers: int) -> list[int]:
+    """Return which files are listed, whatever the ids of their entries are."""
+    judge = client.open().judge()
+    return [n for n in numbers if judge.hits(judge.seal(digests_of(n)), None)]
+
+
+@pytest.fixture
+def same_ids(hosts: Hosts, tmp_path: Path) -> Client:
+    """A client of the first host; both hosts have published other entries under the same ids."""
+    client = Client(tmp_path / "state", hosts.one, hosts.one.root)
+    hosts.one.publish(without_ids(10, 11))
+    hosts.two.publish(without_ids(20, 21))
+    fetch(client, hosts.one)
+    return client
+
+
+def test_another_state_with_the_same_ids_is_refused(hosts: Hosts, same_ids: Client) -> None:
+    hosts.two.publish(csv(range(3)), "other")
+    with pytest.raises(VerificationError, match="generation 2 was published again with other"):
+        fetch(same_ids, hosts.two)
+    assert listed(same_ids, 10, 11, 20, 21) == [10, 11]
+
+
+def test_a_fork_with_the_same_ids_is_named_and_built_again(hosts: Hosts, same_ids: Client) -> None:
+    hosts.two.publish(without_ids(30))
+    (error,) = fetch(same_ids, hosts.two)
+    assert "generation 3 does not follow generation 2, which is here" in error.message
+    assert listed(same_ids, 10, 11, 20, 21, 30) == [20, 21, 30]
+    assert fetch(same_ids, hosts.two) == []
+
+
+def test_after_new_snapshot_keys_the_other_state_is_taken(hosts: Hosts, same_ids: Client) -> None:
+    hosts.two.rotate("snapshot")
+    assert fetch(same_ids, hosts.two) == []
+    assert listed(same_ids, 10, 11, 20, 21) == [20, 21]
+
+
+def test_a_segment_that_is_signed_again_under_the_same_index_is_refused(
+    hosts: Hosts, same_ids: Client
+) -> None:
+    name = "g000002-add-000.parquet"
+    hosts.one.replace_target(name, hosts.two.files[hosts.two.target_path(name)])
+    with pytest.raises(VerificationError, match="generation 2 was published again with other"):
+        fetch(same_ids, hosts.one)
 
 
 def test_damage_here_is_not_called_a_fork(hosts: Hosts, tmp_path: Path) -> None:
