@@ -112,8 +112,9 @@ class Inventory(Cache):
         """Open the file for reading; with `write`, make it, or empty it if another key sealed it.
 
         Raises:
-            StateError: the file cannot be opened, is damaged, or a newer hashclient has written it;
-                or (for reading) another key sealed it, or its version is one that writers replace.
+            StateError: the file cannot be opened, is damaged, or is of a newer hashclient; or (for
+                reading) another key sealed it, or it is of an earlier version, which only writers
+                replace.
         """
         self._path = Layout(state_dir).inventory
         self._reread_days = reread_days
@@ -179,7 +180,7 @@ class Inventory(Cache):
         self._db.close()
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or another one's, and blocks not seen for a day.
+        """Return a record for each inode, maybe of another inode, and blocks not seen for a day.
 
         The mask of a record that is due is 0.
 
@@ -187,7 +188,7 @@ class Inventory(Cache):
             StateError: the database is damaged or busy for long.
         """
         day = today()
-        # Not by np.unique, which loads numpy.ma: 15 ms in each process that asks.
+        # np.unique is not used: it loads numpy.ma, which takes 15 ms in each process that asks.
         blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
         rows = [(block, self._row(file_system, block)) for block in blocks]
         # Each row ascends by inode, and so do the blocks.
@@ -200,7 +201,7 @@ class Inventory(Cache):
     def records_at(
         self, file_system: int, inodes: npt.NDArray[np.uint64]
     ) -> tuple[Records, list[Block]]:
-        """Return the records of inodes that are not due, outdated or not, and old blocks.
+        """Return the records of inodes that are not due, even if outdated, and old blocks.
 
         The records ascend by inode, as `inodes` do.
 
@@ -212,7 +213,7 @@ class Inventory(Cache):
         return found.take(np.flatnonzero(is_known)), old
 
     def containers_at(self, file_system: int, inodes: Sequence[int]) -> list[tuple[bytes, bytes]]:
-        """Return records of the containers among inodes, and their members, outdated or not.
+        """Return records of the containers among inodes, and their members, even if outdated.
 
         Raises:
             StateError: the database is damaged or busy for long.

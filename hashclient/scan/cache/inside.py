@@ -1,8 +1,8 @@
 """Members of containers in the inventory: their sealed tags.
 
-An unchanged container is not opened again: its members are judged by their recorded tags. The
-members are kept in columns, without names: if one is listed now, or needs another digest, the
-container is opened after all. A container is not kept if a part of it was unread, or if it has very
+An unchanged container is not opened again: its members are judged by their recorded tags. Members
+are kept in columns, without names: if a member is listed now, or needs another digest, the
+container is opened again. A container is not kept if a part of it was unread, or if it has very
 many members.
 """
 

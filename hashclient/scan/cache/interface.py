@@ -1,9 +1,9 @@
 """The interface of the cache: records of files, and where a process opens them.
 
-`tests/contract/test_caches.py` checks its contract for each cache: a file is known only while its
-identity and status are unchanged, and without a proof only until it is due; a file that was not
-stored is not known; a later record replaces an earlier one, and adds to it if the content is the
-same; and lost records only cause files to be read again.
+`tests/contract/test_caches.py` checks the contract for each cache. A file is known only while its
+identity and status are unchanged, and without a proof only until it is due. A file that was not
+stored is not known. A later record replaces an earlier record, or adds to it if the content is the
+same. Lost records only cause files to be read again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cache:
     """Records of files, found by file system and inode; `Inventory` keeps them on disk."""
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or another one's, and blocks not seen for a day.
+        """Return a record for each inode, maybe of another inode, and blocks not seen for a day.
 
         The mask of a record that is due is 0.
 
@@ -119,7 +119,7 @@ def by_file_system(
     devices = list(map(attrgetter("st_dev"), statuses))
     for device in set(devices):
         identity = identities.get(device)
-        if identity is not None and devices.count(device) == len(devices):  # as mostly
+        if identity is not None and devices.count(device) == len(devices):  # one file system
             yield identity, np.arange(len(devices))
         elif identity is not None:
             yield identity, np.flatnonzero(np.array(devices, np.uint64) == device)

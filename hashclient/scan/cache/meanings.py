@@ -1,11 +1,11 @@
 """Which records of earlier scans still say that a file is no container.
 
 A file of records has a table of meanings: a number, and the kinds of containers that were looked
-for then (`containers.meaning`). Each record of a file that is no container has the number of the
-meaning under which it was made, and the first byte of its file. If kinds were added or changed
-later, only files that may be of these kinds are looked at again. A record without a number, or with
-an unknown number, says nothing about containers: its file is looked at again. The record's tags
-stay valid.
+for then (`containers.meaning`). A record of a file that is no container has the number of the
+meaning that was valid then, and the first byte of the file. If kinds were added or changed later,
+only files that may be of these kinds are looked at again. A record without a number, or with an
+unknown number, says nothing about containers: its file is looked at again. The record's tags stay
+valid.
 """
 
 from __future__ import annotations

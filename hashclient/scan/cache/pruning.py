@@ -8,7 +8,7 @@ import time
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.records import RECORD
 
-#: How often old rows are looked for without a command.
+#: Days between two searches for old rows that no command asked for.
 PRUNED_EVERY_DAYS = 7
 #: A longer file is not made shorter without a command: that takes seconds.
 COMPACTED_BYTES = 1 << 28

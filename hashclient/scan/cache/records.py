@@ -24,12 +24,12 @@ TAGS, PLAIN = 7, 64
 
 Records = npt.NDArray[np.void]
 
-#: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
-#: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
-#: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
-#: the tags was made, counted from 1970, or 0 if the record is proven. For a file that is no
-#: container, `begin` is its first byte, and `meaning`, on the disk, the meaning of that byte; older
-#: records have the upper bytes of the day there, which are zero.
+#: The record of one file. `mask` has the algorithms whose tags are known; `tags` are two words for
+#: each of MD5, SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds
+#: modulo 2**64: anybody may give a file a time of long ago or far ahead. `read_day` is the day when
+#: the oldest of the tags was made, counted from 1970, or 0 if the record is proven. For a file that
+#: is no container, `begin` is its first byte. On the disk, `meaning` is the number of a meaning
+#: (`meanings`); older records have zero there.
 RECORD = np.dtype(
     [
         ("ino", "<u8"),
@@ -68,8 +68,8 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
     """Return which files must be read again by `day`, because their records have no proof.
 
-    Each inode has its day in each period of `reread_days`; the first such day after the read
-    counts. A record with a day in the future was made while the clock was wrong.
+    Each inode has a fixed day in each period of `reread_days`: its record is due on the first of
+    these days after the read. A record with a day in the future was made while the clock was wrong.
     """
     read = records["read_day"].astype(np.int64)
     if reread_days < 1 or not read.any():
@@ -80,11 +80,12 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 
 
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Return for which files of the same status an earlier record has tags that the later lacks.
+    """Return for which files an earlier record has tags that the later record lacks.
 
-    Both records must be of the same content. If the earlier record is proven, the content is still
-    the same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a
-    believed record, until they are due, but not to a proven record.
+    `old` and `new` must be records of the same content. If the earlier record is proven, the
+    content is still the same: all tags are proven. If the earlier record has no proof, its tags
+    keep their age: until they are due, they are added to a believed record, but never to a proven
+    record.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)
@@ -93,7 +94,7 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
 
 def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
-    """Return each inode's record, or another one, from records that ascend by inode."""
+    """Return a record for each inode, maybe of another inode; `stored` ascends by inode."""
     if not len(stored):
         return np.zeros(len(inodes), RECORD)
     position = stored["ino"].searchsorted(inodes)

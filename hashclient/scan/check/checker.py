@@ -54,16 +54,17 @@ from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: In a task of several files, one of at least this size is handed back, to be a task of its own.
+#: In a task of several files, a file of at least this size is returned, and becomes a task of its
+#: own.
 DEFER_BYTES = 4 << 20
-#: A task stops after reading this much and hands the rest back, so that no worker ends late.
+#: A task stops after it has read this much, and returns the rest, so that no worker ends late.
 TASK_BYTES = 64 << 20
 #: A task also stops after this many members of containers: all may match, and one result has all
 #: outcomes.
 TASK_MEMBERS = 4_096
 
-#: This many directories are open together, and one question to the cache is about all of their
-#: files: each question costs as much as the status of fifty files, and most directories have fewer.
+#: This many directories are open together, and one query asks the cache about all their files: a
+#: query costs as much as the status of fifty files, and most directories have fewer.
 DIRECTORIES = 16
 
 
@@ -175,7 +176,7 @@ class Checker:
                     directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
-                        # There is room when these directories are closed.
+                        # Later, when these directories are closed, descriptors are free.
                         result.deferred.append(group)
                         continue
                     for name in group.names:
@@ -196,9 +197,10 @@ class Checker:
         """Open the directory of a group; if another directory replaced it, list that instead.
 
         Named files are looked for by their names there, and are unread if the names are missing. A
-        new directory there counts like a file saved over another. An older directory counts in the
-        same way if only root or we can have put it there. Otherwise the listed directory may still
-        exist.
+        directory that was made since the scan began replaces the listed directory, as an editor
+        that saves replaces a file. An older directory replaces it only if nobody but root and us
+        can move directories there. Otherwise the listed directory may still exist, and the error is
+        raised.
 
         Raises:
             OSError: the directory cannot be opened; for a `MovedError`, another directory is in its
@@ -376,7 +378,7 @@ class Checker:
             self._check(again, result, rows, whole=whole, rounds=rounds - 1)
 
     def _most_bytes(self, result: Result) -> int:
-        """Return how much a task may read; less after it has opened containers."""
+        """Return how many bytes a task may read: fewer after it has opened containers."""
         if self._members is None:
             return TASK_BYTES
         if result.members >= TASK_MEMBERS:

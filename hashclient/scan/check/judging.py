@@ -36,18 +36,17 @@ from hashclient.system.identity import Identity
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
 
-#: A file that was read, or is known: its directory and name; its first byte if a look showed no
-#: container, else -1; and the result of reading it: no digests for a known file.
+#: A file that was read or is known: directory; name; first byte, or -1 if the file may be a
+#: container; and the result of reading, without digests for a known file.
 Row = tuple[Directory, str, int, Read]
 
 
 class Files(msgspec.Struct, gc=False):
     """The files of a task that wait for the judgement: the columns of `Row`, and their tags.
 
-    `digests` may contain further digests after those of the plan, for the other algorithms of
-    entries. The further digests count only when an entry asks for them, so that the outcome of a
-    file does not depend on the files before it. `known` are records of the cache, by number: these
-    files were not read.
+    After the digests of the plan, `digests` may have digests for other algorithms of entries.
+    Further digests count only if an entry needs them: so the outcome of a file does not depend on
+    earlier files. `known` are records of the cache, by number: these files were not read.
     """
 
     records: Records
@@ -266,9 +265,9 @@ def _learned(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield records of files that were looked at, or read, each with the number of a file system.
 
-    `unwritable` says whether nobody could write to a file, None if that is not known; `begins` are
-    the first bytes of files that are no containers, else -1. Files that were read are in `files`,
-    too: their records have tags.
+    `unwritable` is true if nobody could write to the file, None if unknown; `begins` are the first
+    bytes of files that are no containers, else -1. Files that were read are in `files`, too: their
+    records have tags.
     """
     for identity, rows in by_file_system(statuses, identities):
         kept = np.ones(len(statuses), np.bool_)
@@ -290,8 +289,8 @@ def _learned(
             records["tags"] = files.records["tags"].take(rows, axis=0)
             records["mask"] |= files.records["mask"].take(rows)
             for number in files.known:
-                # A file that the cache knew was read again in part. The day of its record stays,
-                # and its first byte, which was not read again.
+                # A file that the cache knew was read again in part. Its record keeps the day and
+                # the first byte.
                 for column in ("read_day", "begin"):
                     records[column][rows == number] = files.records[column][number]
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))

@@ -4,8 +4,8 @@ Only the beginning and the end of a stream show whether it may be a container. I
 not show a container, only the last few bytes are kept.
 
 All streams share a limited memory; longer streams are moved to files without a name, which nobody
-can open and which vanish with the process. A stream without room has no verdict. Threads may share
-the room; a stream belongs to one thread.
+can open and which vanish with the process. A stream for which memory and disk are full has no
+verdict. Several threads may use one `Spool`; a stream belongs to one thread.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Kept:
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if it is no container.
 
-        For a stream that was not kept, only the end is known. If this is the end of an archive, the
-        stream is opened if the caller has its `content`; otherwise, there is a `failure`.
+        For a stream that was not kept, only the end is known. If the end is that of an archive, the
+        stream is opened from `content`; without `content`, `failure` is set.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
@@ -155,12 +155,12 @@ class Kept:
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
 _NO_ROOM = "limit: there is no room for more streams that may be containers"
-#: How often a thread that waits for room checks whether the stream is still wanted.
+#: Seconds between two checks whether a stream that waits for space is still wanted.
 _LOOK_S = 0.2
 
 
 class Room(Protocol):
-    """The part of the room that one user may have."""
+    """The bytes that the streams of one user may take."""
 
     def take(self, count: int) -> bool:
         """Reserve this many bytes, if the user may have them."""
@@ -170,10 +170,10 @@ class Room(Protocol):
 
 
 class Spool:
-    """The room for the streams of one process."""
+    """The memory and the disk for the streams of one process."""
 
     def __init__(self, directory: Path, most_bytes: int) -> None:
-        """Have `most_bytes` of disk in `directory`, which is made when it is first needed."""
+        """Use at most `most_bytes` of disk in `directory`, which is made later."""
         self._directory = directory
         self._most_bytes = most_bytes
         self.memory_bytes = 0
@@ -185,7 +185,7 @@ class Spool:
     def keep(self, room: Room | None = None) -> Spooled:
         """Return a store for one stream, which keeps the stream if it may be a container.
 
-        `room` is the part of the stream's user, if there are several.
+        `room` limits the bytes of the stream's user, if there are several users.
         """
         return Spooled(self, MEMORY_BYTES + self._most_bytes, room)
 
@@ -206,17 +206,17 @@ class Spool:
             return True
 
     def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
-        """Release the room of a stream."""
+        """Release the memory and the disk of a stream."""
         with self._lock:
             self.memory_bytes -= memory_bytes
             self.disk_bytes -= disk_bytes
 
     @contextlib.contextmanager
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
-        """Wait until there is room for a stream of this many bytes, and reserve it for the block.
+        """Wait until a stream of this many bytes has space, and reserve it for the block.
 
-        So a stream of known length does not run out of room in its middle. A stream that is longer
-        than the whole room waits for the other streams, and fails later. The wait also ends when
+        So a stream of known length does not run out of space in its middle. A stream that is longer
+        than all space waits for the other streams, and fails later. The wait also ends when
         `is_stopped` says so.
         """
         count = min(count, self._most_bytes)
@@ -261,7 +261,7 @@ class Spooled(Kept):
         self._in_memory = self._on_disk = self._of_user = 0
 
     def close(self) -> None:
-        """Drop the bytes that were kept, and give back their room."""
+        """Drop the bytes that were kept, and release their memory and disk."""
         self._spool.give_back(self._in_memory, self._on_disk)
         if self._user_room is not None and self._of_user:
             self._user_room.give_back(self._of_user)
@@ -272,7 +272,7 @@ class Spooled(Kept):
         """Keep the stream whatever its first bytes are; call this before the first bytes.
 
         Raises:
-            OSError: there is no room.
+            OSError: no space is left for the stream.
         """
         self._head = None
         self._fd = os.memfd_create("hashclient")
@@ -290,7 +290,7 @@ class Spooled(Kept):
         super()._write(chunk)
 
     def _has_disk(self, count: int) -> bool:
-        """Reserve room on the disk for this many more bytes, and for the bytes in memory."""
+        """Reserve disk for this many more bytes, and for the bytes in memory."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
             self._fail(_NO_ROOM)

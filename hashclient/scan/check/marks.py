@@ -1,7 +1,7 @@
 """Whether the file that is read may be a container: by its first bytes, and by its last bytes.
 
-For most files the first bytes that are read are enough; for a short file these are all its bytes.
-The end is looked at, too, if a file is longer, or if an archive may follow it.
+For most files the first bytes are enough; a short file has no others. The end is looked at, too, if
+a file is longer, or if an archive may follow it.
 """
 
 from __future__ import annotations

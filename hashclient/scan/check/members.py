@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from hashclient.containers.protocol import Job
     from hashclient.scan.check.kept import Kept
 
-#: The most members of one file with their own outcomes, without clean members: more would fill the
-#: memory.
+#: The most outcomes of members of one file, without clean members: more would fill the memory.
 MAX_KEPT = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
@@ -92,25 +91,25 @@ class Opened(msgspec.Struct):
     kept: int = 0
     #: Whether a digest is missing that could change the verdict on a member.
     lacks: bool = False
-    #: The number of outcomes beyond this limit, which are left out.
+    #: The number of outcomes over the limit, which are left out.
     left_out: int = 0
     #: The record for a cache, in parts, up to its limit; and the claimed sizes of members that were
     #: not read.
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
     claimed_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
-    #: Which mails matches were in, by their places in `outcomes`.
+    #: The mail of each match that is in a mail, by the place of the match in `outcomes`.
     mails: dict[int, Mail] = msgspec.field(default_factory=dict)
-    #: How often each kind was found that holds others and is not opened.
+    #: How many files of each kind that is not opened were found.
     not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def is_container(self) -> bool:
-        """Whether there was a member, or there may be an unseen one."""
+        """Whether the file has a member, or may have an unseen member."""
         return self.members > 0 or bool(self.not_opened)
 
     def keep(self, outcome: Outcome) -> None:
-        """Take an outcome that is not clean, while there is room."""
+        """Take an outcome that is not clean, unless too many are kept."""
         if self.kept >= MAX_KEPT:
             self.left_out += 1
             self.read -= outcome.kind is not Kind.UNREAD
@@ -177,7 +176,7 @@ class Members:
         self.bytes_out = 0
 
     def close(self) -> None:
-        """End the process that opens containers, if there is one."""
+        """End the process that opens containers, if it runs."""
         if self._cage is not None:
             self._cage.close()
 
@@ -195,7 +194,7 @@ class Members:
 
     @property
     def memory_bytes(self) -> int:
-        """How much of a stream is kept at most."""
+        """The most bytes of a stream that are kept."""
         return self._options.limits.memory_mib << 20
 
     def open_kept(self, kept: Kept, name: str, content: bytearray | None = None) -> Opened:
@@ -230,8 +229,8 @@ class Members:
         `is_unchanged` is called afterwards, and returns whether the file has not changed.
 
         Raises:
-            OSError: there is no room for the process that opens the container, and the file
-                `can_wait` for room; otherwise its members are unread.
+            OSError: memory or descriptors for the process that opens the container are missing, and
+                the file `can_wait` for them; otherwise its members are unread.
         """
         from hashclient.containers.sniffing import kind_alone
 
@@ -350,7 +349,7 @@ class Members:
             waiting.append(found)
 
     def _judge_rows(self, found: list[Found], path: str, opened: Opened, *, forced: bool) -> None:
-        """Look up members that were read, all together, and judge those that hit."""
+        """Look up all members that were read, together, and judge the members that hit."""
         judge, count = self._judge, len(found)
         column = np.zeros(count, MEMBER)
         column["size"] = [one.row.size or 0 for one in found]
@@ -390,7 +389,7 @@ class Members:
         hits: tuple[Hit, ...] | None,
         known: np.void,
     ) -> None:
-        """Take the outcome of a member that hits, or of a clean member if these are kept."""
+        """Add the outcome of a member that hits, or of a clean member if clean members are kept."""
         if hits is None and not self._keep_clean:
             return
         in_mask = Algorithm.in_mask(found.row.mask)

@@ -1,11 +1,10 @@
 """Open directories, and opening files ahead, so that the storage works while a worker computes.
 
-A worker reads one file after the other. If the files are not in memory, each file costs a wait, and
-a disk that could do thirty reads at a time does only one. So the next files are opened while the
-first is read, and the kernel is advised that they will be read. With 20,000 files of 20 kB on a
-disk of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of
-1.4, because it sleeps and wakes a twentieth as often. Reading in the order of inodes was not
-faster.
+A worker reads one file after the other. If the files are not in memory, each file costs a wait,
+though a disk could do thirty reads at a time. So the next files are opened while the first is read,
+and the kernel is advised that they will be read. With 20,000 files of 20 kB on a disk of a virtual
+machine, one process takes half the time or less, and 0.85 CPU seconds instead of 1.4, because it
+sleeps and wakes a twentieth as often. Reading in the order of inodes was not faster.
 
 Files in memory are not opened ahead, because this costs some microseconds for each file. After each
 task, two numbers of the kernel show whether opening ahead is useful: how often the thread waited,
@@ -56,13 +55,13 @@ class Directory(msgspec.Struct):
     """An open directory, and its files that are still to be opened: their names.
 
     `status` is the status of the directory itself. `inodes` are the inodes of the files, as they
-    were listed or looked at; 0 stands for any. `listed` are the inodes of all files of the group
+    were listed or looked at; 0 means any inode. `listed` are the inodes of all files of the group
     that should still be in the directory, under any names. `looks` has, by name, the files that are
     opened only because they may be containers. With `shares`, other directories are open as well;
     with `looked`, the files that need not be opened were removed. `refused` are files that cannot
     be opened, and were not looked at: perhaps they need not be read. `missed` are files that no
-    longer have their listed names: the name, the inode, 0 for any, and why the file is unread if it
-    is not found again.
+    longer have their listed names: each has its name, its inode (0 for any), and why it is unread
+    if it is not found again.
     """
 
     fd: int
@@ -136,7 +135,7 @@ class Waits:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
     def leave_out(self, count: int) -> None:
-        """Leave waits out of the count of a task that came after `count`."""
+        """Do not count, for this task, the waits since `count` was returned."""
         self._before += self.count() - count
 
     @staticmethod

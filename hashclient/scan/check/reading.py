@@ -1,9 +1,10 @@
-"""Reading one open file to its end, and making sure that this is the end.
+"""Reading one open file to its end, and checking that it did not change meanwhile.
 
 A `Reader` knows which sizes can be relied on, refuses files that only waste time, and returns
-digests together with a status that was the same before and after. It judges nothing. For a file
-that was not read completely there is an exception, never digests. Limit: a read cannot be stopped
-while the kernel does not answer, as with a FUSE server or a network file system that hangs.
+digests together with a status that was the same before and after. A `Reader` judges no file. If a
+file was not read completely, the reader raises an exception, and returns no digests. Limit: a read
+cannot be stopped while the kernel does not answer, as with a FUSE server or a network file system
+that hangs.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
 #: Limits for a file whose size cannot be relied on: it is read up to the first limit, or up to its
 #: claimed size but at most the second limit, and for at most this time. Files with data in proc and
-#: sysfs end within some MiB; `/proc/PID/pagemap` goes on for 128 TB, each thread has one, and a
-#: FUSE server may give anything.
+#: sysfs end within some MiB. `/proc/PID/pagemap` has 128 TB and exists for each thread; a FUSE
+#: server may send bytes without end.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
@@ -59,9 +60,9 @@ DIRECTORY = "is a directory, and was listed as a file"
 
 #: The algorithms to compute for a file.
 Plan = tuple[Algorithm, ...]
-#: The result of a read: the algorithms, the digests, the length, the status that was the same
-#: before and after, whether size and times are reliable, and the answer of `is_unwritable` before
-#: the read. Without an algorithm, no entry has the size of the file, and it was not read.
+#: The result of a read: algorithms, digests, length, status (the same before and after), whether
+#: size and times are reliable, and `is_unwritable` before the read. If no entry has the size of the
+#: file, it has no algorithm and was not read.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
@@ -84,7 +85,7 @@ def no_file(mode: int) -> SetAside:
 
 
 class OtherFile(Exception):  # noqa: N818 - no error
-    """A file has another inode than the listed one; `status` is the status of this file."""
+    """A file has another inode than its directory listed; `status` is the status of this file."""
 
     def __init__(self, status: os.stat_result) -> None:
         super().__init__(status.st_ino)
@@ -155,7 +156,7 @@ class Reader:
     ) -> None:
         """Read with a buffer of its own.
 
-        `plan_of` returns the algorithms to compute for a file of a size, or of an unknown one. With
+        `plan_of` returns the algorithms to compute for a file of a size, which may be unknown. With
         `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
         asked for each file whether anybody may change it unseen. `on_bytes` is called with the
         length of each chunk of large files, `clock` gives seconds. With `sniffs`, each file is
@@ -182,7 +183,7 @@ class Reader:
 
     @functools.cached_property
     def marks(self) -> Marks:
-        """The marks of the last file; files that are not opened need no module for these."""
+        """The marks of the last file; the module for marks is imported when it is first needed."""
         from hashclient.scan.check.marks import Marks
 
         return Marks()
@@ -198,7 +199,7 @@ class Reader:
         self._ended = -math.inf
 
     def end_task(self) -> None:
-        """Forget the file systems; from now on another one may have the same number."""
+        """Forget the file systems: later, another file system may have the same number."""
         self.devices.clear()
         for fd in self._pins:
             os.close(fd)
@@ -208,7 +209,7 @@ class Reader:
         """Return the file system of an open file, and keep it for the task.
 
         A path on the file system stays open for the task: so the file system cannot be unmounted,
-        and no other one gets its number.
+        and no other file system gets its number.
         """
         device = Device(trust_of(fd, number))
         if device.trust is not NONE and self._file_systems is not None:
@@ -216,7 +217,8 @@ class Reader:
         if device.trust is FULL and self._leases:
             device.leases, device.holds = True, keeps_out(fd)
         try:
-            # Not a duplicate of this descriptor: a duplicate would keep the lease of a file.
+            # The file is opened again: a duplicate of this descriptor would keep the lease of a
+            # file.
             self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
             return device  # the next file opens a pin again
@@ -284,7 +286,7 @@ class Reader:
             computed = plan + tuple([a for a in self.spare if a not in plan])
         is_held, marks.size = False, size
         if device.leases:
-            # The question comes before the first byte is read: a later lease would prove nothing.
+            # The kernel is asked before the first byte is read: a later lease would prove nothing.
             if device.holds and claimed < HELD_BYTES:
                 unwritable = hold(fd)
                 is_held = unwritable is True

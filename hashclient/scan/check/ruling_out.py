@@ -47,7 +47,7 @@ class Looker:
         members: Members | None,
         keep_clean: bool,
     ) -> None:
-        """Ask `cache`, if there is one; with `members`, a file may be a container as well.
+        """Ask `cache`, if given; with `members`, a file may be a container as well.
 
         `reader` knows which file systems are trusted. With `keep_clean`, clean files are reported
         one by one.
@@ -64,7 +64,7 @@ class Looker:
 
     @property
     def has_cache(self) -> bool:
-        """Whether there is a cache, and it can be read."""
+        """Whether a cache was given, and can be read."""
         return self._cache is not None
 
     def look_at(self, directories: Sequence[Directory], result: Result, rows: list[Row]) -> None:
@@ -80,7 +80,7 @@ class Looker:
             self._look_up(seen, result, rows)
 
     def _look(self, directory: Directory, result: Result) -> list[_Seen]:
-        """Decide about files of a directory by size; return those that the cache may know."""
+        """Decide about files of a directory by size; return the files that the cache may know."""
         fd, follow = directory.fd, directory.group.follow
         seen: list[_Seen] = []
         names: list[str] = []
@@ -239,7 +239,7 @@ def _leave(directory: Directory, name: str, status: os.stat_result, look: Look |
 
 
 def refuse(directory: Directory, name: str, inode: int, error: OSError, result: Result) -> None:
-    """Report a file that cannot be opened; hand it back if it can be opened later."""
+    """Report a file that cannot be opened; defer it if it can be opened later."""
     if directory.shares and error.errno in NO_ROOM:
         result.deferred.append(directory.group.only([name], [inode]))
     else:

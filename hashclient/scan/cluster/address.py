@@ -28,7 +28,7 @@ _REMOTE = re.compile(
 
 
 class LocalCluster(msgspec.Struct, frozen=True):
-    """A cluster of so many workers on this machine, for as long as the scan."""
+    """A cluster of some workers on this machine, which ends with the scan."""
 
     workers: int
 

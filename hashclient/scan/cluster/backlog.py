@@ -19,7 +19,7 @@ from hashclient.scan.values.work import Start
 #: Seconds that a batch should take: to hand out a batch costs some 2 ms in all.
 BATCH_S = 0.75
 FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
-#: Directories in one task of listing, if there are many.
+#: The most directories in one task of listing.
 MOST_STARTS = 64
 
 Wide = Iterator[Names | Outcome | Start]
@@ -65,11 +65,11 @@ class Backlog:
         self._starts += reversed(starts)
 
     def wants_names(self) -> bool:
-        """Return whether there is not enough to be checked."""
+        """Return whether too few files wait to be checked."""
         return not self.large and self.names < self.batch_names
 
     def read_wide(self) -> list[Outcome]:
-        """Read on in wide directories until there is work for some time; return outcomes."""
+        """Read more of wide directories until enough work waits; return outcomes."""
         outcomes: list[Outcome] = []
         while self.wide and not self._starts and self.wants_names():
             item = next(self.wide[-1][1], None)
@@ -100,7 +100,7 @@ class Backlog:
         return ToCheck(tuple(groups)) if groups else None
 
     def take_directories(self, slots: int) -> ToList | None:
-        """Take the next directories to be listed: few if there are few, so that all have some."""
+        """Take the next directories to be listed: so few that each worker gets some."""
         count = min(MOST_STARTS, max(1, len(self._starts) // max(1, 2 * slots)))
         taken = self._starts[-count:]
         del self._starts[-count:]

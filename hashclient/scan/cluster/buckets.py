@@ -6,7 +6,7 @@
    a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
 3. Objects that need to be read go out in batches.
 
-This class takes the place of the threads of one machine (`objects.threads`), and is for one thread.
+On a cluster, this class replaces `objects.threads`; it is for one thread.
 Limits: the other stores, versions, and reports of an inventory are listed and read by the client.
 """
 
@@ -70,8 +70,8 @@ class ClusterBucket(Work):
     def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
         """Nothing is listed yet; the listing begins behind the key `after`.
 
-        `namespace` is that of the bucket at the client: a worker that reaches another store is of
-        no use.
+        `namespace` names the bucket as the client sees it: a worker that reaches another store is
+        not used.
         """
         super().__init__()
         self._jobs = jobs
@@ -82,7 +82,7 @@ class ClusterBucket(Work):
         self._ranges: deque[_Range] = deque([_Range(first, None)])
         #: The first key of the last page.
         self._begin: bytes | None = None
-        #: Why the listing ends here, before its end.
+        #: Why the listing was ended early; None if it was not.
         self._ended: str | None = None
         self._is_gone = False
         self._waiting: deque[Wanted] = deque()

@@ -1,8 +1,8 @@
 """The only module that uses Dask: a connection to its scheduler, or a small cluster of our own.
 
-Dask pickles what it sends and runs what it receives. This is an exception from our rule; TLS with
-certificates on both sides limits the risk if other users could connect. Logging and storing by Dask
-is turned off, as far as a client can; its exceptions become ours here.
+Dask pickles what it sends and runs what it receives. This is an exception from our rule never to
+pickle; TLS with certificates on both sides limits the risk if other users could connect. Logging
+and storing by Dask is turned off, as far as a client can; its exceptions become ours here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONNECT_S = 10.0
 _MUTE = logging.CRITICAL + 1
 #: Seconds for the scheduler to answer, with results of batches, say.
 ANSWER_S = 60.0
-#: Seconds for a call to workers to come back; they give up before that.
+#: Seconds until a call to workers has to return; the workers stop earlier.
 CALL_S = 150.0
 #: Seconds for the calls to workers at the end of a scan, which need no answer.
 GOODBYE_S = 2.0
@@ -43,7 +43,7 @@ QUIET = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.admin.log-length": 100,
-    # By default, Dask gives up a worker after 15 seconds if its restart takes longer.
+    # By default, Dask drops a worker whose restart takes longer than 15 seconds.
     "distributed.deploy.lost-worker-timeout": "600s",
 }
 #: A batch during which three workers have died is not tried again.
@@ -165,7 +165,7 @@ class Connection:
             return {key for key, state in states.items() if state == "no-worker"}
 
     def abandon(self, futures: Collection[Any]) -> None:
-        """Give up calls: their answers are not wanted any more.
+        """Forget calls whose answers are not wanted any more.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -216,7 +216,7 @@ def connected(
         UsageError: Dask is not installed.
         UnreachableError: the scheduler does not answer.
         ConfigError: a certificate cannot be used.
-        StateError: the machine has no room for workers.
+        StateError: the machine lacks memory or processes for workers.
     """
     try:
         import dask

@@ -1,9 +1,9 @@
-"""The workers of a cluster that may get batches: those that find the client's files and lists.
+"""The workers of a cluster that may get batches, because they find the client's files and lists.
 
 A worker that was made ready reports a resource with the name of the scan to the scheduler, and
-batches ask for this resource. So a worker that comes later, or that is started again after it died,
-gets no batch before it was checked like the first workers. All workers present at the start must
-pass the check; a later worker that fails it is not used, and a notice says so once.
+batches ask for this resource. So a later worker, or a worker that was started again, gets no batch
+before it passes the same check. All workers present at the start must pass the check; a later
+worker that fails it is not used, and a notice says so once.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Crew:
         there = self._connection.workers()
         self._ready = {a: count for a, count in self._ready.items() if a in there}
         self._refused &= there.keys()
-        # The nanny of a worker abandons it if it dies while it starts: so it gets some time.
+        # A nanny abandons a worker that dies while it starts: so a new worker gets some time.
         new = {a: n for a, n in there.items() if a in self._seen - self._refused}
         new = {a: n for a, n in new.items() if a not in self._ready}
         self._seen = set(there)

@@ -1,7 +1,7 @@
 """A cluster of Dask: batches go out to workers on many machines, and their results come back.
 
-Dask hands batches to workers that have room, and hands them out again when a worker dies. If too
-many workers die during a batch, the batch is lost, and its files are unread. This module limits the
+Dask sends batches to workers that are free, and sends them again when a worker dies. If too many
+workers die during a batch, the batch is lost, and its files are unread. This module limits the
 number of batches on their way, and makes sure that each batch ends once: a result is taken from
 Dask one time only. Workers list the trees and check the files; the caller records the outcomes and
 acts on them. Without a scheduler, all files that are not checked yet are unread.
@@ -85,8 +85,8 @@ class Dask(Executor):
 
         Files that are unchanged by the `inventory` are not read. `on_notice` is called with notices
         about workers. A worker calls `check` with the name of the scan and a batch. The client
-        calls `look_at` with files that were named and not listed; by default, workers have to find
-        what is here.
+        calls `look_at` with files that were named and not listed; by default, workers must find the
+        same files.
         """
         self._connect = connect
         self._spec = spec
@@ -120,8 +120,8 @@ class Dask(Executor):
         A worker makes its checker itself.
 
         Raises:
-            HashclientError: there is no scheduler or no worker, a worker would find something else
-                than this client, or an index cannot be read.
+            HashclientError: no scheduler answers, no worker came, a worker would find other files
+                or lists than this client, or an index cannot be read.
         """
         try:
             yield from self._run(work)
@@ -196,10 +196,10 @@ class _Run:
         self._failure: StateError | None = None
 
     def go(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
-        """Hand out batches and yield their results.
+        """Send batches and yield their results.
 
         Raises:
-            GoneError: the scheduler does not answer, or no worker is left.
+            GoneError: the scheduler does not answer, or no worker remains.
             StateError: an index cannot be read.
         """
         begun = False
@@ -250,7 +250,7 @@ class _Run:
         yield from outcomes
 
     def _hand_out(self, work: Iterator[Task | Outcome]) -> None:
-        """Hand out batches while there is room for them."""
+        """Send batches while fewer than the limit are on their way."""
         while self._jobs.has_room:
             batch = self._next_batch(work)
             if batch is None:
@@ -265,7 +265,7 @@ class _Run:
             self._jobs.submit(batch, self._check, encode(ToCheck(batch.groups, known)))
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> _Batch | None:
-        """Return the next batch: files if there are enough, and else directories to find more."""
+        """Return the next batch: files if enough wait, and else directories to find more."""
         backlog = self._backlog
         while backlog.wants_names():
             if (directories := backlog.take_directories(self._crew.slots)) is not None:
@@ -330,7 +330,7 @@ class _Run:
         return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:
-        """Go on where other file systems begin, if these are the same everywhere."""
+        """List on where other file systems begin, if these are the same everywhere."""
         wanted = []
         for path in borders:
             goes_on, outcome = self._trees.cross(path)

@@ -1,7 +1,7 @@
 """Batches that are on their way to the workers of a cluster; each batch ends once.
 
-The number of batches on their way is limited. A batch that no worker can take any more is handed
-out again, but not for ever: a batch during which several workers have died is lost.
+The number of batches on their way is limited. A batch that no worker can take any more is sent
+again, but not for ever: a batch during which several workers have died is lost.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Jobs:
 
     @property
     def futures(self) -> list[Any]:
-        """Their Dask futures."""
+        """The Dask futures of these batches."""
         return [job.future for job in self._jobs.values()]
 
     def submit(self, batch: Any, function: Function, payload: bytes) -> None:
@@ -92,7 +92,7 @@ class Jobs:
         )
 
     def ended(self, seconds: float) -> list[tuple[Any, bytes | None]]:
-        """Return the batches that have ended, with their answers; wait for one for `seconds`.
+        """Return ended batches, with their answers; wait up to `seconds` for the first.
 
         The answer is None if no worker could give it.
 
@@ -102,14 +102,14 @@ class Jobs:
         answers = self._connection.ended(seconds)
         if not answers and not self._connection.is_up:
             raise GoneError
-        # A batch that was handed out again has another key now.
+        # A batch that was sent again has another key now.
         return [(self._jobs.pop(k).batch, a) for k, a in answers.items() if k in self._jobs]
 
     def look(self) -> None:
-        """Now and then, look after the workers, and hand out again what they cannot do any more.
+        """Now and then, check the workers, and send again the batches that they cannot do any more.
 
         Raises:
-            GoneError: the scheduler does not answer, or there was no worker for too long.
+            GoneError: the scheduler does not answer, or no worker was present for too long.
         """
         looked = self._crew.look()
         since = self._crew.idle_since
@@ -119,9 +119,9 @@ class Jobs:
             self._hand_out_again()
 
     def _hand_out_again(self) -> None:
-        """Hand out again batches that reached the scheduler when no worker was ready; not for ever.
+        """Send again batches that reached the scheduler when no worker was ready, up to a limit.
 
-        The scheduler does not hand these batches out when a worker is ready again.
+        The scheduler does not send these batches by itself when a worker is ready again.
         """
         stuck = self._connection.stuck() if self._crew.slots else set()
         # A worker may just have become ready: only batches that wait for longer are stuck.
@@ -143,7 +143,7 @@ class Jobs:
         return lost
 
     def abandon(self) -> None:
-        """Give up all batches that are on their way."""
+        """Forget all batches that are on their way."""
         futures = self.futures
         self._jobs.clear()
         self._lost.clear()

@@ -3,14 +3,14 @@
 1. A worker that lists a directory returns the inodes of its files, and the number of its file
    system (`system.identity`). The client looks at named files itself (`named`).
 2. With a batch, the client sends the records of these inodes in its inventory that are not due:
-   versions and tags, never digests.
+   each has versions and tags, never digests.
 3. The worker looks at each file, as it would with an inventory of its own. A record counts only if
    the worker finds the same file system, inode, size and times. The results contain the new
    records.
 
-On another machine than the client's, only file systems of a network or a cluster count (`Shared`):
-the disk of another machine is a different disk, even if it is a copy with the same UUID. No record
-of these file systems is proven, since a lease of one machine says nothing about another machine.
+If the worker is on another machine, only file systems of a network or a cluster count (`Shared`): a
+local disk with the same UUID is only a copy. No record of these file systems is proven, since a
+lease of one machine says nothing about another machine.
 
 Limits: the members of containers are sent up to so many bytes a batch; beyond that, containers are
 opened again.
@@ -45,7 +45,7 @@ class Shared(Identities):
     """The file systems that are the same on another machine."""
 
     def of(self, fd: int, device: int) -> Identity | None:
-        """Return the file system of an open file; None also if it belongs to this machine."""
+        """Return the file system of an open file; None also if only this machine has it."""
         identity = super().of(fd, device)
         return None if identity is None or identity.is_local else identity
 
@@ -61,7 +61,7 @@ def is_beside(boot: bytes) -> bool:
 
 
 class Remembered:
-    """The client's side: the inventory, for one thread; without one, nothing is known."""
+    """The client's side: its inventory, for one thread; without an inventory, no file is known."""
 
     def __init__(self, place: InventoryPlace | None, *, opens: bool) -> None:
         """Nothing is opened yet; with `opens`, members of containers are sent, too."""
@@ -138,7 +138,7 @@ class Received(Cache):
         self._known = {one.file_system: one for one in known}
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return for each inode its record, or another one's; the client sends no due records."""
+        """Return a record for each inode, maybe of another inode; none is due."""
         known = self._known.get(file_system)
         return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 
@@ -152,9 +152,9 @@ class Received(Cache):
 
 
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
-    """Return groups that a worker hands back in the form that they had in its batch.
+    """Return groups that a worker returns unchecked, in the form that they had in its batch.
 
-    If a file has another name now, which is not in the batch, it is handed back by that name.
+    A file that has got a name that is not in the batch is returned under that name.
     """
     left: dict[tuple[bytes, bool], Counter[str]] = {}
     for group in groups:

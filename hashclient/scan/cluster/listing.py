@@ -1,13 +1,13 @@
-"""Listing directories on a cluster: workers list names by the thousand, and the rest goes back.
+"""Listing directories on a cluster: a worker lists many names, and returns the other directories.
 
 A worker walks the given directories and the directories below, until it has names for a batch or
-its time is over; the rest goes to any worker that has room. The worker never leaves the file system
-on which it began: it reports the place where another one begins to the client, which first has all
-workers compare it. Links are never followed. A directory with very many names is handed back as a
-whole, so that no message and no memory grows with it; the client lists that directory.
+its time is over; any free worker gets the rest. The worker never leaves the file system on which it
+began: where another file system begins, it reports the place to the client, and the client has all
+workers compare the place. Links are never followed. A directory with very many names is returned
+unlisted, so that no message and no memory grows with it; the client lists that directory.
 
-The client looks at the place where a tree begins, and at places where another file system begins in
-it: its own record of mounts says whether that is the file system scanned before.
+The client looks at the place where a tree begins, and at places in it where another file system
+begins: the client's record of mounts shows whether the file system was scanned before.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Errand(Frontier):
         self._start = Start(b"")
 
     def run(self, starts: Sequence[Start]) -> Listed:
-        """List directories and those below them, the first ones first."""
+        """List the directories `starts` and all directories below them, in this order."""
         groups: list[Names] = []
         outcomes: list[Outcome] = []
         rest: list[Start] = []
@@ -116,17 +116,17 @@ class Errand(Frontier):
     def cross(
         self, path: str, fd: int, status: os.stat_result
     ) -> tuple[bool, Outcome | Start | None]:
-        """Stop where another file system begins: the client lets all workers compare that place."""
+        """Stop where another file system begins: the client has all workers compare that place."""
         return False, Start(os.fsencode(path), is_border=True)
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
-        """Leave a directory to others if there are names enough, or the time is over."""
+        """Leave a directory to others if enough names are listed, or the time is over."""
         return self._start_at(path, inode, above) if self._is_over else None
 
     def bounded(
         self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
     ) -> Iterator[Chunk] | Start:
-        """Read a directory to its end, before any in it; leave it to the client if it is wide."""
+        """Read a directory before its subdirectories; leave it to the client if it is wide."""
         if self._wide_names is None:
             return chunks
         kept, failures = read_ahead(chunks, self._wide_names)
@@ -139,7 +139,7 @@ class Errand(Frontier):
         return given_out(kept, failures, chunks)
 
     def _start_at(self, path: str, inode: int, above: Frame) -> Start:
-        """Return a directory as others are given it: with inodes, if these are the same there."""
+        """Return a directory for another worker: with inodes, if these are the same everywhere."""
         if not self._numbers[above.status.st_dev]:
             return Start(os.fsencode(path))
         return Start(os.fsencode(path), inode=inode, above=above.status.st_ino)
@@ -192,7 +192,7 @@ class ClusterTrees(Trees):
 
     @property
     def starts(self) -> list[Start]:
-        """The trees, as workers are given them."""
+        """The trees, as workers get them."""
         return [Start(os.fsencode(tree), verified=True, is_root=True) for tree in self._frontiers]
 
     def batches(self) -> Iterator[Task | Outcome]:
@@ -200,7 +200,7 @@ class ClusterTrees(Trees):
         yield from self._found
 
     def cross(self, path: str) -> tuple[bool, Outcome | None]:
-        """Look where another file system begins; return whether to go on, and an outcome."""
+        """Check where another file system begins; return whether to go on, and an outcome."""
         try:
             fd, status = with_status(open_directory(path))
         except OSError as error:
@@ -234,6 +234,6 @@ class ClusterTrees(Trees):
             yield item
 
     def unread(self, directory: str, reason: str) -> Outcome:
-        """Return the outcome of a directory that was not listed, and note this."""
+        """Return the outcome of a directory that was not listed, and note it as failed."""
         self.coverage.fail(directory)
         return Outcome(Kind.UNREAD, directory, reason=reason)

@@ -1,11 +1,11 @@
 """Messages of a cluster: msgpack in bytes, inside of the messages of Dask.
 
-Groups, outcomes and results have the form of `executors.wire`. Tags cross the wire and digests
-never do: an outcome from a worker has no digests. Our own data is never pickled; Dask itself
-pickles only the names of our functions.
+Groups, outcomes and results have the form of `executors.wire`. Tags are sent and digests never are:
+an outcome from a worker has no digests. Our own data is never pickled; Dask itself pickles only the
+names of our functions.
 
-`Wanted`, an object in a bucket, crosses the wire as it is. An ETag crosses the wire only if a read
-needs it: each read requires that the ETag is still the same.
+`Wanted`, an object in a bucket, is sent as it is. An ETag is sent only if a read needs it: each
+read requires that the ETag is still the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hashclient.scan.values.work import WORKER_DIED, WORKER_FAILED, Group, Start
 
 T = TypeVar("T")
 
-#: Both sides have to speak the same, in the same byte order.
+#: Both sides must use the same protocol, in the same byte order.
 PROTOCOL = 6 if sys.byteorder == "little" else -6
 #: The number of an inode in a message.
 INODE = np.dtype(np.uint64)
@@ -44,7 +44,7 @@ SIGN = np.dtype([("inode", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8")])
 
 
 class Pin(msgspec.Struct, frozen=True, array_like=True):
-    """One list as the client has it; `index_hash` is signed by its provider."""
+    """A list that the client has; its provider has signed `index_hash`."""
 
     name: str
     provider: str
@@ -56,10 +56,10 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     """The specification of a scan, which a worker gets once before the first batch.
 
     `run` names the scan. Relative paths are relative to `base`. `points` are directories where a
-    file system is mounted, or was: a worker does not enter them unasked. A worker `asks_inventory`
-    if it has the state directory of the client; otherwise it `gets_known` files with each batch, if
-    the client has an inventory. `boot` is the client's machine. With `objects`, buckets are read,
-    too. `also` is as for `Judge`.
+    file system is mounted, or was: a worker enters them only if the client names them. A worker
+    `asks_inventory` if it has the state directory of the client; otherwise it `gets_known` files
+    with each batch, if the client has an inventory. `boot` identifies the client's machine. With
+    `objects`, buckets are read, too. `also` has the meaning that it has in `Judge`.
     """
 
     protocol: int
@@ -95,7 +95,7 @@ def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
 
 
 def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
-    """Return why these lists differ from those of the client; None if they are the same."""
+    """Return why these lists differ from the client's lists; None if they are the same."""
     if lists.sealer.key_id != spec.key_id:
         return (
             f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
@@ -145,8 +145,8 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """The client's records of files of one file system.
 
-    `records` are those of the client's inventory, by inode; `containers` are records of containers,
-    each with the tags of its members.
+    `records` are the records in the client's inventory, by inode; `containers` are records of
+    containers, each with the tags of its members.
     """
 
     file_system: int
@@ -187,7 +187,7 @@ decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
-    """Return the answer of a worker; if it makes no sense, the batch is lost."""
+    """Return the answer of a worker; if the answer cannot be decoded, the batch is lost."""
     if raw is None:
         return Lost(WORKER_DIED)
     try:
@@ -199,7 +199,7 @@ def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
 def names_elsewhere(group: Group, file_system: int = 0) -> Names:
     """Return a listed group as another machine may have it.
 
-    Inodes are left out without a `file_system` that is the same there. The device has another
+    Without a `file_system` that is the same there, inodes are left out. The device has another
     number.
     """
     names = names_of(group)
@@ -232,7 +232,7 @@ def paths_of(groups: Sequence[Names]) -> Iterator[str]:
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
     """The keys of one URI that come after `after`, up to and with `until`; None means no bound.
 
-    About `most` keys are listed at a time. `namespace` is that of the bucket at the client.
+    About `most` keys are listed at a time. `namespace` names the bucket as the client sees it.
     """
 
     namespace: str
@@ -257,7 +257,7 @@ class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
 
 
 class ToRead(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of objects of one bucket; `namespace` is the bucket's at the client."""
+    """A batch of objects of one bucket; `namespace` names the bucket as the client sees it."""
 
     namespace: str
     bucket: str
@@ -267,7 +267,7 @@ class ToRead(msgspec.Struct, frozen=True, array_like=True):
 class ReadObjects(msgspec.Struct, array_like=True, tag="read"):
     """The results of a batch, in its order.
 
-    With each are two flags: whether its store is contradicted, and whether its store has decided.
+    Each result has two flags: whether its store is contradicted, and whether its store has decided.
     """
 
     results: list[tuple[Checked, bool, bool]]

@@ -37,7 +37,7 @@ class NamedFiles:
         self._identities = Identities()
 
     def look_at(self, group: Group) -> list[Names]:
-        """Return a group with the signs of its files, in parts on one file system each."""
+        """Return a group with the signs of its files, divided by file system."""
         try:
             fd = open_directory(group.directory, follow=True)
         except OSError:
@@ -83,7 +83,7 @@ def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]
 
 
 def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
-    """Return the files of a batch that are the same as at the client, and outcomes of all others.
+    """Return the files of a batch that the client sees the same, and outcomes of all others.
 
     Relative directories are relative to `base`. A file that is missing on both sides is kept: the
     checker gives the reason.

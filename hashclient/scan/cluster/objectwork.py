@@ -1,7 +1,7 @@
 """The work of a cluster's worker on buckets: Dask calls these functions by name.
 
-A worker has credentials of its own, found by its store's clients; the client sends none. The worker
-lists ranges of keys, and reads objects, several at a time, since each request takes long.
+A worker has its own credentials, which the clients of its store find; the client sends none. The
+worker lists ranges of keys, and reads objects, several at a time, since each request takes long.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Bucket:
     """A bucket, open for one scan in one process."""
 
     def __init__(self, work: Work, name: str) -> None:
-        """Nothing is asked yet."""
+        """No store is asked yet."""
         self._work = work
         self.store = S3(name)
         members = work.members()
@@ -68,7 +68,7 @@ class Bucket:
 
 
 def list_range(run: str, payload: bytes) -> bytes:
-    """List a range of keys, as far as there is time."""
+    """List a range of keys, until the time is over."""
     return with_work(run, lambda work: _list(work, decode(payload, type=ToListRange)))
 
 
@@ -78,7 +78,7 @@ def read_objects(run: str, payload: bytes) -> bytes:
 
 
 def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
-    """Return a bucket that is also the client's.
+    """Return a bucket that is the same as the client's bucket.
 
     Raises:
         StateError: a bucket of another store has this name.
@@ -122,7 +122,7 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
 def _stream(work: Work, pages: list[Any]) -> bytes:
     """Return the pages with rows as one Arrow stream; no bytes if all pages are empty.
 
-    If no container is opened, a size that no entry has decides, and the ETag is of no use.
+    If no container is opened, a size that no entry has decides, and the ETag is not needed.
     """
     pages = [page.select(["key", "size", "etag", "note"]) for page in pages if page.num_rows]
     if not pages:
@@ -166,10 +166,10 @@ def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[by
 
 
 def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
-    """Yield the prefixes below which the keys of a range may lie, the shortest one first.
+    """Yield the prefixes below which the keys of a range may lie, from the shortest.
 
-    All keys between two keys with the same beginning have this beginning: shorter prefixes tell
-    nothing.
+    All keys between two keys with the same beginning have this beginning: so shorter prefixes
+    divide nothing.
     """
     base = key if not key or key.endswith(b"/") else key + b"/"
     if not after.startswith(base):

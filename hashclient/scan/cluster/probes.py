@@ -1,10 +1,10 @@
-"""Probes: do paths mean the same on every machine? The client leaves files, workers look.
+"""Probes show whether a path is the same on every machine: the client writes, workers look.
 
 In each PATH, and wherever another file system begins below it, the client writes a small file with
 a random token, and removes it when all workers have read it. If the client may not write there, the
-directory and some of its entries have to be the same: inode, type, size and time. So a share that
-is not mounted on one machine, or another directory of the same name, is found before any file in it
-counts as checked.
+directory and some of its entries have to be the same: inode, type, size and time. So an unmounted
+share on one machine, or another directory of the same name, is found before any file in it counts
+as checked.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 
 
 def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
-    """Return signs that identify an open directory: its own signs, and those of `entries`.
+    """Return signs that identify an open directory: its own sign, and the signs of `entries`.
 
     Without `entries`, the first entries of the directory are taken; entries that are gone are left
     out.
@@ -113,8 +113,8 @@ def _signs(fd: int, entries: Sequence[str] = ()) -> tuple[Sign, ...]:
 def without(names: Names, probes: Collection[bytes]) -> Names | None:
     """Return a group without the names of `probes`, None if no name is left.
 
-    A directory may be listed while a later worker looks at the probe in it. Another file with a
-    similar name is a file like any other.
+    A later worker may look at a probe while the directory of the probe is listed. A file that only
+    has a similar name stays in the group.
     """
     if PREFIX.encode() not in names.names:
         return names
@@ -125,7 +125,7 @@ def without(names: Names, probes: Collection[bytes]) -> Names | None:
 def problem_with(
     probe: Probe, base: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
-    """Return why a directory does not have the probe that the client left there, or None."""
+    """Return why a directory lacks the probe that the client left there; None if it does not."""
     directory = os.fsdecode(probe.directory)
     try:
         fd = open_directory(

@@ -1,10 +1,9 @@
 """The work of a cluster's worker for a scan: Dask calls these functions by name.
 
-A worker has lists and key of its own, as any client has; neither is sent to it. Before its first
-batch the worker is `prepare`d: it opens its lists, checks that the lists and the key are those of
-the client, and that each path is the same as at the client. Only then the worker reports to the
-scheduler that it has the resource of this scan. A failure is an answer: an exception would be
-logged with its arguments.
+A worker has its own lists and its own key, as any client has; the client sends neither. Before its
+first batch, the worker is prepared (`prepare`): it opens its lists, and checks that lists, key and
+paths are the same as the client's. Only then the worker reports to the scheduler that it has the
+resource of this scan. A failure is an answer: an exception would be logged with its arguments.
 
 A process serves several scans, and Dask calls functions only: so open lists are kept here, by the
 name of the scan. Each thread has a checker of its own.
@@ -68,7 +67,7 @@ from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
-#: A batch that has taken this long hands the rest back, so that no worker ends late.
+#: A batch that has taken this long is ended, and its rest is returned, so that no worker ends late.
 BATCH_MOST_S = 2.0
 #: A file of at least this size is a batch of its own.
 LARGE_BYTES = 256 << 20
@@ -95,7 +94,7 @@ class Work:
     """The open lists and checkers of a process for one scan."""
 
     def __init__(self, spec: Spec, lists: OpenLists, state_dir: Path) -> None:
-        """Besides `lists`, each thing is opened when a thread first needs it."""
+        """Only `lists` are open; each other thing is opened when a thread first needs it."""
         self.spec = spec
         self._lists = replace(lists, also=spec.also)
         self.state_dir = state_dir
@@ -124,7 +123,7 @@ class Work:
         return made
 
     def opened(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what this process has open under a key; it is made when it is first needed."""
+        """Return what this process has open under `key`; if nothing, open it with `make`."""
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = make()
@@ -142,7 +141,7 @@ class Work:
         return found
 
     def errand(self) -> Errand:
-        """Return what lists a batch of directories."""
+        """Return the `Errand` that lists a batch of directories."""
         return Errand(
             self.base,
             self.points,
@@ -151,7 +150,7 @@ class Work:
         )
 
     def identities(self) -> Identities:
-        """Return what identifies the file systems that the client has records of."""
+        """Return the identities of the file systems that the client has records of."""
         return identities_beside(self.spec.boot)
 
     def close(self) -> None:
@@ -185,9 +184,9 @@ class Work:
 async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
     """Make this process ready for a scan, if it can check as the client would.
 
-    Returns an empty answer, or why it cannot: a message, and a hint in the second line.
+    Return no bytes if it is ready; otherwise a message, and a hint in the second line.
     """
-    # Only the main thread, which runs this code, can find out; other threads check batches.
+    # Only the main thread, which runs this code, can test leases; other threads check batches.
     can_lease()
     try:
         problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
@@ -265,8 +264,8 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
-    # Present objects live long: the garbage collector need not search them again, nor often. But
-    # garbage that is frozen stays for ever.
+    # Present objects live long: the garbage collector need not search them again. But garbage that
+    # is frozen is never freed.
     gc.collect()
     gc.freeze()
     collect_rarely()
@@ -299,12 +298,12 @@ def check(run: str, payload: bytes) -> bytes:
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
-    """List a batch of directories, and those below them."""
+    """List a batch of directories, and the directories below them."""
     return with_work(run, lambda work: work.errand().run(decode(payload, type=ToList).starts))
 
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
-    """Return the answer of `do`, which gets what this process has open for a scan, or the error."""
+    """Return the answer of `do`, which gets the `Work` of a scan, or the error."""
     work = _runs.get(run)
     if work is None:  # this process has not opened the scan
         return encode(Lost(WORKER_FAILED))
@@ -330,11 +329,11 @@ def checked(
     *,
     is_beside: bool = True,
 ) -> Checked:
-    """Check as much of a batch of files as fits into the time, and hand the rest back.
+    """Check as much of a batch of files as the time allows, and return the rest.
 
     `make` returns the checker of a thread; it is called with the client's records. Relative paths
-    are relative to `base`, or to the current directory of this process. On another machine than the
-    client's, if this process is not `is_beside` the client, outcomes name no devices.
+    are relative to `base`, or to the current directory of this process. If this process is on
+    another machine than the client (not `is_beside`), outcomes name no devices.
     """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode(payload, type=ToCheck)

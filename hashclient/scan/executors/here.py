@@ -1,4 +1,4 @@
-"""Checking on this machine: a little work in this process, and more, or large files, in others."""
+"""Checking on this machine: a small task in this process; more work, or large files, in others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def default_jobs() -> int:
 
 
 class Here(Executor):
-    """Runs a single task in this process, and more than that, and large files, in others."""
+    """Runs a small task in this process; more work, and large files, in worker processes."""
 
     def __init__(self, jobs: int | None) -> None:
         """Have `jobs` workers; by default one a processor, and more while they wait for storage."""
@@ -104,7 +104,7 @@ class Here(Executor):
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
-    """Yield the first names of a task, and the others if these were quick; else they are `left`."""
+    """Yield names of a task, all if the first are quick; else add the others to `left`."""
     first, rest = divided(task, PROBE_NAMES)
     began = time.monotonic()
     yield first

@@ -1,10 +1,10 @@
 """The interface of executors: they run the checking of batches, in this process or in others.
 
-An executor names the source that lists the trees. The executor gets batches and outcomes, and a
-function that makes a checker in the process that uses it. `tests/contract/test_executors.py` checks
-its contract for each executor: every batch ends exactly once; every file of a lost batch is unread;
-an outcome among the batches is passed on unchanged; and a `StateError` of a checker ends the run,
-after all earlier results.
+An executor also makes the source that lists the trees of a scan. The executor gets batches and
+outcomes, and a function that makes a checker in the process that uses it.
+`tests/contract/test_executors.py` checks the contract for each executor. Every batch ends exactly
+once. Every file of a lost batch is unread. An outcome among the batches is passed on unchanged. A
+`StateError` of a checker ends the run, after all earlier results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Checks(Protocol):
     """Checks the files of a task; `Checker` is the only implementation."""
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
-        """Check a task; with `defer`, large files are always handed back.
+        """Check a task; with `defer`, large files are always left in `deferred`.
 
         Raises:
             StateError: an index cannot be read.
@@ -46,14 +46,14 @@ class Checkers(Protocol):
         """Make a checker, in the process that uses it."""
 
     def close(self) -> None:
-        """Close everything that checkers of this process have open: no child may have it."""
+        """Close everything that checkers of this process have open, before a fork."""
 
 
 class Executor(Protocol):
     """Runs batches."""
 
     def trees(self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None) -> Trees:
-        """Return the source of the files at `paths` and below them, as `run` wants it.
+        """Return the source of the files at `paths` and below them, in the form that `run` needs.
 
         By default this process lists the directories.
 
@@ -75,6 +75,6 @@ class Executor(Protocol):
 
 
 def single_tasks(deferred: Task) -> Iterator[Task]:
-    """Yield work that was handed back as tasks: a large file is a task of its own."""
+    """Yield deferred work as tasks: a large file is a task of its own."""
     for group in deferred:
         yield [group]

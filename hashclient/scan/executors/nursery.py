@@ -35,11 +35,11 @@ class Nursery:
         """Fork the nursery; at that time this process must have only one thread.
 
         Raises:
-            OSError: the system has no room for a process.
+            OSError: the system cannot start a process.
         """
         self._end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
-            # Not a daemon, which could have no children.
+            # Not a daemon: a daemon may have no children.
             self._process = forked(_tend, its_end, self._end, make, daemon=False)
         except OSError:
             self._end.close()
@@ -51,7 +51,7 @@ class Nursery:
         """Fork a worker; return its process and the connection to it.
 
         Raises:
-            OSError: the system has no room for a process, or the nursery has ended.
+            OSError: the system cannot start a process, or the nursery has ended.
         """
         ours, its = Pipe()
         try:
@@ -95,7 +95,7 @@ def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> Bas
     """Run `work` in a process of its own.
 
     Raises:
-        OSError: the system has no room for a process.
+        OSError: the system cannot start a process.
     """
     context = multiprocessing.get_context("fork")
     process = context.Process(target=work, args=args, daemon=daemon)

@@ -1,13 +1,13 @@
 """Decides by measurements how many workers a run has, and how many names each gets at a time.
 
-A worker that computes needs a processor, so there is one worker for each processor. A worker that
-waits for storage leaves its processor to others, so there may be many more. The kernel's scheduler
-shows during the run whether a worker runs, waits for a processor, or waits for something else. If a
-worker runs for the share f of the time in which it does not wait for a processor, n / f workers
-keep n processors busy. Waits are uneven, so waiting time counts twice: n (2 / f - 1), at most
-`MOST`, and only as many as memory and descriptors allow. A batch has a duration. If a name takes
-long, few names are handed over at once, so that all workers end together; if a name takes
-microseconds, all names that the source gives are handed over.
+A worker that computes needs a processor: so each processor gets one worker. A worker that waits for
+storage leaves its processor free: so many more workers may run. The kernel's scheduler shows during
+the run whether a worker runs, waits for a processor, or waits for something else. If a worker runs
+for the share f of the time in which it does not wait for a processor, n / f workers keep n
+processors busy. Waits are uneven, so waiting time counts twice: n (2 / f - 1), at most `MOST`, and
+only as many as memory and descriptors allow. A batch should take about the same time each. If a
+name takes long, a worker gets few names at once, so that all workers end together; if a name takes
+microseconds, it gets all names that the source gives.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from hashclient.scan.values.work import TASK_NAMES, Task, divided
 from hashclient.system.cgroups import available_memory
 from hashclient.system.processors import Busy, busy_of, children_of, is_runnable
 
-#: Workers at most, unless there are more processors, or the user asks for more.
+#: The most workers, unless the machine has more processors, or the user asks for more.
 MOST = 64
 #: Tasks that wait at a worker, so that the worker never waits for the parent.
 TASKS_AHEAD = 3
 #: Names in the first tasks, as long as the time of a name is unknown.
 FIRST_NAMES = 8
-#: Handing over fewer names costs more than checking them, unless each name takes a second.
+#: Sending fewer names costs more than checking them, unless each name takes a second.
 FEW_NAMES = 4
-#: Seconds that a task should take, and the factor above which it is divided.
+#: Seconds that a task should take; a task that would take longer by this factor is divided.
 BATCH_S = 0.25
 BATCH_SLACK = 2.0
 #: If a task takes longer than this, the wait for the next task is negligible.
@@ -45,8 +45,8 @@ LOOK_S = 0.25
 GROWTH = 4
 #: A difference below this factor is ignored.
 MORE, FEWER = 1.25, 0.5
-#: The memory that a worker may need for itself and for the process that opens containers for it,
-#: and the share of the free memory that all workers may take.
+#: The memory for a worker and its process that opens containers, and the share of the free memory
+#: that all workers may take.
 WORKER_BYTES = 32 << 20
 MEMORY_SHARE = 0.25
 #: The share of its descriptors that the parent may spend on connections to workers.
@@ -91,7 +91,7 @@ class Pacing:
         self._name_s: float | None = None
         #: The processes that workers have started, and for how long each had run.
         self._started: dict[int, float] = {}
-        #: Whether there were too few or too many at the last look.
+        #: Whether the last look found too few or too many workers.
         self._too_few = self._too_many = False
         self._pause_s = FIRST_LOOK_S
         #: When to look at the workers next.
@@ -121,7 +121,7 @@ class Pacing:
         return divided(task, names)
 
     def sent(self, times: Times) -> None:
-        """Note that a worker has something to do."""
+        """Note that a worker has got a task."""
         if times.busy_since is None:
             times.busy_since = self._clock()
 
@@ -141,11 +141,10 @@ class Pacing:
             self._name_s = old + _WEIGHT * (taken - old)
 
     def look(self, workers: Iterable[tuple[int, Times]]) -> None:
-        """Look at workers, each a process and its times, and decide how many there should be.
+        """Decide from the times of `workers` how many workers should run.
 
-        Workers whose results wait for this process are left out until a later look: the time since
-        would count as a wait for storage, and the more workers there are, the longer the results
-        wait.
+        Workers whose results wait for this process are left out until a later look: their idle time
+        would count as a wait for storage.
         """
         now = self._clock()
         self._pause_s = min(LOOK_S, 2 * self._pause_s)
@@ -168,9 +167,9 @@ class Pacing:
             return
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
-            # These workers may still wait for a processor, or for a process that computes for them.
-            # The scheduler counts a wait when it has ended; a wait that lasts is taken to be as
-            # long as the others.
+            # Workers that still wait may wait for a processor, or for a process that computes for
+            # them. The scheduler counts a wait when it has ended; a wait that lasts is taken to be
+            # as long as the others.
             queued_s += sum(
                 rest_s / max(1, slices)
                 for pid, (rest_s, slices) in busy.items()
@@ -187,7 +186,7 @@ class Pacing:
         self._too_few, self._too_many = too_few, too_many
 
     def limit(self, most: int) -> None:
-        """Limit the number of workers: there is no room for more."""
+        """Limit the number of workers, because the system cannot start more."""
         self.most = max(self.jobs, most)
         self.wanted = min(self.wanted, self.most)
 

@@ -1,10 +1,10 @@
-"""Worker processes: tasks go out, results come back, and no file is lost when a worker dies.
+"""Worker processes: tasks are sent, results come back, and no file is lost when a worker dies.
 
 A nursery forks all workers, with the lists already mapped, so they start at once and share the
-pages. The parent walks only when a worker has room, which keeps memory flat. Workers are as many as
-processors, and more while they wait for storage (`pacing`). If a worker dies, its files are unread
-and another worker replaces it. A worker that cannot read an index ends the run, because no other
-worker can read the index either.
+pages. The parent walks only when a worker is free, which keeps memory flat. As many workers run as
+the machine has processors, and more while they wait for storage (`pacing`). If a worker dies, its
+files are unread, and another worker replaces the worker. A worker that cannot read an index ends
+the run, because no other worker can read the index either.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Pool:
         """Start `jobs` workers, each with a checker from `make`, and later up to `most`.
 
         Raises:
-            StateError: the system has no room for a process.
+            StateError: the system cannot start a process.
         """
         try:
             self._nursery = Nursery(make)
@@ -96,7 +96,7 @@ class Pool:
         """Start a worker.
 
         Raises:
-            OSError: the system has no room for a process, or the nursery has ended.
+            OSError: the system cannot start a process, or the nursery has ended.
         """
         pid, connection = self._nursery.fork_one()
         self._workers.append(_Worker(pid, connection))
@@ -151,7 +151,7 @@ class Pool:
             self._grow()
 
     def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
-        """Send tasks as long as a worker has room; yield outcomes among them."""
+        """Send tasks as long as a worker is free; yield outcomes among them."""
         while True:
             # The task goes to the worker that has least to do, so that all workers end together.
             worker = min(self._workers[: self._pacing.wanted], key=lambda w: len(w.tasks))
@@ -202,13 +202,13 @@ class Pool:
 
     @property
     def _lacks_workers(self) -> bool:
-        """Whether there should be more workers, and there is work for them."""
+        """Whether too few workers run, and work waits for more."""
         return len(self._workers) < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
 
     def _look(self) -> None:
-        """Look at how workers spend their time; end those that are not needed any more."""
+        """Measure how workers spend their time; end workers that are not needed any more."""
         unread = wait([w.connection for w in self._workers], 0)
         read = [w for w in self._workers if w.connection not in unread]
         self._pacing.look([(w.pid, w.times) for w in read])
@@ -223,7 +223,7 @@ class Pool:
         """Return the message of a worker, None if it died; a damaged index gives an error."""
         try:
             message = decode_message(worker.connection.recv_bytes())
-        except (EOFError, OSError):  # perhaps in the middle of a message
+        except (EOFError, OSError):  # the worker may have died in the middle of a message
             return None
         if isinstance(message, int):
             group = worker.tasks[0][0]  # a file that takes long has a task of its own

@@ -1,7 +1,7 @@
 """Messages between a scan and its workers, in processes and on other machines: msgpack.
 
-Paths are bytes. Tasks go to a worker. A worker sends results, numbers of bytes that were read of a
-large file, or an error: an index cannot be read. The other messages of a cluster are in
+Paths are bytes. A worker receives tasks. A worker sends results, numbers of bytes that were read of
+a large file, or an error: an index cannot be read. The other messages of a cluster are in
 `cluster.messages`.
 """
 
@@ -56,7 +56,8 @@ class WireOutcome(msgspec.Struct, array_like=True, gc=False):
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
     """The result of a task.
 
-    `deferred` was handed back. On a cluster, each of the `large` files becomes a batch of its own.
+    `deferred` has the work that is left. On a cluster, each of the `large` files becomes a batch of
+    its own.
     """
 
     clean: int
@@ -72,7 +73,7 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
-    """A worker cannot read an index, and no other worker could: the run ends."""
+    """A worker cannot read an index, and no other worker could read it: the run ends."""
 
     message: str
     hint: str | None
@@ -89,12 +90,12 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_task(task: Task) -> bytes:
-    """Return the message that asks for a task."""
+    """Return the message that sends a task."""
     return encode(list(map(names_of, task)))
 
 
 def decode_task(message: bytes) -> Task:
-    """Return the task that a message asks for."""
+    """Return the task in a message."""
     return list(map(group_of, _decode_task(message)))
 
 

@@ -1,8 +1,8 @@
 """Objects that were read, in the inventory: a bucket is remembered as a file system of files is.
 
 In place of an inode and of times, the record of an object has a hash of its key, version and ETag.
-So a name with a new ETag or length is not known, and the file does not show the content of a
-bucket. Only tags of content that was read are kept, never digests that a store gives. A version
+So an object with a new ETag or length is not known, and the record shows nothing of the content of
+a bucket. Only tags of content that was read are kept, never digests that a store gives. A version
 cannot change, so its record counts as proven; without a version, the same ETag is believed until
 the record is due.
 """

@@ -1,4 +1,4 @@
-"""A scan of buckets: list objects, sort them, read those that need it, and yield outcomes.
+"""A scan of buckets: list objects, sort them, read the objects that need it, and yield outcomes.
 
 Threads list and read; the thread that iterates sorts, uses the cache and yields all outcomes. The
 outcomes of a bucket have no fixed order. A listing that ends early makes its URI unread, with a
@@ -53,8 +53,8 @@ TICK_S = 0.2
 #: Outcomes that are yielded together.
 _TOGETHER = 1_000
 
-#: The version of tokens, and how long one is: a key has 1,024 bytes at most, and a URI three
-#: characters for each.
+#: The version of tokens, and their greatest length: a key has 1,024 bytes at most, and a URI needs
+#: three characters for each byte.
 _VERSION = 1
 _MAX_CHARS = 16_384
 
@@ -87,7 +87,7 @@ class Elsewhere(Protocol):
         """
 
     def close(self) -> None:
-        """Leave them."""
+        """Disconnect from the other machines."""
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -95,8 +95,8 @@ class Tools(msgspec.Struct, frozen=True):
 
     `memory` has the records of known objects; with `learns`, records are added. `trusts` returns by
     the URI of a bucket whether its ETags are trusted; `readers` is the number of objects that are
-    read at a time. Buckets of S3 are listed and read `elsewhere`, if that is given; others by what
-    `store` returns.
+    read at a time. Buckets of S3 are listed and read `elsewhere`, if that is given; other buckets
+    by the stores that `store` returns.
     """
 
     spool: Spool
@@ -134,7 +134,7 @@ class Objects:
         """Check all objects; `make_members` makes an opener of containers for each thread.
 
         Raises:
-            StateError: an index cannot be read, or there is no room to keep objects.
+            StateError: an index cannot be read, or no space is left to keep objects.
             UsageError: a library is missing, or a store cannot do the requested work.
         """
         # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
@@ -170,7 +170,7 @@ class Objects:
 
 
 class _Bucket:
-    """One listing of one scan."""
+    """One bucket of a scan: its listing, and the reads of its objects."""
 
     def __init__(
         self,
@@ -192,7 +192,8 @@ class _Bucket:
         self._after = request.after
         first = make_members()
         processors = usable_processors(len(os.sched_getaffinity(0)))
-        # As many processes open containers as there are processors, however many objects are read.
+        # As many processes open containers as the machine has processors, however many objects are
+        # read.
         more = [] if first is None else [make_members() for _ in range(1, processors)]
         members = [one for one in (first, *more) if one is not None]
         self._opener = Opener(members, tools.spool) if members else None
@@ -271,7 +272,7 @@ class _Bucket:
         if done.by_store is not None:
             if self._request.reads:
                 self._pending.add_page(done.by_store)
-            else:  # without reading nothing can contradict the store
+            else:  # without reading, no content can contradict the store
                 yield self._clean_by_store(done.by_store)
         self._numbers += 1
         self._open.append(_OpenPage(self._numbers, len(done.wanted), self._last_key(page)))
@@ -281,7 +282,7 @@ class _Bucket:
         self._move_on()
 
     def _last_key(self, page: Page) -> str | None:
-        """Return the last key of a page with all versions of this key; None without one."""
+        """Return the last key of a page with all versions of this key; None if unsure."""
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()

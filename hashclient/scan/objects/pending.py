@@ -1,7 +1,7 @@
 """Objects that are clean by their store's digest; their outcomes wait until the end of the run.
 
-If one object's content contradicts the store's digest, all waiting objects are unread. There may be
-millions of them, so they wait in a file without a name, and only their number is kept in memory.
+If one object's content contradicts the store's digest, all waiting objects are unread. Millions of
+objects may wait, so they wait in a file without a name, and only their number is kept in memory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Pending:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of waiting objects."""
         return self._written + len(self._few)
 
     def add_page(self, page: Any) -> None:
         """Add all objects of a page.
 
         Raises:
-            StateError: there is no room for the file.
+            StateError: no space is left for the file.
         """
         try:
             if self._file is None:
@@ -64,7 +64,7 @@ class Pending:
         """Add one object.
 
         Raises:
-            StateError: there is no room in the file.
+            StateError: no space is left in the file.
         """
         self._few.append(wanted)
         if len(self._few) >= TOGETHER:
@@ -99,7 +99,7 @@ class Pending:
             self.close()
 
     def close(self) -> None:
-        """Drop them."""
+        """Drop all waiting objects."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk: the rest of the file is not needed
                 self._file.close()

@@ -1,10 +1,10 @@
 """Checking one object: it is read in ranges, digested as it arrives, and judged.
 
-1. Each request for a range has a condition: the object must be the listed one, by its ETag and,
-   once known, by its version.
+1. Each request for a range has a condition: the object still has the listed ETag, and the same
+   version once that is known.
 2. The content must be as long as the listing says: otherwise the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
-4. An object that may be a container is kept while it is read, if there is room, and then opened.
+4. An object that may be a container is kept while it is read, if space is free, and then opened.
 5. If an object needs no digest, only its beginning and its end are read.
 
 A reader is used by one thread.
@@ -43,9 +43,9 @@ from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.values.work import Result, reason_of
 
-#: Bytes of one request: a broken connection loses no more than this.
+#: Bytes of one request: a broken connection loses at most this many.
 RANGE_BYTES = 16 << 20
-#: A longer object is looked at before it is read, so that only possible containers need room.
+#: A longer object is looked at before it is read, so that only possible containers need space.
 LARGE_BYTES = 1 << 20
 
 
@@ -73,7 +73,7 @@ class Opener:
         return kept
 
     def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
-        """Return a store for an object of this size; this waits until there is room."""
+        """Return a store for an object of this size; this waits until space is free."""
         stack.enter_context(self._spool.reserved(size, is_stopped))
         kept = self.watch(stack)
         kept.keep_all()
@@ -116,7 +116,7 @@ class ObjectReader:
         """Judge with `judge`; open containers with `opener`.
 
         With `learns`, results have what scans remember of objects; with `keep_clean`, clean objects
-        are outcomes as well. A read is given up when the scan `is_stopped`.
+        are outcomes as well. A read is ended when `is_stopped` says that the scan has ended.
         """
         self._store = store
         self._judge = judge
@@ -136,7 +136,7 @@ class ObjectReader:
             return self._check(wanted)
         except StoreError as error:
             return self._unread(wanted, error.reason)
-        except OSError as error:  # an error of the local copy
+        except OSError as error:  # the local copy has failed
             return self._unread(wanted, reason_of(error))
 
     def _check(self, wanted: Wanted) -> Checked:
@@ -194,7 +194,7 @@ class ObjectReader:
         elif wanted.settled == BY_SIZE:
             result.ruled_out_by_size = 1
         else:
-            return  # the run counts it at its end, if no object contradicts the store
+            return  # the run counts this object at its end, if no object contradicts the store
         if outcome.kind is Kind.CLEAN:
             result.clean = 1
         if outcome.kind is not Kind.CLEAN or self._keep_clean:
@@ -245,7 +245,7 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # A front is not opened, but the archive behind it is: both are counted at that place.
+        # A front is not opened, but the archive behind it is opened: both are counted there.
         may_be_one = may_be_one and (not kind or is_front(found))
         return may_be_one, "" if may_be_one else kind
 

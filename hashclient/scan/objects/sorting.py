@@ -3,18 +3,18 @@
 1. An object that is known to be unreadable is unread.
 2. An object is clean if no entry has its size; an empty object is clean, too.
 3. If the ETags of the store are trusted, and every entry of this size has an MD5, an object with an
-   ETag that no entry has is clean. One object in a thousand is still read, and so is the first of a
-   run.
+   ETag that no entry has is clean. One object in a thousand is still read, and so is the first
+   object of a run.
 4. An unchanged object that was read before is looked up by its tags.
 5. Other objects are read or, without reading, unread; the reason says what is known.
 
-If containers are opened, an object that is clean by 2 or 3 is looked at as well, unless the cache
-knows that it is no container or has no listed member.
+If containers are opened, an object that is clean by 2 or 3 is still looked at, unless the cache
+knows that it is no container, or that it has no listed member.
 
-S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag
-with a dash (of parts), of another length, or of an encrypted object is not the MD5, and the ETag of
-an encrypted object looks like an MD5. So an ETag counts only if the configuration says that the
-ETags of a store are MD5s.
+S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag is
+not an MD5 if it has a dash (of parts), or another length. The ETag of an encrypted object looks
+like an MD5, but is none. So an ETag counts only if the configuration says that the ETags of a store
+are MD5s.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _of_hex(text: Uint8) -> Uint8 | None:
 
 
 def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
-    """Return which of n ETags may be an MD5, and those m ETags as (m, 16) bytes, in order."""
+    """Return which of n ETags may be an MD5, and these m MD5s as (m, 16) bytes, in order."""
     alike = _all_alike(etags)
     if alike is not None and (digests := _of_hex(alike)) is not None:
         return np.ones(len(etags), np.bool_), digests
@@ -92,9 +92,9 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     return flags, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, _HEX_CHARS // 2)
 
 
-#: Of this many objects that their store's digests decide, one is read.
+#: Of this many objects that their store's digests decide, one object is read.
 SAMPLE = 1_000
-#: Rows that begin and end at no more places than this are cut out of a page.
+#: Up to this number of edges, pieces are cut out of a page.
 MOST_EDGES = 64
 
 UNREAD = "--no-read: nothing but its content could tell"
@@ -147,7 +147,7 @@ class Sorter:
         self.trusts = trusts
         self._looks = looks
         self._keep_clean = keep_clean
-        #: The number of objects to decide by their store's digest before the next one is read.
+        #: How many objects the store's digest decides before the next object is read.
         self._gap = 0
 
     def sort(self, page: Any) -> Sorted:
@@ -261,7 +261,7 @@ class Sorter:
     def _known(self, objects: Sequence[Wanted], result: Result) -> dict[int, _Known]:
         """Return the records of objects that were read before, by their number.
 
-        No list is known to have them or their members.
+        No list is known to have these objects or their members.
         """
         memory = self._memory
         found = None if memory is None else memory.find(self._store.namespace, objects)
@@ -349,7 +349,7 @@ class _Facts(msgspec.Struct):
 
 
 def _chosen(page: Any, rows: Flags) -> Any:
-    """Return the rows of a page that are set in flags: at least one."""
+    """Return the rows of a page whose flag is set, at least one row."""
     edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)).tolist()
     if len(edges) <= MOST_EDGES:
         runs = zip(edges[::2], edges[1::2], strict=True)

@@ -34,7 +34,7 @@ class Page(msgspec.Struct, frozen=True):
     batch: Any | None
 
 
-#: A result of a thread; an exception is its last one.
+#: A result of a thread; an exception is the thread's last result.
 Event = Page | Checked | BaseException
 
 
@@ -101,7 +101,7 @@ class Threads(Work):
         """Begin to list.
 
         Raises:
-            StateError: the system has no room for a thread.
+            StateError: the system cannot start a thread.
         """
         self._lister = start_thread(self._list, "lister")
         return self
@@ -120,7 +120,7 @@ class Threads(Work):
         """Have an object read.
 
         Raises:
-            StateError: the system has no room for a thread.
+            StateError: the system cannot start a thread.
         """
         if len(self._readers) < min(self._most, self.backlog + 1):
             reader = self._make_reader(lambda: self._stopped)

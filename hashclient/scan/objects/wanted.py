@@ -20,9 +20,9 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     """An object that must be read, or that may be a container.
 
     `plan` are the algorithms to compute, none if its size or its ETag has decided. With `looks`,
-    its members count. With `is_claimed`, its ETag counts as its MD5, and this is checked. `settled`
-    says how the object is counted if it need not be read: as `BY_SIZE`, or by the store's digest.
-    `page` is the number of the page that it was listed on.
+    its members count. With `is_claimed`, the object's ETag counts as its MD5, and the read checks
+    this. `settled` says how the object is counted if it need not be read: as `BY_SIZE`, or by the
+    store's digest. `page` is the number of the page that it was listed on.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
         return self.version is not None or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
-        """Return its URI, with the version that was read, if this is known."""
+        """Return the URI of the object, with the version that was read, if known."""
         return f"{bucket}/{key_text(self.key)}{version_text(version or self.version)}"
 
     def outcome(

@@ -1,1 +1,1 @@
-"""A run: its parts are made and joined, and what it finds is recorded and acted upon."""
+"""A run: its parts are made and joined, and its outcomes are recorded and acted upon."""

@@ -98,9 +98,9 @@ class Responder:
         self.failed: ExitCode | None = None
 
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
-        """Take the held matches at the front of `ready`, which wait for a person, and yield them.
+        """Yield the held matches at the front of `ready`, which wait for a person, and remove them.
 
-        There may be very many held matches, so they are taken and given out together.
+        Very many matches may be held, so they are taken and yielded together.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
@@ -145,7 +145,7 @@ class Responder:
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Begin a batch: note all wishes for reports of its outcomes, and wait for the disk once.
 
-        The files of the batch are isolated together, too, when `respond` comes to the first one.
+        The files of the batch are isolated together, too, when `respond` gets the first of them.
 
         A note that fails is tried again with each outcome, and its failure is shown there.
         """
@@ -313,7 +313,7 @@ class Responder:
         return name
 
     def _open_quarantine(self) -> Quarantine:
-        # Most scans find nothing, and need no quarantine.
+        # Most scans have no match, and need no quarantine.
         from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:

@@ -1,4 +1,4 @@
-"""The second pipeline: a source lists inputs, an executor checks them, and outcomes come out.
+"""The second pipeline: a source lists inputs, an executor checks them, outcomes are yielded.
 
 This module joins source and executor, and keeps the summary up to date; it never prints. `start`
 chooses the executor, and makes all other parts.
@@ -103,7 +103,7 @@ class _Checkers:
         return self._opened[-1]
 
     def close(self) -> None:
-        """Close everything that checkers of this process have open: no child may have it."""
+        """Close everything that checkers of this process have open, before a fork."""
         self._memory.close()
         for made in self._opened:
             made.close()
@@ -125,11 +125,11 @@ def scan(
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, and `progress` at times.
 
-    Only the `options` about reading files count here. Clean files are yielded with `show_clean` and
-    counted always. The summary in `progress` is kept up to date and holds what was found so far
-    when the iteration is ended early. `executor` runs the checking, by default on this machine.
-    After all listed files are checked, the trees `again` name the files that were moved meanwhile,
-    and this process checks these. A `stream` comes first and `objects` come last; both are read in
+    Only the `options` about reading files have an effect here. Clean files are yielded with
+    `show_clean` and counted always. The summary in `progress` is kept up to date, also when the
+    iteration is ended early. `executor` runs the checking, by default on this machine. After all
+    listed files are checked, the trees `again` name the files that were moved meanwhile, and this
+    process checks these files. A `stream` comes first and `objects` come last; both are read in
     this process. Members of containers are checked as `containers` says, and only with it; `accept`
     returns outcomes as the configuration accepts them, and as people have ruled.
 
@@ -170,7 +170,7 @@ def scan(
                     again.lose(item.lost)
                 progress.count(item)
                 for outcome in accept(item.outcomes) if item.outcomes else ():
-                    # Clean outcomes are in the count already, whether or not the caller asks for
+                    # Clean outcomes are in the count already, even if the caller does not want
                     # them.
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)

@@ -1,19 +1,19 @@
 """Which matches are gone: a scan has covered their place and does not find them any more.
 
-A match is gone if all of this is true:
+A match is gone if all these conditions are true:
 
 1. The path of the match lies below a PATH of a scan that came to its end.
 2. The way from there to the file is followed directory by directory, without a symbolic link. The
    scan has listed each directory on the way: none was excluded, failed, or was on another file
    system that the scan had to leave out.
-3. The way ends in the file's own directory or above it, and this is the same directory of the same
-   file system as when the file matched. So an unmounted share makes no match gone. The directory
-   shows its names: if it is encrypted, its key is there.
+3. The last directory on the way is that of the file, or above it, and it is the same directory of
+   the same file system as when the file matched. So an unmounted share makes no match gone. The
+   directory shows its names: if it is encrypted, its key is loaded.
 4. The directory does not have the name, or the name is no regular file. A link with an existing
    target proves nothing: the file may have been moved, and this path may still lead to it.
 
-Each open match below a PATH that the scan has not found again costs a look at its name, and each of
-their directories is opened once. Without these matches, a scan pays only for one query to the
+If a scan has not found an open match below a PATH again, it looks at the name of the match, and
+opens each of these directories once. Without these matches, a scan pays only for one query to the
 record.
 """
 
@@ -64,7 +64,7 @@ def find_gone(
 
 
 class _Way:
-    """The way from a PATH to one directory after the other."""
+    """The way from a PATH to the directories of its matches, which are visited in order."""
 
     def __init__(self, named: str, real: str, coverage: Coverage) -> None:
         self._named, self._real, self._coverage = named, real, coverage
@@ -80,7 +80,7 @@ class _Way:
         self._directory = self._end = self._standing = None
 
     def lacks(self, one: Left, grounds: Mounts) -> bool:
-        """Return whether a match is gone, by the numbers of the module."""
+        """Return whether a match is gone, by the conditions of the module."""
         directory, _, name = one.path.rpartition(b"/")
         if directory != self._directory:
             self.close()
@@ -136,7 +136,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Return whether a name has no file (or directory), and no link that leads anywhere.
+    """Return whether a name has no file (or directory), and no link with an existing target.
 
     Raises:
         OSError: the status of the name cannot be read.

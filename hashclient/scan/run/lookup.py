@@ -1,4 +1,4 @@
-"""Looking up digests that were computed elsewhere: batches of them in, outcomes out.
+"""Looking up digests that were computed elsewhere: batches of digests come in, outcomes come out.
 
 Rows are judged as files are. A row may have several digests, which must then agree with one entry,
 and a size, which rules out entries of another size. A row that agrees with no entry is clean only
@@ -31,7 +31,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: Batches that are read ahead while one is judged.
+#: Batches that are read ahead while a batch is judged.
 AHEAD = 2
 
 
@@ -50,11 +50,11 @@ def lookup(
     `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
     are unread, or clean if `summary` says that gaps are accepted; in this case they are yielded
     like clean rows. At the end, `summary` has the gaps. The path of an outcome is the file name of
-    its row or, without one, its digest: it came from the user, not from a list.
+    its row or, without a name, its digest: the digest is the user's, not from a list.
 
     Raises:
         UsageError: the batches' reader refuses its input.
-        StateError: the system has no room for the thread that reads.
+        StateError: the system cannot start the thread that reads.
     """
     judge = lists.judge()
     gaps = Gaps(lists.indexes)
@@ -98,7 +98,7 @@ def batches_of(
 ) -> Iterator[tuple[str, DigestBatch]]:
     """Yield `digests`, in hexadecimal, and the digests in `files`, with the name of their source.
 
-    `-` among the files is `stdin`, if there is one. Without a `reading`, all rows of files count.
+    `-` among the files is `stdin`, if given. Without a `reading`, all rows of files count.
 
     Raises:
         UsageError: a file cannot be read to its end; raised after all others were read.
@@ -136,7 +136,7 @@ def _content(path: str, reading: Reading | None) -> Iterator[tuple[str, DigestBa
 def _read(
     stream: BinaryIO, name: str, reading: Reading | None
 ) -> Iterator[tuple[str, DigestBatch]]:
-    # This imports readers of all kinds of files; most lookups are of arguments.
+    # This imports readers of all kinds of files; most lookups have digests as arguments.
     from hashclient.lists.importers.importfile import Reading
     from hashclient.lists.importers.registry import read_digests
 

@@ -1,4 +1,4 @@
-"""One run: every outcome is recorded, then acted upon, and only then given out.
+"""One run: every outcome is recorded, then acted upon, and only then yielded.
 
 The command line, or a program that uses the library, iterates over a `Run`. The caller gets an
 outcome after its match was recorded, logged, and handled by the policy. However a run ends, all
@@ -44,7 +44,7 @@ class Guard(Protocol):
     """Holds signals back during work that must not be interrupted."""
 
     def held(self) -> AbstractContextManager[None]:
-        """Let the first signal wait until the end of the block; a second one comes through."""
+        """Let the first signal wait until the end of the block; a second signal comes through."""
 
     def barred(self) -> AbstractContextManager[None]:
         """Let all signals wait until the end of the block, which ends by itself and soon."""
@@ -70,7 +70,7 @@ class Observer:
         """Outcomes were given out, or time has passed."""
 
     def failed(self, error: HashclientError) -> None:
-        """Something besides the inputs failed, such as writing the log; the run goes on."""
+        """Something besides the inputs failed, for example writing the log; the run goes on."""
 
     def file_system_changed(self, path: str) -> None:
         """Another file system than before is mounted at `path`."""
@@ -79,7 +79,7 @@ class Observer:
         """The user should know something about the machine; the run continues."""
 
     def prepared(self, report: Report) -> None:
-        """A report that the policy asks for is prepared."""
+        """A report that the policy wants is prepared."""
 
     def ending(self, run: Run) -> None:
         """All outcomes are recorded and logged, the summary is complete; signals still wait."""
@@ -88,9 +88,9 @@ class Observer:
 class FrontEnd(msgspec.Struct, frozen=True):
     """Connects a run to its front end; by default, to none.
 
-    `stops` are exceptions by which a signal ends the run early, with the exit codes that they stand
-    for: such a run comes to a regular end, and only `summary.stopped` shows the signal. Any other
-    interruption goes on to the caller.
+    `stops` are the exceptions by which a signal ends the run early, with their exit codes: the run
+    then comes to a regular end, and only `summary.stopped` shows the signal. Any other interruption
+    goes on to the caller.
     """
 
     guard: Guard = msgspec.field(default_factory=Unguarded)
@@ -101,7 +101,7 @@ class FrontEnd(msgspec.Struct, frozen=True):
 def exceptions_of(
     session: Session, lists: OpenLists, summary: Summary, observer: Observer
 ) -> Exceptions:
-    """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
+    """Return the exceptions for a run; if exceptions cannot be used, the run has failed.
 
     In a failed run, matches that would be excepted are matches.
     """
@@ -135,11 +135,11 @@ class Run(Iterator[Handled]):
     ) -> None:
         """Handle `outcomes`, which keep `summary` up to date.
 
-        `arguments` are logged as those of the run.
+        `arguments` are logged as the arguments of the run.
         """
         front = front or FrontEnd()
         self.summary = summary
-        #: The error that ended the outcomes early, if there is one.
+        #: The error that ended the outcomes early, or None.
         self.failure: HashclientError | None = None
         self._outcomes = outcomes
         self._recorder = recorder
@@ -212,7 +212,7 @@ class Run(Iterator[Handled]):
     def give_up(self, error: BaseException) -> None:
         """End the run at once because of `error`; no more outcomes are yielded.
 
-        Matches so far are recorded and logged, and count.
+        Matches until then are recorded and logged, and count.
         """
         self._cause = error
         self._results.close()
@@ -302,7 +302,7 @@ class Run(Iterator[Handled]):
                     yield
 
     def _keep(self) -> None:
-        """Record and count the present outcomes, which are acted upon or given out next."""
+        """Record and count the present outcomes, which are acted upon or yielded next."""
         # After a second signal these outcomes would be recorded and logged again.
         with self._guard.barred():
             if self._by_path:
@@ -317,9 +317,9 @@ class Run(Iterator[Handled]):
                 self._ready.extend(kept)
 
     def _settle(self) -> None:
-        """Count exactly the matches and conflicts that were recorded, also excepted ones.
+        """Count exactly the matches and conflicts that were recorded, also excepted matches.
 
-        A signal may come after an outcome was counted and before it is here.
+        A signal may come after an outcome was counted and before it is recorded.
         """
         if self.summary.stopped is not None:
             for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED):

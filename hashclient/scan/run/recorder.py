@@ -42,7 +42,7 @@ _log = Log("scan")
 
 #: The most characters of a run's arguments that are logged: the record must fit in one line.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
-#: Each match gets its own signature if at most this many are recorded together.
+#: If at most this many matches are recorded together, each match gets its own signature.
 SIGNED_EACH = 64
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
@@ -71,8 +71,8 @@ class RunRecord:
 
         The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
         files; by default their paths are used. `decision` says which matches are held. With
-        `brief`, one record called `command` is logged at the end, in place of one record at the
-        start and one at the end: for small runs that come often.
+        `brief`, one record called `command` is logged at the end, and no record at the start: for
+        small runs that come often.
         """
         self._is_brief = brief
         self._arguments: Sequence[str] = ()
@@ -114,9 +114,9 @@ class RunRecord:
         """
         kept = self._remember(outcomes)
         if events := self._events_of(kept):
-            # A report hands over single signed records. A signature takes longer than all other
-            # work to record a match. So of many records only the last is signed, and its signature
-            # covers the others; preparing a report signs the records that the report has.
+            # A report contains single signed records. A signature takes longer than all other work
+            # to record a match. So of many records only the last is signed, and its signature
+            # covers the others; preparing a report later signs each record that the report needs.
             reportable = any(k.record is not None for k in kept)
             sign_each = reportable and len(events) <= SIGNED_EACH
             self._log(events, durable=True, sign_each=sign_each)
@@ -350,7 +350,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
 
 
 def _member_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the names of a member of a container, as far as there is room."""
+    """Return the names of a member of a container, as many as a line of the log holds."""
     if not outcome.members:
         return {}
     from hashclient.matches.recording import MAX_NAME_CHARS
@@ -364,11 +364,11 @@ def _accepted(outcome: Outcome) -> Event:
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return fields with the first `arguments`, as far as there is room, and the number of others.
+    """Return fields with the `arguments` that a line of the log holds, and the number of others.
 
-    A shell makes arguments of the names in a directory, and a person who can make files there can
-    make more arguments than a line of the log holds. These arguments must not keep matches out of
-    the log.
+    A shell makes arguments of the names in a directory, so anyone who can make files there can make
+    more arguments than a line of the log holds. These arguments must not keep matches out of the
+    log.
     """
     room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
     for argument in arguments:

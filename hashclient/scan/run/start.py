@@ -64,7 +64,7 @@ def start_scan(
     """Return a scan that has not begun, by default with the `lists` that should be here.
 
     Raises:
-        UsageError: there is nothing to check, or options contradict each other.
+        UsageError: nothing is given to check, or options contradict each other.
         StateError: no list can be used.
         ConfigError: the seal key, a recipient, a certificate or a rule of the policy is wrong.
     """
@@ -204,7 +204,7 @@ def _executor_of(
     containers: Options | None,
     on_notice: Callable[[str], None],
 ) -> Executor:
-    """Return the executor that `options` ask for; it has no connection and no process yet.
+    """Return the executor that `options` ask for; no connection and no process is started yet.
 
     A cluster lists and reads the `objects` as well.
 

@@ -1,13 +1,14 @@
 """Directories of other users are looked at again at the end of a scan.
 
 A walk lists one directory after the other. A user who may write to two of these directories can
-move a file from one that is not listed yet to one that was listed. So for each directory that
-others may write to, the walk notes the time of its last change, and its entries. After all files
-are checked, the status of each of these directories is read again. A changed directory is listed
-again, at one instant. New entries that are older than the scan are walked and checked, and so are
-`lost` entries, which were listed, but missing at the time of the read. After a change, the pass
-over the directories begins again. If no directory has changed since its listing, all listings
-together show one instant, and no file was missed. A directory that changes without end is unread.
+move a file from a directory that is not listed yet to a directory that was listed. So for each
+directory that others may write to, the walk notes the time of its last change, and its entries.
+After all files are checked, the status of each of these directories is read again. A changed
+directory is listed again, at one instant. New entries that are older than the scan are walked and
+checked, and so are `lost` entries, which were listed, but missing at the time of the read. After a
+change, the pass over the directories begins again. If no directory has changed since its listing,
+all listings together show one instant, and no file was missed. A directory that changes without end
+is unread.
 
 Limits: a file that was made during the scan is not looked for. Directories that only root and we
 may write to are not noted. The scan of a busy server also ends: after `LOOKS` passes over all
@@ -45,19 +46,19 @@ from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.work import Identity, Item, reason_of
 
-#: The most passes over all directories, if these are many; and over changed directories.
+#: The most passes over all directories if they are many, and over changed directories.
 LOOKS, ROUNDS = 3, 12
-#: Notes in memory; more are in a file without a name.
+#: Bytes of notes in memory; more notes are written to a file without a name.
 MOST_BYTES = 1 << 24
 #: Notes of some hundred directories: a pass over all of them takes milliseconds.
 FEW_BYTES = 1 << 16
 
-#: Each note begins with the device and the inode (0 if another note counts); then come the time
-#: when the directory was changed; the number of its walk; whether it may have changed after it was
-#: listed without another time; and the lengths of the path and of the marks, which come next.
+#: A note begins with: the device; the inode (0 if another note counts); the time when the directory
+#: was changed; the number of its walk; whether a later change may have the same time; and the
+#: lengths of the path and of the marks, which come next.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
-#: This number in place of the length of marks says that there were too many.
+#: In place of the length of marks, this number says that the marks were too many.
 TOO_MANY = -1
 #: Entries that the pass looks for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
@@ -80,14 +81,14 @@ class Again:
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
-        #: When the last directory was listed that may have changed after that.
+        #: The time of the last listing after which a change may be unnoticed.
         self._young_ns = 0
 
     def note(self, walker: Walker, frame: Frame) -> None:
         """Note a directory that was listed to its end.
 
         Raises:
-            OSError: there is no room for the note.
+            OSError: no space is left for the note.
         """
         if not self._walkers or self._walkers[-1] is not walker:
             self._walkers.append(walker)
@@ -114,7 +115,7 @@ class Again:
 
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the notes are
-        except FileNotFoundError:  # no directory can be written to: they stay in memory
+        except FileNotFoundError:  # no directory can be written to: the notes stay in memory
             self._most_bytes = sys.maxsize
             return
         file.write(notes.getvalue())
@@ -143,12 +144,12 @@ class Again:
                 return
 
     def _wait(self) -> None:
-        """Wait until changes get another time than that of the listing."""
+        """Wait until a change gets a later time than the listing."""
         while 0 < (left_ns := self._young_ns + TICK_NS - lagging_ns()) <= TICK_NS:
             time.sleep(left_ns / 1e9)
 
     def _look(self, at: int, end: int, lister: Lister, *, is_last: bool) -> Iterator[Item]:
-        """Look at directories by their notes: list changed ones; in the last pass, report them."""
+        """Compare directories with notes: list changed directories; in the last pass, report."""
         while at < end:
             self._notes.seek(at)
             head = _HEAD.unpack(self._notes.read(_HEAD.size))

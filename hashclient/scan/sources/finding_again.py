@@ -39,7 +39,7 @@ ROUNDS = 12
 _ROUNDS_WITHOUT = 3
 #: Errors of a name that is gone, or that another kind of file has now.
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
-#: Longer than any tick of the clock that gives directories their times; and the longest.
+#: A time longer than any tick of the clock for file times, and the longest tick.
 TICK_S, TICK_NS = 0.02, 10_000_000
 #: The number of CLOCK_REALTIME_COARSE in linux/time.h.
 _COARSE_CLOCK = 5
@@ -68,7 +68,7 @@ def lagging_ns() -> int:
 
 
 def open_directory(path: str, *, follow: bool = False) -> int:
-    """Open a directory of any depth; an empty path is the current one.
+    """Open a directory of any depth; an empty path means the current directory.
 
     Raises:
         OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
@@ -103,12 +103,12 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
 
 
 def is_same(status: os.stat_result, identity: Identity) -> bool:
-    """Return whether a directory with this status is the listed one."""
+    """Return whether a directory with this status is the listed directory."""
     return status.st_ino == identity[1] and identity[0] in (None, status.st_dev)
 
 
 def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
-    """Open a directory that was listed before, even if it now has another name beside its old one.
+    """Open a directory that was listed before, even if its name has changed since.
 
     Links on the way are followed: they may lead to the same directory, and to no other. Without an
     `identity`, the present directory is opened.
@@ -215,7 +215,7 @@ def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
     now = os.fstat(fd)
     if (now.st_mtime_ns, now.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
         return True
-    # The clock of these times stands still for some milliseconds.
+    # The clock of these times moves in steps of some milliseconds.
     return max(now.st_mtime_ns, now.st_ctime_ns) >= opened_ns - TICK_S * 1e9
 
 
@@ -238,7 +238,7 @@ def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | 
 def is_older(fd: int, name: str, since_ns: int) -> bool:
     """Return whether an entry of an open directory was made before a time.
 
-    A new file in the place of a listed one was saved over it. An older file was moved there,
+    A new file under the name of a listed file was saved over it. An older file was moved there,
     perhaps in exchange, so the listed file may still exist. False if the file system does not know
     when a file was made.
     """
@@ -286,8 +286,8 @@ def inode_of(fd: int, name: str) -> int | None:
     """Return the inode of a name in an open directory that shows another inode for it.
 
     Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
-    the directory has changed meanwhile, so that two names may have been exchanged, or if it is only
-    this name, on which something is mounted. The search takes some time.
+    the directory has changed meanwhile: two names may have been exchanged. Also None if only this
+    name differs, since something is mounted on it. The search takes some time.
 
     Raises:
         OSError: the directory cannot be read.
@@ -324,7 +324,8 @@ def snapshot(fd: int) -> list[Entry]:
         size = _FIRST_BYTES
         while True:
             pieces = [read(opened, size)]
-            # A file system that gives pieces, as FUSE does, gives no more at once to anybody.
+            # A file system that returns names in pieces, as FUSE does, never returns more in one
+            # call.
             may_fit = len(pieces[0]) > size // 2 and size < _MOST_BYTES
             while pieces[-1]:
                 pieces.append(read(opened, size))

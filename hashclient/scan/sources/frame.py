@@ -27,15 +27,15 @@ from hashclient.scan.sources.finding_again import (
 from hashclient.scan.sources.listing import OF_ONE, Chunk, Lister, Listing
 from hashclient.scan.values.work import NO_INODES
 
-#: This many names are listed by one call of the kernel, at one instant: the C library has room for
-#: 32 KiB, and a name takes 280 bytes at most. Other libraries may have less room.
+#: One call of the kernel lists this many names at one instant: the C library has a buffer of 32
+#: KiB, and a name takes 280 bytes at most. Other libraries may have smaller buffers.
 AT_ONCE = 100 if is_glibc() else 0
 #: The inodes of a directory that are kept until it is read to its end.
 MOST_LISTED = 1 << 22
 
 
 def mark_of(entry: Entry) -> int:
-    """Return a mark to tell listed entries from new ones: a directory's name counts, too."""
+    """Return a mark that shows whether an entry was listed; for a directory, its name counts."""
     name, mode, inode = entry
     return hash((name, inode)) & (1 << 64) - 1 if mode == stat.S_IFDIR else inode
 
@@ -53,14 +53,15 @@ def chunk_of(entries: Sequence[Entry]) -> Chunk:
 class Frame(msgspec.Struct):
     """A directory that a walk is in: its remaining entries, and the files since the last group.
 
-    Without `fd` the directory is closed, and its remaining entries are in memory. `status` was its
-    status, and `opened_ns` the time, before it was read. `names` are files with their `inodes`,
-    `rest` other entries that were read, `chunks` entries that are not read yet; if the directory
-    `is_listed`, these are in memory. `listed` are the inodes of `count` entries so far, unless they
-    are too many; inodes that were gone at the second listing are removed. `ahead` has directories
-    in this one that were begun ahead, `later` directories that may be. If others may write to the
-    directory, it `is_shared`, and `marks` are of directories in it; if it is listed again,
-    `changed_ns` was its time at the listing before.
+    Without `fd` the directory is closed, and its remaining entries are in memory. `status` is the
+    status of the directory, and `opened_ns` the time, before the first read. `names` are files with
+    their `inodes`, `rest` other entries that were read, and `chunks` entries that are not read yet:
+    if the directory `is_listed`, they are in memory. `listed` are the inodes of `count` entries so
+    far, unless they are too many; inodes that were gone at the second listing are removed. `ahead`
+    has subdirectories that threads read already, `later` has subdirectories that threads may read.
+    If others may write to the directory, it `is_shared`, and `marks` has the marks of its
+    subdirectories. If it is listed again, `changed_ns` is its time of change at the earlier
+    listing.
     """
 
     path: str
@@ -153,7 +154,7 @@ class Frame(msgspec.Struct):
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
     def look_ahead(self, lister: Lister) -> None:
-        """Begin to read the next directories in it ahead, as many as there is room for."""
+        """Let threads begin to read the next subdirectories, as many as the limits allow."""
         while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
             listing = lister.ahead(self.fd, self.later[0])
             if listing is None:

@@ -2,8 +2,8 @@
 
 Three cases need a decision: the beginning of a tree, the border to another file system, and a
 followed link. The process that distributes work decides here, before any directory below is listed.
-A worker of a cluster lists directories only as far as they need no such decision, and hands back
-the others.
+A worker of a cluster lists directories until a decision is needed, and returns the remaining
+directories.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def kind_of(mode: int) -> str:
 
 
 class Frontier:
-    """Decides about the directories of one tree: each is asked about before it is entered."""
+    """Decides about each directory of one tree whether the walk enters it."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
         """Use the options; a directory that differs from its record in `mounts` is unread."""
@@ -118,11 +118,11 @@ class Frontier:
         return True
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
-        """Return a directory if it is left to others; `above` lists it with an inode."""
+        """Return a `Start` if another process lists the directory with `inode` in `above`."""
         return None
 
     def bounded(
         self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
     ) -> Iterator[Chunk] | Start:
-        """Return the entries of a directory that is entered; itself if they are left to others."""
+        """Return the entries of a directory, or a `Start` if another process lists it."""
         return chunks

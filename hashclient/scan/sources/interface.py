@@ -1,13 +1,13 @@
 """The interface of sources: they list the inputs of a scan.
 
-A source runs in the process that hands out work. A source names inputs, in batches, and never looks
-at an input or opens it; checkers do this. `tests/contract/test_sources.py` checks its contract for
-each source: every input is named once or is an outcome; a directory that cannot be listed is
-unread; a batch is of a useful size, or has the inputs listed in a useful time; and memory does not
-grow with the number of inputs.
+A source runs in the process that distributes work. A source names inputs, in batches, and never
+looks at an input or opens it; checkers do this. `tests/contract/test_sources.py` checks the
+contract for each source. Every input is named once or is an outcome. A directory that cannot be
+listed is unread. A batch is of a useful size, or has the inputs that were listed in a useful time.
+Memory does not grow with the number of inputs.
 
-To add one: a module here with a class, a row in `tests/contract/test_sources.py`, and where it is
-asked for, in `cli/scan` or through `Client.scan(sources=…)`.
+To add a source, write a module here with a class, add a row to `tests/contract/test_sources.py`,
+and open the source in `cli/scan` or give it to `Client.scan(sources=…)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Protocol
 from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task
 
-#: Length of the directories in a task, in characters: deep trees have long ones.
+#: Characters of directory names in a task: deep trees have long paths.
 TASK_CHARS = 1 << 14
 #: Seconds to wait for a task to be full, if listing inputs takes long.
 TASK_S = 0.05

@@ -52,7 +52,8 @@ FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
 #: A step of the walk counts as a wait if it takes longer than the first number of seconds, plus the
 #: second number for each entry.
 STEP_S, ENTRY_S = 0.0005, 0.000005
-#: Listing is slow if among the last steps this many more were waits than not; the count ends there.
+#: Listing is slow if, among the last steps, waits outnumber others by the first number; the
+#: difference is counted up to the second number.
 SLOW_STEPS, MOST_STEPS = 3, 8
 #: Directories that are read ahead, each by a thread: in one directory, and in all.
 OF_ONE, OF_ALL = 16, 64
@@ -119,7 +120,7 @@ class Lister:
             self._count *= 2
 
     def open(self, directory_fd: int | None, name: str, *, follow: bool) -> Open:
-        """Open a directory in an open one.
+        """Open a subdirectory of an open directory.
 
         Raises:
             OSError: the path cannot be opened, is no directory, or is a link without `follow`.
@@ -166,7 +167,7 @@ class Lister:
         """Begin to open and read a directory in an open directory; None if it is not read ahead."""
         if not self._has_threads or len(self._ahead) >= _room():
             return None
-        waiting = self._waiting  # made before a thread asks for it: both could make one
+        waiting = self._waiting  # made before a thread needs it: two could be made
         try:
             if self._threads <= len(self._ahead):
                 start_thread(self._serve, "list")
@@ -207,7 +208,7 @@ class Lister:
 
 
 def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
-    """Open a directory in an open one, and return its status as well.
+    """Open a subdirectory of an open directory, and return its status as well.
 
     Raises:
         OSError: the path cannot be opened, is no directory, or is a link without `follow`.
@@ -221,7 +222,7 @@ class Listing:
     """A directory that a thread opens, and begins to read."""
 
     def __init__(self, directory_fd: int, name: str) -> None:
-        """Open `name` in an open directory, whose descriptor belongs to this now."""
+        """Open `name` in an open directory, whose descriptor this object closes."""
         from queue import SimpleQueue
 
         self._directory_fd, self._name = directory_fd, name

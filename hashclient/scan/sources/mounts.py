@@ -1,4 +1,4 @@
-"""The file systems of earlier scans, so that a scan notices one that is not mounted.
+"""The file systems of earlier scans, so that a scan notices a missing mount.
 
 An unmounted share is an empty directory, and a scan of this directory would prove nothing. So a
 small file (`remembered`) keeps, for each given directory and each mount point that a scan meets,
@@ -8,8 +8,8 @@ the file system and the directory in it. `_objection` judges a directory whose i
 2. Below autofs, the walk itself sees whether opening a directory mounts a file system.
 3. A former mount point counts as not mounted. Exception: a bind mount of the file system around it,
    if the directory is not empty, because other namespaces may not have this mount.
-4. Another, empty file system may have been mounted by mistake: the former one is missing.
-5. Another file system with files has replaced the former one, which is forgotten.
+4. Another, empty file system may have been mounted by mistake: the former file system is missing.
+5. Another file system with files has replaced the former file system, which is forgotten.
 
 A file system stays missing until it is mounted again or a user runs `inventory forget`.
 
@@ -168,13 +168,14 @@ class Mounts:
         return " ".join([_hash("inner", inner), *names]) if names else None
 
     def _own_names(self, mount: Mount, fd: int) -> Iterator[bytes]:
-        """Yield the names of a file system that no other one can get.
+        """Yield the names of a file system that no other file system can get.
 
         Raises:
             OSError: the file system cannot be asked.
         """
         if mount.source.startswith(b"/dev/"):
-            # The next disk gets the name of the device; with most kinds, also the number.
+            # Another disk may get the name of the device later, and with most kinds also the
+            # number.
             number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
             uuids = self._uuids_at(mount.source) or told_uuids(fd)
             yield from (b"uuid " + uuid for uuid in uuids)

@@ -6,8 +6,8 @@ directory is unread, never walked: `find` also lists its files, and each file wo
 for each level.
 
 A line ends in LF. All other bytes belong to the name. So a list from another system may lead to
-missing files, which are unread, but never to other files. A CR at the end may belong to the name or
-to the line end, and a NUL to neither: such a line is unread as well. Empty names are ignored.
+missing files, which are unread, but never to other files. A line with a NUL, or with a CR at its
+end, is unread as well: the CR may belong to the name or to the line end. Empty names are ignored.
 """
 
 from __future__ import annotations

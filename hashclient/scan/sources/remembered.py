@@ -84,7 +84,7 @@ def load(state_dir: Path) -> list[Record]:
 
 
 def below(paths: Iterable[str], roots: Iterable[str]) -> list[str]:
-    """Return, by path, which of `paths` are one of `roots` or below one; all are absolute."""
+    """Return the `paths` that are in `roots` or below a root, sorted; all are absolute."""
     beginnings = tuple(root.rstrip("/") + "/" for root in roots)
     return sorted(path for path in paths if f"{path}/".startswith(beginnings))
 

@@ -83,7 +83,7 @@ class Trees:
         *,
         looks_again: bool = True,
     ) -> None:
-        """List `paths`; with `mounts`, a directory that is not the former one is unread.
+        """List `paths`; with `mounts`, a directory whose file system has changed is unread.
 
         If the source `looks_again`, directories that others may write to are noted for `again`.
         """
@@ -104,8 +104,8 @@ class Trees:
         """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
 
         A path that is a link is followed: the user named it. Regular files are only listed here;
-        they may change or vanish before they are opened. A directory that is not the former one is
-        unread, but its present files are listed.
+        they may change or vanish before they are opened. A directory whose file system has changed
+        is unread, but its present files are listed.
         """
         tasks, lister = TaskBuilder(), Lister()
         try:

@@ -88,7 +88,7 @@ class Walk:
         self._late: set[tuple[int, int]] | None = None
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._stack: list[Frame] = []
-        #: File systems whose directories show other inodes than theirs for directories in them.
+        #: File systems whose directories show other inodes for subdirectories than these have.
         self._differing: set[int] = set()
         self._since_ns = time.time_ns()
         self._ours = trusted_users()
@@ -194,9 +194,10 @@ class Walk:
         return self._excluded is not None or self._late is not None
 
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
-        """Return the entries of a new chunk that are not to be left out.
+        """Return a new chunk without the directories that are left out.
 
-        These are excluded directories, and late ones that were made since the walk began.
+        Left out are excluded directories and, in the passes of `again`, directories that were made
+        since the walk began.
         """
         kept: list[Entry] = []
         names = chunk.names
@@ -284,8 +285,8 @@ class Walk:
         """Put directory `path` on the stack, or return why not; it was listed in `frame`.
 
         In its parent the directory had `inode`, or the directory that a link leads to was `target`.
-        The directory may have been opened ahead, as `listing`. A directory that is not the former
-        one is entered, too, and the outcome says so.
+        The directory may have been opened ahead, as `listing`. A directory that has replaced the
+        listed directory is entered, too, and the outcome says so.
         """
         begun = None if listing is None else self._lister.take(listing)
         lost: str | None = None

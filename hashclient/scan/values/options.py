@@ -1,9 +1,9 @@
 """The options of a scan: one value, for the command line, the configuration and programs.
 
 Each option is declared once, in this module, with its type, its default and its help. `cli/options`
-makes the flag of an option from this declaration; the flag is also its environment variable, its
-key in config.toml, and its part of the help, the man pages and the completion. A build has to read
-this for the man pages, so it imports the standard library alone.
+makes the flag of an option from this declaration, its environment variable, its key in config.toml,
+and its text in the help, the man pages and the completion. The build reads this module for the man
+pages: so the module imports the standard library alone.
 """
 
 from typing import Annotated, NamedTuple
@@ -23,8 +23,8 @@ class Flag(NamedTuple):
 class ScanOptions(NamedTuple):
     """How files are checked, and what is done about matches.
 
-    An option that is on by default is turned off by a flag that begins with `--no-`. Only programs
-    have the last four.
+    An option that is on by default is turned off by a flag that begins with `--no-`. The last four
+    options are for programs only.
     """
 
     exclude: Annotated[

@@ -55,9 +55,9 @@ class Group(NamedTuple):
     """Names of regular files in one directory; `follow` says whether a name may be a link.
 
     A source that has listed the directory gives the `identity` of the directory, and the inode of
-    each file, 0 if it is not known. Without identity and inodes, the files are those that have the
-    names when they are opened. If `is_named`, each file has an outcome, even if the directory was
-    replaced; otherwise only files in the new directory count then.
+    each file, 0 if it is not known. Without identity and inodes, any file that has the name when it
+    is opened counts. If `is_named`, each file has an outcome, even if the directory was replaced;
+    otherwise only files in the new directory count then.
     """
 
     directory: str
@@ -68,7 +68,7 @@ class Group(NamedTuple):
     is_named: bool = False
 
     def part(self, first: int, end: int | None = None) -> Group:
-        """Return the names from a place on, up to another one."""
+        """Return the names from number `first` up to number `end`."""
         return self._replace(names=self.names[first:end], inodes=self.inodes[first:end])
 
     def only(self, names: Sequence[str], inodes: Sequence[int]) -> Group:
@@ -130,7 +130,7 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Result(Counts, kw_only=True):
-    """The result of a task: counts of usual files, outcomes of the others, and work handed back.
+    """The result of a task: counts of usual files, outcomes of the others, and work that is left.
 
     Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
     unchanged from an earlier run, or it is skipped or unread. Each of the `members` of containers
