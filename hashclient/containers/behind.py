@@ -1,9 +1,9 @@
 """Archives behind other bytes: in self-extractors, behind pictures and documents.
 
-`sniffing` finds where such archives may be. This module searches all bytes for the marks that kinds
-declare for this purpose. The expander of a kind decides whether an archive begins at a mark, and
-how long the archive is. An archive of an unopened kind is reported. The zip expander itself finds a
-zip behind other bytes.
+`sniffing` finds where these archives may be. This module searches all bytes for the marks that
+kinds declare for this purpose. The expander of a kind decides whether an archive begins at a mark,
+and how long the archive is. An archive of an unopened kind is reported. The zip expander itself
+finds a zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
 #: The most archives that are opened in one file, and the most marks without an archive that are
-#: looked at: more of either cannot occur by chance, and the rest is unread.
+#: looked at: more cannot occur by chance, and the rest is unread.
 _MAX_ARCHIVES, MAX_MARKS = 64, 10_000
 
 
 class Begun(Expander, Protocol):
-    """An expander of a kind that may stand behind other bytes."""
+    """An expander of a kind that may be behind other bytes."""
 
     def length(self, data: Data) -> int:
-        """Return the length of the archive that begins here; 0 without one.
+        """Return the length of the archive at the beginning; 0 if no archive begins here.
 
-        The length of all bytes, if no checksum makes sure where the archive ends.
+        If no checksum shows where the archive ends, return the length of all bytes.
         """
         ...
 
@@ -63,7 +63,7 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
-        """Yield archives with kind and expander, but none inside the archive before it.
+        """Yield archives with kind and expander, except archives inside another archive.
 
         Within an archive without a sure end, archives of other kinds are found: most programs
         search for one kind, and pass over the others.
@@ -90,10 +90,10 @@ class Behind:
                 start = beyond
                 continue
             part, lengths = part_of(data, at), []
-            # Marks of several kinds may be at one place: a false mark must not hide a true one.
+            # Marks of several kinds may be at one offset: a false mark must not hide a true mark.
             for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
-                    kinds.remove((kind, None))  # one mark of an unopened kind is enough
+                    kinds.remove((kind, None))  # one mark is enough to report an unopened kind
                     del places[kind.name]
                     yield kind, None, part
                 elif length := expander.length(part):

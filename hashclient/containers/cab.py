@@ -3,7 +3,7 @@
 libarchive calls short blocks damaged. libarchive reads all other cabinets, and all members that are
 not compressed by MSZIP, but only the first cabinet of a file.
 
-Limits: a cabinet in an archive is a stream, of which libarchive reads only the first cabinet: later
+Limits: a cabinet in an archive is a stream, and libarchive reads only its first cabinet: later
     cabinets in this stream are unread. A member whose folder began in another cabinet is unread, as
     in libarchive.
 """
@@ -50,7 +50,7 @@ class _Folder(msgspec.Struct, frozen=True):
 
 
 class _Marks(Forward):
-    """A position in bytes in which the marks of cabinets are looked for."""
+    """A position in bytes, and a search for the marks of cabinets from there."""
 
     def find(self) -> bool:
         """Go on to the next mark; return False at the end."""
@@ -63,7 +63,7 @@ class _Marks(Forward):
 
 
 class _Passing:
-    """A stream that another stream reads, and the position of the last mark in it."""
+    """A stream, and the position of the last mark of a cabinet in it."""
 
     def __init__(self, stream: Forward) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class Cab(Libarchive):
     """Cabinets."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """See `Expander`. Behind a cabinet, cabextract looks for the mark of another one.
+        """See `Expander`. Behind a cabinet, cabextract looks for the mark of another cabinet.
 
         If the cabinet cannot end where its header says, or has a name that is too long, cabextract
         searches all bytes behind its mark.
@@ -132,12 +132,12 @@ class Cab(Libarchive):
         yield from _members(whole, folders) if folders else super().members(whole)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: no field is sure, and all cabinets up to the end are one archive."""
+        """See `behind.Begun`: all cabinets up to the end are one archive."""
         return data.size if _length(data) else 0
 
 
 def _length(data: Data) -> int:
-    """Return the length of the cabinet that begins here, if its first folder is where it says.
+    """Return the length of the cabinet here, if its first folder is where its header says.
 
     Programs ignore the other fields: the version, and an impossible length.
     """
@@ -163,7 +163,7 @@ def _says(head: bytes) -> int:
 
 
 def _short(data: Data) -> list[_Folder]:
-    """Return the folders of a cabinet if a block in them, but not the last one, is short."""
+    """Return the folders of a cabinet if a block in them, except the last block, is short."""
     folders = _folders(data)
     is_short = False
     for folder in folders:

@@ -1,8 +1,8 @@
 """The worker's side: starts, asks and replaces the process that opens containers.
 
-The process is started as a program of its own, never forked, so that it has no keys and lists from
+The process is started as a program of its own, never forked, so that it gets no keys and lists from
 the worker's memory. The process gets a pair of sockets and nothing else. If the process dies, the
-file at hand is unread and the worker goes on. The answers of the process count only for this file,
+present file is unread and the worker goes on. The answers of the process count only for this file,
 and only if they are possible.
 """
 
@@ -55,7 +55,8 @@ MAX_VAIN_STARTS = 4
 #: Names of nested containers, the outermost first.
 Chain = tuple[bytes, ...]
 
-#: Calls what starts the process, in a thread: the kernel ends the process when that thread ends.
+#: Calls the function that starts the process, in a thread: the kernel ends the process when that
+#: thread ends.
 Starting = Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]]
 
 _DIED = "the process that opened it has died"
@@ -68,7 +69,7 @@ _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask i
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """One member: the names of its containers, outermost first, its `Row`, and its mail."""
+    """A member: the names of its containers (outermost first), its `Row`, and its mail."""
 
     chain: Chain
     row: Row
@@ -84,7 +85,7 @@ class Cage:
         masks_of: Callable[[Sequence[int | None]], bytes],
         starting: Starting | None = None,
     ) -> None:
-        """`masks_of` returns the algorithms to compute for members of these sizes, as masks."""
+        """`masks_of` returns, as masks, the algorithms to compute for members of some sizes."""
         self.options = options
         self._starting = starting
         self._masks_of = masks_of
@@ -92,7 +93,7 @@ class Cage:
         self._channel: Channel | None = None
         self._vain_starts = 0
         self._is_stopped = False
-        #: The parts of the sandbox in force, once there is a process.
+        #: The parts of the sandbox in force; None before the first process is started.
         self.locks: Locks | None = None
 
     def close(self) -> None:
@@ -127,7 +128,7 @@ class Cage:
         Raises:
             NotReadError: the file was not read to its end, because the process died or took too
                 long; earlier results count.
-            OSError: there is no room for the process now; nothing was found yet.
+            OSError: memory or descriptors for the process are missing now; no member was found yet.
         """
         deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
@@ -145,7 +146,7 @@ class Cage:
             why = self._how_it_ended(str(error))
             raise NotReadError(Why.FAILED, why) from error
         finally:
-            # Also after a signal in between: later messages would belong to no job.
+            # A signal may also have interrupted the job: its later messages would belong to no job.
             if done is None or done.is_tired:
                 self.close()
 
@@ -161,7 +162,7 @@ class Cage:
             channel.set_timeout(max(0.001, deadline - time.monotonic()))
             message = decode_to_worker(channel.receive())
             if isinstance(message, Rows):
-                # Each member may have another row, for unreadable contents.
+                # A member may have a second row, for contents that are unreadable.
                 rows += len(message.rows)
                 if rows > 4 * most:
                     raise BrokenError("it says too much")
@@ -230,7 +231,7 @@ class Cage:
 
         Raises:
             NotReadError: the process cannot be started, or cannot be sandboxed as required.
-            OSError: there are not enough descriptors or memory now.
+            OSError: descriptors or memory are missing now.
         """
         if self._vain_starts >= MAX_VAIN_STARTS:
             raise NotReadError(Why.FAILED, "the process that opens containers keeps dying")
@@ -255,7 +256,7 @@ class Cage:
         except (OSError, BrokenError, msgspec.MsgspecError) as error:
             self.close()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
-                # No container is to blame: the next one tries again.
+                # No container has caused this failure: the next container tries again.
                 self._vain_starts -= 1
                 raise
             raise self._not_started(error) from error

@@ -182,8 +182,8 @@ def serve(channel: Channel, setup: Setup, registry: Registry, stall: Stall) -> N
             out.flush()
         finally:
             os.close(fd)
-        # The time used so far would be missing for the next file: the limit is for the whole
-        # process.
+        # The limit of time is for the whole process: time used so far would be missing for the next
+        # file.
         is_tired = time.process_time() > setup.limits.time_s
         channel.send(Done(driver.bytes_out, is_tired))
 

@@ -1,8 +1,8 @@
-"""One compressed file: gzip, bzip2, xz, legacy lzma, and zstd if Python has it.
+"""A compressed file: gzip, bzip2, xz, legacy lzma, and zstd if Python has it.
 
-Each file is a container with one member, which consists of all its streams one after the other, as
-in the programs of these formats. Bytes after the last stream are ignored, as by these programs; but
-if a stream of another kind follows, which some programs join, this stream is unread. No size is
+Each file is a container with one member: the content of all its streams, one after the other, as in
+the programs of these formats. Bytes after the last stream are ignored, as by these programs; but if
+a stream of another kind follows, which some programs join, this stream is unread. No size is
 claimed: the size in gzip is modulo four gigabytes, and only of the last stream.
 """
 
@@ -31,7 +31,7 @@ from hashclient.containers.kinds import is_lzma_header
 #: streams one after the other would copy a whole block each.
 _FIRST_BYTES = 2 << 10
 
-#: A header, and room for the extra field, a name and a comment behind it.
+#: The length of a header, and the most bytes of a header with its extra field, name and comment.
 _GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
 #: Checksum and length of the decoded bytes.
 _GZIP_TRAILER = Struct("<2L")
@@ -51,9 +51,9 @@ _JOINED_BY_GZIP = (b"\x1f\x9d", b"\x1f\x1e", b"\x1f\xa0")
 #: Python's module joins streams of these kinds, and ignores streams of other kinds behind them.
 _JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
-#: The field of an .lzma that does not say how long the decoded bytes are, as most.
+#: The length field of an .lzma that does not say how many bytes decode: the usual case.
 _NO_LENGTH = b"\xff" * 8
-#: This many decoded bytes show the kind of a member; the window is large enough for them.
+#: The kind of a member shows in this many decoded bytes; the window is large enough for them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
@@ -73,7 +73,7 @@ class _Input:
         return piece
 
     def give_back(self, count: int) -> None:
-        """Go back over bytes of the last piece, and begin with small pieces again."""
+        """Move back over bytes of the last piece, and begin with small pieces again."""
         self._bytes.back(count)
         self._step = _FIRST_BYTES
 
@@ -82,7 +82,7 @@ class _Input:
         self._bytes.take(count)
 
     def zeros(self) -> int:
-        """Skip zero bytes; return how many there were."""
+        """Skip zero bytes; return their number."""
         count = 0
         while piece := self.piece():
             rest = piece.lstrip(b"\0")
@@ -98,19 +98,19 @@ class _Input:
 
 
 class _Compressed:
-    """The base of all these kinds: one member, made of streams."""
+    """The base of all compressed kinds: one member, made of streams."""
 
     name = ""
     #: How a stream begins.
     mark = b""
     seeks = False
-    #: Whether any program joins a stream of another kind to this one.
+    #: Whether some program joins a stream of another kind to a stream of this kind.
     is_joined = True
-    #: How streams begin that the program of this kind alone joins.
+    #: Beginnings of other streams that only the program of this kind joins.
     joins: tuple[bytes, ...] = ()
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the one member."""
+        """Yield the only member."""
         source = _Input(data)
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
@@ -201,7 +201,7 @@ class Gzip(_Compressed):
             source.give_back(len(decoder.unused_data))
             trailer = source.peek(_GZIP_TRAILER.size)
             source.skip(len(trailer))
-            # Some programs check both sums and the length, some one sum, some nothing.
+            # Some programs check both sums and the length, some only one sum, some no sum.
             if not is_right:
                 error = "gzip: the checksum of its header does not agree"
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
@@ -285,7 +285,7 @@ def _tells(head: bytes) -> bool:
 
 
 class Lzma(_Compressed):
-    """The legacy `.lzma`, which has no mark: its fields make sense, and its beginning decodes."""
+    """The legacy `.lzma`, which has no mark: valid fields, and a beginning that decodes."""
 
     name = "lzma"
 
@@ -301,7 +301,7 @@ class Lzma(_Compressed):
         if not is_lzma_header(head):
             return False
         if head[5:13] == _NO_LENGTH and head[1:5] != _NO_LENGTH[:4]:
-            return True  # 12 bytes are as sure as a mark, and busybox gives what precedes damage
+            return True  # 12 bytes are as sure as a mark; busybox returns bytes before damage
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
         # If the length is too small, busybox returns the bytes before the end.
         return any(

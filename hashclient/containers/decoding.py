@@ -1,7 +1,7 @@
 """Compressed bytes made plain, a bounded piece at a time.
 
 Every method of the standard library behind one protocol, and one loop that drives it. The memory is
-the window that the method declares, up to `MAX_WINDOW_BYTES`, and two pieces.
+two pieces and the window that the method declares, up to `MAX_WINDOW_BYTES`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import NotReadError, Why
 
-#: Bytes of the first piece: enough to tell the kind of a member, in a few microseconds.
+#: Bytes of the first piece: enough to recognise the kind of a member, in a few microseconds.
 FIRST_PIECE_BYTES = 1 << 10
 #: `xz -9` needs 65 MiB; a stream that declares more is not read.
 MAX_WINDOW_BYTES = 192 << 20
@@ -40,7 +40,7 @@ crc32: Callable[[bytes, int], int] = _zlib.crc32
 ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
-    OSError,  # of bz2
+    OSError,  # errors of bz2
     MemoryError,
     EOFError,
     ValueError,
@@ -78,7 +78,7 @@ def inflater(wbits: int) -> Any:
 
 
 def brief_inflater(wbits: int) -> Any:
-    """Return the same for few bytes: `isal` is faster with many, but takes longer to begin."""
+    """Return an inflater for few bytes: `isal` is faster with many, but takes longer to begin."""
     return zlib.decompressobj(wbits)
 
 

@@ -1,9 +1,10 @@
-"""Works through a container: digests its members, and opens the containers among them, too.
+"""Works through a container: digests its members, and opens containers among the members.
 
 Runs in the sandboxed process. The driver enforces the limits, asks once per directory which members
-to digest, reads each member once, and passes the results on; it knows no list and judges nothing. A
-member that cannot be read gets a row with the reason, and the other members are still read. The
-bytes before the error count as well: many programs extract them, some without an error message.
+to digest, reads each member once, and passes the results on. The driver knows no list and judges
+nothing. A member that cannot be read gets a row with the reason, and the other members are still
+read. The bytes before the error count as well: many programs extract them, some without an error
+message.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Tee(Buffered):
         return self.some(count)
 
     def keep(self) -> None:
-        """Keep all bytes, as far as there is room; no byte may have been read before."""
+        """Keep all bytes, up to the limit; no byte may have been read before."""
         self._spool = bytearray(self._buffer)
         self._watching = InProgram(self._buffer)
         self._watching.watch(self._buffer)
@@ -140,12 +141,12 @@ class Tee(Buffered):
             pass
 
     def spooled(self) -> Spool | None:
-        """Return the kept bytes; None if there were too many."""
+        """Return the kept bytes; None if they exceed the limit."""
         return None if self._spool is None else Spool(self._spool)
 
     @property
     def hides_archive(self) -> bool:
-        """Whether the bytes were too many, and are a program in which an archive may be."""
+        """Whether the bytes exceed the limit, and are a program that may contain an archive."""
         return self._spool is None and self._watching is not None and self._watching.has_found()
 
     @property
@@ -197,7 +198,7 @@ class Driver:
         self._sink = sink
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
-        #: Digests of other readings that were opened, and how many of these readings are open now.
+        #: Digests of other readings that were opened, and how many other readings are open now.
         self._opened: set[bytes] = set()
         self._open_readings = 0
 
@@ -212,7 +213,7 @@ class Driver:
         return self._budget.steps
 
     def run(self, open_data: Callable[[], Data]) -> None:
-        """Open a file, and hand its members on; `open_data` returns it, from its beginning."""
+        """Open the file that `open_data` returns, and pass its members to the sink."""
         data = open_data()
         try:
             head = data.read_at(0, ISO_HEAD_BYTES)
@@ -239,7 +240,7 @@ class Driver:
         `among` are its expanders, `expander` included.
 
         Raises:
-            LimitError: the file has used up what it may.
+            LimitError: a limit for the whole file is reached.
         """
 
         def work() -> None:
@@ -276,7 +277,7 @@ class Driver:
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
         """Return whether a member's first bytes show that no container is in or behind it.
 
-        Other members, and unreadable ones, stay undecided: they are read completely.
+        Other members, and unreadable members, stay undecided: they are read completely.
         """
         if member.kind or member.size is None:
             return False
@@ -296,7 +297,7 @@ class Driver:
         """Run a step; a failure becomes a row.
 
         Raises:
-            LimitError: the file has used up what it may.
+            LimitError: a limit for the whole file is reached.
         """
         try:
             work()
@@ -307,7 +308,7 @@ class Driver:
         except MemoryError:
             self._unread(container, name, Why.LIMIT, self._memory_text())
         except Exception as error:  # noqa: BLE001 - whatever an expander raises
-            # Hostile bytes can cause unexpected errors; here, these become unread.
+            # Hostile bytes can cause unexpected errors; their contents are then unread.
             self._unread(container, name, Why.DAMAGED, f"cannot be parsed: {type(error).__name__}")
 
     def _memory_text(self) -> str:
@@ -320,7 +321,7 @@ class Driver:
             mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
             return bytes([mask]) * len(members)
         if len(members) == 1 and not expander.seeks:
-            # A stream has its members one by one: a question for each would cost more than
+            # A stream yields members one by one: one question for each would cost more than
             # digesting all.
             return bytes([job.any_mask])
         sizes = [
@@ -344,10 +345,10 @@ class Driver:
     ) -> None:
         """Read one member as far as needed, and open it if it is a container.
 
-        With `once`, which is set within another reading, bytes that were already opened as a
-        reading are not opened again. A mailbox is also read as one mail. If the text of this mail
-        is the rest of the mailbox, this text is opened only as a mailbox; otherwise each message
-        would be read once for each message before it.
+        `once` is set within another reading: bytes that were already opened as a reading are then
+        not opened again. A mailbox is also read as one mail. If the text of this mail is the rest
+        of the mailbox, the text is opened only as a mailbox; otherwise each message would be read
+        again for each message before it.
         """
         once |= member.is_again
         name = _name(member)
@@ -424,7 +425,7 @@ class Driver:
             self._open_readings -= once
 
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
-        """Note how a member is opened; return False if the same bytes were already opened so."""
+        """Note how a member is opened; False if these bytes were already opened in this way."""
         whole = tee.spooled()
         if whole is None:
             return True

@@ -20,7 +20,7 @@ class Encoded:
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the files, after the whole text was read."""
+        """Yield the encoded files; first, the whole text is read."""
         source, finder = Forward(data), FileFinder()
         for _ in finder.watch(iter(lambda: source.some(PIECE_BYTES), b"")):
             pass

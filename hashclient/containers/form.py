@@ -1,6 +1,6 @@
 """A form that a browser sends (`multipart/form-data`): each part is a member, byte by byte.
 
-The body alone is enough, as a proxy passes it on: its first line is the boundary. Servers differ
+The body alone, as a proxy passes it on, is enough: its first line is the boundary. Servers differ
 about `Content-Transfer-Encoding` and about multiparts in a part, so both readings count.
 """
 
@@ -26,7 +26,7 @@ class Form:
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one, each to be read before the next is asked for."""
+        """Yield the parts one by one; the caller reads each part before it takes the next."""
         lines = Lines(data)
         boundary = lines.peek(HEAD_BYTES).partition(b"\n")[0].rstrip()[2:]
         yield from _parts(lines, (boundary,), 1)

@@ -1,8 +1,8 @@
 """Bytes read forwards: exact counts for headers, large pieces for the bytes between them.
 
 Unneeded bytes are skipped if the bytes can be read at any offset. Blocks are small after a jump,
-and grow while all bytes are read. So a container costs little more than its headers if only these
-are needed. At most two blocks are in memory.
+and grow while all bytes are read. So a container whose headers alone are needed costs little more
+than its headers. At most two blocks are in memory.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Buffered:
             pass
 
     def peek(self, count: int) -> bytes:
-        """Return the next `count` bytes, fewer only at the end, and stay here. Meant for few."""
+        """Return the next `count` (few) bytes, fewer only at the end, and stay here."""
         if self._at + count > len(self._buffer):
             self._fill(count)
         return self._buffer[self._at : self._at + count]
@@ -89,12 +89,12 @@ class Buffered:
         return taken
 
     def back(self, count: int) -> None:
-        """Go back over the last `count` bytes that were just taken."""
+        """Move back over the last `count` bytes that were taken."""
         assert count <= self._at
         self._at -= count
 
     def some(self, most: int) -> bytes:
-        """Return 1 to `most` bytes that are at hand; no bytes mean the end."""
+        """Return 1 to `most` bytes that need no wait; no bytes mean the end."""
         at = self._at
         if at == len(self._buffer):
             self._buffer = self._block()
@@ -139,7 +139,7 @@ class Forward(Buffered):
         return None if self._data is None else partial(pieces_of, self._data, self.position, count)
 
     def skip(self, count: int) -> int:
-        """Skip `count` bytes; return how many there were."""
+        """Skip `count` bytes; return how many bytes were skipped."""
         here = min(count, len(self._buffer) - self._at)
         self._at += here
         left = count - here
@@ -160,7 +160,7 @@ class Forward(Buffered):
 
 
 def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
-    """Yield `count` bytes from `start` on, fewer only if they end before."""
+    """Yield `count` bytes from `start` on, fewer only if the data ends before."""
     end = start + count
     while piece := data.read_at(start, min(PIECE_BYTES, end - start)):
         yield piece
@@ -185,7 +185,7 @@ class Anywhere:
 
 
 class Joined(Anywhere):
-    """Some bytes, behind them a part of other data, and some more bytes."""
+    """Some bytes, then a part of other data, then more bytes."""
 
     def __init__(self, head: bytes, data: Data, start: int, length: int, tail: bytes = b"") -> None:
         """Join `head`, `length` bytes of `data` at `start`, and `tail`."""

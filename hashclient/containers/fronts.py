@@ -1,8 +1,8 @@
 """Bytes that may be in front of an archive, and the places in programs where an archive can begin.
 
 Pictures, films, documents and programs are files of their own, and programs for archives still open
-an archive behind them. Three places are searched, because a search of all bytes would cost as much
-as a digest: the end, where a zip has its directory and rar and 7z have their last header; the place
+an archive behind them. A search of all bytes would cost as much as a digest, so three places are
+searched: the end, where a zip has its directory and rar and 7z have their last header; the place
 behind the last section of a program; and the resources of a program for Windows.
 
 Limits: behind bytes of an unknown kind, only a zip near the end is found (`sniffing.tail_bytes`). A
@@ -23,8 +23,8 @@ from hashclient.containers.kind import Kind, Mark
 PROGRAMS = b"MZ", b"\x7fELF"
 #: Bytes at the beginning that show where a program ends.
 FRONT_BYTES = 1 << 12
-#: How many bytes behind a program, and of its resources, are searched. 7-Zip looks no further for
-#: the beginning of an archive; a program without an archive has no bytes behind its end.
+#: How many bytes behind a program, and of its resources, are searched. 7-Zip looks for the
+#: beginning of an archive in as many bytes; programs without an archive end before.
 SEARCHED_BYTES = 8 << 20
 #: The last bytes of a 7z: for a packed header, its method and checksum; for another header, the
 #: attributes of all members.
@@ -35,9 +35,9 @@ _END_OF_7Z = re.compile(
 )
 #: offset of the header; in it: number of sections, length of the optional header
 _PE_AT, _PE = Struct("<60xL"), Struct("<4s2xH12xH2x")
-#: size and place in the file, behind the name, of one section of a program for Windows
+#: the size and the place of a section of a program for Windows, behind its name
 _SECTION = Struct("<8s8x2L16x")
-#: Of a program for DOS: bytes in the last page, and pages.
+#: Of a program for DOS: bytes in the last page, and the number of pages.
 _DOS = Struct("<2x2H")
 #: Of ELF: places and sizes of its tables; by class, and in either order of bytes.
 _ELF = {1: "28x2L6x5H", 2: "32x2Q6x5H"}
@@ -84,8 +84,8 @@ KINDS = (
         *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),
         *(b"<!DOC", b"<!doc", b"<html", b"<HTML", b"<svg", b"<?xml"),
     ),
-    # Files that only resemble a container, and a program of Chrome, which is a zip behind a
-    # signature.
+    # Files that resemble a container without being one, and a program of Chrome, which is a zip
+    # behind a signature.
     Kind(
         "nearly an archive",
         (
@@ -121,7 +121,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
     except (struct.error, OverflowError):
         end = 0  # the program is cut off, or hides its parts
     if not 0 <= end <= size:
-        end = 0  # programs for archives find an archive whatever a program says of its end
+        end = 0  # programs for archives find an archive wherever a program claims to end
     if end < size:
         yield end, min(SEARCHED_BYTES, size - end)
 
@@ -144,7 +144,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
 
 
 def _elf(head: bytes) -> int:
-    """Return where a program of Linux ends: behind its last section or, if it has none, segment."""
+    """Return where a program of Linux ends: behind its last section, or last segment."""
     width, order = head[4:5], head[5:6]
     order_sign = ">" if order == b"\2" else "<"
     kind = 1 if width == b"\1" else 2

@@ -1,14 +1,15 @@
 """Containers: bytes that hold members, read without trust in their claims.
 
-An expander knows one kind of container. The expander lists members and gives their bytes; it
-computes nothing, judges nothing and opens no path. The driver of the expander recurses, digests and
-keeps the limits. `tests/contract/test_expanders.py` tests the contract of each expander: every
-member that a usual program would extract is listed; a member that cannot be read to its end raises
-`NotReadError` at that point, and the members beside it are still read if possible; and memory is
-bounded whatever the bytes are.
+An expander knows one kind of container. The expander lists members and returns their bytes; the
+expander computes nothing, judges nothing and opens no path. The driver calls the expander again for
+nested containers, digests, and keeps the limits. `tests/contract/test_expanders.py` tests the
+contract of each expander. Every member that a usual program would extract is listed. A member that
+cannot be read to its end raises `NotReadError` at that point, and other members are still read if
+possible. Memory is bounded for any bytes.
 
-To add one: a module here with a class, and a row in `kinds`. Bytes can be of several kinds at once
-(a zip after a tar): each is opened. An ordinary file must not be taken for a container.
+To add an expander, write a module here with a class, and add a row to `kinds`. Bytes can be of
+several kinds at once (a zip after a tar): they are opened as each of these kinds. An ordinary file
+must not be taken for a container.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Protocol
 
 import msgspec
 
-#: Bytes at the beginning of every file to find its kind by; the mark of iso9660 lies at 32 KiB.
+#: Bytes at the beginning of each file by which its kind is recognised; the mark of iso9660 lies at
+#: 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: Bytes at the end in which the end of a zip behind a program, a script or a picture is searched:
-#: room for a comment, and as many bytes behind it. unzip finds the end of a zip in the last 66,000
-#: bytes and more.
+#: Bytes at the end of a file in which the end of a zip is searched, behind a program, a script or a
+#: picture: enough for a comment, and for as many bytes behind it. unzip finds the end of a zip in
+#: the last 66,000 bytes and more.
 TAIL_BYTES = (128 << 10) + 22
 
 
@@ -34,8 +36,8 @@ class Why(enum.StrEnum):
     ENCRYPTED = "encrypted"
     DAMAGED = "damaged"
     LIMIT = "limit"
-    UNSUPPORTED = "unsupported"  # a method or a kind that no expander reads
-    NOT_OPENED = "not-opened"  # of a kind that is not opened, and the configuration refuses these
+    UNSUPPORTED = "unsupported"  # no expander reads the method or the kind
+    NOT_OPENED = "not-opened"  # a kind that is not opened, and that the configuration refuses
     MISSING = "missing"  # the library that reads it is not installed
     FAILED = "failed"  # the process that opened it has ended, or cannot be started
 
@@ -85,17 +87,17 @@ NEVER = "never"
 class Member(msgspec.Struct, frozen=True):
     """One member, as its container lists it.
 
-    `name` is as in the container, any bytes; `offset` distinguishes members of one name, and is
-    shown for members without an entry in a directory. `size` is the claimed length in bytes, None
-    without a claim. With `is_exact`, extraction always gives this number of bytes: if no entry has
-    this size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads the
-    member, once; if its container is read as a stream, before the next member is asked for. `kind`
-    is the name of the expander that opens the member whatever its bytes are, where the container
-    gives the kind (a message in a message), and `NEVER` for another reading of bytes that are
-    opened already; empty where the bytes have to show it. `head` returns the first bytes, as many
-    as are asked for or all there are, if this costs less than `chunks`. With `is_again`, this is
-    another reading of an earlier member's bytes: of readings that give the same bytes, only one is
-    opened, since each may have further readings.
+    `name` is as in the container, any bytes; `offset` distinguishes members with the same name, and
+    is shown for members without an entry in a directory. `size` is the claimed length in bytes,
+    None without a claim. With `is_exact`, extraction always returns this number of bytes: if no
+    entry has this size, the member is ruled out for certain, otherwise only by a claim. `chunks`
+    reads the member, once; in a stream, it is used before the next member is taken. `kind` names
+    the expander that opens the member, if the container declares the kind (a message in a message).
+    `kind` is `NEVER` for another reading of bytes that are opened already. Otherwise `kind` is
+    empty, and the bytes show the kind. `head` returns the first bytes, as many as requested or all
+    bytes, if this costs less than `chunks`. With `is_again`, this member is another reading of an
+    earlier member's bytes: only one of several readings with the same bytes is opened, since each
+    may have further readings.
     """
 
     name: bytes
@@ -109,7 +111,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """An unreadable part of a container that has or may have a member: its name, and the reason.
+    """An unreadable part of a container that has or may have a member: the name and the reason.
 
     With `NOT_OPENED` as the reason, `detail` is the name of a kind.
     """
@@ -127,7 +129,7 @@ class Expander(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the kind, such as `zip`."""
+        """The name of the kind, for example `zip`."""
         ...
 
     @property
@@ -136,7 +138,7 @@ class Expander(Protocol):
         ...
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members, in batches if a directory names them, one by one in a stream.
+        """Yield the members, in batches if a directory names them, singly in a stream.
 
         Raises:
             NotReadError: the container cannot be read any further.

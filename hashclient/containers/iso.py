@@ -4,8 +4,8 @@ libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 96
 files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
 A tree of HFS is not read, and is reported as unread. An image that claims another block length than
 2,048 bytes is read with 2,048 bytes, because most programs ignore the claim, and is also reported
-as unread. So is an image with several trees of one kind. Limit: if a file is in several trees under
-different names, only one name is shown.
+as unread. An image with several trees of one kind is reported as unread, too. Limit: if a file is
+in several trees under different names, only one name is shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
 #: A directory of this many bytes names a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
-#: All directories together have at most this many times the size of the image: they share no bytes.
+#: All directories together have at most this many times the size of the image, because no two
+#: directories share bytes.
 _READ_AGAIN = 4
 #: The places of the marks of HFS and HFS+, and the beginning of a map of partitions.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
@@ -71,7 +72,7 @@ class DiskImage(Libarchive):
             yield Unlisted(b"", Why.UNSUPPORTED, "a tree of HFS in an image of a disk")
 
     def _usual(self, data: Data) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of the usual tree; what libarchive refuses means little to others."""
+        """Yield the members of the usual tree; others may read what libarchive refuses."""
         is_begun = False
         try:
             for found in super().members(data):
@@ -84,7 +85,7 @@ class DiskImage(Libarchive):
 
 
 def _with_tidied(data: Data) -> Data:
-    """Return an image whose descriptors are made again of what matters in them."""
+    """Return an image with new descriptors that contain only the fields that matter."""
     head = data.read_at(0, _FIRST_SECTOR * _SECTOR)
     for kind, root in dict(_roots(data)).items():
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
@@ -99,7 +100,7 @@ def _with_tidied(data: Data) -> Data:
 
 
 def _both(number: int, width: int) -> bytes:
-    """Return a number in both orders of bytes."""
+    """Return a number in both byte orders."""
     return number.to_bytes(width, "little") + number.to_bytes(width, "big")
 
 
@@ -113,7 +114,7 @@ def _volumes(data: Data) -> Iterator[bytes]:
     """Yield the descriptors that have a tree.
 
     Raises:
-        NotReadError: there are too many.
+        NotReadError: the image has too many descriptors.
     """
     for number in range(_MAX_VOLUMES + 1):
         volume = data.read_at((_FIRST_SECTOR + number) * _SECTOR, _SECTOR)
@@ -135,8 +136,8 @@ def _files(data: Data, root: bytes) -> set[Place]:
     """Return the places of all files in a tree.
 
     Raises:
-        NotReadError: there are too many directories, one has too many bytes, or the same bytes are
-            in many of them.
+        NotReadError: the tree has too many directories, a directory has too many bytes, or many
+            directories share bytes.
     """
     files: set[Place] = set()
     bytes_left = _READ_AGAIN * data.size
@@ -160,7 +161,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
                 continue
             if before is not None:  # the next part of a file
                 if place[1] and place[0] != before[0] + before[1]:
-                    files.add((-1 - _place(root)[0], 0))  # makes the trees differ
+                    files.add((-1 - _place(root)[0], 0))  # an entry that makes the trees differ
                 place = before[0], before[1] + place[1]
             before = place if record[25] & _GOES_ON else None
             if place[1] and before is None:
@@ -190,7 +191,7 @@ def _has_rock_ridge(data: Data, root: bytes | None) -> bool:
 
 
 def _has_hfs(data: Data, files: set[Place]) -> bool:
-    """Return whether there is a tree of HFS: around the image, or in a partition."""
+    """Return whether the image has a tree of HFS: around the image, or in a partition."""
     if data.read_at(_HFS_AT, 2) in _HFS_MARKS:
         return True
     for number in range(_MAX_PARTITIONS):

@@ -1,8 +1,8 @@
-"""All kinds of containers, as they declare themselves; the opened kinds stand here.
+"""All kinds of containers, as their rows declare them; the opened kinds are in this module.
 
-To add one: a module with its expander (see `interface`), and a row in `OPENED`. A kind that is
-counted and not opened only needs a row in `unopened`. Several expanders of one file are asked in
-the order of the rows.
+To add an opened kind, write a module with its expander (see `interface`), and add a row to
+`OPENED`. A kind that is counted and not opened only needs a row in `unopened`. Several expanders of
+one file are asked in the order of the rows.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from hashclient.containers.tarheader import (
 )
 
 _LZMA_BYTES = 18
-#: The bytes of a window of 2^n, 3·2^n or all ones. `_LZMA` also asks for a possible length.
+#: The bytes of a window of 2^n, 3·2^n, or only set bits. `_LZMA` also requires a possible length.
 _LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
 _LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(
     _LZMA_WINDOW
 )
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-#: The binary form begins with a number of two bytes, in either order; the type of the first member
-#: and the length of its name are numbers as well.
+#: The binary form begins with a number of two bytes, in either byte order; the type of the first
+#: member and the length of its name are numbers as well.
 _CPIO_TYPES, _CPIO_LENGTHS = range(0x10, 0xD0), range(0x10)
 
 
@@ -59,12 +59,12 @@ def _is_ole(head: bytes) -> bool:
 
 
 def _is_store(head: bytes) -> bool:
-    """Return whether the kind of the contents is known; readpst asks for the version alone."""
+    """Return whether the kind of the contents is known; readpst checks only the version."""
     return head[8:10] in _STORES or head[10] in _STORE_VERSIONS
 
 
 def _is_form(head: bytes) -> bool:
-    """Return whether a line of dashes begins it, and the header behind that is of a form."""
+    """Return whether a line of dashes begins the bytes, and a header of a form follows."""
     if head[:2] != b"--" or head[2:3] in b"\r\n":
         return False
     header = head.replace(b"\r", b"").partition(b"\n\n")[0].lower()
@@ -91,14 +91,14 @@ def _is_warc(head: bytes) -> bool:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Return whether the level and a mark of a block follow: with data, or without any."""
+    """Return whether the level and the mark of a block follow, even of an empty block."""
     return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
 
 
 def _is_compress(head: bytes) -> bool:
-    """Return whether the longest code has a length that there is, and the first codes are known.
+    """Return whether the longest code has a possible length, and the first codes are known.
 
-    Each byte has a code, and each code that is read defines a new one. 256 may mean that all new
+    Each byte has a code, and each code that is read defines a new code. 256 may mean that all new
     codes are dropped. The first codes have nine bits.
     """
     if head[2] & 0x1F > 16:
@@ -114,18 +114,18 @@ def _is_compress(head: bytes) -> bool:
 
 
 def is_lzma_header(begin: bytes) -> bool:
-    """Return whether the fields of .lzma make sense, which has no mark.
+    """Return whether the fields of .lzma have valid values; .lzma has no mark.
 
-    Programs write a window of 2^n or 3·2^n bytes. `xz` and 7-Zip open any of these, zstd and Python
-    also a window of zero bytes, and zstd any window behind the usual first bytes. The rules for the
-    length are those of `xz`.
+    Programs write a window of 2^n or 3·2^n bytes. `xz` and 7-Zip open any of these windows; zstd
+    and Python also open a window of zero bytes, and zstd opens any window behind the usual first
+    bytes. The length is checked by the rules of `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
     window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
     lowest = window & -window
     if not window and not size:
-        return False  # zeros, with which many files begin
+        return False  # many files begin with zeros
     is_window = window in (lowest, 3 * lowest, 0xFFFFFFFF) or begin.startswith(b"\x5d\0")
     return is_window and (size < 1 << 38 or size == (1 << 64) - 1)
 
@@ -138,7 +138,7 @@ OPENED = (
         version=3,
         reads=2,
         in_tail=b"PK\5\6",
-        most_members=4 << 20,  # the reader keeps the place of each: 16 bytes
+        most_members=4 << 20,  # the reader keeps the place of each member: 16 bytes
     ),
     Kind(
         "tar",
@@ -203,7 +203,7 @@ OPENED = (
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    # Only if a mailbox or an outer message says so.
+    # Only a mailbox or an outer message declares this kind.
     Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
@@ -229,7 +229,7 @@ OPENED = (
         reads=2,
         hides_end=False,
     ),
-    # The marks of a store, of a store that a server has as well, and of an address book.
+    # The marks of a store, of a store that a server also keeps, and of an address book.
     Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst", version=2),
     # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
     Kind(
@@ -312,7 +312,7 @@ OPENED = (
     ),
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
-    # This kind has no mark, and is recognised by decoding.
+    # This kind has no mark: it is recognised by decoding.
     Kind(
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),

@@ -66,7 +66,7 @@ def _usual(header: bytes, level: int) -> bytes:
 
 
 def _sum_at(header: bytes) -> int:
-    """Return the place of the checksum in a header of level 2, 0 if there is none."""
+    """Return the place of the checksum in a header of level 2; 0 if the header has none."""
     at = _FIELDS
     while (length := int.from_bytes(header[at : at + 2], "little")) > 2:
         if header[at + 2 : at + 3] == b"\0":
@@ -85,7 +85,7 @@ def _sum(header: bytes | bytearray, at: int) -> bytes:
 
 @functools.cache
 def _steps() -> list[int]:
-    """Return what each byte does to a checksum."""
+    """Return, for each value of a byte, how the byte changes a checksum."""
     steps = list(range(256))
     for _ in range(8):
         steps = [crc >> 1 ^ _SUM_BITS * (crc & 1) for crc in steps]
@@ -119,7 +119,7 @@ class Lha(Libarchive):
 
 
 def _as_it_stands(name: bytes) -> bytes:
-    """Return a name as in the archive, if the archive does not name its character set."""
+    """Return the unchanged name in an archive, if the archive names no character set."""
     try:
         return name.decode().encode("latin-1")
     except UnicodeError:

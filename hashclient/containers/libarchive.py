@@ -1,7 +1,7 @@
-"""Formats for which libarchive is needed: 7z, rar, cab, iso images, rpm, zstd, ….
+"""Formats for which libarchive is needed: 7z, rar, cab, iso images, rpm, zstd and others.
 
 The C library of the system is called through ctypes, in the sandboxed process. Formats are selected
-by name, because libarchive's own guess treats ordinary text as one of its formats. Only its
+by name, because the format guess of libarchive takes ordinary text for one of its formats. Only its
 built-in filters are used, never programs. The library is loaded with this module, before the
 sandbox is closed: afterwards no file can be opened. Without the library, containers that need it
 are unread, with this reason. The memory of the library is outside Python; the limits of the process
@@ -100,9 +100,9 @@ def is_here() -> bool:
     return _LIBRARY is not None
 
 
-#: Character sets of names in lha, beside those that the C library converts by itself. An archive
-#: may name any character set; these are of Japan, China, Korea, and of DOS and Windows in other
-#: places.
+#: Character sets of names in lha, besides the sets that the C library converts by itself. An
+#: archive may name any character set; these are the sets of Japan, China, Korea, and of DOS and
+#: Windows elsewhere.
 _CHARSETS = (
     *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
     *("ISO-8859-1", "CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
@@ -118,7 +118,7 @@ def load_charsets() -> None:
             iconv_open(*pair)  # the converters are never closed, because closing unloads them
 
 
-#: The inputs that callbacks read now, by the number that the library hands back.
+#: The inputs that callbacks read now, by the number that the library passes to the callbacks.
 _OPEN: dict[int, _Input] = {}
 
 
@@ -254,8 +254,8 @@ class _Archive:
         return entry.value or 0, status
 
     def chunks(self, size: int | None) -> Iterator[bytes]:
-        # Blocks come with offsets, for files with holes. No format here has holes, and offsets of
-        # xar count on from one member to the next, so offsets are ignored.
+        # Blocks come with offsets, for files with holes. No format here has holes, and in xar the
+        # offsets continue from member to member, so offsets are ignored.
         block, count, offset = c_void_p(), c_size_t(), c_int64()
         length = 0
         while True:
@@ -293,12 +293,12 @@ class _Archive:
             raise self.error()
 
     def error(self) -> NotReadError | MemoryError:
-        """Return the error: our words, with the words of the library."""
+        """Return the error: our words, followed by the library's words."""
         if self._input.error is not None:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        # For an unrecognized format, this question would make the library end the process.
+        # For an unrecognized format, this call would make the library end the process.
         is_encrypted = self._is_open and (
             self._library.archive_read_has_encrypted_entries(self._archive) > 0
         )
@@ -312,7 +312,7 @@ class _Archive:
 
 
 class Libarchive:
-    """One format of libarchive."""
+    """A format that libarchive reads."""
 
     def __init__(
         self,
@@ -369,7 +369,8 @@ class Libarchive:
                 name = (library.archive_entry_pathname_utf8(entry) or b"") if raw is None else raw
                 if status == _FAILED:
                     error = archive.error()
-                    # Some entries fail again and again, and nothing behind them is reached.
+                    # Some entries fail again and again, and libarchive reaches no bytes behind
+                    # them.
                     failures = failures + 1 if archive.consumed == failed_at else 0
                     failed_at = archive.consumed
                     if isinstance(error, MemoryError) or failures > _MOST_FAILURES:
@@ -412,7 +413,7 @@ def _reading(archive: _Archive, size: int | None) -> Callable[[], Iterator[bytes
 
 
 class Filtered:
-    """One compressed file whose compression libarchive reads."""
+    """A compressed file whose compression libarchive reads."""
 
     seeks = False
 

@@ -111,7 +111,7 @@ def _split_in_5(data: Data) -> Iterator[bytes]:
 
 
 def _last_name(fields: bytes) -> bytes:
-    """Return the name of a member: flags and size lead to it."""
+    """Return the name of a member; its flags and sizes show where the name is."""
     flags, place = _seven_bits(fields, 0)
     for _ in range(2):  # skip size and attributes
         _, place = _seven_bits(fields, place)
@@ -168,13 +168,13 @@ _NEWC_BYTES, _ODC_BYTES, _LAST = 110, 76, b"TRAILER!!!\0"
 class _Headers:
     """The bytes of a cpio in text; its headers are checked during the read.
 
-    libarchive skips a damaged header, without an error if it is the last one.
+    libarchive skips a damaged header, without an error if the last header is damaged.
     """
 
     def __init__(self, data: Stream) -> None:
         self._data = data
         self._ahead = b""
-        self._at = 0  # the place of the next header, behind the bytes at hand
+        self._at = 0  # the place of the next header, behind the bytes that were read
         self._is_over = self._is_text = False
         self.is_damaged = False
 
@@ -189,7 +189,7 @@ class _Headers:
         return piece
 
     def _next(self) -> None:
-        """Skip a header, the name and the member; note a damaged header, and the last one."""
+        """Skip a header, the name and the member; note a damaged header, and the end."""
         found = _CPIO.match(self._ahead, self._at)
         if found is None:
             self._is_over = True
@@ -238,7 +238,7 @@ _DECRYPTS = frozenset({"7zip", "rar5", "rar"})
 
 
 def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
-    """Return the expander of a kind; without the library it only reports that this is missing."""
+    """Return the expander of a kind; without the library, it only reports that this is missing."""
     if name in _DECRYPTS:
         return _READERS[name](name, passwords=passwords)
     return _READERS.get(name, Filtered)(name)

@@ -1,4 +1,4 @@
-"""Limits for opening containers, which no honest archive reaches, and the counters for them.
+"""Limits for opening containers, which no honest archive reaches, and the counters that check them.
 
 Contents beyond a bound are unread, with the bound in the reason; nothing is left out silently.
 """
@@ -11,8 +11,8 @@ from hashclient.containers.interface import NotReadError, Why
 
 #: Bytes that may come out before the ratio is checked: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
-#: The same allowance for each member: many short members can come out of few bytes, as a tar and
-#: then as files.
+#: The same allowance for each member: few bytes can contain many short members, as a tar and then
+#: as files.
 RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
 #: Containers in one file: the worker keeps the path to each container.
@@ -23,8 +23,8 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
     """Limits for one file and all its members.
 
     `depth` counts nested containers, `members` counts members at all depths, `bytes_out` counts
-    decoded bytes, `ratio` compares these with the bytes of the file, `time_s` seconds, and
-    `memory_mib` what one process that opens containers may use.
+    decoded bytes, and `ratio` compares the decoded bytes with the bytes of the file. `time_s` is in
+    seconds, and `memory_mib` limits a process that opens containers.
     """
 
     depth: int = 32
@@ -84,11 +84,11 @@ class Budget:
         return self._bytes + self._members + self._containers
 
     def enter(self, depth: int) -> None:
-        """Count a container, and refuse too many nested ones.
+        """Count a container, and refuse a container that is nested too deep.
 
         Raises:
             NotReadError: the container is nested too deep; other members are still read.
-            LimitError: there are too many containers.
+            LimitError: the file has too many containers.
         """
         self._containers += 1
         if self._containers > MAX_CONTAINERS:
@@ -100,7 +100,7 @@ class Budget:
         """Count a member.
 
         Raises:
-            LimitError: there are too many members.
+            LimitError: the file has too many members.
         """
         self._members += 1
         if self._members > self._limits.members:
@@ -110,7 +110,7 @@ class Budget:
         """Count decoded bytes.
 
         Raises:
-            LimitError: there are too many bytes.
+            LimitError: too many bytes were decoded.
         """
         self._bytes += count
         if self._bytes > self._most_bytes:

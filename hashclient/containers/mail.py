@@ -1,10 +1,10 @@
-"""A mail: every part of it, decoded, and files that stand encoded in its text.
+"""A mail: every part of it, decoded, and files that are encoded in its text.
 
 The mail is read once, forwards, in blocks. Parts that clients read in different ways are kept, up
 to a limit, and read again in the other ways; each reading counts. Broken MIME is read as clients
-read it; undecidable parts are unread. A text is listed with its own line ends, and with those of
-other systems, because clients write their own. A message within a message, or a `winmail.dat`, is a
-container of its own.
+read it; undecidable parts are unread. A text is listed with its own line ends, and with the line
+ends of other systems, because a client writes the line ends of its system. A message within a
+message, or a `winmail.dat`, is a container of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MAX_UNTOLD_BYTES = 1 << 20
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
-#: All other kinds of `message/` are messages, to some clients at least.
+#: Some clients take all other kinds of `message/` for messages.
 _NO_MESSAGES = frozenset(
     (
         b"message/delivery-status",
@@ -70,7 +70,7 @@ class Message:
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one, each to be read before the next is asked for."""
+        """Yield the parts one by one; the caller reads each part before it takes the next."""
         return _Walk(Lines(data)).members(None)
 
 
@@ -104,7 +104,7 @@ class _Walk:
         self._is_inner = False
 
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
-        """Yield all parts; with `most`, only if the header within that is of a mail."""
+        """Yield all parts; with `most`, only if that many bytes contain the header of a mail."""
         self._is_inner = most is None
         lines = self._lines
         start = lines.peek(HEAD_BYTES)
@@ -127,8 +127,8 @@ class _Walk:
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
             # For some programs the empty line ends a header without fields, and the rest is the
-            # text. This text was already opened as a mail above; opened again, its lines would
-            # double at each step.
+            # text. This text was already opened as a mail: opened again, its lines would double at
+            # each step.
             name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
             yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
@@ -166,9 +166,9 @@ class _Walk:
             yield from self._before(level, is_part=False)
 
     def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield what clients see before the first boundary if they begin parts at other lines.
+        """Yield the text before the first boundary, for clients that begin parts elsewhere.
 
-        Without a part behind the boundary, this text is everything.
+        If no part follows a boundary, this text is all text.
         """
         if not is_part:
             yield from self._as_one(level)
@@ -228,13 +228,13 @@ class _Walk:
         return not self._lines.has_more_than(MAX_AGAIN_BYTES)
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
-        """Begin a multipart: its parts come behind its boundaries."""
+        """Begin a multipart: its parts follow its boundaries."""
         self._levels.append(_Level(fields))
         self._stack.append(Boundaries(fields.boundaries))
         yield from self._aside(self._levels[-1])
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Skip the text before the first and after the last part; files encoded in it count."""
+        """Skip the text before and after the parts; files that it encodes are still found."""
         finder = FileFinder(is_old=self._lines.is_old)
         text = self._lines.body(self._stack, is_aside=True, is_whole=not level.is_met)
         for _ in finder.watch(text if level.is_met else level.text.watch(text)):
@@ -243,7 +243,7 @@ class _Walk:
         yield from files_as_members(finder.files)
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
-        """Yield a part that some client does not take for a multipart, and its other readings."""
+        """Yield a part that some client takes for a single part, and its other readings."""
         messages = [
             each.startswith(b"message/") and each not in _NO_MESSAGES
             for each in fields.no_multiparts
@@ -269,7 +269,7 @@ class _Walk:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
         # In a message within another message, the last line ends before the boundary of the outer
-        # message. Some programs keep this line end in an attachment.
+        # message. Some programs keep the line end before a boundary in an attachment.
         is_cut = self._is_inner or not kept.has_last_end
         is_cut = bool(fields.name) if lines.hit is not None else is_cut
         # A multipart without an end may lack a boundary. In a mailbox, the last empty line of a
@@ -308,7 +308,7 @@ class _Walk:
         if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
             bodies.append(behind)
         if ends_at_field:
-            # Clients that know a boundary by a part of its line take this line off.
+            # Clients that recognise a boundary by a part of its line remove this line.
             bodies.append(kept.without_last_line())
         for body in bodies:
             for encoding in fields.ways:

@@ -21,11 +21,11 @@ MOST_RECIPIENTS = 10
 #: The empty line behind a header; a carriage return alone may end a line, too.
 _END = re.compile(rb"\n\r?\n|\r\r|\n\r")
 _ID = re.compile(rb"<([^\x00-\x20<>\x7f]{1,250})>")
-#: An address has 64 bytes before its `@` and 255 behind it at most (RFC 5321, 4.5.3.1).
+#: An address has at most 64 bytes before its `@` and 255 bytes behind it (RFC 5321, 4.5.3.1).
 _ADDRESS = re.compile(
     rb"""(?<![^\s<>(),;:"])[^\s<>(),;:"@\x00-\x20\x7f]{1,64}@[\w.:\[\]\x80-\xff-]{1,255}"""
 )
-#: Each byte of an address may be shown as four characters.
+#: A byte of an address may be shown as four characters.
 _MOST_CHARS = 4 * (64 + 1 + 255)
 _TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
 

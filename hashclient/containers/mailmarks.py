@@ -27,8 +27,8 @@ _BEFORE_COLON = _IN_NAME | frozenset(b"\t )")
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
 
-#: Fields of mail: one of these fields is enough. Programs decode a body after a single field
-#: `Content-`. Of the other fields, two are needed, or one at the beginning.
+#: Fields of mail: one field of these is enough. A single field `Content-` is enough: programs then
+#: decode a body. Of the other fields, two are needed, or one at the beginning.
 _STRONG = frozenset(
     b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
     b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
@@ -47,12 +47,12 @@ _MARKS = _STRONG | _WEAK
 _MOST_NAME_BYTES = 300
 #: Possible field names at the beginning of all lines but the first.
 _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
-#: Each pattern has one line end: a search for two line ends at once takes ten times as long.
+#: Each pattern has one kind of line end: a search for two kinds at once takes ten times as long.
 _has_name, _has_old_name = (
     re.compile(end + rb"[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search for end in (b"\n", b"\r")
 )
 _ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
-#: At most one in this many lines of a header may be no field.
+#: At most every fourth line of a header may be no field.
 _ODD_SHARE = 4
 _COLON = ord(":")
 #: The first colon is within this many bytes.
@@ -71,7 +71,7 @@ class MailMarks:
 
     @property
     def is_mail(self) -> bool:
-        """Whether the fields are those of mail, and not of any text with colons."""
+        """Whether the fields are the fields of mail: other text may have colons, too."""
         return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1 or self._begins_weak
 
     def add(self, name: bytes, *, is_first: bool = False) -> None:
@@ -107,8 +107,8 @@ def _is_header(text: bytes) -> bool:
 def can_be_mail(content: bytes | memoryview) -> bool:
     """Return whether a text has the fields of mail at the beginning of lines, anywhere.
 
-    The reader of headers looks at fewer lines than this. So if a text of at most `MAX_LINE_BYTES`
-    cannot be mail, it need not be opened.
+    The reader of headers reads fewer lines than this function. So a text of at most
+    `MAX_LINE_BYTES` that has no fields of mail need not be opened.
     """
     text = bytes(content).removeprefix(BYTE_ORDER_MARK)
     if b"\r" in text:
@@ -169,7 +169,7 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
     begin = begin[:HEAD_BYTES]
     text = begin.replace(b"\r", b"\n")
     if _MARKS.isdisjoint(map(bytes.lower, _names(text))):
-        return False  # the first line has no field either, otherwise nobody would ask
+        return False  # the first line has no field either: `may_be_mail` has checked it
     if can_be_mail(begin):
         return True
     # If a field is long, all later text is behind the cut.

@@ -1,8 +1,8 @@
 """The ways in which clients read the body of one part, if they differ.
 
-A part is read once in the most usual way. During the first read of the part its bytes are kept, up
-to a limit, so that the part can be read again in the other ways: by another encoding, by another
-rule for padding or blanks, with other line ends.
+A part is read once in the most usual way. During the first read, the bytes of a part are kept, up
+to a limit. So the part can be read again in the other ways: by another encoding, by another rule
+for padding or blanks, with other line ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Kept:
         """Begin with these pieces."""
         self._pieces = list(pieces)
         self._left = MAX_AGAIN_BYTES
-        #: Whether there were more bytes than are kept.
+        #: Whether the bytes were more than the limit.
         self.is_too_much = False
 
     def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -59,22 +59,22 @@ class Kept:
         return iter(self._pieces)
 
     def behind(self, front: bytes) -> Self:
-        """Return the same behind other bytes."""
+        """Return these bytes behind other bytes."""
         return type(self)([front, *self._pieces])
 
     def behind_empty_line(self) -> Self | None:
-        """Return what follows the first empty line, if there is one."""
+        """Return the bytes behind the first empty line; None without an empty line."""
         text = b"".join(self._pieces).replace(b"\r\n", b"\n")
         empty = _EMPTY_LINE.search(text)
         return type(self)([text[empty.end() :]]) if empty else None
 
     def without_last_line(self) -> Self:
-        """Return all lines but the last one, which may have no end."""
+        """Return all lines except the last line, which may have no end."""
         text = b"".join(self._pieces).removesuffix(b"\n").removesuffix(b"\r")
         return type(self)([text[: max(text.rfind(b"\n"), text.rfind(b"\r")) + 1]])
 
     def base64_at_end(self, *, is_known: bool) -> Self | None:
-        """Return the lines of base64 at the end, if there are any.
+        """Return the lines of base64 at the end; None if the end is no base64.
 
         A client that reads the header in another way may decode these lines. If base64 `is_known`,
         these lines matter only behind other lines.
@@ -135,7 +135,7 @@ class Decoding:
 
 
 class _Same:
-    """No encoding, or one that no program decodes."""
+    """No encoding, or an encoding that no program decodes."""
 
     is_disputed = False
 
@@ -167,8 +167,8 @@ def other_texts(
 ) -> list[bytes]:
     """Return a text with the line ends of other systems, if it has line ends and is short enough.
 
-    With `is_cut`, some programs add an end to its last line; with `is_open`, they remove this end,
-    as if it belonged to a boundary.
+    With `is_cut`, some programs add an end to the last line; with `is_open`, some remove the end of
+    the last line, as if it belonged to a boundary.
     """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:

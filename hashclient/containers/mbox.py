@@ -1,8 +1,8 @@
 """A mailbox in one file: messages one after the other, each behind a line with `From `.
 
-Programs disagree about a line of this form within a text. Here a line begins a message if a header
-field follows, and if either an empty line precedes it or it contains a time, like lines written by
-programs. A `>` that some programs put before a line of this form in a text is kept.
+Programs disagree about a line with `From ` within a text. Here a line with `From ` begins a message
+if a header field follows, and if an empty line precedes the line or the line contains a time, as
+programs write it. Some programs put a `>` before a line with `From ` in a text: this `>` is kept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Mbox:
         return collector.is_mail
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the messages one by one, each to be read before the next is asked for."""
+        """Yield the messages one by one; the caller reads each message before it takes the next."""
         box = _Box(data)
         halves = Halves()
         number = 0

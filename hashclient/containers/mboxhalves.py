@@ -1,10 +1,10 @@
 """Halves of messages in a mailbox: a line within a message looks like the beginning of the next.
 
-A mail server that keeps one mail as a mailbox does not mark lines of this form in a text, so a
-sender could hide parts of the mail behind a line. A message is reported if it begins a multipart
-and does not end it before the line, and the boundary occurs after the line: its parts are then
-uncertain. If a message merely lacks its end, as many do, the boundary does not occur after the
-line.
+A mail server that keeps one mail as a mailbox does not mark a line with `From ` in a text, so a
+sender could hide parts of the mail behind this line. A message is reported if it begins a multipart
+and does not end the multipart before the line, and if the boundary occurs after the line: its parts
+are then uncertain. If a message merely lacks its end, as many do, the boundary does not occur after
+the line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashclient.containers.mimeheaders import Collector
 
 #: A header may be longer; the fields that show its kind come before.
 MAX_HEADER_BYTES = 64 << 10
-#: The most boundaries that are searched; if there are more, a message counts as a half.
+#: The most boundaries that are searched; a message with more boundaries counts as a half.
 MAX_OPEN = 256
 
 
@@ -63,14 +63,14 @@ class Halves:
             self.watch(header)
 
     def leave(self) -> None:
-        """Leave the message, since another one begins."""
+        """End the message, because another message begins."""
         if self._is_message or len(self._open) + len(self._delimiters) > MAX_OPEN:
             self.found.append(self._name)
             return
         self._open.update(dict.fromkeys(self._delimiters, self._name))
 
     def _look(self, delimiter: bytes, text: bytes) -> None:
-        """Note whether a part begins, and whether the last one has ended."""
+        """Note whether a part begins, and whether the last part has ended."""
         at = text.find(delimiter)
         while at >= 0:
             end = at + len(delimiter)

@@ -1,8 +1,8 @@
 """The meaning of "no container" in the records of a scan: the kinds looked for, and their rules.
 
 The number of a kind changes with its row (its marks, its version), so no table of another module
-must be changed with the rows. If kinds have changed, the rows also show which files may be of these
-kinds, by their length and their first byte: all other files are still no containers.
+must be changed when rows change. If kinds have changed, their rows show which files may be of these
+kinds, by length and first byte: all other files are still no containers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def number_of(kind: Kind) -> int:
     return zlib.crc32(text.encode())
 
 
-#: By name, the number of each kind.
+#: The number of each kind, by its name.
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
-#: One number for all records of members: if it changes, containers are opened again.
+#: A single number for all records of members: if it changes, containers are opened again.
 READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
 
 

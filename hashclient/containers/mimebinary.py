@@ -1,7 +1,8 @@
-"""Files encoded in a text as yEnc or BinHex, besides those in uuencode.
+"""Files in a text that are encoded as yEnc or BinHex; `mimedecode` finds uuencode.
 
-A file is kept up to a limit. One part of a file in several is unread. Lines say where a file begins
-and ends; whatever they contain, programs decode, so checksums are not compared.
+A file is kept up to a limit. If a file is divided into several parts, each part is unread. Lines
+say where a file begins and ends; whatever they contain, programs decode, so checksums are not
+compared.
 """
 
 from __future__ import annotations

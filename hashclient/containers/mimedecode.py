@@ -1,7 +1,7 @@
 """Encodings of mail, decoded piece by piece: base64, quoted-printable, and uuencode within text.
 
-Decoding follows mail clients. If programs differ, there is a function for each reading: the meaning
-of padding within base64, and of blanks at the ends of lines in quoted-printable.
+Decoding follows mail clients. If programs differ, each reading has a function: the meaning of
+padding within base64, and of blanks at the ends of lines in quoted-printable.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _MAX_LINE_BYTES = 64 << 10
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
-#: Some programs take any word for the mode, or zeros before it, and some a line without a name. The
-#: expression tries nothing twice: otherwise a line of blanks would take minutes.
+#: Some programs take any word for the mode, or zeros before the mode, and some accept a line
+#: without a name. The expression tries nothing twice: otherwise a line of blanks would take
+#: minutes.
 _BEGIN = re.compile(
     rb"begin(-base64)?[ \t]++[^\s]{1,400}+(?:[ \t]++([^\r\n]{0,4096}+)[ \t]*+)?+\r{0,2}+\n",
     re.IGNORECASE,
@@ -129,7 +130,7 @@ class QuotedPrintable:
 
     def __init__(self) -> None:
         """Begin before the text."""
-        #: Whether there are blanks at the end of a line, or an escape without two digits.
+        #: Whether a line has blanks at its end, or an escape lacks its two digits.
         self.is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -167,7 +168,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class UuFile(msgspec.Struct, frozen=True):
-    """A uuencoded file in a text; with `error` if it cannot be read to its end."""
+    """A uuencoded file in a text; `error` is set if it cannot be read to its end."""
 
     name: bytes
     data: bytes
@@ -240,7 +241,7 @@ class UuFinder:
         at = self._at + 1  # skip the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
             if not self._line(self._buffer[at:end].strip(b"\r")):
-                # This line may begin the next file.
+                # The foreign line may begin the next file.
                 self._at = at - 1
                 self._finish()
                 return True

@@ -1,4 +1,4 @@
-"""Header fields of a mail, or of a part of one: read as the most generous client reads them.
+"""Header fields of a mail or of a part: read as the most generous client reads them.
 
 Where clients disagree (two boundaries, two encodings, two types) all readings are returned.
 """
@@ -36,12 +36,13 @@ _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"
 _BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
 _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
-#: A multipart whose parameters every client understands. Some clients take a semicolon behind the
-#: last parameter for a part of the boundary.
+#: A multipart whose parameters every client understands. Some clients count a semicolon behind the
+#: last parameter as a part of the boundary.
 _PLAIN_MULTIPART = re.compile(
     rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
 )
-#: A field that matters, with another character than a colon: some programs look at its name alone.
+#: The name of a relevant field before another character than a colon: some programs look only at
+#: the name.
 _NO_COLON = re.compile(
     rb"(content-(?:type|transfer-encoding|disposition))[^a-z0-9-]", re.IGNORECASE
 )
@@ -57,10 +58,10 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 class Fields(msgspec.Struct, frozen=True):
     """The statements of a header about the body after it.
 
-    `kind` is the media type, in lower case, empty if there is none, and `others` are further types;
-    `encodings` are all possible encodings, at least one; `rest` is the end of the header from a
-    line on that some clients take for the beginning of the body, and without `has_end` some begin
-    it behind the next empty line; `is_disputed` says that there is more than is kept here.
+    `kind` is the media type in lower case, or empty without a type; `others` are further types.
+    `encodings` are all possible encodings, at least one. Some clients begin the body within the
+    header: `rest` is the end of the header from there on. Without `has_end`, some clients begin the
+    body behind the next empty line. `is_disputed` says that the header has more than is kept here.
     """
 
     kind: bytes
@@ -76,12 +77,12 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def kinds(self) -> tuple[bytes, ...]:
-        """All media types that the header gives."""
+        """All media types in the header."""
         return (self.kind, *self.others)
 
     @property
     def ways(self) -> tuple[bytes, ...]:
-        """The encodings that clients decode; empty for others, whose bytes stay as they are."""
+        """The encodings that clients decode; empty if the bytes stay as they are."""
         known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
         return tuple(dict.fromkeys(known))
 
@@ -125,23 +126,23 @@ class Collector:
         self._boundaries = frozenset[bytes]()
         self._is_changed, self._looks = False, _MAX_LOOKS
         self._left = MAX_FIELD_BYTES
-        #: Whether there was more than is kept.
+        #: Whether the header has more than is kept.
         self._is_cut = False
         self._rest = bytearray()
         #: Whether a line that is no field was skipped; what follows is skipped as well.
         self.has_passed = False
         #: Whether an empty line ends the header.
         self.has_end = True
-        #: Whether there was any field.
+        #: Whether the header has any field.
         self.has_fields = False
 
     @property
     def is_mail(self) -> bool:
-        """Whether the fields are those of mail, and not of any text with colons."""
+        """Whether the fields are the fields of mail: other text may have colons, too."""
         return self._marks.is_mail
 
     def add(self, line: bytes) -> bool:
-        """Take a line; return False if it neither is a field nor continues one."""
+        """Take a line; return False if the line is no field, and does not continue a field."""
         is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and self._has_room(line):
@@ -159,7 +160,7 @@ class Collector:
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
             if len(kept) > MAX_REPEATED:
-                # Some clients take the first field, some the last.
+                # Some clients use the first field, some the last field.
                 kept[:] = list(map(bytearray, dict.fromkeys(map(bytes, kept))))
                 self._is_cut |= len(kept) > MAX_REPEATED
                 del kept[MAX_REPEATED:]
@@ -233,7 +234,7 @@ def is_kept(line: bytes) -> bool:
 
 
 def _kinds(value: bytes) -> list[bytes]:
-    """Return the media type of a field, and an empty one if some clients find no parts by it."""
+    """Return the media type of a field, and an empty type if some clients find no parts by it."""
     found = _TYPE.match(_without_comments(value))
     kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
     is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)
@@ -254,7 +255,7 @@ def _encodings(value: bytes) -> list[bytes]:
     found = _WORD.search(_without_comments(text))
     first = b"" if found is None else found[0]
     others = [known for known in (BASE64, QUOTED) if known != first and known in text]
-    # Some clients ignore an encoding with other text behind it.
+    # Some clients ignore an encoding if other text follows.
     is_plain = first not in (BASE64, QUOTED) or text.strip(b"\"'; \t\r\n") == first
     return [first, *others] if is_plain else [first, *others, b""]
 

@@ -2,7 +2,7 @@
 
 Bodies come in blocks, not lines: only lines that begin with two dashes are examined. At most a
 block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
-continues behind such a line, and is marked as doubtful.
+continues behind this line, and is marked as doubtful.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NEXT_LINE_BYTES = 512
 _PART_FIELDS, _PART_HEADER_BYTES = 16, 16 << 10
 _DASHES = b"\n--"
 _find_old_dashes = re.compile(rb"[\r\n]--").search
-#: The same search in text outside of the parts, also for a field of a part.
+#: Patterns for text outside of the parts: they also find a field of a part.
 _find_aside, _find_old_aside = (
     re.compile(end + rb"(?=--|content-)", re.IGNORECASE).search for end in (b"\n", b"[\r\n]")
 )
@@ -72,9 +72,9 @@ Stack = Sequence[Boundaries]
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """The line of a boundary: its level, and whether it ends that level.
+    """The line of a boundary: the level of its multipart, and whether it ends that multipart.
 
-    Or, in text aside of the parts, a field of a part that begins one.
+    In text outside of the parts, this may be a field that begins a part.
     """
 
     level: int
@@ -91,7 +91,7 @@ class Lines(Forward):
         """Begin at the beginning.
 
         With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a carriage return
-        ends a line of a body, as on an old Mac; it does in any header.
+        ends a line of a body, as on an old Mac; in headers, it always ends a line.
         """
         super().__init__(data)
         self._is_loose = is_loose
@@ -130,7 +130,7 @@ class Lines(Forward):
         return line
 
     def header(self, stack: Stack, most: int | None = None) -> Collector:
-        """Read a header up to the empty line behind it, or to a boundary of `stack` or its own.
+        """Read a header up to its empty line, or to a boundary of `stack` or of itself.
 
         With `most`, the text may be no mail: reading stops after this many bytes without a field of
         mail, and lines before the first field are ignored.
@@ -177,7 +177,7 @@ class Lines(Forward):
         return collector
 
     def _fields_follow(self, after: int) -> bool:
-        """Return whether the lines up to the next empty one contain a field."""
+        """Return whether the lines up to the next empty line contain a field."""
         if self.position + after <= self._fields_until:
             return True
         ahead = self.peek(after + MAX_LINE_BYTES)[after:]
@@ -201,13 +201,13 @@ class Lines(Forward):
         is_whole: bool = False,
         guesses: bool = True,
     ) -> Iterator[bytes]:
-        """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
+        """Yield the bytes up to the next boundary of `stack`; `hit` is then this boundary.
 
-        The line end before a boundary belongs to the boundary. Text outside of the parts ends at
-        any line that resembles a boundary, or at a field of a part, since no client shows this
-        text, unless it has to be `is_whole`. With `guesses`, a boundary is also a line that no
-        header names, with fields of a part behind it. If a part began at a field in text outside of
-        the parts, it becomes doubtful at the next field of a part.
+        The line end before a boundary belongs to the boundary. No client shows text outside of the
+        parts: so this text ends at any line that resembles a boundary, or at a field of a part,
+        unless `is_whole` is set. With `guesses`, a boundary is also a line that no header names,
+        with fields of a part behind it. If a part began at a field in text outside of the parts, it
+        becomes doubtful at the next field of a part.
         """
         self.is_at_field = self.hit is not None and self.hit.is_field
         self.hit = None
@@ -218,7 +218,7 @@ class Lines(Forward):
         while True:
             # A line begins at this place.
             if may_end_at_field and self.peek(1) in (b"C", b"c") and self._begins_part(0):
-                # Some clients read a part there, as if it were behind a boundary.
+                # Some clients begin a part there, as if a boundary preceded the field.
                 if is_apart or self._is_loose:
                     self.hit = Hit(len(stack) - 1, is_last=False, is_field=True)
                     return
@@ -265,7 +265,8 @@ class Lines(Forward):
         """Return the place of a line end before dashes or, if wanted, a field; else -1."""
         if not (self.is_old or or_field):
             return self._buffer.find(_DASHES, self._at)
-        # One search for all marks: separate searches would read the same bytes again and again.
+        # A single search for all marks: separate searches would read the same bytes again and
+        # again.
         by_end = (_find_aside, _find_old_aside) if or_field else (_find_old_dashes,) * 2
         found = by_end[self.is_old](self._buffer, self._at)
         return -1 if found is None else found.start()
@@ -288,9 +289,9 @@ class Lines(Forward):
     ) -> Hit | None:
         """Return which boundary a line resembles, if it ends this body; otherwise note it.
 
-        The line begins with a boundary, in upper or lower case: some clients compare only this. Or
-        fields of a part follow: some clients then treat the line as a boundary that no header
-        names.
+        Either the line begins with a boundary, in upper or lower case: some clients compare no
+        more. Or fields of a part follow: some clients then treat the line as a boundary that no
+        header names.
         """
         text = line.rstrip()[2:]
         level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
@@ -311,7 +312,7 @@ class Lines(Forward):
         return Hit(level, is_last=False)
 
     def _begins_part(self, behind: int) -> bool:
-        """Return whether fields follow, and one of the first describes the body."""
+        """Return whether fields follow, and one of the first fields describes the body."""
         ahead = self.peek(behind + _PART_HEADER_BYTES)[behind:]
         at = 0
         for _ in range(_PART_FIELDS):

@@ -1,6 +1,6 @@
 """Members in streams of office documents: pictures, embedded files, documents in presentations.
 
-Each member is in a record, behind a header of eight bytes. Only the text of a document says where
+Each member is in a record with a header of eight bytes. Only the text of a document says where
 members are, so this module searches all streams that have records. A workbook divides records into
 pieces. An encrypted document is reported.
 """
@@ -29,8 +29,8 @@ _NATIVE = b"\x01Ole10Native"
 _NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
 
 #: By the first four bytes of a record (instance and kind): the number of bytes before a picture.
-#: The bytes before a picture are one or two identifiers of 16 bytes, and a byte; for a metafile,
-#: its header in place of the byte.
+#: The bytes before a picture are one or two identifiers of 16 bytes, and a byte; a metafile has its
+#: header in place of the byte.
 _PICTURES = {
     instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
     for kind, one, before in (
@@ -63,7 +63,7 @@ _IS_PACKAGE, _IS_EMBEDDED = b"\2\0", b"\0\0\3\0"
 
 
 def has_more(name: bytes) -> bool:
-    """Return whether there may be members in a stream with this name."""
+    """Return whether a stream with this name may have members."""
     return name.rpartition(b"/")[2] in _NAMES
 
 
@@ -136,7 +136,7 @@ def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, lengt
 
 
 def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
-    """Yield the pictures of a workbook: their records lie in others, in pieces of 8 kB."""
+    """Yield the pictures of a workbook: their records lie in other records, in pieces of 8 kB."""
     source, drawings, is_drawing = Forward(stream), Runs(stream), False
     while len(head := source.take(_BIFF.size)) == _BIFF.size:
         kind, length = _BIFF.unpack(head)
@@ -166,7 +166,7 @@ def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
         if is_package and len(head) == _NATIVE_HEAD_BYTES:
             yield Unlisted(name, Why.LIMIT, "ole: an embedded file with names of this length")
         return
-    # Some programs ignore the marks of a package, and the length of a path. Without the marks, a
+    # Some programs ignore the marks of a package, and the length of its path. Without the marks, a
     # length that fits shows a package.
     is_sure = is_package and head[end + 1 : end + 5] == _IS_EMBEDDED
     by_length = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")

@@ -33,7 +33,7 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: At most this many times the size of the file is searched: its streams share no bytes.
+#: At most this many times the size of the file is searched, because no two streams share bytes.
 _SEARCHED = 4
 
 
@@ -108,7 +108,7 @@ class _File:
         self._root = Runs(data)
 
     def _fill(self, head: bytes, listed: int) -> None:
-        """Read the table, whose sectors the header lists, and more sectors behind that."""
+        """Read the table of sectors; the header and further sectors list where the table is."""
         places = _words(head[_LISTED_AT:])
         for _ in range(self._count + 1):
             for place in places:
@@ -139,7 +139,7 @@ class _File:
     def _parts(self, start: int, size: int, most: int, *, is_short: bool) -> Iterator[Runs]:
         """Yield the bytes of a chain in parts of `most` bytes, or a sector more.
 
-        The chain is followed on demand: many streams may have the same one.
+        The chain is followed on demand: many streams may have the same chain.
         """
         data: Data
         if is_short:
@@ -193,7 +193,7 @@ class _File:
         return found, is_whole
 
     def ways(self, entry: _Entry) -> list[bool]:
-        """Return whether a stream is a short one; programs may differ."""
+        """Return whether a stream is a short stream; both values if programs may differ."""
         return list(dict.fromkeys((entry.size < self._limit, entry.size < _SHORT_BYTES)))
 
     def stream(self, entry: _Entry, *, is_short: bool) -> Runs:

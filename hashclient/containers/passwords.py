@@ -1,6 +1,6 @@
 """zip archives with encrypted members, if the administrator knows passwords.
 
-`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted ones.
+`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted members.
 libarchive cannot decrypt other kinds of archives: their encrypted members stay unread.
 """
 
@@ -30,7 +30,7 @@ class ZipWithPasswords:
         )
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the plain members, then the encrypted ones."""
+        """Yield the plain members, then the encrypted members."""
         closed: list[Unlisted] = []
         for found in self._zip.members(data):
             if isinstance(found, Unlisted) and found.why is Why.ENCRYPTED:

@@ -1,11 +1,11 @@
 """PDF: files that are embedded in it, and pictures whose stream is a whole file.
 
 pikepdf reads a PDF, if the extra `documents` is installed; without the extra, files of the kind are
-counted and not opened. A file is embedded if any dictionary of files names it (`EF`, `RF`), or if
-its stream says so. A picture in JPEG or JPEG 2000 is stored as the original file; compressions
-around it are undone. Other streams are parts of pages. If a file has to be repaired, each stream is
-a member, because its name may be lost. A file that is cut off is unread as well. A file that cannot
-be repaired is unread, unless it has no stream at all.
+counted and not opened. A file is embedded if a dictionary of files names it (`EF`, `RF`), or if its
+stream has the type of an embedded file. A picture in JPEG or JPEG 2000 is stored as the original
+file; compressions around it are undone. Other streams are parts of pages. If a file has to be
+repaired, each stream is a member, because its name may be lost. A truncated file is unread as well.
+A file that cannot be repaired is unread, unless it has no stream at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ except ImportError:
     _pdf = None
 _PICTURES = frozenset((b"/DCTDecode", b"/DCT", b"/JPXDecode"))
 _NO_FILES = frozenset((b"/CCITTFaxDecode", b"/CCF", b"/JBIG2Decode"))
-#: The keys that name embedded files, and files that belong to these; and their written forms.
+#: The keys that name embedded files, and files that belong to embedded files; and their written
+#: forms.
 _FILES = "/EF", "/RF"
 _MARKS = tuple(name.encode() for name in _FILES)
 _FILE_NAMES = "/UF", "/F", "/DOS", "/Unix", "/Mac"
@@ -39,7 +40,7 @@ _REPAIRED, _OTHER_LENGTH, _NO_MEMORY = "reconstruct", "recovered stream length",
 #: The same patterns for a stream or an object without an end: the library treats both as empty.
 _LOST = "unable to recover stream data", "EOF"
 _WINDOW_BYTES = 1 << 20
-#: How often the bytes of a file are read for members: streams share no bytes.
+#: How often the bytes of a file may be read for members: no two streams share bytes.
 _GIVEN = 8
 
 
@@ -96,7 +97,7 @@ class _Part(NamedTuple):
 
 
 class Pdf:
-    """PDF files; encrypted ones if they need no password, or if a known password fits."""
+    """PDF files; encrypted files only if they need no password, or if a known password fits."""
 
     name = "pdf"
     seeks = True
@@ -106,7 +107,7 @@ class Pdf:
         self._passwords = (b"", *passwords)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the files and pictures one by one."""
+        """Yield the files and pictures, each in a batch of its own."""
         data = cast(Data, data)
         if _pdf is None:
             raise NotReadError(Why.MISSING, "no pikepdf: install the extra `documents`")
@@ -190,7 +191,7 @@ class _File:
         ]
 
     def members(self, part: _Part) -> Iterator[list[Member]]:
-        """Yield one stream; if its length is uncertain, one for each possible length."""
+        """Yield one stream; if its length is uncertain, a member for each possible length."""
         chunks = partial(self._chunks, part.number)
         yield [Member(part.name, None, is_exact=False, chunks=chunks)]
         for cut in (_without_line_end, _as_said) if self._is_odd else ():
@@ -211,7 +212,7 @@ class _File:
         """Return the bytes of a stream, and why some are missing.
 
         Raises:
-            MemoryError: there are too many bytes.
+            MemoryError: the stream has too many bytes.
         """
         filters = _filters(stream)
         content, error = b"", None
@@ -293,7 +294,7 @@ def _filters(stream: Any) -> list[bytes]:
 
 
 def _named(found: Any) -> Iterator[tuple[tuple[int, int], bytes]]:
-    """Yield the numbers of embedded files that one object names, and these names."""
+    """Yield the numbers of embedded files that an object names, and the names of these files."""
     todo = [found]
     while todo:
         one = todo.pop()
@@ -312,7 +313,7 @@ def _is_inside(value: Any) -> bool:
 
 
 def _numbers(files: Any) -> Iterator[tuple[int, int]]:
-    """Yield the numbers of the streams in a dictionary of files, each one or a list."""
+    """Yield the numbers of the streams in a dictionary of files; a value is a stream or a list."""
     for value in files.values():
         for one in value if isinstance(value, _pdf.Array) else [value]:
             if isinstance(one, _pdf.Stream):

@@ -27,7 +27,7 @@ MAX_NAME_BYTES = 4_096
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
-#: Stands for a missing claim of the size.
+#: In place of a size that is not claimed.
 NO_CLAIM = -1
 
 
@@ -72,11 +72,11 @@ class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One member of the container with this number; `name` is unchanged.
+    """One member of the container `number`; `name` is unchanged.
 
     The member was read, and `digests` are the digests of `mask`, joined; or it is `ruled_out`,
-    because no entry has its claimed size (`exact` if the size is certain); or it was not read, and
-    `why` has the reason. A row without a name is about the other contents of the container. A row
+    because no entry has its claimed size (`exact` if the size is certain); or it was not read for
+    the reason in `why`. A row without a name is about the other contents of the container. A row
     with a kind in `not_opened` says that its container is of that kind, and is not listed.
     """
 
@@ -105,7 +105,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The end of a job.
 
-    `is_tired` asks for a new process, because this one has used much processor time.
+    `is_tired` asks for a new process, because this process has used much processor time.
     """
 
     bytes_out: int
@@ -130,7 +130,7 @@ class BrokenError(Exception):
 
 
 class Channel:
-    """One end of the pair of sockets."""
+    """One end of the pair of sockets, with frames and descriptors."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end

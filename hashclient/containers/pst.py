@@ -1,8 +1,8 @@
-"""Stores of Outlook (pst, ost, pab): files attached to messages, and to messages within these.
+"""Stores of Outlook (pst, ost, pab): files attached to messages, and to messages in messages.
 
-All nodes and the nodes below them are examined, also a node that no folder names any more. A node
-with the data of an attachment is a member, whatever its name. A body in HTML is a member as well,
-and so are encoded files in a body of text. A store with a password can be read without the
+All nodes are examined, also nodes below other nodes, and nodes that no folder names any more. A
+node with the data of an attachment is a member, whatever its name. A body in HTML is a member as
+well, and so are encoded files in a body of text. A store with a password can be read without the
 password. Bodies in compressed RTF are not opened, and a file that is only linked is not in the
 store.
 """
@@ -29,8 +29,8 @@ _BATCH = 200
 #: Levels of nodes below one another: a message in a message takes two levels.
 _MAX_DEPTH = 64
 _MAX_FOLDERS = 10_000
-#: Each node uses this part of the bytes that may be read; a file needs less than an eighth of
-#: these.
+#: Each node uses this part of the bytes that may be read; a normal file needs less than an eighth
+#: of these bytes.
 _NODE_BYTES = 256
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 512, 1000
 #: A heap of items in the blocks of a node: the place of its list, its kind, the kind of its items.
@@ -251,7 +251,7 @@ class _Properties:
         return in_pieces(place) if isinstance(place, bytes) else self._nodes.chunks(place.data)
 
     def name(self) -> bytes:
-        """Return the name of the node, if it has one."""
+        """Return the name of the node; empty without a name."""
         for number in _NAMES:
             if number in self._values:
                 try:
@@ -268,7 +268,7 @@ class _Properties:
         return b""
 
     def names_file(self) -> bool:
-        """Return whether these are names, and a property with one of them is an attached file."""
+        """Return whether the node names properties, and a named property is an attached file."""
         if _NAMED not in self._values:
             return False
         try:
@@ -310,7 +310,7 @@ class _Properties:
             yield from files_as_members(list(named))
 
     def _is_message(self, node: Node) -> bool:
-        """Return whether this is an attached message, and a node has its properties."""
+        """Return whether this value is an attached message: a node has its properties."""
         is_said = self._values.get(_METHOD, (0, 0))[1] == _EMBEDDED
         return is_said and _Properties(self._nodes, node).are_here
 

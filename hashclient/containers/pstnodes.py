@@ -1,6 +1,6 @@
 """The nodes of a store of Outlook, and the bytes of each: pages and blocks of [MS-PST].
 
-One tree of pages contains the places of blocks, another tree contains the nodes. The bytes of a
+One tree of pages contains the places of blocks; another tree contains the nodes. The bytes of a
 node are in one block, or in many blocks of a tree; the same is true of the nodes below a node. No
 tree is followed upwards, so no tree is endless. Pages and blocks have checksums: a wrong checksum
 is counted in `faults`, but the bytes are still read.
@@ -23,9 +23,10 @@ _HEAD_BYTES = 564
 _BLOCKS, _NODES = 0x80, 0x81
 _MAX_LEVEL = 8
 _CACHED = 64
-#: How often the bytes of a file are read: nodes have few in common.
+#: How often the bytes of a file may be read: nodes share few bytes.
 _GIVEN, _LEAST_BYTES = 8, 1 << 20
-#: kind, level and count of a block that names other blocks, and the total length of these
+#: kind, level and count of a block that names other blocks, and the total length of the other
+#: blocks
 _INNER = Struct("<BBHL")
 _LIST, _BELOW = 1, 2
 _PERMUTED, _CYCLIC = 1, 2
@@ -87,7 +88,7 @@ _LARGE = _64._replace(
     unit=512,
     item_bits=14,
 )
-#: Some programs say that stores of version 37 have long pages, others that they have short pages.
+#: Programs disagree about stores of version 37: they have long or short pages.
 FORMS = {14: _32, 15: _32, 21: _64, 23: _64, 36: _LARGE}
 
 
@@ -204,10 +205,10 @@ class Nodes:
         return content
 
     def hides_heap(self, content: bytes) -> bool:
-        """Return whether a block that should contain bytes is a list, and leads to a heap.
+        """Return whether a block that should contain bytes is a list that leads to a heap.
 
-        Some programs recognise a list by its bytes, and some decode bytes although the store says
-        that they are not encoded.
+        Some programs recognise a list by its bytes, and some decode bytes that are not encoded by
+        the store's header.
         """
         if content[:2] == bytes((_LIST, 1)) and len(content) >= _INNER.size + self._two.size // 2:
             (first,) = Struct(f"<{self.form.word}").unpack_from(content, _INNER.size)
@@ -229,7 +230,7 @@ class Nodes:
         count, crc, *lengths = form.tail.unpack(tail)
         is_whole = (count, crc) == (size, _crc(content))
         if form is _LARGE:
-            # Programs look at one of these lengths, and some ignore a shorter one.
+            # Programs use one of these lengths, and some ignore a shorter length.
             is_whole = is_whole and size <= (more[0] or size) == (lengths[0] or size)
         if form is _LARGE and more[0] not in (0, size):
             try:
@@ -258,14 +259,14 @@ class Nodes:
             yield from self.blocks(one, level)
 
     def size(self, number: int) -> int | None:
-        """Return the blocks' total length; None if the list of the blocks names another."""
+        """Return the total length of the blocks; None if their list names another."""
         if not number & 2:
             return len(self.block(number)) if number else 0
         said = _INNER.unpack_from(self.block(number).ljust(_INNER.size, b"\0"))[3]
         return said if said == sum(map(self._length, self.blocks(number))) else None
 
     def _length(self, number: int) -> int:
-        """Return how many bytes a block has, without reading it; none if it is cut off."""
+        """Return how many bytes a block has, without reading it; 0 if the block is cut off."""
         row = self._find(self._blocks, _BLOCKS, number & ~1)
         if row is None or row[1] + row[2] > self._data.size:
             return 0
@@ -275,7 +276,7 @@ class Nodes:
         """Yield the bytes that a block leads to.
 
         Raises:
-            NotReadError: at the end, if bytes are missing or differ from the written ones.
+            NotReadError: at the end, if bytes are missing or were changed.
         """
         faults, size = self.faults, self.size(number)
         for one in self.blocks(number) if number else ():
@@ -305,7 +306,7 @@ class Nodes:
 
 
 def _crc(data: bytes) -> int:
-    """Return the checksum of a store: a CRC-32 that begins and ends by other bits."""
+    """Return the checksum of a store: a CRC-32 with other start and end values."""
     return zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 

@@ -21,7 +21,7 @@ from hashclient.containers.sniffing import (
 
 
 class Registry:
-    """All expanders, with the passwords of the administrator."""
+    """All expanders, made with the passwords of the administrator."""
 
     def __init__(self, passwords: tuple[bytes, ...] = (), kinds: Sequence[Kind] = KINDS) -> None:
         """`passwords` are tried on encrypted members."""

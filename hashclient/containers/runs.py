@@ -1,4 +1,4 @@
-"""Joins pieces of bytes that are scattered in other data, such as a stream in sectors."""
+"""Joins pieces of bytes that are scattered in other data, for example a stream in sectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Runs(Anywhere):
     """Pieces of other data, one behind the other, which can be read anywhere."""
 
     def __init__(self, data: Data) -> None:
-        """Begin with none."""
+        """Begin without pieces."""
         self._data = data
         #: Where each piece begins in the data, and in the whole.
         self._starts, self._places = array("Q"), array("Q")

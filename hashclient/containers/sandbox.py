@@ -1,9 +1,9 @@
-"""The sandbox of a process: it can open no file, use no network, start or reach no process.
+"""The sandbox of a process: it can open no file, use no network, and start or reach no process.
 
 Code that parses hostile bytes runs in the sandbox. The sandbox has three parts, if the kernel
-supports them: Landlock forbids the file system and the network, seccomp allows only the few system
-calls that computing needs, and limits restrict memory, processor time and open files. Open
-descriptors stay open. The process cannot undo this, and neither can its children.
+supports them. Landlock forbids the file system and the network. seccomp allows only the few system
+calls that computing needs. Limits restrict memory, processor time and open files. Open descriptors
+stay open. Neither the process nor its children can undo this.
 
 Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
 """
@@ -30,7 +30,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
-#: These three calls have the same number on every architecture (Linux,
+#: The three calls of Landlock have the same number on every architecture (Linux,
 #: include/uapi/asm-generic/unistd.h).
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
@@ -129,7 +129,7 @@ _NUMBER_AT, _ARCH_AT, _THIRD_ARGUMENT_AT = 0, 4, 32
 
 
 class Locks(msgspec.Struct, frozen=True, array_like=True):
-    """The parts of the sandbox in force; `landlock` is the version of its interface, 0 without."""
+    """The parts of the sandbox in force; `landlock` is its interface version, or 0."""
 
     landlock: int
     seccomp: bool
@@ -165,8 +165,8 @@ def die_with_parent(parent: int) -> None:
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
     """Sandbox this process, and return the parts that are in force.
 
-    `memory_bytes` may be mapped from now on besides those already mapped, and `cpu_s` seconds be
-    computed in all. All modules and libraries must be loaded before this call.
+    From now on, the process may map `memory_bytes` more bytes, and compute for `cpu_s` seconds in
+    all. All modules and libraries must be loaded before this call.
     """
     libc = _libc()
     _limit(memory_bytes, cpu_s)
@@ -200,12 +200,12 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
             bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(what, (bound, bound))
         except (OSError, ValueError):
-            # A service manager may forbid this; then it has its own limits.
+            # A service manager may forbid this; its own limits then apply.
             continue
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Forbid the file system and the network; return the version, 0 if there is none."""
+    """Forbid the file system and the network; return Landlock's version, 0 if it is missing."""
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     if version < 1:
         return 0
@@ -225,7 +225,7 @@ def _landlock(libc: ctypes.CDLL) -> int:
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Give up all capabilities, such as those of root or of a service."""
+    """Drop all capabilities of the process, for example of root or of a service."""
     header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
     libc.capset(header, ctypes.create_string_buffer(24))
 
@@ -237,7 +237,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
         return False
     instructions = ctypes.create_string_buffer(program, len(program))
     pointer = ctypes.addressof(instructions)
-    # struct sock_fprog: a length, padding, a pointer.
+    # `struct sock_fprog`: a length, padding, a pointer
     description = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, pointer))
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, description, 0, 0) == 0)
 

@@ -1,4 +1,4 @@
-"""7z archives: libarchive reads them, and this module handles methods that it refuses.
+"""7z archives: libarchive reads them, and this module handles methods that libarchive refuses.
 
 libarchive has no Deflate64, undoes a filter (Delta, the branches of a processor) only behind some
 methods, and accepts a copy step only if it is the only step. If a folder needs more, this module
@@ -6,7 +6,7 @@ reads the header: it passes each folder to libarchive as a separate archive with
 steps, and liblzma undoes the filter.
 
 Limits: an archive is passed to libarchive unchanged if its header is longer than
-`_MOST_HEADER_BYTES`, or any folder has a password, several packed streams (BCJ2) or a filter that
+`_MOST_HEADER_BYTES`, or if a folder has a password, several packed streams (BCJ2) or a filter that
 liblzma lacks.
 """
 
@@ -65,7 +65,7 @@ _FILTERS = {
     b"\3\3\7\1": lzma.FILTER_ARMTHUMB,
     b"\3\3\x08\5": lzma.FILTER_SPARC,
 }
-#: The mark and the version of the format, of which 7-Zip compares the first number alone.
+#: The mark and the version of the format; 7-Zip compares only the first number of the version.
 _VERSION_END = 8
 #: Bytes in a piece of LZMA2 that is not compressed.
 _PLAIN_BYTES = 1 << 16
@@ -92,7 +92,7 @@ class SevenZip(Libarchive):
         yield from _members(data, parts) if parts else super().members(data)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header has a checksum, and the end of the last header.
+        """See `behind.Begun`: the first header has a checksum and the end of the last header.
 
         If the header has zeros in place of that end, 7-Zip looks for the last header at the end.
         """
@@ -110,14 +110,14 @@ class SevenZip(Libarchive):
 
 
 def _last_header(data: Data) -> bytes:
-    """Return the header at the end of an archive, if there seems to be one."""
+    """Return the header at the end of an archive; no bytes if none is found there."""
     end = data.read_at(max(HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
     at = max(end.rfind(mark) for mark in _HEADERS)
     return end[at:] if at >= 0 else b""
 
 
 def _start(offset: int, header: bytes) -> bytes:
-    """Return the first header, which contains the place of the last one."""
+    """Return the first header, which contains the place of the last header."""
     fields = _START.pack(offset, len(header), crc32(header))
     return _MARK + SUM.pack(crc32(fields)) + fields
 
@@ -167,7 +167,7 @@ def _steps(folder: Folder) -> list[Coder]:
 
 
 def _is_refused(folder: Folder) -> bool:
-    """Return whether libarchive may refuse a folder; it can unpack some of these."""
+    """Return whether libarchive may refuse a folder; some of these folders it can unpack."""
     if (steps := _steps(folder)) != folder.coders:
         return True
     first, *filters = [coder.method for coder in steps]
@@ -176,7 +176,7 @@ def _is_refused(folder: Folder) -> bool:
 
 
 def _members(data: Data, parts: list[Part]) -> Iterator[list[Member]]:
-    """Yield members; each can be read until the next one is asked for."""
+    """Yield members; read each before the next is taken."""
     folder, out = None, None
     for part in parts:
         if out is None or part.folder is not folder:
@@ -195,7 +195,7 @@ class _Unpacked:
 
 
 def _chunks(out: Forward, part: Part) -> Iterator[bytes]:
-    """Yield the bytes of a member, and those before it are skipped."""
+    """Yield the bytes of a member, and skip the bytes before it."""
     out.skip(part.start - out.position)
     left, found = part.size, 0
     while left and (piece := out.some(min(left, PIECE_BYTES))):

@@ -1,8 +1,8 @@
 """The last header of a 7z: its folders, and how their content is divided into members.
 
-`ValueError` or `LookupError` means that a header is damaged, or has parts that this module does not
-read: coders with several streams (BCJ2), parts of the header in other streams, or fields that no
-program writes.
+`ValueError` or `LookupError` means that a header is damaged, or that this module does not read a
+part of it: coders with several streams (BCJ2), parts of the header in other streams, or fields that
+no program writes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ HEAD_BYTES, SUM = 32, Struct("<L")
 # Marks, by 7zFormat.txt of 7-Zip.
 HEADER, STREAMS, FILES, PACKED, UNPACKED, PARTS, SIZES, _SUMS = 1, 4, 5, 6, 7, 8, 9, 10
 FOLDERS, FOLDER_SIZES, _COUNTS, _EMPTY, NAMES, _PACKED_HEADER = 11, 12, 13, 14, 17, 23
-#: Flags of a coder: the length of its method, and whether there are properties. No other bit is
-#: read.
+#: Flags of a coder: the length of its method, and whether it has properties. No other bit is read.
 _METHOD_BYTES, HAS_PROPERTIES = 0x0F, 0x20
 _MOST_CODERS = 4
 
 
 class Coder(NamedTuple):
-    """One step of unpacking; `size` is the length of its output."""
+    """A step of unpacking; `size` is the length of its output."""
 
     method: bytes
     properties: bytes
@@ -183,7 +182,8 @@ def _parts(fields: _Fields, folders: list[Folder]) -> list[tuple[Folder, int, in
         if mark == SIZES:
             starts = [[*accumulate(fields.numbers(count - 1), initial=0)] for count in counts]
             mark = fields.byte()
-        # A member that is a whole folder has the checksum of the folder, if there is one.
+        # A member that is a whole folder has the checksum of the folder, if the folder has a
+        # checksum.
         sums = [
             one if count == 1 else [None] * count for one, count in zip(sums, counts, strict=True)
         ]

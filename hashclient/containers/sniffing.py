@@ -1,12 +1,12 @@
-"""Decides by first and last bytes whether a file may be a container; cheap enough for every file.
+"""Decides by first and last bytes whether a file may be a container, quickly enough for every file.
 
 The tables here are made once, from the rows in `kinds`. The worker, which holds lists and keys,
-looks at marks only, and at the first lines of a possible mail; for some kinds the expander decides,
-in the process that opens containers. Some other files fit a mark, too; every container fits one.
+only looks at marks, and at the first lines of a possible mail. For some kinds the expander decides,
+in the process that opens containers. Every container fits a mark; some other files fit a mark, too.
 
-A file is ruled out in a few steps: the first two bytes of no mark are found at the beginning, or at
-the places near it, and no mark that may stand anywhere is in the file. Otherwise the marks are
-compared one by one.
+A file is ruled out in a few steps: its first two bytes begin no mark, at the beginning or at the
+places near it, and the file contains no mark that may be anywhere. Otherwise the marks are compared
+singly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hashclient.containers.kind import ANYWHERE, Kind, Mark
 from hashclient.containers.kinds import KINDS
 from hashclient.containers.unopened import END_MARK_BYTES
 
-#: Bytes at the end of a short file of no known kind in which a mark of an end is searched for: the
-#: end of a zip, and room for a comment. A long file is searched in its last `1/_SHARE`: to read
-#: these bytes costs little if all bytes are digested.
+#: Bytes at the end of a short file of unknown kind in which a mark is searched for: the end of a
+#: zip, and a comment. A long file is searched in its last `1/_SHARE`: reading these bytes costs
+#: little if all bytes are digested.
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
 _LONG_BYTES = _SHARE * _NEAR_BYTES
@@ -33,8 +33,8 @@ _LONG_BYTES = _SHARE * _NEAR_BYTES
 _LAST_BYTES = 1 << 10
 #: A program is searched for marks in steps.
 _STEP_BYTES = 1 << 20
-#: Marks at an offset begin within this many first bytes, with all bytes that `is_one` looks at if
-#: it does not reach further; other marks are far ones.
+#: Marks at an offset are near if they begin within this many first bytes, with all bytes that
+#: `is_one` looks at; other marks are far.
 _BEGIN_BYTES = 1_152
 #: A byte with which no mark near the beginning begins.
 _PAD = b"\xff"
@@ -46,13 +46,13 @@ Found = tuple[Kind, ...]
 
 
 class _Row(NamedTuple):
-    """One mark of one kind."""
+    """A mark of a kind, prepared for quick tests."""
 
     kind: Kind
     mark: Mark
 
     def stands(self, data: Buffer, length: int) -> bool:
-        """Return whether its literals may be in a file; with a pattern, `fits` is as exact."""
+        """Return whether its literals may be in a file; a row with a pattern tests with `fits`."""
         mark = self.mark
         if mark.pattern or not mark.literals:
             return True
@@ -81,7 +81,7 @@ def _expression(rows: Iterable[_Row]) -> bytes:
 
 
 def _differ(rows: Iterable[_Row]) -> str:
-    """Return an expression of Python: the bytes of `data` differ from those of some marks.
+    """Return an expression of Python that is true if the bytes of `data` differ from some marks.
 
     The first two bytes of each mark are compared; only the first byte at a place where a mark has
     one byte. The rule of a mark that is alone at its place is tested, too.
@@ -89,8 +89,8 @@ def _differ(rows: Iterable[_Row]) -> str:
     marks: dict[int, list[Mark]] = {}
     for row in rows:
         marks.setdefault(row.mark.at, []).append(row.mark)
-    # A reader's buffer goes on behind a short file: what stands there asks for a closer look at
-    # most.
+    # A reader's buffer may continue behind a short file: other bytes there only cause a closer
+    # look.
     tests = [f"len(data) > {max(marks) + 1}"]
     for at, here in sorted(marks.items()):
         begins = {one[:2] for mark in here for one in mark.literals}
@@ -115,11 +115,11 @@ def _any_of(looks: set[Callable[[Buffer, int], bool]]) -> Callable[[Buffer, int]
 def looks_of(
     kinds: Sequence[Kind],
 ) -> tuple[Callable[[Buffer, int, bool], Found], Callable[[Buffer, int], bool]]:
-    """Return a function that says which of `kinds` a file fits by its beginning, and a quick one.
+    """Return a function that finds the kinds of a beginning, and a quick test.
 
-    The first function takes a buffer, how many bytes of the buffer belong to the file, and whether
-    these are all bytes of the file. The quick function is called first: it rules out most files
-    that fit no kind.
+    The function takes a buffer, how many bytes of the buffer belong to the file, and whether the
+    file has no more bytes. The quick test is called first: it rules out most files that fit no
+    kind.
     """
     rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
     # Many bytes begin no mark, and share a dictionary: it stays in the cache of the processor.
@@ -184,7 +184,7 @@ look_at, fits_none = looks_of(KINDS)
 
 
 def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
-    """Return the kinds that a file fits by its first bytes, which are all of it if `is_all`."""
+    """Return the kinds that the first bytes of a file fit; `is_all` says that no bytes follow."""
     data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
     return () if fits_none(padded(data), len(data)) else look_at(data, len(data), is_all)
 
@@ -194,7 +194,7 @@ def padded(head: bytes) -> bytes:
     return head.ljust(_BEGIN_BYTES, _PAD)
 
 
-#: The bytes that are searched for near the end, each with one of its bytes that no text has.
+#: The bytes that are searched for near the end of a file, each with a byte in it that no text has.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
@@ -223,7 +223,7 @@ def is_opened(found: Found) -> bool:
 
 
 def not_opened(found: Found, *, is_other: bool = False) -> str:
-    """Return the name of the first kind that is not opened; empty if there is none.
+    """Return the name of the first kind that is not opened; empty if all kinds are opened.
 
     If the file `is_other`, opened as another kind, kinds that hide their end do not count.
     """
@@ -252,7 +252,7 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 
 def has_end_of_zip(tail: bytes) -> bool:
-    """Return whether a file that ends like this may be a zip archive."""
+    """Return whether the last bytes of a file may be the end of a zip archive."""
     # A search from the end takes half as long.
     return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)
 
@@ -280,7 +280,7 @@ def ends_as_container(data: Buffer, length: int, size: int) -> bool:
 
 
 def ends_as_other(tail: bytes) -> bool:
-    """Return whether a file that ends like this may be an archive, other than a zip."""
+    """Return whether the last bytes of a file may be the end of an archive other than a zip."""
     last = tail[-_LAST_BYTES:]
     return any(
         last.endswith(end.last) and (end.is_one is None or end.is_one(last)) for end in _ENDS
@@ -288,7 +288,7 @@ def ends_as_other(tail: bytes) -> bool:
 
 
 def kind_by_end(end: Buffer | memoryview) -> str:
-    """Return the kind of a file that ends like this, which is not opened; empty for others."""
+    """Return the unopened kind that the last bytes of a file show; empty for others."""
     if len(end) < END_MARK_BYTES or end[-END_MARK_BYTES] not in _FIRST_AT_END:
         return ""  # the usual case
     last = bytes(end[-END_MARK_BYTES:])
@@ -316,7 +316,7 @@ class InProgram:
     """Looks for marks as `in_program` does, in bytes that pass by."""
 
     def __init__(self, head: bytes) -> None:
-        """Begin before `head`, of which `FRONT_BYTES` count."""
+        """Begin before `head`, the beginning of the file; its first `FRONT_BYTES` are used."""
         self._head = head[:FRONT_BYTES]
         self._parts = [*parts(self._head, _ANY_SIZE), (0, SEARCHED_BYTES)]
         if not self._head.startswith(PROGRAMS):
@@ -343,9 +343,9 @@ class InProgram:
 
 
 def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether the end shows a container, of bytes whose beginning has no mark.
+    """Return whether the end of bytes shows a container, if their beginning has no mark.
 
-    `front` are the first `FRONT_BYTES` if these are a front, or else none.
+    `front` are the first `FRONT_BYTES` of a front; for other files, `front` is empty.
     """
     count = min(size, tail_bytes(size, is_front=bool(front)))
     tail = read_at(size - count, count)
@@ -357,8 +357,8 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
 def kind_alone(size: int, read_at: ReadAt) -> str:
     """Return the kind of a file in which nothing is opened; empty for others.
 
-    The file is not opened itself, and no archive shows behind it: `has_behind` looks as widely as
-    the registry does.
+    The file is not opened itself, and no archive shows behind it: `has_behind` searches the same
+    places as the registry.
     """
     head = read_at(0, ISO_HEAD_BYTES)
     found = look(head)

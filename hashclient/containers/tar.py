@@ -3,8 +3,8 @@
 The archive is read once, forwards, by the headers alone. If programs disagree, the members of each
 program are listed if possible. Bytes after the end of the archive, and after a damaged header, are
 searched for headers, as `tar -i` does. If two programs find different ends of a member, it is
-listed as GNU tar reads it, also with its other sizes unless they are large, and it is unread as
-well. `tarheader` parses headers; this module follows them.
+listed as GNU tar reads it, and is unread as well. Unless the other sizes are large, it is also
+listed with these. `tarheader` parses headers; this module follows them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from hashclient.containers.tarheader import (
 MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
-#: No path is longer, or has a zero before its end; hardly any has a line end. unar extracts other
-#: text than the name of a member as a file.
+#: No path is longer, or has a zero before its end; hardly any has a line end. unar extracts a text
+#: that is not the name of a member as a file.
 _MAX_PATH_BYTES = 4096
 _NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
@@ -57,10 +57,10 @@ class Area:
         self.left = size
 
     def take(self, count: int) -> bytes:
-        """Return exactly `count` bytes; meant for few.
+        """Return exactly `count` bytes; use this for few bytes.
 
         Raises:
-            NotReadError: there are fewer bytes.
+            NotReadError: the archive has fewer bytes.
         """
         taken = self._source.take(min(count, self.left))
         self.left -= len(taken)
@@ -81,7 +81,7 @@ class Area:
         return piece
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield all."""
+        """Yield all bytes of the member."""
         while self.left:
             yield self.some(PIECE_BYTES)
 
@@ -108,7 +108,7 @@ class Tar:
         return data.size if is_header(data.read_at(0, BLOCK_BYTES)) else 0
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members one by one, each to be read before the next is asked for."""
+        """Yield the members one by one; the caller reads each member before it takes the next."""
         source = Forward(data)
         everywhere: Pax = {}
         follows = _Follows()
@@ -148,7 +148,7 @@ class Tar:
                 if header.kind != _PAX_GLOBAL:
                     follows.add(fields)
                 elif sum(map(len, fields.values())) > _MAX_PATH_BYTES:
-                    # All these fields would be read again for each member.
+                    # All fields for all members would be read again for each member.
                     yield Unlisted(header.name, Why.LIMIT, "tar: a pax header for all members")
                 else:
                     everywhere.update(fields)
@@ -164,8 +164,8 @@ class _Follows:
     def __init__(self) -> None:
         self.fields: Pax = {}
         self.name: bytes | None = None
-        #: Whether programs disagree about the fields that count: those of the first header, of the
-        #: second, or of both.
+        #: Whether programs disagree about the fields that count: the fields of the first header, of
+        #: the second, or of both.
         self.is_doubtful = False
         self.sizes: list[bytes] = []
 
@@ -243,7 +243,7 @@ def _member(
 def _stored(
     source: Forward, name: bytes, size: int, offset: int
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield the next bytes as stored: 7-Zip and busybox extract a sparse member in this form."""
+    """Yield the next bytes as stored: 7-Zip and busybox extract a sparse member as it is stored."""
     chunks = source.ahead(size)
     if chunks is None:
         yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a member of this size")
@@ -252,7 +252,7 @@ def _stored(
 
 
 def _is_one_size(header_size: int, size: int) -> bool:
-    """Return whether a header has the size that counts, or no room for it.
+    """Return whether the size in a header counts, or is too large for its field.
 
     busybox always uses the size in the header; 7-Zip and bsdtar ignore a size in a header for all
     members.

@@ -1,7 +1,7 @@
 """The headers of tar: one block of 512 bytes, and the fields of pax.
 
-A block is a header if its checksum is right. Everything else is read as in GNU tar: a number is
-octal between blanks, up to a blank or a zero byte, or binary if its first bit is set.
+A block is a header if its checksum is right. All else is read as in GNU tar: a number is octal
+between blanks, up to a blank or a zero byte, or binary if its first bit is set.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Pax = dict[bytes, bytes]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """One header; `size` is in bytes, None if it is invalid; `kind` is the type flag."""
+    """A header; `size` is in bytes, None if it is invalid; `kind` is the type flag."""
 
     name: bytes
     kind: bytes
@@ -50,7 +50,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def octal(field: bytes) -> int | None:
-    """Return the number in a field; None if there is none. Blank is zero, as in all programs."""
+    """Return the number in a field; None if it has none. Blank is zero, as in all programs."""
     digits = field.rstrip(b" \0")
     if digits.isdigit():  # the form of nearly all programs
         try:
@@ -73,7 +73,7 @@ def with_sum(start: int) -> bytes:
     """Return an expression for the beginning of a file that may have a header at an offset.
 
     Many texts of numbers have digits at the place of the sum. A text has no zero byte and no sign:
-    its sum is 760 at least, which has four digits, and a byte more that ends them.
+    its sum is at least 760, so the field has four digits and a byte that ends them.
     """
     few = rb".{%d}[\x01-\x7f]{0,511}+[\x00\x80-\xff]" % start
     at = start + SUM_AT
@@ -81,10 +81,10 @@ def with_sum(start: int) -> bytes:
 
 
 def differs_from_sum(start: int) -> str:
-    """Return an expression of Python: a text stands where the header would be, and has no sum.
+    """Return an expression of Python: text is in place of the header, and has no sum.
 
-    The expression is true for no `data` that `with_sum` fits, which is slow. Two bytes that begin a
-    sum are there already: in a text, three more of its bytes follow.
+    The expression is a quick test: it is never true for `data` that `with_sum` fits. Two bytes that
+    begin a sum are there already: in a text, three more of its bytes follow.
     """
     at, end = start + SUM_AT, start + BLOCK_BYTES
     others = " or ".join(f"data[{at + place}] not in {set(_SUM_BYTES[:-1])}" for place in (2, 3, 4))
@@ -104,16 +104,16 @@ def is_header(block: bytes) -> bool:
         # Adler-32 sums a text at the speed of memory, modulo more than the sum of a block of text;
         # the sum in Python takes 4 us.
         return (adler32(block) & 0xFFFF) - 1 + apart == stated
-    # Some old programs summed signed bytes.
+    # Some old programs added signed bytes.
     total = sum(block) + apart
     return stated in (total, total - 256 * len(block.translate(None, _ASCII)))
 
 
 def begins_late(head: bytes) -> bool:
-    """Return whether the first header follows blocks of zeros, a script, or one foreign block.
+    """Return whether the first header follows blocks of zeros, a script, or a foreign block.
 
-    `tar -i` skips blocks of zeros, busybox skips one, GNU tar skips all blocks before the first
-    header.
+    `tar -i` skips blocks of zeros, busybox skips one block, GNU tar skips all blocks before the
+    first header.
     """
     first, at = head[:BLOCK_BYTES], BLOCK_BYTES
     if first == _ZEROS:
@@ -144,8 +144,8 @@ def parse_header(block: bytes) -> Header | None:
 def parse_pax(text: bytes) -> Pax | None:
     """Return the fields of a pax header about places of bytes; None if the header is damaged.
 
-    If a field occurs twice, the last one counts, as in all programs. The pieces of a sparse map in
-    the old form occur many times: they are joined by commas.
+    If a field occurs twice, the last value counts, as in all programs. The pieces of a sparse map
+    in the old form occur many times: they are joined by commas.
     """
     fields: Pax = {}
     pieces: list[bytes] = []

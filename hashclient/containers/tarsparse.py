@@ -1,7 +1,7 @@
 """Sparse members of tar: a map of the pieces with bytes, and zeros between them.
 
-There are four forms: old GNU tar, with the map in the header and in blocks behind it, and three of
-pax, with the map in the fields or before the bytes.
+Four forms exist: old GNU tar, with the map in the header and in blocks behind it, and three forms
+of pax, with the map in the fields or before the bytes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Sparse:
     """How one member is put together: pieces of `(offset, length)`, or a map before the bytes."""
 
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
-        """Make `size` bytes of `pieces`; without these, the map is before the bytes."""
+        """Make `size` bytes of `pieces`; without pieces, the map is before the bytes."""
         self.size = size
         self._pieces = pieces
-        #: Whether the member has no hole, and no map before the bytes.
+        #: Whether the member consists of bytes without holes, and the map is not before the bytes.
         self.is_whole = pieces is not None and sum(length for _, length in pieces) == size
 
     def chunks(self, area: Bytes) -> Iterator[bytes]:
@@ -86,7 +86,7 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
             raise NotReadError(Why.UNSUPPORTED, "tar: a sparse form that is not known")
         return Sparse(_decimal(fields.get(b"GNU.sparse.realsize", b"")), None)
     if b"GNU.sparse.map" not in fields:
-        # A name and a length alone make no member sparse.
+        # A field for a name or a length does not make a member sparse.
         if any(name.startswith(b"GNU.sparse.") and name not in _NO_MAP for name in fields):
             raise NotReadError(Why.DAMAGED, "tar: a sparse member without a map")
         return None
@@ -136,7 +136,7 @@ def _decimal(text: bytes) -> int:
 
 
 def _map_before(area: Bytes) -> Iterator[tuple[int, int]]:
-    """Yield the pieces of a map that stands before the bytes, in lines, padded to a block.
+    """Yield the pieces of a map that precedes the bytes, in lines, padded to a block.
 
     The whole map is read before the first piece is returned, because the bytes follow it.
     """

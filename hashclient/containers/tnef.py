@@ -50,7 +50,7 @@ class Tnef:
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the attachments one by one, each to be read before the next is asked for."""
+        """Yield the attachments one by one; the caller reads each before it takes the next."""
         source = Forward(data)
         source.skip(_HEAD_BYTES)
         title = b""
@@ -93,7 +93,7 @@ class _Value:
         self.left = length
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield them."""
+        """Yield the bytes."""
         while self.left:
             piece = self._source.some(min(self.left, PIECE_BYTES))
             if not piece:

@@ -36,7 +36,8 @@ _TYPE_DIRECTORY = 4
 _MAX_DESCRIPTORS = 256
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_FILES = 2_000_000
-#: All directories together have at most this many times the size of the image: they share no bytes.
+#: All directories together have at most this many times the size of the image, because no two
+#: directories share bytes.
 _READ_AGAIN = 4
 _MAX_PIECES = 1 << 20
 
@@ -44,7 +45,7 @@ Place = tuple[int, int]
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file or directory: its length, and the pieces of its bytes; None marks zeros."""
+    """A file or directory: its length, and the pieces of its bytes; None is a hole."""
 
     size: int
     pieces: list[tuple[int | None, int]]
@@ -73,7 +74,7 @@ def members(data: Data, known: set[Place]) -> Iterator[list[Member] | Unlisted]:
 
 
 def _place_of(file: _File) -> int | None:
-    """Return where a file begins whose pieces follow each other; None for another one."""
+    """Return where a file begins if its pieces follow each other; None otherwise."""
     first = end = file.pieces[0][0] if file.pieces else None
     for start, length in file.pieces:
         if start is None or start != end:
@@ -112,7 +113,7 @@ def _tag_of(block: bytes) -> int:
 
 
 class _Volume:
-    """The volume of an image: the places of its partitions, and its root.
+    """The volume of an image: the places of its partitions, and its root directory.
 
     Raises:
         NotReadError: the volume is damaged, or has an unsupported form.
@@ -171,7 +172,7 @@ class _Volume:
         raise _damaged("no anchor")
 
     def _descriptors(self, sector: int, length: int) -> bytes:
-        """Read the descriptors of the volume; return that of the logical volume."""
+        """Read the descriptors of the volume; return the descriptor of the logical volume."""
         volume = b""
         newest: dict[tuple[int, int], int] = {}  # of several versions, the highest number counts
         for number in range(min(length // _SECTOR, _MAX_DESCRIPTORS + 1)):
@@ -276,7 +277,7 @@ class _Volume:
 
 
 def _names(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int], bool]]:
-    """Yield names, places of entries, and whether these are directories."""
+    """Yield names, places of entries, and whether each entry is a directory."""
     at = 0
     while at + 38 <= len(directory):
         if _tag_of(directory[at : at + _TAG_BYTES]) != _NAME:

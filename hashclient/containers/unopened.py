@@ -28,7 +28,7 @@ _ARJ, _CRC = Struct("<2xH"), Struct("<L")
 
 
 def _is_partitioned(head: bytes) -> bool:
-    """Return whether a boot sector has a table of partitions that makes sense."""
+    """Return whether a boot sector has a valid table of partitions."""
     if head[:2] == b"MZ":  # a kernel of Linux has the mark of a boot sector as well
         return False
     if head[512:520] == _GPT:
@@ -98,7 +98,7 @@ KINDS = (
     Kind("vmdk", (Mark(0, (b"KDMV", b"COWD\1\0\0\0", b"# Disk DescriptorFile")),)),
     Kind("vhd", (Mark(0, (b"conectix",)), Mark(-END_MARK_BYTES, (b"conectix",)))),
     Kind("vhdx", (Mark(0, (b"vhdxfile",)),)),
-    # Each program writes its own name before the signature.
+    # Each program writes another name before the signature.
     Kind("vdi", (Mark(0, (b"<<< ",), is_one=lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),)),
     Kind("parallels", (Mark(0, (b"WithoutFreeSpace", b"WithouFreSpacExt")),)),
     Kind("dmg", (Mark(-END_MARK_BYTES, (b"koly",)),)),

@@ -1,7 +1,7 @@
 """zip, and all files in the format of zip: office documents, jar, apk, epub, extensions, programs.
 
 All members that a usual program would extract are listed: the members in any directory that a
-program may use, and those in bytes outside of members and directories. Members whose headers
+program may use, and members in the bytes outside of members and directories. Members whose headers
 disagree are unread, and are also listed by the directory; the member of the local header is found
 as a member without an entry. Members that overlap are not read. The compressed size counts; the
 claimed size of a compressed member is never certain.
@@ -53,9 +53,10 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-#: Ranges that may be moved to sort ranges that come out of order: this takes some seconds at most.
+#: How many ranges may be moved to sort ranges that come out of order: this takes some seconds at
+#: most.
 _MAX_MOVED = 1 << 31
-#: Headers nearer than this are read together.
+#: Headers that are at most this many bytes apart are read together.
 _NEAR_BYTES = 4 << 10
 _TOGETHER_BYTES = 64 << 10
 
@@ -74,7 +75,7 @@ class Ranges:
         """Add a range, unless it overlaps another; return whether it was added.
 
         Raises:
-            NotReadError: there are too many ranges.
+            NotReadError: the archive has too many ranges.
         """
         if self._moved > _MAX_MOVED:
             raise NotReadError(Why.LIMIT, "zip: too many members out of order")
@@ -114,10 +115,11 @@ class Zip:
     ends = staticmethod(may_end)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of all directories in batches, then those without an entry.
+        """Yield the members of all directories in batches, then the members without an entry.
 
-        A zip in a compound file (doc, ppt) is in its streams, which are members of the compound
-        file. If a stream is in pieces, the members found in the file are damaged, and are dropped.
+        If a zip is in a compound file (doc, ppt), it is in a stream, and each stream is a member of
+        the compound file. If a stream is in pieces, the members found in the file are damaged, and
+        are dropped.
         """
         data = cast(Data, data)
         compound = end_of(data)
@@ -157,7 +159,7 @@ def _is_elsewhere(detail: str) -> bool:
 
 
 class _Archive:
-    """One archive that is being listed."""
+    """An archive that is being listed."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
         self._data = data
@@ -215,7 +217,7 @@ class _Archive:
             yield top, self._data.size
 
     def _directory(self, directory: Directory) -> Generator[list[Member] | Unlisted, None, bool]:
-        """Yield the members of one directory; return whether it has all entries that it claims."""
+        """Yield the members of a directory; return whether it has all entries that it claims."""
         entries = Entries(self._data, directory)
         self._reserve(directory.start, directory.claimed_end)
         mine = len(self._structure) - 1
@@ -308,7 +310,8 @@ class _Archive:
         """Keep the range of a member; return False if another directory named it before.
 
         Raises:
-            NotReadError: the member overlaps something, or there are too many ranges.
+            NotReadError: the member overlaps other bytes of the archive, or the archive has too
+                many ranges.
         """
         if end > self._lowest and any(a < end and start < b for a, b in self._structure):
             raise damaged("overlaps a directory")

@@ -1,9 +1,9 @@
-"""The directories of a zip: the places where they may begin, and their content.
+"""The directories of a zip: the places where they may begin, and their entries.
 
-Programs disagree about the place of the directory: some use the last end record, some the first one
-with a valid comment; some use its offset, some its size. So every directory that a program may use
-is read, and a member in several directories is listed once. `ziphidden` finds members without an
-entry.
+Programs disagree about the place of the directory: some use the last end record, some the first end
+record with a valid comment; some use its offset, some its size. So every directory that a program
+may use is read, and a member in several directories is listed once. `ziphidden` finds members
+without an entry.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _ENTRY = Struct("<4s4x2H4x3L3H8xL")
 ENTRY_BYTES = _ENTRY.size
 
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-#: No honest archive has more than two; each may name millions of members. A presentation holds
-#: tens of small archives, which together name no more than there are bytes.
+#: No honest archive has more than two directories; each may name millions of members. A
+#: presentation has tens of small archives, which together name at most as many members as the file
+#: has bytes.
 MAX_DIRECTORIES = 16
 _MAX_PARTS = 10_000
 #: The longest entry has 196,651 bytes.
@@ -53,7 +54,7 @@ class Directory(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """An end record: its place and length, that of zip64 included, and the directories it names."""
+    """An end record: its place, its length (with zip64), and the directories that it names."""
 
     start: int
     end: int
@@ -82,7 +83,8 @@ def may_end(tail: bytes) -> bool:
 def ends(data: Data) -> Iterator[End]:
     """Yield the end records that a program may use, the last first.
 
-    Some programs search only the length of a comment; others find an end record before any bytes.
+    Some programs search only as far as a comment can reach; others find an end record before any
+    bytes.
     """
     is_found, start = False, data.size
     while start > 0 and not is_found:
@@ -103,7 +105,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
     disk, first_disk, here, count, size, offset, comment = _END.unpack(record)
     directories = _places(data, position, size, offset, count, MAX16 + 1)
     start = position
-    # Four bytes can be the mark by chance: the fields of a part must make sense.
+    # Four bytes can be the mark by chance: the fields of a part must have valid values.
     is_part = (
         first_disk <= disk
         and 0 < disk < _MAX_PARTS
@@ -126,7 +128,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
                 directories += _places(data, place, size, offset, count, 1 << 64)
                 start = min(start, place) if place >= position - 4096 else start
     if not directories and not is_part:
-        # An empty archive has no directory; the mark alone, inside something else, is no record.
+        # An empty archive has no directory; a mark alone, inside of other bytes, is no record.
         if count or size or disk or first_disk:
             return None
     return End(start, position + _END.size, directories, is_part)
@@ -135,7 +137,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
 def _places(
     data: Data, position: int, size: int, offset: int, count: int, modulus: int
 ) -> list[Directory]:
-    """Return the beginning of the directory of an end record: by its size, and by its offset."""
+    """Return where the directory of an end record may begin: by its size, and by its offset."""
     found = []
     before = position - size
     for start, base in dict.fromkeys(((before, max(before - offset, 0)), (offset, 0))):
@@ -157,7 +159,7 @@ class Entries:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are as many entries as the end record says."""
+        """Whether the directory has as many entries as the end record says."""
         directory = self._directory
         return self.count % directory.modulus == directory.count % directory.modulus
 

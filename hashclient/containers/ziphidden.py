@@ -2,9 +2,9 @@
 
 A program that reads a zip as a stream uses any local header that it finds. So bytes outside of
 members and directories are searched for headers. Four bytes can be a mark by chance, above all in a
-program. A mark with all valid fields, or right after a member, counts as a header: if its member
-cannot be read, it is unread. A mark with fewer valid fields counts if its data has the right
-checksum; others are chance.
+program. A mark with valid fields, or directly after a member, counts as a header: if its member
+cannot be read, the member is unread. A mark with fewer valid fields counts if its data has the
+right checksum; other marks are chance.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: Marks and bytes that are tried if a mark may be there by chance; more marks cannot be chance.
+#: Marks and bytes that are tried as long as a mark may be chance; more marks cannot be chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
@@ -67,7 +67,7 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class Search:
-    """The search of one archive."""
+    """A search of the bytes of an archive that no directory names."""
 
     def __init__(self, data: Data, *, is_scattered: bool = False) -> None:
         """Nothing is read yet; if an archive `is_scattered`, no header is expected anywhere."""
@@ -80,7 +80,7 @@ class Search:
         self._has_given_up = False
 
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members found in `gaps`, which are in order."""
+        """Yield the members found in `gaps`, which ascend."""
         for start, end in gaps:
             # The place at which a program that reads a stream looks next.
             expected = None if self._is_scattered else start
@@ -110,7 +110,7 @@ class Search:
         return descriptor_bytes(self._data, end, *values) or 0
 
     def _find(self, mark: bytes, start: int, end: int) -> int | None:
-        """Return the first place of `mark` between two places; None if there is none."""
+        """Return the first place of `mark` between two places; None if not found."""
         while start + len(mark) <= end:
             at = start - self._window_at
             if not 0 <= at <= len(self._window) - len(mark):
@@ -125,7 +125,7 @@ class Search:
         return None
 
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
-        """Return the local header at `offset`, in a gap that ends at `end`; None if there is none.
+        """Return the local header at `offset`, in a gap that ends at `end`; else None.
 
         At a place where a header is expected, the mark counts with any fields.
         """
@@ -190,7 +190,7 @@ class Search:
     def _is_sound(self, found: _Found) -> bool:
         """Return whether the bytes after a header decode to the checksum in it."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # the entry has no data, and no checksum to compare
+            return False  # the entry has neither data nor a checksum to compare
         self._tries -= 1
         if self._tries < 0:
             return False
@@ -259,7 +259,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     elif packed.position != end:
         raise damaged("bytes behind its compressed data")
     elif packed.found != found.crc:
-        # The checksum of the header is wrong, so the descriptor must have the right one.
+        # The checksum in the header is wrong, so the descriptor must have the right checksum.
         length = found.packed
         if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
             raise damaged(WRONG_SUM)

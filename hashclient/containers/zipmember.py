@@ -1,4 +1,4 @@
-"""One member of a zip: its local header, and its bytes.
+"""A member of a zip: its local header, and its bytes.
 
 Local header, directory and descriptor must agree: otherwise, programs extract different bytes, and
 each result counts.
@@ -50,14 +50,14 @@ if decoding.HAS_ZSTD:
 #: Methods that libarchive decodes, if it is installed.
 _OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
 METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
-#: These methods decode as many bytes as the header says.
+#: For these methods, the header says how many bytes decode.
 _NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
 #: A member of at most this many bytes is read at once.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 _FEW_BYTES = 64
-#: The header of a block with codes of its own, and what codes of rare bytes take.
+#: The header of a block with codes of its own, and the bytes that codes of rare bytes take.
 _HEAD_EXTRA_BYTES = 512
 
 
@@ -96,7 +96,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def by_directory(data: Data, entry: Entry) -> list[Member]:
-    """Return the member for programs that only use the directory, if they can extract it."""
+    """Return the member for programs that use only the directory, if they can extract it."""
     offset, packed, size, crc, flags, method, name = entry
     block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
     if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK) or flags & IS_PATCH:
@@ -191,7 +191,7 @@ class Packed:
             decoder = _DECODERS[self._method]()
         for piece in decoded(decoder, self._read, needs_end=most is None):
             if most is not None and self.count + len(piece) >= most:
-                # The last bytes of the coder decode to anything.
+                # The last bytes of the coder decode to meaningless bytes.
                 piece = piece[: most - self.count]
                 self.position = self._end
             self.found = crc32(piece, self.found)
@@ -253,7 +253,7 @@ def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Yield the bytes of a small deflated member; most members are small, so this is fast."""
+    """Yield the bytes of a small deflated member quickly: most members are small."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
     count = found = 0
@@ -290,7 +290,7 @@ def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
 
 
 def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
-    """Return the first `count` bytes of a deflated member, or all of it, which is checked then.
+    """Return the first `count` bytes of a deflated member; all bytes are checked.
 
     Raises:
         NotReadError: the bytes are damaged.
@@ -298,7 +298,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     is_brief = count <= HEAD_BYTES
     inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
     position, end = start, start + entry[1]
-    # As many input bytes as the claimed sizes should need; if these are not enough, more follow.
+    # As many input bytes as the claimed sizes should need; if too few bytes decode, more are read.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
     head = b""
     while len(head) < count and not inflater.eof:
@@ -319,7 +319,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
 
 
 def _check(entry: Entry, count: int, found: int) -> None:
-    """Compare the length and the checksum of the bytes read with the claimed ones.
+    """Compare the length and the checksum of the bytes read with the claimed length and checksum.
 
     Raises:
         NotReadError: length or checksum does not agree.

@@ -1,8 +1,8 @@
-"""Methods of zip that no library used here decodes: Deflate64, and those of PKZIP before 1993.
+"""Methods of zip that no library used here decodes: Deflate64, and methods from before 1993.
 
 The Windows Explorer compresses members above 2 GiB with Deflate64; shrink and implode are in
-archives of the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes them in Python,
-at some megabytes a second. Memory is a window of 64 KiB, a piece and tables.
+archives of the time of DOS (APPNOTE.TXT, 4.4.5 and 5.1 to 5.3). This module decodes these methods
+in Python, at some megabytes a second. Memory is a window of 64 KiB, a piece and tables.
 
 Limit: reduce (methods 2 to 5) stays unread, and so do methods that are not in `zipmember`.
 """
@@ -18,7 +18,7 @@ METHODS = frozenset((SHRUNK, IMPLODED, DEFLATED64))
 #: Bytes that are returned at a time, and the bytes before them that matches may repeat.
 _PIECE_BYTES = _WINDOW_BYTES = 64 << 10
 
-# Deflate64: what the symbols of lengths and distances begin with, and their further bits.
+# Deflate64: the base values of lengths and distances, and the numbers of their extra bits.
 _LENGTH_BITS = (*(0,) * 8, *(n for n in range(1, 6) for _ in range(4)), 16)
 _LENGTHS = (*(3 + sum(1 << b for b in _LENGTH_BITS[:n]) for n in range(28)), 3)
 _DISTANCE_BITS = (0, 0, *(n for n in range(15) for _ in range(2)))
@@ -35,12 +35,12 @@ _MAX_CODE_BITS = 13
 _HAS_LARGE_WINDOW, _HAS_BYTE_CODES = 0x02, 0x04
 _MOST = 63
 
-#: For the next bits as a number: a symbol, and how many of the bits are its code.
+#: For the next bits as a number: a symbol, and how many of the bits its code has.
 _Table = tuple[int, list[tuple[int, int]]]
 
 
 class Old:
-    """One member that is decoded; `read` returns its compressed bytes, piece by piece."""
+    """A member that is decoded; `read` returns its compressed bytes, piece by piece."""
 
     def __init__(self, method: int, flags: int, size: int, read: Callable[[], bytes]) -> None:
         """Decode `method`; shrink and implode end after `size` bytes."""
@@ -115,7 +115,7 @@ class Old:
         return symbol
 
     def _copy(self, distance: int, length: int) -> None:
-        """Repeat bytes; the bytes before the first one are zeros."""
+        """Repeat bytes; the bytes before the first byte of the member are zeros."""
         out = self._out
         start = len(out) - distance
         if start < 0:
@@ -259,10 +259,10 @@ class Old:
 
 
 def _table(lengths: list[int], *, inverted: bool = False) -> _Table:
-    """Return the table of codes with these lengths, shorter ones first.
+    """Return the table of codes with these lengths, shorter codes first.
 
     Raises:
-        NotReadError: there are too many codes.
+        NotReadError: the table has too many codes.
     """
     longest = max(lengths, default=0)
     entries = [(0, 0)] * (1 << longest)
