@@ -453,6 +453,8 @@ def test_a_credential_that_is_refused(
         Fault(body=b"<html>"),
         Fault(body=b"<a/>"),
         Fault(body=b"<a><responseCode>zero</responseCode></a>"),
+        Fault(body=b"<a><responseCode>-0</responseCode></a>"),
+        Fault(body=b"<a><responseCode>0</responseCode><responseCode>4000</responseCode></a>"),
         Fault(body=b'<!DOCTYPE a [<!ENTITY x "0">]><a><responseCode>&x;</responseCode></a>'),
         Fault(body=b"<a>" * 100_000),
         Fault(body=b"x" * (1 << 20 | 1)),
@@ -474,6 +476,39 @@ def test_answers_that_are_none(
     )
     send_until_done(desk, report)
     check_one_finished(desk, service, report)
+
+
+@pytest.mark.parametrize("call", ["upload", "fileinfo", "finish"])
+def test_an_answer_about_another_report_is_none(
+    desk: Desk, service: ReportingService, report: Report, call: str
+) -> None:
+    files = b"<fileId>file1</fileId><fileId>file2</fileId>"
+    body = b"<a><responseCode>0</responseCode><reportId>9</reportId>%b</a>" % files
+    service.fail(call, Fault(body=body))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, UnreachableError) and "another report" in sent.error.message
+    send_until_done(desk, report)
+    check_one_finished(desk, service, report)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_report_that_somebody_else_has_finished_waits_for_a_person(
+    desk: Desk, service: ReportingService, report: Report, again: bool
+) -> None:
+    def finish() -> None:
+        (remote,) = service.reports.values()
+        remote.state = "finished"
+
+    service.fail("upload", Fault(), Fault(hook=finish, code=5102))
+    for _ in range(3):
+        (sent,) = desk.send_due()
+        assert isinstance(sent.error, StateError) and "finished" in sent.error.message
+        desk.wait(days=2)
+    assert service.requests.count("upload") == 2
+    # The person has asked the recipient whether the files are there.
+    sent = desk.send(report, again=True) if again else desk.retract(report)
+    assert sent.report.state is State.ACKNOWLEDGED
+    assert [len(r.files) for r in service.reports.values()] == ([1, 2] if again else [1])
 
 
 @pytest.mark.slow

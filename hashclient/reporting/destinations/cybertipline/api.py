@@ -87,13 +87,15 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(ALREADY_FINISHED, ALREADY_FINISHED + 1),
         StateError,
         "the service says that the report is finished",
-        "a finished report cannot be changed; contact the recipient",
+        "ask the recipient whether the report is complete there; if not, `hashclient report submit"
+        " --again` begins it again; if so, `hashclient report retract` ends it",
     ),
 )
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,100}", re.ASCII)
 _REMOTE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_CODE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 _HINT = REPORTING_SERVICE.kept
 
@@ -277,7 +279,10 @@ class Service:
             fault = fault.error
         try:
             texts = parse_answer(text)
-            code = int(texts["responseCode"][0])
+            (said,) = texts["responseCode"]
+            if not _CODE.fullmatch(said):
+                raise ValueError("not a code")
+            code = int(said)
         except (UnreachableError, KeyError, ValueError) as error:
             what = f"the service answers with something that is no answer: /{name}"
             none = UnreachableError(self._named(what), hint=_HINT)

@@ -142,7 +142,7 @@ class CyberTipline:
     def _retract_there(self, report: Report) -> Report:
         """Retract an open report at the service; the report itself is not taken back."""
         with self._connect() as service:
-            return self._filing(service, report).retract()
+            return self._filing(service, report).give_up()
 
     def take_back(self, report: Report) -> Sent:
         """Retract a report at the service if it is open there.

@@ -119,7 +119,7 @@ class Filing:
             # retraction fails, too, the journal says that it is still to be done.
             if self._remote.report_id is not None and self._remote.in_doubt is not Call.FINISH:
                 with contextlib.suppress(HashclientError):
-                    self._give_up()
+                    self.give_up()
             raise
         raise UnreachableError(
             "the service loses the report again and again",
@@ -128,7 +128,7 @@ class Filing:
 
     def _from_the_start(self, plan: Plan, schema: Validator) -> Report:
         if self._remote.in_doubt in (Call.UPLOAD, Call.FILEINFO, Call.RETRACT):  # 1
-            self._give_up()
+            self.give_up()
         if self._remote.report_id is None:  # 2
             self._open(plan, schema)
         for match in plan.document.matches:  # 3
@@ -143,28 +143,44 @@ class Filing:
             UsageError: the report is finished at the service, and cannot be changed.
             HashclientError: the retraction failed; the next attempt continues it.
         """
-        if self._remote.in_doubt is Call.FINISH:
-            # A report that is not known to be finished may still be taken back.
-            answer = self._call(
-                Call.RETRACT,
-                lambda: self.service.retract(self._id),
-                (OK, ALREADY_RETRACTED, ALREADY_FINISHED, NO_SUCH_REPORT),
-                doubt=Call.FINISH,
+        if self._remote.report_id is None:
+            return self.give_up()
+        was_finishing = self._remote.in_doubt is Call.FINISH
+        answer = self._call(
+            Call.RETRACT,
+            lambda: self.service.retract(self._id),
+            (OK, ALREADY_RETRACTED, ALREADY_FINISHED, NO_SUCH_REPORT),
+            doubt=Call.FINISH if was_finishing else Call.RETRACT,
+        )
+        if answer.code == ALREADY_FINISHED:
+            self._finished(answer)
+            raise UsageError(
+                f"report {self.report.id} is finished at the service as {self._id}",
+                hint="a finished report cannot be changed; contact the recipient",
             )
-            if answer.code == ALREADY_FINISHED:
-                self._finished(answer)
-                raise UsageError(
-                    f"report {self.report.id} is finished at the service as {self._id}",
-                    hint="a finished report cannot be changed; contact the recipient",
-                )
-            if answer.code == NO_SUCH_REPORT:
-                self.unknown_there = self._id
-            self._forget("retracted")
-        elif self._remote.report_id is not None:
-            self._give_up()
-        elif self._remote.in_doubt is not None:
+        if was_finishing and answer.code == NO_SUCH_REPORT:
+            self.unknown_there = self._id
+        self._forget("retracted")
+        return self.report
+
+    def give_up(self) -> Report:
+        """Retract the open report and drop its journal, so that the report can begin again.
+
+        Raises:
+            HashclientError: the retraction failed; the next attempt continues it.
+        """
+        if self._remote.report_id is None:
             # A report opened under an unknown id vanishes there by itself.
-            self._save(in_doubt=None)
+            if self._remote.in_doubt is not None:
+                self._save(in_doubt=None)
+            return self.report
+        fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
+        answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
+        if answer.code == ALREADY_FINISHED:
+            # Somebody else has finished it, perhaps without all files, and to file it again would
+            # make a second finished report. It stays in doubt until a person decides.
+            check(answer, Call.RETRACT)
+        self._forget("retracted")
         return self.report
 
     @property
@@ -277,17 +293,6 @@ class Filing:
         self._journal(finished.noted(now, "finished", **detail))
         return self.report
 
-    def _give_up(self) -> None:
-        """Retract the open report and drop its journal, so that the report can begin again."""
-        fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
-        answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
-        if answer.code == ALREADY_FINISHED:
-            # As far as is known, somebody else has finished it; filing again would make a second
-            # finished report.
-            self._save(in_doubt=Call.FINISH)
-            check(answer, Call.RETRACT)
-        self._forget("retracted")
-
     def _forget(self, why: str) -> None:
         past = (*self._remote.past, self._id)
         noted = self.report.noted(self._now(), "given-up", remote=self._id, reason=why)
@@ -316,6 +321,8 @@ class Filing:
         self._save(in_doubt=doubt or call)
         try:
             answer = make()
+            if call is not Call.OPEN and answer.report_id not in (None, self._id):
+                raise UnreachableError(f"the service answers for another report: /{call}")
         except (AuthorisationError, ConfigError):
             # After this error, by the rules of the transport, the service has done nothing.
             self._note_request(call)
