@@ -24,7 +24,7 @@ import msgspec
 from hashclient.alerts.alert import MEANINGS, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.book import Book, Receiver, book_lock, load_book, save_book
 from hashclient.alerts.noticing import News
-from hashclient.alerts.receivers import Message, receiver_of
+from hashclient.alerts.receivers import Message, PartlyTakenError, receiver_of
 from hashclient.core.errors import HashclientError, UnreachableError
 from hashclient.core.patience import is_due, pause
 from hashclient.session import Session
@@ -91,28 +91,28 @@ class Outbox:
         also: Iterable[Noticed] = (),
         look_now: bool = False,
         at_once: bool = False,
-        limit_s: float = RUN_S,
+        patient: bool = False,
     ) -> list[Attempt]:
         """Look at what happened, and send what is due; return the attempts, one a receiver.
 
         `look` is called with `look_now`, and if the state was not looked at for an hour; `also` was
-        noticed by the caller. With `at_once`, all waiting alerts are sent, due or not. A receiver
-        has `limit_s` seconds for an alert; the receiver's turn ends after its first failure, or
-        after half of that time.
+        noticed by the caller. With `at_once`, all waiting alerts are sent, due or not. A receiver's
+        turn ends after its first failure and, unless `patient`, after half of its time for one
+        alert.
 
         Raises:
             StateError: the outbox cannot be read or written, or another command holds it.
         """
         if not self._config.receivers:
             return []
-        with book_lock(self._layout, limit_s):
+        with book_lock(self._layout, PATIENT_S if patient else RUN_S):
             book = self._with_news(self.book())
             now = self._session.now()
             if look_now or book.looked is None or not book.looked <= now < book.looked + LOOK:
                 also = (*also, *look())
                 book = msgspec.structs.replace(book, looked=now)
             book = self._save(self._begun(self._with_standing(book, also), at_once=at_once))
-            return [*self._send_all(book, limit_s, at_once=at_once)]
+            return [*self._send_all(book, at_once=at_once, patient=patient)]
 
     def test(self) -> list[Attempt]:
         """Send an alert of the kind `test` to each receiver now; it is not kept.
@@ -124,7 +124,7 @@ class Outbox:
         alert = Alert.new(Kind.TEST, now).replace(count=1)
         with book_lock(self._layout, PATIENT_S):
             return [
-                Attempt(name, int(error is None), error)
+                Attempt(name, int(_is_taken(error)), error)
                 for name in self._config.receivers
                 for error in (self._give(name, alert, PATIENT_S),)
             ]
@@ -187,8 +187,9 @@ class Outbox:
         known = {name: book.receiver(name) for name in receivers}
         return msgspec.structs.replace(book, waiting=tuple(waiting), said=said, receivers=known)
 
-    def _send_all(self, book: Book, limit_s: float, *, at_once: bool) -> Iterator[Attempt]:
+    def _send_all(self, book: Book, *, at_once: bool, patient: bool) -> Iterator[Attempt]:
         """Send to each receiver the alerts that it lacks; one failure ends the attempt."""
+        limit_s = PATIENT_S if patient else RUN_S
         for name in self._config.receivers:
             lacking = [alert for alert in book.waiting if name in (alert.to or ())]
             state, now = book.receiver(name), self._session.now()
@@ -197,9 +198,9 @@ class Outbox:
                 continue
             taken, error, began = 0, None, time.monotonic()
             for alert in lacking:
-                if taken and time.monotonic() - began > limit_s / 2:
+                if taken and not patient and time.monotonic() - began > limit_s / 2:
                     break
-                if (error := self._give(name, alert, limit_s)) is not None:
+                if not _is_taken(error := self._give(name, alert, limit_s)):
                     break
                 taken += 1
                 book = self._save(_taken(book, alert, name))
@@ -247,6 +248,10 @@ def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[A
     return list(found.values())
 
 
+def _is_taken(error: HashclientError | None) -> bool:
+    return error is None or isinstance(error, PartlyTakenError)
+
+
 def _taken(book: Book, alert: Alert, name: str) -> Book:
     """Return the outbox after a receiver has taken an alert."""
     left = (
@@ -258,13 +263,13 @@ def _taken(book: Book, alert: Alert, name: str) -> Book:
 
 def _noted(book: Book, name: str, now: datetime, error: HashclientError | None) -> Book:
     """Return the outbox after an attempt at a receiver."""
-    before = book.receiver(name)
-    state = Receiver(reached=now)
-    if error is not None:
+    before, problem = book.receiver(name), None if error is None else error.message
+    state = Receiver(problem=problem, reached=now)
+    if not _is_taken(error):
         state = Receiver(
             attempts=before.attempts + 1,
             next_attempt=now + pause(before.attempts, longest=LONGEST_PAUSE),
-            problem=error.message,
+            problem=problem,
             reached=before.reached,
         )
     receivers: Mapping[str, Receiver] = {**book.receivers, name: state}

@@ -29,7 +29,7 @@ from hashclient.core.errors import (
 )
 from hashclient.system.command import run_command
 from hashclient.system.files import user_path
-from hashclient.system.text import excerpt
+from hashclient.system.text import excerpt, first_of
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -70,6 +70,10 @@ class Message(NamedTuple):
 
 class _TakenError(Exception):
     """A webhook has the message; the rest of its answer is not read."""
+
+
+class PartlyTakenError(UnreachableError):
+    """The mail was taken, but not for all addresses. To send it again would not help the others."""
 
 
 #: Sends a message within so many seconds.
@@ -173,6 +177,7 @@ def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
 def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
     import smtplib
 
+    from hashclient.alerts.smtp import Smtp, SmtpTls
     from hashclient.net.credentials import is_loopback, tls_context, user_and_password
 
     host, _, port = config.smtp.rpartition(":")
@@ -189,9 +194,9 @@ def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
 
     def send(message: Message, limit_s: float) -> None:
         mail = _as_mail(config, message)
-        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP
+        connect: Callable[..., Smtp] = Smtp
         if is_encrypted := int(port) == _SMTPS_PORT:
-            connect = partial(smtplib.SMTP_SSL, context=context)
+            connect = partial(SmtpTls, context=context)
         where = (host.strip("[]"), int(port), message.machine)
         try:
             with contextlib.closing(connect(*where, timeout=limit_s)) as smtp:
@@ -200,12 +205,17 @@ def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
                     smtp.starttls(context=context)
                 if login is not None:
                     smtp.login(*login)
-                smtp.send_message(mail)
+                refused = smtp.send_message(mail)
         except smtplib.SMTPAuthenticationError as error:
             raise AuthorisationError("mail: the server refuses smtp_basic_file") from error
         except (smtplib.SMTPException, OSError, ValueError) as error:
             code = getattr(error, "smtp_code", "")
             raise UnreachableError(f"mail: {type(error).__name__} {code}".rstrip()) from error
+        if refused:
+            raise PartlyTakenError(
+                f"mail: the server refuses {first_of([*refused])}",
+                hint="the other addresses have the alert; check `mail` of [alerts]",
+            )
 
     return send
 

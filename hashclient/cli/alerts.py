@@ -213,12 +213,12 @@ def _show(app: App, attempts: Iterable[Attempt], output_format: str) -> ExitCode
 
 def _line(book: Book, name: str) -> str:
     known = book.receiver(name)
-    if known.problem is not None and known.next_attempt is not None:
+    if known.problem is not None:
+        fails = f"{name}  FAILS: {printable(known.problem)}"
+        if known.next_attempt is None:  # other addresses are reached
+            return fails
         tries = counted(known.attempts, "failed attempt")
-        return (
-            f"{name}  FAILS: {printable(known.problem)}; {tries},"
-            f" the next at {for_people(known.next_attempt)}"
-        )
+        return f"{fails}; {tries}, the next at {for_people(known.next_attempt)}"
     return f"{name}  " + (
         f"reached {for_people(known.reached)}" if known.reached else "not tried yet"
     )

@@ -315,7 +315,7 @@ class Client:
         """
         from hashclient.alerts.alert import Kind, noticed
         from hashclient.alerts.noticing import LOG, STATE
-        from hashclient.alerts.outbox import PATIENT_S, RUN_S, Outbox
+        from hashclient.alerts.outbox import Outbox
         from hashclient.status.alarms import alarms
 
         def look() -> list[Noticed]:
@@ -333,7 +333,7 @@ class Client:
             also=[noticed(Kind.DAMAGED, LOG)] if exit_code == ExitCode.AUDIT else [],
             look_now=exit_code == ExitCode.STATE,
             at_once=at_once,
-            limit_s=PATIENT_S if patient else RUN_S,
+            patient=patient,
         )
 
     def status(self, *, verify: bool = False) -> Status:

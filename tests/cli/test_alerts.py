@@ -355,9 +355,10 @@ def test_a_mail_server_without_encryption_is_for_loopback_alone(
     [
         ({"refuse": b"550 no"}, "SMTPDataError 550"),
         ({"login": True}, "SMTPSenderRefused 530"),
-        ({"babble": True}, "no answer within|mail: "),
+        ({"babble": b"2"}, "no answer within|mail: "),
+        ({"babble": b"220-come in\r\n" * 10_000}, "SMTPServerDisconnected"),
     ],
-    ids=["refuses", "wants a login", "babbles"],
+    ids=["refuses", "wants a login", "babbles", "never ends its greeting"],
 )
 def test_a_mail_server_that_refuses_is_a_warning(
     state: State,
@@ -365,12 +366,28 @@ def test_a_mail_server_that_refuses_is_a_warning(
     how: dict[str, Any],
     says: str,
 ) -> None:
-    monkeypatch.setattr(outbox, "PATIENT_S", 0.5 if "babble" in how else 30.0)
+    monkeypatch.setattr(outbox, "PATIENT_S", 0.5 if how.get("babble") == b"2" else 30.0)
     with Mailbox(**how) as box:
         to_mail(state, box.address)
         done = state.call("alerts", "test")
         assert done.code == 4 and re.search(says, done.err), done.err
         assert box.mails == []
+
+
+def test_an_address_that_the_mail_server_refuses_is_named_and_holds_up_no_other(
+    state: State,
+) -> None:
+    with Mailbox(unknown=b"gone@example.org") as box:
+        to_mail(state, box.address)
+        config = state.path / "config.toml"
+        state.configure(config.read_text().replace('["abuse', '["gone@example.org", "abuse'))
+        done = state.call("alerts", "test")
+        assert done.code == 4 and "the server refuses gone@example.org\n" in done.err
+        done = state.scan()
+        assert done.code == 10 and "the server refuses gone@example.org\n" in done.err
+        assert len(box.mails) == 2
+        done = state.call("alerts", "list")
+        assert re.fullmatch("mail  FAILS: mail: the server refuses gone@example.org\n", done.out)
 
 
 def test_a_wrong_password_of_the_mail_server_is_not_shown(state: State) -> None:

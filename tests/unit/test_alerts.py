@@ -6,6 +6,7 @@ Run as a program, with the project on the path, this writes the vectors again.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import string
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import jsonschema
@@ -21,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.alerts import alert as alert_module
+from hashclient.alerts import outbox
 from hashclient.alerts.alert import MEANINGS, MOST_NAMED, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.outbox import Outbox
 from hashclient.alerts.receivers import Message, parse_secret, signature
@@ -355,6 +358,18 @@ def test_a_receiver_that_fails_holds_up_no_other_and_is_tried_again_later(told: 
     told.configure(into(told.inbox))
     told.alert(at_once=True)
     assert told.book().waiting == ()
+
+
+@pytest.mark.parametrize(("patient", "left"), [(False, 1), (True, 0)])
+def test_a_slow_receiver_gets_all_alerts_only_if_nobody_waits_for_a_run(
+    told: Told, monkeypatch: pytest.MonkeyPatch, patient: bool, left: int
+) -> None:
+    minutes = itertools.count(step=60)
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    told.refuse(4)
+    told.log("match", hits=[{"list": "baseline"}])
+    assert len(told.sent(patient=patient)) == 2 - left
+    assert len(told.book().waiting) == left
 
 
 def test_a_receiver_that_fails_is_tried_again_after_the_clock_was_set_back(told: Told) -> None:

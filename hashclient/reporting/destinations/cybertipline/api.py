@@ -87,8 +87,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(ALREADY_FINISHED, ALREADY_FINISHED + 1),
         StateError,
         "the service says that the report is finished",
-        "ask the recipient whether the report is complete there; if not, `hashclient report submit"
-        " --again` begins it again; if so, `hashclient report retract` ends it",
+        "ask the recipient: if all files are there, `report retract`; else `report submit --again`",
     ),
 )
 
