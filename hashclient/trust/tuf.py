@@ -209,17 +209,18 @@ class Trust:
                 f" than {MAX_LISTS}",
                 hint=METADATA_HINT,
             )
-        for role in targets.delegations.roles.values():
-            if (
-                not is_name(role.name)
-                or role.paths != [f"lists/{role.name}/*"]
-                or not role.terminating
-            ):
-                raise VerificationError(
-                    f"provider {self._name}: delegation {printable(role.name)!r} is not for the"
-                    " files of the list of its name alone",
-                    hint=METADATA_HINT,
-                )
+        with self._translated():  # python-tuf does not check that a name is text
+            for role in targets.delegations.roles.values():
+                if (
+                    not is_name(role.name)
+                    or role.paths != [f"lists/{role.name}/*"]
+                    or role.terminating is not True
+                ):
+                    raise VerificationError(
+                        f"provider {self._name}: delegation {printable(role.name)!r} is not for"
+                        " the files of the list of its name alone",
+                        hint=METADATA_HINT,
+                    )
         return sorted(targets.delegations.roles)
 
     def ended(self) -> frozenset[str]:
@@ -242,9 +243,13 @@ class Trust:
         When the provider replaces these keys, clients forget which versions they have seen (TUF,
         5.3.11). This is necessary after a thief has used the keys to sign very high versions. Other
         values that may only increase have to be reset as well.
+
+        Raises:
+            VerificationError: the root is malformed.
         """
-        keyids = "".join(sorted(self._root.roles["snapshot"].keyids))
-        return hashlib.sha256(keyids.encode()).hexdigest()[:16]
+        with self._translated():  # python-tuf does not check that an id is text
+            keyids = "".join(sorted(self._root.roles["snapshot"].keyids)).encode()
+        return hashlib.sha256(keyids).hexdigest()[:16]
 
     def target(self, list_name: str, file_name: str) -> TargetFile:
         """Return the signed length and hashes of a file of a list.

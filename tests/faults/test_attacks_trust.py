@@ -483,6 +483,8 @@ def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Sim
         {"paths": []},
         {"paths": None, "path_hash_prefixes": ["0"]},
         {"terminating": False},
+        {"terminating": "yes"},
+        {"name": 5},
         {"name": "../other"},
         {"name": "Other"},
         {"name": "a\x1b[2J"},
@@ -500,6 +502,16 @@ def test_delegation_that_is_not_for_one_list_alone(
 
     simulator.edit("targets", add)
     refused(client, ExitCode.UNVERIFIED, "delegation .* is not for the files of the list|malformed")
+
+
+@pytest.mark.parametrize("role", ["snapshot", "root", "timestamp", "targets"])
+def test_a_key_id_that_is_no_text(client: Client, simulator: Simulator, role: str) -> None:
+    """The id stands beside enough good ones. Only the ids of one role are ever used as text."""
+    simulator.edit("root", lambda root: root.roles[role].keyids.append(5))
+    if role == "snapshot":
+        refused(client, ExitCode.UNVERIFIED, "metadata is malformed")
+    else:
+        client.fetch()
 
 
 @pytest.mark.parametrize("name", ["root", "timestamp", "snapshot", "targets"])
