@@ -262,6 +262,18 @@ class TestErrand:
             rest = self.listed(tree, [Start(b"/proc")]).rest
             assert rest == [Start(b"/proc", is_border=True)]
 
+    def test_a_worker_stops_where_its_own_file_system_is_mounted_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The mount may hide files on this worker alone: all workers have to compare it."""
+        tree = write_tree(tmp_path / "t", {"a/in": b"", "b/in": b""})
+        mounted = (tree / "a").stat().st_ino
+        name = "hashclient.scan.cluster.listing.is_mount_root"
+        monkeypatch.setattr(name, lambda fd: os.fstat(fd).st_ino == mounted)
+        listed = self.listed(tree)
+        assert listed.rest == [Start(f"{tree}/a".encode(), is_border=True)]
+        assert list(paths_of(listed.groups)) == [f"{tree}/b/in"]
+
     def test_a_wide_directory_goes_back_as_a_whole(self, tmp_path: Path) -> None:
         tree = write_tree(tmp_path / "t", {**{f"w/{n}": b"" for n in range(30)}, "w/d/x": b""})
         (tree / "w" / "link").symlink_to("x")

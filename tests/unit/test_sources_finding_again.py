@@ -385,6 +385,19 @@ def test_a_directory_that_is_replaced_is_listed_again(
     assert result.clean == 1
 
 
+def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
+    tmp_path: Path, lists: OpenLists
+) -> None:
+    """This machine may have mounted something there: its files are not the listed ones."""
+    tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/gone": LISTED})
+    task = task_of(tree)
+    (tree / "d").rename(tmp_path / "away")
+    write_tree(tree, {"d/f": OTHER, "d/new": OTHER})
+    result = Checker(lists.judge(), is_elsewhere=True).check(task)
+    assert told(result) == dict.fromkeys(("f", "gone"), (Kind.UNREAD, MOVED))
+    assert (result.clean, result.lost) == (0, [])
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_each_named_file_has_an_outcome_also_if_its_directory_is_replaced(
     tmp_path: Path, lists: OpenLists, mode: int

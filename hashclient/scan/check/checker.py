@@ -84,6 +84,7 @@ class Checker:
         members: Members | None = None,
         file_systems: Identities | None = None,
         since_ns: int = 0,
+        is_elsewhere: bool = False,
     ) -> None:
         """Check with `judge`.
 
@@ -91,11 +92,13 @@ class Checker:
         cache. `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock`
         have the meaning that they have in `Reader`. `members` opens containers; without it, each
         file is one input. `file_systems` are the file systems that the cache has. Listing began at
-        `since_ns`, by the clock that gives files their times.
+        `since_ns`, by the clock that gives files their times. If this process `is_elsewhere`,
+        another machine has listed the files, where other file systems may be mounted.
         """
         self._judge = judge
         self._learn = learn
         self._since_ns = since_ns
+        self._is_elsewhere = is_elsewhere
         self._keep_clean = keep_clean
         self._members = members
         self._reader = Reader(
@@ -199,8 +202,8 @@ class Checker:
         Named files are looked for by their names there, and are unread if the names are missing. A
         directory that was made since the scan began replaces the listed directory, as an editor
         that saves replaces a file. An older directory replaces it only if nobody but root and us
-        can move directories there. Otherwise the listed directory may still exist, and the error is
-        raised.
+        can move directories there. Otherwise, or if another machine has listed the directory, that
+        directory may still exist, and the error is raised.
 
         Raises:
             OSError: the directory cannot be opened; for a `MovedError`, another directory is in its
@@ -209,6 +212,8 @@ class Checker:
         try:
             fd, status = open_listed(group.directory, group.identity)
         except MovedError:
+            if self._is_elsewhere:
+                raise
             fd, status = open_listed(group.directory, None)
             try:
                 was_before = is_older(fd, ".", self._since_ns)

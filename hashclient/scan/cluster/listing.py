@@ -30,7 +30,7 @@ from hashclient.scan.sources.trees import Tree, Trees
 from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Group, Start, Task, reason_of
-from hashclient.system.identity import Identities
+from hashclient.system.identity import Identities, is_mount_root
 from hashclient.system.processors import Allowance
 
 #: A task of listing ends with so many names, or after so many seconds. A task costs some 7 ms in
@@ -112,6 +112,13 @@ class Errand(Frontier):
         found = None if self._identities is None else self._identities.of(fd, status.st_dev)
         self._numbers[status.st_dev] = 0 if found is None else found.number
         return None
+
+    def is_border(self, path: str, fd: int, status: os.stat_result, above: os.stat_result) -> bool:
+        """Return whether another file system begins, or the same one is mounted here again.
+
+        The mount may hide files that other machines see.
+        """
+        return super().is_border(path, fd, status, above) or is_mount_root(fd)
 
     def cross(
         self, path: str, fd: int, status: os.stat_result

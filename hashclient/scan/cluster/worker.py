@@ -174,6 +174,7 @@ class Work:
             sparse=spec.sparse,
             on_bytes=self._on_bytes,
             members=self.members(),
+            is_elsewhere=True,
         )
 
     def _on_bytes(self, _: int) -> None:

@@ -86,8 +86,8 @@ class Frontier:
             self.points = self._mounts.watched(path, fd)
         return self._objection(path, fd, given=True)
 
-    def is_border(self, path: str, status: os.stat_result, above: os.stat_result) -> bool:
-        """Return whether a directory, below one of status `above`, needs a decision."""
+    def is_border(self, path: str, fd: int, status: os.stat_result, above: os.stat_result) -> bool:
+        """Return whether an open directory, below one of status `above`, needs a decision."""
         # Automounts come while the walk goes on: another device, too, is a reason to look.
         return status.st_dev != above.st_dev or path in self.points
 

@@ -349,7 +349,7 @@ class Walk:
             return True, self._frontier.begin(path, fd, status)
         enters: bool = True
         outcome: Outcome | Start | None = None
-        if self._frontier.is_border(path, status, frame.status):
+        if self._frontier.is_border(path, fd, status, frame.status):
             enters, outcome = self._frontier.cross(path, fd, status)
         if enters and self._late is not None:
             if identity in self._late:  # a late directory is walked only once
