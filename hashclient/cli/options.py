@@ -29,7 +29,7 @@ from click.core import ParameterSource
 from hashclient.cli.app import App, existing_path, format_option
 from hashclient.core.errors import HashclientError, UsageError
 from hashclient.system.files import user_path
-from hashclient.system.text import printable
+from hashclient.system.text import as_unicode, printable
 
 FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 
@@ -74,13 +74,18 @@ whole_output_option = click.option(
 )
 
 
-def not_blank(_ctx: click.Context, param: click.Parameter, reason: str | None) -> str | None:
+def free_text(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """Return the text of an option as records can keep it."""
+    return None if text is None else as_unicode(text)
+
+
+def not_blank(ctx: click.Context, param: click.Parameter, reason: str | None) -> str | None:
     """Refuse an option with a blank text."""
     if reason is not None and not reason.strip():
         raise UsageError(
             f"--{param.name} is empty", hint="give a reason: it goes into the audit log"
         )
-    return reason
+    return free_text(ctx, param, reason)
 
 
 def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, str]:

@@ -12,7 +12,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import MATCHES, REPORTS, reason_option
+from hashclient.cli.options import MATCHES, REPORTS, free_text, reason_option
 from hashclient.cli.report_receive import certificate, receive, verify
 from hashclient.cli.report_show import count_of, export, open_outbox, report_document, status
 from hashclient.core.errors import ExitCode, HashclientError, LockedError, UsageError
@@ -230,6 +230,7 @@ def submit(
     "--reference",
     metavar="TEXT",
     required=True,
+    callback=free_text,
     help="The recipient's name for the report, such as a case number.",
 )
 @format_option("text", "json")

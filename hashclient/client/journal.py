@@ -22,7 +22,7 @@ from hashclient.notices.store import (
     write_book,
 )
 from hashclient.session import Session
-from hashclient.system.text import printable
+from hashclient.system.text import as_unicode, printable
 
 MAX_REASON_CHARS = 500
 
@@ -123,8 +123,7 @@ class Journal:
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
         if reason is not None:
-            # Bytes that are not UTF-8 cannot be kept as they are.
-            reason = reason.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            reason = as_unicode(reason)
         now = self._session.now()
         done: set[str] = set()
 

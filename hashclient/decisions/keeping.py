@@ -35,7 +35,7 @@ from hashclient.index.blinding import Sealer
 from hashclient.index.fingerprints import fingerprints
 from hashclient.index.reader import Index
 from hashclient.session import Session
-from hashclient.system.text import for_people, printable
+from hashclient.system.text import as_unicode, for_people, printable
 
 #: Rulings that ended longer ago than this are forgotten; the audit log has them.
 KEPT = timedelta(days=90)
@@ -327,8 +327,7 @@ def check_number(number: int) -> None:
 def _checked(reason: str) -> str:
     if len(reason) > MAX_REASON_CHARS:
         raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
-    # Bytes that are not UTF-8 cannot be kept as they are.
-    return reason.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return as_unicode(reason)
 
 
 def _end(until: datetime | None, now: datetime) -> datetime:

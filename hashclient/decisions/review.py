@@ -28,7 +28,7 @@ from hashclient.core.kinds import REVIEW_REASONS, SETTLED, MatchState, Verdict
 from hashclient.core.match import Match, Step, is_doubted, verdict_of
 from hashclient.matches.store import Matches
 from hashclient.session import Session
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import as_unicode, path_fields, printable
 
 #: The event in the audit log.
 REVIEWED = "reviewed"
@@ -62,7 +62,7 @@ class Review(msgspec.Struct, frozen=True):
                 hint=f"one of {', '.join(words)}, then a colon and a sentence:"
                 f" '{words[0]}: ticket 4711'",
             )
-        return cls(verdict, word.strip(), text.strip(), viewed)
+        return cls(verdict, word.strip(), as_unicode(text.strip()), viewed)
 
 
 class ReviewPolicy:

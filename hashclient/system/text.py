@@ -38,6 +38,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return "".join(shown)
 
 
+def as_unicode(typed: str) -> str:
+    """Return a text of a person for records in JSON: no lone surrogates, as in bytes not UTF-8."""
+    return typed.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 def is_unicode(path: str) -> bool:
     """Return whether the bytes of a path are UTF-8, by its text with surrogateescape."""
     if path.isascii():

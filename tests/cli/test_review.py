@@ -98,6 +98,23 @@ def test_only_submit_unreviewed_lets_it_leave(tmp_path: Path) -> None:
     assert state.call("report", "export", report_id).out.count("\n") == 2
 
 
+def test_a_reason_whose_bytes_are_not_utf_8_stops_no_report(tmp_path: Path) -> None:
+    state = state_with(tmp_path, WAITS)
+    ids, odd = state.ids(), "caf\udce9"
+    state.call("matches", "review", ids["a"], "--confirmed", "--reason", f"as-listed: {odd}")
+    report_id = state.call("report", "prepare", *ids.values()).out.split()[1].rstrip(":")
+    for words in (
+        ("submit", "--unreviewed", "--reason", odd),
+        ("acknowledge", "--reference", odd),
+        ("retract", "--reason", odd),
+    ):
+        assert state.call("report", *words, report_id).code == 0, words
+    package, note = sorted((tmp_path / "out").iterdir())
+    for written in (package, note):
+        assert state.call("report", "verify", written).code == 0
+    assert "caf\ufffd" in (package / "document.json").read_text()
+
+
 def test_a_rejected_match_is_in_no_exported_report(tmp_path: Path) -> None:
     state = state_with(tmp_path)
     ids = state.ids()
