@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from fixtures.crash import interrupt_at, watched
 from fixtures.desk import Desk
 from hashclient.audit.log import Event, read, verify
+from hashclient.audit.parts import MAX_BODY_CHARS
 from hashclient.audit.record import encode_body, encode_record, format_time, parse_record
 from hashclient.core.agefile import parse_header
 from hashclient.core.errors import (
@@ -43,6 +44,7 @@ from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.evidence import opener_of
 from hashclient.reporting.describing import encode_document
+from hashclient.reporting.destinations.package import package as package_module
 from hashclient.reporting.report import Report, State
 from tests.kit import call, environment, write_tree
 from tests.tampered import TAMPERINGS, change
@@ -623,6 +625,22 @@ def test_damaged_evidence_is_not_handed_over(tmp_path: Path) -> None:
     sent = desk.send(report)
     assert isinstance(sent.error, StateError) and "damaged" in sent.error.message
     assert list(desk.out.iterdir()) == []
+
+
+def test_more_files_than_a_record_of_the_log_can_bind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = f'"evidence/{"a" * 10}.facts.age":"{"0" * 64}",'
+    assert package_module.MOST_FILES * len(longest) < MAX_BODY_CHARS - (1 << 14)
+    monkeypatch.setattr(package_module, "MOST_FILES", 1)
+    desk = Desk(tmp_path)
+    matches = [desk.find("a", A), desk.find("b", B)]
+    for match in matches:
+        desk.quarantine(match)
+    sent = desk.send(desk.prepare(*matches))
+    assert isinstance(sent.error, UsageError) and "at most 1 sealed files, not 2" in str(sent.error)
+    assert list(desk.out.iterdir()) == []
+    assert desk.send(desk.prepare(matches[0], again=True)).error is None
 
 
 def test_a_file_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:

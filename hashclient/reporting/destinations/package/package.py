@@ -20,7 +20,7 @@ import msgspec
 
 from hashclient.audit.log import checkpoint
 from hashclient.core.agefile import Chunks
-from hashclient.core.errors import HashclientError, StateError
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.packages.contents import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,
@@ -44,6 +44,8 @@ from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
 SEALED_SUFFIX = ".tar.age"
+#: One record of the audit log binds all sealed files of a package, and its length is limited.
+MOST_FILES = 10_000
 
 _README = """\
 Report {report}
@@ -167,6 +169,7 @@ class Packager:
         5. The package gets its name, unless another file has it.
 
         Raises:
+            UsageError: there are too many files.
             StateError: the package cannot be written, or another file has its place; then there is
                 no package.
             AuditError: the audit log cannot be written or does not verify.
@@ -181,6 +184,11 @@ class Packager:
             )
         if os.path.lexists(target):
             raise _taken(target)
+        if len(content.evidence) > MOST_FILES:
+            raise UsageError(
+                f"a package has at most {MOST_FILES:,} sealed files, not {len(content.evidence):,}",
+                hint="retract the report, and prepare several reports of fewer matches",
+            )
         files = {
             README_NAME: _readme(report_id),
             DOCUMENT_NAME: encode_document(content.document),
