@@ -25,8 +25,8 @@ from hashclient.core.errors import ConfigError, UsageError, VerificationError
 from hashclient.core.kinds import Algorithm
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
-from hashclient.index.reader import RunSet
-from hashclient.index.run import DamagedError, Run
+from hashclient.index.reader import RunSet, open_runs
+from hashclient.index.run import DamagedError
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
 from hashclient.lists.importers.registry import read_digests
@@ -212,7 +212,7 @@ def verify_guard(state_dir: Path) -> None:
 
 
 def _open_runs(directory: Path, sources: _Sources) -> RunSet:
-    return RunSet([Run(directory / run.name, length=run.length) for run in sources.runs])
+    return RunSet(open_runs(directory, sources.runs))
 
 
 def _stamp(path: Path) -> Stamp:

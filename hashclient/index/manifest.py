@@ -38,13 +38,14 @@ class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A run as the manifest names it; `length` is the file's, in bytes.
 
     `root` is the root over the digests of the run's pieces, in hexadecimal. A run without this is
-    not relied on.
+    not relied on. `id` is in the header of the run.
     """
 
     name: RunName
     length: Count
     entries: Count
     root: str = ""
+    id: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

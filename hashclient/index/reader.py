@@ -18,7 +18,7 @@ from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Hit, is_name
 from hashclient.index.blinding import Sealer
-from hashclient.index.manifest import Manifest, read_manifest, verify_runs
+from hashclient.index.manifest import Manifest, RunRef, read_manifest, verify_runs
 from hashclient.index.prefixtable import NOTHING, Lookup, Rows
 from hashclient.index.run import KEY_SECTIONS, REBUILD_HINT, DamagedError, Run, damaged
 from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64
@@ -342,6 +342,16 @@ def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) 
     )
 
 
+def open_runs(directory: Path, refs: Sequence[RunRef]) -> list[Run]:
+    """Open runs.
+
+    Raises:
+        FileNotFoundError: a run is gone.
+        StateError: a run is damaged or cannot be read.
+    """
+    return [Run(directory / ref.name, length=ref.length, run_id=ref.id) for ref in refs]
+
+
 def open_manifest(directory: Path, manifest: Manifest) -> Index:
     """Open the runs that `manifest` names.
 
@@ -350,7 +360,7 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
         StateError: a run is damaged or cannot be read, or the runs have another number of entries
             than the manifest says.
     """
-    runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
+    runs = open_runs(directory, manifest.runs)
     index = Index(manifest, runs)
     # If a manifest lacked a run, every file that only that run lists would be clean.
     if index.live_entries != manifest.entries:

@@ -81,7 +81,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `count` is of entries; `sections` have a name, a type, an offset in bytes and a count each.
     `sized_masks` and `unsized_masks` are the distinct algorithm masks of the entries with and
-    without a size, each as a set of bits.
+    without a size, each as a set of bits. `id` is random: the file of another list, or from another
+    time, is not taken for this run.
     """
 
     count: Count
@@ -89,6 +90,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sized_masks: _MaskSet
     unsized_masks: _MaskSet
     sections: list[tuple[str, str, Count, Count]]
+    id: str = ""
 
 
 class DamagedError(StateError):
@@ -98,13 +100,14 @@ class DamagedError(StateError):
 class Run:
     """One memory-mapped run."""
 
-    def __init__(self, path: Path, *, length: int | None = None) -> None:
+    def __init__(self, path: Path, *, length: int | None = None, run_id: str = "") -> None:
         """Map `path`.
 
         Raises:
             FileNotFoundError: the run is gone (a writer has replaced it since the manifest was
                 read).
-            StateError: the file is not a run, or has another length than `length`.
+            StateError: the file is not a run, or is another run than the one with `length` and
+                `run_id`, as far as these are given.
         """
         self.name = path.name
         try:
@@ -132,6 +135,8 @@ class Run:
             )
         try:
             self._parse_header(head, actual)
+            if run_id not in {"", self.id}:
+                raise ValueError("another run")
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"index file is damaged: {printable(path)}", hint=REBUILD_HINT
@@ -142,6 +147,7 @@ class Run:
             raise ValueError("magic")
         end = _header_end(head)
         header = msgspec.json.decode(head[16:end], type=Header)
+        self.id = header.id
         self.count = header.count
         self.category_names = header.categories
         self._sections: dict[str, npt.NDArray[np.generic]] = {}

@@ -7,6 +7,7 @@ some 12 bytes a row, and the memory of the rows of one piece, however large the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from threading import TIMEOUT_MAX
@@ -295,6 +296,7 @@ def write_run(
         sized_masks=mask_set(columns.masks[:sized]),
         unsized_masks=mask_set(columns.masks[sized:]),
         sections=sections,
+        id=os.urandom(16).hex(),
     )
     encoded = msgspec.json.encode(header)
     start = aligned(16 + len(encoded))

@@ -274,7 +274,8 @@ class IndexWriter:
             if run.name not in self._finished and run.name not in self._written:
                 path = self._directory / run.name
                 digests = self.pieces[run.name] = digest_pieces(path)
-                ref = RunRef(run.name, path.stat().st_size, run.count, root_of(digests))
+                length = path.stat().st_size
+                ref = RunRef(run.name, length, run.count, root_of(digests), run.id)
                 self._written[run.name] = ref
         known = self._written | self._finished
         return tuple(known[run.name] for run in self._runs)

@@ -125,6 +125,21 @@ def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
         verify_runs(tmp_path, [RunRef("run-1", 1, 1)])
 
 
+def test_the_run_of_another_list_is_refused(tmp_path: Path) -> None:
+    """The run has the same name, the same length, and the same header but for its id."""
+    simulator = Simulator(tmp_path / "repo")
+    simulator.publish(csv(range(3)), "one")
+    simulator.publish(csv(range(3, 6)), "two")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    one, two = (the_run(client.settings.layout.lists / name) for name in ("one", "two"))
+    assert (one.name, one.stat().st_size) == (two.name, two.stat().st_size)
+    one.write_bytes(two.read_bytes())
+    assert [entry.name for entry in client.open().unusable] == ["one"]
+    client.fetch()
+    assert client.numbers(range(6)) == set(range(6))
+
+
 @pytest.mark.parametrize("length", [0, 8, 15])
 def test_a_run_without_a_header(directory: Path, tmp_path: Path, length: int) -> None:
     path = copy_with(the_run(directory), tmp_path / "x", the_run(directory).read_bytes()[:length])
