@@ -772,7 +772,7 @@ class _Connection:
 
     def __init__(self) -> None:
         self.prepared: dict[str, bytes | OSError] = {ONE: b"", OTHER_ONE: b"", DEAD: OSError()}
-        self.looked: dict[str, bytes | OSError] = {}
+        self.looked: dict[str, bytes | Exception] = {}
 
     def workers(self) -> dict[str, int]:
         return dict.fromkeys(self.prepared, 2)
@@ -799,13 +799,21 @@ def test_a_directory_is_the_same_everywhere_if_each_worker_says_so(tmp_path: Pat
     right = encode([None, None])
     for problems in (["elsewhere", None], [None, "elsewhere"]):
         wrong = encode(problems)
-        for answers in ((wrong, right), (right, wrong), (wrong, OSError()), (OSError(), wrong)):
+        for answers in ((wrong, right), (right, wrong), (wrong, encode(None))):
             connection.looked = dict(zip((ONE, OTHER_ONE), answers, strict=True))
             found = crew.verify([same, other, gone])
             assert found[gone] is not None
             assert [found[same] is None, found[other] is None] == [p is None for p in problems]
             assert (ONE, OTHER_ONE)[answers.index(wrong)] in f"{found[same]}{found[other]}"
+    # A worker that was stopped and goes on later would get batches; one that has died gets none.
+    for answer in (OSError(), MemoryError(), b"no sense", encode([None]), encode(["\x1b", "\x1b"])):
+        connection.looked = {ONE: answer, OTHER_ONE: right}
+        told = crew.verify([same, other])
+        assert all(
+            problem and ONE in problem and problem.isprintable() for problem in told.values()
+        )
     connection.looked = {ONE: OSError(), OTHER_ONE: right}
+    del connection.prepared[ONE]
     assert crew.verify([same, other]) == {same: None, other: None}
     assert not list(Path(same).iterdir())
 

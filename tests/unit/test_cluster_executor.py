@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from msgspec.msgpack import decode
 
 from hashclient.core.errors import StateError
-from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
+from hashclient.core.kinds import Algorithm, Kind
+from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.verdict import Counts
+from hashclient.scan.cache.inside import MEMBER
+from hashclient.scan.cache.records import RECORD
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees, Errand
-from hashclient.scan.cluster.messages import Lost, ToCheck, ToList, paths_of
+from hashclient.scan.cluster.messages import Listed, Lost, ToCheck, ToList, paths_of
 from hashclient.scan.executors.interface import TICK_S
-from hashclient.scan.executors.wire import Failed, Names, encode, names_of, pack_result
+from hashclient.scan.executors.wire import (
+    Checked,
+    Failed,
+    Names,
+    encode,
+    names_of,
+    pack_outcomes,
+    pack_result,
+)
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import (
     CLUSTER_GONE,
@@ -27,6 +40,7 @@ from hashclient.scan.values.work import (
     Advance,
     Group,
     Result,
+    Start,
     Task,
 )
 from tests.kit import write_tree
@@ -198,11 +212,121 @@ def test_a_batch_without_an_answer_is_unread(
     assert found == dict.fromkeys(("/d/a", "/d/b"), (Kind.UNREAD, reason))
 
 
+def result_of(**fields: Any) -> bytes:
+    """Answer for the two files of a batch, both clean, except for some `fields`."""
+    return encode(pack_result(msgspec.structs.replace(Result(clean=2), **fields)))
+
+
+def group_of_other(**fields: Any) -> bytes:
+    """Hand back a group of files, with some `fields` that are not as they were sent."""
+    group = names_of(Group("/d", ["a"], follow=True))
+    answer = pack_result(Result(clean=1))
+    return encode(
+        msgspec.structs.replace(answer, deferred=[msgspec.structs.replace(group, **fields)])
+    )
+
+
+def match(path: str = "/d/a", generation: int = 1, **fields: Any) -> list[Outcome]:
+    hit = Hit("base", "e-1", "c", generation, (Algorithm.MD5,), complete=True)
+    return [Outcome(**{"kind": Kind.MATCH, "path": path, "hits": (hit,), **fields})]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        result_of(clean=-1),
+        result_of(clean=1 << 63),
+        result_of(bytes_read=1 << 63),
+        result_of(not_opened={"7z": -1}),
+        result_of(taken_s=float("nan")),
+        result_of(learned=[(1, b"short")]),
+        result_of(learned=[(1, b"")]),
+        result_of(learned=[(1 << 63, bytes(RECORD.itemsize))]),
+        result_of(seen=[(1 << 63, 1)]),
+        result_of(containers=[(1, b"short", b"")]),
+        result_of(containers=[(1, bytes(RECORD.itemsize), b"short")]),
+        result_of(outcomes=match("/e/a")),
+        result_of(outcomes=match("/d/a/b")),
+        result_of(outcomes=match("a")),
+        result_of(outcomes=match("/d/a\0b")),
+        result_of(outcomes=match(size=1 << 63)),
+        result_of(outcomes=match(generation=1 << 63)),
+        result_of(outcomes=match(outer=Outer(1 << 63, {}, 1))),
+        result_of(outcomes=match(kind=Kind.ACCEPTED, hits=())),
+        result_of(outcomes=match(kind=Kind.EXCEPTED)),
+        result_of(outcomes=match(kind=Kind.UNREAD, hits=(), reason="\x1b[2J")),
+        group_of_other(directory=b"/e"),
+        group_of_other(count=2),
+        group_of_other(names=b"a\0b"),
+        group_of_other(inodes=b"short"),
+        group_of_other(signs=b"short"),
+        group_of_other(file_system=-1),
+        encode(Listed([], [], [])),
+        encode(Lost("\x1b[2J")),
+    ],
+)
+def test_an_answer_that_makes_no_sense_or_is_about_other_files_leaves_them_unread(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    found, items = House(monkeypatch, answer=lambda _: answer).go(task("a", "b"))
+    assert found == dict.fromkeys(("/d/a", "/d/b"), (Kind.UNREAD, WORKER_FAILED))
+    assert not any(isinstance(item, Result) for item in items)
+
+
+def test_an_answer_may_have_files_by_new_names_and_of_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records, members = bytes(2 * RECORD.itemsize), bytes(3 * MEMBER.itemsize)
+    whole = result_of(
+        outcomes=[*match("/d/new"), *match("/d/a", members=("in/x",), outer=Outer(9, {}, 1))],
+        learned=[(2**63 - 1, records)],
+        containers=[(1, records[: RECORD.itemsize], members)],
+        lost=[2**64 - 1],
+    )
+    items = list(House(monkeypatch, answer=lambda _: whole).run.go(iter([task("a", "b")])))
+    (result,) = (item for item in items if isinstance(item, Result))
+    assert [one.path for one in result.outcomes] == ["/d/new", "/d/a"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        Listed([], [], [Start(b"/elsewhere", is_border=True)]),
+        Listed([], [], [Start(b"/elsewhere", is_wide=True)]),
+        Listed([], [], [Start(b"{}-beside")]),
+        Listed([], [], [Start(b"{}/a\0b", is_wide=True)]),
+        Listed([names_of(Group("/elsewhere", ["a"], follow=False))], [], []),
+        Listed([], pack_outcomes([Outcome(Kind.SKIPPED, "/elsewhere")]), []),
+        Checked(0, Counts(), [], [], [], [], [], 0.0, []),
+    ],
+)
+def test_a_listing_of_other_directories_leaves_the_tree_unread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rest: Any
+) -> None:
+    tree = write_tree(tmp_path / "t", {"f": b""})
+    if isinstance(rest, Listed):
+        starts = [(one, one.path.replace(b"{}", os.fsencode(tree))) for one in rest.rest]
+        rest.rest = [msgspec.structs.replace(one, path=path) for one, path in starts]
+    house = House(monkeypatch, tree)
+    monkeypatch.setattr(worker, "list_directories", lambda *_: encode(rest))
+    found, _ = house.go()
+    assert found == {str(tree): (Kind.UNREAD, WORKER_FAILED)}
+    assert house.trees.coverage.has_failed(str(tree))
+
+
 def test_a_damaged_index_ends_the_run_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(monkeypatch, answer=lambda _: encode(Failed("damaged", "fetch")))
     with pytest.raises(StateError, match="damaged") as failed:
         house.go(SKIPPED, task("a"))
     assert failed.value.hint == "fetch"
+
+
+def test_the_words_of_a_worker_do_nothing_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(monkeypatch, answer=lambda _: encode(Failed("/a\\b: \x1b[2J", "\x1b]0;x")))
+    with pytest.raises(StateError) as failed:
+        house.go(task("a"))
+    assert failed.value.message.isprintable()
+    assert failed.value.hint == "\\x1b]0;x"
 
 
 def test_what_is_handed_back_is_checked_again_and_large_files_alone(

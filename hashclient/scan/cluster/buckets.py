@@ -27,6 +27,7 @@ from hashclient.core.objecturi import ObjectUri
 from hashclient.objects.listing import REPEATED, ListingEndedError
 from hashclient.objects.pages import page_of_columns
 from hashclient.scan.cluster import objectwork
+from hashclient.scan.cluster.answers import is_about
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.messages import (
@@ -194,7 +195,7 @@ class ClusterBucket(Work):
             if isinstance(message, Failed):
                 failure = message.error
             elif isinstance(batch, ToRead):
-                if isinstance(message, ReadObjects) and len(message.results) == len(batch.wanted):
+                if isinstance(message, ReadObjects) and is_about(batch, message):
                     self._checked += unpack_read(message, batch.wanted)
                 else:
                     reason = message.reason if isinstance(message, Lost) else WORKER_FAILED

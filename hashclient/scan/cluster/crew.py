@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import MsgspecError
 from msgspec.msgpack import decode
 
 from hashclient.core.errors import ConfigError, StateError, UnreachableError
@@ -20,7 +21,7 @@ from hashclient.scan.cluster.address import problem_with_worker
 from hashclient.scan.cluster.connection import Connection
 from hashclient.scan.cluster.messages import Setup, Spec
 from hashclient.scan.cluster.probes import without, written
-from hashclient.scan.executors.wire import Names, encode
+from hashclient.scan.executors.wire import Names, encode, shown
 from hashclient.system.text import printable
 
 #: Seconds for the first worker to come.
@@ -135,13 +136,13 @@ class Crew:
             )
             names = [probe.directory.decode(errors="surrogateescape") for probe in probes]
             found.update(dict.fromkeys(names))
+            there = self._connection.workers()
             for address, answer in sorted(answers.items()):
-                # A worker that has died is checked again when it comes back.
-                is_answer = isinstance(answer, bytes)
-                problems = decode(answer, type=list[str | None] | None) if is_answer else None
-                for name, problem in zip(names, problems or (), strict=False):
+                if address not in there:  # it has died, and is checked again when it comes back
+                    continue
+                for name, problem in zip(names, _problems(answer, len(names)), strict=True):
                     if problem is not None and found[name] is None:
-                        found[name] = f"{problem}, on worker {printable(address)}"
+                        found[name] = f"{shown(problem)}, on worker {printable(address)}"
         self._places += [name for name, problem in found.items() if problem is None]
         return found
 
@@ -175,11 +176,22 @@ class Crew:
         return refusals
 
 
+def _problems(answer: Any, count: int) -> list[str | None]:
+    """Return the problem of a worker with each of so many directories; None if it has none."""
+    try:
+        problems = decode(answer, type=list[str | None] | None)
+    except (MsgspecError, TypeError):  # an exception: it was stopped, say
+        problems = []
+    if problems is None:  # it was started again, and gets no batch before it is checked
+        return [None] * count
+    return problems if len(problems) == count else ["it does not answer"] * count
+
+
 def _refusal(answer: Any) -> tuple[str, str | None] | None:
     """Return why a worker cannot be used, by its answer; None if it can be used, or has died."""
     if isinstance(answer, bytes):
         message, _, hint = answer.decode(errors="replace").partition("\n")
-        return (message, hint or None) if message else None
+        return (shown(message), shown(hint) or None) if message else None
     if isinstance(answer, OSError):
         return None
     # The worker could not even call the function. The text of an exception is not for the user.

@@ -23,6 +23,7 @@ from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster import worker
+from hashclient.scan.cluster.answers import verified
 from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
@@ -31,7 +32,6 @@ from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.listing import ClusterTrees
 from hashclient.scan.cluster.messages import (
     Listed,
-    Lost,
     Spec,
     ToCheck,
     ToList,
@@ -54,7 +54,6 @@ from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import (
     CLUSTER_GONE,
     WORKER_DIED,
-    WORKER_FAILED,
     Advance,
     Result,
     Start,
@@ -294,8 +293,9 @@ class _Run:
         """Take the answers of batches that have ended."""
         borders: list[str] = []
         for batch, answer in answers:
-            message = answer_of(decode_answer, answer)
-            if isinstance(message, Checked) and isinstance(batch, ToCheck):
+            message = verified(batch, answer_of(decode_answer, answer))
+            if isinstance(message, Checked):
+                assert isinstance(batch, ToCheck)
                 left = sum(group.count for group in [*message.deferred, *message.large])
                 total = sum(group.count for group in batch.groups)
                 self._backlog.took(total - left, message.taken_s)
@@ -310,8 +310,7 @@ class _Run:
             elif isinstance(message, Failed):
                 self._failure = message.error
             else:
-                reason = message.reason if isinstance(message, Lost) else WORKER_FAILED
-                self._outcomes += self._lose(batch, reason)
+                self._outcomes += self._lose(batch, message.reason)
         if borders:
             self._cross(borders)
 

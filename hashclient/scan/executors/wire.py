@@ -18,6 +18,7 @@ from hashclient.core.errors import StateError
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Counts
 from hashclient.scan.values.work import Group, Identity, Result, Task
+from hashclient.system.text import printable
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
@@ -81,12 +82,17 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     @property
     def error(self) -> StateError:
         """The error that ends the run."""
-        return StateError(self.message, hint=self.hint)
+        return StateError(shown(self.message), hint=self.hint and shown(self.hint))
 
 
 _decode_task = msgspec.msgpack.Decoder(list[Names]).decode
 _decode_message = msgspec.msgpack.Decoder(int | Checked | Failed).decode
 encode = msgspec.msgpack.Encoder().encode
+
+
+def shown(text: str) -> str:
+    """Return a message of another process, which may be on another machine, safe on a terminal."""
+    return text if text.isprintable() else printable(text)
 
 
 def encode_task(task: Task) -> bytes:

@@ -1,0 +1,137 @@
+"""Answers of workers, compared with what the workers were asked.
+
+A worker is believed, but its machine or its memory may fail. An answer that makes no sense must not
+end the scan, and must not be about files of another batch: such a batch is lost.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.cache.inside import MEMBER
+from hashclient.scan.cache.records import RECORD
+from hashclient.scan.cluster.messages import (
+    INODE,
+    SIGN,
+    Answer,
+    Listed,
+    Lost,
+    ReadObjects,
+    ToCheck,
+    ToList,
+    ToRead,
+)
+from hashclient.scan.executors.wire import Checked, Names, WireOutcome
+from hashclient.scan.values.work import WORKER_FAILED, Block
+
+#: Numbers of this size and above fit into no record and no log.
+_TOO_LARGE = 1 << 63
+#: How files end on a worker; the client alone excepts and accepts.
+_KINDS = frozenset({Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.SKIPPED, Kind.UNREAD})
+
+
+def verified(batch: ToCheck | ToList, answer: Answer) -> Answer:
+    """Return the answer to a batch of files or directories; `Lost` if it is none."""
+    try:
+        if isinstance(answer, Checked):
+            _verify_checked(answer)
+            _verify_files(batch, answer)
+        elif isinstance(answer, Listed):
+            _verify_listed(batch, answer)
+        elif isinstance(answer, Lost):
+            _need(answer.reason.isprintable())
+    except ValueError:
+        return Lost(WORKER_FAILED)
+    return answer
+
+
+def is_about(batch: ToRead, read: ReadObjects) -> bool:
+    """Return whether the answer to a batch of objects has a result of each."""
+    try:
+        for checked, _, _ in read.results:
+            _verify_checked(checked)
+    except ValueError:
+        return False
+    return len(read.results) == len(batch.wanted)
+
+
+def _verify_checked(checked: Checked) -> None:
+    """Check the numbers and records in a result.
+
+    Raises:
+        ValueError: the result makes no sense.
+    """
+    counts = checked.counts
+    numbers = [getattr(counts, name) for name in counts.__struct_fields__ if name != "not_opened"]
+    _need_numbers([checked.clean, *numbers, *counts.not_opened.values()])
+    _need(math.isfinite(checked.taken_s))
+    _need_blocks(checked.seen)
+    for number, records in checked.learned:
+        _need_numbers([number])
+        _need(records and not len(records) % RECORD.itemsize)
+    for number, record, members in checked.containers:
+        _need_numbers([number])
+        _need(len(record) == RECORD.itemsize and not len(members) % MEMBER.itemsize)
+    _verify_outcomes(checked.outcomes)
+
+
+def _verify_files(batch: ToCheck | ToList, checked: Checked) -> None:
+    """Check that a result is about files in the directories of its batch."""
+    if not isinstance(batch, ToCheck):
+        raise ValueError
+    directories = {group.directory.rstrip(b"/") for group in batch.groups}
+    for outcome in checked.outcomes:
+        _need(outcome.path.rpartition(b"/")[0].rstrip(b"/") in directories)
+    for group in [*checked.deferred, *checked.large]:
+        _verify_names(group)
+        _need(group.directory.rstrip(b"/") in directories)
+
+
+def _verify_listed(batch: ToCheck | ToList, listed: Listed) -> None:
+    """Check that a listing is about the directories of its batch, which may have new names."""
+    if not isinstance(batch, ToList):
+        raise ValueError
+    paths = [one.path if one.verified else os.path.split(one.path)[0] for one in batch.starts]
+    above = tuple(path.rstrip(b"/") + b"/" if path else b"" for path in paths)
+    for group in listed.groups:
+        _verify_names(group)
+    found = [group.directory for group in listed.groups]
+    found += [start.path for start in listed.rest] + [one.path for one in listed.outcomes]
+    for path in found:
+        _need(b"\0" not in path and (path.rstrip(b"/") + b"/").startswith(above))
+    _verify_outcomes(listed.outcomes)
+
+
+def _verify_names(names: Names) -> None:
+    _need(names.names.count(b"\0") == names.count - 1 and b"\0" not in names.directory)
+    _need(len(names.inodes) in (0, names.count * INODE.itemsize))
+    _need(len(names.signs) in (0, names.count * SIGN.itemsize))
+    _need_numbers([names.file_system])
+
+
+def _verify_outcomes(outcomes: Iterable[WireOutcome]) -> None:
+    for one in outcomes:
+        outcome: Outcome = one.rest
+        _need(outcome.kind in _KINDS and b"\0" not in one.path)
+        _need(outcome.reason is None or outcome.reason.isprintable())
+        _need_numbers([outcome.size or 0, *(hit.generation for hit in outcome.hits)])
+        if outcome.outer is not None:
+            _need_numbers([outcome.outer.size, outcome.outer.members])
+
+
+def _need_blocks(blocks: Iterable[Block]) -> None:
+    for block in blocks:
+        _need_numbers(block)
+
+
+def _need_numbers(numbers: Iterable[int]) -> None:
+    _need(all(0 <= number < _TOO_LARGE for number in numbers))
+
+
+def _need(condition: object) -> None:
+    if not condition:
+        raise ValueError
