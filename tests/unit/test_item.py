@@ -115,7 +115,18 @@ def test_a_document_is_read_as_it_was_written(values: dict[str, Any]) -> None:
         origin(xattrs={"user.a": "AA*="}),
         origin(xattrs={"user\0.a": ""}),
         *({"path": path} for path in ("a", "", "/", "/a/", "/a//b", "/a/../b", "/a/./b", "/a\0")),
-        *({"path": path} for path in ("s3://bu/k?x", "s3://bu", "/..")),
+        *({"path": path} for path in ("s3://bu/k?x", "s3://bu", "/..", "/.", "./a", "a/b")),
+        *({name: None} for name in ("size", "origin", "taken", "hits", "tags", "stage", "context")),
+        *({name: "1"} for name in ("size", "evidence_bytes", "recipients", "hold", "restored")),
+        *(origin(**{name: -1.5}) for name in ("device", "inode", "directory_inode", "links")),
+        *(origin(**{name: "1"}) for name in ("mode", "uid", "gid", "atime_ns", "mtime_ns")),
+        origin(xattrs={"user.a": 1}),
+        {"context": [msgspec.structs.replace(BELONGING, evidence_bytes=-1)]},
+        {"context": [msgspec.structs.replace(BELONGING, path_b64="A")]},
+        {"context": [BELONGING, msgspec.structs.replace(BELONGING, path="/a/../c")]},
+        {"hits": [HIT, msgspec.structs.replace(HIT, algorithms=("md4",))]},
+        {"hold": Hold("a", "r", NOW.replace(tzinfo=None))},
+        {"hold": Hold("a", "r", NOW, NOW.replace(tzinfo=None))},
         {"path_b64": "A"},
         {"path_b64": base64.b64encode(b"a").decode()},
         {"context": [msgspec.structs.replace(BELONGING, path="c")]},
@@ -132,6 +143,72 @@ def test_a_document_that_cannot_be_meant_is_refused(values: dict[str, Any]) -> N
         parse_item(changed(**values), ID, PATH)
     assert "item.json" in refused.value.message
     assert refused.value.hint
+
+
+#: The parts of a document that has everything, each by the names and numbers that lead to it.
+WHOLE = msgspec.structs.replace(
+    ITEM, context=(BELONGING,), hold=Hold("a", "r", NOW), restored=Restoration("a", "r", NOW)
+)
+PARTS: list[tuple[str | int, ...]] = [
+    *((), ("origin",), ("taken",), ("hits", 0), ("hold",), ("restored",)),
+    *(("context", 0), ("context", 0, "added")),
+]
+OPTIONAL = {"format", "context", "hold", "restored", "tombstone", "until", "in_place", "path_b64"}
+
+
+def part_of(document: Any, way: tuple[str | int, ...]) -> dict[str, Any]:
+    for step in way:
+        document = document[step]
+    found: dict[str, Any] = document
+    return found
+
+
+@pytest.mark.parametrize("way", PARTS, ids=str)
+def test_each_part_has_its_fields_and_no_other(way: tuple[str | int, ...]) -> None:
+    """A field that this version does not know may change the meaning of the others."""
+    document = msgspec.to_builtins(WHOLE)
+    assert parse_item(msgspec.json.encode(document), ID, PATH) == WHOLE
+    for name in part_of(document, way):
+        changed = msgspec.json.decode(msgspec.json.encode(document))
+        del part_of(changed, way)[name]
+        is_optional = name in OPTIONAL and (way, name) != (("context", 0), "path_b64")
+        if is_optional or (way, name) == (("restored",), "path"):
+            parse_item(msgspec.json.encode(changed), ID, PATH)
+            continue
+        with pytest.raises(StateError, match=f"missing required field `{name}`"):
+            parse_item(msgspec.json.encode(changed), ID, PATH)
+    part_of(document, way)["more"] = None
+    with pytest.raises(StateError, match="contains unknown field `more`"):
+        parse_item(msgspec.json.encode(document), ID, PATH)
+
+
+def test_fields_that_a_document_leaves_out_have_their_defaults() -> None:
+    document = msgspec.to_builtins(ITEM)
+    for name in OPTIONAL & document.keys():
+        del document[name]
+    assert parse_item(msgspec.json.encode(document), ID, PATH) == ITEM
+    assert (ITEM.format, ITEM.path_b64, ITEM.context) == ("hashclient-quarantine-item/1", None, ())
+    assert (ITEM.tombstone, ITEM.hold, ITEM.restored) == (None, None, None)
+    assert list(Stage) == ["sealed", "removed"]
+    assert b'"stage": "sealed"' in encode_item(ITEM)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"format": "other/2"}, "unknown format of item.json: other/2"),
+        ({"id": "b" * 10}, "damaged: item.json: it is of another item"),
+        ({"path": "/a/.."}, "damaged: item.json: no file can have this name"),
+        (origin(xattrs={"a\0": ""}), "damaged: item.json: no file can have this name"),
+        ({"format": "other/2", "id": "b" * 10}, "unknown format of item.json: other/2"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_said(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(StateError) as refused:
+        parse_item(changed(**values), ID, PATH)
+    assert refused.value.message == said
+    hint = refused.value.hint or ""
+    assert hint.startswith("another version" if "unknown" in said else "docs/quarantine.md")
 
 
 def test_a_document_may_be_as_large_as_the_limit() -> None:
@@ -199,6 +276,64 @@ def test_a_note_is_of_one_sealed_copy(tmp_path: Path) -> None:
     assert not (tmp_path / "restored.json").exists()
     save_notes(tmp_path, {})
     assert load_notes(tmp_path) == {}
+
+
+def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ID
+    (folder / "item.json").mkdir(parents=True)
+    with pytest.raises(StateError, match=f"cannot read.*{ID}/item.json"):
+        load_item(tmp_path, ID)
+    (folder / "item.json").rmdir()
+    (folder / "item.json").write_bytes(changed(id="c" * 10))
+    with pytest.raises(StateError, match=f"damaged: .*{ID}/item.json: it is of another item"):
+        load_item(tmp_path, ID)
+    (tmp_path / "restored.json").mkdir()
+    with pytest.raises(StateError, match=r"cannot read.*restored\.json"):
+        load_notes(tmp_path)
+    with pytest.raises(StateError, match=r"cannot remove.*restored\.json"):
+        save_notes(tmp_path, {})
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_document_that_is_too_large_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    data = encode_item(ITEM)
+    (tmp_path / ID).mkdir()
+    (tmp_path / ID / "item.json").write_bytes(data)
+    monkeypatch.setattr(module, "MAX_ITEM_BYTES", len(data) - more)
+    if not more:
+        assert load_item(tmp_path, ID) == ITEM
+        return
+    with pytest.raises(StateError, match="too large"):
+        load_item(tmp_path, ID)
+
+
+def test_notes_are_kept_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "restored.json"
+    notes = {ID: Note("00", Restoration("bob", "back", NOW, in_place=False, path="/x"))}
+    save_notes(tmp_path, notes)
+    document = msgspec.json.decode(path.read_bytes())
+    assert document["format"] == "hashclient-quarantine-restored/1"
+    assert document["items"][ID]["evidence_sha256"] == "00"
+    assert document["items"][ID]["restored"]["in_place"] is False
+    for way in ((), ("items", ID), ("items", ID, "restored")):
+        more = msgspec.json.decode(msgspec.json.encode(document))
+        part_of(more, way)["more"] = 1
+        path.write_bytes(msgspec.json.encode(more))
+        with pytest.raises(StateError, match="contains unknown field `more`"):
+            load_notes(tmp_path)
+    path.write_bytes(msgspec.json.encode({**document, "format": "other/1"}))
+    with pytest.raises(StateError, match=r"unknown format of .*restored\.json: other/1"):
+        load_notes(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["short", "b" * 11, "B" * 10, ID + "\n", "\n" + ID])
+def test_a_note_belongs_to_an_id(tmp_path: Path, name: str) -> None:
+    restored = Restoration("bob", "back", NOW)
+    save_notes(tmp_path, {name: Note("00", restored)})
+    with pytest.raises(StateError, match="damaged"):
+        load_notes(tmp_path)
 
 
 @pytest.mark.parametrize(
