@@ -56,6 +56,7 @@ def test_it_is_sorted_and_filtered(browser: Browser, path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_whole_without_its_script(browser: Browser, path: Path, scheme: str) -> None:
     opened = Opened(browser, path, java_script_enabled=False, color_scheme=scheme)

@@ -287,6 +287,7 @@ def test_a_webhook_that_misbehaves_is_a_warning_and_the_alert_waits(
         assert state.call("alerts", "send", "--due").err == "nothing is due\n"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ENDINGS)
 def test_whatever_follows_a_success_it_has_arrived(state: State, name: str) -> None:
     with HostileServer() as server:  # plain http, on loopback

@@ -132,6 +132,7 @@ def test_files_of_checkpoints_that_cannot_be_used_are_errors(world: Logged, tmp_
     assert world.audit("checkpoint", "--output", tmp_path / "absent" / "kept.json").code == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_a_file_whole_and_of_nothing_else(
     world: Logged, tmp_path: Path
 ) -> None:

@@ -271,6 +271,7 @@ def test_a_release_without_an_action_says_so_and_the_next_scan_acts(world: Brake
         assert matches.get(chosen).state is MatchState.QUARANTINED
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("args", "why"),
     [

@@ -75,6 +75,7 @@ def test_every_command_ends_with_one_sentence_and_the_code_of_the_cause(
     assert result.err.count(f"hashclient: {kind}: {why}\n") == 1
 
 
+@pytest.mark.slow
 def test_so_does_the_script_for_completion(state: Path, broken: tuple[int, str]) -> None:
     done = subprocess.run(
         arguments(),

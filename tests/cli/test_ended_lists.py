@@ -58,6 +58,7 @@ def states(site: Site) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_client_drops_the_list_and_withdraws_its_matches(site: Site, tmp_path: Path) -> None:
     assert end(site) == "list basline has ended: clients remove it with their next fetch\n"
     fetched = site.call("fetch")
@@ -80,6 +81,7 @@ def test_a_client_drops_the_list_and_withdraws_its_matches(site: Site, tmp_path:
     assert site.call("audit", "verify").code == site.call("status", "--verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_list_that_the_configuration_names_is_not_missed_when_it_has_ended(
     site: Site, tmp_path: Path
 ) -> None:

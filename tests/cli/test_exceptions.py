@@ -541,6 +541,7 @@ def test_an_archive_with_another_listed_member_stays_a_match_on_record(world: Ru
     assert world.states()["both.zip"] == "found"
 
 
+@pytest.mark.slow
 def test_ten_thousand_exceptions_are_kept_and_no_more(world: Ruled) -> None:
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong")

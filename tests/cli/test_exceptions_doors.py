@@ -91,6 +91,7 @@ SLOW = ("workers", "bucket", "cluster")
 _doors = [pytest.param(d, marks=[pytest.mark.slow] * (d in SLOW)) for d in DOORS]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("door", _doors)
 def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, door: str) -> None:
     ruling = make_exception(world)

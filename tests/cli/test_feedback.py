@@ -136,6 +136,7 @@ def test_entries_of_a_list_of_that_name_from_another_provider_are_not_for_this_o
         assert (done.code, len(content["entries"])) == (0, count), done
 
 
+@pytest.mark.slow
 def test_what_several_clients_reject_is_proposed_once_each_counts(
     site: Site, tmp_path: Path
 ) -> None:

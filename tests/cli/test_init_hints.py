@@ -84,6 +84,7 @@ FAULTS: dict[str, tuple[Callable[[HostileSite], None], int, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_hint_fits_the_reason(site: HostileSite, name: str) -> None:
     spoil, code, hint = FAULTS[name]

@@ -89,6 +89,7 @@ def test_the_real_command_and_its_input(state: Path) -> None:
     assert "cannot read stdin" in closed.err
 
 
+@pytest.mark.slow
 def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
     """Another process may set a shared pipe not to block; later lines are looked up as well."""
     reading, writing = os.pipe()
@@ -289,6 +290,7 @@ def test_an_argument_that_is_none_hides_no_file(state: Path, tmp_path: Path) -> 
     assert "argument:1" in result.err
 
 
+@pytest.mark.slow
 def test_long_files_are_judged_while_they_are_read(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

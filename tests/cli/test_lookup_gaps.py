@@ -87,6 +87,7 @@ def test_a_size_rules_out_first(tmp_path: Path) -> None:
     assert look_up(state, "--from", path).code == 3
 
 
+@pytest.mark.slow
 def test_gaps_are_accepted_when_asked_for(state: Path) -> None:
     md5 = digests_of(CLEAN)[0]
     result = look_up(state, "--accept-gaps", "--show-all", "--format", "jsonl", md5)

@@ -112,6 +112,7 @@ def test_the_help_that_is_named_is_that_of_the_command() -> None:
     assert result.err.endswith("requires an argument\nhint: see `hashclient fetch --help`\n")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
 def test_unknown_commands_and_options(args: list[str]) -> None:
     result = run(*args)
@@ -120,6 +121,7 @@ def test_unknown_commands_and_options(args: list[str]) -> None:
     assert "hint: see `hashclient" in result.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("path", [[], ["audit"], ["inventory"], ["provider"]])
 def test_commands_are_listed_with_whole_sentences(path: list[str]) -> None:
     result = run(*path, "--help", env={"COLUMNS": "80"})

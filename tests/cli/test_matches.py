@@ -123,6 +123,7 @@ def test_a_story_is_shown(state: State) -> None:
     assert state.story(match_id) == ["found"]
 
 
+@pytest.mark.slow
 def test_a_story_is_plain_text(state: State) -> None:
     with zipfile.ZipFile(state.tree / "z.zip", "w") as archive:
         archive.writestr("in/x", CONTENTS["e-1"])

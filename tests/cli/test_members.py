@@ -130,6 +130,7 @@ def test_a_container_is_not_taken_away_where_that_is_forbidden(state: Path, tmp_
     assert result.code == 11
 
 
+@pytest.mark.slow
 def test_members_can_be_left_out_and_the_summary_says_so(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED})
     result = run("--state-dir", state, "scan", "--no-members", tree)

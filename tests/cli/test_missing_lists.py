@@ -308,6 +308,7 @@ def of_another_role(path: Path) -> None:
     path.write_bytes((path.parent / "snapshot.json").read_bytes())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -82,6 +82,7 @@ def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(
         assert named == {("n.tar", "a.zip", "disk.img", ""), ("n.tar", "m.dbx", "")}
 
 
+@pytest.mark.slow
 def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_the_daemon_counts_the_same_at_each_door(tmp_path: Path) -> None:
     assert logged == Counter({kind: 3 * number for kind, number in want.items()})
 
 
+@pytest.mark.slow
 def test_status_shows_the_kinds_of_the_last_scan_as_metrics(tmp_path: Path) -> None:
     state = state_of(tmp_path)
     state.scan()
@@ -150,6 +152,7 @@ def test_status_shows_the_kinds_of_the_last_scan_as_metrics(tmp_path: Path) -> N
     assert f'hashclient_last_scan_not_opened{{kind="dbx"}} {ALL["dbx"]}.0' in text
 
 
+@pytest.mark.slow
 def test_an_image_that_only_its_end_shows_is_counted_where_a_member_is_read_to_its_end(
     tmp_path: Path,
 ) -> None:

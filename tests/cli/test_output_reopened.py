@@ -251,6 +251,7 @@ def begun(state: Path, report: Path, **options: Any) -> subprocess.Popen[bytes]:
     return run
 
 
+@pytest.mark.slow
 def test_the_real_command_opens_it_again(state: Path, tmp_path: Path) -> None:
     report, renamed = tmp_path / "report", tmp_path / "report.1"
     with begun(state, report, start_new_session=True) as run:
@@ -264,6 +265,7 @@ def test_the_real_command_opens_it_again(state: Path, tmp_path: Path) -> None:
     assert renamed.read_text() == ""
 
 
+@pytest.mark.slow
 def test_ignored_signals_stay_ignored(state: Path, tmp_path: Path) -> None:
     """nohup starts programs in this way."""
     report, renamed = tmp_path / "report", tmp_path / "report.1"
@@ -281,6 +283,7 @@ def test_ignored_signals_stay_ignored(state: Path, tmp_path: Path) -> None:
     assert not report.exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_ends_the_run(state: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
 

@@ -42,6 +42,7 @@ def test_a_file_of_ids_is_one_generation(simulator: Simulator, tmp_path: Path) -
     assert client.numbers(range(15)) == {0, *range(4, 15)}
 
 
+@pytest.mark.slow
 def test_ids_come_from_standard_input(simulator: Simulator) -> None:
     words = ("withdraw", simulator.repository.directory, "--list", "baseline", "--from", "-")
     done = run("provider", *words, stdin=b"e-0\ne-1\n")

@@ -29,6 +29,7 @@ def test_a_listed_attachment_is_shown_with_folder_message_and_name(tmp_path: Pat
     assert (run.code, run.summary["not_opened"]) == (10, {})
 
 
+@pytest.mark.slow
 def test_a_store_without_a_match_is_clean_and_one_that_is_cut_off_is_unread(
     tmp_path: Path,
 ) -> None:

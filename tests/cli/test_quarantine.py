@@ -95,6 +95,7 @@ def test_the_whole_way(desk: Desk) -> None:
     assert desk.ids() == {"one.bin": ids["one.bin"]}
 
 
+@pytest.mark.slow
 def test_a_member_is_isolated_with_its_container_only_if_that_is_asked_for(desk: Desk) -> None:
     mail = b"From: a@example.org\nSubject: s\n\n"
     box = b"".join(
@@ -593,6 +594,7 @@ def test_sealing_again_needs_to_know_what_and_to_whom(desk: Desk) -> None:
     assert refused.code == ExitCode.USAGE and "no recipients" in refused.err
 
 
+@pytest.mark.slow
 def test_add_all_leaves_what_came_as_a_stream_alone(desk: Desk) -> None:
     found = run("--state-dir", desk.path, "scan", "-", stdin=FILES["a/one.bin"])
     assert found.code == ExitCode.MATCH

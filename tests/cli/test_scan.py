@@ -317,6 +317,7 @@ def test_an_output_that_cannot_be_written(
     assert "cannot write the output" in done.stderr
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("args", [["--help"], ["scan", "--help"], ["--version"], ["status"]])
 def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:

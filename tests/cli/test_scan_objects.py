@@ -221,6 +221,7 @@ def test_a_slash_at_the_end_of_a_key_is_found_again(site: Site, state: Path, sca
     }
 
 
+@pytest.mark.slow
 def test_without_reading_nothing_is_read(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(one=LISTED, two=OTHER, three=b"3")
     bucket.put_parts("parts", LISTED)

@@ -272,6 +272,7 @@ def test_it_ends_well_and_logs_that_it_was_there(state: Path, tmp_path: Path) ->
     assert run("--state-dir", state, "audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Path) -> None:
     result = run("--state-dir", state, "serve", "--bind", f"unix:{daemon.unix}")
     assert result.code == 8
@@ -339,6 +340,7 @@ def test_an_interrupt_ends_no_process_by_itself(state: Path, tmp_path: Path) -> 
         assert daemon.workers() == workers
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         before = daemon.workers()

@@ -154,6 +154,7 @@ def test_clamd_of_python_learns_which_input_an_error_is_about(narrow: Daemon) ->
     assert said == {"stream": ("ERROR", "encrypted, zip, encrypted.")}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", STREAMS)
 def test_aioclamd(short: Daemon, what: str) -> None:
     aioclamd = pytest.importorskip("aioclamd")

@@ -112,6 +112,7 @@ def test_a_file_that_a_client_may_not_read_has_one_answer_whatever_it_is(
     assert len(records(ground)) == 1
 
 
+@pytest.mark.slow
 def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: Path) -> None:
     tree = give_tree(ground / "tree", {"own": LISTED, "sub/benign": b"benign"})
     (tree / "sub" / "benign").chmod(0o600)
@@ -180,6 +181,7 @@ def test_the_record_of_a_file_has_its_path_without_links_and_who_asked(
     assert log.count(f'"door":"serve:unix:{daemon.unix},uid=0"') == 1
 
 
+@pytest.mark.slow
 def test_a_client_with_credentials_of_a_group_may_ask_as_the_group(ground: Path) -> None:
     tree = ground / "tree"
     tree.mkdir()
@@ -208,6 +210,7 @@ def test_a_client_at_a_port_may_ask_about_paths_only_if_the_operator_says_so(
         assert scan(daemon, victim.path) == NAME
 
 
+@pytest.mark.slow
 def test_only_root_and_its_own_user_control_the_daemon(daemon: Daemon) -> None:
     for command in (b"zSHUTDOWN\0", b"zRELOAD\0"):
         assert daemon.ask(command, uid=ATTACKER) == b"COMMAND UNAVAILABLE\0"

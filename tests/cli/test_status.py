@@ -38,6 +38,7 @@ def state(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "state", symlinks=True))
 
 
+@pytest.mark.slow
 def test_status_for_people(state: Path) -> None:
     result = run("--state-dir", state, "status")
     assert (result.code, result.err) == (0, "")
@@ -54,6 +55,7 @@ def test_status_for_people(state: Path) -> None:
     assert "  recognised  by md5 100 %, sha1 0 %, sha256 0 %" in lines
 
 
+@pytest.mark.slow
 def test_status_for_scripts(state: Path) -> None:
     result = run("--state-dir", state, "status", "--format", "json")
     document = json.loads(result.out)
@@ -273,6 +275,7 @@ def test_matches_of_scans_are_counted(scanned: Path) -> None:
     assert document["problems"] == []
 
 
+@pytest.mark.slow
 def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
     edit_manifest(scanned, "local", expires="2020-01-01T00:00:00Z")
     path = tmp_path / "hashclient.prom"

@@ -44,6 +44,7 @@ def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_a_stream_that_matches_is_reported_recorded_and_logged(state: Path) -> None:
     result = scan(state, "-", stdin=LISTED)
     (line, summary) = result.lines
@@ -59,6 +60,7 @@ def test_it_may_be_called_something(state: Path) -> None:
     assert result.outcomes == {"mail/part 3": "match"}
 
 
+@pytest.mark.slow
 def test_no_bytes_are_an_input(state: Path) -> None:
     result = scan(state, "-")
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
@@ -115,6 +117,7 @@ def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None
         assert scan(state, "f", cwd=tree).lines[0]["id"] != line["id"]
 
 
+@pytest.mark.slow
 def test_isolation_by_a_policy_is_not_done(state: Path) -> None:
     (state / "config.toml").write_text(
         f'[[policy]]\nactions = ["quarantine"]\n[quarantine]\nrecipients = ["{recipient()}"]\n'

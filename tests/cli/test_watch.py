@@ -108,6 +108,7 @@ def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "t", {"a": b"benign", "sub/b": b"also"})
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) -> None:
     write_tree(tree, {"sub/c": LISTED})
     with watching(state, tree) as watch:
@@ -129,6 +130,7 @@ def test_kinds_that_are_not_opened_are_counted_and_logged(state: Path, tree: Pat
     assert logged[0] == {"disk": 1} and {"dbx": 1} in logged[1:]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_no_failure(state: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     command = arguments("--state-dir", state, "watch", tmp_path / "empty")
@@ -247,6 +249,7 @@ def test_a_path_that_cannot_be_watched_is_refused(state: Path, tree: Path) -> No
         assert (result.code, result.out) == (2, "")
 
 
+@pytest.mark.slow
 def test_without_a_list_it_does_not_start(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "state").mkdir()
     assert run("--state-dir", tmp_path / "state", "watch", tree).code == 8

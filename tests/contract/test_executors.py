@@ -151,6 +151,7 @@ def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     assert len(found) == 10
 
 
+@pytest.mark.sampled
 def test_tasks_that_are_handed_back_are_checked_one_by_one(make: Make) -> None:
     def check(items: Task) -> Result:
         if len(paths(items)) == 1:
@@ -163,6 +164,7 @@ def test_tasks_that_are_handed_back_are_checked_one_by_one(make: Make) -> None:
     assert sorted(o.path for o in found) == ["d/a", "d/b", "d/c", "f/d", "f/e"]
 
 
+@pytest.mark.sampled
 def test_an_index_that_is_damaged_ends_the_run_with_its_error(make: Make) -> None:
     def check(items: Task) -> Result:
         if "d/5" in paths(items):
@@ -181,6 +183,7 @@ def test_an_index_that_is_damaged_ends_the_run_with_its_error(make: Make) -> Non
     assert "d/5" not in {o.path for o in found}
 
 
+@pytest.mark.sampled
 def test_of_a_batch_that_is_lost_every_file_is_unread(make: Make) -> None:
     """If the executor is this process itself, the error ends the run, and no file is clean."""
 

@@ -311,6 +311,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
     assert told(early.files, form) == told(complete.files, form)
 
 
+@pytest.mark.sampled
 def test_a_report_of_a_run_that_was_cut_off_does_not_look_complete(name: str, form: Format) -> None:
     """However much is lost at the end of the output, even one line."""
     found = outcomes("path")
@@ -424,6 +425,7 @@ def test_an_interrupted_report_is_valid_with_its_outcomes_so_far(name: str, form
         assert told(report.files, form) == told([expected(o) for o in found[:stop]], form)
 
 
+@pytest.mark.sampled
 def test_words_of_others_stay_words(name: str, form: Format) -> None:
     for raw in AWFUL_PATHS:
         words = os.fsdecode(raw)

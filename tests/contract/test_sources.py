@@ -288,6 +288,7 @@ def test_of_a_name_without_end_only_the_beginning_is_kept(monkeypatch: pytest.Mo
     assert [o.reason for o in outcomes] == [module.TOO_LONG]
 
 
+@pytest.mark.slow
 def test_a_list_that_fails_on_the_way_is_unread_and_hides_nothing(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     files, outcomes = named(Names(directory, "list").batches())

@@ -279,6 +279,7 @@ FIELDS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("change", FIELDS.values(), ids=FIELDS)
 def test_a_delegation_that_is_not_for_notices_alone_is_refused(
     client: Client, simulator: Simulator, change: Callable[[dict[str, Any]], object]
@@ -331,6 +332,7 @@ def test_a_role_that_delegates_on_is_refused(client: Client, simulator: Simulato
     refused(client, ExitCode.UNVERIFIED, "role notices delegates to others")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "path",
     [
@@ -573,6 +575,7 @@ def test_a_key_that_stands_twice_in_the_role_is_refused(
 # The network, the disk
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("fault", "code"),
     [

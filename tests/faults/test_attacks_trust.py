@@ -96,6 +96,7 @@ def test_damage_lets_no_older_generation_in(
     assert (fetched.before, fetched.generation, fetched.added) == (2, 2, None)
 
 
+@pytest.mark.slow
 def test_fast_forwarded_list_is_cured_by_new_snapshot_keys(tmp_path: Path) -> None:
     """A thief with the online keys uses up the numbers; new keys undo it, see docs/provider.md."""
     simulator = Simulator(tmp_path / "repo")
@@ -282,6 +283,7 @@ TWICE = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "baseline"])
 @pytest.mark.parametrize("what", TWICE)
 def test_a_key_that_stands_twice_in_metadata(
@@ -473,6 +475,7 @@ def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Sim
     assert [f.list_name for f in client.fetch()] == ["baseline"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "change",
     [
@@ -577,6 +580,7 @@ BAD_NAMES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 def test_traversal_name_in_the_index(client: Client, simulator: Simulator, name: str) -> None:
     simulator.edit_index(lambda document: document["segments"][1].update(name=name))
@@ -589,6 +593,7 @@ def test_traversal_name_in_the_index(client: Client, simulator: Simulator, name:
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 def test_names_in_targets_metadata_that_nobody_asks_for_are_no_harm(
     client: Client, simulator: Simulator, name: str
@@ -605,6 +610,7 @@ def test_names_in_targets_metadata_that_nobody_asks_for_are_no_harm(
     assert not any(r.startswith("targets/") for r in simulator.requests)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("digest", ["../../x", "..", "%2e%2e/x", "", "a" * 63, "A" * 64, "é" * 64])
 def test_signed_hash_that_would_lead_elsewhere(
     client: Client, simulator: Simulator, digest: str

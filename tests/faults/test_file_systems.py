@@ -274,6 +274,7 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
 # File systems that earlier scans have seen.
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
     """The remembered mount cannot be compared: nobody knows whether the share is mounted."""

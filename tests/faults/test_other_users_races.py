@@ -159,6 +159,7 @@ def test_a_scan_takes_no_file_from_outside_of_its_tree(
     scene.check()
 
 
+@pytest.mark.slow
 @rounds_of_a_race
 def test_a_watch_takes_no_file_from_outside_of_its_tree(
     ground: Path, tmp_path: Path, rounds: int

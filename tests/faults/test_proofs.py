@@ -298,6 +298,7 @@ def test_contents_that_are_exchanged_on_xfs_are_read_within_days(
         assert 10 in codes_of_days(state, tree / "a", set_day, 1000)
 
 
+@pytest.mark.slow
 def test_a_map_through_overlay_proves_nothing(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:

@@ -497,6 +497,7 @@ def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("is_aside", [False, True])
 @pytest.mark.parametrize(
     ("code", "call"),

@@ -97,6 +97,7 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
     assert opened == set(kinds)
 
 
+@pytest.mark.sampled
 @needs_fuse
 @pytest.mark.parametrize("user_id", [0, STRANGER])
 def test_a_file_that_fails_on_the_way_is_unread(state: Path, tmp_path: Path, user_id: int) -> None:

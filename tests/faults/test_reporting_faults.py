@@ -283,6 +283,7 @@ def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> 
     assert failures > of_changes(10)
 
 
+@pytest.mark.slow
 def test_preparing_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     match = desk.find("a", A)
     for number in each_change(desk):

@@ -116,6 +116,7 @@ def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> N
     }
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_read_is_unread(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": LISTED, "no": LISTED, "dir/f": b"", "names/f": b""})
     (tree / "lost").symlink_to("dir/f")

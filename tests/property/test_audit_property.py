@@ -157,6 +157,7 @@ def test_recorded_events_are_read_back(batches: list[list[Event]]) -> None:
         assert list(read(directory, limit=len(records))) == records
 
 
+@pytest.mark.slow
 @given(text=st.text(st.characters(categories=["L", "N", "Cs", "Cc", "Zs"])))
 def test_no_text_stops_the_log(text: str) -> None:
     with TemporaryDirectory() as name:

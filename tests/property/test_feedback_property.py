@@ -53,6 +53,7 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(inner)
 
 
+@pytest.mark.slow
 @examples(60)
 @given(reviews)
 def test_no_path_no_digest_and_no_name_of_a_person_is_in_feedback(

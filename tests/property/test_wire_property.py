@@ -186,6 +186,7 @@ def _segments() -> list[bytes]:
 SEGMENTS = _segments()
 
 
+@pytest.mark.slow
 @given(st.sampled_from(range(len(SEGMENTS))), st.booleans(), EDITS)
 @examples(400)
 def test_a_segment_with_some_bytes_changed(

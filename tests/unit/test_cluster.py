@@ -708,6 +708,7 @@ class TestWorker:
         assert not worker_process.is_ready("scan")
         assert worker_process.resources == {"r": 0}
 
+    @pytest.mark.slow
     def test_a_process_keeps_few_scans_ready_those_that_are_used(
         self, worker_process: _Process
     ) -> None:
@@ -858,6 +859,7 @@ def test_without_a_cluster_all_that_is_left_is_unread(tmp_path: Path) -> None:
 site = pytest.fixture(reached_site, scope="module")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [2, 100])
 def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
     site: Site, worker_process: _Process, monkeypatch: pytest.MonkeyPatch, most: int

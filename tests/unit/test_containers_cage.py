@@ -186,6 +186,7 @@ def test_one_that_is_killed_is_replaced(cage: Cage, archive: Path, number: signa
     assert cage._process is not process
 
 
+@pytest.mark.slow
 def test_it_ends_with_who_started_it(archive: Path) -> None:
     script = (
         "import os, signal, sys\n"
@@ -242,6 +243,7 @@ def test_one_that_cannot_be_started_is_reported_and_not_tried_for_ever(
     assert "keeps dying" in said[-1]
 
 
+@pytest.mark.slow
 def test_one_without_room_to_start_is_tried_again(archive: Path, cage: Cage) -> None:
     before = open_files()
     with descriptors_left(4):

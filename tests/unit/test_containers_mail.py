@@ -951,6 +951,7 @@ def test_the_generator_makes_what_python_reads() -> None:
     assert mails.uuencoded("x", b"abc") == "begin 644 x\n#86)C\n`\nend\n"
 
 
+@pytest.mark.slow
 def test_text_in_which_no_header_begins_ends_wherever_its_lines_end() -> None:
     # A line over the end of the head was looked at again and again.
     long = b"0000c954\\:a\xf3\n" + b"benign " * 70 + b"\n" + b"benign text\n" * 9

@@ -41,6 +41,7 @@ def test_carriage_returns_end_lines_in_an_old_mail(make: Callable[[str, bytes], 
     assert A in out.contents and not out.unread
 
 
+@pytest.mark.slow
 def test_a_line_that_is_too_long_to_be_kept_leaves_its_file_unread() -> None:
     begin, *lines, end, _ = yencoded("a", A * 100).split(b"\n")
     text = b"\n".join([begin, b"".join(lines), end, b""])

@@ -59,6 +59,7 @@ def test_a_header_is_looked_at_up_to_a_limit(
     assert (b"x" in look(text).contents) is is_mail
 
 
+@pytest.mark.slow
 def test_a_field_before_those_of_mail_may_be_of_any_length() -> None:
     for count in (1 << 20, 3 << 20):
         out = look(b"X-A: " + b"y" * count + b"\nReceived: s\n\nx")

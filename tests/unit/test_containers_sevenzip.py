@@ -116,6 +116,7 @@ def test_a_folder_is_one_member_where_nothing_says_how_many(coder: tuple[bytes, 
     assert (out.contents, out.names, out.unread) == ([ALL], [b"a"], [])
 
 
+@pytest.mark.slow
 def test_another_program_reads_such_archives_as_we_do(tmp_path: Path) -> None:
     if shutil.which("7z") is None:
         pytest.skip("no 7z")

@@ -103,6 +103,7 @@ def test_a_tar_whose_sum_is_that_of_signed_bytes_is_known_however_short_it_is(to
     assert has_mark(memoryview(head))
 
 
+@pytest.mark.slow
 def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() -> None:
     chance = random.Random(12)
     letters = b" \t013\0\x80xyz"

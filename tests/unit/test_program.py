@@ -247,6 +247,7 @@ def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: Conten
     assert checker.check(io.BytesIO(data), name="short").kind is Kind.MATCH
 
 
+@pytest.mark.slow
 def test_an_archive_in_a_stream_that_is_too_large_for_memory_is_opened(
     checker: ContentChecker,
 ) -> None:
@@ -315,6 +316,7 @@ def test_a_forked_process_has_to_open_its_own(
         checker.check(b"clean")
 
 
+@pytest.mark.slow
 def test_many_threads_get_the_answers_of_one(checker: ContentChecker) -> None:
     contents = [LISTED, b"clean", LARGE, zip_of(LISTED), zip_of(b"clean")] * 8
     with ThreadPoolExecutor(8) as pool:
