@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -84,6 +84,10 @@ ALERT_FORMAT = "hashclient-alert/1"
 MOST_NAMED = 20
 
 
+#: A time must have a zone: without one it cannot be compared with the clock.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Events that people should know of: how many, by subject, and some of their names."""
 
@@ -103,8 +107,8 @@ class Alert(Noticed, frozen=True, kw_only=True):
     """An alert that waits, and grows until it is first sent; then `to` names who lacks it."""
 
     id: str
-    since: datetime
-    until: datetime
+    since: Time
+    until: Time
     to: tuple[str, ...] | None = None
 
     @classmethod

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from hashclient.alerts.alert import Alert, Kind, noticed
+from hashclient.alerts.alert import Alert, Kind, Time, noticed
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -27,24 +27,25 @@ from hashclient.system.layout import ROOM_LOCK_NAME, Layout
 from hashclient.system.versions import format_of, is_newer, newer
 
 BOOK_FORMAT = "hashclient-alerts/1"
+_Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far the last look went: a record of the log, a row and a step of the matches, a time."""
 
-    seq: int
-    row: int
-    step: int
-    time: datetime
+    seq: _Number
+    row: _Number
+    step: _Number
+    time: Time
 
 
 class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One receiver: failed attempts since the last good one, and when each is tried again."""
 
     attempts: int = 0
-    next_attempt: datetime | None = None
+    next_attempt: Time | None = None
     problem: str | None = None
-    reached: datetime | None = None
+    reached: Time | None = None
 
 
 class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,9 +56,9 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["hashclient-alerts/1"] = "hashclient-alerts/1"
     place: Place | None = None
-    looked: datetime | None = None
+    looked: Time | None = None
     waiting: tuple[Alert, ...] = ()
-    said: dict[Kind, dict[str, datetime]] = {}
+    said: dict[Kind, dict[str, Time]] = {}
     receivers: dict[str, Receiver] = {}
 
     def receiver(self, name: str) -> Receiver:

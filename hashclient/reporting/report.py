@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -29,6 +29,8 @@ from hashclient.system.text import printable
 
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
+#: A time must have a zone: without one it cannot be compared with the clock.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
@@ -58,7 +60,7 @@ class Call(enum.StrEnum):
 class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why the last attempt has failed."""
 
-    time: datetime
+    time: Time
     message: str
     hint: str | None
     exit_code: int
@@ -67,7 +69,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The id that a service gave to one of our requests; its operators can look it up."""
 
-    time: datetime
+    time: Time
     call: str
     id: str
 
@@ -99,7 +101,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A person's decision: who, when and why."""
 
-    time: datetime
+    time: Time
     by: str
     reason: str
 
@@ -108,7 +110,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An answer of a body: who gave it, its words, and its requests, in words."""
 
     id: str
-    received: datetime
+    received: Time
     body: str
     reference: str | None
     refused: tuple[str, ...]
@@ -126,7 +128,7 @@ class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a report's history."""
 
-    time: datetime
+    time: Time
     event: str
     detail: dict[str, Any]
 
@@ -146,7 +148,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     id: str
     destination: str
     kind: str
-    created: datetime
+    created: Time
     by: str
     matches: tuple[str, ...]
     left_out: tuple[str, ...] = ()
@@ -157,7 +159,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     state: State = State.PREPARED
     settled: State | None = None
     attempts: int = 0
-    next_attempt: datetime | None = None
+    next_attempt: Time | None = None
     problem: Problem | None = None
     remote: Remote = Remote()
     package: Package | None = None
@@ -203,7 +205,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def is_overdue(self, now: datetime, deadline_hours: float) -> bool:
         """Return whether the report should have been handed over by now."""
-        return self.is_open and now > self.created + timedelta(hours=deadline_hours)
+        return self.is_open and now - self.created > timedelta(hours=deadline_hours)
 
     def replace(self, **changes: Any) -> Report:
         """Return the report with `changes`."""

@@ -310,7 +310,18 @@ def test_machines_that_are_silent_wait_for_the_end_of_the_run(told: Told) -> Non
     assert told.sent() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format":"hashclient-alerts/0"}', b"[" * 9999])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"format":"hashclient-alerts/0"}',
+        b"[" * 9999,
+        b'{"looked":"2026-01-31T12:00:00"}',
+        b'{"said":{"match":{"baseline":"2026-01-31T12:00:00"}}}',
+        b'{"place":{"seq":0,"row":9223372036854775808,"step":0,"time":"2026-01-31T12:00:00Z"}}',
+    ],
+)
 def test_a_damaged_outbox_is_begun_again_and_says_so(told: Told, content: bytes) -> None:
     told.refuse(ExitCode.UNREACHABLE)
     assert len(told.sent()) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -222,7 +224,8 @@ def test_a_damaged_record(desk: Desk, text: bytes) -> None:
     report = desk.prepare(desk.find("a", b"x"))
     path = desk.outbox.folder(report.id) / "report.json"
     good = path.read_bytes()
-    for broken in (text, good.replace(report.id.encode(), b"r-bbbbbbbbbb", 1)):
+    no_zone = re.sub(rb'("created": "[^"]*)Z"', rb'\1"', good)
+    for broken in (text, good.replace(report.id.encode(), b"r-bbbbbbbbbb", 1), no_zone):
         path.write_bytes(broken)
         with pytest.raises(StateError):
             desk.outbox.get(report.id)
@@ -230,6 +233,13 @@ def test_a_damaged_record(desk: Desk, text: bytes) -> None:
     (desk.outbox.folder(report.id) / "document.json").write_bytes(text)
     with pytest.raises(StateError, match="damaged"):
         desk.outbox.document(report)
+
+
+def test_a_report_from_the_end_of_time_is_not_overdue(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"x"))
+    assert report.is_overdue(desk.now() + timedelta(hours=25), 24)
+    last = report.replace(created=datetime.max.replace(tzinfo=UTC))
+    assert not last.is_overdue(desk.now(), 24)
 
 
 def test_a_record_of_matches_that_was_begun_again(desk: Desk) -> None:
