@@ -173,7 +173,7 @@ def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
             found.append(some_of(names, rows))
     for group in groups:
         counts = left[os.fsencode(group.directory), group.follow]
-        if new := [name for name in group.names if counts[name] > 0]:
+        if new := [*(Counter(group.names) & counts).elements()]:
             counts.subtract(new)
             found.append(names_of(Group(group.directory, new, group.follow)))
     return found
