@@ -27,6 +27,7 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.cluster.objectwork import levels_of
 from hashclient.scan.executors.wire import Failed, encode
+from hashclient.scan.objects.reader import StoppedError
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import WORKER_FAILED, Result
 
@@ -287,7 +288,7 @@ def test_a_batch_of_a_scan_that_is_over_is_left(monkeypatch: pytest.MonkeyPatch)
     class Waiting(Reader):
         def check(self, wanted: Wanted) -> Checked:
             self.work.is_over = True
-            raise objectwork.StoppedError
+            raise StoppedError
 
     work: Any = Working(Store())
     work.bucket.reader = lambda: Waiting(work)

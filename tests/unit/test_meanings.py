@@ -130,6 +130,21 @@ def test_each_kind_touches_a_file_of_its_own_beginning(
             assert taken(Meanings(database, records="files"), record) == [False]
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_records_of_a_later_version_count_for_an_earlier_one(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    """The later version has looked for one kind more; the number of today is the lower one."""
+    of_today = Meanings(database, records="files").number
+    with monkeypatch.context() as later:
+        with_kinds(later, *KINDS, TOY)
+        written = FILES.copy()
+        Meanings(database, records="files").give(written)
+    meanings = Meanings(database, records="files") if writes else Meanings(database)
+    assert set(written["meaning"].tolist()) == {of_today + 1} == {meanings.number + 1}
+    assert taken(meanings, written) == [True] * 3
+
+
 def test_records_from_before_there_were_meanings_are_looked_at_again(
     database: sqlite3.Connection,
 ) -> None:
