@@ -197,7 +197,7 @@ OPENED = (
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
         version=4,
-        reads=3,
+        reads=4,
         hides_end=False,
         has_readings=True,
         # Longer lines are read in pieces, which may be fields.
@@ -220,6 +220,7 @@ OPENED = (
         ),
         "encoded:Encoded",
         version=2,
+        reads=2,
         hides_end=False,
     ),
     Kind(

@@ -248,6 +248,8 @@ class UuFinder:
             at = end + 1
         self._at = at - 1
         if len(self._buffer) - self._at > _MAX_LINE_BYTES:
+            if self._is_base64:  # there are programs that decode a line of any length
+                self._add(b"", NotReadError(Why.LIMIT, "mail: a line that is too long"))
             self._finish()
             return True
         return False
@@ -285,8 +287,12 @@ class UuFinder:
             error = NotReadError(Why.LIMIT, "mail: too much that is uuencoded in one part")
             found = [b""]
         self._lines = None
+        for data in found:
+            self._add(data, error)
+
+    def _add(self, data: bytes, error: NotReadError | None) -> None:
         if len(self.files) <= _MAX_UU_FILES:
-            self.files += [UuFile(self._name, data, error) for data in found]
+            self.files.append(UuFile(self._name, data, error))
 
 
 def _uu(line: bytes) -> bytes:

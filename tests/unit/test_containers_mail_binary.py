@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Callable
 
@@ -52,6 +53,17 @@ def test_a_line_that_is_too_long_to_be_kept_leaves_its_file_unread() -> None:
     one_line = forks[: forks.index(b":")] + forks[forks.index(b":") :].replace(b"\n", b"")
     (file,) = found(one_line, 1 << 12)
     assert file.error is not None and file.error.why is Why.LIMIT
+
+
+def test_base64_with_a_line_that_is_too_long_is_unread_and_the_next_file_is_found() -> None:
+    begin, line = b"begin-base64 644 a\n", base64.b64encode(A * 100)
+    behind = b"\n====\n" + begin + base64.b64encode(A) + b"\n====\n"
+    cut, *_, whole = found(begin + line[:100] + b"\n" + line + behind, 1 << 12)
+    assert cut.error is not None and cut.error.why is Why.LIMIT
+    assert (whole.data, whole.error) == (A, None)
+    # Text that follows a file is no line of it.
+    text = uuencoded("a", A).rpartition("end")[0].encode() + b"x" * (80 << 10) + b"\n"
+    assert [(file.data, file.error) for file in found(text, 1 << 12)] == [(A, None)]
 
 
 def test_a_mail_has_them_as_members() -> None:
