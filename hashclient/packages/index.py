@@ -159,7 +159,8 @@ class SameEntries:
     def _one(self, name: str) -> str:
         """Return the one name of a provider, which may have several roots and addresses."""
         while (earlier := self._first.get(name, name)) != name:
-            name = earlier
+            # Ways are halved: a report can name one address with any number of roots.
+            self._first[name] = name = self._first.get(earlier, earlier)
         return name
 
 

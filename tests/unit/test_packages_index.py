@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_what_a_third_report_shows_to_be_one_provider_is_one() -> None:
     for packages in ((first, second, link), (link, second, first), (second, link, first)):
         found = dict(zip((p.path.name for p in packages), also(*packages), strict=True))
         assert found == {"r-1": "r-2", "r-2": "r-1", "r-3": ""}
+
+
+def test_many_roots_of_one_address_take_little_time() -> None:
+    """Each root is a link of a chain; walking all of it for each entry would take minutes."""
+    entries = [entry("e-1", Provider(f"{number:064x}", URL)) for number in range(10_000)]
+    packages = [checked("r-1", *entries), checked("r-2", entries[5_000])]
+    started = time.process_time()
+    assert set(also(*packages)) == {"r-1", "r-2"}
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(
