@@ -67,7 +67,7 @@ def _block(one: Checked) -> Iterator[str]:
         }
     elif isinstance(one.found, Answer):
         answer = one.found
-        asked = {i: requests_of(answer, i) for i in sorted(answer.matches)}
+        asked = requests_of(answer)
         yield "the answer verifies"
         pairs = {
             "file": one.path,

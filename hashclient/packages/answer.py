@@ -74,13 +74,14 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return frozenset((*self.accepted, *self.refused, *asked))
 
 
-def requests_of(answer: Answer, match_id: str) -> list[str]:
-    """Return in words what an answer asks for about one match."""
-    return [
-        one.request if one.until is None else f"{one.request} until {for_programs(one.until)}"
-        for one in answer.requests
-        if match_id in one.matches
-    ]
+def requests_of(answer: Answer) -> dict[str, list[str]]:
+    """Return in words what an answer asks for, by match."""
+    found: dict[str, list[str]] = {match_id: [] for match_id in sorted(answer.matches)}
+    for one in answer.requests:
+        end = "" if one.until is None else f" until {for_programs(one.until)}"
+        for match_id in dict.fromkeys(one.matches):
+            found[match_id].append(f"{one.request}{end}")
+    return found
 
 
 def encode_answer(answer: Answer, sign: Callable[[bytes], bytes]) -> bytes:

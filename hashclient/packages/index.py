@@ -188,11 +188,12 @@ def rows(
             answer = one.found
             row |= {"result": "answer", "report": answer.report, "log_id": answer.log_id}
             row |= {"created": for_programs(answer.time), "public_key": answer.key}
-            for match_id in sorted(answer.matches):
+            accepted, refused = frozenset(answer.accepted), frozenset(answer.refused)
+            for match_id, requests in requests_of(answer).items():
                 said = [
-                    *(["accepted"] if match_id in answer.accepted else []),
-                    *(["refused"] if match_id in answer.refused else []),
-                    *requests_of(answer, match_id),
+                    *(["accepted"] if match_id in accepted else []),
+                    *(["refused"] if match_id in refused else []),
+                    *requests,
                 ]
                 yield row | {"match": match_id, "reason": ", ".join(said)}
         elif one.found is not None:
