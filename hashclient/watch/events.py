@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from hashclient.system.text import printable
 WAIT_S = 2
 #: SQS gives or takes at most this many messages at a time.
 _MOST = 10
+#: Types of content of SQS: JSON, or XML in the older protocol.
+_OF_SQS = re.compile(r"json|\bxml")
 #: What reading a message raises that is not a notification; a body may be nested very deeply.
 _NO_EVENT = (KeyError, TypeError, AttributeError, ValueError, UsageError, RecursionError)
 _NO_QUEUE = "not the address of a queue: {}"
@@ -139,7 +142,11 @@ class Queue:
                 self._call("delete_message_batch", Entries=entries)
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        return getattr(self._sqs, operation)(QueueUrl=self._url, **arguments)
+        got = getattr(self._sqs, operation)(QueueUrl=self._url, **arguments)
+        # For botocore, a page of a proxy, or nothing, is an answer without messages.
+        if not _OF_SQS.search(got["ResponseMetadata"]["HTTPHeaders"]["content-type"]):
+            raise LookupError
+        return got
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

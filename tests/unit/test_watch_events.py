@@ -78,14 +78,30 @@ def test_what_is_no_notification_is_not_taken_for_one_about_nothing(body: object
     assert not event.is_read and event.objects == () and event.mark == "mark"
 
 
-@pytest.mark.parametrize("messages", ["text", [None], [{"Body": "{}"}], 7])
-def test_an_answer_that_is_not_of_sqs_is_a_failure_of_the_queue(messages: object) -> None:
+def answer(kind: str | None = "application/x-amz-json-1.0", **parts: object) -> dict[str, object]:
+    headers = {} if kind is None else {"content-type": kind}
+    return {"ResponseMetadata": {"HTTPHeaders": headers}, **parts}
+
+
+@pytest.mark.parametrize(
+    "got",
+    [
+        *(answer(Messages=messages) for messages in ("text", [None], [{"Body": "{}"}], 7)),
+        # botocore finds no messages in the page of a proxy.
+        *(answer(kind) for kind in (None, "", "text/html", "text/plain; charset=utf-8")),
+        {},
+    ],
+)
+def test_an_answer_that_is_not_of_sqs_is_a_failure_of_the_queue(got: object) -> None:
     pytest.importorskip("botocore")
     client = mock.Mock(**{"get_queue_url.return_value": {"QueueUrl": "x"}})
-    client.get_queue_attributes.return_value = {}
-    client.receive_message.return_value = {"Messages": messages}
+    client.get_queue_attributes.return_value = answer()
     with mock.patch("botocore.session.Session.create_client", return_value=client):
         queue = Queue("sqs://uploads")
+        for kind in ("application/x-amz-json-1.0", "text/xml", "application/xml"):
+            client.receive_message.return_value = answer(kind)
+            assert queue.take(0) == []
+        client.receive_message.return_value = got
         with pytest.raises(UnreachableError, match="the answer is not that of SQS"):
             queue.take(0)
         client.get_queue_url.return_value = {}
