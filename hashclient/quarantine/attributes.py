@@ -73,7 +73,8 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
     """Set the attributes in `origin`, except times, on the file `fd`; return the failed ones.
 
     Without `with_powers`, set-id bits and capabilities are not set. The order matters: a change of
-    owner removes capabilities, and a change of an access control list changes the mode.
+    owner removes capabilities, and a change of an access control list changes the mode. Some file
+    systems accept a change and do not make it, so each change is looked at.
     """
     missing = []
     mode, xattrs = origin.mode, dict(origin.xattrs)
@@ -83,10 +84,10 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
             mode &= ~_POWERS
         if xattrs.pop(_CAPABILITIES, None) is not None:
             missing.append(f"its attribute {_CAPABILITIES}")
-    if (origin.uid, origin.gid) != _owner(fd):
-        try:
-            os.fchown(fd, origin.uid, origin.gid)
-        except OSError:
+    if (owner := (origin.uid, origin.gid)) != _owner(fd):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, *owner)
+        if owner != _owner(fd):
             missing.append(f"its owner ({origin.uid}:{origin.gid})")
             mode &= ~_POWERS
             if xattrs.pop(_CAPABILITIES, None) is not None:
@@ -96,15 +97,15 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
             if name not in xattrs and name == _ACCESS_LIST:
                 os.removexattr(fd, name)
     for name, value in xattrs.items():
-        try:
-            data = base64.b64decode(value)
-            if data != _xattr(fd, name):
+        data = base64.b64decode(value)
+        if data != _xattr(fd, name):
+            with contextlib.suppress(OSError):
                 os.setxattr(fd, name, data)
-        except OSError:
-            missing.append(f"its attribute {name}")
-    try:
+            if data != _xattr(fd, name):
+                missing.append(f"its attribute {name}")
+    with contextlib.suppress(OSError):
         os.fchmod(fd, mode)
-    except OSError:
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
         missing.append("its mode")
     return missing
 

@@ -40,6 +40,8 @@ _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
 
+#: Why a file is still in place although its name was removed without an error.
+KEPT = "its file system has kept a name that it seemed to remove"
 #: The words for an empty place.
 GONE = "not there any more"
 _WORDS = {
@@ -188,7 +190,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     try:
         yield fd, os.fstat(fd)
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # it was only read; some file systems fail here
+            os.close(fd)
 
 
 def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) -> Removal:
@@ -200,7 +203,9 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
        old name.
     3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise the
        file is moved back.
-    4. The private name is unlinked.
+    4. The private name is unlinked, and neither name belongs to the file any more: a file system
+       of a program may say that it did what it did not do, or join two directories that both have
+       the file.
 
     A kill in between leaves the file under the private name; the next act deals with it. The
     caller syncs the directory: until then, a power loss can bring the name back.
@@ -221,6 +226,9 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
         if (found.st_size, found.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             return Removal.CHANGED if put_back(hidden, place.name) else Removal.STRANDED
         os.unlink(hidden.name, dir_fd=place.fd)  # 4
+        for left in (hidden, place):
+            if (now := left.status()) is not None and os.path.samestat(now, status):
+                raise OSError(errno.EIO, KEPT, left.path)
     except BaseException:
         put_back(hidden, place.name)
         raise

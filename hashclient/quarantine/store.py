@@ -7,6 +7,7 @@ next act removes; a folder under an id is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -344,7 +345,9 @@ class Room:
             if not replaces or not self._exchange(folder, item.id):
                 if replaces:
                     self.drop(item.id)
+                before = folder.stat()
                 folder.rename(self.folder(item.id))
+                self._verify_moved(folder, before, item.id)
             if replaces:
                 files.fsync_dir(self.directory)
 
@@ -458,9 +461,26 @@ class Room:
         """Exchange the names of a folder and of an item's folder, in one step."""
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return exchange(fd, folder.name, self.folder(match_id).name)
+            before = folder.stat()
+            if not exchange(fd, folder.name, self.folder(match_id).name):
+                return False
         finally:
             os.close(fd)
+        self._verify_moved(folder, before, match_id)
+        return True
+
+    def _verify_moved(self, folder: Path, before: os.stat_result, match_id: str) -> None:
+        """Check that a folder has left its name for that of an item; else it is not removed.
+
+        The last copy of a file must not depend on a file system that only says so.
+
+        Raises:
+            OSError: the folder has another name, or both.
+        """
+        new, old = self.folder(match_id).stat(), folder.stat() if folder.exists() else None
+        if not os.path.samestat(new, before) or (old and os.path.samestat(old, before)):
+            self._unsure.add(folder)
+            raise OSError(errno.EIO, "the file system does not rename folders")
 
     def drop(self, *match_ids: str) -> None:
         """Remove the folders of items, each in one step for every observer.

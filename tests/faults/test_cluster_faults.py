@@ -8,8 +8,10 @@ import functools
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from msgspec.msgpack import decode
 
 from fixtures.cluster import started as started_cluster
 from fixtures.tls import Authority
-from hashclient.core.errors import ExitCode
+from hashclient.core.errors import ExitCode, UnreachableError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.scan.cluster import backlog, crew, jobs
+from hashclient.scan.cluster import backlog, connection, crew, jobs
+from hashclient.scan.cluster.address import Scheduler
+from hashclient.scan.cluster.connection import connected
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import ToCheck, paths_of
 from hashclient.scan.cluster.worker import check
@@ -133,6 +137,27 @@ def test_a_batch_that_kills_three_workers_is_unread(
     assert len(unread) <= 3 * 20
     assert {p: k for p, k in ended.items() if k is not Kind.UNREAD}.items() <= wanted.items()
     assert summary.exit_code is ExitCode.MATCH_ATTENTION
+
+
+@pytest.mark.parametrize("says", [b"", bytes(range(256)) * 8, b"HTTP/1.1 400 Bad\r\n\r\n"])
+def test_another_program_in_place_of_the_scheduler_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    stack.push(client)
+                    client.sendall(says)
+
+        threading.Thread(target=answer, daemon=True).start()
+        where = Scheduler("127.0.0.1", server.getsockname()[1])
+        with pytest.raises(UnreachableError, match="cannot be reached"), connected(where, {}):
+            pass
+        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.slow

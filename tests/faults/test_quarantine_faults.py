@@ -31,7 +31,7 @@ from hashclient.quarantine.isolators.files import HeldFile
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.sealing import Digester, digest_all
-from hashclient.quarantine.vault import Stage, Taken, load_identities, load_item
+from hashclient.quarantine.vault import Stage, Taken, load_identities, load_item, write_identity
 from tests import disks
 from tests.kit import fast_directory
 from tests.kit.depth import changes, of_changes
@@ -775,6 +775,73 @@ def test_a_copy_is_made_again_where_names_cannot_be_exchanged(
     assert scene.ward.take(scene.match).detail == "quarantined"
     scene.check_taken()
     assert scene.ward.item(scene.match).hold is not None
+
+
+def nothing(*_arguments: object, **_more: object) -> None:
+    """Say that a name was changed, and change none."""
+
+
+def both(directory: int, name: str, other: str) -> None:
+    """Give a file another name, and leave it its old one."""
+    os.link(name, other, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [("os.unlink", nothing), ("hashclient.quarantine.safe_rename.move_aside", both)],
+)
+def test_a_file_system_that_only_says_that_it_removes_a_name_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lie: Callable[..., None]
+) -> None:
+    """A server of FUSE, say, or two directories joined that both have the file."""
+    scene = Scene(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(name, lie)
+        taken = scene.ward.take(scene.match)
+    assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
+    assert "its file system has kept a name" in taken.detail
+    assert scene.ward.get(scene.match).in_place
+    assert [path.name for path in scene.share.iterdir() if path.read_bytes() == CONTENT] == [
+        scene.file.name
+    ]
+    assert scene.ward.take(scene.match).taken
+    scene.check_taken()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_quarantine_whose_folders_are_not_renamed_removes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    scene = Scene(tmp_path)
+
+    def rename(folder: Path, name: Path) -> None:
+        """Leave the folder its temporary name, and give it another one or not."""
+        name.symlink_to(folder) if keeps else name.mkdir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(StateError, match="does not rename folders"):
+            scene.ward.take(scene.match)
+    assert scene.file.read_bytes() == CONTENT
+    assert scene.ward.get(scene.match).in_place
+
+
+def test_an_exchange_of_folders_that_did_not_happen_is_no_new_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path)
+    scene.ward.take(scene.match)
+    before = scene.ward.item(scene.match)
+    other = tmp_path / "other.key"
+    write_identity(other, scene.ward.now)
+    public = other.read_text().split("public key: ")[1].split()[0]
+    monkeypatch.setattr("hashclient.quarantine.store.exchange", lambda *_: True)
+    with scene.ward.record() as record, pytest.raises(StateError, match="does not rename folders"):
+        scene.ward.open().reseal(
+            scene.match.id, load_identities(scene.ward.key), [public], record, reason="test"
+        )
+    assert scene.ward.item(scene.match) == before
+    assert scene.is_sealed()
 
 
 def test_a_copy_under_a_lost_seal_key_stays_where_its_file_is_gone(tmp_path: Path) -> None:

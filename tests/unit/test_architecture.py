@@ -282,6 +282,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.sealing._sealed",
             "quarantine.store._exchange",
             "quarantine.store._remove_item",
+            "quarantine.store._verify_moved",
             "quarantine.store.admit",
             "quarantine.store.drop",
             "quarantine.store.locked",

@@ -244,16 +244,26 @@ def connected(
             if isinstance(where, Scheduler):
                 # Dask would try for long, although the refusal comes at once.
                 socket.create_connection((where.host.strip("[]"), where.port), CONNECT_S).close()
-            client = distributed.Client(
+            client = _client_class(distributed)(
                 address, security=security, timeout=CONNECT_S, set_as_default=False
             )
-        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        except _GONE as error:  # whatever is at this address may have sent anything
             raise UnreachableError(
                 f"the scheduler cannot be reached: {getattr(where, 'url', 'local cluster')}",
                 hint="is it running, and are the certificates of the same authority?",
             ) from error
         stack.callback(_close, client)
         yield Connection(client, shares_state=isinstance(where, LocalCluster))
+
+
+def _client_class(distributed: Any) -> Any:
+    """Return a client of Dask that does not wait for a scheduler that accepts and says nothing."""
+
+    class Client(distributed.Client):  # type: ignore[misc]
+        def start(self, **how: Any) -> None:
+            super().start(callback_timeout=2 * CONNECT_S, **how)
+
+    return Client
 
 
 @contextlib.contextmanager
