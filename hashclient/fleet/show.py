@@ -115,17 +115,20 @@ def judge(
     given: list[_Given] = []
     for one in found:
         try:
-            given.append(_verified(one))
+            good = _verified(one)
         except VerificationError as error:
             rows.append(_row(one.name, one.name, "", _finding("forged", error.message)))
+            continue
+        if (key := good.verified.key) in pins:
+            given.append(good)
+        else:  # anybody can make many of these: no more is kept of each
+            text, machine = f"no machine has key {key}", good.verified.document.machine
+            rows.append(_row(machine.name, one.name, key, _finding("unknown", text)))
     keys = Counter(one.verified.key for one in given)
-    generations = _generations(one.verified.document for one in given if one.verified.key in pins)
+    generations = _generations(one.verified.document for one in given)
     for verified, this in given:
         document, key = verified.document, verified.key
         file, name = document.machine.file_name, document.machine.name
-        if key not in pins:
-            rows.append(_row(name, file, key, _finding("unknown", f"no machine has key {key}")))
-            continue
         wrong: Finding | None
         if keys[key] > 1:
             wrong = _finding("twin", f"two machines have its key; this one is {printable(name)}")

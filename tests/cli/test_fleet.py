@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import itertools
 import json
 import os
@@ -23,14 +24,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from fixtures.buckets import Answer, Request, Site, blobs, is_listing, listing
 from fixtures.crash import in_child, kill_at, watched
 from fixtures.fleet import LIST, NO_MATCHES, Box, edited, roster_of
+from fixtures.fleet import NOW as FLEET_NOW
 from hashclient.core.kinds import MatchState
 from hashclient.fleet.document import (
     MAX_STATUS_BYTES,
     MOST_LISTS,
     Freshness,
     Runs,
+    StatusDocument,
     verify_status,
 )
+from hashclient.fleet.places import Found
+from hashclient.fleet.show import judge
 from tests.kit import Run, State, call, measured, run
 
 HOUR = timedelta(hours=1)
@@ -788,3 +793,16 @@ def test_of_several_checkpoints_those_of_archived_records_are_passed_over(
     (place / "second.json").unlink()
     done = world.call("audit", "verify", "--against", place)
     assert done.code == 9 and "was archived" in done.err
+
+
+def test_of_documents_of_unknown_machines_little_is_kept() -> None:
+    kept: list[int] = []
+
+    def found() -> Iterator[Found]:
+        for number in range(5):
+            yield Found(*Box(number).file())
+        kept.append(sum(isinstance(one, StatusDocument) for one in gc.get_objects()))
+
+    rows = judge(found(), {}, {}, FLEET_NOW)
+    assert [row.state for row in rows] == ["unknown"] * 5
+    assert kept[0] < 5
