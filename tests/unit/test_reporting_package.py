@@ -808,6 +808,21 @@ def test_a_package_is_acknowledged_and_retracted(tmp_path: Path) -> None:
     verify_retraction(note)
 
 
+def test_a_package_that_its_recipient_has_taken_needs_a_note_of_retraction(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    report = desk.prepare(desk.find("a", A))
+    desk.send(report)
+    package_of(desk, report).rename(tmp_path / "taken")
+    gone = desk.out.rename(tmp_path / "not mounted")
+    sent = desk.retract(report)
+    assert isinstance(sent.error, StateError) and "report retract`" in (sent.error.hint or "")
+    gone.rename(desk.out)
+    sent = desk.retract(report)
+    note = desk.out / f"hashclient-report-{report.id}-retraction.json"
+    assert sent.error is None and str(note) in sent.detail
+    assert verify_retraction(note).report_id == report.id
+
+
 def test_a_note_of_retraction_that_was_edited(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     report = desk.prepare(desk.find("a", A))

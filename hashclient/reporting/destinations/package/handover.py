@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.config.tables import PackageDestination
-from hashclient.core.errors import HashclientError, UsageError
+from hashclient.core.errors import HashclientError, StateError, UsageError
 from hashclient.packages.contents import DOCUMENT_NAME
 from hashclient.packages.document import Document, Evidence, facts_name
 from hashclient.quarantine.age import canonical_recipient
@@ -220,16 +220,24 @@ class HandOver:
         if self.is_taken_back(report):
             return Sent(report, "retracted")
         note = retraction_note(self._session.settings.layout.audit, report.id)
-        with replaced_file(self._directory / _note_name(report)) as stream:
-            stream.write(note)
-        return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
+        path = self._directory / _note_name(report)
+        try:
+            with replaced_file(path) as stream:
+                stream.write(note)
+        except StateError as error:
+            raise StateError(
+                error.message,
+                hint="the recipient has no signed note of this retraction yet: `hashclient report"
+                " retract` writes the note when `directory` in [report.to] is there again",
+            ) from error
+        return Sent(report, f"retracted: hand over the signed note: {printable(path)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Return whether a retracted package is gone from its place or has a note beside it."""
-        if report.package is None:
-            return True
-        there = os.path.lexists(self._directory / report.package.name)
-        return not there or os.path.lexists(self._directory / _note_name(report))
+        """Return whether the note of a retracted package is there, or there never was a package.
+
+        A package that is gone from its place needs its note, too: the recipient may have taken it.
+        """
+        return report.package is None or os.path.lexists(self._directory / _note_name(report))
 
 
 def _remove_sealed(folder: Path) -> None:
