@@ -15,6 +15,7 @@ converted.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.errors import VerificationError
@@ -31,6 +32,9 @@ MAX_ROW_GROUPS = 1_024
 MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
 MAX_PAGES = 65_536
 MAX_PAGE_BYTES = 64 << 20
+#: All pages of a segment, decoded; the largest honest segment has less than half of this. A file of
+#: some kilobytes can have thousands of the largest pages, in dictionaries that no row uses.
+MAX_DECODED_BYTES = 2 << 30
 #: A page's header may hold the smallest and the largest value of the page.
 MAX_PAGE_HEADER_BYTES = 16 << 10
 
@@ -82,12 +86,19 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     if sum(group.num_rows for group in groups) != metadata.num_rows:
         raise VerificationError(f"{what} has row groups whose rows do not add up")
-    left = MAX_PAGES
+    pages = decoded = 0
     try:
         columns = _columns(data)
         for group, chunks in zip(groups, columns, strict=True):
             for _, chunk in zip(range(group.num_columns), chunks, strict=True):
-                left = _check_chunk(data, chunk, group.num_rows, left, what)
+                for size in _sizes_of_pages(data, chunk, group.num_rows, what):
+                    pages, decoded = pages + 1, decoded + size
+                    if pages > MAX_PAGES:
+                        raise VerificationError(f"{what} has more than {MAX_PAGES:,} pages")
+                    if decoded > MAX_DECODED_BYTES:
+                        raise VerificationError(
+                            f"{what} has pages of more than {MAX_DECODED_BYTES:,} bytes together"
+                        )
     except (ValueError, TypeError, LookupError) as error:
         raise VerificationError(
             f"{what} is not a valid Parquet file: its footer is wrong"
@@ -107,8 +118,8 @@ def _columns(data: bytes) -> list[list[dict[int, Any]]]:
     return [[column[_METADATA] for column in group[_COLUMNS]] for group in footer[_GROUPS]]
 
 
-def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what: str) -> int:
-    """Check the pages of one column of a row group; return how many pages may still come.
+def _sizes_of_pages(data: bytes, chunk: dict[int, Any], rows: int, what: str) -> Iterator[int]:
+    """Check the pages of one column of a row group, and yield their decoded sizes.
 
     Raises:
         ValueError, TypeError, LookupError: the footer is wrong.
@@ -121,9 +132,6 @@ def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what:
         raise ValueError("another number of values, or they lie elsewhere")
     seen = 0
     while seen < rows:
-        if left == 0:
-            raise VerificationError(f"{what} has more than {MAX_PAGES:,} pages")
-        left -= 1
         try:
             kind, size, compressed, values, start = _page(data, start, end)
         except (ValueError, TypeError, LookupError) as error:
@@ -138,7 +146,7 @@ def _check_chunk(data: bytes, chunk: dict[int, Any], rows: int, left: int, what:
             )
         start += compressed
         seen += values if kind in _VALUES_IN else 0
-    return left
+        yield size
 
 
 def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:

@@ -140,7 +140,8 @@ def test_the_documented_columns_are_those_of_the_code() -> None:
         (
             f"{bounds.MAX_ROW_GROUPS:,} row groups, {bounds.MAX_PAGES:,} pages and a footer of"
             f" {bounds.MAX_FOOTER_BYTES >> 20} MiB, and each page at most\n"
-            f"  {bounds.MAX_PAGE_BYTES >> 20} MiB before and after compression. To decode"
+            f"  {bounds.MAX_PAGE_BYTES >> 20} MiB before and after compression; all pages together"
+            f" at most\n  {bounds.MAX_DECODED_BYTES >> 30} GiB before compression. To decode"
             f" {wire.DECODED_ROWS:,} rows must take less than {wire.MAX_DECODING_BYTES >> 20} MiB"
         ),
     ):

@@ -80,3 +80,13 @@ def test_pages_are_counted_over_all_columns(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(bounds, "MAX_PAGES", 5)
     with pytest.raises(VerificationError, match="more than 5 pages"):
         list(parse_withdraw_segment(data, segment))
+
+
+def test_pages_are_added_up_over_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
+    data = encode_segment(pa.Table.from_pylist([row], add_schema()))
+    assert hostile_segments.decode(data, "add", 1) is None
+    # The longest page is the digest's: 16 bytes, and some that say that it is not null.
+    monkeypatch.setattr(bounds, "MAX_DECODED_BYTES", 30)
+    reason = hostile_segments.decode(data, "add", 1)
+    assert reason == "segment s has pages of more than 30 bytes together"
