@@ -63,6 +63,9 @@ _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 #: How many free descriptors each item needs: two, and some more while it is sealed.
 _DESCRIPTORS_EACH = 8
 
+#: Open a folder to remove what is in it, and not what a link leads to.
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _Out = TypeVar("_Out")
 #: A recorded match, the detail of the step, and whether the file is in place afterwards.
 Change = tuple[Match, Mapping[str, Any], bool]
@@ -586,14 +589,22 @@ def _remove_item(folder: str) -> None:
     remove_folder(folder)
 
 
-def remove_folder(folder: Path | str) -> None:
-    """Remove the folder of an item, or a folder of item folders, as far as possible."""
+def remove_folder(folder: Path | str, at: int | None = None) -> None:
+    """Remove the folder of an item, or a folder of item folders, as far as possible.
+
+    A relative path begins at the open directory `at`. No link is followed: what a link in the
+    quarantine leads to is not ours.
+    """
     with contextlib.suppress(OSError):
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    remove_folder(entry.path)
-                else:
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)  # noqa: PTH108 - thousands of names
-        os.rmdir(folder)  # noqa: PTH106 - thousands of names
+        fd = os.open(folder, _FOLDER_FLAGS, dir_fd=at)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        remove_folder(entry.name, fd)
+                    else:
+                        with contextlib.suppress(OSError):
+                            os.unlink(entry.name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        os.rmdir(folder, dir_fd=at)

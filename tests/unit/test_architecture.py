@@ -286,7 +286,6 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.store.admit",
             "quarantine.store.drop",
             "quarantine.store.locked",
-            "quarantine.store.remove_folder",
             "quarantine.store.saving",
             "quarantine.store.write",
             "quarantine.verify._check_files",
