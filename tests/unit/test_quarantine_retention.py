@@ -15,7 +15,7 @@ from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.audit.log import read
 from hashclient.core.errors import AuditError, UsageError
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match, standing_steps
+from hashclient.core.match import ANSWERED, Match, standing_steps
 
 
 @pytest.fixture
@@ -235,6 +235,142 @@ def test_a_restored_match_that_was_found_again_keeps_its_state(
         record.change(again.id, MatchState.CLOSED, ward.now, {})
     assert ward.purge(again).done is True
     assert ward.get(again).state is MatchState.CLOSED
+
+
+LATER, SOONER = timedelta(days=9), timedelta(days=3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "end"),
+    [
+        *((None, None, None), (None, SOONER, None), (SOONER, None, None)),
+        *((SOONER, LATER, LATER), (LATER, SOONER, LATER), (SOONER, SOONER, SOONER)),
+    ],
+)
+def test_of_two_holds_the_later_end_counts(
+    kept: tuple[Ward, Match],
+    first: timedelta | None,
+    second: timedelta | None,
+    end: timedelta | None,
+) -> None:
+    ward, match = kept
+    began = ward.now
+    with ward.record() as record:
+        for by, until in (("ann", first), ("ben", second)):
+            ends = None if until is None else began + until
+            ward.open().hold(match.id, record, reason=f"by {by}", until=ends, by=by)
+            logged = ward.last_event()
+            assert (logged["event"], logged["by"], logged["reason"]) == ("on-hold", by, f"by {by}")
+            assert logged.get("until") == (None if ends is None else f"{ends:%Y-%m-%dT%H:%M:%SZ}")
+        step = record.story(match.id)[-1]
+    assert (step.event, step.detail) == ("on-hold", {"by": "ben", "reason": "by ben"})
+    hold = ward.item(match).hold
+    assert hold is not None
+    assert (hold.by, hold.reason) == ("ann", "by ann; by ben")
+    assert hold.until == (None if end is None else began + end)
+    said = "" if end is None else f", until {began + end:%Y-%m-%d %H:%M} UTC"
+    assert due(ward, match) == (False, f"on hold since 2026-03-01, by ann{said}")
+
+
+def test_a_hold_that_has_ended_adds_nothing_to_the_next(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    with ward.record() as record:
+        ward.open().hold(match.id, record, reason="first", until=ward.now + SOONER, by="ann")
+        ward.now += SOONER
+        assert due(ward, match)[1].startswith("kept until")
+        with pytest.raises(UsageError, match=f"{match.id} is not on hold"):
+            ward.open().release(match.id, record, reason="over")
+        hold = ward.open().hold(match.id, record, reason="second", by="ben").hold
+        assert hold is not None
+        assert (hold.by, hold.reason, hold.until, hold.time) == ("ben", "second", None, ward.now)
+        assert ward.open("eve").release(match.id, record, reason="lifted").hold is None
+        step = record.story(match.id)[-1]
+    assert (step.event, step.detail) == ("hold-ended", {"by": "eve", "reason": "lifted"})
+    assert ward.last_event()["event"] == "hold-ended"
+
+
+def test_an_item_that_is_not_on_record_can_be_held(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    (ward.state / "matches.db").unlink()
+    assert ward.hold(match).hold is not None
+    assert due(ward, match)[1].startswith("on hold since")
+    assert ward.purge(match, order="17/4").done is False
+    assert ward.release(match).hold is None
+
+
+def test_an_order_of_a_body_makes_an_item_due(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    asked = {"request": "destroy", "text": "17/4\n"}
+    with ward.record() as record:
+        record.note(match.id, ANSWERED, ward.now, {"by": "desk", "requests": [asked]})
+    is_due, why = due(ward, match)
+    assert is_due and why.startswith("to be destroyed as ordered: 17/4") and why.endswith("(desk)")
+    assert "\n" not in why
+    ward.hold(match)
+    assert due(ward, match)[0] is False
+
+
+def test_an_interrupted_purge_is_due(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.PURGED)
+    assert due(ward, match) == (True, "its purge was interrupted")
+    done = ward.purge(match)
+    assert (done.done, done.detail, done.item.id) == (True, "purged", match.id)
+    with ward.record() as record:
+        assert [s.event for s in record.story(match.id)].count("purged") == 1
+
+
+@pytest.mark.parametrize("days", [None, 0.0, 1.5])
+def test_a_report_is_kept_for_the_days_of_the_configuration(
+    tmp_path: Path, file: Path, days: float | None
+) -> None:
+    ward = Ward(tmp_path, keep_days=days)
+    match = ward.match(file)
+    ward.take(match)
+    ward.change(match, MatchState.REPORTED)
+    is_kept = days == 1.5
+    done = ward.purge(match, force=True, dry_run=True)
+    assert done.done is (False if is_kept else None)
+    assert done.detail == (
+        "not purged: it was reported, and is kept until 2026-03-03 00:00 UTC unless there is an"
+        " order"
+        if is_kept
+        else "would be purged: kept until a report of it is acknowledged"
+    )
+    ward.change(match, MatchState.ACKNOWLEDGED)
+    asked = ward.purge(match, dry_run=True)
+    assert (
+        asked.detail
+        == {
+            None: "not purged: no keep_days in [quarantine] of the configuration",
+            0.0: "would be purged: due since 2026-03-01 12:00 UTC",
+            1.5: "not purged: due on 2026-03-03 00:00 UTC",
+        }[days]
+    )
+    assert ward.opened(match) == CONTENT and "purging" not in ward.events()
+
+
+def test_a_purge_is_logged_and_takes_all_that_belongs_to_the_item(
+    kept: tuple[Ward, Match], tmp_path: Path
+) -> None:
+    ward, match = kept
+    facts = ward.settings.layout.facts_of(match.id)
+    facts.parent.mkdir(parents=True)
+    facts.write_text("{}")
+    with ward.record() as record:
+        ward.open().add_context(match.id, [ward.key], record, reason="with it")
+    sha256 = ward.item(match).evidence_sha256
+    assert ward.purge(match, force=True).detail == "purged"
+    assert not facts.exists() and ward.names() == set()
+    (before,) = read(ward.settings.layout.audit, event="purging")
+    (after,) = read(ward.settings.layout.audit, event="purged")
+    assert (before.data["by"], before.data["reason"]) == ("carol", "over")
+    assert before.data["forced"] is True and "order" not in before.data
+    assert before.data["due"] == "kept until a report of it is acknowledged"
+    assert after.data["evidence_sha256"] == sha256
+    with ward.record() as record:
+        step = record.story(match.id)[-1]
+    assert (step.event, step.detail) == ("purged", {"by": "carol", "reason": "over"})
 
 
 # A record of matches that was lost

@@ -24,6 +24,7 @@ from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Names
 from hashclient.quarantine.item import Item, Note, Restoration, encode_item, load_notes, save_notes
 from hashclient.quarantine.store import AT_ONCE, AT_ONCE_BYTES, Room, Wait, at_once, remove_folder
+from hashclient.system import files as system_files
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_an_exchange_that_may_not_be_durable_keeps_both_folders(
 
     with room.new_folder() as folder:
         (folder / "evidence.age").write_text("new")
-        monkeypatch.setattr(store.files, "fsync_dir", fail)
+        monkeypatch.setattr(system_files, "fsync_dir", fail)
         with pytest.raises(StateError, match="cannot write to the quarantine"):
             room.exchange(folder, item)
     assert (folder / "item.json").exists() and room.evidence(item.id).read_text() == "new"
@@ -411,12 +412,12 @@ def test_folders_get_their_names_durably_or_all_acts_fail(
     synced: list[Path] = []
     acts = {"a": act(Wait(is_named=True)), "b": act(Wait(Event("x", {}))), "c": act(), "d": act()}
     with ward.record() as record, monkeypatch.context() as patched:
-        patched.setattr(store.files, "fsync_dir", synced.append)
+        patched.setattr(system_files, "fsync_dir", synced.append)
         room.run({"a": act(Wait(is_named=True)), "b": act(Wait())}, record)
         assert synced == [room.directory]
         room.run({"a": act(Wait())}, record)
         assert synced == [room.directory]
-        patched.setattr(store.files, "fsync_dir", fail(OSError(5, "no")))
+        patched.setattr(system_files, "fsync_dir", fail(OSError(5, "no")))
         results = room.run(acts, record)
     assert isinstance(results["a"], StateError) and results["a"] is results["b"]
     assert results["c"] == results["d"] == "done" and "x" not in logged(ward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.quarantine import Ward
+from hashclient.core.kinds import MatchState
+from hashclient.quarantine.verify import Finding
 
 
 def damage(path: Path) -> None:
@@ -70,3 +73,124 @@ def test_an_empty_quarantine_is_well(ward: Ward) -> None:
 def test_a_match_whose_file_was_never_taken_is_not_missing(ward: Ward, file: Path) -> None:
     ward.match(file)
     assert ward.verify() == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "is_missing"),
+    [
+        *((MatchState.QUARANTINED, True), (MatchState.REPORTED, True)),
+        *((MatchState.ACKNOWLEDGED, True), (MatchState.WITHDRAWN, True), (MatchState.HELD, True)),
+        *((MatchState.RESTORED, False), (MatchState.CLOSED, False), (MatchState.PURGED, False)),
+        (MatchState.GONE, False),
+    ],
+)
+def test_a_copy_is_missing_if_its_match_is_neither_in_place_nor_over(
+    ward: Ward, file: Path, state: MatchState, is_missing: bool
+) -> None:
+    match = ward.match(file)
+    with ward.record() as record:
+        record.change(match.id, state, ward.now, {}, in_place=False)
+        reached = record.get(match.id).state
+    said = f"missing: the match is {reached}, and its sealed copy is not here"
+    found = ward.verify()
+    assert found == ({match.id: Finding(match.id, ok=False, detail=said)} if is_missing else {})
+    with ward.record() as record:
+        record.change(match.id, state, ward.now, {}, in_place=True)
+    assert ward.verify() == {}
+
+
+def test_nobody_else_may_read_any_part(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    with ward.record() as record:
+        ward.open().add_context(match.id, [ward.key], record, reason="with it")
+    folder = ward.evidence(match).parent
+    for path in (folder, *folder.iterdir()):
+        before = path.stat().st_mode
+        for others in (0o40, 0o20, 0o10, 0o4, 0o2, 0o1):
+            path.chmod(before | others)
+            (finding,) = ward.verify().values()
+            assert (finding.ok, finding.detail) == (False, f"others can read it: chmod go= {path}")
+        path.chmod(before)
+    (finding,) = ward.verify().values()
+    assert (finding.ok, finding.attention, finding.detail) == (True, False, "whole")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (damage, "evidence.1.age was altered"),
+        (Path.unlink, "evidence.1.age is missing"),
+        (lambda path: os.truncate(path, 9), "evidence.1.age has 9 bytes instead of"),
+        (lambda path: (path.unlink(), path.symlink_to("item.json")), "evidence.1.age cannot be"),
+        (lambda path: (path.unlink(), path.mkdir(mode=0o700)), "evidence.1.age cannot be read:"),
+    ],
+)
+def test_files_that_belong_to_an_item_are_checked(
+    ward: Ward, file: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    with ward.record() as record:
+        ward.open().add_context(match.id, [ward.key], record, reason="with it")
+    spoil(ward.evidence(match).with_name("evidence.1.age"))
+    (finding,) = ward.verify().values()
+    assert not finding.ok and finding.detail.startswith(why)
+
+
+def test_a_copy_that_was_always_of_something_else_is_found(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    evidence, document = ward.evidence(match), ward.evidence(match).with_name("item.json")
+    for data, why in (
+        (b"no age file", "evidence.age: not a file in the age format"),
+        (evidence.read_bytes() + b"!", "evidence.age does not hold 140,000 bytes"),
+    ):
+        evidence.write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        edit(document, evidence_sha256=digest, evidence_bytes=len(data))
+        (finding,) = ward.verify().values()
+        assert (finding.ok, finding.detail) == (False, why)
+
+
+def test_leftovers_of_a_kill_are_no_damage(ward: Ward, file: Path) -> None:
+    directory = ward.settings.layout.quarantine
+    ward.take(ward.match(file))
+    (directory / ".tmp-x").mkdir()
+    (directory / "notes\n").touch()
+    (directory / "restored.json").write_text("{")
+    found = ward.verify()
+    assert len(found) == 4
+    assert found[".tmp-x"].ok and not found[".tmp-x"].attention
+    said = "left by a killed command, or being written; the next act removes it"
+    assert found[".tmp-x"].detail == said
+    unknown = found.get("notes\\n") or found[r"notes\x0a"]
+    assert (unknown.ok, unknown.detail) == (False, "does not belong here")
+    notes = found["restored.json"]
+    assert not notes.ok and notes.detail.startswith("damaged: ")
+
+
+def test_unfinished_acts_need_attention_and_say_what_finishes_them(ward: Ward, file: Path) -> None:
+    match = ward.match(file)
+    ward.take(match)
+    document = ward.evidence(match).with_name("item.json")
+    whole = document.read_bytes()
+
+    def detail() -> str:
+        (finding,) = ward.verify().values()
+        assert finding.ok and finding.attention
+        return finding.detail
+
+    add = f"`hashclient quarantine add {match.id}` removes it"
+    edit(document, stage="sealed")
+    assert detail() == f"sealed, not removed (nothing is at its place): {add}"
+    file.touch()
+    assert detail().startswith("sealed, not removed (") and detail().endswith(f"{file}): {add}")
+    ward.change(match, MatchState.PURGED)
+    purge = "its folder is still here: `hashclient quarantine purge` removes it"
+    assert detail() == f"purged, but {purge}"
+    document.write_bytes(whole)
+    assert detail() == f"purged, but {purge}"
+    edit(document, restored={"by": "a", "reason": "r", "time": "2026-03-01T00:00:00Z"})
+    purge = "its copy is still here: `hashclient quarantine purge` removes it"
+    assert detail() == f"restored, but {purge}"
