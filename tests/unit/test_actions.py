@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,11 +15,12 @@ from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from hashclient.config.settings import Settings, parse_config
 from hashclient.core.errors import ConfigError, ExitCode, StateError
-from hashclient.core.kinds import Action, Algorithm, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, Outer, Recorded
 from hashclient.core.staleness import ListState
 from hashclient.matches.store import Matches
+from hashclient.quarantine import store
 from hashclient.quarantine.vault import item_ids
 from hashclient.scan.run import actions
 from hashclient.scan.run.actions import Responder
@@ -310,3 +313,237 @@ def test_a_file_that_is_back_in_the_next_batch_is_isolated_again(desk: Desk) -> 
         details.append(acting.respond(found).acted[0].detail)
         assert not Path(found.outcome.path).exists()
     assert details == ["quarantined"] * 2
+
+
+BOTH = '[[policy]]\nactions = ["quarantine", "report"]\n'
+
+
+def in_container(one: Recorded, others: int) -> Recorded:
+    outer = Outer(len(A), one.outcome.tags, others + 1)
+    return Recorded(msgspec.structs.replace(one.outcome, members=("m",), outer=outer), one.record)
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [
+        (None, ""),
+        (0, ": the container, which has no other member"),
+        (1, ": the container, with 1 other member"),
+        (2, ": the container, with 2 other members"),
+        (1_000, ": the container, with 1,000 other members"),
+    ],
+)
+@pytest.mark.parametrize("only_tell", [False, True])
+def test_what_goes_with_a_member_is_said_of_the_file_and_not_of_the_report(
+    desk: Desk, others: int | None, text: str, only_tell: bool
+) -> None:
+    found = recorded(desk.find("a", A))
+    found = found if others is None else in_container(found, others)
+    told = {
+        a.action: a.detail for a in responder(desk, BOTH, only_tell=only_tell).respond(found).acted
+    }
+    would = "would be " if only_tell else ""
+    assert told == {
+        Action.QUARANTINE: f"{would}quarantined{text}",
+        Action.REPORT: f"{would or 'to be '}reported to police",
+    }
+
+
+@pytest.mark.parametrize("state", [MatchState.FOUND, MatchState.HELD, MatchState.QUARANTINED])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("only_tell", [False, True])
+def test_a_match_that_is_held_waits_for_a_person(
+    desk: Desk, state: MatchState, held: bool, only_tell: bool
+) -> None:
+    """A preview records nothing: a match that an earlier scan has held counts as held there."""
+    match = desk.find("a", A)
+    one = recorded(match)
+    assert one.record is not None
+    ref = msgspec.structs.replace(one.record, state=state, held=held)
+    acting = responder(desk, BOTH, only_tell=only_tell)
+    told = acting.respond(Recorded(one.outcome, ref))
+    is_held = held or (only_tell and state is MatchState.HELD)
+    details = [(a.done, a.detail) for a in told.acted]
+    if is_held:
+        assert details == [
+            (False, "not quarantined: held, it waits for a person"),
+            (False, "not reported: held, it waits for a person"),
+        ]
+        assert told.record == ref
+    else:
+        assert all("held" not in detail for _, detail in details)
+    assert acting.failed is None
+    assert Path(match.path).exists() is (is_held or only_tell)
+
+
+def test_held_matches_at_the_front_are_left_together(desk: Desk) -> None:
+    found = [recorded(desk.find(name, A + name.encode())) for name in "abcd"]
+    refs = [one.record for one in found]
+    ready = deque(
+        Recorded(one.outcome, ref and msgspec.structs.replace(ref, held=number != 2))
+        for number, (one, ref) in enumerate(zip(found, refs, strict=True))
+    )
+    acting = responder(desk, TAKE)
+    left = list(acting.leave(ready))
+    assert [one.outcome.path for one in left] == [one.outcome.path for one in found[:2]]
+    assert [[a.detail for a in one.acted] for one in left] == [
+        ["not quarantined: held, it waits for a person"]
+    ] * 2
+    assert len(ready) == 2
+    assert list(acting.leave(ready)) == list(acting.leave(deque())) == []
+    assert list(acting.leave(deque([unrecorded(desk.find("e", B))]))) == []
+
+
+def test_a_preview_says_what_would_be_held_and_what_only_recorded(desk: Desk) -> None:
+    match, other = desk.find("a", A), desk.find("b", B)
+    acting = responder(desk, BOTH + "[brake]\nper_entry = 1\n", only_tell=True)
+    acting.decision.would_hold.add(match.id)
+    told = acting.respond(recorded(match))
+    assert [(a.done, a.detail) for a in told.acted] == [
+        (False, "not quarantined: it would be held"),
+        (False, "not reported: it would be held"),
+    ]
+    assert acting.respond(recorded(other)).acted[0].done is None
+    for only_tell, reason in ((True, "would only be recorded"), (False, None)):
+        for kind in (Kind.MATCH, Kind.CLEAN):
+            one = recorded(other)
+            one = Recorded(msgspec.structs.replace(one.outcome, kind=kind), one.record)
+            handled = responder(desk, only_tell=only_tell).respond(one)
+            assert handled.acted == ()
+            assert handled.outcome.reason == (reason if kind is Kind.MATCH else None)
+
+
+@pytest.mark.parametrize(
+    ("state", "detail"),
+    [
+        (MatchState.REPORTED, "reported already"),
+        (MatchState.ACKNOWLEDGED, "acknowledged already"),
+        (MatchState.FOUND, "in a report already"),
+        (MatchState.QUARANTINED, "in a report already"),
+        (MatchState.WITHDRAWN, "in a report already"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_match_is_reported_once(
+    desk: Desk, state: MatchState, detail: str, together: bool
+) -> None:
+    match = desk.find("a", A)
+    desk.prepare(match)
+    one = recorded(match)
+    assert one.record is not None
+    one = Recorded(one.outcome, msgspec.structs.replace(one.record, state=state))
+    acting = responder(desk, REPORT)
+    if together:
+        acting.want_reports([one])
+    told = acting.respond(one)
+    assert [(a.done, a.detail) for a in told.acted] == [(True, detail)]
+    assert (wanted(desk), told.record) == (set(), one.record)
+
+
+def test_a_report_after_a_review_says_so(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, review='after = "review"\n')
+    (acted,) = responder(desk, REPORT).respond(recorded(desk.find("a", A))).acted
+    assert acted.detail == "to be reported to police after a review"
+
+
+def test_a_file_that_is_being_isolated_when_the_run_ends_can_be_finished(desk: Desk) -> None:
+    found = recorded(desk.find("a", A))
+    other = recorded(desk.find("b", B))
+    acting = responder(desk, TAKE)
+    with watched(interrupt_at("mkdir", "quarantine")), pytest.raises(KeyboardInterrupt):
+        acting.respond(found)
+    details = [acting.respond(one, ended=True).acted[0] for one in (found, other)]
+    assert found.record is not None
+    assert [(a.done, a.detail) for a in details] == [
+        (False, f"interrupted: `hashclient quarantine add {found.record.id}` finishes it"),
+        (False, "not quarantined: the scan was ended"),
+    ]
+    assert acting.failed is None
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_the_reason_of_an_isolation_is_the_policy_or_the_option(
+    desk: Desk, all_of_them: bool
+) -> None:
+    rule = '[[policy]]\ncategory = "apart"\nactions = ["quarantine"]\n'
+    by_rule = recorded(desk.find("a", A), hits=(hit("baseline", "apart"),))
+    by_option = recorded(desk.find("b", B))
+    acting = responder(desk, rule, quarantine_all=all_of_them)
+    acting.want_reports([by_rule, by_option])
+    done = [acting.respond(one).acted for one in (by_rule, by_option)]
+    assert [len(acted) for acted in done] == [1, int(all_of_them)]
+    reasons = [
+        step.detail["reason"]
+        for one in (by_rule, by_option)
+        for step in steps_of(desk, one)
+        if step.event == "quarantined"
+    ]
+    assert reasons == ["policy", "scan --quarantine"][: 1 + all_of_them]
+
+
+def steps_of(desk: Desk, one: Recorded) -> list[Any]:
+    assert one.record is not None
+    with desk.record() as record:
+        return list(record.story(one.record.id))
+
+
+def test_of_many_reports_that_fail_the_worst_failure_is_raised(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [StateError("x"), ConfigError("y"), StateError("z")]
+    monkeypatch.setattr(actions, "prepare_wanted", lambda _: iter(made))
+    with pytest.raises(StateError, match="x"):
+        list(responder(desk).end())
+    assert list(responder(desk, only_tell=True).end()) == []
+
+
+def test_a_file_that_stays_in_part_makes_the_scan_incomplete(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something needs a person, or the file was removed without a sealed copy."""
+    assert (1_000, timedelta(minutes=10)) == (actions.REPORT_MATCHES, actions.LATE)
+    one = recorded(desk.find("a", A))
+    for taken, sealed, attention, failed in (
+        *((True, True, False, None), (False, True, False, None)),
+        *((True, False, False, ExitCode.INCOMPLETE), (False, True, True, ExitCode.INCOMPLETE)),
+    ):
+        acting = responder(desk, TAKE)
+        result: Any = SimpleNamespace(
+            taken=taken, sealed=sealed, attention=attention, detail="so it is"
+        )
+
+        def take(*_: object, acting: Responder = acting, result: Any = result) -> None:
+            assert one.record is not None
+            acting._taken[one.record.id] = result
+
+        monkeypatch.setattr(acting, "_take_from", take)
+        (acted,) = acting.respond(in_container(one, 2)).acted
+        with_it = ": the container, with 2 other members" if taken else ""
+        assert (acted.done, acted.detail) == (taken, f"so it is{with_it}")
+        assert acting.failed is failed
+
+
+@pytest.mark.parametrize(("minutes", "is_counted"), [(10, False), (11, True)])
+def test_a_file_that_is_isolated_late_counts_for_the_brake_from_then_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, minutes: int, is_counted: bool
+) -> None:
+    used: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Matches, "use", lambda _self, *given: used.append(given))
+    one = recorded(desk.find("a", A))
+    desk.wait(minutes=minutes)
+    assert responder(desk, TAKE).respond(one).acted[0].done
+    assert one.record is not None
+    now = desk.now()
+    assert used == [((one.record.id,), now, now - actions.LATE)] * is_counted
+
+
+def test_so_many_files_are_isolated_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "AT_ONCE", 2)
+    found = [recorded(desk.find(name, A + name.encode())) for name in "abcde"]
+    acting = responder(desk, TAKE)
+    acting.want_reports(found)
+    left = []
+    for one in found:
+        assert acting.respond(one).acted[0].detail == "quarantined"
+        left.append(sum(Path(each.outcome.path).exists() for each in found))
+    assert left == [3, 3, 1, 1, 0]

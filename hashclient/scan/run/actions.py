@@ -30,7 +30,7 @@ from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.strangers import way_of
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
     from hashclient.quarantine.vault import Quarantine, Taken
@@ -383,8 +383,9 @@ def _with_it(outcome: Outcome) -> str:
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1
-    nouns = "all its other members" if others < 1 else f"{others:,} other members"
-    return f": the container, with {nouns}"
+    if not others:
+        return ": the container, which has no other member"
+    return f": the container, with {counted(others, 'other member')}"
 
 
 _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}
