@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hashclient.containers.interface import ISO_HEAD_BYTES
+from hashclient.containers.sniffing import kind_by_end, tail_bytes
 from hashclient.scan.check import kept as module
 from hashclient.scan.check.kept import BEHIND, Kept, Spool, may_be_container
 from tests.kit import open_files
@@ -252,3 +253,104 @@ def test_a_stream_without_a_descriptor_is_a_failure(monkeypatch: pytest.MonkeyPa
     with contextlib.closing(fed(Kept(999), ARCHIVE, 99)) as kept:
         assert kept.finish() is None
     assert kept.failure == "too many open files"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ([10], [True]),
+        ([11], [False]),
+        ([6, 4, 1], [True, True, False]),
+        ([6, 6], [True, False]),
+        ([9, 2, 1], [True, False, True]),  # what was refused is not taken
+        ([0, 10, 0], [True, True, True]),
+    ],
+)
+@pytest.mark.parametrize("of", ["memory", "disk"])
+def test_room_is_given_up_to_the_last_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, asked: list[int], given: list[bool]
+) -> None:
+    monkeypatch.setattr(module, "MEMORY_BYTES", 10)
+    spool = Spool(tmp_path, 10)
+    has = spool.has_memory if of == "memory" else spool.has_disk
+    assert [has(count) for count in asked] == given
+    taken = sum(count for count, was in zip(asked, given, strict=True) if was)
+    assert rooms(spool) == ((taken, 0) if of == "memory" else (0, taken))
+    spool.give_back(*rooms(spool))
+    assert rooms(spool) == (0, 0)
+
+
+def test_how_much_of_streams_is_kept(tmp_path: Path) -> None:
+    """In memory, of all streams; and of one stream, as much as there is."""
+    assert (module.MEMORY_BYTES, module._COPY_BYTES, module._LOOK_S) == (32 << 20, 1 << 20, 0.2)
+    assert Spool(tmp_path, 5).keep()._most_bytes == (32 << 20) + 5
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7])
+def test_a_stream_is_moved_as_it_was(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    """In parts, which may be written in parts."""
+    monkeypatch.setattr(module, "_COPY_BYTES", 4)
+    write = os.write
+    stream = spool.keep()
+    stream.keep_all()
+    stream.update(memoryview(b"0123456789"))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:piece]))
+    stream.update(memoryview(b"abcdefghij"))
+    assert rooms(spool) == (0, 20)
+    assert bytes_of(stream.finish()) == b"0123456789abcdefghij"
+    stream.close()
+
+
+ENCRYPTED = b"LUKS\xba\xbe" + b"\0" * 9
+
+
+@pytest.mark.parametrize("piece", [5, 1 << 20])
+@pytest.mark.parametrize("more", [0, 3 * ISO_HEAD_BYTES])
+def test_the_kind_of_a_stream_that_is_not_opened_is_known(more: int, piece: int) -> None:
+    """By its beginning if it is long; a short one is kept, and named when it is opened."""
+    data = ENCRYPTED + b"x" * more
+    with contextlib.closing(fed(Kept(1 << 20), data, max(piece, len(data) // 50))) as kept:
+        found = kept.finish()
+        if more:
+            assert (found, kept.not_opened) == (None, "luks")
+        else:
+            assert (bytes_of(found), kept.not_opened) == (data, "")
+        assert kept.failure is None
+    assert may_be_container(data)
+
+
+DISK_IMAGE = b"x" * (3 * ISO_HEAD_BYTES) + b"koly" + b"\0" * 508
+
+
+@pytest.mark.parametrize("piece", [999, 1 << 20])
+def test_the_end_of_a_long_stream_shows_a_kind_that_is_not_opened(piece: int) -> None:
+    with contextlib.closing(fed(Kept(1 << 20), DISK_IMAGE, piece)) as kept:
+        assert kept.finish() is None
+        assert (kept.failure, kept.not_opened) == (None, kind_by_end(DISK_IMAGE[-600:]))
+        assert kept.not_opened
+
+
+@pytest.mark.parametrize("tail", [-1, 0, 1])
+def test_as_much_of_the_end_is_kept_as_an_archive_may_need(tail: int) -> None:
+    """A comment of an archive may be long: the end of the directory stands before it."""
+    most = tail_bytes(10 * ISO_HEAD_BYTES, is_front=False)
+    end = b"PK\x05\x06" + b"\0" * 18
+    behind = most - len(end) + tail
+    end = end[:20] + min(behind, 0xFFFF).to_bytes(2, "little") + b"c" * behind
+    data = b"x" * (10 * ISO_HEAD_BYTES - len(end)) + end
+    for piece in (ISO_HEAD_BYTES + 1, len(data)):
+        with contextlib.closing(fed(Kept(1 << 30), data, piece)) as kept:
+            assert kept.finish() is None
+            assert (kept.failure == BEHIND) is (tail <= 0), piece
+
+
+def test_a_closed_stream_keeps_nothing_more(spool: Spool) -> None:
+    files, stream = open_files(), spool.keep(user := Room(100))
+    stream.keep_all()
+    stream.update(memoryview(b"12"))
+    stream.close()
+    assert (open_files(), user.left, rooms(spool)) == (files, 100, (0, 0))
+    stream.close()
+    assert (user.left, rooms(spool), stream.failure) == (100, (0, 0), None)
