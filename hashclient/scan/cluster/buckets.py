@@ -31,6 +31,7 @@ from hashclient.scan.cluster.answers import is_about
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.messages import (
+    PAGE_COLUMNS,
     ListedRange,
     Lost,
     ReadObjects,
@@ -249,8 +250,17 @@ class ClusterBucket(Work):
 
 
 def _pages_of(raw: bytes) -> Iterator[Any]:
+    """Yield the pages with rows in the answer of a worker.
+
+    Raises:
+        ArrowException, OSError: the answer makes no sense.
+    """
     if raw:
         with pa.ipc.open_stream(raw) as stream:
-            for page in stream:
-                columns = {name: page.column(name) for name in page.schema.names}
+            if not set(PAGE_COLUMNS) <= set(stream.schema.names):
+                raise pa.ArrowInvalid("a column is missing")
+            for page in filter(len, stream):
+                columns = {name: page.column(name) for name in PAGE_COLUMNS}
+                if columns["key"].null_count or columns["size"].null_count:
+                    raise pa.ArrowInvalid("a key or a size is missing")
                 yield page_of_columns(page.num_rows, **columns)

@@ -41,6 +41,8 @@ PROTOCOL = 6 if sys.byteorder == "little" else -6
 INODE = np.dtype(np.uint64)
 #: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
 SIGN = np.dtype([("inode", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8")])
+#: The columns of a page of a bucket in a message.
+PAGE_COLUMNS = ("key", "size", "etag", "note")
 
 
 class Pin(msgspec.Struct, frozen=True, array_like=True):

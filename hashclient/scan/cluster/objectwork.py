@@ -22,6 +22,7 @@ from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.cluster.messages import (
+    PAGE_COLUMNS,
     ListedRange,
     ReadObjects,
     ToListRange,
@@ -124,7 +125,7 @@ def _stream(work: Work, pages: list[Any]) -> bytes:
 
     If no container is opened, a size that no entry has decides, and the ETag is not needed.
     """
-    pages = [page.select(["key", "size", "etag", "note"]) for page in pages if page.num_rows]
+    pages = [page.select(PAGE_COLUMNS) for page in pages if page.num_rows]
     if not pages:
         return b""
     if work.spec.containers is None:
