@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
+from hashclient.matches import tables
 from tests.kit import restored_signals
 from tests.kit.depth import count_of, set_depth
 
@@ -173,6 +174,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         # A sync takes a third of the work of a fixture, and no test cuts the power: tests that ask
         # when something is synced watch the calls. Commands in processes of their own do sync.
         patch.setattr(os, "fsync", lambda _fd: None)
+        patch.setattr(tables, "SYNCHRONOUS", "OFF")
         umask = os.umask(0o022)
         # A shell that starts pytest in the background ignores these signals, and so would all
         # commands.

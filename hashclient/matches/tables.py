@@ -117,6 +117,8 @@ _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
 #: Memory for the changes of a batch: a page that does not fit would be written too early, with a
 #: wait.
 _CACHE_KB = 8192
+#: Written data survives a power failure: the directory is synced, too.
+SYNCHRONOUS = "EXTRA"
 
 
 class MatchStore:
@@ -134,8 +136,7 @@ class MatchStore:
         with self._errors():
             self._db = self._open(create=create)
             try:
-                # Written data survives a power failure: the directory is synced, too.
-                self._db.execute("PRAGMA synchronous = EXTRA")
+                self._db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
                 self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hashclient.matches.store import Matches
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import Inventory
 from hashclient.system.sqlite import copy_database, explain, open_database
+from tests.kit import environment
 
 KEY = "0123456789abcdef"
 
@@ -136,3 +139,19 @@ def test_a_copy_that_cannot_be_made_has_the_hint(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"cannot copy: .*unable to open database") as caught:
         copy_database(tmp_path / "none.db", tmp_path / "copy.db")
     assert "permissions" in (caught.value.hint or "")
+
+
+@pytest.mark.slow
+def test_what_is_recorded_of_matches_survives_a_power_failure(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from hashclient.matches.tables import MatchStore\n"
+        "with MatchStore(pathlib.Path(sys.argv[1])) as store:\n"
+        "    print(store._db.execute('PRAGMA synchronous').fetchone()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"3\n"  # EXTRA: a test in this process would see a database without syncs
