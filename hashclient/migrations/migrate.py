@@ -181,7 +181,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
     path = layout.backup / _LIST_NAME
     try:
         backup = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Backup)
-        if any(name.startswith("/") or ".." in name.split("/") for name in backup.names):
+        if any(n.startswith("/") or ".." in n.split("/") or "\0" in n for n in backup.names):
             raise ValueError("a path that leads elsewhere")
     except FileNotFoundError:
         return None

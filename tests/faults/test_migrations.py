@@ -271,6 +271,7 @@ def test_the_release_before_takes_back_what_was_begun(
         "{",
         '{"version": 2, "kept": ["../matches.db"], "absent": []}',
         '{"version": 2, "kept": [], "absent": ["/tmp/x"]}',
+        '{"version": 2, "kept": [], "absent": ["a\\u0000b"]}',
     ],
 )
 def test_a_damaged_backup_is_not_put_back(
