@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Root, Targets
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
 from hashclient.trust import additions
 from hashclient.trust.additions import (
@@ -19,7 +21,9 @@ from hashclient.trust.additions import (
     MAX_ENDED,
     MAX_NOTICES,
     MAX_ROLE_BYTES,
+    NOTICES,
     TOLERANCE,
+    SignedNotices,
     delegate,
     delegator_of,
     end,
@@ -28,6 +32,7 @@ from hashclient.trust.additions import (
     new_delegator,
     notice_id_of,
     verify_expiry,
+    verify_role,
 )
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -152,3 +157,103 @@ def test_no_signature_is_valid_for_longer_than_the_root_allows(
             verify_expiry(root, cast(Any, roles), NOW)
     else:
         verify_expiry(root, cast(Any, roles), NOW)
+
+
+# The role of notices
+
+FILE, MORE = (TargetFile.from_data(f"notices/{name}.json", b"{}") for name in "ab")
+
+
+class Role:
+    """A role of notices with its delegation; `keys` of them sign, and two have to."""
+
+    def __init__(self, keys: int = 2, **signed: Any) -> None:
+        signers = [CryptoSigner.generate_ed25519() for _ in range(3)]
+        self.delegator = new_delegator(2)
+        for signer in signers:
+            self.delegator.add_key(signer.public_key, NOTICES)
+        targets = {"notices/a.json": FILE, "notices/b.json": MORE}
+        values = {"version": 3, "expires": NOW, "targets": targets}
+        self.metadata = Metadata(Targets(**{**values, **signed}))
+        for signer in signers[:keys]:
+            self.metadata.sign(signer, append=True)
+        self.data = self.metadata.to_bytes()
+
+    def meta(self, **changes: Any) -> MetaFile:
+        hashes = {"sha256": hashlib.sha256(self.data).hexdigest()}
+        return MetaFile(**{"version": 3, "length": len(self.data), "hashes": hashes, **changes})
+
+    def verify(self, **changes: Any) -> SignedNotices:
+        return verify_role(self.delegator, self.meta(**changes), self.data)
+
+
+@pytest.mark.parametrize(
+    "meta", [{}, {"length": None}, {"hashes": None}, {"length": None, "hashes": None}]
+)
+@pytest.mark.parametrize("keys", [2, 3])
+def test_the_role_of_notices_has_the_content_that_was_signed(
+    keys: int, meta: dict[str, Any]
+) -> None:
+    found = Role(keys).verify(**meta)
+    assert (found.version, found.expires) == (3, NOW)
+    assert found.targets == {"a": FILE, "b": MORE}
+    assert Role(targets={}).verify().targets == {}
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({"length": 1}, "notices.json is not the file that the snapshot names"),
+        ({"hashes": {"sha256": "0" * 64}}, "notices.json is not the file that the snapshot names"),
+        ({"version": 2}, "expected notices version 2, got version 3"),
+        ({"version": 4}, "expected notices version 4, got version 3"),
+    ],
+)
+def test_the_role_of_notices_is_the_one_that_the_snapshot_names(
+    meta: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RepositoryError) as refused:
+        Role().verify(**meta)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("keys", [0, 1])
+def test_enough_keys_have_to_sign_the_role_of_notices(keys: int) -> None:
+    with pytest.raises(UnsignedMetadataError):
+        Role(keys).verify()
+    other = Role(3)
+    with pytest.raises(UnsignedMetadataError):
+        verify_role(Role().delegator, other.meta(), other.data)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("lists/base/index.json", "role notices signs 'lists/base/index.json', no notice"),
+        ("notices/A.json", "role notices signs 'notices/A.json', no notice"),
+        ("notices/" + "x" * 200, f"role notices signs 'notices/{'x' * 92}', no notice"),
+    ],
+)
+def test_the_role_of_notices_signs_notices_alone(path: str, said: str) -> None:
+    with pytest.raises(RepositoryError) as refused:
+        Role(targets={"notices/a.json": FILE, path: FILE}).verify()
+    assert str(refused.value) == said
+
+
+def test_the_role_of_notices_delegates_to_nobody() -> None:
+    with pytest.raises(RepositoryError, match="role notices delegates to others"):
+        Role(delegations=new_delegator(1).delegations).verify()
+
+
+def test_other_metadata_is_no_role_of_notices() -> None:
+    role = Role()
+    role.data = Metadata(Root(expires=NOW)).to_bytes()
+    with pytest.raises(RepositoryError, match=r"notices\.json is no targets metadata"):
+        role.verify()
+
+
+def test_there_may_be_a_thousand_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additions, "MAX_NOTICES", 2)
+    assert len(Role().verify().targets) == 2
+    with pytest.raises(RepositoryError, match="role notices has 3 notices, more than 2"):
+        Role(targets={f"notices/{name}.json": FILE for name in "abc"}).verify()
