@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from itertools import takewhile
+from itertools import chain, takewhile
 
 from hashclient.alerts.alert import MOST_NAMED, Kind, Noticed
 from hashclient.alerts.book import Place
@@ -81,7 +81,8 @@ class News:
             if last is not None and last.seq < before.seq:
                 self.damaged.append(LOG)  # the end of the log is missing
             return before.seq if last is None else last.seq
-        for record in (last, *takewhile(is_new, records)):
+        # A scan may have recorded a million matches: one record at a time is in memory.
+        for record in chain((last,), takewhile(is_new, records)):
             self._take(record)
         return last.seq
 
@@ -108,24 +109,27 @@ class News:
             return 0, 0
         with Recent(self._session.settings.state_dir, create=False) as record:
             last = record.last()
-            found: dict[Kind, list[FoundMatch]] = {Kind.MATCH: [], Kind.HELD: []}
             after, now = (
                 (last, None) if is_first else ((before.row, before.step), self._session.now())
             )
+            found: dict[Kind, tuple[list[FoundMatch], Counter[str]]] = {}
+            counts = Counter[Kind]()
             for match in record.found(after, last, before.time, now):
-                is_held = match.state is MatchState.HELD
-                found[Kind.HELD if is_held else Kind.MATCH].append(match)
+                kind = Kind.HELD if match.state is MatchState.HELD else Kind.MATCH
+                named, lists = found.setdefault(kind, ([], Counter()))
+                counts[kind] += 1
+                lists.update(match.lists)
+                if len(named) < MOST_NAMED:
+                    named.append(match)
         with_paths = self._session.settings.config.alerts.paths
-        for kind, matches in found.items():
-            if matches:
-                named = matches[:MOST_NAMED]
-                self._matches.append(
-                    Noticed(
-                        kind=kind,
-                        count=len(matches),
-                        subjects=dict(Counter(name for m in matches for name in m.lists)),
-                        matches=tuple(match.id for match in named),
-                        paths=tuple(path_fields(m.path) for m in named) if with_paths else (),
-                    )
+        for kind, (named, lists) in found.items():
+            self._matches.append(
+                Noticed(
+                    kind=kind,
+                    count=counts[kind],
+                    subjects=dict(lists),
+                    matches=tuple(match.id for match in named),
+                    paths=tuple(path_fields(m.path) for m in named) if with_paths else (),
                 )
+            )
         return last

@@ -23,10 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.alerts import alert as alert_module
-from hashclient.alerts import outbox
+from hashclient.alerts import noticing, outbox
 from hashclient.alerts.alert import MEANINGS, MOST_NAMED, Alert, Kind, Noticed, document_of, noticed
 from hashclient.alerts.outbox import Outbox
 from hashclient.alerts.receivers import Message, parse_secret, signature
+from hashclient.audit.reading import read_backward
+from hashclient.audit.record import Record
 from hashclient.core.errors import ConfigError, ExitCode, StateError
 from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.kinds import Kind as OutcomeKind
@@ -149,6 +151,24 @@ def test_a_look_reads_only_what_is_new_of_a_record(told: Told) -> None:
     assert not [step for step in plan if step.startswith("SCAN")]
     by_number = [step for step in plan if "USING INTEGER PRIMARY KEY" in step]
     assert len(by_number) == 4, plan
+
+
+def test_of_a_million_records_a_look_keeps_one_at_a_time(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Record] = []
+
+    def newest(directory: Path) -> Iterator[Record]:
+        for number, found in enumerate(read_backward(directory)):
+            assert len(taken) == number
+            yield found
+
+    monkeypatch.setattr(noticing, "read_backward", newest)
+    monkeypatch.setattr(noticing.News, "_take", lambda _, found: taken.append(found))
+    for _ in range(3):
+        told.fetched()
+    told.alert()
+    assert len(taken) == 4  # and the first record of the log
 
 
 def test_a_held_match_is_said_as_one_that_waits_and_its_release_is_no_news(told: Told) -> None:
