@@ -1,1 +1,1 @@
-"""The command line: parse, call one function, render, exit. The only place that prints."""
+"""The command line: parse, call one function, render, exit. Only this room prints."""

@@ -29,9 +29,9 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
 
     [alerts] in config.toml names the receivers: a command, a webhook, mail. Each run of hashclient
     checks what has happened since the last check, and sends new alerts, one message for each kind.
-    The same alert is not repeated within an hour or a day. An alert has counts and the names of
-    lists, never content, digests or entries, and paths only with `paths = true`. If a receiver
-    fails, later runs try again; this never changes the exit code of a run.
+    If the same alert was sent within the last hour or day, it is not sent again. An alert has
+    counts and the names of lists, never content, digests or entries, and paths only with `paths =
+    true`. If a receiver fails, later runs try again; this never changes the exit code of a run.
 
     Without a command, `list` is meant.
 
@@ -87,8 +87,8 @@ def test(app: App, output_format: str) -> ExitCode:
     \b
       hashclient alerts test
 
-    Exit codes: 0 each receiver has taken it, 2 a setting is wrong, 4 a receiver cannot be reached,
-    5 it refuses the credential.
+    Exit codes: 0 each receiver has accepted the alert, 2 a setting is wrong, 4 a receiver cannot be
+    reached, 5 a receiver refuses the credential.
     """
     from hashclient.alerts.outbox import Outbox
 
@@ -107,15 +107,15 @@ def test(app: App, output_format: str) -> ExitCode:
 def send(app: App, due: bool, output_format: str) -> ExitCode:
     """Check what has happened, and send the waiting alerts.
 
-    Every run does this at its end, for due alerts. A timer with `alerts send --due` sends the
+    At its end, every run does this for due alerts. A timer with `alerts send --due` sends the
     alerts that a run could not send.
 
     \b
       hashclient alerts send
       hashclient alerts send --due
 
-    Exit codes: 0 no alert waits any more, or no alert was due, 2 a setting is wrong, 4 a receiver
-    cannot be reached, 5 it refuses the credential, 8 the outbox cannot be written.
+    Exit codes: 0 all alerts are sent, or no alert was due, 2 a setting is wrong, 4 a receiver
+    cannot be reached, 5 a receiver refuses the credential, 8 the outbox cannot be written.
     """
     from hashclient.client.client import Client
 
@@ -135,7 +135,7 @@ def after_run(app: App, exit_code: int) -> None:
             if attempt.error is not None:
                 _warn(app, attempt)
     except LockedError:
-        pass  # another run is sending alerts: that run, or the next run, sends these as well
+        pass  # another run is sending alerts: that run, or the next run, sends these alerts as well
     except HashclientError as error:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
@@ -153,7 +153,7 @@ def raise_silent(app: App, machines: Sequence[str]) -> None:
 
 
 def alerts_beside(app: App) -> list[Beside]:
-    """Return the command that sends alerts during a long command, if there are receivers.
+    """Return the command that sends alerts during a long command, if receivers are configured.
 
     The command runs soon after the audit log has grown, and every ten minutes for alerts that were
     not due yet.

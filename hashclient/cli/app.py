@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
-#: At most this many items of a long list are shown, then the number of the others.
+#: At most this many items of a long list are shown, and then the number of the other items.
 MOST_SHOWN = 10
 
 
@@ -55,7 +55,7 @@ class App:
         self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or OutputFile()
-        #: Takes a progress bar off the screen; called before anything else is written.
+        #: Removes a progress bar from the screen; called before any other text is written.
         self.before_output: Callable[[], None] = lambda: None
 
     @property
@@ -89,13 +89,13 @@ class App:
 
         Raises:
             ConfigError: the configuration is wrong.
-            StateError: this hashclient cannot use the state directory.
+            StateError: this version of hashclient cannot use the state directory.
         """
         return self._session_of(self._load_settings())
 
     @functools.cached_property
     def session_to_edit(self) -> Session:
-        """The session for a command that completes config.toml: a missing part is no error."""
+        """The session for a command that completes config.toml: missing parts are no error."""
         return self._session_of(self._load_to_edit())
 
     def _session_of(self, settings: Settings) -> Session:
@@ -129,7 +129,7 @@ class App:
     ) -> None:
         """Print a result: `document` where the format is `json`, else the lines of `text`.
 
-        If there are no lines, print the message `nothing` on stderr.
+        If `text` has no lines, print the message `nothing` on stderr.
 
         Raises:
             OutputError: stdout cannot be written.
@@ -207,7 +207,7 @@ pass_app = click.make_pass_decorator(App)
 
 
 def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any]:  # noqa: A002 - click's word
-    """Return the `--format` option with `choices`; the first one is the default."""
+    """Return the `--format` option with `choices`; the first choice is the default."""
     return click.option(
         "--format",
         "output_format",
@@ -245,10 +245,11 @@ class Results:
 
     @contextlib.contextmanager
     def item(self, item_id: str) -> Iterator[None]:
-        """Process one item in the block; report a failure, and go on if there are other items.
+        """Process one item in the block; report a failure, and go on if other items follow.
 
         Raises:
-            HashclientError: there are no other items, or the others would fail in the same way.
+            HashclientError: only this item was requested, or other items would fail in the same
+                way.
         """
         try:
             yield
@@ -292,7 +293,7 @@ class Results:
         self.code = max(code, self.code)
 
     def end(self, nothing: str) -> ExitCode:
-        """Write the document, or the message `nothing` if there is no item. Return the code."""
+        """Write the document, or the message `nothing` without items; return the exit code."""
         if self._is_json:
             self._app.out(json_text({"items": self._documents}))
         elif not self._documents:
@@ -314,7 +315,7 @@ def put_restored(
 
 
 def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the first lines of a list; then how many more there are, and `where` to see them."""
+    """Yield the first lines of a list; then the number of the others, and `where` to see them."""
     yield from lines[:MOST_SHOWN]
     if (more := len(lines) - MOST_SHOWN) > 0:
         yield f"  and {more:,} more: {where}"

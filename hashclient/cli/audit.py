@@ -97,7 +97,7 @@ def show(
     since: datetime | None,
     limit: int | None,
 ) -> None:
-    """Print records, the oldest first.
+    """Print records of the log, the oldest record first.
 
     This does not check whether the log is intact; `hashclient audit verify` does.
 
@@ -118,8 +118,8 @@ def show_records(
     """Print records of the log in `directory`.
 
     Raises:
-        AuditError: a record is broken.
-        StateError: there is no log yet.
+        AuditError: a record is damaged.
+        StateError: no log exists yet.
     """
     from hashclient.audit.log import read
 
@@ -132,7 +132,7 @@ def show_records(
     if record is None:
         app.say("no record fits the options")
     if wanted := set(events) - shown:
-        # A misspelt event must not look like an event that has not happened.
+        # A misspelt event is refused: otherwise it would look like an event that has not happened.
         known = {record.event for record in read(directory)}
         for event in sorted(wanted - known):
             events_here = ", ".join(map(printable, sorted(known)))
@@ -152,7 +152,7 @@ def show_records(
 def verify(app: App, checkpoint_path: Path | None, against: str | None, output_format: str) -> None:
     """Check every record of the log.
 
-    The exit code is 0 when it is intact, 9 when it is not.
+    The exit code is 0 if the log is intact, and 9 if it is not.
 
     \b
       hashclient audit verify --checkpoint /mnt/elsewhere/today.json
@@ -172,7 +172,7 @@ def show_verified(
 
     Raises:
         AuditError: the log does not verify.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     from hashclient.audit.log import verify as verify_log
 
@@ -234,11 +234,11 @@ def checkpoint(app: App, output: Path) -> None:
 
 
 def write_checkpoint(app: App, directory: Path, output: Path) -> None:
-    """Write a checkpoint of the log in `directory`; `-` stands for stdout.
+    """Write a checkpoint of the log in `directory`; `-` means stdout.
 
     Raises:
         AuditError: the log does not verify.
-        StateError: there is no log yet, or `output` cannot be written; it is unchanged.
+        StateError: no log exists yet, or `output` cannot be written and stays unchanged.
         UsageError: `output` must not be written there.
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
@@ -256,9 +256,10 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
 def rotate(app: App, output_format: str) -> None:
     """Close the file of the log, and continue in a new file.
 
-    This happens automatically when the file reaches the size audit_mib of [keep] in config.toml.
-    Closed files still belong to the log, and `verify` checks all of them. The oldest files may be
-    moved to an archive; a file between others must stay. `verify` says which files are missing.
+    A new file is begun automatically when the file reaches the size audit_mib of [keep] in
+    config.toml. Closed files still belong to the log, and `verify` checks all of them. The oldest
+    files may be moved to an archive; a file in the middle must stay. `verify` says which files are
+    missing.
 
     \b
       hashclient audit rotate
@@ -313,7 +314,7 @@ def _values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        # for programs that verify; people see that this is the first record
+        # for programs that verify; the text shows that this is the first record
         data.pop("genesis", None)
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):

@@ -45,7 +45,7 @@ def summary(
     output_format: str,
     output: Path | None,
 ) -> None:
-    """Sum up a period: runs, files, unread ones, matches, hand-overs, lists, outages, gaps.
+    """Sum up a period: runs, files, unread files, matches, reports, lists, outages, gaps.
 
     Everything comes from the audit log, so the same log gives the same summary, byte for byte. The
     chain of the records is checked on the way; `hashclient audit verify` also checks signatures.
@@ -55,7 +55,7 @@ def summary(
       hashclient audit summary --from 2026-01-01 --to 2027-01-01
       hashclient audit summary --archive /mnt/old --format html -o year.html
 
-    Exit codes: 8 there is no log yet, 9 the log is damaged; all are in `hashclient --help`.
+    Exit codes: 8 no log exists yet, 9 the log is damaged; all are in `hashclient --help`.
     """
     from hashclient.audit.summary import summarise
 
@@ -80,7 +80,7 @@ def _csv(found: Summary) -> str:
 
 def _text(found: Summary) -> str:
     rows = [(a.replace("_", " "), b.replace("_", " "), _shown(c)) for a, b, c in found.rows()]
-    # A sum of summaries has names from files of others.
+    # A sum of summaries contains names from files of other machines.
     shown = [[printable(cell) for cell in row] for row in rows if row[2] not in ("", "0")]
     return "\n".join(table(shown))
 
@@ -113,7 +113,7 @@ def _html(found: Summary) -> str:
 
 
 def _shown(value: object) -> str:
-    # Four decimal places, as in `matches stats`: the shares are below one.
+    # Four decimal places, as in `matches stats`: the shares are less than 1.
     return "" if value is None else str(round(value, 4) if isinstance(value, float) else value)
 
 

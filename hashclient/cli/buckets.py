@@ -37,7 +37,7 @@ class Asked(NamedTuple):
         """Refuse options that contradict each other; `others`: files are checked as well.
 
         Raises:
-            UsageError: options contradict each other, or there is nothing to check.
+            UsageError: options contradict each other, or nothing is given to check.
         """
         if not self.uris and self.report is None and not others:
             raise UsageError(
@@ -77,7 +77,7 @@ class Asked(NamedTuple):
             )
 
     def objects(self, app: App, options: ScanOptions, key_id: str) -> Objects | None:
-        """Return the scan of the objects, None if there are none.
+        """Return the scan of the objects, None if no URI is given.
 
         The tags of the inventory are sealed under the key `key_id`.
 

@@ -1,10 +1,10 @@
 """Default values of options from the environment and from tables of config.toml.
 
-A misspelt name must not be ignored silently, since the machine would then do something else than
-the operator wants. So a wrong key, a wrong type and a wrong value in a table are errors that name
-the key, and a variable whose name is nearly that of one of our variables causes a warning. Other
-variables with our prefix may belong to other programs. For example, a CI job may keep the address
-of a provider in a variable.
+A misspelt name must not be ignored silently, since the machine would then not do what the operator
+wants. So a wrong key, type or value in a table is an error that names the key. A variable whose
+name is nearly the name of a variable of hashclient causes a warning. Other variables with our
+prefix may belong to other programs. For example, a CI job may keep the address of a provider in a
+variable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OTHER_VARIABLES = {
     f"{ENV_PREFIX}_DEBUG": "1 shows the place in the code of an internal error, and allows core "
     "dumps.",
 }
-#: Kubernetes sets these in each container beside a service that is called `hashclient`.
+#: Kubernetes sets these variables in each container beside a service that is called `hashclient`.
 _OF_SERVICES = (
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
@@ -50,8 +50,8 @@ def option_name(option: click.Option) -> str | None:
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the option, not after a function's argument.
 
-    A group that lists when it is called without a command does the same as its command `list`. So
-    both the group and `list` read the variables of both.
+    A group that lists its items without a command does the same as its command `list`. So the group
+    and its command `list` both read the variables of both.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (name := option_name(parameter)):
@@ -82,10 +82,10 @@ def unknown_variables(
     commands: Collection[str],
     load: Callable[[str], click.Command | None],
 ) -> Iterator[tuple[str, str]]:
-    """Yield the environment's `names` that are nearly, but not exactly, names of our variables.
+    """Yield `names` of the environment that are nearly, but not exactly, our variables.
 
-    Each name comes with the name that was probably meant. `load` returns a command of `top` by its
-    name; only the commands to which a variable may belong are loaded.
+    Each name is followed by the name that was probably meant. `load` returns a command of `top` by
+    its name; only the commands to which a variable may belong are loaded.
     """
     of_top = {name for parameter in top.params for name in option_variables(parameter)}
     known = {*OTHER_VARIABLES, *of_top}
@@ -145,7 +145,7 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
     """Return the TOML types that fit an option, and the words for one value and for many."""
     if option.is_flag:
         return (bool,), "true or false", "booleans"
-    if isinstance(option.type, click.types.FloatParamType):  # FloatRange is one of these types.
+    if isinstance(option.type, click.types.FloatParamType):  # FloatRange is a subtype of this type.
         return (int, float), "a number", "numbers"
     if isinstance(option.type, click.types.IntParamType):
         return (int,), "a whole number", "whole numbers"

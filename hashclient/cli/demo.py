@@ -174,7 +174,7 @@ def _digest(algorithm: str, text: str) -> str:
 
 
 def _icse(texts: Mapping[str, str]) -> list[str]:
-    """Return an ICSE export of two dummy files; bodies agree upon one of them."""
+    """Return an ICSE export of two dummy files; several bodies agree about one of the files."""
     rows = [_ICSE]
     for name, is_agreed in (("notes/c.txt", True), ("notes/b.txt", False)):
         md5, sha1 = (_digest(algorithm, texts[name]).upper() for algorithm in ("md5", "sha1"))
@@ -202,9 +202,9 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """Show the whole tool at work on this machine, on dummy files.
 
     A provider on loopback publishes a signed list and serves it over HTTPS with a token. The client
-    pins the provider, fetches the list, scans files, isolates and reports files that match,
-    restores a file after its entry is withdrawn, and refuses a list that was tampered with. Each
-    step is the command that you would type, with its real output and exit code.
+    pins the provider, fetches the list, scans files, isolates and reports files that match, and
+    restores a file after its entry is withdrawn. Then the client refuses a list that was tampered
+    with. Each step is the command that you would type, with its real output and exit code.
 
     \b
       hashclient demo

@@ -1,4 +1,4 @@
-"""`exceptions`: entries and files without actions for some time, who decided this, and why."""
+"""`exceptions`: entries and files that cause no actions for some time; who decided it, and why."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     """Except wrong entries from actions, for a limited time.
 
     A file is excepted if an exception covers each entry that the file matches. Each scan, watch,
-    daemon and lookup counts, shows and logs this file as excepted, and never acts upon it; a daemon
+    daemon and lookup shows, counts and logs the file as excepted, and never acts on it; a daemon
     answers OK. An exception ends at its end time, when the provider withdraws or changes the entry,
-    or when somebody removes the exception: then the file is a match again. Tell the provider about
-    a wrong entry, since only the provider can correct the list.
+    or when somebody removes it: then the file is a match again. Tell the provider about a wrong
+    entry, since only the provider can correct the list.
 
     Without a command, `list` is meant.
 
@@ -192,7 +192,7 @@ def _say_what_follows(app: App, rulings: Sequence[Ruling], number: int) -> None:
 @format_option("text", "json")
 @pass_app
 def list_exceptions(app: App, output_format: str) -> None:
-    """List all exceptions, also those that have ended lately; the same as `exceptions` alone.
+    """List all exceptions, also exceptions that have ended lately; the same as `exceptions` alone.
 
     \b
       hashclient exceptions list --format json
@@ -257,8 +257,8 @@ def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> 
     This is needed with `people = 2` in [decisions].
 
     Persons are distinguished by their accounts, as the audit log names them: the account that
-    logged in, or if unknown, the account that runs this command; for root, the account that called
-    `sudo`. Recorded matches without an action so far are excepted at once.
+    logged in; if that is unknown, the account that runs this command; for root, the account that
+    called `sudo`. Recorded matches without an action so far are excepted at once.
 
     \b
       hashclient exceptions approve x-3kdz7wnq2m --reason 'ticket 4711'

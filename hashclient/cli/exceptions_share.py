@@ -1,4 +1,4 @@
-"""Shows exceptions; `exceptions export` and `import` make them count on other machines, too."""
+"""Shows exceptions; `exceptions export` and `import` give them to other machines."""
 
 from __future__ import annotations
 
@@ -132,15 +132,16 @@ def import_(
 
     A key in `trusted` of [decisions] must have signed the file. The file replaces the exceptions
     from earlier files of this key. An older file is refused; the same file again changes nothing.
-    An exception for an entry that is not on a list here has no effect: import the file again when
-    the list is here. Recorded matches without an action so far are excepted at once.
+    An exception for an entry that is on no list here has no effect: import the file again when the
+    list is here. Recorded matches without an action so far are excepted at once.
 
     \b
       hashclient exceptions import exceptions.jsonl
       hashclient exceptions import https://decisions.example.org/exceptions.jsonl
 
     Exit codes: 0 all exceptions are here, 3 some were left out, 4 the address cannot be reached, 6
-    refused: no trusted key has signed the file, or the file is older, or its date is in the future.
+    refused: the file is not signed by a trusted key, is older than an earlier file, or has a date
+    in the future.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.decisions.sharing import import_exceptions

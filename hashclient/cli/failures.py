@@ -1,6 +1,6 @@
 """An error that ends the program, as a message on stderr and an exit code.
 
-For a wrong command line, this module writes its own message instead of click's: the message says
+For a wrong command line, this module writes its own message instead of click's message: it says
 which option, variable or table has the wrong value, and which values are right. A message never
 repeats a secret key. The message also never repeats a word of several lines or of great length: the
 word may be the content of a wrong file.
@@ -30,7 +30,7 @@ _NO_NUMBER = r"(?s)(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|
 def explain(
     error: Exception | KeyboardInterrupt | Terminated, words: Sequence[str] = ()
 ) -> tuple[ExitCode, str]:
-    """Print an error of a command line on stderr; return its exit code and its message."""
+    """Print an error of a command line on stderr; return the exit code and the message."""
     match error:
         case click.ClickException():
             return ExitCode.USAGE, _show_click_error(error, words)

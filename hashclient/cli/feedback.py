@@ -32,10 +32,10 @@ def command() -> None:
 @format_option("text", "json")
 @pass_app
 def write(app: App, provider: str, output: Path, output_format: str) -> None:
-    """Write a signed file with counts by entry, to hand over to the provider.
+    """Write a signed file with counts by entry; give this file to the provider.
 
-    For each entry, the file has its id and the numbers of its confirmed, rejected, excepted and
-    held matches. It has no path, no digest and no name of a person. The key of the audit log signs
+    For each entry, the file has the id and the numbers of confirmed, rejected, excepted and held
+    matches. The file has no path, no digest and no name of a person. The key of the audit log signs
     the file; the provider has to know this key, which `hashclient audit verify` shows. Each file
     has all counts since the beginning.
 

@@ -78,8 +78,8 @@ def command(
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
-    has `mirrors` in the configuration, they are tried in their order: if an address lacks a file,
-    or has another content than the signed one, the next address is asked.
+    has `mirrors` in the configuration, they are tried in order: if an address lacks a file, or its
+    file is not the signed file, the next address is asked.
 
     Without a network, --from reads a file from `hashclient provider export`, or a copy of a
     provider's public/. The file is verified in the same way, and it can expire, too.
@@ -126,7 +126,7 @@ def command(
             if (wrong := fetched.error or fetched.problem) is not None:
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
-        # The worst code counts: a script that ignores a 4 must not miss another error.
+        # The worst code counts: a script that ignores a 4 must still notice another error.
         if error.exit_code >= _worst(code, of_notices):
             raise
         app.warn(error.message, error.hint)

@@ -56,11 +56,10 @@ def show(
 ) -> ExitCode:
     """Verify all documents, and show each machine with its problems.
 
-    A machine is well if its document is signed by the machine's pinned key, is not older than the
-    machine promises, is not older than an earlier document, and reports no problem. This machine
-    keeps the last checkpoint of each audit log, so it notices if a log was rolled back. Keys are
-    pinned by a roster or by `fleet trust`. If `fleet show` fails, it also replaces the file of -o,
-    by a text about the failure.
+    A machine is well if its document has the right signature, is new enough, is not older than an
+    earlier document, and reports no problem. This machine keeps the last checkpoint of each audit
+    log: so it notices if a log was rolled back. Keys are pinned by a roster or by `fleet trust`. If
+    `fleet show` fails, it also replaces the file of -o, by a text about the failure.
 
     \b
       hashclient fleet show /mnt/fleet
@@ -133,7 +132,7 @@ def trust(app: App, name: str, key: str) -> None:
     """Pin the public key of a machine, with a name.
 
     `hashclient audit verify` on that machine shows the key. A machine that was restored from a
-    backup counts as rolled back until you pin its key again: this forgets its earlier documents.
+    backup counts as rolled back until you pin its key again: pinning forgets its earlier documents.
 
     \b
       hashclient fleet trust web-1 KEY
@@ -155,7 +154,7 @@ def trust(app: App, name: str, key: str) -> None:
 def forget(app: App, name: str) -> None:
     """Forget a machine that `fleet trust` has pinned.
 
-    Remove its published document as well: it would count as a document of an unknown machine.
+    Also remove its published document: otherwise it counts as a document of an unknown machine.
 
     \b
       hashclient fleet forget web-1

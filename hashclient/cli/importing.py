@@ -1,4 +1,4 @@
-"""Options of commands that read files of digests, and the remarks after reading."""
+"""Options of commands that read files of digests, and messages about the rows that were read."""
 
 from __future__ import annotations
 

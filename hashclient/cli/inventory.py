@@ -34,7 +34,7 @@ def command() -> None:
 
     Scans also remember which file systems were mounted below their paths. If a file system is not
     mounted any more, scans report it as unread, until you declare with `inventory forget` that it
-    is gone for ever.
+    will never come back.
     """
 
 
@@ -135,9 +135,9 @@ def mounts(app: App, output_format: str) -> None:
 def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     """Forget the file systems that were mounted at PATH or below.
 
-    Use this for file systems that are gone for ever: scans then accept the directory at PATH. The
-    audit log records who has done this. If a file system is still mounted, the next scan remembers
-    it again.
+    Use this for file systems that will never come back: scans then accept the directory at PATH.
+    The audit log records who has forgotten a file system. If a file system is still mounted, the
+    next scan remembers it again.
 
     \b
       hashclient inventory forget /srv/share

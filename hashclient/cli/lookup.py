@@ -21,7 +21,7 @@ from hashclient.scan.values.options import ScanOptions
     metavar="FILE|-",
     multiple=True,
     # A file that cannot be read must not stop the lookup of the others. The name stays as typed: a
-    # Path would turn `./-`, which is a file, into `-`, which is stdin.
+    # Path would turn `./-` (a file) into `-` (stdin).
     type=click.Path(allow_dash=True, readable=False),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
@@ -51,14 +51,14 @@ def command(
     md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV or TSV with a header, JSONL or
     Parquet, ICSE exports, VICS JSON of Project VIC or CAID, NCMEC hash sharing XML, ClamAV
     signatures (.hdb, .hsb), the NSRL database (RDSv3) or its NSRLFile.txt. A file may be compressed
-    with gzip or zstd. All rows are looked up, unless --where chooses some. A line that is not
-    understood is an error. Outcomes and exit codes are those of `scan`. If a row has several
+    with gzip or zstd. All rows are looked up, unless --where selects rows. A line that is not
+    understood is an error. Outcomes and exit codes are the same as for `scan`. If a row has several
     digests, all of them must agree with the entry.
 
     A lookup can only find entries that have a digest of the given kind; `status` shows how many
-    entries have one. An input without a match is unread if some entry has no digest of this kind:
-    the input could be this entry. If FILE gives the size of an input, entries with another size are
-    ruled out.
+    entries have this kind. An input without a match is unread if some entry has no digest of this
+    kind: this entry could be the input. If FILE gives the size of an input, entries with another
+    size are ruled out.
 
     \b
       hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
     from hashclient.config.settings import Settings
 
-#: Command name to module; each module has a click command called `command`. The commands stand in
-#: the order in which people use them.
+#: Command name to module; each module has a click command called `command`. The commands are in the
+#: order in which people use them.
 COMMANDS = {
     "init": "hashclient.cli.init",
     "fetch": "hashclient.cli.fetch",
@@ -285,7 +285,7 @@ def cli(
 ) -> None:
     """Resolve the global options once; users see the text `_HELP`."""
     process = ctx.ensure_object(_Process)
-    # The protection begins here, and not at the very start, since `--version` needs none.
+    # `--version` needs no protection, so the protection begins here, and not at the very start.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
     # This comes before the first step that can fail.
@@ -320,7 +320,7 @@ def cli(
 
     if name in COMMAND_TABLES:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
-        if ctx.default_map:  # The output file may be one of the inputs.
+        if ctx.default_map:  # After config.toml is read: the output file may be one of the inputs.
             process.output.prepare(ctx, name, command, words)
 
 
@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     code: int
     try:
         code = _run(argv, before_command=_protect_process, handle_signals=raise_at_signals)
-    except (KeyboardInterrupt, Terminated) as error:  # in the last moment of the process
+    except (KeyboardInterrupt, Terminated) as error:  # in the last moments of the process
         ignore_signals()
         code, _ = explain(error)
     end_soon(code)

@@ -99,15 +99,15 @@ _list_options = together(
 @_list_options
 @click.pass_context
 def command(ctx: click.Context, /, **chosen: Any) -> None:
-    """List the matches of all scans, and what was done about them.
+    """List the matches of all scans, and the actions that were done.
 
-    Every match is recorded with an id; if a scan finds the same file again, this is the same match.
+    Every match is recorded with an id; if a scan finds the same file again, it is the same match.
     The first state of a match is found. Later it may be quarantined, reported, acknowledged by the
     recipient of the report, and purged. If the provider withdraws the entry, the file can be
-    restored. A match is gone when a scan sees that its file is missing, until a scan finds it
-    again. A match that was handled by other means can be closed. A match is held if more files
-    match its entry than the configuration allows to act upon within a day; `release` lets the
-    actions happen.
+    restored. If a scan sees that the file of a match is missing, the match is gone, until a scan
+    finds the file again. A match that was handled by other means can be closed. A match is held if
+    more files match its entry than the configuration allows to act upon within a day; `release`
+    lets the actions happen.
 
     Without a command, `list` is meant.
 
@@ -335,11 +335,11 @@ def _is_closable(match: Match) -> bool:
 
 
 def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> set[str]:
-    """Close matches in batches, and return the ids of the closed ones.
+    """Close matches in batches; return the ids of the closed matches.
 
-    The log is written first, so that a kill cannot leave a match closed but not logged. A match
-    whose state has changed since it was chosen stays as it is: its file may have been isolated
-    meanwhile.
+    The log is written first, so that a kill cannot leave a match closed but not logged. If the
+    state of a match has changed since it was chosen, the match stays open: its file may have been
+    isolated meanwhile.
     """
     from hashclient.audit.log import Event
 

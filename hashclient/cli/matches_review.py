@@ -59,8 +59,8 @@ def review(
 ) -> ExitCode:
     """Record whether matches are right or wrong.
 
-    This shows no content: decide by path, owner and entry, or look at the file elsewhere, if the
-    law allows this. With `after = "review"` in [report] of config.toml, a report waits until its
+    No content is shown: decide by path, owner and entry, or look at the file elsewhere, if the law
+    allows this. With `after = "review"` in [report] of config.toml, a report waits until its
     matches are confirmed. No report contains a rejected match; with --except no scan acts on its
     file until the exception ends. If several reviews exist, the last one counts. The reason is a
     word, a colon and a sentence. Words for --confirmed are as-listed, circumstances and provider;
@@ -154,8 +154,8 @@ def release(
     """Do the actions of the policy for held matches.
 
     A match is held when more files match its entry within a day than the configuration allows to be
-    acted upon: [brake] per_entry. So one wrong entry cannot isolate everything. Look at some of the
-    files first, by their paths; if the entry is right, release its matches.
+    acted upon: [brake] per_entry. So a single wrong entry cannot isolate all files. Look at some of
+    the files first, by their paths; if the entry is right, release the matches of the entry.
 
     \b
       hashclient matches --state held

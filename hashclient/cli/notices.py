@@ -1,4 +1,4 @@
-"""`notices`: list, show and acknowledge messages of providers; also how others show a notice.
+"""`notices`: list, show and acknowledge messages of providers; other commands show notices, too.
 
 Text of a provider is always shown escaped.
 """
@@ -39,11 +39,11 @@ _list_options = together(
 def command(ctx: click.Context, /, **chosen: Any) -> None:
     """Show notices of providers, and acknowledge them.
 
-    A notice is a short text that a provider signs for all of its clients: a list is consolidated
-    tomorrow, a category has to be checked again, reports go to another address. `fetch` downloads
-    notices. A notice is open until somebody acknowledges it, it expires, or the provider replaces
-    or cancels it. The audit log records who has seen a notice and who has acknowledged it. No part
-    of a notice is opened or executed.
+    A notice is a short text that a provider signs for all its clients, for example: a list is
+    consolidated tomorrow, a category has to be checked again, reports go to another address.
+    `fetch` downloads notices. A notice is open until somebody acknowledges it, until it expires, or
+    until the provider replaces or cancels it. The audit log records who has seen a notice and who
+    has acknowledged it. No part of a notice is opened or executed.
 
     Without a command, `list` is meant.
 
@@ -95,8 +95,8 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
 def show(app: App, name: str, output_format: str) -> None:
     """Show all that a notice says.
 
-    With `--format cap` it is written as a message of the Common Alerting Protocol, for systems that
-    hand alerts on.
+    With `--format cap`, the notice is written as a message of the Common Alerting Protocol, for
+    systems that distribute alerts.
 
     \b
       hashclient notices show n-20260131t120000

@@ -89,9 +89,9 @@ def not_blank(ctx: click.Context, param: click.Parameter, reason: str | None) ->
 
 
 def split_entry(entry: str, by_id: str = "ID, without --entry") -> tuple[str, str]:
-    """Return the list and the id of an entry that is given as LIST/ENTRY.
+    """Return the list and the entry id from a text LIST/ENTRY.
 
-    `by_id` is how the command takes the id of a match instead.
+    `by_id` shows, for a message, how the command takes the id of a match instead.
 
     Raises:
         UsageError: the text has no list, no slash or no id.
@@ -127,7 +127,7 @@ def run_alone(ctx: click.Context, command: click.Command, chosen: Mapping[str, A
     Options before a subcommand are refused, since the subcommand would ignore them.
 
     Raises:
-        UsageError: there are options before a subcommand.
+        UsageError: options were given before a subcommand.
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(command, **chosen)
@@ -160,7 +160,7 @@ def lost_directory() -> UsageError:
 
 
 def has_directory() -> bool:
-    """Return whether there is a working directory."""
+    """Return whether the working directory exists."""
     try:
         os.getcwd()  # noqa: PTH109 - only whether there is one
     except FileNotFoundError:
@@ -217,7 +217,7 @@ _DURATION = r"(?P<number>[0-9]+)(?P<unit>[smhd]?)"
 
 
 class _Duration(click.ParamType[Any]):
-    """A length of time, such as `90`, `30m` or `1h`; the value is in seconds."""
+    """A length of time, for example `90`, `30m` or `1h`; the value is in seconds."""
 
     name = "duration"
 
@@ -338,7 +338,7 @@ def outcome_options(
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
-#: The maximum of offered words; nobody reads more.
+#: The most words that are offered; nobody reads more.
 MOST_OFFERED = 200
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 

@@ -36,14 +36,14 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]:
-    """Yield a line for each name and value; values of None and empty ones are left out."""
+    """Yield a line for each name and value; None and empty values are left out."""
     for name, value in pairs:
         if value not in (None, ""):
             yield f"  {name:<{width}} {value}".rstrip()
 
 
 def json_text(document: object, indent: int | None = None, *, compact: bool = False) -> str:
-    """Return `document` as JSON in ASCII, its keys in their order.
+    """Return `document` as JSON in ASCII; its keys keep their order.
 
     A struct becomes an object of its fields by their encoded names, a time is in UTC in the form of
     RFC 3339, a path becomes a text. With `compact`, no spaces separate its parts.
@@ -120,8 +120,8 @@ class _Talk(io.TextIOWrapper):
 def open_streams() -> None:
     """Make the standard streams usable, even if some are closed.
 
-    Names of files may have any bytes; these are written unchanged or escaped, and never cause an
-    error.
+    Names of files may have any bytes; all names are written unchanged or escaped, and never cause
+    an error.
     """
     # A file that is opened later must not become stdout. So a closed stream is opened in a way that
     # makes writes fail.
@@ -223,8 +223,8 @@ class Signals:
 
     Use it as a context manager around the whole run. Handlers are installed once per run and check
     the current step. Outside of a step the handlers call the former handlers, so a handler that
-    stays does no harm. Installing handlers for each step would leave moments in which one signal
-    has the new handler and the other the old one.
+    stays does no harm. If each step installed handlers, one signal could briefly have the new
+    handler while the other signal still has the old handler.
     """
 
     def __init__(self) -> None:
@@ -304,7 +304,7 @@ class Hangup:
 
     def __init__(self) -> None:
         """Change nothing until `watch`."""
-        #: Whether SIGHUP came since this was set to False.
+        #: Whether SIGHUP came since this attribute was set to False.
         self.is_asked = False
         self._is_watching = self._had_terminal = False
 

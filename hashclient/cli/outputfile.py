@@ -1,20 +1,20 @@
 """The file that `--output` names, also when the command fails.
 
 A script or a job in CI may show FILE after a run. If a command fails, FILE must never have the
-output of an earlier run: a scan that fails at its start would look like yesterday's scan that ended
-with 0. So FILE is emptied before anything else can fail. A later failure is written into FILE, in
-the format of the output. `status` replaces its file in one step, since readers may come at any
-time. A `status` that fails also replaces its file, by a text about the failure.
+output of an earlier run: otherwise a scan that fails at its start would look like yesterday's scan
+that ended with 0. So FILE is emptied before anything else can fail. A later failure is written into
+FILE, in the format of the output. `status` replaces its file in one step, since readers may come at
+any time. A `status` that fails also replaces its file, by a text about the failure.
 
 A FILE that is renamed during a scan is opened again on SIGHUP. The renamed file has the outcomes so
 far, and no summary. The new FILE begins like any output, and has the later outcomes and the summary
 of the whole run. Formats that are one document stay in the renamed file.
 
 A lock keeps two runs from writing to one file; the lock of a user who may only read FILE does not
-count. An input is never emptied: its content would not be checked any more.
+count. An input is never emptied: otherwise its content would not be checked.
 
 Limits: a run that is killed by SIGKILL leaves an empty file; a killed `status` leaves its old file,
-    which shows its time. If config.toml is broken, an output or a format that it names is not
+    which contains its time. If config.toml is broken, an output or a format that it names is not
     known.
 """
 
@@ -77,7 +77,7 @@ class OutputFile:
         """Look for `--output` of command `name`, called with `words`, and empty FILE.
 
         A second call repeats no step, so it is allowed after config.toml has been read. Wrong words
-        are ignored here: the command reports them when it parses its words.
+        are ignored here: the command reports them later, when it parses its words.
 
         Raises:
             UsageError: FILE cannot be opened, or is an input.
@@ -161,7 +161,7 @@ class OutputFile:
                 self._hangup.is_asked = True  # writing the next line raises this error
 
     def _reopen(self) -> None:
-        """Open FILE again after a SIGHUP, if FILE is now another file than the open one.
+        """Open FILE again after a SIGHUP, if its path now leads to another file.
 
         Raises:
             OutputError: the renamed file cannot be finished.
@@ -285,7 +285,7 @@ def replace(path: Path, data: bytes) -> None:
 
     Raises:
         UsageError: `path` must not be written to, or its directory does not exist.
-        OutputError: `path` cannot be written; a file there is unchanged.
+        OutputError: `path` cannot be written; an existing file is unchanged.
     """
     from hashclient.system.outputs import place_of, replaced_file
 
@@ -317,7 +317,7 @@ def _emptied(path: Path, inputs: Sequence[str]) -> int:
     """Open a file, a pipe or a device for writing; empty a file. Return the descriptor.
 
     Raises:
-        UsageError: `path` cannot be opened, or is one of `inputs`.
+        UsageError: `path` cannot be opened, or `inputs` contain it.
         LockedError: another run is writing to the file.
     """
     from hashclient.system.outputs import place_of
@@ -423,7 +423,7 @@ def _may_be_of_a_run(status: os.stat_result) -> bool:
 
 
 def _real_uid(pid: str) -> int | None:
-    """Return the user who started a process, even if its user changed; None if it ended."""
+    """Return the user who started a process, even if it changed its user; None if it ended."""
     try:
         # Not the owner of this file: root owns it if the memory of the process is private.
         status = Path(f"/proc/{int(pid)}/status")
@@ -437,7 +437,7 @@ def _real_uid(pid: str) -> int | None:
 def _failed_output(
     command: str, output_format: str, code: ExitCode, message: str, now: datetime
 ) -> str:
-    """Return the output of a command that failed before it had any result."""
+    """Return the output of a command that failed before it had a result."""
     from hashclient.core.verdict import Summary
     from hashclient.formats.registry import FORMATS, Context, formatter
 

@@ -25,7 +25,7 @@ def package_lines(
 ) -> Iterator[str]:
     """Yield lines about verified packages; `compared` says whether their key was compared.
 
-    The table for people omits files that do not verify: a message reports each of these.
+    The table for people omits files that do not verify: a message reports each of these files.
     """
     found = rows(checked, public_key_compared=compared)
     if output_format != "table":

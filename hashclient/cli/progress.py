@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two updates of a bar.
 INTERVAL_S = 0.1
-#: Seconds of a scan before its remaining time is estimated: the first few files say too little.
+#: This share of a scan must be done before the remaining time is estimated: a few files show too
+#: little.
 MIN_SHARE = 0.01
 MIN_ELAPSED_S = 2.0
 
@@ -90,7 +91,7 @@ def scan_progress(
 
 
 class _LargeFiles:
-    """The large files that are being read, and the progress of the slowest one."""
+    """The large files that are being read, and the progress of the slowest file."""
 
     def __init__(self, reading: Mapping[str, int]) -> None:
         """`reading` is a live mapping of each file to the number of bytes read so far."""
@@ -192,15 +193,15 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _screen(app: App) -> Iterator[Callable[[Callable[[], RenderableType]], None]]:
-    """Yield a function that replaces the last picture by a new one, if it is time for one.
+    """Yield a function that draws a new picture, if enough time has passed since the last picture.
 
     `app` erases the picture before it writes.
     """
     from rich.console import Console
     from rich.live import Live
 
-    # Without rich's thread: a process with threads should not fork. rich must not redirect stdout
-    # either: data would go to stderr, folded to the width of the terminal.
+    # rich's thread is not used: a process with threads should not fork. rich must not redirect
+    # stdout either: data would go to stderr, folded to the width of the terminal.
     live = Live(
         console=Console(stderr=True),
         auto_refresh=False,

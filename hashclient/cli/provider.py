@@ -40,9 +40,9 @@ from hashclient.system.text import printable
 def command() -> None:
     """Make, change and try a repository of signed hash lists.
 
-    This is the side of the provider: the body that decides what is listed. REPO is a directory; a
-    web server publishes its `public/`, its `keys/` never leave this machine, and clients get its
-    `root.json` by a way that they trust.
+    These are the commands of the provider: the body that decides which files are listed. REPO is a
+    directory. A web server publishes its `public/`, its `keys/` never leave this machine, and
+    clients get its `root.json` by a way that they trust.
 
     \b
       hashclient provider init /srv/lists
@@ -138,7 +138,7 @@ def rotate(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Replace the keys of ROLE by new ones and remove the old ones.
+    """Replace the keys of ROLE by new keys, and remove the old keys.
 
     ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients learn the new
     keys automatically. Rotate if a key may have leaked, or was lost. The root's keys have to be

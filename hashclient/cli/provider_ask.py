@@ -133,9 +133,9 @@ def find(
 ) -> ExitCode:
     """Find entries by their ids, or by the digests in a file.
 
-    For each entry, this shows its list, its generations, its category and its kinds of digests, but
-    never a digest. Rows of a file are shown by their numbers. A row with several digests may agree
-    with some digests of an entry and differ from others: this is shown; check why.
+    For each entry, this shows the list, the generations, the category and the kinds of digests, but
+    never a digest. Rows of a file are shown by their numbers. If a row agrees with some digests of
+    an entry and differs from others, this is shown: check why.
 
     \b
       hashclient provider find /srv/lists 2024-00017

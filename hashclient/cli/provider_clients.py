@@ -1,4 +1,4 @@
-"""`provider client` and `feedback`: the clients, their tokens, and their counts for entries."""
+"""`provider client` and `feedback`: the clients of a provider, their tokens, and their feedback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hashclient.provider.feedback import Tally
 
 
-#: If a token expires sooner than this, a warning is shown.
+#: A warning is shown if a token expires within this time.
 SOON = timedelta(days=30)
 
 
@@ -141,7 +141,7 @@ def rotate(
     overlap_days: int,
     output_format: str,
 ) -> None:
-    """Give a client a new token; the old one expires some days later.
+    """Give a client a new token; the old token expires some days later.
 
     \b
       hashclient provider client rotate /srv/lists alice --output alice.token.2
@@ -166,7 +166,7 @@ def rotate(
 @format_option("text", "json")
 @pass_app
 def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
-    """Do not allow a client to fetch any more.
+    """Remove a client's right to fetch.
 
     The client's tokens are deleted; its name stays in `client list`. The client keeps the lists
     that it has fetched.
@@ -216,8 +216,8 @@ def lists(app: App, directory: Path, name: str, lists: tuple[str, ...], output_f
 def note_key(app: App, directory: Path, name: str, key: str, output_format: str) -> None:
     """Record the public key that signs the feedback of a client.
 
-    This is the key of the client's audit log, which `hashclient audit verify` shows on the client.
-    Get the key by a way that you trust; a new key replaces the old one.
+    This key signs the client's audit log: `hashclient audit verify` shows it on the client. Get the
+    key by a way that you trust; a new key replaces the old key.
 
     \b
       hashclient provider client key /srv/lists alice 8f3c…
@@ -348,10 +348,10 @@ def feedback(
 ) -> ExitCode:
     """Read feedback files of clients, and add up the counts.
 
-    A file is accepted if a key that `client key` has recorded signs it, if it is for this
-    repository, and if it is newer than the client's last file. The new file replaces the last one,
-    so no file counts twice. Entries that clients reject are proposed for withdrawal; this command
-    withdraws nothing.
+    A file is accepted if it is signed by a key that `client key` has recorded, if it is for this
+    repository, and if it is newer than the client's last file. The new file replaces the last file,
+    so that no file counts twice. Entries that clients reject are proposed for withdrawal; this
+    command withdraws nothing.
 
     \b
       hashclient provider feedback /srv/lists alice.jsonl bob.jsonl

@@ -44,7 +44,7 @@ def _root(*, required: bool) -> Callable[[Any], Any]:
 
 @click.group("draft", short_help="Show a draft, sign it, and publish it.")
 def draft() -> None:
-    """Show a draft, sign it, and publish it when enough people have signed.
+    """Show a draft of a change, sign the draft, and publish it when enough people have signed.
 
     A draft is a directory that the option --draft of `publish`, `withdraw`, `consolidate`, `renew`,
     `rotate` or `notice` has made. Give the directory from person to person, or give everybody a
@@ -65,10 +65,10 @@ def draft() -> None:
 @format_option("text", "json")
 @pass_app
 def show(app: App, draft: Path, root: Path | None, with_ids: bool, output_format: str) -> ExitCode:
-    """Verify a draft, and show what it changes and who has signed it.
+    """Verify a draft, and show its changes and who has signed it.
 
-    All numbers are counted in the files that are signed, not copied from a text in the draft. Each
-    key is shown with the name of its file, and marked as new if it did not count before.
+    All numbers are counted from the signed files, not copied from a text in the draft. Each key is
+    shown with the name of its file; a key that did not count before is marked as new.
 
     \b
       hashclient provider draft show change --root root.json
@@ -113,8 +113,8 @@ def compare(
     """Verify a draft, and show which of its new entries are not in FILE....
 
     For a person who signs and has an export of their own, in any format that `publish` reads. An
-    entry is in FILE if a row has one of its digests, and no different digest or size. Entries are
-    shown by their ids, rows are only counted, and no digest is shown.
+    entry is in FILE if a row has a digest of the entry, and no different digest or size. Entries
+    are shown by their ids, rows are only counted, and no digest is shown.
 
     \b
       hashclient provider draft compare change --where 'Baseline = true' icse.csv
@@ -178,11 +178,11 @@ def sign(
 ) -> None:
     """Verify a draft, and sign its roles with your key.
 
-    Look at the draft with `show` first, and give the digest that `show` prints: anyone who can
-    write to DRAFT could exchange it in between. At a terminal, the draft is shown again and you are
-    asked. --root is the root.json that you trust: without --root, the person who made the draft
-    could also have invented all earlier metadata. A key that no role of the draft names is refused,
-    and so is a draft with a wrong signature.
+    Look at the draft with `show` first, and give the digest that `show` prints: otherwise, anyone
+    who can write to DRAFT could exchange the draft in between. At a terminal, the draft is shown
+    again and you have to confirm. --root is the root.json that you trust: without --root, the
+    person who made the draft could also have invented all earlier metadata. A key that no role of
+    the draft names is refused, and so is a draft with a wrong signature.
 
     \b
       hashclient provider draft sign change --root root.json \\
@@ -223,8 +223,8 @@ def publish(
 ) -> None:
     """Publish a draft that enough people have signed.
 
-    A draft is refused if it does not follow the published generation, if a key that does not count
-    has signed it, if a key has signed twice, or if the draft was changed after signing.
+    A draft is refused if it does not follow the published generation, if an invalid key has signed
+    it, if a key has signed twice, or if the draft was changed after signing.
 
     \b
       hashclient provider draft publish /srv/lists change
@@ -265,7 +265,7 @@ def _show(
 
 
 def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
-    """Yield the lines about a draft: what it changes, and who has signed it."""
+    """Yield the lines about a draft: its changes, and who has signed it."""
     by = "" if found.head.by is None else f" by {printable(found.head.by)}"
     yield f"draft of {for_people(found.head.made)}{by}"
     yield f"draft digest {found.digest}"

@@ -76,8 +76,8 @@ def new(
 ) -> None:
     """Make a key pair; a passphrase encrypts the private key.
 
-    For a person who signs on their own machine: the private key never leaves it. Give the public
-    key to `publish --public-key` for a new list, or to `rotate --public-key`.
+    For a person who signs on their own machine: the private key never leaves this machine. Give the
+    public key to `publish --public-key` for a new list, or to `rotate --public-key`.
 
     \b
       hashclient provider key new --output alice.pem --public alice.pub
@@ -111,7 +111,7 @@ def change(
     new_passphrase_file: Path | None,
     remove: bool,
 ) -> None:
-    """Encrypt a private key with a passphrase, or with a new one.
+    """Encrypt a private key with a passphrase, or with a new passphrase.
 
     The key file is replaced; other copies of the file do not change. Keys that sign every day
     without a person get their passphrase from --passphrase-file, or have no passphrase.
@@ -134,7 +134,7 @@ def change(
 
 
 def passphrases(file: Path | None) -> Passphrases:
-    """Return the passphrases of keys; the first of the places above that has one counts.
+    """Return the passphrases of keys, from the first place that has a passphrase.
 
     Raises:
         ConfigError: the passphrase file cannot be read, or other users can read it.

@@ -131,11 +131,11 @@ def consolidate(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Join small segments of a list into a few larger ones.
+    """Join small segments of a list into a few large segments.
 
     The list stays the same, and new clients download less. Clients that are up to date download
-    nothing; those that were away for more than N generations may build the list again. Once a
-    day, from cron, is enough.
+    nothing; clients that were away for more than N generations may have to build the list again.
+    Once a day, from cron, is enough.
 
     \b
       hashclient provider consolidate /srv/lists --list baseline
@@ -174,9 +174,9 @@ def end(
 ) -> None:
     """End LIST: clients remove it, and withdraw its matches.
 
-    The role `targets` signs this. The name can never be used again. So use this for a list that you
-    will not continue, or if its name was misspelt. Published files stay, for clients that are
-    fetching them now.
+    The role `targets` signs the end of the list. The name can never be used again. So use this
+    command for a list that you will not continue, or for a list with a misspelt name. Published
+    files stay, for clients that are fetching them now.
 
     \b
       hashclient provider list end /srv/lists basline

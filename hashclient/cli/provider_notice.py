@@ -1,4 +1,4 @@
-"""`provider notice`: say something to all clients, say it differently, take it back."""
+"""`provider notice`: publish a notice for all clients, replace it, cancel it."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _ids = click.argument("ids", metavar="ID…", nargs=-1, required=True)
 
 @click.group("notice")
 def command() -> None:
-    """Say something to all clients, and take it back.
+    """Publish notices for all clients, replace and cancel them.
 
     A notice is a short text with a severity and an end, in the words of the Common Alerting
-    Protocol. A role with its own keys signs it; the first notice makes this role and its keys.
-    Clients get the notice with their next fetch. A published notice is never changed: another
+    Protocol. A role with its own keys signs the notice; the first notice makes this role and its
+    keys. Clients get the notice with their next fetch. A published notice is never changed: another
     notice replaces or cancels it.
 
     \b
@@ -153,7 +153,7 @@ def update(
     output_format: str,
     **said: Any,
 ) -> None:
-    """Replace the notices ID… by a new one.
+    """Replace the notices ID… by a new notice.
 
     The new notice has the text of the first ID, except where an option changes the text. Clients
     that have acknowledged the old notices have to acknowledge the new notice, too.
@@ -212,7 +212,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a notice, without its state at clients: no provider knows that."""
+    """Return the fields of a notice without its state at clients, which no provider knows."""
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 

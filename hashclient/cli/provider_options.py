@@ -91,7 +91,7 @@ def key_options(whose: str) -> Callable[[Any], Any]:
 
 
 def warn_expiring(app: App, repository: Repository) -> bool:
-    """Warn of roles that expire soon; return whether one has expired."""
+    """Warn of roles that expire soon; return whether a role has expired."""
     expired = False
     renew = f"hashclient provider renew {shlex.quote(str(repository.directory))}"
     for role, at, wanting in repository.expiring():
@@ -151,7 +151,8 @@ def change_text(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the result of a change of a list for JSON, with `more`, and as text.
 
-    `what` is the change of entries, such as `added`; if it is given, the text has their categories.
+    `what` is the change of entries, for example `added`; if `what` is given, the text has their
+    categories.
     """
     document = {
         "list": done.list_name,

@@ -119,16 +119,16 @@ def publish(
     XML, JSONL, Parquet, output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
     .hsb), the NSRL database (RDSv3) or NSRLFile.txt, or one digest a line; in gzip or zstd, too;
     `-` is standard input. docs/import.md describes them all. An entry without an id gets an id. All
-    rows are checked first: if more than --max-bad rows cannot be used, nothing is published. A row
+    rows are checked first: nothing is published if more rows than --max-bad cannot be used. A row
     with a digest of the empty file cannot be used. If all digests of an entry are on the list
     already, the entry is still published; a warning counts these entries.
 
     With --from-bundle, the entries come from the list of another provider. The bundle is verified
     as a client verifies it, and `follow` brings later changes.
 
-    The first publication makes the list and its keys; if other lists exist already, it needs
-    --new-list. If a file was published before, it adds nothing. With --public-key, the keys of the
-    list belong to people, who sign a --draft on their own machines.
+    The first publication makes the list and its keys; if other lists exist already, add --new-list.
+    If a file was published before, it adds nothing. With --public-key, the keys of the list belong
+    to people, who sign a --draft on their own machines.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -222,7 +222,7 @@ def _check_source(
     with_bundle: Sequence[object],
     with_files: Sequence[object],
 ) -> None:
-    """Refuse files with a bundle, a call with neither, and options that are for the other form.
+    """Refuse a call with files and a bundle, a call with neither, and unfitting options.
 
     Raises:
         UsageError: files, bundle and options do not fit together.
@@ -278,7 +278,7 @@ def _show_published(
 
 
 def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
-    """Warn of added entries that have only digests that were listed before, or are given twice."""
+    """Warn of added entries whose digests were all listed before, or are given twice."""
     published = "they would be published" if dry_run else "they were published"
     for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
         if some is not None:

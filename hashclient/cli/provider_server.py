@@ -121,8 +121,8 @@ def nginx(app: App, /, directory: Path, **given: Any) -> None:
     """Write a configuration for nginx, for the clients of REPO only.
 
     The configuration has hashes of tokens, but no token. It refuses a token that has expired, and
-    limits a client to its lists. After each change of clients, write the configuration again and
-    reload nginx: until then, a revoked client can still fetch.
+    lets a client fetch its lists only. After each change of clients, write the configuration again
+    and reload nginx: until then, a revoked client can still fetch.
 
     \b
       hashclient provider server-config nginx /srv/lists \\
@@ -140,8 +140,8 @@ def apache(app: App, /, directory: Path, **given: Any) -> None:
     """Write a configuration for Apache, for the clients of REPO only.
 
     Apache needs the modules ssl, rewrite, setenvif and headers. Apache compares tokens with its
-    local time: it refuses a token up to a day before it expires, and never accepts an expired
-    token.
+    local time: so a token may be refused up to a day before it expires, but an expired token is
+    never accepted.
 
     \b
       hashclient provider server-config apache /srv/lists \\

@@ -55,11 +55,11 @@ def follow(
 ) -> None:
     """Update lists that republish another provider's list, with additions and withdrawals.
 
-    BUNDLE is a newer bundle of the other provider with all of its list, or a copy of its public
-    directory. It is verified as a client verifies it: a generation that is older than the last
-    republished one is refused. The first `publish --from-bundle` decided which list and which
-    entries are republished; this is remembered. An entry that you have withdrawn from your list
-    stays withdrawn.
+    BUNDLE is a newer bundle of the other provider with the whole list, or a copy of its public
+    directory. BUNDLE is verified as a client verifies it: a generation that is older than the last
+    republished generation is refused. The first `publish --from-bundle` decided which list and
+    which entries are republished: `follow` remembers this choice. An entry that you have withdrawn
+    from your list stays withdrawn.
 
     \b
       hashclient provider follow /srv/lists new.bundle
@@ -171,9 +171,9 @@ def share_on(
 def export(app: App, directory: Path, to: Path, since: tuple[str, ...], output_format: str) -> None:
     """Write all that REPO publishes to a file, for clients without a network.
 
-    Clients read the file with `hashclient fetch --from FILE`, and verify it as if it came from a
-    web server. So it has to reach the clients before its signatures expire: run `renew` first, and
-    carry the file within days. The file contains the lists without encryption: encrypt it while you
+    Clients read the file with `hashclient fetch --from FILE`, and verify it like files from a web
+    server. The file has to reach the clients before its signatures expire: run `renew` first, and
+    carry the file within days. The lists in the file are not encrypted: encrypt the file while you
     carry it, so that nobody else can read it.
 
     \b

@@ -66,10 +66,10 @@ def status(
 ) -> ExitCode:
     """Show the roles, how long they are valid, and the lists.
 
-    This warns if a role has less than a quarter of its validity left. It also warns if other
-    accounts, such as the account of a web server, cannot read REPO/public. With --against, the
-    version and the content of each role are compared. If ADDRESS is ahead or has forked, another
-    host with the same keys has published there.
+    The command warns if a role has less than a quarter of its validity left. The command also warns
+    if other accounts, for example the account of a web server, cannot read REPO/public. With
+    --against, the version and the content of each role are compared. If ADDRESS is ahead or has
+    forked, another host with the same keys has published there.
 
     \b
       hashclient provider status /srv/lists
@@ -156,7 +156,7 @@ def log() -> None:
 
     The log is in REPO/log, in the format of the client's audit log: each record holds the hash of
     the record before it, and the log is signed. A change is recorded before clients can see it; if
-    it fails, the failure is recorded, too.
+    the change fails, the failure is recorded, too.
 
     \b
       hashclient provider log show /srv/lists --event list-published
@@ -193,7 +193,7 @@ def show(
     since: datetime | None,
     limit: int | None,
 ) -> None:
-    """Print records, the oldest first.
+    """Print records of the log, the oldest record first.
 
     \b
       hashclient provider log show /srv/lists --since 2026-01-31

@@ -1,7 +1,6 @@
 """Publishes the status of this machine, at the end of commands that change it.
 
-Publishing never changes an exit code: the result of a scan is the same, whether the status arrives
-or not.
+Publishing never changes an exit code: the result of a scan does not depend on it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def publish_after(app: App) -> None:
 
 
 def _publish_now(app: App, where: str) -> None:
-    if interrupts:  # a user who interrupts must not wait for this
+    if interrupts:  # a user who interrupts does not want to wait
         return
     from hashclient.client.client import Client
 

@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: isolate files that matched, restore them, destroy them, list them."""
+"""`hashclient quarantine`: isolate files that matched, restore, destroy and list them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-#: The ids that an option stands for, and the ids that the user has to give.
+#: The ids for an option such as `--all`, or the ids that the user has to give.
 _ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 _needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
 
 @click.group("quarantine")
 def command() -> None:
-    """Isolate files that matched: seal them and keep them.
+    """Isolate files that matched: seal and keep them.
 
     A file is encrypted to the public keys in the configuration, proven to be the file that matched,
     and then removed from its place. After that this machine cannot read the file; the owner of a
@@ -73,9 +73,9 @@ def add(
     An interruption loses nothing; the same command then finishes the work. A file that has changed
     since it matched stays in place. A file that cannot be removed stays, too; then a complete
     sealed copy of it is kept. A member of an archive or a mailbox cannot be removed alone: with
-    --with-container the whole file is isolated, and everything in it goes with it. With --context,
-    copies of other files are sealed that belong to an item: these files stay where they are, and
-    the copies are kept, sealed again and destroyed with the item.
+    --with-container, the whole file with all its members is isolated. With --context, copies of
+    other files that belong to an item are sealed. The files stay in place; the copies are kept,
+    sealed again and destroyed with the item.
 
     \b
       hashclient quarantine add 3kdz7wnq2m --reason 'ticket 4711'
@@ -83,8 +83,8 @@ def add(
       hashclient quarantine add --all
       hashclient quarantine add --context 3kdz7wnq2m chat.json account.json
 
-    Exit codes: 0 all files are isolated, 3 a file is not, or other names of it exist or programs
-    have it open.
+    Exit codes: 0 all files are isolated, 3 a file is not isolated, has other names, or is open in a
+    program.
     """
     if not match_ids and not take_all:
         what = "match" if context_of is None else "file"
@@ -135,14 +135,14 @@ def add(
 
 
 def _open_ones(quarantine: Quarantine, record: Matches) -> Iterator[str]:
-    """Yield the ids of matches in their place, and of acts that were killed after the removal."""
+    """Yield the ids of matches in place, and of acts that were killed after the removal."""
     from hashclient.core.kinds import SETTLED, MatchState
 
     sealed = quarantine.unfinished()
     for match in record.find():
         if match.is_stream or match.state is MatchState.HELD:
             continue
-        # If a file is away already, its removal is only noted, even if its entry was withdrawn.
+        # If a file is removed already, only its removal is noted, even if its entry was withdrawn.
         is_unfinished = match.id in sealed and match.state not in SETTLED
         if not match.ended if match.in_place else is_unfinished:
             yield match.id
@@ -210,7 +210,8 @@ def restore(
       hashclient quarantine restore --entry baseline/d-1 --force \\
           --identity officer.key --reason 'ticket 4711: the entry is wrong'
 
-    Exit codes: 0 all are restored, 3 without an attribute, 5 the key does not open it.
+    Exit codes: 0 all files are restored, 3 an attribute is missing, 5 the key does not open an
+    item.
     """
     from hashclient.cli.progress import bytes_progress
     from hashclient.core.kinds import MatchState
@@ -350,10 +351,11 @@ def purge(
 ) -> ExitCode:
     """Destroy items that are due.
 
-    An item is due when a report of it is acknowledged, and was handed over keep_days ago (in
-    [quarantine] of config.toml), or when its body has asked for it (`report receive`). A retracted
-    report does not count. An item that is on hold or withdrawn is never due. --order names the
-    order of a competent authority; it goes into the audit log.
+    An item is due keep_days ([quarantine] of config.toml) after its report was handed over, if the
+    report is acknowledged. An item is also due when the body of its report has asked for
+    destruction (`report receive`). A retracted report does not count. An item that is on hold or
+    withdrawn is never due. --order names the order of a competent authority; it goes into the audit
+    log.
 
     \b
       hashclient quarantine purge --dry-run
@@ -404,8 +406,8 @@ def purge(
 def recover(app: App, output_format: str) -> ExitCode:
     """Record items again, after the record of matches was lost.
 
-    The next fetch then notices withdrawals for these files, and they can be reported. Their earlier
-    reports are not recorded again; `hashclient report status` still shows them.
+    The next fetch then notices withdrawals for these files, and they can be reported. Earlier
+    reports of these files are not recorded again; `hashclient report status` still shows them.
 
     \b
       hashclient quarantine recover

@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: keys. An officer has the secret key, each machine the public key."""
+"""`hashclient quarantine`: keys. An officer has the secret key; each machine has the public key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ANY_KEY = "age1" + "q" * 58
 @format_option("text", "json")
 @pass_app
 def keygen(app: App, output: Path, write_config: bool, output_format: str) -> None:
-    """Make a pair of keys, and print the public one.
+    """Make a pair of keys, and print the public key.
 
     The secret key goes into a file. Do this on the machine of the officer who may open quarantined
     files: the secret key must never be on a machine that quarantines. The file has the format of
@@ -75,7 +75,7 @@ def add_recipient(app: App, keys: tuple[str, ...]) -> None:
       hashclient quarantine add-recipient age1…
       hashclient quarantine add-recipient "$(cat officer.pub)"
 
-    Exit codes: 2 a KEY is no public key, or the key must be added to this file by hand.
+    Exit codes: 2 a KEY is no public key, or you have to edit this file yourself.
     """
     from hashclient.quarantine.age import parse_recipients
 
@@ -103,7 +103,7 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     """Return the present text of the configuration, and the text with `keys` added.
 
     Raises:
-        ConfigError: the configuration cannot be read, or the keys must be added by hand.
+        ConfigError: the configuration cannot be read, or a person has to add the keys.
     """
     from hashclient.config.edit import read_config_text, with_recipient
     from hashclient.config.settings import parse_config

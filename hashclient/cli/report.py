@@ -1,4 +1,4 @@
-"""`report`: hand matches over, and track the report until it is confirmed."""
+"""`report`: send matches to a body, and track each report until it is confirmed."""
 
 from __future__ import annotations
 
@@ -186,10 +186,10 @@ def submit(
     """Send reports.
 
     Reports that you name are sent now. --all sends every waiting report, even if it has just
-    failed. --due sends new reports at once, and failed ones after a pause, which grows from 5
-    minutes to a day; if none is due, nothing is printed and the exit code is 0. An interrupted
-    report continues where it stopped. A report waits as long as one of its matches waits for a
-    review ([report] after in config.toml).
+    failed. --due sends new reports at once, and sends failed reports again after a pause, which
+    grows from 5 minutes to a day. With --due, if no report is due, nothing is printed and the exit
+    code is 0. An interrupted report continues where it stopped. A report waits as long as a match
+    in it waits for a review ([report] after in config.toml).
 
     \b
       hashclient report submit r-3kdz7wnq2m
@@ -238,8 +238,8 @@ def submit(
 def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> None:
     """Note that a recipient has confirmed a package.
 
-    Reported files in quarantine can be purged only after this. Reporting services confirm reports
-    by themselves; other bodies can send a signed answer (`report receive`).
+    Files of the report can be purged from quarantine only after this. Reporting services confirm
+    reports by themselves; other bodies can send a signed answer (`report receive`).
 
     \b
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
@@ -256,7 +256,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
 @format_option("text", "json")
 @pass_app
 def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCode:
-    """Take a report back, as far as this is still possible.
+    """Retract a report, as far as this is still possible.
 
     An unsent report is dropped. An unfinished report at a service is retracted there. For a package
     that was handed over, a signed note of retraction is put beside it. A finished report at a

@@ -24,10 +24,10 @@ from hashclient.system.text import counted, printable
 def receive(app: App, paths: tuple[Path, ...], output_format: str) -> ExitCode:
     """Record the signed answers of bodies to reports.
 
-    An answer counts once. It must be about a report of this machine, and signed by the `key` in
-    [report.to.NAME] of the body. A valid answer acknowledges the report. Files that the body asks
-    to keep are on hold until the date in the answer. Files that the body asks to destroy are due
-    for `hashclient quarantine purge`. A request to retract is only shown: a person decides.
+    An answer counts once. It must be about a report of this machine, and signed by the body's `key`
+    in [report.to.NAME]. A valid answer acknowledges the report. Files that the body asks to keep
+    are on hold until the date in the answer. Files that the body asks to destroy are due for
+    `hashclient quarantine purge`. A request to retract is only shown: a person decides.
 
     \b
       hashclient report receive answer-1.json answer-2.json
@@ -133,9 +133,9 @@ def verify(
 ) -> ExitCode:
     """Verify packages, notes and answers of bodies, on any machine.
 
-    This works without `hashclient init`. Document, chain of custody, checkpoint and evidence are
-    checked against each other and against one signature. To know who signed, compare the key that
-    is shown with the reporter's key, by telephone for example. On the reporter's machine
+    `hashclient init` is not needed. Document, chain of custody, checkpoint and evidence
+    are checked against each other and against one signature. To know who signed, compare the key
+    that is shown with the reporter's key, by telephone for example. On the reporter's machine
     `hashclient audit verify` shows the key. If you give many packages, `also in` names the reports
     about the same entry. No content is shown, and content is only written with --extract.
 
@@ -144,8 +144,8 @@ def verify(
       hashclient report verify --identity key.txt *.tar.age --format csv
       hashclient report verify --identity key.txt *.tar.age --extract evidence
 
-    Exit codes: 0 all files verify, 5 the key does not open a package or evidence, 6 a file does not
-    verify.
+    Exit codes: 0 all files verify, 5 the key does not open a package or a file in it, 6 a file does
+    not verify.
     """
     from hashclient.cli.package_lines import package_lines
     from hashclient.packages.index import check, extract

@@ -1,4 +1,4 @@
-"""`report status`: all reports, or one with its history; also how others show a report."""
+"""`report status`: all reports, or a report with its history; other commands show reports, too."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @format_option("text", "json")
 @pass_app
 def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
-    """Show all reports with their states, or one with its history.
+    """Show all reports with their states, or one report with its history.
 
-    For a failed report, this shows why it failed and when it is tried next; for a retracted one,
+    For a failed report, this shows why it failed and when it is tried next; for a retracted report,
     who retracted it and why.
 
     \b
@@ -62,9 +62,9 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
 def export(app: App, report_id: str, output_format: str) -> None:
     """Write a report as a table, for a body that takes reports by a form or portal.
 
-    There is one row for each entry of each match: paths, entries and categories, but no digest and
-    no content. The audit log records who has exported the report. A report that waits for a review
-    is not written, and rejected matches are left out.
+    The table has a row for each entry of each match, with paths, entries and categories. It has no
+    digest and no content. The audit log records who has exported the report. A report that waits
+    for a review is not written, and rejected matches are left out.
 
     \b
       hashclient report export r-3kdz7wnq2m > report.csv
@@ -145,7 +145,7 @@ def _retraction(report: Report, *, when: bool = False) -> str:
 
 
 def _answer(answer: Answered) -> str:
-    """Return the answer of a body in words: who answered, what they refuse, what they ask for."""
+    """Return the answer of a body in words: who answered, and what they refuse and request."""
     refused = f"refuses {' '.join(answer.refused)}" if answer.refused else "accepts"
     return ", ".join([answer.body, refused, *(f"asks to {ask}" for ask in answer.asks)])
 

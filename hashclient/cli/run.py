@@ -80,7 +80,7 @@ def _stale_hint(settings: Settings, provider: str) -> str:
 
 
 class RunOutput(Observer):
-    """Writes the outcomes of one run in one format, and other events to stderr."""
+    """Writes the outcomes of a run in one format, and other events to stderr."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class RunOutput(Observer):
         options: OutcomeOptions,
         paths: Sequence[str] = (),
     ) -> None:
-        """Write as `options` say; `paths` are those that the command was given."""
+        """Write as `options` say; `paths` are the paths that were given to the command."""
         from hashclient.formats.registry import DOCUMENTS, Context, formatter
 
         about = app.session.invocation(paths)
@@ -241,7 +241,7 @@ class RunOutput(Observer):
         self._app.say(f"on another file system than before: {printable(path)}")
 
     def noticed(self, text: str) -> None:
-        """Say so."""
+        """Warn with this text."""
         self._app.say(text)
 
     def prepared(self, report: Report) -> None:

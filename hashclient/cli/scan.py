@@ -111,7 +111,7 @@ _listed_options = gathered(
     click.option(
         "--files-from",
         metavar="FILE|-",
-        # Kept as it was typed: a Path would turn `./-`, which is a file, into `-`, which is stdin.
+        # Kept as it was typed: a Path would turn `./-` (a file) into `-` (stdin).
         type=click.Path(allow_dash=True, readable=False),
         help="Check the files whose names are in FILE, or come from stdin, one a line. A directory"
         " among them is unread.",
@@ -176,8 +176,8 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is recorded with an
     id: `hashclient matches` lists all matches.
 
-    The PATH `-` is the content of stdin, as one input without a file; `./-` is a file. A PATH that
-    begins with s3://, gs:// or az:// is an object in a bucket, and all objects below it.
+    The PATH `-` means the content of stdin, as one input without a file; `./-` is a file. A PATH
+    that begins with s3://, gs:// or az:// is an object in a bucket, and all objects below it.
 
     \b
       hashclient scan /srv/files
@@ -189,8 +189,8 @@ def command(
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
       hashclient scan s3://bucket/uploads/
 
-    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
-    was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
+    Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 an input was
+    unread or no input was given, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client.client import Client
@@ -257,8 +257,8 @@ def _write(
 ) -> ExitCode:
     """Write the output while a bar shows the progress, then the next steps.
 
-    The bar shows a percentage if all inputs are at the `countable` paths. The number of names from
-    another program is not known, and also not the number of objects.
+    The bar shows a percentage if all inputs are at the `countable` paths. If names come from
+    another program, or objects from a bucket, their number is not known.
     """
     from hashclient.cli.progress import files_counted, scan_progress
 

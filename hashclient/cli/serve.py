@@ -176,19 +176,19 @@ def command(
 ) -> None:
     """Check content for programs that speak clamd's protocol.
 
-    Mail gateways, proxies, file servers and upload sites that can use ClamAV's daemon can use this
-    one: it speaks the same protocol. The answer to a match is `stream: Hashclient.LIST.ENTRY
+    Mail gateways, proxies, file servers and upload sites that can use ClamAV's daemon can use
+    `serve`: it speaks the same protocol. The answer to a match is `stream: Hashclient.LIST.ENTRY
     FOUND`; the match is recorded, logged and acted upon before the answer is sent. Content that
-    could not be checked is never answered as clean, unless --no-verdict says so. The daemon notices
-    new generations of lists by itself; SIGHUP or RELOAD makes it look at once.
+    could not be checked is answered as an error, never as clean, unless --no-verdict changes this.
+    The daemon notices new generations of lists by itself; SIGHUP or RELOAD makes it look at once.
 
     \b
       hashclient serve --fetch-every 1h
       hashclient serve --bind 127.0.0.1:3310 --metrics 127.0.0.1:9310
 
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 an address is wrong, or other users may change
-    what leads to a socket, 8 no list can be used, or it cannot listen; all are in
-    `hashclient --help`.
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 an address is wrong, or other users may change the
+    path of a socket, 8 no list can be used, or the daemon cannot listen; all are in `hashclient
+    --help`.
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
@@ -240,7 +240,7 @@ def _mode_of(text: str) -> int:
 
 
 def _beside(app: App, fetch_every: float | None) -> list[Beside]:
-    """Return the commands that run beside the daemon: those for alerts, and `fetch`."""
+    """Return the commands that run beside the daemon: for alerts, and `fetch`."""
     from hashclient.cli.alerts import alerts_beside
     from hashclient.system.beside import Beside
 

@@ -1,8 +1,9 @@
 """Sorts outcomes by the bytes of paths, and of members' names, with little memory.
 
-Outcomes are kept in a temporary SQLite database. A small database is in memory; a larger one is in
-a file without a name, in the directory for temporary files. Each clean file of a large tree needs
-some hundred bytes. Digests are only stored if they are to be shown; tags are never stored.
+Outcomes are kept in a temporary SQLite database. A small database is in memory; a large database is
+in a file without a name, in the directory for temporary files. A clean file of a large tree needs
+some hundred bytes in the database. Digests are only stored if they are to be shown; tags are never
+stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CACHE_KB = 8192
 
 
 class Sorter:
-    """Stores outcomes; returns them by path and member, and equal ones as they came."""
+    """Stores outcomes; returns them by path and member, equal outcomes in the order of `add`."""
 
     def __init__(self, *, keep_digests: bool = False) -> None:
         """Begin without outcomes."""
@@ -45,11 +46,12 @@ class Sorter:
         """Store an outcome.
 
         Raises:
-            OutputError: there is no room for the outcome.
+            OutputError: no space is left for the outcome.
         """
         outcome = handled.outcome
         digests = outcome.digests if self._keep_digests else {}
-        # Names may be any bytes, which msgpack refuses in a text; words for people lose nothing.
+        # Names may be any bytes, which msgpack refuses in a text; other words for people are valid
+        # text.
         names = [os.fsencode(name) for name in outcome.members]
         plain = msgspec.structs.replace(
             handled,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hashclient.status.notices import NoticesStatus
     from hashclient.status.status import ExceptionsStatus, ListStatus, ReportsStatus, Status
 
-#: How many open notices are shown; further ones are only counted.
+#: How many open notices are shown; further notices are only counted.
 MOST_NOTICES = 20
 
 
@@ -67,12 +67,12 @@ def command(
     """Show the state of the lists, and the matches of scans.
 
     The exit code is 0 only if every list that should be here is usable and fresh, and all other
-    state can be read; so a monitor can call this command. These lists should be here: lists that
-    `lists` in the configuration names, or without `lists`, lists that the provider offered at the
-    last fetch; and each list that has a folder here. The network is not used: this shows the state
-    after the last fetch.
+    state can be read; so a monitor can call this command. These lists should be here: the lists
+    that `lists` in the configuration names, or without `lists`, the lists that the provider offered
+    at the last fetch; and each list that has a folder here. The network is not used: this shows the
+    state after the last fetch.
 
-    `recognised by` shows which share of the entries has a digest of each kind, such as MD5: a
+    `recognised by` shows which share of the entries has a digest of each kind, for example MD5: a
     `lookup` of an MD5 cannot decide about entries without an MD5. size+md5 also counts entries that
     have only a size, since an input with another size cannot be this entry. Scans compute all
     digests that a list needs.
@@ -165,7 +165,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
 
 
 def _numbers(counts: Mapping[Any, int] | None) -> str | None:
-    """Return the number of items in each state, as far as this is known."""
+    """Return the number of items in each state, as text; None if it is not known."""
     if counts is None:
         return None
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
@@ -235,7 +235,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
-        # Without the seal key this is not known.
+        # Without the seal key, the shares are not known.
         **({"recognised": f"by {_shares(status, manifest.entries)}"} if status.recognised else {}),
         "fetched": for_people(manifest.fetched_at),
         "checked": for_people(manifest.checked_at)

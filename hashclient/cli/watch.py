@@ -63,8 +63,8 @@ def command(
     may have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
     stdout. Network file systems and FUSE are refused, since they do not report changes by others.
 
-    For URIs of buckets, --events names the objects to check. An event is removed from its queue
-    when its object is checked. If an object cannot be read, its event stays in the queue, and later
+    For URIs of buckets, --events names the objects to check. When an object is checked, its event
+    is removed from its queue. If an object cannot be read, its event stays in the queue, and later
     goes to the dead-letter queue. The scan of everything runs at the same time. --settle has no
     effect on buckets.
 
@@ -74,7 +74,7 @@ def command(
       hashclient watch s3://uploads/ --events sqs://uploads-created
 
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
-    used, or there are too many directories; all codes are in `hashclient --help`.
+    used, or the paths have too many directories; all codes are in `hashclient --help`.
     """
     from hashclient.cli.run import load_lists
     from hashclient.core.objecturi import split_paths

@@ -16,7 +16,7 @@ from hashclient.system.text import excerpt
 
 
 def opener_of(keys: Sequence[Path]) -> Opener:
-    """Return a function that opens age files with one of the secret keys in these files."""
+    """Return a function that opens age files with a secret key from the files `keys`."""
     words = ["--decrypt", *(word for key in keys for word in ("-i", str(key.absolute())))]
     return lambda sealed: _opened(words, sealed)
 

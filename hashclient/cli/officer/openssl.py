@@ -21,7 +21,7 @@ def find_program(name: str) -> str:
     unpacked a package there that contains a program with this name.
 
     Raises:
-        FileNotFoundError: `PATH` has no such program.
+        FileNotFoundError: `PATH` has no program of this name.
     """
     folders = filter(os.path.isabs, os.get_exec_path())
     found = shutil.which(name, path=os.pathsep.join(folders))
@@ -35,7 +35,7 @@ PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:
-    """Run `openssl`; return what it writes, or None if it fails.
+    """Run `openssl`; return its output, or None if it fails.
 
     Raises:
         UsageError: `openssl` is missing.
@@ -57,7 +57,7 @@ def no_openssl() -> UsageError:
 
 
 def sign_with(key: Path) -> tuple[bytes, Callable[[bytes], bytes]]:
-    """Return the public key of a secret one in PEM, and a function that signs with it.
+    """Return the public key of a secret key in PEM, and a function that signs with the secret key.
 
     Raises:
         UsageError: the key is not an Ed25519 key, or `openssl` cannot use it.
