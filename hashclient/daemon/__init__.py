@@ -1,1 +1,1 @@
-"""The daemon: other programs ask it about content before they let it in, by clamd's protocol."""
+"""The daemon: other programs ask it, by clamd's protocol, before they let content in."""

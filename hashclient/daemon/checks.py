@@ -5,8 +5,8 @@ Streams that end at about the same time are judged and recorded together, before
 
 An unknown input never passes as clean. For clients, any name before `FOUND` is a virus; but some
 treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So an
-input without a verdict is answered with a name of this kind, unless the operator wants an error or
-a pass.
+input without a verdict is answered with a name that begins so, unless the operator wants an error
+or a pass.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from hashclient.system.rights import Rights, can_act_as_others
 STREAM = "stream"
 #: The signal by which a process asks its parent to stop all.
 STOP = signal.SIGUSR1
-#: A stream may keep one part in this many of the bytes that are left for all streams, so that not
-#: all digests must be computed as the stream arrives.
+#: A stream may keep 1/N of the bytes that are left for all streams: then not all its digests must
+#: be computed as it arrives.
 KEPT_SHARE = 8
 #: Threads that read paths, and threads that read descriptors.
 READERS = 8
-#: Threads that open containers, each with a process: some for containers of up to so many bytes,
-#: others for larger ones.
+#: Threads that open containers, each with a process: some open containers up to a size, the others
+#: open larger containers.
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
@@ -86,7 +86,8 @@ class Checks:
         self.options = options
         self.counts = counts
         self.loop = asyncio.new_event_loop()
-        #: The read buffer of all connections; its bytes are handled before the next one reads.
+        #: The read buffer of all connections; its bytes are handled before another connection
+        #: reads.
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.is_stopping = False
         self._parent = parent
@@ -138,7 +139,7 @@ class Checks:
         self.loop.close()
 
     def resume(self, client: Client) -> None:
-        """Go on with work that waited for room in the answers of a client."""
+        """Continue work that waited until a client has read its answers."""
         for turns in self._turns:
             turns.resume(client)
 
@@ -165,7 +166,7 @@ class Checks:
         )
 
     def release(self, upload: Upload) -> None:
-        """Drop the kept bytes of a stream, or close an open file; their room becomes free."""
+        """Drop the kept bytes of a stream, or close an open file; others may use its space."""
         if upload.kept_bytes:
             self._kept.give_back(upload.client.peer, upload.kept_bytes)
             upload.kept_bytes = 0
@@ -229,7 +230,7 @@ class Checks:
         self._judged(uploads, time.monotonic() - started)
 
     def _judged(self, uploads: Sequence[Upload], took: float) -> None:
-        """Count streams that were judged; answer clean ones, and record the others."""
+        """Count streams that were judged; answer clean streams, and record the others."""
         for upload in uploads:
             self.counts.add(Count.BYTES, upload.digester.length)
             self.counts.timed(took)
@@ -249,7 +250,7 @@ class Checks:
     def _say(self, upload: Upload) -> None:
         """Answer a client about a stream or an open file.
 
-        The answer depends on the lists that the stream began with, even if more complete ones have
+        The answer depends on the lists that the stream began with, even if more complete lists have
         come since.
         """
         said = answer(upload.outcome, upload.lists.doubt, self.options.no_verdict)
@@ -270,7 +271,7 @@ class Checks:
         return unknown(word, reason.rstrip("."), self.options.no_verdict)
 
     def rights_for(self, peer: Peer, path: str) -> Rights | None:
-        """Return the rights with which a path of `peer` is opened; None for the daemon's own.
+        """Return the rights to open a path of `peer` with; None for the daemon's own rights.
 
         Raises:
             PermissionError: the path is not absolute, or the kernel cannot say what the client
@@ -308,7 +309,7 @@ class Checks:
         return "UNKNOWN COMMAND"
 
     def _stats(self) -> str:
-        """Return the state in the form for programs that watch a clamd."""
+        """Return the state in the form that programs expect that watch a clamd."""
         return (
             "POOLS: 1\n\nSTATE: VALID PRIMARY\n"
             f"THREADS: live {self.counts.of(Count.OPEN)}  idle 0 max"
@@ -331,7 +332,7 @@ def _without_match(doubt: str | None, rule: NoVerdict) -> bytes:
 def answer(
     outcome: Outcome | None, doubt: str | None, rule: NoVerdict, *, every: bool = False
 ) -> list[str]:
-    """Return the reply about one input, after its name; with `every`, a line for each entry.
+    """Return the reply about an input, after its name; with `every`, a line for each entry.
 
     `outcome` is None for a clean input; an excepted input has its own reply. `doubt` is one word:
     why the input may not be clean.

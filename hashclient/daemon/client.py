@@ -16,7 +16,7 @@ from hashclient.daemon.users import HandedOver, Peer
 
 #: The beginning and the end of each line of an answer.
 Form = tuple[bytes, bytes]
-#: Bytes of answers that a client may leave unread before no more commands are read from it.
+#: If a client leaves this many bytes of answers unread, no more commands are read from it.
 MAX_OUT_BYTES = 1 << 16
 
 
@@ -42,12 +42,12 @@ class Client:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no request is open, and no answer is left to send."""
+        """Whether no request is open, and no answer is waiting to be sent."""
         return not (self._pending or self._out)
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for more answers."""
+        """Whether the client may be sent more answers."""
         return len(self._out) <= MAX_OUT_BYTES
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
@@ -63,7 +63,7 @@ class Client:
             self._loop.call_soon(self.writable)
 
     def writable(self) -> None:
-        """Send waiting answers, as far as there is room."""
+        """Send waiting answers, as much as the socket takes."""
         self._is_due = False
         if self.is_closed:
             return
@@ -90,7 +90,7 @@ class Client:
             self._loop.remove_writer(self._socket)
 
     def close_if_gone(self) -> None:
-        """Close if the client has closed, and no read shows it."""
+        """Close if the client has closed, in case no read shows this."""
         if self.is_closed or self._is_reading:
             return
         poll = select.poll()

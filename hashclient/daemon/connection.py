@@ -1,8 +1,8 @@
-"""One client: its bytes become requests, by the form of its protocol.
+"""A connection of a client: by the form of its protocol, bytes become requests.
 
-A connection never waits: the loop calls it when there are bytes to read or there is room to write.
-A connection keeps at most one command, the kept part of one stream, and unread answers. While the
-client has unread answers, or waits for many more, the connection reads nothing more.
+A connection never waits: the loop calls it when bytes can be read or written. A connection keeps at
+most one command, the kept part of one stream, and unread answers. While the client has unread
+answers, or waits for many more, the connection reads no bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 from hashclient.daemon.users import HandedOver, Peer
 
-#: How many answers of one session may be outstanding before no more commands are read.
+#: If this many answers of one session are outstanding, no more commands are read.
 MAX_PENDING = 64
 #: Events handled at a time, and in one turn of the loop, so that other clients get their turn.
 _EVENTS = 64
@@ -70,7 +70,7 @@ class Connection(Client):
         self._goes_on = self._bare_is_due = False
         #: No more requests are taken; the connection is closed when all are answered.
         self._is_ending = False
-        self._is_cut = False  # the client may still be sending bytes that are not wanted
+        self._is_cut = False  # the client may still be sending bytes that nobody wants
         self._drained = 0
         self._drain_until: float | None = None
         self._pace = Pace()
@@ -97,7 +97,7 @@ class Connection(Client):
         )
 
     def look(self, now: float) -> None:
-        """Note once a second how fast the client sends, and close it if it takes too long."""
+        """Once a second, note how fast the client sends, and close it if it takes too long."""
         options = self._checks.options
         self.close_if_gone()
         if self._upload is not None and now > self._upload.began + options.stream_s:
@@ -263,7 +263,7 @@ class Connection(Client):
         self._checks.files.add(self, read_file(self._checks, upload))
 
     def writable(self) -> None:
-        """Send waiting answers, as far as there is room; then read on, or hang up."""
+        """Send waiting answers, as much as the socket takes; then read on, or hang up."""
         was_full = not self.has_room
         super().writable()
         if self.is_closed:
@@ -312,7 +312,7 @@ class Connection(Client):
         self.writable()
 
     def _bare_ended(self) -> None:
-        """Take an old command as it is."""
+        """Take an old command without its delimiter."""
         for event in self._parser.bare():
             self._take(event)
 

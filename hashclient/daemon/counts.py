@@ -1,6 +1,6 @@
 """The counters of a daemon: one row of numbers for each process, in shared memory.
 
-Each process writes only its own row, so there are no locks; a reader adds the rows up. A number is
+Each process writes only its own row, so no locks are needed; a reader adds the rows up. A number is
 written atomically, as one machine word.
 """
 
@@ -29,7 +29,7 @@ class Count(enum.IntEnum):
     BYTES = 5
     CONNECTIONS = 6  # connections opened since the start
     OPEN = 7  # connections that are open now
-    REFUSED = 8  # connections closed at once: there were too many
+    REFUSED = 8  # connections closed at once, because too many were open
     IDLE = 9  # connections closed, since they were silent for too long
     BROKEN = 10  # connections closed, since they broke the protocol
     TOO_LONG = 11  # streams beyond the limit of bytes or time
@@ -52,7 +52,7 @@ _BYTES = int(Count.BYTES)
 
 
 class Counts:
-    """The rows of all processes; make it before they are forked."""
+    """The rows of all processes; make this object before the processes are forked."""
 
     def __init__(self, rows: int) -> None:
         """Make `rows` rows of zeros."""
@@ -63,11 +63,11 @@ class Counts:
         return Row(self._words[number * _ROW : (number + 1) * _ROW])
 
     def total(self, place: int) -> int:
-        """Return the sum of one counter, such as a `Count`, over the rows of all processes."""
+        """Return the sum of a counter, for example a `Count`, over the rows of all processes."""
         return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:
-        """Return how many files of each unopened kind there were, if there were any."""
+        """Return the number of files of each unopened kind that was found."""
         sums = {name: self.total(_FIRST_KIND + n) for n, name in enumerate(NAMES)}
         return {name: number for name, number in sums.items() if number}
 

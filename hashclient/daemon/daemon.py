@@ -1,4 +1,4 @@
-"""The daemon: its sockets, the processes that serve them, and their supervision.
+"""The daemon: its sockets, the processes that serve the sockets, and their supervision.
 
 The parent listens, starts one process for each core, and restarts a process that has died; it opens
 no list and reads from no client. SIGHUP is passed on to all processes, and so is RELOAD from any
@@ -37,7 +37,8 @@ _log = Log("daemon")
 
 #: The shortest time in seconds between two starts of a process that is killed.
 RESTART_S = 0.2
-#: A process that ends by itself within this time ends early; this many in a row end the daemon.
+#: A process that ends by itself within this time ends early; this many early ends in a row end the
+#: daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
 #: Seconds between two reloads of the lists on request.
@@ -180,7 +181,7 @@ class Daemon:
                 self._exposition.answer()
 
     def _restart_dead(self) -> None:
-        """Restart dead processes; give up after some attempts if they cannot serve.
+        """Restart dead processes; stop after some attempts if they cannot serve.
 
         Raises:
             StateError: processes keep ending by themselves, soon after their start.
@@ -244,7 +245,7 @@ def _work(
     """Serve, in a process of its own.
 
     Raises:
-        SystemExit: the process cannot serve; the exit code is that of the error.
+        SystemExit: the process cannot serve; the exit code shows the error.
     """
     signal.set_wakeup_fd(-1)
     for number in (*_SIGNALS, signal.SIGCHLD):

@@ -1,15 +1,16 @@
 """Records, logs and acts upon the matches of a daemon before they are answered.
 
-Many are recorded at once, so that they wait for the disk once. A failed write is counted and tried
-again with the next match. The answer is still sent, because an unrecorded match is a match, too.
+Many matches are recorded at once, so that they wait for the disk only once. A failed write is
+counted and tried again with the next match. The answer is still sent, because an unrecorded match
+is a match, too.
 
-A client can send the same listed content as often as it likes. The first time is recorded, logged
+A client can send the same listed content as often as it likes. The first match is recorded, logged
 and acted upon like any match. After that, the same content is only counted for an hour. The count
 is written after 10, 100, 1,000 times and so on, and at the end of the hour. So records, log and
 isolated files grow with the number of different listed contents, and not with the number of
 requests.
 
-Streams are recorded in a thread, many at a time, and clean ones do not wait. Matches of streams
+Streams are recorded in a thread, many at a time, and clean streams do not wait. Matches of streams
 that come during a write are recorded together in the next write. Matches at paths are recorded
 separately, in the threads that read the paths, because isolating a file may take long.
 """
@@ -84,7 +85,7 @@ class Ledger:
         self._lock = threading.RLock()
 
     def use(self, lists: InUse) -> RunRecord:
-        """Use these lists from now on; if they are others, log their names and generations."""
+        """Use these lists from now on; log their names and generations if these have changed."""
         with self._lock:
             before, self._lists = self._lists, lists
             is_same = lists is before or lists.same_lists(before)
@@ -118,14 +119,14 @@ class Ledger:
         return self._recorder
 
     def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> list[Handled]:
-        """Record matches and conflicts, judged with `lists`, act on them, and return them.
+        """Record matches and conflicts, judged with `lists`; act on them, and return them.
 
         Content that came before from the same client is only counted, unless `each` is set.
         """
         with self._lock:
             recorder = self.use(lists)
             if self._summary.failed is not None:
-                # The recorder has failed; the disk may have room again.
+                # The recorder has failed; the disk may have free space again.
                 recorder = self._renew()
             for outcome in found:
                 self._summary.add(outcome)
@@ -187,13 +188,13 @@ class Ledger:
                 self._recorder = None
 
     def failed(self, error: Exception) -> None:
-        """Count that a match was not recorded, or not acted upon."""
+        """Count a match that was not recorded, or not acted upon."""
         self._counts.add(Count.FAILURES)
         _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
 
 
 def _places_of(outcomes: Sequence[Outcome]) -> list[Place]:
-    """Return where inputs are: streams are named by their doors, and files by their paths."""
+    """Return where inputs are: streams by the name of their client, files by their paths."""
     return [Place(o.path) if o.is_stream else place_of(o) for o in outcomes]
 
 
@@ -207,7 +208,7 @@ class Records:
         of_paths: Ledger,
         on_recorded: Callable[[list[Upload]], None],
     ) -> None:
-        """Record streams in `of_streams`; `on_recorded` is called with those that are recorded."""
+        """Record streams in `of_streams`; `on_recorded` is called with the recorded streams."""
         self.of_paths = of_paths
         self._of_streams = of_streams
         self._loop = loop
@@ -236,7 +237,7 @@ class Records:
         self._thread.submit(self._safely, lambda: self._of_streams.use(lists))
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches, unless this is running already."""
+        """Prepare reports of matches, unless a preparation is running already."""
         if self._reporting is None or self._reporting.done():
             self._reporting = self._reporter.submit(self._prepare)
 
@@ -271,7 +272,7 @@ class Records:
             self._safely(ledger.prepare_reports)
 
     def _safely(self, do: Callable[[], object]) -> None:
-        """Call a function and count its failure; a match is answered as a match in any case."""
+        """Call a function; count its failure, since a match is answered as a match in any case."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 - waiting clients get an answer after any error
@@ -295,7 +296,7 @@ class Again(msgspec.Struct):
     """A match that was recorded at `since`, and how often it has come since and in all.
 
     `recorded` is None until the match is recorded. `count` is how often the match came since the
-    last count was written, and `mails` are the ids of the last mails among these.
+    last count was written; `mails` are the ids of the last mails in which it came.
     """
 
     since: float

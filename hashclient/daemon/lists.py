@@ -1,9 +1,9 @@
 """The lists of a daemon: opened once, and again when the lists on the disk have changed.
 
 A check that has begun with the former lists ends with them. While a list is stale or missing, an
-input without a match is not called clean, and a gateway refuses all mail. A list becomes stale
-about a week after the first failed fetch. So the daemon warns of a list that no fetch has checked,
-when it starts and once a day.
+input without a match is not called clean, so a gateway refuses all mail. A list becomes stale about
+a week after the first failed fetch. So the daemon warns of a list that no fetch has checked, when
+it starts and once a day.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hashclient.system.text import for_people
 
 _log = Log("daemon")
 
-#: Seconds between two looks at the disk, and seconds after which lists are opened again in any
-#: case, since they age and folders may have come.
+#: Seconds between two checks of the disk; and seconds until lists are opened again in any case,
+#: since lists age and folders may appear.
 LOOK_S = 1.0
 REOPEN_S = 60.0
 
@@ -37,7 +37,7 @@ STALE = "Stale"
 
 
 class InUse:
-    """One state of the lists: their judge, and whether its answers are complete."""
+    """A state of the lists: their judge, and whether answers from them are complete."""
 
     def __init__(self, lists: OpenLists, session: Session, *, exceptions: bool = True) -> None:
         """Use `lists`; their age counts by the clock of `session`.
@@ -67,7 +67,7 @@ class InUse:
 
     @property
     def doubt(self) -> str | None:
-        """Why an input without a match may be listed nevertheless: one word for clients.
+        """Why an input without a match may still be listed: one word for clients.
 
         The age is checked for each answer, because a list can become stale while the daemon runs.
         If the clock was set back, nobody knows whether a list is stale.
@@ -155,11 +155,11 @@ def _unusable(error: StateError) -> None:
 
 
 def _after(moment: datetime, grace: timedelta) -> datetime:
-    """Return `grace` after `moment`, or the last moment there is."""
+    """Return `grace` after `moment`, or the last possible moment."""
     return min(moment, datetime.max.replace(tzinfo=UTC) - grace) + grace
 
 
-#: A list should be checked at least so often; the next fetch may be late by a few hours.
+#: A list should be checked at least this often; the next fetch may be late by a few hours.
 CHECKED_WITHIN = timedelta(days=1)
 #: Seconds between two looks, and seconds before the same message is repeated.
 AGES_S, SAY_AGAIN_S = 3600.0, 86_400.0
@@ -171,10 +171,10 @@ HINT = (
 
 
 class Ageing:
-    """Warns of the lists of a session; `warn` gets a message and a hint."""
+    """Warns of lists that age; `warn` gets a message and a hint."""
 
     def __init__(self, session: Session, warn: Callable[[str, str | None], object]) -> None:
-        """Nothing is looked at yet."""
+        """No list is checked yet."""
         self._session = session
         self._warn = warn
         self._look_at = 0.0

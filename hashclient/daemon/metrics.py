@@ -161,7 +161,7 @@ class Exposition:
 
     @property
     def address(self) -> TcpAddress:
-        """Where it listens."""
+        """The address where it listens."""
         host, port = self._server.server_address[:2]
         return TcpAddress(str(host), port)
 

@@ -1,6 +1,6 @@
 """Opens containers in threads, one container in each.
 
-Each thread needs a process of its own that opens the container; processes are kept and used again.
+Each thread needs its own process to open a container; processes are kept and used again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
 class Opener(Members):
     """An opener for one thread at a time; the thread may have the rights of another user."""
 
-    #: Gives the thread the rights of this process back for a block.
+    #: Returns the rights of this process to the thread, for a block.
     ourselves: Ourselves = contextlib.nullcontext
 
     def open(self, *args: Any, **options: Any) -> Opened:
@@ -53,7 +53,7 @@ class Opener(Members):
 
 
 class Openers:
-    """Opens containers, each for an owner, such as a client, who may stop the opening."""
+    """Opens containers, each for an owner, for example a client, who may stop the opening."""
 
     def __init__(self, options: ContainerOptions, session: Session) -> None:
         """Open with `options`; rules of the session say which members may be unread."""
@@ -70,8 +70,8 @@ class Openers:
     def taken(self, lists: InUse, whose: object) -> Iterator[Opener]:
         """Provide an opener for the block; it judges with these lists.
 
-        The opener is used again, unless its process has died: an opener gives up after several
-        deaths, and hostile content of clients may cause these.
+        The opener is used again, unless its process has died: an opener stops after several deaths,
+        and hostile content can cause deaths.
         """
         opener = self._take(lists)
         self._busy[opener] = whose
@@ -111,7 +111,7 @@ class Openers:
         return [o for o in map(accept, outcomes) if o.kind in BY_WORST]
 
     def open(self, content: Content, whose: object) -> None:
-        """Open a stream or an open file, and note what is inside.
+        """Open a stream or an open file, and note its members.
 
         Raises:
             OSError: an open file cannot be read.
@@ -141,7 +141,7 @@ def _started(starter: Executor, start: Callable[[], subprocess.Popen[bytes]]) ->
 
 
 def _open_file(opener: Opener, content: Content) -> Opened:
-    """Open an open file; its offset stays unchanged, because the client shares it."""
+    """Open the container in an open file; its offset stays, because the client shares it."""
     fd, before = content.fd, content.status
     assert fd is not None and before is not None
     at = os.lseek(fd, 0, os.SEEK_CUR)

@@ -25,7 +25,7 @@ from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
-#: Descriptors received at once: one more than allowed, to notice that there are too many.
+#: The most descriptors that are received at once: one more than allowed, to notice an excess.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 #: Chunks that are read in one piece: 32 MiB.
@@ -34,7 +34,7 @@ PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
 
 @begun
 def read_file(checks: Checks, upload: Upload) -> Job:
-    """Read an open file; another job opens it if it may be a container."""
+    """Read an open file; if it may be a container, a later job opens it."""
     is_read = False
     try:
         yield None

@@ -95,12 +95,12 @@ class Options(msgspec.Struct, frozen=True):
 
     `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, `command_s` the time
     in which a command comes, and `stream_s` the time of one stream. A stream that comes more slowly
-    than `min_rate` bytes a second is closed when others wait. One user may have `user_share`
-    percent of each limit for all users. `max_connections` and `kept_bytes` apply to each process:
-    that many bytes are kept of all its streams together, so that not all digests must be computed
-    as they arrive. Containers are opened by the options in `containers`; the streams of one process
-    may use `spool_bytes` of disk for this. Without `exceptions`, inputs that people have excepted
-    are matches.
+    than `min_rate` bytes a second is closed when others wait. One user may use `user_share` percent
+    of each limit for all users. `max_connections` and `kept_bytes` apply to each process: so many
+    bytes of all its streams are kept that not all digests must be computed as the bytes arrive.
+    Containers are opened by the options in `containers`; for containers, the streams of one process
+    may use `spool_bytes` of disk. Without `exceptions`, inputs that people have excepted are
+    matches.
     """
 
     no_verdict: NoVerdict

@@ -56,9 +56,10 @@ class Named:
 
         1. The file is opened by its path.
         2. The kernel gives a path without links for the open file.
-        3. By that path, through no link, the client reaches the same file or directory. So no link
+        3. By that path, without a link, the client reaches the same file or directory. So no link
            in /proc leads to a file that this process has open and the client cannot reach.
-        4. For a file, the descriptor of its directory is kept open in place of that of the file.
+        4. For a file, the descriptor of its directory is kept open in place of the file's
+           descriptor.
 
         Raises:
             OSError: the path cannot be opened, or another file has its name now.
@@ -78,7 +79,7 @@ class Named:
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks and outcomes, as `sources.trees` does.
 
-        Each task has to be checked before the next one is requested. In the end directories of
+        Each task has to be checked before the next task is requested. In the end directories of
         other users are looked at again, so that no file is missed that was moved meanwhile.
         """
         held = f"/proc/self/fd/{self._fd}"
@@ -106,12 +107,12 @@ class Named:
         return msgspec.structs.replace(outcome, path=path or "/")
 
     def as_given(self, path: str) -> str:
-        """Return a path below the real one as the client would name it."""
+        """Return a path below the real path as the client would name it."""
         rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
         return self.given.rstrip("/") + rest if rest else self.given
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file or directory."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -138,8 +139,8 @@ def results_at(
     """Check the file or tree at a path; yield results with outcomes that are not clean.
 
     Links below the named path are not followed. Only regular files have content to check. Other
-    files are skipped, unless the path itself names one. `on_bytes` is called from time to time
-    while a file is read. `members` opens containers.
+    files are skipped, unless the path itself names such a file. `on_bytes` is called from time to
+    time while a file is read. `members` opens containers.
     """
     try:
         named.open()
@@ -159,7 +160,7 @@ def results_at(
 def ruled(
     outcomes: Sequence[Outcome], lists: InUse, openers: Openers | None, door: str | None
 ) -> list[Outcome]:
-    """Return the outcomes of files as configuration and people rule them; `door` asked."""
+    """Apply the configuration and people's rulings to outcomes of files; `door` is the client."""
     outcomes = [msgspec.structs.replace(outcome, door=door) for outcome in outcomes]
     if openers is not None:
         outcomes = openers.accepted(outcomes)
@@ -205,7 +206,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
         results = results_at(lists, named, on_bytes, members)
         stack.enter_context(contextlib.closing(results))
         while True:
-            # Each piece may run in another thread, and only that thread has the rights.
+            # Each piece may run in another thread, and only the running thread has the rights.
             with acting_as(rights) as ourselves:
                 if members is not None:
                     members.ourselves = ourselves

@@ -1,4 +1,4 @@
-"""Checks content for the program that it runs in, as a daemon does for its clients.
+"""Checks content inside a program, in the way that a daemon checks content for its clients.
 
 Lists are opened once, and again when they have changed on the disk. Each match is recorded, and
 acted upon, before the answer is returned. Any thread may call, many at a time.
@@ -81,9 +81,9 @@ Given = (
 class Checked(msgspec.Struct, frozen=True):
     """The answer about one piece of content.
 
-    `kind` is the worst outcome of the content and its members; it is `unread`, too, if no entry is
-    hit but a list is stale or missing. `reason` says why the content is unread. `found` has each
-    outcome that is unread or recorded now, with the results of actions; content that came under the
+    `kind` is the worst outcome of the content and its members. Without a hit, it is `unread` also
+    if a list is stale or missing. `reason` says why the content is unread. `found` has each outcome
+    that is unread or was recorded now, with the results of actions. Content that came under the
     same name within the last hour is only counted.
     """
 
@@ -163,15 +163,15 @@ class ContentChecker:
 
     @property
     def doubt(self) -> str | None:
-        """Why no input is clean now: a list is `Stale` or `Missing`; None if all is well."""
+        """Why no input is clean now: a list is `Stale` or `Missing`; None if no list is."""
         return self._in_use().doubt
 
     def check(self, content: Given, *, name: str = "content") -> Checked:
         """Check bytes, a stream, or the file or object that a path or URI names.
 
-        A `str` is a path, or a URI such as `s3://BUCKET/KEY`. A stream has `read`, or yields bytes;
-        its errors are raised, and then there is no verdict. Records of content without a path have
-        `name`: give each upload its own name.
+        A `str` is a path, or a URI, for example `s3://BUCKET/KEY`. A stream has `read`, or yields
+        bytes; an error of the stream is raised, and no verdict is returned. Records of content
+        without a path have `name`: give each upload its own name.
 
         Raises:
             UsageError: the content has another type, the URI is wrong, or the checker is closed.
@@ -229,7 +229,7 @@ class ContentChecker:
         """Return the lists as they are now.
 
         Raises:
-            UsageError: this is another process, or the checker is closed.
+            UsageError: the checker belongs to another process, or is closed.
         """
         if self._is_closed:
             raise UsageError("this checker is closed", hint="open another one")
@@ -238,7 +238,7 @@ class ContentChecker:
                 "a checker is for the process that has opened it",
                 hint="open one in each process, after the fork",
             )
-        # While one thread opens new lists, other threads use the former ones.
+        # While a thread opens new lists, other threads use the former lists.
         if self._looking.acquire(blocking=False):
             try:
                 if self._lists.refresh():
@@ -248,7 +248,7 @@ class ContentChecker:
         return self._lists.now
 
     def _is_clean(self, data: memoryview, lists: InUse) -> bool:
-        """Tell in a few microseconds that bytes have no match; False if this is not sure."""
+        """Return, in microseconds, whether bytes surely have no match; False if unsure."""
         if self._openers is not None and may_be_container(data):
             return False
         digests = [(a, digest_of(a, data)) for a in lists.judge.plan(len(data))]

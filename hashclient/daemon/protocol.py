@@ -1,11 +1,11 @@
 """clamd's protocol as values: the bytes of a client become requests and chunks. No I/O.
 
 clamd(8) describes it. A command begins with `z` and ends with NUL, or begins with `n` and ends with
-a newline. An old command has no such letter; it ends with a newline or, as in clamd, at the end of
-the bytes that were sent together. Replies end like the command. After INSTREAM come chunks: a
-length of four bytes in network order, then that many bytes; a length of zero ends the stream. After
-FILDES comes a descriptor with one byte. IDSESSION keeps the connection open for many commands,
-whose replies begin with their number and come in any order.
+a newline. An old command has no letter at its beginning; it ends with a newline or, as in clamd, at
+the end of the bytes that were sent together. Replies end like the command. After INSTREAM come
+chunks: a length of four bytes in network order, then that many bytes; a length of zero ends the
+stream. After FILDES comes a descriptor with one byte. IDSESSION keeps the connection open for many
+commands, whose replies begin with their number and come in any order.
 
 Bytes may come in pieces of any size.
 """
@@ -18,7 +18,7 @@ import sys
 
 import msgspec
 
-#: Longest command, with its argument: a path of the kernel's length, and the word before it.
+#: The longest command with its argument: a path of the kernel's length, and a word before it.
 MAX_COMMAND_BYTES = 4096 + 32
 _LENGTH_BYTES = 4
 _DELIMITERS = {ord("z"): b"\0", ord("n"): b"\n"}

@@ -1,11 +1,11 @@
 """Listening sockets: at a port, or at a name in a directory that nobody else may change.
 
 The directory of a socket stays open. The socket is made, gets its mode, and is later removed
-through this descriptor, without following a link. The place is refused if others may change a
-directory on the way: they could put their own socket there, and answer in our place.
+through this descriptor, without following a link. The path is refused if others may change a
+directory on it: they could put their own socket there, and answer in the daemon's place.
 
-systemd may pass sockets, and gets a message when the daemon is ready. sd_listen_fds(3) and
-sd_notify(3) describe both; without systemd nothing is done.
+systemd may pass sockets, and gets a message when the daemon is ready: see sd_listen_fds(3) and
+sd_notify(3). Without systemd, these steps are skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKLOG = 1024
 def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.socket:
     """Listen at an address; the end of `stack` removes a socket in the file system.
 
-    The socket gets `mode`; an unused one is replaced.
+    The socket gets `mode`; an unused socket is replaced.
 
     Raises:
         StateError: the address cannot be used.
@@ -69,7 +69,8 @@ def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.s
     """
     _refuse(path, stranger_on(path.parent))
     if not path.parent.exists():
-        # Group and mode of the socket decide who may use it, so all may enter its directory.
+        # The group and the mode of the socket decide who may use it, so all users may enter its
+        # directory.
         umask = os.umask(0o022)
         try:
             make_public_dir(path.parent)
@@ -134,7 +135,7 @@ def _refuse(path: Path, stranger: Stranger | None) -> None:
 
 
 def name_of(listener: socket.socket) -> str:
-    """Return the name of a listening socket: its address as `--bind` takes it."""
+    """Return the address of a listening socket in the form of `--bind`."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return str(UnixAddress(Path(os.fsdecode(name))))
@@ -159,7 +160,7 @@ def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def notify(environ: MutableMapping[str, str], state: str) -> None:
-    """Send systemd a message, such as `READY=1`."""
+    """Send systemd a message, for example `READY=1`."""
     address = environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,7 +1,7 @@
 """Long work in threads, a piece at a time and in turn, so that large requests wait longest.
 
 A disk may be slow, and a tree may be the whole disk. So reading for a client is divided into
-pieces; after each piece, the next user has a turn, with their next client. One user may use only a
+pieces; after each piece, the next user has a turn, with their next client. One user can use only a
 part of the threads. Only one request of each client is at work at a time, and none while the client
 has unread answers. Only the pieces themselves run outside the thread of the loop.
 
@@ -24,11 +24,11 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Called in the loop after a piece of work; returns whether there is more to do.
+#: Called in the loop after a piece of work; returns whether more work remains.
 Step = Callable[[], bool | None]
-#: Work in pieces: a thread runs the generator up to the next `yield`, which gives a step, or None
-#: if there is more to do and nothing to call. The loop closes the generator at its end, or when its
-#: client has closed.
+#: Work in pieces: a thread runs the generator up to the next `yield`. It yields a step, or None if
+#: more work remains and no step must be called. The loop closes the generator at its end, or when
+#: its client has closed.
 Job = Generator[Step | None, None, None]
 
 
@@ -38,7 +38,7 @@ P = ParamSpec("P")
 def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
     """Make jobs that run up to their first `yield` at once.
 
-    So `close` frees what the jobs hold, even if they never had a turn.
+    So `close` frees the resources of the jobs, even if they never had a turn.
     """
 
     @functools.wraps(pieces)
@@ -79,7 +79,7 @@ class Turns:
             waiting.append(job)
 
     def resume(self, client: Client) -> None:
-        """Continue work that waited for room for its answers."""
+        """Continue work that waited until its client has read answers."""
         if client in self._parked:
             self._parked.discard(client)
             self._wait(client)
@@ -117,7 +117,7 @@ class Turns:
             pass
 
     def _begin(self, user: str) -> bool:
-        """Begin the next piece of a user if a thread is free for it; return whether it began."""
+        """Begin the next piece of a user if a thread is free; return whether it began."""
         clients = self._ring[user]
         if not self._threads.take(clients[0].peer):
             return False

@@ -1,6 +1,6 @@
 """Content that can be read once: digested as it arrives, and judged with other content.
 
-Content is judged by the lists with which it began. One lookup serves all streams that end at about
+Content is judged by the lists with which it began. One lookup is for all streams that end at about
 the same time, which makes many small streams cheap.
 """
 
@@ -28,7 +28,7 @@ RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
 
 
 class Content:
-    """One stream, or one open file that was handed over."""
+    """A stream, or an open file that a client has passed."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Content:
         kept: Spooled | None = None,
         fd: int | None = None,
     ) -> None:
-        """Begin; up to `kept_bytes` are held in memory, all bytes in `kept` or the file `fd`.
+        """Begin; up to `kept_bytes` are held in memory, or all bytes in `kept` or in the file `fd`.
 
         `door` is the name of its source in records.
         """
@@ -49,7 +49,7 @@ class Content:
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
         #: The stream's place in the spool, as long as it may be a container.
         self.kept = kept
-        #: All bytes of the stream, if they are in memory anyway.
+        #: All bytes of the stream, if they are in memory at its end.
         self.whole: memoryview | None = None
         self.fd = fd
         self.is_file = fd is not None
@@ -72,7 +72,7 @@ class Content:
             self.kept.update(chunk)
 
     def may_be_container(self) -> bool:
-        """Tell, at the end of a stream, whether it must be opened, too."""
+        """Return, at the end of a stream, whether it must be opened, too."""
         kept = self.kept
         if kept is None:
             return False
@@ -84,7 +84,7 @@ class Content:
         return False
 
     def let_go(self) -> None:
-        """Drop its kept bytes, and close its file."""
+        """Drop the kept bytes, and close the file."""
         self.whole = None
         if self.kept is not None:
             self.kept.close()
@@ -95,7 +95,7 @@ class Content:
             self.fd = None
 
     def is_surely_clean(self) -> bool:
-        """Tell in a few microseconds that a stream has no match; False if this is not sure."""
+        """Return, in microseconds, whether a stream surely has no match; False if unsure."""
         lists, digester = self.lists, self.digester
         if self.inside:
             return False
@@ -104,7 +104,7 @@ class Content:
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes that are not clean, after the judgement; the content's is first."""
+        """Return the outcomes that are not clean, the content's first; call this after `judge`."""
         own = [] if self.own is None else [self.own]
         return [o for o in own + self.inside if o.kind in BY_WORST]
 
@@ -128,7 +128,7 @@ class Upload(Content):
         kept: Spooled | None = None,
         fd: int | None = None,
     ) -> None:
-        """Begin, as `Content` does; `name` is its name in the answer, which has the form `form`."""
+        """Begin, as `Content` does; the answer has the name `name` and the form `form`."""
         super().__init__(lists, client.peer.door, kept_bytes=kept_bytes, kept=kept, fd=fd)
         self.name = name
         self.client = client
@@ -148,7 +148,7 @@ def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
 
 
 def judge(contents: Iterable[Content]) -> None:
-    """Set the outcome of each content that was read to its end; it stays None if clean."""
+    """Set the outcome of each content that was read to its end; clean content keeps None."""
     for same in by_lists(contents):
         lists = same[0].lists
         outcomes = judge_streams(lists.judge, [(one.door, one.digester) for one in same])

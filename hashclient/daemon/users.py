@@ -1,13 +1,12 @@
 """The users of a daemon: the user of a client, and the limits of each user.
 
-The door of a client is the name of the socket and of the user. Records of streams have this name in
-place of a path. The name contains no port and no process of the client, so content that a client
+The `door` of a client is the name of the socket and of the user. Records of streams have this name
+in place of a path. The name contains no port and no process of the client, so content that a client
 sends often has one record.
 
-A user is a user id or an address. All connections of one user share the limits of this user: a part
-of all connections, of all open files that clients pass, and of all kept bytes of streams. So no
-user can take all connections, files or bytes. Only the limits for all users apply to root and the
-user of the daemon.
+A user is a user id or an address. All connections of one user share a part of all connections, of
+all open files that clients pass, and of all kept bytes of streams. So no user can take all
+connections, files or bytes. Only the limits for all users apply to root and the user of the daemon.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _SO_PEERGROUPS, _GROUPS_BYTES = 59, 1024
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The other side of a connection.
+    """The client's side of a connection.
 
     `door` names the client in records. All connections of one `user`, a user id or an address,
     share the limits of one user. `rights` are None for a client at a port, who has no credentials.
@@ -67,7 +66,7 @@ def peer_of(listener: str, sock: socket.socket) -> Peer:
 
 
 def _groups_of(sock: socket.socket) -> tuple[int, ...]:
-    """Return the other groups of a client; none if the kernel does not say, or there are many."""
+    """Return the other groups of a client; none if the kernel names none, or very many."""
     try:
         return tuple(
             array.array("I", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES))
@@ -83,7 +82,7 @@ class Share:
     """
 
     def __init__(self, most: int, percent: int) -> None:
-        """All users together may have `most`; each user may have `percent`, but at least one."""
+        """All users together may use `most`; each user may use `percent`, but at least 1."""
         self._most = most
         self._of_each = max(1, most * percent // 100)
         self._lock = threading.Lock()
@@ -91,7 +90,7 @@ class Share:
         self._by_user: dict[str, int] = {}
 
     def take(self, peer: Peer, count: int = 1) -> bool:
-        """Take `count` if they are left and the user may have them; return if they were taken."""
+        """Take `count`, if the share and the user allow it; return whether they were taken."""
         with self._lock:
             mine = self.of(peer.user) + count
             of_each = self._most if peer.is_trusted else self._of_each
@@ -102,7 +101,7 @@ class Share:
             return True
 
     def give_back(self, peer: Peer, count: int = 1) -> None:
-        """Give back `count` that were taken."""
+        """Return `count` that were taken."""
         with self._lock:
             self._taken -= count
             self._by_user[peer.user] -= count
@@ -110,12 +109,12 @@ class Share:
                 del self._by_user[peer.user]
 
     def of(self, user: str) -> int:
-        """Return how many a user has."""
+        """Return how many units of the share a user has."""
         return self._by_user.get(user, 0)
 
     @property
     def left(self) -> int:
-        """How many are left for all."""
+        """Return how many units are left for all users."""
         return self._most - self._taken
 
     def room_of(self, peer: Peer) -> Room:
@@ -130,16 +129,16 @@ class Room(msgspec.Struct, frozen=True):
     peer: Peer
 
     def take(self, count: int) -> bool:
-        """Take `count` if they are left and the user may have them; return if they were taken."""
+        """Take `count`, if the share and the user allow it; return whether they were taken."""
         return self.share.take(self.peer, count)
 
     def give_back(self, count: int) -> None:
-        """Give back `count` that were taken."""
+        """Return `count` that were taken."""
         self.share.give_back(self.peer, count)
 
 
 class HandedOver:
-    """Open files that a client has handed over and that are not answered."""
+    """Open files that a client has passed, and that are not answered yet."""
 
     def __init__(self, share: Share, peer: Peer) -> None:
         """Start without files; `share` counts the files of the user."""
@@ -149,11 +148,11 @@ class HandedOver:
 
     @property
     def is_beyond(self) -> bool:
-        """Whether a file exceeds its user's share; each client may have one of these files."""
+        """Whether a file exceeds its user's share; one such file is allowed for each client."""
         return self._files > self._counted
 
     def begin(self) -> None:
-        """Take one more."""
+        """Take one more file."""
         self._files += 1
         self._counted += self._share.take(self._peer)
 

@@ -1,7 +1,7 @@
-"""One process of a daemon: it accepts clients, watches their connections, and ends in good order.
+"""A process of a daemon: it accepts clients, watches their connections, and ends in good order.
 
-If all connections are taken, one is closed for a new client: first a silent connection, then a
-connection that sends very slowly, then a connection of the user who has the most.
+If all connections are in use, a connection is closed for a new client: first a silent connection,
+then a connection that sends very slowly, then a connection of the user who has the most.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ _log = Log("daemon")
 
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: Descriptors of a thread that reads a path: for directories and files of its checker; for
-#: directories of its walk and those listed ahead, each open twice; for each file system, and for
-#: the start of a process.
+#: Descriptors of a thread that reads a path: for the directories and files of its checker; for the
+#: directories of its walk and directories listed ahead, each open twice; for each file system; and
+#: for starting a process.
 _PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
-#: Descriptors of a thread that opens a container: for its process, and for the start of this
-#: process.
+#: Descriptors of a thread that opens a container: for its process, and for starting the process.
 _OPENER_DESCRIPTORS = 6
 #: Descriptors reserved for files that are read and written, besides connections: the descriptors of
 #: all threads, and some for records, logs and lists.
@@ -46,9 +45,9 @@ SPARE_DESCRIPTORS = (
 )
 #: The most descriptors of one process.
 MOST_DESCRIPTORS = 1 << 17
-#: Connections may always have this part of all descriptors.
+#: Connections may always use 1/N of all descriptors.
 _LEAST_SHARE = 4
-#: Files from clients may take 1 in so many descriptors, and at most so many in all.
+#: Files from clients may use 1/N of the descriptors, and at most this many in all.
 _FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and for new lists.
 SWEEP_S = 1.0
@@ -67,7 +66,7 @@ def raise_limit() -> int:
 
 
 def room_for_clients(descriptors: int) -> int:
-    """Return how many connections there may be in a process that may have so many descriptors."""
+    """Return how many connections a process with this many descriptors may have."""
     return max(1, descriptors // _LEAST_SHARE, descriptors - SPARE_DESCRIPTORS)
 
 
@@ -121,8 +120,8 @@ class Worker:
     def _failed(self, _: object, context: dict[str, Any]) -> None:
         """Note an unexpected failure, which may leave a client waiting for ever.
 
-        The state after this error is unknown, so this process ends, and another one takes its
-        place.
+        The state after this error is unknown, so this process ends, and another process replaces
+        it.
         """
         _log.info("failed: %s", type(context.get("exception")).__name__)
         self._loop.stop()
@@ -190,13 +189,13 @@ class Worker:
 
 
 #: Seconds of silence after which a connection is closed if others need its place; and seconds
-#: between two searches for such connections by one user.
+#: between two searches of silent connections for one user.
 SILENT_S = 1.0
 SEARCH_S = 0.05
 
 
 class Connections:
-    """The connections of one process: their limit, and which connection is closed for a new one."""
+    """The connections of one process: their limit, and which is closed for a new client."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
         """Allow as many connections as `share` has; `clock` gives seconds."""
@@ -214,7 +213,7 @@ class Connections:
         return iter(list(self._clients))
 
     def take(self, peer: Peer) -> bool:
-        """Take a place for one more connection; return whether there was a place.
+        """Reserve one more connection; return whether this was possible.
 
         If no place is free, close a connection that is silent or slow, or whose user has the most.
         """

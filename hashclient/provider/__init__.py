@@ -1,1 +1,1 @@
-"""The other side: a repository of hash lists, its keys and entries, a server for trials."""
+"""The provider's side: a repository of hash lists, its keys and entries, a server for trials."""

@@ -1,7 +1,7 @@
 """Changes of clients: under the repository's lock, and in its log before they count.
 
-A new token is on the disk, in a file of its own, before the repository knows its hash: a kill in
-between leaves a file with a token that does not count.
+A new token is written to a file of its own before the repository knows its hash: if the command is
+killed in between, the token in the file does not count.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Given(msgspec.Struct, frozen=True):
 
 
 def all_clients(repository: Repository) -> tuple[Client, ...]:
-    """Return all clients, including revoked ones.
+    """Return all clients, including revoked clients.
 
     Raises:
-        StateError: there is no repository, or the file of clients cannot be read.
+        StateError: no repository is there, or the file of clients cannot be read.
     """
     repository.require()
     return Clients(repository.clients_file, repository.clock).all()
@@ -49,13 +49,13 @@ def add_client(
 ) -> Given:
     """Add a client; write its token into the new file `output`, if given.
 
-    The client may fetch the `lists`; with None it may fetch all lists, also later ones. `key` signs
-    the client's feedback.
+    The client may fetch the `lists`; with None, it may fetch all present and later lists. `key`
+    signs the client's feedback.
 
     Raises:
         UsageError: a client has that name, the name or the key is not allowed, a list does not
             exist, or `output` exists.
-        StateError: there is no repository, or a file cannot be read or written.
+        StateError: no repository is there, or a file cannot be read or written.
         AuditError: the change cannot be recorded; nothing was changed.
     """
     _check_lists(repository, lists)

@@ -1,4 +1,4 @@
-"""Compares a repository with what is served elsewhere: the same, behind, ahead, or forked.
+"""Compares a repository with a served copy: the same, behind, ahead, or forked.
 
 Two hosts that publish the same repository sign different metadata under the same versions. Metadata
 are never changed under their versions, so a fork shows in the newest version that both sides have.
@@ -27,14 +27,15 @@ class Elsewhere(Protocol):
     """Returns files of the place, by addresses that begin with its base."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes of a file; an error with `status` 404 says that there is none."""
+        """Return the bytes of a file; an error with `status` 404: the file does not exist."""
 
 
 class RoleElsewhere(msgspec.Struct, frozen=True):
     """The versions of a role here and elsewhere; None if the role is missing.
 
-    `state` is that of the place elsewhere. `forked` says that keys of this repository have signed
-    other metadata under the same version; `foreign`, that they have not signed them.
+    `state` compares the place elsewhere with this repository. `forked`: keys of this repository
+    have signed other metadata under the same version. `foreign`: keys of this repository have not
+    signed the metadata.
     """
 
     role: str
@@ -44,10 +45,10 @@ class RoleElsewhere(msgspec.Struct, frozen=True):
 
 
 def compare(repository: Repository, place: Elsewhere, base: str) -> tuple[RoleElsewhere, ...]:
-    """Return the roles of a repository beside those below the address `base`.
+    """Return the roles of a repository, compared with the files below the address `base`.
 
     Raises:
-        StateError: there is no repository, or the repository is corrupt.
+        StateError: no repository is there, or the repository is corrupt.
         UnreachableError, AuthorisationError: the place cannot be asked.
         VerificationError: the place does not return metadata.
     """
@@ -98,8 +99,7 @@ class _Comparison:
         try:
             data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
         except (UnreachableError, AuthorisationError) as error:
-            # 403: the token is not for this list; some servers answer so for a file that does not
-            # exist.
+            # 403: the token is not for this list; some servers answer so if a file does not exist.
             if getattr(error, "status", None) in (403, 404):
                 return None
             raise

@@ -1,7 +1,7 @@
-"""Questions about lists, and about drafts beside files of one's own; nothing is changed.
+"""Questions about lists, and about drafts compared with files of the user; nothing is changed.
 
-Questions need no lock: segments never change, and unreferenced ones stay for a day. Answers hold
-counts, ids and numbers of rows, never a digest. An id may be withdrawn and added again, so the
+Questions need no lock: segments never change, and an unreferenced segment stays for a day. Answers
+hold counts, ids and numbers of rows, never a digest. An id may be withdrawn and added again, so the
 order of segments counts. Ids are compared by their 64-bit hashes, as everywhere here.
 """
 
@@ -37,7 +37,7 @@ from hashclient.trust.provenance import Provenance
 
 
 class Listing:
-    """Collects additions and withdrawals of a list, or of some generations; gets them in order."""
+    """Collects additions and withdrawals of a list, or of some generations; they come in order."""
 
     def __init__(self, *, with_ids: bool) -> None:
         """Begin with nothing; ids are kept for `difference`."""
@@ -96,12 +96,12 @@ class Listing:
         )
 
     def difference(self, list_name: str, first: int, last: int) -> Difference:
-        """Return the changed entries in the segments after `first` up to `last`.
+        """Return the changed entries in the segments after `first`, up to and with `last`.
 
         Entries that were added and withdrawn in between are left out.
         """
         begin, end, (came, _, _, codes) = self._events()
-        # An id whose first event is a withdrawal was listed before; one whose last event is an
+        # An id whose first event is a withdrawal was listed before; an id whose last event is an
         # addition is listed now.
         before, after = came[begin] == 0, came[end] > 0
         ids = [entry_id.decode() for part in self._ids for entry_id in part.tolist()]
@@ -129,7 +129,7 @@ def overview(repository: Repository, list_name: str) -> Overview:
 
     Raises:
         UsageError: no list has this name.
-        StateError: there is no repository, or the repository is corrupt.
+        StateError: no repository is there, or the repository is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -148,7 +148,7 @@ def difference(
     Raises:
         UsageError: the list or a generation does not exist; a generation may have been joined with
             others.
-        StateError: there is no repository, or the repository is corrupt.
+        StateError: no repository is there, or the repository is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -159,11 +159,11 @@ def difference(
 
 
 def find(repository: Repository, questions: Questions, lists: Sequence[str] = ()) -> list[Answer]:
-    """Answer questions about `lists`, or about all there are.
+    """Answer questions about `lists`, or about all lists.
 
     Raises:
         UsageError: no list has this name.
-        StateError: there is no repository, or the repository is corrupt.
+        StateError: no repository is there, or the repository is corrupt.
     """
     roles = _roles_with(repository, lists)
     for name in lists or sorted(roles.lists):
@@ -181,10 +181,10 @@ def _roles_with(repository: Repository, lists: Sequence[str]) -> Roles:
 
 
 class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
-    """A list of a draft beside files: ids of entries that the draft adds, each sorted.
+    """A list of a draft compared with files: ids of entries that the draft adds, sorted.
 
-    `missing` entries are in no row; `differing` entries are in a row that also has another digest
-    or size. All other `added` entries are in the files.
+    `missing` entries are in no row; `differing` entries are in a row that also has a different
+    digest or size. All other `added` entries are in the files.
     """
 
     list_name: str
@@ -203,8 +203,9 @@ def compare_draft(
 ) -> tuple[Draft, tuple[Comparison, ...], tuple[str, ...]]:
     """Verify a draft, and look for its new entries in the files that `questions` asks about.
 
-    An entry is in the files if a row has one of its digests, and contradicts none of its digests.
-    Return the draft, a comparison for each list, and the rows that are no new entry of the draft.
+    An entry is in the files if a row has a digest of the entry, and no digest or size that differs
+    from the entry's. Return the draft, a comparison for each list, and the rows that are no new
+    entry of the draft.
 
     Raises:
         UsageError, VerificationError, StateError: as `load_draft`.

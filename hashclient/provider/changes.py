@@ -1,4 +1,4 @@
-"""A change of a list: new segments, the index that names them, and its record for the log.
+"""A change of a list: new segments, the index that names the segments, and the record for the log.
 
 This module computes the whole change before any file is written; `repository` signs and publishes
 the change.
@@ -55,9 +55,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The next state of a list: its index, new segments, and the replaced ones.
+    """The next state of a list: its index, new segments, and the replaced segments.
 
-    `event` and `data` are its record in the log.
+    `event` and `data` are the change's record in the log.
     """
 
     list_name: str
@@ -70,7 +70,7 @@ class Change(msgspec.Struct, frozen=True):
     provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the files, and name them in the role of the list, which has to exist.
+        """Write the files, and add their names to the role of the list, which exists.
 
         Raises:
             StateError: a file cannot be written.
@@ -99,7 +99,7 @@ def addition(
     list. A replacement without entries is refused, unless it `may_be_empty`.
 
     Raises:
-        UsageError: an entry breaks a rule of the format, or there are no entries.
+        UsageError: an entry breaks a rule of the format, or the sources have no entries.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -212,8 +212,8 @@ def reversion(
     """Compute the change that undoes a generation.
 
     An entry that a later generation changes stays: an id that was withdrawn or added since is left
-    as it is. Entries come back under their ids, with all their properties; if `may_return` is
-    given, only the entries with these ids come back.
+    as it is. Entries come back with their ids and all properties; if `may_return` is given, only
+    the entries with these ids come back.
 
     Raises:
         UsageError: the generation does not exist, was joined with others, or has no change left to
@@ -318,9 +318,9 @@ def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
 def changes_of(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int
 ) -> tuple[Strings, Strings]:
-    """Return the ids that a generation added, and those that it withdrew.
+    """Return the ids that a generation added, and the ids that it withdrew.
 
-    An id that a later generation has added or withdrawn is in neither.
+    An id that a later generation has added or withdrawn is in neither group.
 
     Raises:
         UsageError: the generation does not exist, or was joined with others.
@@ -353,7 +353,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
         )
     begin = 1
     for segment in (*index.segments, None):
-        # Joined generations that have added nothing and withdrawn nothing have no segment.
+        # Joined generations without additions and withdrawals have no segment.
         gap = begin, (segment.first if segment else index.generation + 1) - 1
         for start, stop in (gap, (segment.first, segment.last) if segment else gap):
             if wrong := [end for end in (first, last) if start <= end < stop]:
@@ -382,7 +382,7 @@ def check_entry_ids(entry_ids: Sequence[str]) -> None:
 
 
 def require_list(roles: Roles, name: str) -> None:
-    """Check that there is a list with this name.
+    """Check that a list of this name exists.
 
     Raises:
         UsageError: no list has this name.
@@ -445,5 +445,5 @@ def _some(entries: Entries, rows: Int64) -> Some | None:
 
 
 def _category_of(list_name: str) -> str:
-    """Return the category of entries without one: the list's name, if it is allowed."""
+    """Return the category of entries that have none: the list's name, if it is allowed."""
     return list_name if is_category(list_name) else DEFAULT_CATEGORY

@@ -1,11 +1,11 @@
-"""The clients that may fetch, with bearer tokens of which a repository keeps hashes only.
+"""The clients that may fetch, with bearer tokens; a repository only keeps hashes of the tokens.
 
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
 bits. So many bits cannot be guessed, so a fast hash of the token is safe; the id in the token is a
-salt. The file of clients has two hashes of each token. This program compares SHA-256. The other is
-MD5 of the whole header, the one hash that nginx can compute without extra modules (`serverconfig`).
-This hash only has to make it impossible to find an input for a given output: MD5 still does,
-although it is easy to make two inputs with the same output.
+salt. The file of clients has two hashes of each token. This program compares SHA-256. The other
+hash is the MD5 of the whole header, the only hash that nginx can compute without extra modules
+(`serverconfig`). It only has to be impossible to find an input for a given hash. For MD5 this is
+still impossible, although it is easy to make two inputs with the same hash.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A client and its tokens: two while a new one replaces an old one.
+    """A client and its tokens: two tokens while a new token replaces an old one.
 
-    `feedback_key` is the public key, hexadecimal, that signs its feedback. The client may fetch the
-    `lists`, or all lists.
+    `feedback_key` is the public key, hexadecimal, that signs the client's feedback. The client may
+    fetch the `lists`, or all lists.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Clients:
         self._clock = clock
 
     def all(self) -> tuple[Client, ...]:
-        """Return all clients by name, including revoked ones.
+        """Return all clients by name, including revoked clients.
 
         Raises:
             StateError: the file cannot be read, is damaged or of a newer version.
@@ -118,7 +118,7 @@ class Clients:
         lists: tuple[str, ...] | None = None,
         key: str | None = None,
     ) -> tuple[str, tuple[Client, ...]]:
-        """Return a token for a new or a revoked client, and all clients including this one.
+        """Return a token for a new or a revoked client, and all clients with this client.
 
         The client may fetch the `lists`, or all lists. `key` is only checked: `with_key` notes it.
 
@@ -150,7 +150,7 @@ class Clients:
     def with_rotated(
         self, name: str, valid: timedelta, overlap: timedelta
     ) -> tuple[str, tuple[Client, ...]]:
-        """Return a new token for a client, and all with it; its others expire after `overlap`.
+        """Return a new token for a client, and all clients; old tokens expire after `overlap`.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -182,7 +182,7 @@ class Clients:
         return _with(clients, changed)
 
     def with_lists(self, name: str, lists: tuple[str, ...] | None) -> tuple[Client, ...]:
-        """Return all clients, one of them with the lists that it may have, or with all.
+        """Return all clients; the named client may now fetch `lists`, or all lists.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
@@ -192,7 +192,7 @@ class Clients:
         return _with(clients, msgspec.structs.replace(_existing(clients, name), lists=lists))
 
     def with_key(self, name: str, key: str) -> tuple[Client, ...]:
-        """Return all clients, one of them with the key that signs its feedback.
+        """Return all clients; the named client now has the key that signs its feedback.
 
         Raises:
             UsageError: no client has this name, the client was revoked, or `key` is not a key, or
@@ -238,7 +238,7 @@ class Doorkeeper:
         self._tokens: dict[str, tuple[Client, Token]] = {}
 
     def who(self, header: bytes) -> Client | None:
-        """Return the client that sends `header`, or None if no client with it may fetch.
+        """Return the client that sends `header`; None if no client may fetch with this header.
 
         Raises:
             StateError: the file of clients cannot be read; then no client may fetch.

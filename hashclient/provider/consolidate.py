@@ -1,9 +1,9 @@
-"""Consolidation: many small segments of a list become few larger ones, with the same entries.
+"""Consolidation: few large segments replace many small segments of a list, with the same entries.
 
 Clients download a segment once, so a new client should find few, and a client that is up to date
 should download no entry again. So the newest generations are not joined. Older generations are
 joined by size, like the client's own index: a range of generations is joined with all older ranges
-after it, unless the range is more than `RATIO` times as large as these together. So the number of
+after it, unless the range is more than `RATIO` times as large as all of these. So the number of
 ranges grows only with the logarithm of the list, and so does the number of times that an entry is
 written again.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RATIO = 4
-#: Generations that are left alone: a client that fetches as often as the provider publishes, and
-#: misses no more generations than this, never builds the list again.
+#: The newest generations that are not joined: a client that fetches as often as the provider
+#: publishes, and misses at most this many generations, never builds the list again.
 KEEP_NEWEST = 50
 
 #: Segments of the same generations: they are joined or left alone together.
@@ -30,11 +30,11 @@ Range = list[Segment]
 
 
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
-    """Return the neighbouring ranges to join into one; fewer than two mean no useful join.
+    """Return the neighbouring ranges to join; fewer than two ranges mean that a join is useless.
 
-    The search for the first range to join begins at the front, not at the end: if a small
-    withdrawal follows each publication, the last range is small, and must not keep all earlier
-    ranges apart for good.
+    The search for the first range to join begins at the oldest range. If a small withdrawal follows
+    each publication, the newest range is small, and a search from there would never join the
+    earlier ranges.
     """
     ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
     old = [r for r in ranges if r[0].last <= generation - keep_newest]
@@ -48,7 +48,7 @@ def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: in
 
 
 def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> list[NewSegment]:
-    """Return the segments that take the place of `ranges`; `read` gives a segment's bytes.
+    """Return the segments that replace `ranges`; `read` returns a segment's bytes.
 
     Entries that were added and withdrawn again in between are left out. Withdrawals of earlier
     entries stay, and come before the additions, since an id may have been added again.
@@ -64,9 +64,9 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
 def left_of(
     segments: Iterable[Segment], read: Callable[[Segment], bytes]
 ) -> tuple[pa.Table, list[str]]:
-    """Return the entries that segments leave listed, and the older ids that they withdraw.
+    """Return the entries that segments leave listed, and the older ids that the segments withdraw.
 
-    `read` gives a segment's bytes.
+    `read` returns a segment's bytes.
     """
     import pyarrow as pa
 

@@ -4,10 +4,10 @@ A web server publishes `public/`, `keys/` stays private, clients get `root.json`
 `repository` has the changes that people ask for; each change is made under the lock.
 
 The log is in the client's format, in `log/`. A change is recorded, durably, before clients can see
-it: every published change is in the log. So a record names the change that was about to be
-published as version `timestamp` of the timestamp. If the change failed, a record `change-failed`
-follows; after a kill, the next record with the same version shows it. `docs/audit-log.md` has the
-format.
+it: every published change is in the log. A record names the change that was
+about to be published; `timestamp` in it is the version of the timestamp. If the change failed, a
+record `change-failed` follows; after a kill, the next record with the same version shows it.
+`docs/audit-log.md` has the format.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES
 
 _DEFAULT_VALIDITY = Validity()
-#: A role with less of its validity left expires soon; a daily `renew` with all keys leaves none.
+#: A role with less than this share of its validity left expires soon; a daily `renew` with all keys
+#: prevents this.
 SOON = 1 / 4
 
 
@@ -69,7 +70,7 @@ class RepositoryDirectory:
         self.log = ChangeLog(directory / "log", clock, operator)
 
     def require(self) -> None:
-        """Check that there is a repository.
+        """Check that the repository exists.
 
         Raises:
             StateError: the directory is not a repository.
@@ -84,10 +85,10 @@ class RepositoryDirectory:
             )
 
     def refuse_inside(self) -> None:
-        """Refuse a new repository inside another one, which could publish its keys.
+        """Refuse a new repository inside another repository, which could publish its keys.
 
         Raises:
-            UsageError: the new repository would be inside another one.
+            UsageError: the new repository would be inside another repository.
         """
         if (above := self._above()) is not None:
             raise UsageError(
@@ -112,12 +113,12 @@ class RepositoryDirectory:
         """Return the published roles, with their keys, for changes.
 
         Raises:
-            StateError: there is no repository, or the repository is corrupt.
+            StateError: no repository is there, or the repository is corrupt.
         """
         self.require()
         with own_hints("cannot read", self.directory):
             roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
-        # The default record, for a publication that announces no other one.
+        # The default record, for a publication that announces no other record.
         self.announce(roles, "repository-changed")
         return roles
 
@@ -125,7 +126,7 @@ class RepositoryDirectory:
         """Return the published roles and lists.
 
         Raises:
-            StateError: there is no repository, or the repository is corrupt.
+            StateError: no repository is there, or the repository is corrupt.
         """
         roles = self.load()
         role_states = []
@@ -171,7 +172,7 @@ class RepositoryDirectory:
 
         Raises:
             LockedError: another process holds the lock.
-            StateError: there is no repository, the repository is corrupt, or the disk fails.
+            StateError: no repository is there, the repository is corrupt, or the disk fails.
         """
         self.require()
         with self.changing():
@@ -179,7 +180,7 @@ class RepositoryDirectory:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock for a change, and remove files that a killed one has left.
+        """Hold the lock for a change, and remove files that a killed change has left.
 
         Raises:
             LockedError: another process holds the lock.
@@ -204,7 +205,7 @@ class RepositoryDirectory:
                 raise
 
     def _discard_keys(self) -> None:
-        """Remove the keys that a failed command has made, except published ones.
+        """Remove the keys that a failed command has made, except published keys.
 
         A disk may fail after the rename; the published state decides.
         """
@@ -238,7 +239,8 @@ class RepositoryDirectory:
     ) -> None:
         """Write a `change` of the roles `changed`, record it as `event` and publish it.
 
-        With `draft`, the next versions are written there instead, and that is recorded.
+        With `draft`, the next versions are written into this directory instead, and the draft is
+        recorded.
 
         Raises:
             UsageError: the draft cannot be written.
@@ -255,7 +257,7 @@ class RepositoryDirectory:
         roles.commit(changed)
 
 
-#: A log file longer than this is closed, and the log goes on in another file.
+#: A log file that is longer than this is closed, and the log continues in a new file.
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -265,7 +267,7 @@ class ChangeLog:
     def __init__(
         self, directory: Path, clock: Callable[[], datetime], operator: str | None
     ) -> None:
-        """Record the changes by `operator` in `directory`, which is made if need be."""
+        """Record the changes by `operator` in `directory`; make the directory if it is missing."""
         self.directory = directory
         self.operator = operator
         self._log = AuditLog(directory, clock=clock, max_bytes=MAX_FILE_BYTES)
@@ -280,11 +282,11 @@ class ChangeLog:
         self._log.append([Event(event, {"operator": self.operator, **data})], durable=True)
 
     def begin(self) -> None:
-        """Begin a command: no change of it was announced yet."""
+        """Begin a command: it has announced no change yet."""
         self._announced = None
 
     def announce(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
-        """Record a change, with the result of `data`, unless the command has recorded one."""
+        """Record a change, with the result of `data`, unless the command has recorded a change."""
         if self._announced is None:
             self.record(event, **data())
             self._announced = event

@@ -24,7 +24,7 @@ class NewDigests:
         self._parts: dict[Algorithm, list[tuple[Uint64, Int64]]] = {a: [] for a in Algorithm}
 
     def add(self, batch: DigestBatch, first: int) -> None:
-        """Take the entries of `batch`; `first` is the row of its first."""
+        """Take the entries of `batch`; `first` is the row of its first entry."""
         for algorithm, (values, rows) in batch.digests.items():
             self._parts[algorithm].append((keys_of(values), rows.astype(np.int64) + first))
 

@@ -1,6 +1,6 @@
-"""The files of a draft, whole and readable: its own, and the new files of lists and notices.
+"""The files of a draft, verified: its own files, and the new files of lists and notices.
 
-The errors of this module are also those of `drafts`.
+The errors of `drafts` have the same meaning in this module.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 class ListChange(msgspec.Struct, frozen=True):
     """The change of a list in a draft, counted in its files: `categories` are of added entries.
 
-    `replaced` is the number of earlier files that new ones replace, as in a consolidation.
+    `replaced` is the number of earlier files that new files replace, as in a consolidation.
     """
 
     generation: int
@@ -47,7 +47,7 @@ class ListChange(msgspec.Struct, frozen=True):
     live: int
     categories: dict[str, int]
     replaced: int = 0
-    #: Who the entries come from, and on which terms.
+    #: The origins of the entries, and the terms of use.
     provenance: Provenance = Provenance()
 
 
@@ -160,7 +160,7 @@ def _read_signed(path: Path, target: TargetFile) -> bytes:
 
     Raises:
         UsageError: the file cannot be read.
-        VerificationError: the bytes are not the signed ones.
+        VerificationError: the bytes are not the signed bytes.
     """
     data = read_file(path, MAX_SEGMENT_BYTES)
     digest = hashlib.sha256(data).hexdigest()

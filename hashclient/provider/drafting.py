@@ -66,7 +66,7 @@ def write_draft(
     clock: Clock,
     operator: str | None,
 ) -> None:
-    """Write a draft of the roles `changed`, signed with their keys as far as these are here.
+    """Write a draft of the roles `changed`, signed with the keys that are on this machine.
 
     The draft includes the snapshot and the timestamp if their keys are elsewhere. `change` has the
     files of the change, if any. The draft appears whole or not at all.
@@ -126,7 +126,7 @@ def published_bytes(roles: Roles, role: str) -> bytes | None:
 
 
 def _roles_to_sign(roles: Roles, changed: Collection[str]) -> list[str]:
-    """Return the roles of a draft: the changed ones, and followers whose keys are elsewhere."""
+    """Return the roles of a draft: the changed roles, and followers whose keys are elsewhere."""
     following = with_naming(changed).difference(changed)
     return sorted({*changed, *(name for name in following if roles.wanting(name) is not None)})
 
@@ -148,10 +148,10 @@ def _next_versions(roles: Roles, names: Collection[str]) -> dict[str, Metadata[A
 
 
 def check_place(directory: Path | None) -> None:
-    """Check that a draft may be written to `directory`; None stands for no draft.
+    """Check that a draft may be written to `directory`; None means no draft.
 
     Raises:
-        UsageError: something is there already.
+        UsageError: a file or a directory is there already.
     """
     if directory is not None and (directory.exists() or directory.is_symlink()):
         raise UsageError(
@@ -165,7 +165,7 @@ def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
     `signer` is the role that signs the change, besides snapshot and timestamp.
 
     Raises:
-        UsageError: something is at the place of the draft.
+        UsageError: a file or a directory is at the path of the draft.
         StateError: a key is not on this machine, or not usable.
     """
     check_place(draft)
@@ -261,13 +261,13 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Taken:
-    """Verify a draft against the published state, and copy its files to the published ones.
+    """Verify a draft against the published state, and copy its files to the published files.
 
     1. The draft is complete, by the rules of `load_draft`.
     2. Snapshot and timestamp are taken from the draft if their keys are not on this machine.
     3. Each role of the draft is the next version of the published role. If a kill came between the
        roles of a draft and its root, the root alone is left.
-    4. The signatures of the draft are of keys of the published roles, as many as have to sign.
+    4. Keys of the published roles have signed the draft, as many keys as have to sign.
     5. No role of the draft has expired.
 
     Raises:
@@ -301,7 +301,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of snapshot and timestamp are taken from the draft.
 
-    If this machine has the keys of snapshot or timestamp, it signs them: then they name published
+    If this machine has the keys of snapshot or timestamp, it signs them. They then name published
     files by their hashes, and another publication does not invalidate the draft. The exception is
     `kept`: roles that get other keys.
 
@@ -376,7 +376,7 @@ def _copy(path: Path, target: Path, public: Path) -> None:
 
 
 def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
-    """Check that options for keys of people fit; `is_new` says that the role gets its keys now.
+    """Check that options for keys of people fit; `is_new`: the role gets its first keys now.
 
     Raises:
         UsageError: the options do not fit.

@@ -1,10 +1,10 @@
-"""The roles of a draft: whose keys have to sign each, and what may differ from before.
+"""The roles of a draft: whose keys have to sign each role, and which fields may change.
 
-A change needs new versions of the roles that it changes, then of the snapshot, which names these,
-then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name
-roles of the same draft by the version alone: a length and a hash would depend on who will sign. TUF
-lets a provider decide whether to give length and hash. The errors of this module are also those of
-`drafts`.
+A change needs new versions of the roles that it changes, then of the snapshot, which names these
+roles, then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft
+name roles of the same draft by the version alone: a length and a hash would depend on who will
+sign. TUF lets a provider decide whether to give length and hash. The errors of `drafts` have the
+same meaning in this module.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestam
 class Policy(msgspec.Struct, frozen=True):
     """Keys; at least `threshold` of these keys have to sign.
 
-    With `may`, these keys are allowed to sign but need not: they are about to be replaced, but a
-    client that fetched just before still verifies the role by them.
+    Keys with `may` are allowed to sign but need not: they are about to be replaced, but a client
+    that fetched just before still verifies the role with these keys.
     """
 
     keys: dict[str, Key]
@@ -70,8 +70,8 @@ def policies_of(
     """Return whose keys have to sign `role` of a draft, or may.
 
     A root has two groups of keys that have to sign: the keys of the root before, and its own keys.
-    A role that gets other keys from a root has two groups, too; but the new keys are enough for it,
-    since the old ones may be lost. `before` has the published roles, `roles` the roles of the
+    A role that gets other keys from a root has two groups, too; but the new keys alone are enough,
+    since the old keys may be lost. `before` has the published roles, `roles` the roles of the
     draft.
     """
     if role not in TOP_LEVEL_ROLE_NAMES:
@@ -89,7 +89,7 @@ def policies_of(
 def newest(
     name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> Metadata[Any]:
-    """Return a role of the draft, or else the published one."""
+    """Return a role of the draft, or else the published role."""
     return roles[name] if name in roles else before[name]
 
 
@@ -196,9 +196,9 @@ def name_changed(meta: dict[str, MetaFile], roles: Mapping[str, Metadata[Any]]) 
 
 
 def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) -> int | None:
-    """Return the version of the snapshot that the timestamp of a draft names; None for no new one.
+    """Return the version of the snapshot that the timestamp of a draft names; None if unchanged.
 
-    `before` is the timestamp that is published, `roles` are those of the draft.
+    `before` is the published timestamp, `roles` are the roles of the draft.
     """
     if "snapshot" not in with_naming(set(roles) - {"timestamp"}):
         return None
@@ -274,7 +274,7 @@ def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metad
 
 
 def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that are not TUF's; fields of targets are checked separately."""
+    """Return the fields of a role that TUF lacks; fields of targets are checked separately."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
     if name == "root":
         longest(role)

@@ -1,7 +1,7 @@
 """A draft: a change that is written, and is published after enough people have signed it elsewhere.
 
-A draft is a directory, which may be passed on by any way: its parts are signed, or compared with
-signed ones.
+A draft is a directory that may be passed on in any way: its parts are signed, or compared with
+signed parts.
 
     draft.json      its format, who made it and when: for people, not verified
     before/         root, targets and the roles that change, as they are published, signed
@@ -9,23 +9,23 @@ signed ones.
     files/          the new files of a list, or a new notice
     signatures/     one file a signature, which may also be sent back alone
 
-To load a draft verifies it, as far as that is possible from the draft alone:
+Loading a draft verifies it, as far as that is possible from the draft alone:
 
 1. The metadata in `before/`, except the root, is signed correctly: by the keys of the root, or, for
    lists and notices, by the keys that targets name. People who sign compare the root with the one
    they know.
-2. Each role is the next version of the role before, and has no other fields than that role.
+2. Each role is the next version of the earlier role, and has no other fields than that role.
 3. A list keeps its published files. New files are complete in the draft: their digests are in the
    role, and they are read as a client reads them. Notices follow the same rules as lists.
 4. Targets keep all delegations to lists and notices, and their keys, except for roles in the draft
    and ended lists; a root keeps all roles in the same way.
 5. A snapshot names the same roles as before, and the roles of the draft by their new versions; a
    timestamp names the next snapshot.
-6. Each signature is of a key that counts for its role, is valid for exactly these bytes, and occurs
-   once.
+6. Each signature is made by a key that counts for its role, is valid for exactly these bytes, and
+   occurs once.
 
 A person who may write to the directory can exchange it at any time. So each file is read once, and
-`Draft.digest` stands for all that was read and will be signed.
+`Draft.digest` identifies all bytes that were read and will be signed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 that stands for the draft: its roles, and the roles before them.
+        """The SHA-256 that identifies the draft: its roles, and their earlier versions.
 
         The digest is computed over lines as `sha256sum` prints them, sorted by name: one line for
         each file in `before/` and `roles/`, with the SHA-256 of the bytes that are signed in it.
@@ -204,7 +204,7 @@ def verify_digest(draft: Draft, shown: str) -> None:
     """Check that a draft has the digest `shown`, which somebody has seen.
 
     Raises:
-        VerificationError: the draft is a different one.
+        VerificationError: it is another draft.
     """
     if shown.lower() != draft.digest:
         raise VerificationError(
@@ -265,7 +265,7 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
         data[name] = read_file(path, MAX_STATE_BYTES)
         try:
             found[name] = Metadata.from_bytes(data[name])
-            _ = found[name].signed_bytes  # a value that cannot be signed, such as a fraction
+            _ = found[name].signed_bytes  # a value that cannot be signed, for example a fraction
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"the draft is not valid: {printable(path)}") from error
     return found, data

@@ -1,8 +1,8 @@
 """The entries of one publication: checked, numbered and encoded as segments.
 
-Rows come in batches from files of digests; the results are bytes that a client will accept: the
-client's own parser reads every segment back before a file is written. `changes` compares with the
-list, and writes.
+Rows come in batches from files of digests. The results are bytes that a client will accept: before
+a file is written, the client's own parser reads every segment. `changes` compares with the list,
+and writes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def new_segment(
 
 
 def made_id(generation: int, number: int) -> str:
-    """Return the id of an entry that was given without one, the `number`-th of its generation."""
+    """Return the id of an entry that was given without id: the `number`-th of its generation."""
     return f"{generation}-{number}"
 
 
@@ -70,7 +70,7 @@ class Entries(msgspec.Struct):
     """Gathers batches of digests into the `add` segments of one generation."""
 
     generation: int
-    #: The category of entries without one.
+    #: The category of entries that have none.
     category: str = DEFAULT_CATEGORY
     segments: list[NewSegment] = msgspec.field(default_factory=list)
     ids: list[Strings] = msgspec.field(default_factory=list)
@@ -184,7 +184,7 @@ class Entries(msgspec.Struct):
                 )
 
     def check_categories(self, listed: Collection[str], list_name: str) -> None:
-        """Refuse more categories than a list may have, those `listed` among them."""
+        """Refuse more categories than a list may have; `listed` categories count, too."""
         count = len({*self.categories, *listed})
         if count > MAX_CATEGORIES:
             raise UsageError(

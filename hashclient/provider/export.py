@@ -1,8 +1,8 @@
 """Writing a bundle: all published files in one file, for clients without a network.
 
-A bundle has the current metadata, every root, and the files of the lists: all files, or only those
-that are needed after a generation. Clients verify a bundle like answers of a web server, so it must
-be fetched before the timestamp expires. The format is in `lists.bundle`.
+A bundle has the current metadata, every root, and the files of the lists: all files, or only the
+files that a client at a given generation lacks. Clients verify a bundle like answers of a web
+server, so it must be fetched before the timestamp expires. The format is in `lists.bundle`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and the generation that a client needs before, if any."""
+    """A list in a bundle: its generation, and the generation that a client needs, if any."""
 
     name: str
     generation: int
@@ -53,7 +53,7 @@ class ExportedList(msgspec.Struct, frozen=True):
 class Exported(msgspec.Struct, frozen=True):
     """A written bundle: how many files of how many bytes, and which lists.
 
-    `until` is the earliest expiry of its metadata: clients refuse it then.
+    `until` is the earliest expiry of its metadata: after that, clients refuse the bundle.
     """
 
     files: int
@@ -73,14 +73,14 @@ class _File(msgspec.Struct, frozen=True):
 def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
     """Write the published files of the repository in `directory` to `to`, for its owner only.
 
-    For a list in `since`, the bundle leaves out the segments that a client at that generation, or
-    at a later one, has already. If these segments are not known any more, the whole list is
+    For a list in `since`, the bundle leaves out the segments that a client at that generation, or a
+    later generation, has already. If these segments are not known any more, the whole list is
     written, and `Exported.lists` says so. The same repository gives the same bytes.
 
     Raises:
-        UsageError: the list or the generation does not exist, or `to` exists and is no file, or
-            lies in the repository.
-        StateError: there is no repository, the repository is being changed or is corrupt, or `to`
+        UsageError: the list or the generation does not exist, or `to` is something other than a
+            file, or is inside the repository.
+        StateError: no repository is there, the repository is being changed or is corrupt, or `to`
             cannot be written; then an earlier file `to` stays.
     """
     public = directory / "public"
@@ -156,7 +156,7 @@ class _Published:
         gone = {f"{name}.json" for name in ended_lists(signed)}
         for name, meta in snapshot.meta.items():
             if name in gone:
-                continue  # no client asks for this root, and it is not signed again
+                continue  # no client asks for this root: its expiry does not matter
             targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
                 self._add_targets(name.removesuffix(".json"), targets)
@@ -201,7 +201,7 @@ class _Published:
 def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]]:
     """Return the generation that a client needs, and the targets that it has already.
 
-    If all of the list is needed, this is None and an empty set.
+    If a client needs the whole list, return None and an empty set.
     """
     if since is None:
         return None, set()

@@ -1,7 +1,7 @@
 """Feedback of clients: verified, kept by client, and added up by entry.
 
 A file replaces all earlier files of its client. A file counts if a recorded key of a client has
-signed it, for this repository, and if it was made after the client's last file: so no file counts
+signed it for this repository, and if it was made after the client's last file. So no file counts
 twice, and no older file counts again. Clients that were revoked do not count.
 """
 
@@ -66,14 +66,15 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
     """Count a file of feedback; return the name of its client, and the counts.
 
     1. The file verifies, and its key is recorded for a client that was not revoked.
-    2. The file is for this repository: the client has pinned one of its roots.
-    3. The file is not from the future: otherwise no later file of the client would count until that
-       time.
+    2. The file is for this repository: the client has pinned a root of this repository. The file is
+    not from the future: otherwise, no later file of the client would count until that
+       time. The file is not from the future: otherwise no later file of the client would count
+       until that time.
     4. The file is newer than the client's last file.
 
     Raises:
         VerificationError: rule 1, 2 or 3 is broken.
-        UsageError: 4 is not so.
+        UsageError: rule 4 is broken.
         StateError, AuditError: the feedback cannot be recorded; nothing was changed.
     """
     feedback, key = verify_feedback(data)
@@ -110,9 +111,10 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 
 
 def tallies(repository: Repository, least: int) -> list[Tally]:
-    """Return the counts by entry over all clients, those most rejected first.
+    """Return the counts by entry over all clients; the entry that most clients reject comes first.
 
-    An entry is proposed if `least` clients reject it, no client confirms it, and it is on its list.
+    An entry is proposed for withdrawal if `least` clients reject it, no client confirms it, and it
+    is on its list.
 
     Raises:
         StateError: files of the repository cannot be read.
@@ -148,7 +150,7 @@ def tallies(repository: Repository, least: int) -> list[Tally]:
 
 
 def _listed(repository: Repository, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the listed entries whose ids are those of `wanted` entries."""
+    """Return which of the `wanted` entries are listed, by their ids."""
     ids = sorted({entry for _, entry in wanted})
     answers = find(repository, Questions(ids)) if ids else []
     return {(e.list_name, e.entry_id) for a in answers for e in a.entries if e.is_listed}

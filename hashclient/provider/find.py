@@ -35,7 +35,7 @@ class Questions:
         """Ask for the entries `ids`.
 
         Raises:
-            UsageError: a text has not the form of an id.
+            UsageError: a text does not have the form of an id.
         """
         for number, text in enumerate(ids, 1):
             if not is_entry_id(text):
@@ -56,7 +56,8 @@ class Questions:
         self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}
         #: Entries that were asked for, each with the number of its question.
         self._hits: list[tuple[int, Entry]] = []
-        #: Numbers of the hits in the list that is read, by id: a withdrawal is of the latest.
+        #: Numbers of the hits in the list that is read, by id: a withdrawal applies to the latest
+        #: hit.
         self._here: dict[bytes, list[int]] = {}
         self._list = ""
 
@@ -64,7 +65,7 @@ class Questions:
         """Ask for the entries that have digests of the rows of files.
 
         Raises:
-            UsageError: a file is not understood, or there are more than `MAX_ASKED` rows.
+            UsageError: a file is not understood, or the files have more than `MAX_ASKED` rows.
         """
         for name, stream in sources:
             for batch in read_digests(stream, name, reading):

@@ -1,9 +1,9 @@
 """Files of private and public keys: Ed25519 in PEM; a passphrase may encrypt a private key.
 
 An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
-rounds hardly slow down somebody who has stolen the file, so the passphrase has to be long; a key
-that was made with `openssl pkcs8 -topk8 -scrypt` is read as well. The caller chooses where a
-passphrase comes from, as a `Passphrases`; a passphrase is never an argument of a command.
+rounds hardly slow down somebody who has stolen the file, so the passphrase has to be long. A key
+that was made with `openssl pkcs8 -topk8 -scrypt` is read as well. The caller provides a
+`Passphrases`, which finds passphrases; a passphrase is never an argument of a command.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
 class Passphrases:
-    """The passphrases of one command: each is asked for once, and tried for the next key, too."""
+    """The passphrases of one command: each is asked for once, and also tried for the next keys."""
 
     def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
         """`ask` is called with the name of a key file; it returns None for no passphrase."""
@@ -81,11 +81,11 @@ class Passphrases:
 
 
 def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, bytes | None]:
-    """Read a private key; return it and its passphrase, if it has one.
+    """Read a private key; return it and its passphrase, None without a passphrase.
 
     Raises:
-        StateError: the file cannot be read, others can read it, it is not an Ed25519 key, or it
-            cannot be decrypted.
+        StateError: the file cannot be read, other users can read it, it is not an Ed25519 key, or
+            it cannot be decrypted.
     """
     try:
         data = read_secret(path, "signing key")
@@ -117,7 +117,7 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def load_public(path: Path) -> SSlibKey:
-    """Read a public key; the key gets the name of its file, which is signed with it.
+    """Read a public key; the key gets the name of its file, and this name is signed, too.
 
     Raises:
         UsageError: the file cannot be read, or is not a public Ed25519 key.
@@ -146,7 +146,7 @@ def name_of(key: Key) -> str | None:
 
 
 def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
-    """Write a new private key and its public one into new files; return the key's id.
+    """Write a new private key and its public key into new files; return the key's id.
 
     Raises:
         UsageError: a file exists, or cannot be written; then neither file is left.
@@ -166,7 +166,7 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
 def change_passphrase(
     path: Path, passphrases: Passphrases, wanted: Callable[[], bytes | None]
 ) -> None:
-    """Put the private key in `path` under the passphrase that `wanted` gives, or under none.
+    """Encrypt the private key in `path` with the passphrase that `wanted` returns, or decrypt it.
 
     Raises:
         StateError: the key cannot be read, opened or written; then the file is unchanged.

@@ -54,7 +54,7 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 class Expiry:
-    """The time at which new signatures end, and which roles are due to be signed again.
+    """The time at which new signatures expire, and which roles are due to be signed again.
 
     `ends` are the roles with the time until which each is signed.
     """
@@ -62,20 +62,20 @@ class Expiry:
     def __init__(self, clock: Clock, validity: Validity) -> None:
         self._clock = clock
         self._validity = validity
-        #: Until when new signatures hold at least.
+        #: New signatures are valid at least until this time.
         self._until: datetime | None = None
 
     def of(self, role: str) -> datetime:
-        """Return until when a signature of `role` holds that is made now."""
+        """Return until when a signature of `role` that is made now is valid."""
         usual = self._clock().replace(microsecond=0) + self._validity.of(role)
         return max(usual, self._until or usual)
 
     def hold_until(self, until: datetime, root: Root) -> None:
-        """Return the validity for signatures that end at `until`, if `root` allows this.
+        """Return a validity for signatures that end at `until`, if `root` allows it.
 
         Raises:
             UsageError: the root does not allow it, or `until` has passed.
-            StateError: the root says no number of days.
+            StateError: the field of the root is not a number of days.
         """
         try:
             longest = longest_of(root)
@@ -94,7 +94,7 @@ class Expiry:
     def with_less_than(
         self, share: float, ends: Mapping[str, datetime]
     ) -> list[tuple[str, datetime]]:
-        """Return the roles with less than this share of their validity left, and their ends."""
+        """Return roles with less than this share of their validity left, each with its end."""
         now = self._clock()
         return [(r, at) for r, at in ends.items() if at - now < self._validity.of(r) * share]
 

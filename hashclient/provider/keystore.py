@@ -1,4 +1,4 @@
-"""The private keys of a repository: files in `keys/`, which may be kept elsewhere for a while."""
+"""The private keys of a repository: files in `keys/`; a file may be kept elsewhere for a while."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KeyStore:
         self._passphrases = passphrases or Passphrases()
         #: Names of the files that `generate` has written.
         self.made: set[str] = set()
-        #: New keys are put under this passphrase.
+        #: The passphrase that encrypts new keys; None for no encryption.
         self.passphrase: bytes | None = None
 
     def _path(self, role: str, keyid: str) -> Path:
@@ -98,7 +98,7 @@ class KeyStore:
         return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
 
     def protect_as(self, role: str, keyids: Sequence[str]) -> None:
-        """Use the passphrase of the present keys of `keyids` for new keys, too.
+        """Encrypt new keys with the passphrase of the present keys of `keyids`.
 
         Without a passphrase, or if new keys have a passphrase already, nothing changes.
 

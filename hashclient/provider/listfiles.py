@@ -1,7 +1,7 @@
-"""The files of the lists in a repository: an index and segments each, under their signed names.
+"""The files of the lists in a repository: an index and segments for each, with signed names.
 
-This module reads, writes and counts the files of lists; `keys` signs them, and makes a change
-visible. Segments never change, and an unreferenced one stays for a while.
+This module reads, writes and counts the files of lists; `keys` signs the files, and makes a change
+visible. Segments never change, and an unreferenced segment stays for a while.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ListFiles:
         self._clock = clock
 
     def current(self, roles: Roles, list_name: str) -> ListIndex:
-        """Return the published index of a list; generation 0 stands for a new list.
+        """Return the published index of a list; generation 0 means a new list.
 
         Raises:
             StateError: the index is corrupt or cannot be read.
@@ -94,9 +94,9 @@ class ListFiles:
     def live_hashes(self, roles: Roles, index: ListIndex, *to: Shown) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
-        The 64-bit hashes of the checksum stand for the ids. In one of 300,000 lists with 10 million
-        ids, two ids share a hash: then the later id is refused, and the provider has to choose
-        another id. All entries are shown to each element of `to`, too.
+        The 64-bit hashes of the checksum represent the ids. In one of 300,000 lists with 10 million
+        ids, two ids have the same hash: then the later id is refused, and the provider has to
+        choose another id. All entries are also passed to each element of `to`.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
@@ -143,7 +143,7 @@ class ListFiles:
     def next_index(
         self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
     ) -> ListIndex:
-        """Return the index after a change by `entries` entries and a sum of hashes `checksum`.
+        """Return the index after a change by `entries` entries and a sum of hashes, `checksum`.
 
         Raises:
             UsageError: the list would be larger than the format allows.
@@ -191,9 +191,9 @@ class ListFiles:
         new: Sequence[NewSegment],
         provenance: Provenance | None = None,
     ) -> None:
-        """Write the files of a generation, and name them in the role of the list.
+        """Write the files of a generation, and add their names to the role of the list.
 
-        Without a `provenance`, the provenance of the generation before stays.
+        Without a `provenance`, the earlier provenance stays.
 
         Raises:
             StateError: a file cannot be written.

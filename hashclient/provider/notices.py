@@ -59,7 +59,7 @@ _ONE_KEY = Keys()
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a notice from a user; None means the earlier value, or that of `DEFAULTS`."""
+    """The fields of a notice from a user; None means the earlier or the default value."""
 
     id: str | None = None
     sender: str | None = None
@@ -97,7 +97,7 @@ class NoticeBoard:
 
         Raises:
             UsageError: the notice breaks a rule of the format, or its id was used before.
-            StateError: there is no repository, a key is missing, or a file cannot be written; the
+            StateError: no repository is there, a key is missing, or a file cannot be written; the
                 old state is still published.
         """
         with self.repository.changing_roles() as roles:
@@ -107,10 +107,10 @@ class NoticeBoard:
     def update(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Replace the notices `ids` by one; fields that `said` lacks are those of the first one.
+        """Replace the notices `ids` by a new notice; `said` overrides fields of the first.
 
         Raises:
-            UsageError: as `publish`; or one of `ids` is not published, or has ended.
+            UsageError: as `publish`; or a notice in `ids` is not published, or has ended.
             StateError: as `publish`.
         """
         with self.repository.changing_roles() as roles:
@@ -140,7 +140,7 @@ class NoticeBoard:
         """Return the published notices with their state, the newest first.
 
         Raises:
-            StateError: there is no repository, or the repository is corrupt.
+            StateError: no repository is there, or the repository is corrupt.
         """
         return self._standing(self.repository.load(), now)
 
@@ -245,13 +245,13 @@ class NoticeBoard:
 
 
 class _Addition(msgspec.Struct, frozen=True):
-    """A change that adds a notice to its role, which has to exist."""
+    """A change that adds a notice to its role, which exists."""
 
     notice_id: str
     data: bytes
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the notice, and name it in its role.
+        """Write the notice, and add its name to the role.
 
         Raises:
             StateError: the notice cannot be written.

@@ -29,7 +29,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.text import excerpt, printable
 
-#: Anybody may read published files; a web server under another user has to.
+#: Anybody may read published files, so that a web server under another user can read them.
 PUBLIC_MODE = 0o644
 PUBLIC_DIR_MODE = 0o755
 
@@ -57,7 +57,7 @@ def make_public_root(public: Path) -> None:
 
 
 def make_folder_below(public: Path, path: Path) -> None:
-    """Create the folder `path` below `public`; it and its parents get the mode of `public`.
+    """Create the folder `path` below `public`; new folders get the mode of `public`.
 
     A command that was killed, or a command of another version, may have left these folders closed.
 
@@ -71,8 +71,8 @@ def make_folder_below(public: Path, path: Path) -> None:
             if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
-                # Only the owner of a folder can change its mode, not another account that can write
-                # to it.
+                # Only the owner of a folder can change its mode; another account that can write to
+                # it cannot.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)
 

@@ -1,9 +1,9 @@
-"""Replaces a list by a source: adds entries that the list lacks, withdraws those the source lacks.
+"""Replaces a list by a source: withdraws entries that the source lacks, adds the others.
 
 Equal entries are left alone, so that clients download the difference only. Entries are equal if
-their digests, size and category are, and their id if the source has one; the time of adding does
-not count. Ids and contents are compared by 64-bit hashes. Entries that differ only in their ids are
-counted: afterwards the list has as many of them as the source.
+digests, size and category are equal, and the id if the source has ids; the time of adding does not
+count. Ids and contents are compared by 64-bit hashes. Entries that differ only in their ids are
+counted: afterwards the list has as many of these entries as the source.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint32, Uin
 from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 
-#: Odd, so that no two hashes become one hash when they are multiplied by this number.
+#: Odd, so that a multiplication by this number never maps two hashes to the same hash.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _WIDTHS = {a: a.digest_bytes for a in Algorithm}
 
 
 class Listed:
-    """The listed entries; is called with all additions and withdrawals, in order."""
+    """The listed entries; it is called with all additions and withdrawals, in order."""
 
     def __init__(self) -> None:
         """Begin without entries."""
@@ -51,8 +51,8 @@ class Listed:
     ) -> tuple[list[Named], Strings]:
         """Return the rows that are not listed, and the ids of listed entries that the source lacks.
 
-        `category` is the category of entries that have none. If several entries are equal, the
-        first ones stay.
+        `category` is the category of entries that have no category. If several entries are equal,
+        the first entries stay.
 
         Raises:
             UsageError: the source has no entry, unless it `may_be_empty`.
@@ -115,7 +115,7 @@ def _of_source(
     texts: list[str] = []
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:
-        # One character more than the limit: a longer id equals no valid id.
+        # The text may be one character longer than the limit: a longer id equals no valid id.
         texts += [
             (t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count
         ]
@@ -127,7 +127,7 @@ def _of_source(
 
 
 def _numbers(values: Uint64) -> Uint64:
-    """Return for each value how many equal ones come before it."""
+    """Return for each value how many equal values come before it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.searchsorted(ordered, ordered)

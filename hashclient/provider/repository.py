@@ -1,10 +1,10 @@
 """The provider's side: makes and changes the repository of signed hash lists.
 
 Every list has a role and keys of its own; each change of a list is one new generation in new,
-immutable segments. `directory` has the lock, the log and the roles; `keys` signs, and makes a
-change visible in one instant; `listfiles` has the files of lists, `lists.wire` and `docs/format.md`
-the wire format. One publication holds its encoded segments in memory: some 70 MB a million entries
-with three digests.
+immutable segments. `directory` has the lock, the log and the roles. `keys` signs, and makes a
+change visible in one instant. `listfiles` has the files of lists; `lists.wire` and `docs/format.md`
+describe the wire format. One publication holds its encoded segments in memory: some 70 MB a million
+entries with three digests.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Repository(RepositoryDirectory):
     ) -> None:
         """Make the repository: keys, roles, no list. A `passphrase` encrypts all keys.
 
-        The root allows the `longest` time for snapshot and timestamp, or that of the validity.
+        The root allows the time `longest` for snapshot and timestamp, by default the normal limit.
 
         Raises:
-            UsageError: the directory holds a repository, or other files, or is in a repository.
+            UsageError: the directory has a repository or other files, or is inside a repository.
             StateError: the repository cannot be written.
         """
         self.refuse_inside()
@@ -126,18 +126,19 @@ class Repository(RepositoryDirectory):
         gets `<generation>-<number>`, an entry without a category gets `category`, or the list's
         name. Doubles are published, and counted. `reading` says how files are read, and which rows
         count; `known_good` are files of digests that must not be on a list. With `replace`, listed
-        entries that the sources lack are withdrawn, and unchanged ones stay; without a difference
-        there is no new generation. `dry_run` checks all and writes nothing. With `draft`, a new
-        directory, the change is written there, for others to sign. Without `may_be_new`, a new list
-        is made only if the repository has none yet. Without `again`, nothing is published if all
-        entries are listed already. `terms` are signed with the list, and stay in force. With
-        `share`, the list is the entries that another provider lists, and there are no `sources`.
+        entries that the sources lack are withdrawn, and unchanged entries stay; without a
+        difference, no new generation is made. `dry_run` checks all and writes nothing. With
+        `draft`, a new directory, the change is written there, for others to sign. Without
+        `may_be_new`, a new list is made only if the repository has none yet. Without `again`,
+        nothing is published if all entries are listed already. `terms` are signed with the list,
+        and stay in force. With `share`, the list has the entries that another provider lists, and
+        `sources` is empty.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
                 id is on the list; nothing was written.
-            StateError: there is no repository, a key is missing, or a file cannot be written;
-                the old state is still published.
+            StateError: no repository is there, a key is missing, or a file cannot be written; the
+                old state is still published.
         """
         check_list_name(list_name)
         if terms is not None and not is_terms(terms):
@@ -210,7 +211,7 @@ class Repository(RepositoryDirectory):
         generation: int | None = None,
         draft: Path | None = None,
     ) -> Published:
-        """Take entries off a list, as one new generation; or write that as a `draft`.
+        """Withdraw entries of a list as one new generation; with `draft`, write a draft.
 
         With `generation`, all entries that this generation added are withdrawn; `entry_ids` is
         empty then.
@@ -227,7 +228,7 @@ class Repository(RepositoryDirectory):
             return done
 
     def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
-        """Undo a generation of a list, as one new generation; or write that as a `draft`.
+        """Undo a generation of a list as one new generation; with `draft`, write a draft.
 
         Entries that the generation added are withdrawn if they are still listed; entries that it
         withdrew come back.
@@ -245,10 +246,10 @@ class Repository(RepositoryDirectory):
             return done
 
     def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
-        """End a list: clients remove it, and withdraw its matches. Or make this a `draft`.
+        """End a list: clients remove it, and withdraw its matches. With `draft`, write a draft.
 
-        The targets say so. The list's name is not used again, its files stay, and its keys are
-        removed.
+        The role `targets` contains the end. The list's name is not used again, its files stay, and
+        its keys are removed.
 
         Raises:
             UsageError: no list has this name.
@@ -265,11 +266,11 @@ class Repository(RepositoryDirectory):
     def consolidate(
         self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
     ) -> Consolidated:
-        """Join small segments of a list into larger ones; generation and entries stay.
+        """Join small segments of a list into large segments; generation and entries stay.
 
         The `keep_newest` generations are left as they are. Files that no index names any more stay
-        for a day at least, for clients in the middle of a fetch: a later consolidation removes
-        them. With `draft`, the change is written to that directory, for others to sign.
+        for at least a day, for clients that are fetching; a later consolidation removes them. With
+        `draft`, the change is written to that directory, for others to sign.
 
         Raises:
             UsageError: no list has this name.
@@ -296,7 +297,7 @@ class Repository(RepositoryDirectory):
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
 
-        Return the draft without the roles that this machine has signed instead (snapshot and
+        Return the draft without the roles that this machine has signed in its place (snapshot and
         timestamp).
 
         Raises:
@@ -328,10 +329,10 @@ class Repository(RepositoryDirectory):
     ) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.
 
-        Clients learn the new keys automatically. The old keys are removed; as many new ones are
-        made, with the same threshold, unless `wanted` says otherwise. Keys of people go into a
-        `draft`, which they sign. A new root may say for how long snapshot and timestamp are signed
-        at the `longest`.
+        Clients learn the new keys automatically. The old keys are removed; as many new keys are
+        made, with the same threshold, unless `wanted` says otherwise. Keys of people need a
+        `draft`, which these people sign. A new root may set `longest`, the limit of the validity of
+        snapshot and timestamp.
 
         Raises:
             UsageError: no role has this name, or a draft lacks keys of people.

@@ -1,6 +1,6 @@
 """Results of a provider's commands: changes, and the published state.
 
-A field's name in JSON is that of the command's output.
+A field has the same name in the JSON output of the command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashclient.trust.provenance import Provenance
 
 
 class Some(msgspec.Struct, frozen=True):
-    """Some of the given entries: how many, and the file and line of the first."""
+    """Some of the given entries: their number, and the file and line of the first entry."""
 
     count: int
     first: str
@@ -52,7 +52,7 @@ class Consolidated(
 
 
 class RoleStatus(msgspec.Struct, frozen=True):
-    """One role: its published version, the end of its validity, and its keys."""
+    """A role: its published version, the end of its validity, and its keys."""
 
     name: str
     version: int
@@ -62,7 +62,7 @@ class RoleStatus(msgspec.Struct, frozen=True):
 
 
 class ListStatus(msgspec.Struct, frozen=True):
-    """One list as it is published."""
+    """A list as it is published."""
 
     name: str
     generation: int
@@ -72,7 +72,7 @@ class ListStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
-    """The published state; `root_sha256` lets a client's operator check the root they got.
+    """The published state; with `root_sha256`, a client's operator checks a received root.
 
     `ended` are the names of lists that were published once.
     """
@@ -145,12 +145,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry that somebody asked for: its place and properties, without its digests.
+    """An entry that somebody asked for: its list and properties, without its digests.
 
-    The entry was added in one of the generations `first` to `last`; it was withdrawn in one of the
-    generations `withdrawn`, or is still listed. `algorithms` are the labels of the digests that it
-    has. If the question has digests, `agree` are the labels of digests that are equal on both
-    sides, and `differ` the labels of unequal ones; `size` may be among both.
+    The entry was added in a generation from `first` to `last`; it was withdrawn in a generation of
+    the range `withdrawn`, or is still listed. `algorithms` are the labels of the digests that it
+    has. If the question has digests, `agree` has the labels of digests that are equal on both
+    sides, and `differ` the labels of unequal digests; both may contain `size`.
     """
 
     list_name: str

@@ -1,10 +1,10 @@
-"""The signed metadata of a provider: its roles and their keys, and how a change is published.
+"""The signed metadata of a provider: its roles, their keys, and how changes are published.
 
 A change is published by a new `timestamp.json`: all other files of the change are written before
-it, under new names. So a kill at any instant leaves the state that was published, and the next
+it, under new names. So a kill at any instant leaves the earlier published state, and the next
 change overwrites leftover files. A new root is the exception, since clients look for it by number:
-the metadata that a new root requires is published before the root, signed by the old and the new
-keys. Other modules handle the content of lists, and the lock.
+before the root, the metadata that it requires are published, signed by the old and the new keys.
+Other modules handle the content of lists, and the lock.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Roles:
         self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
         self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
         self.targets: Metadata[Targets] = roles.pop("targets")
-        #: The delegation from the targets to the role of notices, if there is one.
+        #: The delegation from the targets to the role of notices, or None.
         self._delegator = delegator_of(self.targets.signed)
         self.notices: Metadata[Targets] | None = None
         if self._delegator is not None:
@@ -138,7 +138,7 @@ class Roles:
         return {role: self.metadata(role).signed.expires for role in self.names()}
 
     def _delegated(self) -> list[str]:
-        """Return the roles whose keys the targets name: that of notices, if any, and the lists."""
+        """Return the roles whose keys the targets name: notices, if they exist, and the lists."""
         return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
 
     def _described(self, role: str) -> Role:
@@ -219,7 +219,7 @@ class Roles:
         self._add_keys(name, keys)
 
     def _add_keys(self, role: str, keys: Keys) -> None:
-        """Give a new role its keys: those of people, or new ones, which protect as the targets'."""
+        """Give a new role its keys: keys of people, or new keys, encrypted as the targets' keys."""
         if not keys.public:
             self.keys.protect_as("targets", self.key_policy("targets")[0])
         for key in keys.public or self.keys.generate(role, keys.count):
@@ -234,7 +234,7 @@ class Roles:
         end(self.targets.signed, self.ended)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give a role other keys, of people or new ones; then the caller commits or drafts it."""
+        """Give a role other keys, of people or new keys; then the caller commits or drafts it."""
         delegator = self._delegator_of(role)
         for keyid in list(self.key_policy(role)[0]):
             delegator.revoke_key(keyid, role)
@@ -243,7 +243,7 @@ class Roles:
         self._described(role).threshold = keys.threshold
 
     def delegate(self) -> None:
-        """Name the role of notices and its keys in the targets, if there is one."""
+        """Name the role of notices and its keys in the targets, if the role exists."""
         if self._delegator is not None:
             delegate(self.targets.signed, self._delegator)
 
@@ -264,15 +264,15 @@ class Roles:
     ) -> None:
         """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
 
-        `signers` sign their roles, whatever the policy says; a role in `given` was signed
-        elsewhere, and is written as it is.
+        `signers` sign their roles, whatever the policy says; a role in `given` was signed elsewhere
+        and is written unchanged.
 
         Raises:
             StateError: a signing key is not on this machine, or a file cannot be written; then
                 nothing is published.
         """
         signers, given = signers or {}, given or {}
-        if "targets" in given:  # root and targets come first: these two say which roles exist
+        if "targets" in given:  # root and targets come first: they define which roles exist
             self._replace("targets", given["targets"])
         else:
             self.delegate()
@@ -299,7 +299,7 @@ class Roles:
     def _sign(
         self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
     ) -> bytes:
-        """Sign the next version of a role, unless it is `given`, and write it; return its bytes.
+        """Sign the next version of a role, unless `given`; write it, and return its bytes.
 
         Raises:
             StateError: as `commit`.

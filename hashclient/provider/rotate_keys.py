@@ -1,4 +1,4 @@
-"""Replaces the keys of a role by new ones, so that clients follow by themselves."""
+"""Replaces the keys of a role by new keys, so that clients follow by themselves."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def role_above(role: str) -> str:
 
 
 def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
-    """Replace all keys of `role` by new ones, as many as before unless `wanted`.
+    """Replace all keys of `role` by new keys, as many as before unless `wanted` says more.
 
-    The old keys are removed. For the root, its old keys are needed. For another role, the keys of
-    the role above it are needed, so that a lost key can be replaced.
+    The old keys are removed. A rotation of the root needs the root's old keys. A rotation of
+    another role needs the keys of the role above it, so that a lost key can be replaced.
 
     Raises:
         StateError: as `Roles.commit`; then the old keys stay in force.
     """
     old, threshold = list(roles.key_policy(role)[0]), roles.key_policy(role)[1]
     wanted = wanted or Keys(len(old), threshold)
-    # All keys that the rotation needs are looked for before anything is published.
+    # All keys that the rotation needs are looked for before any file is published.
     above = role_above(role)
     roles.require_signers([above])
     for protecting in (role, above):
@@ -37,12 +37,12 @@ def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
         # One timestamp switches delegation and role together.
         roles.commit({"targets", role})
     elif role == "root":
-        # The new root is signed by the keys of the root before it and by its own.
+        # The keys of the earlier root and the keys of the new root sign the new root.
         roles.commit_root(both)
     else:
         # 1. The metadata that the new root requires is written first; until the root is written,
-        # the keys of the old root count. (If these keys are lost, clients refuse the metadata for
-        # this moment.)
+        # the keys of the old root count. (If the old keys are lost, clients refuse this metadata
+        # until the root is written.)
         roles.commit({role}, {role: both})
         # 2. The new root puts the new keys in force.
         roles.commit_root()

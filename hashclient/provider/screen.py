@@ -1,8 +1,8 @@
 """Rows that are not published: digests of the empty file, and of known good files.
 
-No list may have one of these rows: clients refuse the empty file, and users refuse known good
-files. These rows are skipped and counted like unusable rows, up to the same bound; beyond it, no
-row is published. Known good files are looked for in one pass over their lists, however long.
+No list may have these rows: clients refuse the empty file, and users refuse known good files. These
+rows are skipped and counted like unusable rows, up to the same bound; beyond it, no row is
+published. However long the lists of known good files are, they are read in one pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server to try a repository with: HTTPS and a bearer token, on loopback only.
+"""A server for trials of a repository: HTTPS and a bearer token, on loopback only.
 
 The server has the same interface as a real provider's web server, so that a client can be set up
 and tested on one machine. A repository for others belongs behind a real web server. Only regular
@@ -50,7 +50,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """All that a client needs to reach the server."""
+    """The addresses and files that a client needs to reach the server."""
 
     url: str
     ca: Path
@@ -98,7 +98,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return None if client.may(path) else HTTPStatus.FORBIDDEN
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a broken connection; others go on."""
+        """Log a broken connection; other connections continue."""
         self.log(f"{client_address[0]}: connection failed")
 
 
@@ -106,13 +106,13 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 def open_server(
     repository: Repository, bind: str, *, clock: Clock, log: Callable[[str], None]
 ) -> Iterator[tuple[TrialServer, Endpoint]]:
-    """Listen on `bind`, a `host:port` of this machine's loopback; port 0 takes a free one.
+    """Listen on `bind`, a `host:port` of this machine's loopback; port 0 means any free port.
 
     Keys, certificates and token are made below the repository's `keys/serve/` when missing.
 
     Raises:
         UsageError: the address is not a loopback address.
-        StateError: `bind` cannot be used, there is no repository, or a file cannot be written.
+        StateError: `bind` cannot be used, no repository is there, or a file cannot be written.
     """
     address = _loopback_address(bind)
     repository.require()
@@ -160,7 +160,7 @@ def _loopback_address(bind: str) -> tuple[str, int]:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_S
-    # Header and body go out together: otherwise each small answer waits 40 ms for a delayed ACK.
+    # Header and body are sent together: otherwise each small answer waits 40 ms for a delayed ACK.
     wbufsize = COPY_BYTES
     disable_nagle_algorithm = True
     server: TrialServer
@@ -181,7 +181,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.log(f"{self.client_address[0]}: {printable(self.requestline)}: {status}")
 
     def log_error(self, *_args: Any) -> None:
-        """Log no more: the status says enough."""
+        """Log nothing more: the status is enough."""
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
@@ -229,7 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fd
 
     def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
-        """Return start, end and whether this is a part; None if the file has no such range.
+        """Return start, end, and whether they are a part of the file; None for an invalid range.
 
         A header other than one range of bytes is ignored, as RFC 9110 says.
         """

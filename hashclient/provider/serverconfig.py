@@ -1,10 +1,10 @@
 """The configuration of a web server that lets in the clients of a repository: nginx, or Apache.
 
-Both servers can compute an MD5 of any text without a module of others, but no SHA-256 of a header:
-nginx by its module `secure_link`, which each nginx package has, Apache in expressions. A token's
-hash says to which client the token belongs. So the configuration holds hashes and no token, checks
-the expiry of each token and the lists that it is for, and needs no other process. Without a token a
-client gets 401, with a token for other lists 403.
+Without extra modules, neither server can compute a SHA-256 of a header, but both can compute an MD5
+of any text: nginx by its module `secure_link`, which each nginx package has, Apache in expressions.
+A token's hash says to which client the token belongs. So the configuration holds hashes and no
+token, checks the expiry of each token and the lists that it is for, and needs no other process.
+Without a token a client gets 401, with a token for other lists 403.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _FOR_ALL = (
     rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
     rf"|/+targets/+{NOTICES}/"
 )
-#: A name that no list can have, for paths that belong to no list and are not for all. A token for
-#: some lists gets nothing there.
+#: A name that no list can have, for paths that belong to no list and are not open to all. A token
+#: for some lists gets nothing there.
 _NO_LIST = "/"
 
 
@@ -203,7 +203,7 @@ def _apache(clients: Sequence[Client], now: datetime, site: Site | None) -> str:
     return first if site is None else apache_server(site, first)
 
 
-#: How each kind of server is configured: for clients, at a time, and for a site if one is given.
+#: The configuration for each kind of server, from the clients, the time, and a site if given.
 SERVERS: Mapping[str, Callable[[Sequence[Client], datetime, Site | None], str]] = {
     "nginx": _nginx,
     "apache": _apache,
@@ -223,7 +223,7 @@ def _name(site: Site) -> str:
 
 
 def _path(path: Path) -> str:
-    """Return a path as the servers take it.
+    """Return a path in the form that the servers need.
 
     Raises:
         UsageError: the path is not absolute, or has a character with a meaning in the

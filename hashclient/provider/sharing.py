@@ -1,17 +1,17 @@
 """Republishes a list of another provider: its live entries, verified as a client verifies them.
 
-REPO/sources/LIST/ has the files for this:
+The directory REPO/sources/LIST/ has these files:
 
     root.json       the root of the other provider, as it was given; never replaced
     metadata/       its metadata, so that no older state is taken later (`trust`)
     source.json     which list, which of its entries, and ids that stay out
 
-1. The bundle, or copy of a public directory, is verified from the pinned root, and the list's
-   generation is not older than the last one taken.
-2. All segments are verified and parsed; count and checksum of live entries are those of the list's
-   index.
+1. The bundle, or the copy of a public directory, is verified from the pinned root, and the list's
+   generation is not older than the last republished generation.
+2. All segments are verified and parsed; number and checksum of the live entries agree with the
+   list's index.
 3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
-   out, until they are added again here.
+   out until they are added here again.
 4. The other entries that `where` chooses become the whole list (`replace`), in memory.
 
 So entries that the other provider withdraws are withdrawn here. The list's metadata have its origin
@@ -72,10 +72,10 @@ FORMAT = "hashclient-source/1"
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`source.json`: a list of another provider, and which of its entries are shared on.
+    """`source.json`: a list of another provider, and which of its entries are republished.
 
-    `where` is a condition as `--where` takes it; without a condition, all entries are chosen.
-    `left_out` are the ids that were withdrawn here, although the other provider still lists them.
+    `where` is a condition as for `--where`; without a condition, all entries are chosen. `left_out`
+    are the ids that were withdrawn here, although the other provider still lists them.
     """
 
     list: str
@@ -88,7 +88,7 @@ class Share:
     """Republishes a list of another provider, from a copy of that provider's files."""
 
     def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
-        """Read from `copy`; `folder` is the list's in `sources/`, and need not exist.
+        """Read from `copy`; `folder` is in `sources/`, and need not exist.
 
         Without `writes`, nothing is stored in the folder, as for a dry run.
         """
@@ -129,7 +129,7 @@ class Share:
         self.reading()
 
     def reading(self) -> Reading:
-        """Return which entries are meant."""
+        """Return the `Reading` that chooses the republished entries."""
         assert self.source is not None
         where = self.source.where
         return Reading(where=None if where is None else parse_where(where))
