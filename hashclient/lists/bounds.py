@@ -1,7 +1,7 @@
 """Limits on the work that a segment causes when it is decoded; checked before decoding.
 
 A few kilobytes of Parquet can decode to terabytes, and take hours. The footer says how many row
-groups there are and where their columns begin; a header before each page says how large the page
+groups the file has and where their columns begin; the header of each page says how large the page
 becomes. Footer and headers are read here, without decompressing a page. `docs/format.md` has the
 limits; honest files stay far below them. A file can still decode to more than its headers say, so
 `wire` decodes under a cap on memory as well.
@@ -45,8 +45,9 @@ _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
 _TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
 _VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
 _NUM_VALUES = 1
-#: FileMetaData: its row groups; RowGroup: its columns; ColumnChunk: its metadata, with the number
-#: of values, the compressed length, and the places where the pages and the dictionary begin.
+#: Field numbers. FileMetaData: its row groups. RowGroup: its columns. ColumnChunk: its metadata,
+#: with the number of values, the compressed length, and the places where the pages and the
+#: dictionary begin.
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _VALUES, _LENGTH, _PAGES_AT, _DICTIONARY_AT = 5, 7, 9, 11
 #: Thrift's compact protocol: its types of values, and the deepest nesting of values.
@@ -75,8 +76,8 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
     """Check the row groups and pages of a file, whose parsed footer is `metadata`.
 
     Raises:
-        VerificationError: there are too many row groups or pages, a page is too large, or the pages
-            cannot be read.
+        VerificationError: the file has too many row groups or pages, a page is too large, or the
+            pages cannot be read.
     """
     if metadata.num_row_groups > MAX_ROW_GROUPS:
         raise VerificationError(
@@ -108,7 +109,7 @@ def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
 def _columns(data: bytes) -> list[list[dict[int, Any]]]:
     """Return the footer's data on each column of each row group.
 
-    pyarrow is not used for this: if the footer contradicts itself, pyarrow ends the whole process.
+    pyarrow is not used here: if the footer contradicts itself, pyarrow ends the whole process.
 
     Raises:
         ValueError, TypeError, LookupError: the footer does not have these data.
@@ -224,7 +225,7 @@ class _Thrift:
 
 _HINT = "the provider has to write the column as docs/format.md says"
 #: The logical types of the format (parquet-format, LogicalTypes.md). Old writers use the converted
-#: types, which Arrow translates to these.
+#: types, which Arrow translates to logical types.
 _NONE = {"Type": "NONE"}
 _STRING = {"Type": "STRING"}
 _SIGNED = {"Type": "INT", "bitWidth": 64, "isSigned": True}
@@ -273,7 +274,7 @@ def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None
 
 
 def _expected(field: pa.Field) -> tuple[tuple[str, int | None], list[dict[str, Any]]]:
-    """Return the physical type of a column, its length if that is fixed, and its logical types."""
+    """Return the physical type of a column, its length if fixed, and its logical types."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_binary(field.type):

@@ -1,6 +1,6 @@
 """A bundle: a provider's published files in one file, for clients without a network.
 
-A bundle is a plain tar archive (ustar: no extended headers, no links) that is never unpacked: a
+A bundle is a plain tar archive (ustar, without extended headers or links). It is never unpacked: a
 member is read into memory by its name, and the caller verifies its bytes. This module relies on the
 archive only for the positions of members. `docs/format.md` has the rules.
 """

@@ -1,4 +1,4 @@
-"""The empty file, which no list may hold: its digests, and rows that have one of them."""
+"""The empty file, which no list may have: its digests, and rows with such a digest."""
 
 from __future__ import annotations
 

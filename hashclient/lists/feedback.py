@@ -1,6 +1,6 @@
 """Feedback on the wire: counts by entry, from a client to the provider of its lists.
 
-A file of two lines: a JSON object with counts by entry, and another one with the client's key and
+A file of two lines: a JSON object with counts by entry; and a JSON object with the client's key and
 its signature of the first line. The counts include all matches that the client has recorded, so a
 later file replaces earlier files. The file has no path, no digest and no name of a person.
 `docs/feedback.md` specifies it.
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["hashclient-feedback/1"] = "hashclient-feedback/1"
 MAX_FEEDBACK_BYTES = 64 << 20
-#: The first of the signed bytes, so that a signature for another use is not valid for feedback.
+#: The signed bytes begin with this text, so that a signature for another use is not valid for
+#: feedback.
 _TAG = b"hashclient feedback v1\n"
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -59,12 +60,12 @@ def encode_feedback(feedback: Feedback, key: Ed25519PrivateKey) -> bytes:
 def verify_feedback(data: bytes) -> tuple[Feedback, str]:
     """Return the content of a file, and the public key that has signed it.
 
-    1. There are two lines, each one JSON object of the schema.
+    1. The file has two lines, each a JSON object of the schema.
     2. The key in the second line has signed the first line.
     3. Names are names of lists and ids of entries, and no entry occurs twice.
 
     Raises:
-        VerificationError: one of these rules is broken.
+        VerificationError: one of the rules is broken.
     """
     try:
         feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # 1, 2

@@ -2,7 +2,7 @@
 
 This is a source for `trust`, like the network: it returns bytes by their address, and the caller
 verifies the bytes in memory. The bytes are never written to another place. The person who brings
-the medium is not trusted: links are not followed, and only plain files are read.
+the medium is not trusted: links are not followed, and only regular files are read.
 """
 
 from __future__ import annotations

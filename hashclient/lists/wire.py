@@ -42,14 +42,15 @@ MAX_CATEGORIES = 255
 
 #: Rows in a batch; this limits the memory for an honest segment of any size.
 BATCH_ROWS = 1 << 19
-#: Rows decoded at a time, and the memory that this may take. The largest honest pages need half.
+#: Rows that are decoded at a time, and the memory that their decoding may take. The largest honest
+#: pages need half.
 DECODED_ROWS = 1 << 16
 MAX_DECODING_BYTES = 256 << 20
 
 #: Rows in a row group of the segments that are written here.
 ROW_GROUP_ROWS = 1 << 20
 
-#: Stands for a missing size. No file has this size: Linux file sizes are below 2**63.
+#: In place of a missing size. No file has this size: Linux file sizes are below 2**63.
 NO_SIZE = np.uint64(2**64 - 1)
 
 Uint8 = npt.NDArray[np.uint8]
@@ -59,7 +60,7 @@ Strings = npt.NDArray[np.bytes_]
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One immutable file of a list, as `index.json` names it.
+    """A file of a list that never changes, as `index.json` names it.
 
     The file has the changes of the generations from `first` to `last`, both included.
     """
@@ -176,7 +177,7 @@ def _check_segments(index: ListIndex, what: str) -> None:
 
 
 def delta_of(generation: int, index: ListIndex) -> list[Segment] | None:
-    """Return the segments from `generation` to `index`; None if one begins before and ends after.
+    """Return the segments from `generation` to `index`; None if a segment spans `generation`.
 
     `docs/format.md`, 'What a client does', 3.
     """
@@ -193,9 +194,9 @@ def encode_index(index: ListIndex) -> bytes:
 def entry_hashes(ids: Strings) -> Uint64:
     """Return the 64-bit hash of each entry id, the summand of a list's checksum.
 
-    Defined by `docs/format.md`: the id's bytes in little-endian words of eight, the last padded
-    with zeros; for each word, h = mix(h XOR word) from h = 0, where mix is the finaliser of
-    SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    Defined by `docs/format.md`. The id's bytes are taken as little-endian words of eight bytes, the
+    last word padded with zeros. For each word, h = mix(h XOR word) from h = 0; mix is the finaliser
+    of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
     Signatures protect against forgery; the checksum finds a local state that differs by mistake.
     """
     width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
@@ -243,11 +244,11 @@ def withdraw_schema() -> pa.Schema:
 
 
 def encode_segment(table: pa.Table) -> bytes:
-    """Return the Parquet bytes of a segment; `table` has one of the two schemas."""
+    """Return the Parquet bytes of a segment; `table` has the schema of a kind of segment."""
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # Digests do not compress, and a dictionary of digests has no use; for categories compression
+    # Digests do not compress, and a dictionary of digests is useless; for categories, compression
     # and a dictionary are useful.
     pq.write_table(
         table,

@@ -1,9 +1,9 @@
 """The age format, through pyrage: reading and writing keys, sealing and opening streams.
 
 This is the only module that uses pyrage, and it translates pyrage's errors into ours. pyrage
-rewords errors of the streams, and drops an error in the write of its last buffer, so the streams
-keep their own errors. After sealing, the caller must compare the length of the file with
-`sealed_bytes`; otherwise a truncated age file is noticed only when it is opened.
+rewords errors of the streams, and drops an error of its last write, so the streams keep their own
+errors. After sealing, the caller must compare the length of the file with `sealed_bytes`; otherwise
+a truncated age file is noticed only when it is opened.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 _PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)?", re.IGNORECASE)
 
 
-#: The public key in the examples of the documents. Nobody knows its secret key: a file sealed to it
-#: is lost.
+#: The public key in the examples of the documents. Nobody knows the secret key for this key: a file
+#: that is sealed to it is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 
 def parse_recipients(texts: Iterable[str]) -> list[Any]:
-    """Return the recipients that the public keys `texts` stand for: of age, or SSH keys.
+    """Return the recipients for the public keys `texts`: keys of age, or SSH keys.
 
     Raises:
-        ConfigError: there are no recipients, or a text is not a public key.
+        ConfigError: no recipients are given, or a text is not a public key.
     """
     from pyrage import RecipientError, ssh, x25519
 
@@ -83,7 +83,7 @@ def canonical_recipient(text: str) -> str:
 
 
 def write_identity(path: Path, now: datetime) -> str:
-    """Make a pair of keys, write the secret one to the new file `path`, return the public one.
+    """Make a pair of keys; write the secret key to the new file `path`, return the public key.
 
     Raises:
         UsageError: `path` exists, or cannot be written.
@@ -101,8 +101,8 @@ def load_identities(path: Path) -> list[Any]:
     """Read the secret keys in a file of `age-keygen` or `ssh-keygen`.
 
     Raises:
-        ConfigError: the file cannot be read, others can read it, the file is encrypted, or it has
-            no key.
+        ConfigError: the file cannot be read, other users can read it, it is encrypted, or it has no
+            key.
     """
     from pyrage import IdentityError, ssh, x25519
 
@@ -131,7 +131,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The source and the sink of pyrage, and the first error of either of them."""
+    """The source and the sink of pyrage, and the first error of both."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source
@@ -154,7 +154,7 @@ class _Streams:
         return len(data)
 
     def flush(self) -> None:
-        """There is no buffer to flush."""
+        """Do nothing: the stream has no buffer."""
 
 
 def seal(
@@ -164,7 +164,7 @@ def seal(
 
     Raises:
         StateError: the bytes cannot be encrypted.
-        BaseException: what `source` or `sink` raised.
+        BaseException: the exception that `source` or `sink` raised.
     """
     import pyrage
 
@@ -186,7 +186,7 @@ def unseal(
     Raises:
         AuthorisationError: no key of `identities` fits.
         StateError: the input is damaged or not an age file.
-        BaseException: what `source` or `sink` raised.
+        BaseException: the exception that `source` or `sink` raised.
     """
     import pyrage
 

@@ -1,9 +1,9 @@
-"""The attributes of a file: recorded when it is sealed, set again when it is restored.
+"""The attributes of a file: recorded when the file is sealed, set again when it is restored.
 
 The attributes are owner, mode, times and extended attributes; access control lists, capabilities
 and security labels are extended attributes. An extended attribute is not recorded if this process
-may not read it, if its name is not UTF-8, or if it is too large. Attributes of the file system
-(`chattr`), holes and the time of birth are not kept.
+may not read it, if its name is not UTF-8, or if the attribute is too large. Attributes of the file
+system (`chattr`), holes and the time of birth are not kept.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
-    """Set the attributes in `origin`, except times, on the file `fd`; return the failed ones.
+    """Set the attributes in `origin`, except times, on the file `fd`; return those that failed.
 
     Without `with_powers`, set-id bits and capabilities are not set. The order matters: a change of
     owner removes capabilities, and a change of an access control list changes the mode. Some file

@@ -1,4 +1,4 @@
-"""Other files that belong to a match, such as a chat or the data of an account.
+"""Other files that belong to a match, for example a chat or the data of an account.
 
 A sealed copy of each file belongs to the item: it is shown, sealed again, kept and destroyed with
 the item. The files themselves stay in their places, so restoring the item drops the copies.

@@ -1,9 +1,9 @@
 """Evidence: the sealed or plain bytes of a file, proven to be the file that matched.
 
 A source can be read more than once. A source is read to its end and proven before its first byte is
-sent, and proven again while it is sent. So nobody can replace the file that matched and have
-another file sent. Plain bytes of a sealed file exist in memory only, and only if an identity is
-given. Nothing here writes.
+sent, and it is proven again while its bytes are sent. So nobody can exchange the file that matched,
+so that another file is sent. Plain bytes of a sealed file exist in memory only, and only if an
+identity is given. This module writes no file.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def _damaged(name: str) -> StateError:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A source of bytes: its name for people, its length, and a way to read it again.
+    """A source of bytes: its name for people, its length, and a function to read it again.
 
-    `changed` makes the error for bytes that differ from the proven ones.
+    `changed` makes the error for bytes that differ from the proven bytes.
     """
 
     name: str
@@ -172,7 +172,7 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
 
 
 def prove(source: Source) -> Proven:
-    """Read a source to its end and return it with its digests.
+    """Read a source to its end, and return the source with its digests.
 
     Raises:
         StateError: the source cannot be read, or its length is wrong.
@@ -246,12 +246,12 @@ def opener_of(identities: Sequence[Any]) -> Callable[[Iterator[bytes]], Generato
 
 
 def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the plain bytes of an age file that is given in chunks.
+    """Yield the plain bytes of an age file; `sealed` yields its bytes.
 
     Raises:
         AuthorisationError: no key of `identities` fits.
         StateError: the age file is damaged.
-        HashclientError: what reading `sealed` raised.
+        HashclientError: the error that reading `sealed` raised.
     """
     # pyrage writes and the caller reads, so pyrage runs in a thread of its own.
     source, sink = os.pipe()

@@ -1,7 +1,8 @@
-"""Isolates a file: seals it, proves that it is the file that matched, and then removes it.
+"""Isolates a file: seals the file, proves that it is the file that matched, and then removes it.
 
-At any kill, the file is in its place or its sealed copy is complete. The next act on the same match
-finishes an interrupted one. Several files take each step together, as in `restore`.
+If the process is killed at any time, the file is still in its place, or its sealed copy is
+complete. The next act on the same match finishes an interrupted act. Several files take each step
+together, as in `restore`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ _OTHER = "changed: it is another file than the one that was read"
 class Taken(msgspec.Struct, frozen=True):
     """The result of isolating the file of a match.
 
-    `sealed` says whether there is a complete sealed copy, `taken` whether the file was also removed
-    from its place. `detail` describes this for people. `attention` says that a person should look.
+    `sealed` says whether a complete sealed copy exists, `taken` whether the file was also removed
+    from its place. `detail` describes the result for people. `attention` says that a person should
+    check the result.
     """
 
     taken: bool
@@ -69,7 +71,7 @@ class Taken(msgspec.Struct, frozen=True):
 class _Act(msgspec.Struct, frozen=True):
     """The values that the steps of one act share; `hold` is the hold for the new item.
 
-    Steps run in threads, so they use the record of matches only in a `Wait`: from Python 3.12 on,
+    Steps run in threads, so they use the record of matches only in a `Wait`. From Python 3.12 on,
     threads that run the same query at the same time can get wrong answers.
     """
 
@@ -87,29 +89,29 @@ _Steps = Generator[Wait, None, Taken]
 def take(
     room: Room, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, mark: Mark
 ) -> Iterator[tuple[str, Taken | HashclientError]]:
-    """Seal the files of matches and remove them; yield each id with its result or its failure.
+    """Seal the files of matches and remove them; yield each id with its result or failure.
 
-    `wanted` are the ids of matches, each with the file that was read, if that is known better than
-    by the record.
+    `wanted` are the ids of matches; each may have the file that was read, if the caller knows more
+    than the record.
 
-    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, the record
-       says which file was read, and there are recipients to seal to.
-    2. The path is opened without following a link at any of its components. The directory is the
-       one that the file was read in, by its inode.
+    1. The match may be isolated: it is in place, not withdrawn and not ended, the record says which
+       file was read, and recipients are configured.
+    2. The path is opened without following a link at any of its components. It is the directory in
+       which the file was read, by its inode.
     3. At the path is a regular file of the right size: the file that was read, by its inode.
     4. The file is read once; it is sealed into a new folder and digested at the same time.
     5. The read file is the file that matched: its tags are the tags in the record, and the file has
        not changed meanwhile.
     6. The sealed copy is on the disk: it was synced, and reads back as written.
-    7. The folder gets its document, and then its name, durably.
+    7. The folder gets its document, and then its name, both durably.
     8. The match is still not withdrawn, and the sealing is logged.
     9. The name of the file is removed, if it still belongs to the sealed file.
-    10. A tombstone is put in its place, if one is configured.
+    10. If a tombstone is configured, it is put in the file's place.
     11. The removal is noted in the record, the log and, last, the document.
 
-    Up to `AT_ONCE` files take steps together, in two halves: while one waits for the disk, the
-    other goes on. For all folders of a half, the names are made durable at once (7), one write logs
-    the sealing (8), one changes the record and one logs the removal (11).
+    Up to `AT_ONCE` files take steps together, in two halves: while one half waits for the disk, the
+    other half goes on. For each half, the names of all folders are made durable at once (7), one
+    write logs the sealing (8), one write changes the record, and one write logs the removal (11).
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -166,7 +168,8 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     item = room.find(match.id, act.matches)
     if item is not None and not match.in_place:
         return _again(act, item)
-    # Tags of another seal key prove nothing. The file is sealed again, if it is there.
+    # Tags of another seal key prove nothing: such an item is not resumed. The file is sealed again,
+    # if it is there.
     resumed = item if item is not None and room.can_prove(item.key_id) else None
     recipients = _check(act, resumed)  # 1
     hold = _asked_hold(act) if item is None else item.hold
@@ -192,7 +195,7 @@ def _steps(
 
     Raises:
         OSError: the file cannot be sealed.
-        HashclientError: something of ours cannot be read or written.
+        HashclientError: a file of the state directory cannot be read or written.
     """
     room, match = act.room, act.match
     try:
@@ -318,9 +321,9 @@ def _seal(
     recipients: Sequence[Any],
     replaced: Item | None,
 ) -> Generator[Wait, None, Item | Taken]:
-    """Make a sealed copy (steps 3 to 8); return its item, or why there is none.
+    """Make a sealed copy (steps 3 to 8); return its item, or why no copy was made.
 
-    The new item takes the place of `replaced`, if that is given.
+    The new item replaces `replaced`, if that is given.
     """
     room, match = act.room, act.match
     if not held.is_seen():  # 3
@@ -376,7 +379,7 @@ def _asked_hold(act: _Act) -> Hold | None:
 
 
 def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
-    """Return the event of the sealing, which is logged unless the match is withdrawn by then.
+    """Return the event of the sealing; it is logged unless the match is withdrawn by then.
 
     A fetch may withdraw the entry while this file, and the files with it, are sealed. Then the file
     stays in place, and a copy that `is_new` is removed.
@@ -434,7 +437,7 @@ def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
 
 
 def _is_proven(act: _Act, item: Item, held: Held) -> bool:
-    """Return whether the held file is the sealed one.
+    """Return whether the held file is the sealed file.
 
     Raises:
         OSError: the file cannot be read, or changed while it was read, so that the answer is not
@@ -463,7 +466,7 @@ def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> _Steps:
 
 
 def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> _Steps:
-    """Leave the tombstone, if there is a `spot` for it, and note the removal (steps 10, 11)."""
+    """Leave the tombstone if `spot` is given, and note the removal (steps 10, 11)."""
     if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
         remains = (*remains, failure)
     yield from _record(act, item, remains, None if spot is None else spot.names())  # 11

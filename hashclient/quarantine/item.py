@@ -2,8 +2,8 @@
 
 `STATE/quarantine/<match id>/` has `evidence.age`, the file sealed in the age format, and
 `item.json`, which says what the file was, where, and how to restore it. A folder is complete in
-itself: with the officer's key it can be opened by hand even if the rest of the state is lost.
-`restored.json` names the items whose file is back and whose folder is still to be dropped: one
+itself: with the officer's key, a person can open it even if the rest of the state is lost.
+`restored.json` names the items whose file is back and whose folder must still be removed: a single
 write notes this for many items. `docs/quarantine.md` specifies both documents.
 """
 
@@ -71,7 +71,7 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
-    """A note that the file was restored, with its path; no path means its original place."""
+    """A note that the file was restored, with its path, if that is not the original path."""
 
     in_place: bool = True
     path: str | None = None
@@ -83,7 +83,7 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
 
 
 class Hold(Mark, frozen=True, forbid_unknown_fields=True):
-    """A hold, and until when it lasts; without an end, a person has to release it."""
+    """A hold, with its end; a hold without an end lasts until a person releases it."""
 
     until: _Time | None = None
 
@@ -109,7 +109,7 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that belongs to the item: where it was, its sealed copy, and who has added it."""
+    """A file that belongs to the item: its path, its sealed copy, and who has added it."""
 
     path: str
     path_b64: str | None
@@ -155,7 +155,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
     `context` are the files that belong to the item, in the order of their numbers, from 1.
     `tombstone` is the text left in place of the file, if any. `restored` is set if the file was
-    restored, and only the folder has to be removed; the value comes from `restored.json`, or from
+    restored, and only the folder has to be removed. The value comes from `restored.json`, or from
     the document if an earlier version has restored the file.
     """
 

@@ -1,8 +1,8 @@
 """Seals the items in quarantine to other public keys, when officers change.
 
 The sealed copy is opened with an old key, in memory, and encrypted again at the same time, so plain
-bytes are never on a disk. The new copy takes the place of the old one in one step. At any kill, one
-of the two copies exists, complete, with the document that belongs to it.
+bytes are never on a disk. The new copy replaces the old copy in one step. If the process is killed
+at any time, the old or the new copy exists, complete, with its document.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hashclient.system.text import printable
 
 
 class Resealed(msgspec.Struct, frozen=True):
-    """The item as it is now, and whether it was sealed again or already had these recipients."""
+    """The item in its new state, and whether it was sealed again or had these recipients."""
 
     item: Item
     done: bool
@@ -52,16 +52,16 @@ def reseal(
 ) -> Resealed:
     """Seal the item of a match to `recipients`, and to nobody else.
 
-    1. The item is here, is not being destroyed, and has other recipients. The disk has room.
+    1. The item is here, is not being destroyed, and has other recipients. The disk has space for
+       the new copy.
     2. The intent to open the copy, and the new recipients, are logged.
     3. The copy is opened in memory and sealed into a new folder at the same time.
     4. The content is the file: the old copy was unchanged, the size is right, and the tags are
        right, if the seal key is still the same.
     5. The new copy is on the disk, and reads back as written.
-    6. A record in the log says that the new copy is complete, and about to take the place of the
-       old one.
-    7. The new copy with its document takes that place in one step, durably.
-    8. The old copy is removed, and the story of the match records the change.
+    6. A record in the log says that the new copy is complete, and will now replace the old copy.
+    7. The new copy with its document replaces the old copy in one step, durably.
+    8. The old copy is removed, and the history of the match records the change.
 
     An item on hold can be sealed again, too, since none of its content is lost.
 
@@ -128,7 +128,7 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the file of an item from its sealed copy; raise at the end if it is another file.
+    """Yield the file of an item from its sealed copy; at the end, raise if it is another file.
 
     Raises:
         AuthorisationError: no key of `identities` fits.

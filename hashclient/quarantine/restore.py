@@ -1,8 +1,8 @@
-"""Restores files: opens with the officer's key, proves, puts in place, and then drops the items.
+"""Restores files: opens sealed copies, proves them, puts files in place, and drops the items.
 
-A new file has no name before it is complete, if the file system supports that, and never replaces
-another file. The sealed copy is removed last. Several items take each step together, since their
-waits for the disk then take little longer than one.
+A new file gets its name when it is complete, if the file system supports that; it never replaces
+another file. The sealed copy is removed last. Several items take each step together: waiting for
+the disk takes little longer for many items than for one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from hashclient.system.text import log_path_fields, path_fields, path_of, printa
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: How many groups of items are restored before other acts may use the quarantine.
 _IN_A_ROW = 4
-#: The errors of a file system that does not support files without a name.
+#: The errors of a file system on which each file needs a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
 
@@ -84,13 +84,13 @@ def restore(
     to: Path | None,
     allow_standing: bool,
 ) -> Iterator[tuple[str, Restored | HashclientError]]:
-    """Open sealed copies and put the files back; yield each id with its result or its failure.
+    """Open sealed copies and put the files back; yield each id with its result or failure.
 
-    1. The item may be restored: it is not on hold, and its entries are withdrawn or
+    1. The item may be restored: it is not on hold, and its entries are withdrawn, or
        `allow_standing` is set.
-    2. The place exists and is free. No link leads to the place. The directory is the one that the
-       file was taken from; another directory is allowed only if nobody else may change the way to
-       it. For a place that the user has just named, see `open_named`.
+    2. The place exists and is free. No link leads to the place. The directory is the directory from
+       which the file was taken; another directory is allowed only if nobody else may change the
+       path to it. For a place that the user has just named, see `open_named`.
     3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
        or with an unused name.
     4. The content is the file: the copy was unchanged, the size is right, and the tags are right,
@@ -104,10 +104,10 @@ def restore(
     7. The restoring is logged, then noted in the quarantine, then in the record.
     8. The item is dropped.
 
-    Up to `AT_ONCE` items take steps together, in two halves: while what one has written becomes
-    durable, the other goes on. For each half, one write logs the intents (3), one logs the
+    Up to `AT_ONCE` items take steps together, in two halves: while the writes of one half become
+    durable, the other half goes on. For each half, one write logs the intents (3), one logs the
     restoring (7), one notes it in the items, and one changes the record. The items are dropped
-    while the next ones are opened.
+    while the next items are opened.
 
     Raises:
         LockedError, StateError: the quarantine cannot be used at all.
@@ -141,7 +141,7 @@ def _restore_some(
     *,
     allow_standing: bool,
 ) -> list[Item]:
-    """Take the first ids from `left`, and restore these items together; return those to drop.
+    """Take the first ids from `left`, and restore their items together; return items to drop.
 
     Items restored `before` are removed meanwhile. The results are added to `outcomes`.
     """
@@ -343,7 +343,7 @@ def _is_taken(place: Place) -> UsageError:
 
 @contextlib.contextmanager
 def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
-    """Open a new private file in the directory of a place; yield it, and its name or None."""
+    """Open a new private file in the directory of a place; yield it, with its name or None."""
     flags, name = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME, None
     try:
         fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)

@@ -1,9 +1,9 @@
 """Holds, due dates and purging: how long an item is kept, and how it is destroyed.
 
 The configuration sets how long an item is kept after its report was handed over, unless this report
-is taken back. After this time the item is due. Before, not even a forced purge destroys the item;
+is retracted. After this time the item is due. Before, not even a forced purge destroys the item;
 only the order of a competent authority does. A hold outranks everything. A purge is logged before
-and after; the next purge finishes an interrupted one.
+and after; the next purge finishes an interrupted purge.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UNRECORDED = "not in the record of matches: `quarantine recover` records it aga
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Whether an item may be destroyed now, when it may be (if known), and why or why not."""
+    """Whether an item may be destroyed now; when it may be destroyed, if known; and the reason."""
 
     is_due: bool
     at: datetime | None
@@ -95,7 +95,7 @@ def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
 
 
 def _match_of(item: Item) -> Match:
-    """Return the match as its item describes it."""
+    """Return a match with the facts from its item."""
     is_removed = item.stage is Stage.REMOVED
     return Match(
         id=item.id,
@@ -149,7 +149,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
-    # Only the history of the match shows which report it was, and whether it was taken back.
+    # Only the history of the match shows which report it was, and whether the report was retracted.
     whole = matches.story(item.id)
     if (order := destruction_ordered(whole)) is not None:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
@@ -214,17 +214,17 @@ def purge(
     order: str | None,
     dry_run: bool,
 ) -> Purged:
-    """Destroy a due item; with `force` or an authority's `order`, also one that is not due.
+    """Destroy a due item; with `force` or an authority's `order`, also an item that is not due.
 
     `force` is not enough before `keep_days` have passed since a report. No item on hold is
     destroyed.
 
-    1. Item and record, read under the lock, allow destroying the item.
+    1. Item and record are read under the lock, and allow the destruction of the item.
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record of the match says that the item is purged, unless the file is still in its place.
-       If the item is not due any more, since a report was taken back meanwhile, the purge ends
-       here.
-    4. The sealed copy is unlinked, with the files that belong to it and the facts about its source.
+       If the item is not due any more, since a report was retracted meanwhile, the purge ends here.
+    4. The sealed copy is unlinked, and so are the files that belong to the item and the facts about
+       its source.
     5. The destruction is logged, and the rest of the item is dropped.
 
     A kill after step 3 leaves an item that is due: the next purge continues.

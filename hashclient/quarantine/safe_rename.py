@@ -1,9 +1,9 @@
 """The place of a file: an open directory, opened without following a link, and a name in it.
 
-All operations use the open directory, so a change of the path above it cannot lead them elsewhere.
-A name is moved without replacing another file. A file is unlinked only under a private name, which
-nobody else uses, and after proof that it is the right file. Errors are the system's; `reason_of`
-puts them in words.
+All operations use the open directory, so a change of the path above cannot lead to another
+directory. A name is moved without replacing another file. A file is unlinked only under a private
+name, which nobody else uses, and after proof that it is the right file. Errors are the system's;
+`reason_of` puts them in words.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _WORDS = {
 
 
 class Place(msgspec.Struct, frozen=True):
-    """An open directory, its path, and a name in it; `os.fsencode` gives the name's bytes."""
+    """An open directory, its path, and a name in it; `os.fsencode` returns the name's bytes."""
 
     fd: int
     directory: str
@@ -89,7 +89,7 @@ class Place(msgspec.Struct, frozen=True):
     def identity(self) -> tuple[int, int]:
         """Return the device and the inode of the directory.
 
-        The inode alone says little: the directories at the top of two disks have the same.
+        The inode alone is not enough: the top directories of two disks have the same inode.
         """
         status = os.fstat(self.fd)
         return status.st_dev, status.st_ino
@@ -111,8 +111,8 @@ class Place(msgspec.Struct, frozen=True):
 class Removal(enum.Enum):
     """How the removal of a file ends.
 
-    Except after REMOVED, the file has its old name again; or it is STRANDED under the private name,
-    since somebody has taken the old name meanwhile.
+    Except after REMOVED, the file has its old name again; if somebody has taken the old name
+    meanwhile, the file is STRANDED under the private name.
     """
 
     REMOVED = enum.auto()
@@ -162,14 +162,14 @@ def open_named(path: Path) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
-    """Open the regular file at a place for reading; yield its descriptor and its status.
+    """Open the regular file at a place for reading; yield the descriptor and the status.
 
     Raises:
         OSError: the file cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
             types).
     """
     # The type is checked before opening, since opening a device may have effects. The checked file
-    # itself is opened, so this may block: until a lease on the file is broken.
+    # itself is opened, so this may block until a lease on the file is broken.
     known = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
     try:
         mode = os.fstat(known).st_mode
@@ -180,8 +180,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # The place has a file. An error of the file system of the place, or of a system without
-            # /proc, must not mean that the place is empty.
+            # The place has a file. An error of the file system, or of a system without /proc, must
+            # not mean that the place is empty.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -217,7 +217,7 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
         return Removal.CHANGED
     try:
         hidden = _move_aside(place, private)  # 2
-    except NotADirectoryError:  # a directory, which cannot take the place of a file
+    except NotADirectoryError:  # a directory, which cannot replace a file
         return Removal.OTHER
     try:
         found = os.stat(hidden.name, dir_fd=place.fd, follow_symlinks=False)  # 3
@@ -236,12 +236,12 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
 
 
 def put_back(hidden: Place, name: str) -> bool:
-    """Move the file at `hidden` back to `name`; False if this fails, as when `name` is taken."""
+    """Move the file at `hidden` back to `name`; return False if `name` is taken, for example."""
     try:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.try_sync()  # the file has one of its two names
+    hidden.try_sync()  # the file has the old or the private name
     return True
 
 

@@ -1,4 +1,4 @@
-"""Seals a file: reads it once, digests and encrypts it at the same time, and reads the copy back.
+"""Seals a file: digests and encrypts it in one read, and reads the copy back.
 
 This module also proves that a file is the file that matched.
 """
@@ -28,7 +28,7 @@ from hashclient.system.files import write_all
 from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
-#: The room for a sealed copy besides its content: headers, and its document.
+#: The space for a sealed copy besides its content: headers, and the document.
 _OVERHEAD_BYTES = 1 << 20
 #: The default number of bytes for one read.
 READ_BYTES = 1 << 20
@@ -69,7 +69,7 @@ def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Diges
 def sha256_on_disk(
     fd: int, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> tuple[str, int]:
-    """Read a synced file back from the disk; return its SHA-256, hexadecimal, and its length.
+    """Read a synced file back from the disk; return the SHA-256, hexadecimal, and the length.
 
     Raises:
         OSError: the file cannot be read.
@@ -116,8 +116,8 @@ def is_what_matched(
 ) -> bool:
     """Return whether the digested file is the file that matched.
 
-    The file must have `size` bytes; it must have at least one digest, and all its digests must have
-    the given `tags`.
+    The file must have `size` bytes and at least one digest, and all its digests must have the given
+    `tags`.
     """
     return digester.count == size and sealer.proves(digester.digests(), tags)
 
@@ -162,10 +162,10 @@ def seal_stream(
 
 
 def check_space(room: Room, size: int) -> None:
-    """Check, before writing, that the disk has room for a file of `size` bytes.
+    """Check, before writing, that the disk has space for a file of `size` bytes.
 
     Raises:
-        StateError: there is too little room.
+        StateError: too little space is left.
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)

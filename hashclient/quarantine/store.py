@@ -1,7 +1,7 @@
 """The parts that all acts of the quarantine share: directory, lock, log, and proof of files.
 
-One act at a time changes the quarantine. A kill leaves a folder with a temporary name, which the
-next act removes; a folder under an id is complete.
+Only one act at a time changes the quarantine. A kill leaves a folder with a temporary name, which
+the next act removes; a folder under an id is complete.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from hashclient.system.text import log_path_fields, printable
 #: Seconds that an act waits for another act to end. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
-#: The most items that take a step together, each with two open files; the most bytes of their
+#: The most items that take a step together, each with two open files; and the most bytes of their
 #: files.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
@@ -58,7 +58,7 @@ AT_ONCE_BYTES = 1 << 26
 #: threads would take the interpreter from each other at every system call, which costs as much as
 #: all the work.
 _SLOW_THREADS = 16
-#: The name of a document until it takes the place of the present one.
+#: The temporary name of a new document, until it replaces the present document.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
 #: How many free descriptors each item needs: two, and some more while it is sealed.
 _DESCRIPTORS_EACH = 8
@@ -86,11 +86,10 @@ def at_once() -> int:
 class Wait(msgspec.Struct, frozen=True):
     """Changes that must be on the disk before an act goes on, and their `event` for the log.
 
-    Each of `syncs` makes a file durable; they are called at the same time. With `is_named`, a
-    folder has got its name. `names` are other names in a directory; they are synced once for all
-    acts in it. `change` gets the match, without its hits, as it is recorded by then. `change`
-    returns the change to `QUARANTINED` for the record, if any, as `change_all` takes it, or refuses
-    to go on.
+    Each of `syncs` makes a file durable; all are called at the same time. With `is_named`, a folder
+    has got its name. `names` are other names in a directory; all acts in a directory sync it once.
+    `change` gets the match as it is recorded by then, without its hits. `change` returns the change
+    to `QUARANTINED` for the record, if any, in the form of `change_all`; or it refuses to go on.
     """
 
     event: Event | None = None
@@ -101,7 +100,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Room:
-    """The quarantine of one state directory, for the modules next to this one."""
+    """The quarantine of one state directory, for the other modules of this package."""
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class Room:
         self._on_bytes = on_bytes
         self._counting = threading.Lock()
         self._swept = False
-        #: Folders that must not be removed, since their replacement may not be durable yet.
+        #: Folders that must not be removed: the folders that replace them may not be durable yet.
         self._unsure: set[Path] = set()
 
     @functools.cached_property
@@ -242,7 +241,7 @@ class Room:
             save_notes(self.directory, notes)
         with matches.batch():
             known = matches.look_up_all([*marks])
-            # A scan may have found the restored file again since: its match stays as it is.
+            # If a scan has found the restored file again since, its match stays as it is.
             changes = [
                 (match, {"by": mark.by, "reason": mark.reason}, mark.in_place)
                 for match_id, mark in marks.items()
@@ -322,7 +321,7 @@ class Room:
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """Make a folder for an item under a temporary name; it is removed unless it is admitted.
+        """Make a folder for an item under a temporary name; remove it unless it is admitted.
 
         If the folder has replaced an item, the old item now has the temporary name, and is removed,
         too.
@@ -336,7 +335,7 @@ class Room:
                 remove_folder(folder)
 
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
-        """Give a new folder, which is whole and durable, the item's id.
+        """Give a new folder, which is complete and durable, the item's id.
 
         A `Wait` makes the name durable. With `replaces`, the folder durably replaces the present
         item with that id; if this fails, the present item stays.
@@ -363,9 +362,10 @@ class Room:
     ) -> dict[str, _Out | HashclientError | OSError]:
         """Take the steps of acts together, by id; return the result or the failure of each.
 
-        One half of the acts goes on until each act has ended or waits for the disk; meanwhile,
-        threads write the changes of the other half, once for all. `is_slow` says that steps wait
-        for a network. If something cannot be written, all acts that wait for it fail.
+        One half of the acts goes on until each act has ended or waits for the disk. Meanwhile,
+        threads make the changes of the other half durable, in one write for all. `is_slow` says
+        that steps wait for a network. If something cannot be written, all acts that wait for it
+        fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -396,7 +396,7 @@ class Room:
         return results
 
     def _make_durable(self, waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-        """Make durable what acts have written; return the failures."""
+        """Make the files of acts durable; return the failures."""
         failed = _sync_files(waits)
         failed |= _sync_all({i: wait for i, wait in waits.items() if i not in failed})
         try:
@@ -408,7 +408,7 @@ class Room:
         return failed
 
     def _note(self, waits: Mapping[str, Wait], matches: Matches) -> dict[str, HashclientError]:
-        """Change the record and log what acts wait for; return the failures."""
+        """Change the record and write the log for acts; return the failures."""
         failed: dict[str, HashclientError] = {}
         try:
             failed |= self._change_all({i: w.change for i, w in waits.items() if w.change}, matches)
@@ -563,7 +563,7 @@ def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
 
 
 def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | OSError:
-    """Return what an act waits for, its result, or its failure."""
+    """Return what an act waits for, or its result, or its failure."""
     try:
         return next(act)
     except StopIteration as end:

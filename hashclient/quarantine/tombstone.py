@@ -1,4 +1,4 @@
-"""The tombstone: a text left in place of an isolated file, if the configuration has one."""
+"""The tombstone: a text in the place of an isolated file, if the configuration has a text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tombstone_text(template: str | None, match_id: str, time: datetime) -> str |
 
 
 def put_tombstone(place: Place, item: Item) -> str | None:
-    """Leave the tombstone of an item, if the item has one; return the reason if this fails."""
+    """Leave the tombstone of an item, if it has one; return the reason if this fails."""
     if item.tombstone is None:
         return None
     name = NEW_NAME.format(item.id)
@@ -71,7 +71,7 @@ def has_tombstone(place: Place, item: Item) -> bool:
 
 
 def remove_tombstone(place: Place, item: Item) -> bool:
-    """Remove the tombstone of an item; False if something else is there by now.
+    """Remove the tombstone of an item; False if another file is there by now.
 
     Raises:
         OSError: the tombstone cannot be removed.

@@ -1,22 +1,22 @@
 """The quarantine: isolated files that matched, sealed to an officer's public key.
 
-The rest of the program uses `Quarantine`. The quarantine has a lock of its own for its acts, one at
-a time, so a scan can isolate files during a fetch. Each match has one folder, named by the match's
-id; see `item`:
+The rest of the program uses `Quarantine`. The quarantine has a lock of its own, for one act at a
+time, so a scan can isolate files during a fetch. Each match has a folder, named by the match's id;
+see `item`:
 
 * `Quarantine(session)`
-* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place; and
-  `.take_all(wanted, …)`: many, which wait for the disk together.
+* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place;
+  `.take_all(wanted, …)` does this for many files, which wait for the disk together.
 * `.unfinished() -> frozenset[str]`: ids of items that are sealed but not yet noted as taken.
-* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back; and
-  `.restore_all(ids, …)`: many, which wait for the disk together.
-* `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
-* `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of files that belong to it.
+* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put the file back;
+  `.restore_all(ids, …)` does this for many files, which wait for the disk together.
+* `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal the file to other keys.
+* `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of files that belong to an item.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
 * `.verify(matches)`: check everything that is here.
-* `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
-  is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
+* `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: the
+  items, for lists and reports; `directory` is `Settings.quarantine_dir`.
 
 A sealed copy is opened only with an identity from the caller. Only `restore` writes content, to the
 given place; nothing shows content. Removal is not secure erasure.
@@ -100,16 +100,16 @@ class Quarantine:
     def take(
         self, match: Match, matches: Matches, *, reason: str, seen: Seen | None = None
     ) -> Taken:
-        """Seal the file of a match and remove it from its place; also finish an interrupted act.
+        """Seal the file of a match and remove it from its place, or finish an interrupted act.
 
-        The file is the one `seen` when it was read; by default, the one on record.
+        `seen` is the file that was read; by default, it is the file on record.
 
         Raises:
             UsageError: the match is withdrawn or ended, or its record does not say which file was
                 read.
-            ConfigError: no recipients are configured, or a recipient is not usable.
-            StateError: the sealed copy cannot be written, or there is no proof of the file; then
-                the file is in place. Or the record cannot be written; the next act goes on there.
+            ConfigError: no recipients are configured, or a recipient cannot be used.
+            StateError: the sealed copy cannot be written, or the file cannot be proven; then the
+                file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed after that.
         """
         return _only(self.take_all([(match.id, seen)], matches, reason=reason))
@@ -119,7 +119,7 @@ class Quarantine:
     ) -> Iterator[tuple[str, Taken | HashclientError]]:
         """Isolate the files of matches, many together, as `take`; yield each id with its result.
 
-        `wanted` are ids, each with the file that was read, or None for the one on record.
+        `wanted` are ids, each with the file that was read, or None for the file on record.
 
         Raises:
             LockedError, StateError: the quarantine cannot isolate any other match either.
@@ -127,7 +127,7 @@ class Quarantine:
         return isolate.take(self._room, wanted, matches, self._room.mark(reason))
 
     def unfinished(self) -> frozenset[str]:
-        """Return the ids of items whose isolation is not finished, without damaged items.
+        """Return the ids of undamaged items whose isolation is not finished.
 
         Raises:
             StateError: the quarantine cannot be read at all.
@@ -175,7 +175,7 @@ class Quarantine:
         to: Path | None = None,
         force: bool = False,
     ) -> Iterator[tuple[str, Restored | HashclientError]]:
-        """Restore items, many together, as `restore`; yield each id with its result or its failure.
+        """Restore items, many together, as `restore`; yield each id with its result or failure.
 
         `to` is allowed for one item only.
 
@@ -198,11 +198,11 @@ class Quarantine:
     ) -> Resealed:
         """Seal the item of a match again, to the public keys `recipients` alone.
 
-        `identities` come from `load_identities` and open it as it is.
+        `identities` come from `load_identities` and open the present copy.
 
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
-            ConfigError: there are no recipients, or a recipient is not a public key.
+            ConfigError: no recipients are given, or a recipient is not a public key.
             AuthorisationError: no identity opens the copy.
             StateError: the sealed copy is damaged, or the new copy cannot be written or put in its
                 place; the present item is complete.
@@ -235,7 +235,7 @@ class Quarantine:
     ) -> Item:
         """Forbid destroying or restoring an item, for good or `until` a time; return it.
 
-        `by` is who asks for the hold; the default is the operator.
+        `by` is the person or body that requests the hold; the default is the operator.
 
         Raises:
             UsageError: no item has this id.
@@ -286,8 +286,8 @@ class Quarantine:
     ) -> Purged:
         """Destroy one item if it is due.
 
-        An item that is not due is destroyed with `force`, unless it was reported and `keep_days`
-        are not over, or by the `order` of an authority. An item on hold is never destroyed.
+        An item that is not due is destroyed with the `order` of an authority; with `force`, only if
+        it was not reported or `keep_days` have passed. An item on hold is never destroyed.
 
         Raises:
             UsageError: no item has this id.

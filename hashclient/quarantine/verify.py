@@ -1,7 +1,7 @@
-"""Checks the quarantine: each item is whole, and nothing is missing or left over.
+"""Checks the quarantine: each item is complete, and no file is missing or left over.
 
-The check changes nothing and needs no lock and no key. The check does not show whether the officer
-still has the secret key. An item that is removed during the check is ignored.
+The check changes no file and needs neither a lock nor a key. The check does not show whether the
+officer still has the secret key. An item that is removed during the check is ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, RESTORED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
-#: States of a match whose file is in quarantine, if it is not in its place.
+#: States of a match whose file is in quarantine, unless the file is in its place.
 _KEPT = (
     MatchState.FOUND,
     MatchState.HELD,
@@ -50,7 +50,7 @@ class Finding(msgspec.Struct, frozen=True):
     """The finding about one item, or about another file in the quarantine with that name.
 
     `ok` is False if something is damaged or missing; `attention` is set if an act must be finished.
-    `detail` says this for people.
+    `detail` describes the finding for people.
     """
 
     name: str
@@ -65,9 +65,9 @@ def verify(room: Room, matches: Matches) -> Iterator[Finding]:
     1. The document of the item is well-formed and has this id.
     2. Nobody but the owner may read any part of the item.
     3. The sealed copy has the length and the SHA-256 that it was written with.
-    4. The sealed copy is in the age format, and its number of recipients and its length are right
-       for the item.
-    5. The file was removed from its place; otherwise the finding says where it is.
+    4. The sealed copy is in the age format, with the right number of recipients and the right
+       length for the item.
+    5. The file was removed from its place; otherwise the finding says where the file is.
 
     Raises:
         StateError: the quarantine or the record of matches cannot be read at all.

@@ -1,1 +1,1 @@
-"""Reports: matches handed over to a body, once and provably."""
+"""Reports: matches are handed over to a body, once and provably."""

@@ -1,11 +1,11 @@
 """The chain of custody of a report: its records of the audit log. `packages.chain` verifies it.
 
 Records are handed over line by line, exactly as in the log, each with its hash and its own
-signature, so the recipient needs neither the log nor this machine. A record without a signature is
-covered by a later record about other matches; so a copy of the record is logged and signed, and the
-copy is handed over. The last record says that the report was packaged. This record has the hash of
-every file of the package and the hash of the lines before it, so one signature of the audit key
-covers everything.
+signature. So the recipient needs neither the log nor this machine. If a record has no signature,
+only a later record about other matches covers it. So a copy of the record is logged and signed, and
+the copy is handed over. The last record says that the report was packaged. The last record has the
+hash of every file of the package and the hash of the earlier lines, so one signature of the audit
+key covers the whole package.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ COPIES_AT_ONCE = 512
 def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
     """Return the genesis record and all records with one of `ids`, as lines without newlines.
 
-    A record without a signature is left out if its hash is in `copied`, since the log has a signed
-    copy of it. Otherwise all records up to the next signature, which covers them, follow it.
-    Archived records are left out, but not the genesis record, which each file of the log has.
+    A record without a signature is left out if its hash is in `copied`: the log has a signed copy.
+    Otherwise, all records up to the next signature, which covers this record, follow it. Archived
+    records are left out, but not the genesis record, which each file of the log has.
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is no audit log.
+        StateError: no audit log exists.
     """
     wanted = frozenset(ids)
     lines: list[bytes] = []
@@ -81,7 +81,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
     Raises:
         AuditError: the log is broken or cannot be written.
-        StateError: there is no audit log.
+        StateError: no audit log exists.
     """
     wanted = frozenset(ids)
     copied: set[str] = set()
@@ -121,7 +121,7 @@ def _hash_of_copy(record: Record) -> str:
 
 
 def _names(value: Any, wanted: frozenset[str]) -> bool:
-    """Return whether one of `wanted` is anywhere in JSON values."""
+    """Return whether JSON values contain one of `wanted` anywhere."""
     if isinstance(value, str):
         return value in wanted
     if isinstance(value, dict):
@@ -135,10 +135,10 @@ def bind(
     data: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> bytes:
-    """Log that a report was packaged, and return its chain of custody, which ends with that record.
+    """Log that a report was packaged; return its chain of custody, which ends with this record.
 
     `ids` are the ids of the report and of its matches, `data` has further facts about the report,
-    `files` has the SHA-256 of each file of the package, hexadecimal, by name.
+    and `files` has the SHA-256 of each file of the package, hexadecimal, by name.
 
     Raises:
         AuditError: the log is broken or cannot be written.
@@ -162,7 +162,7 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is no audit log.
+        StateError: no audit log exists.
     """
     note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED), None)
     assert note is not None
@@ -176,7 +176,7 @@ def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) 
 
     Raises:
         AuditError: the log is broken.
-        StateError: there is no audit log.
+        StateError: no audit log exists.
     """
     return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED), frozenset(matches))
 

@@ -1,7 +1,7 @@
 """Facts about the source of a file: the account, the address, the time, the URL, the message.
 
 The facts about the source are about a person. So no log, output, metric, alert or document of this
-program has these facts: they are sealed to the recipient of a package, or sent in the fields of a
+program has these facts. They are sealed to the recipient of a package, or sent in the fields of a
 service. A program can add facts by the API; then they are kept sealed until the match ends. Or the
 command in [report.facts] returns them when a report is sent.
 """
@@ -115,11 +115,11 @@ def parse_facts(values: Any) -> Facts:
 
 
 def keep_facts(session: Session, record: Matches, match_id: str, facts: Facts) -> None:
-    """Keep facts about a match, sealed to all who may get its report, in place of earlier ones.
+    """Keep facts about a match, sealed to all who may get its report; replace earlier facts.
 
     Raises:
         UsageError: no match has this id.
-        ConfigError: there is no key to seal them to.
+        ConfigError: no key is configured to seal the facts to.
         AuditError, StateError: the facts cannot be logged or written.
     """
     match = record.get(match_id)
@@ -173,8 +173,8 @@ def seal_facts(
     Return None if nothing is known.
 
     Raises:
-        ConfigError: there is no key to seal the facts to.
-        StateError: the added facts are damaged, or the sealed ones cannot be written.
+        ConfigError: no key is configured to seal the facts to.
+        StateError: the added facts are damaged, or the sealed facts cannot be written.
         UsageError, UnreachableError: the command has failed.
     """
     added = _added(session, match.id)

@@ -25,7 +25,7 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
     signs the file.
 
     Raises:
-        ConfigError: no provider has this name, or there is no seal key.
+        ConfigError: no provider has this name, or no seal key is known.
         StateError, AuditError: lists, record or log cannot be read or written.
     """
     settings = session.settings

@@ -1,10 +1,10 @@
 """The outbox: makes and changes reports on disk, and records their states.
 
-A report is made under `prepare.lock` and appears as a whole. Once the audit log and the record of
-matches have it (`settled`), only the holder of `lock` changes it. Each state is written to the
-report on disk first, then to the log and the record; after a kill in between, the next command
-writes the state to log and record again. A state is *settled* when both have it. `submit` sends
-reports.
+A report is made under `prepare.lock` and appears as a whole. When the audit log and the record of
+matches have the report (`settled`), only the holder of `lock` changes it. Each state is written to
+the report on disk first, then to the log and the record. After a kill in between, the next command
+writes the state to log and record again. A state is *settled* when the log and the record have it.
+`submit` sends reports.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ from hashclient.system.versions import format_of, is_newer, older
 
 #: The SHA-256 of a root, as other machines spell it.
 ROOT_PATTERN = re.compile(r"[0-9a-f]{64}")
-#: One record of the audit log names all matches of a report, and its length is limited.
+#: A single record of the audit log names all matches of a report, and the length of a record is
+#: limited.
 MAX_MATCHES = 10_000
 #: Seconds that a command waits to prepare a report; very many matches take a minute.
 PREPARE_WAIT_S = 120.0
@@ -129,8 +130,8 @@ class Outbox:
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported to this destination.
-            StateError, AuditError: the report cannot be written; or the report is written and will
-                be sent, but the record of matches or the audit log cannot be written now.
+            StateError, AuditError: the report cannot be written; or it is written and will be sent,
+                but the record of matches or the audit log cannot be written now.
         """
         name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}
@@ -229,7 +230,7 @@ class Outbox:
         1. The move is logged.
         2. The report is saved without these matches. After a kill, the next command goes on from
            here.
-        3. The other report is written, and its matches and itself get their reasons.
+        3. The other report is written, and it and its matches get their reasons.
 
         Raises:
             AuditError, StateError: the change cannot be logged or written.
@@ -380,7 +381,7 @@ class Outbox:
         return sealed_items(where, report.matches, with_context=report.with_context)
 
     def _provider_of(self, list_name: str) -> Provider | None:
-        """Return the provider of a list; None if this machine has not both any more."""
+        """Return the provider of a list; None if the list or the provider is not here any more."""
         from hashclient.index.manifest import load_manifest
 
         try:
@@ -391,7 +392,7 @@ class Outbox:
         except (ConfigError, StateError):
             return None
         root = provider.root_sha256.lower()
-        # somebody has edited the address by hand: no fetch would accept it
+        # somebody has edited the address: no fetch would accept it
         if not ROOT_PATTERN.fullmatch(root):
             return None
         return Provider(root, next((url for url, _ in provider.addresses), None))
@@ -416,8 +417,8 @@ class Outbox:
     def export(self, report: Report, record: Matches) -> Document:
         """Log that a report is exported, and return its document.
 
-        The document has the form in which it would be sent now: without ended or rejected matches,
-        and only if no match waits for a review.
+        The document has the form in which it would be sent now: without ended or rejected matches.
+        It is refused if a match waits for a review.
 
         Raises:
             UsageError: a match in it waits for a review.
@@ -493,7 +494,7 @@ class Outbox:
     def decide_retraction(self, report: Report, *, reason: str, by: str | None = None) -> Report:
         """Note the decision to take a report back, before the act.
 
-        `by` has decided this; the default is the operator.
+        `by` is the person who has decided; the default is the operator.
         """
         if report.retraction is not None:
             return report
@@ -529,8 +530,8 @@ class Outbox:
     def waiting(self, report: Report, record: Matches) -> list[str]:
         """Return the matches of a report that wait for a review, so that it must not leave yet.
 
-        Empty if a person has let the report leave unreviewed, or if the other side may have it
-        already.
+        The result is empty if a person lets the report leave unreviewed, or if the other side may
+        have it already.
 
         Raises:
             StateError: the record of matches cannot be read.

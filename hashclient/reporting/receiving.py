@@ -35,8 +35,8 @@ def receive(outbox: Outbox, record: Matches, text: bytes) -> tuple[Report, Answe
     3. The answer was not received before.
     4. The answer is written to the audit log, durably, and then to the stories of the matches.
     5. Sealed files that the body asks to keep are put on hold until the time that it names.
-    6. The answer is written to the report, which is then acknowledged. After a kill before this,
-       receiving the same answer again finishes the work.
+    6. The answer is written to the report, which then counts as acknowledged. If a kill comes
+       before this step, receiving the same answer again finishes the work.
 
     Raises:
         VerificationError: the answer is not for this report, or counted before.

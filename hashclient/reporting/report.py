@@ -1,4 +1,4 @@
-"""One report on disk: its record, from prepared to acknowledged.
+"""A report on disk: its record, from prepared to acknowledged.
 
 Each report has a folder, `STATE/reports/<report id>/`. `report.json` is the record, replaced as a
 whole before and after each step that is visible outside; `document.json` is the document. The
@@ -36,7 +36,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 class State(enum.StrEnum):
     """How far a report has come; `docs/reporting.md` has the picture.
 
-    A FAILED report waits like a PREPARED one, but a person must first correct something.
+    A FAILED report waits like a PREPARED report, but a person must first correct something.
     """
 
     PREPARED = "prepared"
@@ -67,7 +67,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The id that a service gave to one of our requests; its operators can look it up."""
+    """The id that a service gave to a request from here; the service's operators can look it up."""
 
     time: Time
     call: str
@@ -78,7 +78,8 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The known state of a report at a service.
 
     `in_doubt` is a call whose answer is not known; perhaps the call was never made. `files` has the
-    uploaded and described files, by match; `past` has reports that were given up.
+    uploaded and described files, by match; `past` has reports that were retracted at the service
+    and begun again.
     """
 
     report_id: str | None = None
@@ -107,7 +108,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An answer of a body: who gave it, its words, and its requests, in words."""
+    """An answer of a body: who gave it, what it says, and what it requests, in words."""
 
     id: str
     received: Time
@@ -126,7 +127,7 @@ class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One step of a report's history."""
+    """A step of a report's history."""
 
     time: Time
     event: str
@@ -134,14 +135,14 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One report. Times are in UTC.
+    """A report, its history, and the state of each part. Times are in UTC.
 
-    `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
-    withdrawn, settled or rejected before sending; `apart` are the ids of matches that could not be
-    sent and are in other reports now. `unreviewed` is the decision of a person to send it although
-    matches in it wait for a review. `settled` is the last state that the audit log and the record
-    of matches have. `reference` is the recipient's name for the report, `answers` are its signed
-    answers.
+    `matches` are the ids of the reported matches. `left_out` are the ids of matches that were
+    withdrawn, settled or rejected before sending. `apart` are the ids of matches that could not be
+    sent and are in other reports now. `unreviewed` is the decision of a person to send the report
+    although matches in it wait for a review. `settled` is the last state that the audit log and the
+    record of matches have. `reference` is the recipient's name for the report, `answers` are its
+    signed answers.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -175,9 +176,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_retracting(self) -> bool:
-        """Whether a person wants to take the report back, and this is possible and not done yet.
+        """Whether a person wants to retract the report, and this is possible and not done yet.
 
-        Some kinds of destinations cannot take back a report that was handed over.
+        Some kinds of destinations cannot retract a report that was handed over.
         """
         handed_over = self.state in (State.SUBMITTED, State.ACKNOWLEDGED)
         can_be = self.is_open or (handed_over and KINDS[self.kind].takes_back)
@@ -200,7 +201,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
-        """Return whether it is time to send the report, to take it back, or to try again."""
+        """Return whether it is time to send the report, to retract it, or to try again."""
         return (self.is_open or self.is_retracting) and is_due(self.next_attempt, now)
 
     def is_overdue(self, now: datetime, deadline_hours: float) -> bool:
@@ -241,11 +242,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """The report after an attempt to send it or to take it back, and messages for people.
+    """The report after an attempt to send or retract it, and messages for people.
 
     `error` is why the attempt failed; `retry_after_s` is the pause in seconds that the destination
-    asks for. `stuck` has the matches that cannot be sent, each with the reason. `notes` need a
-    person's attention even after success.
+    wants. `stuck` has the matches that cannot be sent, each with the reason. `notes` are messages
+    that need a person's attention, even after success.
     """
 
     report: Report

@@ -1,7 +1,7 @@
 """Settles states of reports: writes them to the audit log and to the record of matches.
 
 The report on disk is written first, so a kill may leave a state that the log and the record lack;
-the next command settles it. The log may then have the event twice; the story of a match has it
+the next command settles it. The log may then have the event twice; the history of a match has it
 once.
 """
 
@@ -26,7 +26,7 @@ from hashclient.session import Session
 
 #: The event in the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"
-#: By state: the event in the audit log, and the step in the story of a match.
+#: For each state: the event in the audit log, and the step in the history of a match.
 _WRITTEN: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
@@ -54,7 +54,7 @@ def unsettled(report: Report) -> list[State]:
 
 
 def settle(session: Session, report: Report, state: State, record: Matches) -> None:
-    """Settle one state: write it first to the log, durably, then to the story of each match.
+    """Settle a state: write it first to the log, durably, then to the history of each match.
 
     Raises:
         AuditError, StateError: the state cannot be recorded.
@@ -86,11 +86,11 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
 
 
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
-    """End the effects of a report that was handed over, before it is taken back.
+    """End the effects of a report that was handed over, before it is retracted.
 
     The matches of the report are open again, and their items in quarantine are not due for
-    destruction. The record changes first, so that after a kill no item is due because of a report
-    that is being taken back.
+    destruction. The record changes first: so after a kill, no item is due because of a report that
+    is being retracted.
 
     Raises:
         AuditError, StateError: the change cannot be recorded; the report counts as before.

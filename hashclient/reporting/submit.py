@@ -73,9 +73,9 @@ class Sender:
         self._load = load
 
     def send_due(self) -> Iterator[Sent]:
-        """Send all due reports, one by one; yield the result of each.
+        """Send all due reports, in turn; yield the result of each.
 
-        A failed report is due after its pause. This call is for timers.
+        A failed report is due after its pause. Timers use this call.
 
         Raises:
             LockedError: another command is working on reports.
@@ -84,7 +84,7 @@ class Sender:
         return self._send_all(self._is_due)
 
     def send_waiting(self) -> Iterator[Sent]:
-        """Send all waiting reports now, due or not, one by one, since a person asks for it.
+        """Send all waiting reports now, due or not, in turn, since a person requests it.
 
         Raises:
             LockedError: another command is working on reports.
@@ -113,7 +113,7 @@ class Sender:
                 raise damaged
 
     def rehearse(self, report_ids: Sequence[str] | None) -> Iterator[tuple[Report, Rehearsal]]:
-        """Yield given reports, or all that wait, and what would be sent; nothing is changed.
+        """Yield given reports, or all waiting reports, and what would be sent; change nothing.
 
         Raises:
             UsageError: no report has this id, or the report was sent already.
@@ -137,7 +137,7 @@ class Sender:
 
         Raises:
             LockedError: another command is working on reports.
-            UsageError: no report has this id, or the report was sent or taken back already.
+            UsageError: no report has this id, or the report was sent or retracted already.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -149,16 +149,16 @@ class Sender:
             return self._send(report)
 
     def retract(self, report_id: str, *, reason: str) -> Sent:
-        """Take a report back, as far as this is still possible.
+        """Retract a report, as far as this is still possible.
 
         An unsent report is dropped; an unfinished report at a service is retracted there; beside a
         package that was handed over, a signed note is put.
 
-        1. A report that was handed over does not count any more: this is written to the log and the
+        1. A report that was handed over does not count any more. This is written to the log and the
            record of matches, and no item is due for destruction because of the report.
-        2. The decision to take the report back is written to disk. After a kill from here on, the
+        2. The decision to retract the report is written to disk. After a kill from here on, the
            next command that sends goes on.
-        3. The report is taken back, and this is noted.
+        3. The report is retracted, and the retraction is noted.
 
         Raises:
             LockedError: another command is working on reports.
@@ -191,8 +191,7 @@ class Sender:
         return report
 
     def _is_due(self, report: Report) -> bool:
-        # With an identity at hand, reports that wait for a key, or failed with a wrong one, are
-        # due.
+        # If an identity is given, reports that wait for a key, or failed with a wrong key, are due.
         waits = report.problem is not None and report.problem.exit_code in (
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
@@ -215,7 +214,7 @@ class Sender:
         try:
             sent = self._send_what_can_be(report, notes)
         except AuditError as error:
-            # The report did not cause this failure, so there is no pause: the report is sent as
+            # The report did not cause this failure, so it needs no pause: the report is sent as
             # soon as the log works again.
             sent = Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
@@ -223,7 +222,7 @@ class Sender:
         return msgspec.structs.replace(sent, notes=(*notes, *sent.notes))
 
     def _send_what_can_be(self, report: Report, notes: list[str]) -> Sent:
-        """Make one attempt; matches that cannot be sent are set apart, so that the others go.
+        """Make an attempt; matches that cannot be sent are set apart, so that the others are sent.
 
         `notes` gets a line about the matches that were set apart.
         """
@@ -337,7 +336,7 @@ class Sender:
 
 
 def _can_part(report: Report, stuck: Collection[str]) -> bool:
-    """Return whether the other matches of a report can be sent without those that are `stuck`."""
+    """Return whether a report can be sent without the matches that are `stuck`."""
     return report.is_untouched and len(stuck) < len(report.matches)
 
 

@@ -1,8 +1,8 @@
 """ClamAV's signatures of whole files: `.hdb`, `.hsb`, and the similar `.fp` and `.sfp`.
 
-A line is `digest:size:name`, with one or two levels of ClamAV behind it; the size is `*` if it is
+A line is `digest:size:name`, and may end with one or two levels of ClamAV; the size is `*` if it is
 not known. The length of the digest gives its algorithm. Lines of every level are read: a level only
-says which ClamAV can read the line.
+says which version of ClamAV can read the line.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class _Header(msgspec.Struct, frozen=True):
     delimiter: str
     columns: list[str]
     ours: dict[str, str]
-    #: Names need not be UTF-8: names in the NSRL are not.
+    #: Whether names may have any bytes: names in the NSRL are not all UTF-8.
     any_bytes: bool
 
 
@@ -55,7 +55,7 @@ class Csv:
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line is a header with a column that is known."""
+        """Return whether a first line is a header with a column that is known."""
         return len(head) <= MAX_LINE_BYTES and _delimiter(head, reading) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -104,7 +104,7 @@ def _batch(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> Dig
 def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tuple[pa.Table, Int64]:
     """Parse rows of CSV into columns of text, with nulls for empty cells; bad rows are left out.
 
-    Columns that are not needed are not made.
+    Only columns that are needed are made.
     """
     import pyarrow as pa
     import pyarrow.csv as pa_csv
@@ -119,7 +119,8 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
     wanted = dict.fromkeys([*header.ours, *(where.columns() if where is not None else ())])
     what = f"not {len(header.columns)} cells, as the header has"
     try:
-        # Without this, the reader would print a traceback for a row with another number of cells.
+        # Without this option, the reader would print a traceback for a row with another number of
+        # cells.
         text = _as_utf8(chunk, any_bytes=header.any_bytes)
         table = pa_csv.read_csv(
             pa.BufferReader(text),

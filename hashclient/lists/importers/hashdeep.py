@@ -19,7 +19,7 @@ class Hashdeep:
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line is hashdeep's."""
+        """Return whether a first line is that of hashdeep's output."""
         return head.startswith(_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

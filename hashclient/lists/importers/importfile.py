@@ -1,13 +1,13 @@
 """A file to import: its first line, all its bytes, and errors that name a line.
 
 The beginning decides which importer reads the file, and a pipe cannot be read twice, so the file
-keeps the bytes that it has read. A file that ends before its size is refused: if it was cut between
-two lines, no line shows this. One `Reading` has the choices of the user for one command: its bounds
-apply to all files together. An unusable row is refused, unless `max_bad` allows it; then it is
-counted in `remarks`, never silently ignored.
+keeps the bytes that it has read. A file that ends before its size is refused: a cut between two
+lines would not be noticed otherwise. A `Reading` has the choices of the user for one command: its
+bounds apply to all files together. An unusable row is refused, unless `max_bad` allows it; then it
+is counted in `remarks`, never silently ignored.
 
-The first bytes of a file decide whether it is unpacked, not its name. A truncated or damaged file
-is refused, and so is a file that is compressed twice: nobody makes such a file by accident.
+The first bytes of a file decide whether it is unpacked; its name does not count. A truncated or
+damaged file is refused, and so is a file that is compressed twice: nobody makes that by accident.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
 
 #: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
 CHUNK_BYTES = 1 << 20
-#: Blank lines and comments before the first row are shorter than this.
+#: Blank lines and comments before the first row have at most this many bytes.
 HEAD_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 10
 
@@ -146,8 +146,8 @@ class ImportFile:
     def head(self) -> bytes:
         """Return the first line that is neither blank nor a comment, without its end.
 
-        A line that is too long is cut; the result is b"" if the first `HEAD_BYTES` have no such
-        line.
+        A line that is too long is cut; the result is b"" if the first `HEAD_BYTES` are only blank
+        lines and comments.
 
         Raises:
             UsageError: reading fails.
@@ -189,11 +189,11 @@ class ImportFile:
             )
 
     def bad(self, line: int, what: str) -> UsageError:
-        """Return the error for a line: `what` is wrong with it, without its text."""
+        """Return the error for a line: `what` names the fault, without the line's text."""
         return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
 
     def skip(self, line: int, what: str) -> None:
-        """Count a row that cannot be used: `what` is wrong with it, without its text.
+        """Count a row that cannot be used: `what` says what is wrong, but not the text of the line.
 
         Raises:
             UsageError: more rows are skipped than allowed.
@@ -241,8 +241,8 @@ class ImportFile:
     def _read_block(self) -> bytes:
         """Wait for bytes of the stream.
 
-        Another process that shares a pipe can make it non-blocking for all. This pipe gives None
-        while it is empty; None is not the end, so the reader must wait for more bytes.
+        Another process that shares a pipe can make it non-blocking for all. The pipe returns None
+        while it is empty, which is not the end: the reader must wait for more bytes.
         """
         while True:
             block: bytes | None = self.stream.read(CHUNK_BYTES)
@@ -320,7 +320,7 @@ class _Expanded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         try:
-            # If `read` of pyarrow 26 fails, it never frees its buffer.
+            # If `read` of pyarrow 26 fails, it never frees its buffer: so `read_buffer` is used.
             data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
         except OSError as error:  # the message comes from pyarrow
             raise UsageError(

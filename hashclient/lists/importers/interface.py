@@ -1,7 +1,8 @@
-"""The interface of importers: each recognises one kind of file by its beginning, and reads it.
+"""The interface of importers: each recognises a kind of file by its beginning, and reads it.
 
-`registry` has all importers and picks one; publishing, lookups and lists of known good files all
-use it. The callers decide what a digest means, and whether an entry's id or category is allowed.
+`registry` has all importers and picks the right importer; publishing, lookups and lists of known
+good files use the registry. The callers decide what a digest means, and whether an entry's id or
+category is allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from hashclient.lists.importers.rows import DigestBatch
 
 
 class Importer(Protocol):
-    """Reads one kind of file. Every implementation passes `tests/contract/test_importers.py`."""
+    """Reads files of one kind. Every implementation passes `tests/contract/test_importers.py`."""
 
     @property
     def name(self) -> str:
@@ -22,13 +23,14 @@ class Importer(Protocol):
 
     @property
     def has_columns(self) -> bool:
-        """Whether rows have columns with names, which `--where` and `--column` ask for."""
+        """Whether rows have named columns, which `--where` and `--column` need."""
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
         """Return whether a file is of this kind, by its first line.
 
         `head` is the first line that is neither blank nor a comment, without its end and without a
-        byte order mark; of a very long line, at least 64 KiB. `reading` may name columns.
+        byte order mark; if this line is very long, at least its first 64 KiB. `reading` may name
+        columns.
         """
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -37,6 +39,6 @@ class Importer(Protocol):
         A file without rows gives no batch. A row that cannot be used goes to `file.skip`.
 
         Raises:
-            UsageError: a line or row is not understood (it is named and never quoted), or reading
-                fails.
+            UsageError: a line or row is not understood (the message names it and never quotes it),
+                or reading fails.
         """

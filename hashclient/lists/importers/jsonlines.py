@@ -34,7 +34,7 @@ class JsonLines:
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line begins as an object does."""
+        """Return whether a first line begins as an object does."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

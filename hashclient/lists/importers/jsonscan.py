@@ -1,9 +1,9 @@
 """Reads JSON that is larger than memory, value by value.
 
-The caller asks for the structure of a document piece by piece: a bracket, a key, a value. A value,
-or a piece of white space, has at most `MAX_VALUE_CHARS`. Objects with the same key twice, numbers
-that are not finite, text that is not UTF-8 and deeply nested values are refused: a document must
-mean the same to every parser.
+The caller reads a document piece by piece: a bracket, a key, a value. A value, or a piece of white
+space, has at most `MAX_VALUE_CHARS`. Objects with the same key twice, numbers that are not finite,
+text that is not UTF-8 and deeply nested values are refused, because a document must mean the same
+to every parser.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Scanner:
         #: The text that was read; the unused part begins at `at`.
         self.text = ""
         self.at = 0
-        #: How many characters were used before `text`.
+        #: How many characters were used and dropped from `text`.
         self.gone = 0
         self._blocks = file.blocks()
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -44,7 +44,7 @@ class Scanner:
         ).raw_decode
 
     def fill(self) -> bool:
-        """Read some more; say whether there was any.
+        """Read some more text; return whether any was left.
 
         Raises:
             UsageError: reading fails, or the text is not UTF-8.
@@ -75,7 +75,7 @@ class Scanner:
                 return ""
 
     def take(self, character: str) -> bool:
-        """Step over `character` if it comes next; return whether it came."""
+        """Step over `character` if it comes next; return whether it did."""
         if self.peek() != character:
             return False
         self.at += 1
@@ -85,7 +85,7 @@ class Scanner:
         """Step over `character`.
 
         Raises:
-            UsageError: something else comes next.
+            UsageError: another character comes next.
         """
         if not self.take(character):
             raise self.bad("not JSON, or not all of it")

@@ -1,8 +1,8 @@
 """The lines of a text file of digests, for all importers of text.
 
 Only blank lines and comments are dropped. A line ends in LF, CRLF or CR. NUL and other characters
-that may be meant to end a line (VT, FF, NEL, U+2028 and the like) are refused: they would become
-part of a file's name, and the digest after them would never be looked up. A line has at most
+that may be meant to end a line (VT, FF, NEL, U+2028 and others) are refused: they would become part
+of a file's name, and the digest after them would never be looked up. A line has at most
 `MAX_LINE_BYTES`.
 """
 
@@ -20,7 +20,7 @@ Numbered = Iterator[tuple[int, bytes]]
 #: The beginnings of UTF-16 and UTF-32 (byte-order marks). UTF-16 without a mark is refused
 #: for its NULs.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
-#: Characters refused within a line: NUL, and all that end a line for some program.
+#: Characters refused within a line: NUL, and all characters that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
 _SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
 #: The beginning of a row whose digest comes first, or after a size.
@@ -32,8 +32,8 @@ _ROW_START = re.compile(
 def chunks_of_lines(file: ImportFile) -> Numbered:
     """Yield whole lines, many at a time, from the first line that is neither blank nor a comment.
 
-    Each line ends in LF alone; each chunk comes with the number of its first line. The caller has
-    to pass everything from the first row on to `refuse_separators`.
+    Each line ends in LF alone; each chunk is yielded with the number of its first line. The caller
+    has to pass everything from the first row on to `refuse_separators`.
 
     Raises:
         UsageError: a line is too long, the file is UTF-16 or UTF-32, or reading fails.
@@ -94,13 +94,13 @@ def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
     """Refuse characters within lines that may be meant to end a line.
 
     Raises:
-        UsageError: `chunk` has one of these characters.
+        UsageError: `chunk` has such a character.
     """
     if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
         return
     for found in _SEPARATORS.finditer(chunk):
         if found[0] == b"\x85":
-            # This may be a byte of a letter, or the end of a line in ISO 8859-1: then a row
+            # The byte may be part of a letter, or the end of a line in ISO 8859-1: then a row
             # follows.
             start, end = chunk.rfind(b"\n", 0, found.start()) + 1, chunk.find(b"\n", found.end())
             if _is_utf8(chunk[start:end]) or not _ROW_START.match(chunk, found.end(), end):

@@ -1,6 +1,6 @@
 """XML of NCMEC's hash sharing service, version 2: the answer to a query for entries.
 
-Written from the samples that its public clients are tested with; there is no schema to read. An
+Written from the samples that public clients of the service are tested with; no schema is public. An
 entry is an `image` or a `video` with a member, an id, a classification and fingerprints. Entries
 marked as deleted give no rows; if a deleted entry is on the list, the entry must be withdrawn. The
 document is not trusted: no document type, no entities, no external files, bounded depth and length.
@@ -55,13 +55,13 @@ _ENTRIES = {
 
 
 class Ncmec:
-    """Reads entries; their ids are `member:type:id`, their categories the classifications."""
+    """Reads entries: an id is `member:type:id`, a category is the classification."""
 
     name = "NCMEC"
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a first line begins as XML does."""
+        """Return whether a first line begins as XML does."""
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -263,7 +263,7 @@ class _Ids:
         """Add the ids of entries.
 
         Raises:
-            StateError: there is no room for a temporary file.
+            StateError: no space is left for a temporary file.
         """
         hashes = np.array([hash(_id_of(entry)) for entry in entries], np.int64)
         with state_errors("cannot write", Path(gettempdir())):

@@ -29,7 +29,7 @@ class Nsrl:
     has_columns = False
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a file is an SQLite database."""
+        """Return whether a file is an SQLite database."""
         return head.startswith(SQLITE_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
@@ -71,7 +71,7 @@ def _open(file: ImportFile) -> sqlite3.Connection:
 
 
 def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
-    """Turn rows of sha256, sha1 and md5 into a batch; some of these may be empty."""
+    """Turn rows of sha256, sha1 and md5 into a batch; a row may lack some of the digests."""
     import pyarrow as pa
 
     columns: list[list[str | None]] = [

@@ -1,7 +1,7 @@
 """Parquet: columns of text, of numbers, or of bytes for digests.
 
-Rows are counted from 1. Memory is bounded by a cap while something is decoded: a few kilobytes of
-Parquet can stand for terabytes.
+Rows are counted from 1. A cap bounds the memory for decoding: a few kilobytes of Parquet can decode
+to terabytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Parquet:
     has_columns = True
 
     def sniff(self, head: bytes, reading: Reading) -> bool:
-        """Say whether a file is Parquet."""
+        """Return whether a file is Parquet."""
         return head.startswith(_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:

@@ -1,6 +1,7 @@
-"""All importers, and the one function that reads a file with them.
+"""All importers, and the function that reads a file with the right importer.
 
-To add one: a module with a class as in `interface`, its place here, a clause in `FORMATS_HINT`.
+To add an importer, write a module with a class as in `interface`, add it here, and extend
+`FORMATS_HINT`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 
-#: The importers are tried in this order. A sum file comes before CSV: one of its names may be
+#: The importers are tried in this order. A sum file comes before CSV: a file name in it may be
 #: `md5,sha1`.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
@@ -34,10 +35,10 @@ def read_digests(
 ) -> Iterator[DigestBatch]:
     """Read a file of digests of whatever kind in batches of some 64k rows at most.
 
-    `name` is the file's name in messages. The first bytes decide its kind, and whether it is
-    compressed. A file of no known kind is refused like a bad sum file, with the number of the line.
-    A file without rows gives no batch. `reading` has the user's choices; without it, every row of a
-    file must be meant and understood.
+    `name` is the file's name in messages. The first bytes of a file decide its kind, and whether it
+    is compressed. A file of no known kind is refused like a bad sum file, with the number of the
+    line. A file without rows gives no batch. `reading` has the user's choices; without `reading`,
+    every row of a file counts and must be understood.
 
     Raises:
         UsageError: a line is in no accepted format, or reading fails; also while iterating.

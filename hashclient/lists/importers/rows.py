@@ -41,13 +41,13 @@ Int64 = npt.NDArray[np.int64]
 
 
 class DigestBatch(msgspec.Struct, frozen=True, eq=False):
-    """Some rows of a file of digests, by column; every row has at least one digest.
+    """Some rows of a file of digests, in columns; every row has at least one digest.
 
     `names` are the names of rows in the file (decoded with surrogateescape): file names in a sum
-    file, names of signatures in a file of ClamAV; None for a row without a name. `lines` (count,)
+    file, names of signatures in a file of ClamAV. A row without a name has None. `lines` (count,)
     are line numbers from 1, or row numbers in a database. `digests[a]` is a pair: the digests of
     algorithm `a` as (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,)
-    are in bytes or `NO_SIZE`. The last three values are None unless the file has such a column;
+    are in bytes or `NO_SIZE`. The last three values are None unless the file has this column;
     `added` is (count,) datetime64[ms] in UTC, NaT for an empty cell.
     """
 
@@ -90,7 +90,7 @@ class DigestBatch(msgspec.Struct, frozen=True, eq=False):
 
 
 def is_nsrl(columns: Sequence[str]) -> bool:
-    """Say whether columns, in small letters, are those of NSRLFile.txt."""
+    """Return whether columns, in small letters, are the columns of NSRLFile.txt."""
     return _NSRL.issubset(columns)
 
 
@@ -136,14 +136,14 @@ def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError
     shown = ", ".join(printable(c[:_MAX_SHOWN]) for c in columns[:_MAX_SHOWN])
     return UsageError(
         f"{file.name}: there is no column {printable(name[:_MAX_SHOWN])}",
-        # In a file without a header, the first row is taken for the header, so it must not be
-        # quoted.
+        # In a file without a header, the first row seems to be the header, so the message must not
+        # quote it.
         hint=f"there are: {shown}" if {*COLUMNS, *OTHER_NAMES}.intersection(columns) else None,
     )
 
 
 def ask_which(column: str, file: ImportFile) -> UsageError:
-    """Return the error for a file with a column that separates its rows, and no choice made."""
+    """Return the error for a file whose column separates its rows, without a choice."""
     name = column.capitalize()
     return file.choose_rows(f"a column {name} separates its rows", f"{name} = true")
 
@@ -172,8 +172,8 @@ _ROW = re.compile(
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Each beginning of a row has one of these texts. Few names of files have any of them; many names
-#: are searched together.
+#: A row inside a name begins with one of these texts. Few names of files have any of these texts;
+#: many names are searched together.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 
@@ -181,7 +181,7 @@ def from_hex(digits: bytes, width: int) -> Uint8:
     """Decode hexadecimal digits, end to end, to (n, `width`) bytes.
 
     Raises:
-        ValueError: there are other characters than hexadecimal digits.
+        ValueError: `digits` has other characters than hexadecimal digits.
     """
     return np.frombuffer(binascii.unhexlify(digits), np.uint8).reshape(-1, width)
 

@@ -1,7 +1,7 @@
 """Bare digests, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
 
-Bare digests come in millions of rows, so they are decoded by column; other lines one by one. A
-second row on a line is refused: it would become part of a file's name.
+Bare digests come in millions of rows, so they are decoded by column; other lines are decoded
+singly. A second row on a line is refused: it would become part of a file's name.
 """
 
 from __future__ import annotations

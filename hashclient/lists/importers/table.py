@@ -66,7 +66,7 @@ def text_of(value: object) -> str | None:
     raise ValueError("neither text nor a number")
 
 
-#: The largest size plus one; the largest size has eighteen digits as text.
+#: A value above all sizes: the largest size has eighteen digits as text.
 MAX_SIZE = 10**18
 
 
@@ -93,7 +93,7 @@ class _Table:
 
     def batch(self) -> DigestBatch:
         count = self._count
-        # This step comes first: rows that are not chosen need not be understood.
+        # This step comes first: rows that are not chosen may have cells that are not understood.
         categories = self._categories()
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         has_digest = np.zeros(count, np.bool_)
@@ -162,7 +162,7 @@ class _Table:
         sizes[rows] = values.cast(pa.uint64()).to_numpy()
 
     def _times(self, column: pa.Array) -> npt.NDArray[np.datetime64]:
-        """Parse RFC 3339 times; a date alone is its midnight, and without a zone it is UTC."""
+        """Parse RFC 3339 times; a date means its midnight, and without a zone UTC is meant."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

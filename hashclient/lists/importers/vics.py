@@ -1,8 +1,8 @@
 """VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), lists and cases.
 
-The schema of VICS is not public; docs/import.md describes what is read here. A document names its
-data model first, then has an array `value` of media, or of cases with arrays of Media. `vicsbatch`
-reads many media at once.
+The schema of VICS is not public; docs/import.md describes which fields are read here. A document
+names its data model first, then has an array `value` of media, or of cases with arrays of Media.
+`vicsbatch` reads many media at once.
 
 Categories are numbers whose meaning differs between countries. The categories of CAID include legal
 files, and files in category 0 are not judged yet: so the user must say which rows to use.
@@ -70,7 +70,7 @@ class Vics:
 
 
 def _data_model(scanner: Scanner) -> tuple[str, bool]:
-    """Read the data model, which comes first; return its type, and whether it is CAID's."""
+    """Read the data model, which comes first; return its type, and whether it is CAID."""
     scanner.need("{")
     key = scanner.key() if scanner.peek() == '"' else ""
     value: Any = scanner.value() if key in ("odata.metadata", "@odata.context") else None

@@ -1,12 +1,12 @@
-"""Turns media of a VICS document into batches: one by one, or many at once.
+"""Turns media of a VICS document into batches: singly, or many at once.
 
 Python's own decoder reads one object after the other, and notices repeated keys. Python's decoder
 takes five times as long as decoding only the needed fields, so runs of media are decoded together
 if this gives the same result. A run is a guess: it ends at the last place that looks like the
 border between two media. If the text up to this place is an array of media, the place is a border,
 whatever follows. The fast decoder uses the last of repeated keys and ignores unknown keys. So keys
-are counted in the bytes, at any depth: if a key occurs exactly as often as it was decoded, it is
-not repeated. Any unusual text is decoded slowly, one medium after the other.
+are counted in the bytes, at any depth: a key that occurs exactly as often as it was decoded is not
+repeated. Any unusual text is decoded slowly, one medium after the other.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def may_name_sha256(data: Uint8) -> bool:
 #: Media in one batch.
 _ROWS = 8192
 
-#: The fields of documents, to find them when a user writes them in another case.
+#: The fields of documents; a user may write them in another case.
 _NAMES = {
     name.lower(): name
     for name in (
@@ -157,7 +157,8 @@ class Media:
         """Add one medium, or count it as unusable.
 
         Raises:
-            UsageError: the medium has no judged category, and the user has not chosen such rows.
+            UsageError: the medium has no judged category, and the user has not chosen rows like
+                this.
         """
         self._any = True
         if not isinstance(record, dict):

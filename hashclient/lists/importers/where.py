@@ -2,12 +2,12 @@
 
     Baseline = true AND Number of submissions >= 3 OR Series name = 'A series'
 
-A condition is COLUMN OP VALUE; OP is one of `= != < <= > >=`. AND binds tighter than OR; there are
-no brackets. `all` alone means every row. Names and values are compared without regard to case; they
-are quoted with ' or " where they contain an operator, a quote, AND or OR. With the value `true` or
-`false`, cells are read as yes or no; with < and the like, as numbers; a row is unusable if its cell
-cannot be read in this way. An empty cell agrees with `= ''` only. The text is never evaluated as
-code.
+A condition is COLUMN OP VALUE; OP is `=`, `!=`, `<`, `<=`, `>` or `>=`. AND binds tighter than OR;
+brackets are not allowed. `all` alone means every row. Names and values are compared without regard
+to case; they are quoted with ' or " if they contain an operator, a quote, AND or OR. If the value
+is `true` or `false`, cells are read as yes or no. If the operator is `<`, `<=`, `>` or `>=`, cells
+are read as numbers. A row is unusable if its cell cannot be read in this way. An empty cell agrees
+with `= ''` only. The text is never evaluated as code.
 
 Bodies number and name their categories differently, country by country. A name is only brought into
 the form that a list needs ('Category 1' becomes `category-1`). A map written by the operator says
@@ -51,7 +51,7 @@ _HINT = "such as 'Baseline = true AND Number of submissions >= 3', or `all`"
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One comparison; `column` and `value` in lower case."""
+    """A comparison; `column` and `value` are in lower case."""
 
     column: str
     op: str
@@ -64,7 +64,7 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A filter: in at least one of `alternatives`, all conditions must be true."""
+    """A filter: all conditions of at least one of the `alternatives` must be true."""
 
     alternatives: tuple[tuple[Condition, ...], ...]
 

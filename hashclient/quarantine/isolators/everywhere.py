@@ -1,4 +1,4 @@
-"""Files and objects together: the locator of a match shows which of the two is meant."""
+"""Files and objects together: the locator of a match shows whether it is a file or an object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Everywhere:
-    """An isolator for every kind of place."""
+    """An isolator for files and objects."""
 
     def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
         """`configured` are the tables of buckets."""
@@ -45,5 +45,5 @@ class Everywhere:
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say what is now in the place where an item was found."""
+        """Return in words what is now in the place where an item was found."""
         return self._of(item.file).whereabouts(item)

@@ -1,7 +1,7 @@
 """Files at their places: opened through no link, removed by a rename that reveals a swap.
 
-`safe_rename` moves names. This module also finds out which processes still have a file open after
-its name was removed, since they can still read it.
+`safe_rename` moves names. This module also finds the processes that still have a file open after
+its name was removed: they can still read it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class HeldFile:
         os.lseek(self.fd, 0, os.SEEK_SET)
 
     def is_unchanged(self) -> bool:
-        """Return whether its status is the same as when it was opened."""
+        """Return whether the file's status is the same as when it was opened."""
         return is_unchanged(self.status, os.fstat(self.fd))
 
     def is_seen(self) -> bool:
@@ -130,7 +130,7 @@ class FileSpot:
         except OSError as error:
             return Removed(done=False, why=f"still in place: {reason_of(error, self.place)}")
         if removal is Removal.CHANGED and self.place.status() is None:
-            if not os.fstat(file.fd).st_nlink:  # the loss of its last name has changed it
+            if not os.fstat(file.fd).st_nlink:  # losing its last name changed it
                 return Removed(done=True, remains=("somebody else had removed it",))
             return Removed(done=False, why="it was moved away meanwhile")
         if removal is not Removal.REMOVED:
@@ -161,7 +161,7 @@ class FileSpot:
         """Return the object at the path.
 
         Raises:
-            UnclearError: the directory is another one, or files are being exchanged.
+            UnclearError: the directory is another directory, or files are being exchanged.
             OSError: the status cannot be read.
         """
         now = self.place.status()
@@ -178,7 +178,7 @@ class FileSpot:
         return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if the item has one; return the reason if this fails."""
+        """Leave the tombstone of an item, if it has one; return the reason if this fails."""
         return put_tombstone(self.place, item)
 
     def names(self) -> Names:
@@ -252,16 +252,16 @@ def open_elsewhere(fd: int) -> list[str]:
 
 
 def _is_used(fd: int) -> bool | None:
-    """Return whether anybody else uses a file without a name; None if this is not known.
+    """Return whether another process uses a file without a name; None if this is not known.
 
-    If somebody does, the kernel grants no lease. A file with a name must not be leased here: a
-    process that opens it would have to wait, and this process would get a signal.
+    If another process uses the file, the kernel grants no lease. A file with a name must not be
+    leased here: a process that opens it would have to wait, and this process would get a signal.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except BlockingIOError:
         return True
-    except OSError:  # the file system has no leases, or this user may not take one
+    except OSError:  # the file system has no leases, or this user may take no lease
         return None
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False

@@ -1,9 +1,9 @@
-"""The interface of isolators: hold a matched object at its place, read it, remove exactly it.
+"""The interface of isolators: hold a matched object in its place, read it, and remove it.
 
-`isolate` decides the order of the steps and proves the content; an isolator does what depends on
-the kind of place. Errors are errors of the system (`OSError`); as messages, they end the act on one
-match. A file is always restored to the file system, wherever it came from, so `restore` does not
-use isolators.
+`isolate` decides the order of the steps and proves the content; an isolator does the steps that
+depend on the kind of place. Errors are errors of the system (`OSError`); each ends the act on one
+match, with a message. A file is always restored to the file system, wherever it came from, so
+`restore` does not use isolators.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
 from hashclient.system.beneath import Identity
 
-#: Errors of `Spot.hold` that mean that there is nothing to hold: no file, a link, or another type
-#: of file.
+#: Errors of `Spot.hold` that mean that no file can be held: no file, a link, or another type of
+#: file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 
 
@@ -58,8 +58,8 @@ class Held(Protocol):
 class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
-    If `done`, `remains` has remarks, such as other names of the file. Otherwise `why` says why
-    nothing was removed; with `is_meant`, the configuration wants this.
+    If `done`, `remains` has remarks, for example other names of the file. Otherwise, `why` says why
+    no file was removed; with `is_meant`, the configuration wants this.
     """
 
     done: bool
@@ -76,7 +76,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """The content of a place instead of the sealed file: nothing, our tombstone, something else."""
+    """The content of a place without the sealed file: nothing, our tombstone, or other content."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -113,8 +113,8 @@ class Spot(Protocol):
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
         """Finish a removal that a kill has interrupted; call this before `hold`.
 
-        `is_proven` returns whether a held file is the sealed one, which may be removed. Return in
-        words why the removal could not be finished, or None.
+        `is_proven` returns whether a held file is the sealed file, which may be removed. Return in
+        words why the removal could not be finished; None if it is finished.
 
         Raises:
             OSError: the state of the file cannot be found out.
@@ -131,7 +131,7 @@ class Spot(Protocol):
         ...
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if the item has one; return the reason if this fails."""
+        """Leave the tombstone of an item, if it has one; return the reason if this fails."""
         ...
 
     def names(self) -> Names | None:
@@ -140,7 +140,7 @@ class Spot(Protocol):
 
 
 class Isolator(Protocol):
-    """One kind of place where something can match."""
+    """A kind of place where something can match."""
 
     def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
         """Open the place of a match, given as in the record of matches.
@@ -160,7 +160,7 @@ class Isolator(Protocol):
 
 @contextlib.contextmanager
 def hold_if_there(spot: Spot) -> Iterator[Held | None]:
-    """Open the file at a spot; return None if there is nothing to hold.
+    """Open the file at a spot; return None if no file is there to hold.
 
     Raises:
         OSError: the file cannot be opened.

@@ -3,11 +3,11 @@
 1. The item is one version, or the content with one ETag: each range is read on the condition that
    version or ETag is the same.
 2. The object is deleted by its version, so other versions of the key stay. If a store keeps no
-   versions, the object is deleted on the condition that its ETag is still the same; but not every
-   store obeys this condition. So the condition is only used with Amazon, and if the configuration
-   allows it.
-3. If neither is possible, the object is not deleted, and there is only a sealed copy.
-4. If the configuration asks for a legal hold, the object gets the hold and stays.
+   versions, the object is deleted on the condition that its ETag is still the same. But not every
+   store obeys this condition. So this condition is only used with Amazon, and only if the
+   configuration allows it.
+3. If neither is possible, the object is not deleted, and only a sealed copy is made.
+4. If the configuration requests a legal hold, the object gets the hold and stays.
 
 An object leaves no tombstone. Restoring makes a file.
 """
@@ -54,7 +54,7 @@ def _errors(uri: ObjectUri) -> Iterator[None]:
 
 
 class HeldObject:
-    """One version of an object, as it was when it was opened."""
+    """A version of an object, as it was when it was opened."""
 
     def __init__(self, spot: ObjectSpot, seen: Seen) -> None:
         """Nothing is read yet."""
@@ -108,12 +108,12 @@ class HeldObject:
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether this is still the object in that place."""
+        """Return whether this version is still the object in its place."""
         return self.spot.now() in (None, self.seen)
 
 
 class ObjectSpot:
-    """The name of an object, or of one version of it."""
+    """The name of an object, or of a version of the object."""
 
     def __init__(self, uri: ObjectUri, store: Store, config: ObjectsConfig) -> None:
         """No request is made yet."""
@@ -122,7 +122,7 @@ class ObjectSpot:
         self._config = config
 
     def now(self) -> Seen | None:
-        """Return the object at the spot; None if there is none.
+        """Return the object at the spot; None if no object is there.
 
         Raises:
             OSError: the store cannot be asked.
@@ -196,7 +196,7 @@ class ObjectSpot:
         return Removed(done=True)
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """An object is deleted in one step: there is nothing to finish."""
+        """Do nothing: an object is deleted in one step."""
 
     def look(self, item: Item, seen: Held | None) -> Sight:
         """Return the object in the place.
@@ -207,7 +207,7 @@ class ObjectSpot:
         return Sight.NOTHING if self.now() is None else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Nothing is left in a bucket."""
+        """Do nothing: nothing is left in a bucket."""
 
     def names(self) -> None:
         """A deletion is durable once the store has answered."""

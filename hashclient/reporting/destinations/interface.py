@@ -1,9 +1,9 @@
 """The interface of all kinds of destinations, to which reports are handed over.
 
-The outbox keeps the journal of a report and decides what is done; a destination does it. A
+The outbox keeps the journal of a report and decides the steps; a destination does the steps. A
 destination is called under the outbox's lock, one report at a time. The journal notes each step
-before the step is visible at the other side. So after a kill at any instant the next attempt knows
-what the destination may have, and a report is handed over once.
+before the step is visible at the other side. So after a kill at any instant, the next attempt knows
+which parts the destination may have, and a report is handed over only once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Work(msgspec.Struct, frozen=True):
     """The arguments of a destination.
 
     `record` is the open record of matches, `identities` open items in quarantine, `on_bytes` is
-    called with the number of bytes after each part is sent. With `allow_closed`, which a person has
-    given, evidence is handed over even to a recipient who cannot open it. `asked` has the answers
-    of the command for facts about sources.
+    called with the number of bytes after each part is sent. With `allow_closed`, a person has
+    allowed to hand evidence over even to a recipient who cannot open it. `asked` has the answers of
+    the command for facts about sources.
     """
 
     outbox: Outbox
@@ -56,16 +56,16 @@ class Destination(Protocol):
     def send(self, report: Report) -> Sent:
         """Hand a report over, or go on where an earlier attempt was interrupted.
 
-        Afterwards the report is submitted, acknowledged or waiting, or has an error; if the error
-        is about some of its matches, these are `stuck`, and the others can be sent without them.
-        The journal has every half-done step at the other side.
+        Afterwards the report is submitted, acknowledged or waiting, or has an error. If the error
+        is about some of its matches, these matches are `stuck`, and the others can be sent without
+        them. The journal has every half-done step at the other side.
 
         Raises:
             HashclientError: the report cannot be handed over now.
         """
 
     def rehearse(self, report: Report) -> Rehearsal:
-        """Return what `send` would hand over now; nothing is written, and no connection opened.
+        """Return the content that `send` would hand over now; write nothing, open no connection.
 
         Raises:
             HashclientError: the content cannot be known.
@@ -98,4 +98,4 @@ class Factory(Protocol):
     """Makes a destination from its table in the configuration."""
 
     def __call__(self, work: Work, table: Any) -> Destination:
-        """Make one."""
+        """Make a destination."""

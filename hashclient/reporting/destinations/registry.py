@@ -58,7 +58,7 @@ def load(kind: str) -> Any:
 
 
 def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table]:
-    """Return the destination called `name`, or the default one without a name.
+    """Return the destination called `name`, or without a name the default destination.
 
     Raises:
         UsageError, ConfigError: no destination has this name, or a setting for reports to it is

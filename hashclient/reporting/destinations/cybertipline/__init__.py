@@ -1,1 +1,1 @@
-"""Reports to a service of the CyberTipline kind."""
+"""Reports to a service with an API like the CyberTipline's."""

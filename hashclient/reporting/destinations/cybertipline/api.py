@@ -51,7 +51,7 @@ SERVER_SIDE = range(1000, 2000)
 #: A call is refused: the service did nothing.
 REFUSED = range(2000, 6000)
 
-#: Ranges of codes that refuse a call for good: the error, its message, its hint.
+#: Ranges of codes that refuse a call for good: the error, the message, the hint.
 _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
     (
         range(2000, 4000),
@@ -100,7 +100,7 @@ _HINT = REPORTING_SERVICE.kept
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer of a service: its code and its values."""
+    """An answer of a service: the code and the values."""
 
     code: int
     request_id: str | None
@@ -131,7 +131,7 @@ class _Answered(Download):
 
 
 class Service:
-    """One reporting service; use it as a context manager."""
+    """A reporting service; use it as a context manager."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Service:
         """Read the credential and certificates, without a connection.
 
         `on_bytes` is called with the number of bytes of each part of a file that was sent.
-        `clocks` are those of `Transport`.
+        `clocks` are the clocks of `Transport`.
 
         Raises:
             ConfigError: the destination's settings cannot be used.
@@ -237,12 +237,13 @@ class Service:
         content: bytes | Iterator[bytes] | None = None,
         content_bytes: int | None = None,
     ) -> Answer:
-        """Make one call and return its answer, whatever its code is.
+        """Make one call, and return the answer, whatever its code is.
 
         Raises:
             AuthorisationError: the credential is refused; nothing was done.
-            ConfigError: the address is refused, or the proxy is not usable; nothing was sent.
-            HashclientError: no valid answer came; the service may or may not have done the call.
+            ConfigError: the address is refused, or the proxy cannot be used; nothing was sent.
+            HashclientError: no valid answer came; whether the service has done the call is not
+                known.
         """
         url = f"{self._base}/{name}"
         answered = _Answered(url, MAX_ANSWER_BYTES)
@@ -329,7 +330,7 @@ def check(answer: Answer, call: str) -> None:
 
 
 def _plain(kind: type[HashclientError]) -> type[HashclientError]:
-    """Return the class of the project's own tree that `kind` is or refines."""
+    """Return the class of the project's own error tree that is `kind`, or the base of `kind`."""
     for plain in (AuthorisationError, UnreachableError, ConfigError):
         if issubclass(kind, plain):
             return plain

@@ -1,4 +1,4 @@
-"""A service of the CyberTipline kind as a destination: one attempt at filing or retracting.
+"""A service like the CyberTipline as a destination: one attempt at filing or retracting.
 
 `filing` keeps the journal of the calls to the service, `plan` decides what is uploaded.
 """
@@ -79,7 +79,7 @@ class CyberTipline:
         return Rehearsal(texts, plan.upload, tuple(missing))
 
     def send(self, report: Report) -> Sent:
-        """File a report, or continue it, and finish it.
+        """File a report, or continue to file it, and finish it.
 
         Raises:
             HashclientError: the report cannot even be begun.
@@ -140,7 +140,7 @@ class CyberTipline:
         return Filing(service, report, self._outbox)
 
     def _retract_there(self, report: Report) -> Report:
-        """Retract an open report at the service; the report itself is not taken back."""
+        """Retract an open report at the service; the report itself stays."""
         with self._connect() as service:
             return self._filing(service, report).give_up()
 
@@ -159,7 +159,7 @@ class CyberTipline:
             try:
                 report = filing.retract()
             except UsageError:
-                # The report is finished at the service, so this is its state.
+                # The report is finished at the service: that is its state now.
                 self._outbox.settle(filing.report.replace(retraction=None), record)
                 raise
         notes = []

@@ -1,9 +1,9 @@
 """Files a report with a service: open, upload and describe each file, finish; or retract.
 
-The journal is the report's record. Before a call it notes the call as in doubt; after the answer it
-notes the result. A kill or a broken connection leaves a call in doubt. The next attempt first
-resolves a call in doubt by these rules, so that there is never a second finished report, and no
-report stays open:
+The journal is the report's record. The journal notes a call as in doubt before the call, and its
+result after the answer. A kill or a broken connection leaves a call in doubt. The next attempt
+first resolves a call in doubt by these rules. So no second report is ever finished, and no report
+stays open:
 
 * open: a report may be open under an id that we do not know. An unfinished report vanishes there by
   itself; another report is opened.
@@ -56,7 +56,7 @@ from hashclient.reporting.destinations.cybertipline.xml import (
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Remote, Report, Request, State
 
-#: If a service loses our report more often than this in one attempt, it has a fault.
+#: If a service loses our report more often than this in one attempt, the service has a fault.
 MAX_RESTARTS = 2
 #: How many ids of requests are kept; the oldest are dropped first.
 MAX_REQUESTS = 5000
@@ -71,7 +71,7 @@ class _MisfitError(ConfigError):
 
 
 class Filing:
-    """One attempt at filing one report."""
+    """An attempt to file a report."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class Filing:
         self.unknown_there: str | None = None
 
     def file(self, plan: Plan, schema: Validator) -> Report:
-        """Bring the report to its end at the service and return it.
+        """Bring the report to its end at the service, and return it.
 
-        1. A call in doubt is resolved as described above; the call `finish` is resolved by
-           `finish_again`.
+        1. A call in doubt is resolved as described above; only `finish_again` resolves the call
+           `finish`.
         2. The report is opened.
-        3. Each file is uploaded, the service's MD5 of the file compared, and the details of the
-           file sent.
+        3. Each file is uploaded, the service's MD5 of the file is compared, and the details of the
+           file are sent.
         4. The report is finished.
 
         Raises:
@@ -309,7 +309,7 @@ class Filing:
     ) -> Answer:
         """Make one call between two entries in the journal.
 
-        The answer is one of `fine`, and the caller notes its consequences; until then the call
+        `fine` are the allowed answers, and the caller notes their consequences; until then the call
         stays in doubt. `doubt` is noted as in doubt; the default is the call itself.
 
         Raises:
@@ -336,7 +336,7 @@ class Filing:
         if answer.code in fine:
             return answer
         if answer.code in REFUSED:
-            # The service did nothing; it is still not known whether the report was finished before.
+            # The service did nothing; whether the report was finished before is still not known.
             self._save(in_doubt=before if before is Call.FINISH else None)
         else:
             self._save()

@@ -43,8 +43,8 @@ def make_plan(
 
     Three kinds of files are reported without evidence: files that are neither in place nor in
     quarantine, files that the configuration does not want to upload, and streams, whose content
-    nobody has kept. An object is read by its version. A match is stuck if its file is gone from its
-    place, and its story does not say why, or if the facts about its source are not available.
+    nobody has kept. An object is read by its version. A match is stuck if its file is missing and
+    the history of the match does not say why, or if the facts about its source are not available.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []

@@ -1,9 +1,9 @@
 """Runs the schema of a service in a process of its own, with bounded time and memory.
 
 A schema is foreign input. A small schema can keep a validator busy for years or use all memory, by
-a pattern that backtracks or a content model that explodes. In this sandbox such a schema only fails
-one attempt at one report. The process gets the schema, then documents, and answers each with its
-fault or nothing. When the process dies or takes too long, the schema is not usable.
+a pattern that backtracks or a content model that explodes. In this sandbox, a hostile schema only
+fails one attempt at one report. The process gets the schema, then documents, and answers each with
+its fault or nothing. When the process dies or takes too long, the schema is not usable.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """XML of a reporting service: writes documents in the schema's order, and reads answers safely.
 
-The tables here give the order of elements. Each document is validated against the schema that the
-service serves before it is sent. Answers and schema are not trusted: no document type, no entities,
-no external files, bounded size and depth. `api` bounds lengths as bytes arrive; `sandbox` bounds
-the time and memory of a schema.
+The tables here give the order of elements. Before a document is sent, it is validated against the
+schema that the service serves. Answers and schema are not trusted: document types, entities and
+external files are refused, and size and depth are bounded. `api` bounds lengths as bytes arrive;
+`sandbox` bounds the time and memory of a schema.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _ORDER = {
     ),
 }
 
-#: Text, the content of an element, a text with attributes, or several of these.
+#: A text, the content of an element, a text with attributes, or a sequence of these.
 Content = str | Mapping[str, Any] | tuple[str, Mapping[str, str]] | Sequence[Any]
 
 
-#: Facts about sources: texts by name, or these by match.
+#: Facts about sources: texts by name; or, by match, texts by name.
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -77,8 +77,8 @@ def report_element(
     """Return the report that opens a submission.
 
     `with_file` are the matches whose file will follow; the others are described here, with the
-    `facts` about their sources. Matches in `sealed` have sealed files. An account is the person who
-    is reported, if no other one is known.
+    `facts` about their sources. Matches in `sealed` have sealed files. An account is the reported
+    person, if no other person is known.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -142,7 +142,7 @@ def file_element(
 
 
 def about(match: ReportedMatch) -> str:
-    """Return in one line where a file was and what it matched."""
+    """Return in one line the place of a file and the entries that it matched."""
     entries = "; ".join(
         f"list {printable(e.list)}, entry {printable(e.entry)}, category {printable(e.category)},"
         f" generation {e.generation}, by {', '.join(e.algorithms)}"

@@ -1,7 +1,7 @@
-"""Hands a report over as a package in a directory, without a network, and takes it back.
+"""Hands a report over as a package in a directory, without a network, and retracts it.
 
-The record of the report names the package before it appears, so the attempt after a kill recognises
-its own package and does not add a second one. `package` makes packages.
+The record of the report names the package before the package appears. So the attempt after a kill
+recognises the package, and does not add a second package. `package` makes packages.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class HandOver:
         return self._session.settings.layout.quarantine, folder / SEALED_DIR
 
     def send(self, report: Report) -> Sent:
-        """Make the package of a report and put it there, unless it is there already.
+        """Make the package of a report and put it into the directory, unless it is there already.
 
         Raises:
             HashclientError: the package cannot be made; then the directory does not contain it.
@@ -207,7 +207,7 @@ class HandOver:
         return sealed
 
     def take_back(self, report: Report) -> Sent:
-        """Retract a package; beside a handed-over package, put the signed note of this.
+        """Retract a package; if it was handed over, put a signed note of the retraction beside it.
 
         Raises:
             HashclientError: the retraction cannot be noted, or the note cannot be written.

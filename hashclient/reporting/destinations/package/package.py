@@ -1,9 +1,9 @@
 """Makes a package: a directory, or one archive sealed to its recipients.
 
 A package holds the report document, the chain of custody, a checkpoint of the audit log and the
-sealed evidence, and can be verified by `verify` anywhere. A package appears in its directory as a
-whole, under its own name, and never replaces another file. An archive is encrypted while it is
-made, so it is never on a disk unencrypted. `docs/reporting.md` specifies the format.
+sealed evidence, and can be verified by `verify` anywhere. A package appears in its directory
+complete, under its own name, and never replaces another file. An archive is encrypted while it is
+made, so it is never on a disk without encryption. `docs/reporting.md` specifies the format.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def package_name(report_id: str, recipients: Sequence[str]) -> str:
 def gather(
     document: Document, places: Sequence[Path], stuck: dict[str, HashclientError]
 ) -> Content:
-    """Find and prove the sealed files that `document` names, in one of the directories `places`.
+    """Find and prove the sealed files that `document` names, in the directories `places`.
 
     In each place, `evidence/MATCH.REST` is found as `MATCH.REST` or as `MATCH/evidence.REST`. If a
     file is missing or damaged, the error is in `stuck`, by match.
@@ -128,7 +128,7 @@ def remove_unfinished(directory: Directory, report_id: str) -> None:
 
 
 class Packager:
-    """Makes one package in one directory."""
+    """Makes a package in a directory."""
 
     def __init__(self, directory: Path, recipients: Sequence[str], session: Session) -> None:
         """Keep the arguments; nothing is made yet."""
@@ -159,19 +159,19 @@ class Packager:
 
     @contextlib.contextmanager
     def made(self, content: Content, data: Mapping[str, object]) -> Iterator[Package]:
-        """Make the package under a temporary name, and put it in its place after the block.
+        """Make the package under a temporary name; after the block, give it its name.
 
         1. The other files are hashed; the evidence was proven when it was gathered.
         2. The audit log binds the files: a signed record has their hashes, who reports to whom, and
            whose lists matched.
-        3. All files are written and synced; the evidence is compared once more.
-        4. The block runs, in which the caller notes the name that is about to appear.
-        5. The package gets its name, unless another file has it.
+        3. All files are written and synced; the evidence is compared again.
+        4. The block runs: in it, the caller notes the name that is about to appear.
+        5. The package gets its name, unless another file has this name.
 
         Raises:
             UsageError: there are too many files.
-            StateError: the package cannot be written, or another file has its place; then there is
-                no package.
+            StateError: the package cannot be written, or another file has its name; then no package
+                is there.
             AuditError: the audit log cannot be written or does not verify.
         """
         report_id = content.document.report
