@@ -1,7 +1,7 @@
 """Check files against signed hash lists from an authorised provider.
 
-The names in `__all__` are the public API; `docs/api.md` has examples. Each name is loaded when it
-is first asked for, so that importing the package costs nothing.
+The names in `__all__` are the public API; `docs/api.md` has examples. Each name is loaded at its
+first use, so that importing the package costs nothing.
 """
 
 #: The module of each public name. Names with an underscore, or not in this table, may change.

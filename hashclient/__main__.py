@@ -2,7 +2,7 @@
 
 Loading the command line takes a tenth of a second. During this time Ctrl-C and SIGTERM must end the
 program as they do later: with a message and an exit code. So this module sets the handlers first,
-and imports nothing else at its top. The start of Python itself is out of reach.
+and imports no other module at its top. The start of Python itself is out of reach.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # `typing` itself would take a while to load
 
 #: The message and the exit code (128 plus the number, as usual): `errors` is not loaded yet.
 _ENDS = {signal.SIGINT: b"hashclient: interrupted\n", signal.SIGTERM: b"hashclient: terminated\n"}
-#: The kernel of another system cannot prove that a file stayed unchanged, nor cage a parser.
+#: Another system's kernel can neither prove that a file stayed unchanged, nor sandbox a parser.
 _ELSEWHERE = (
     "hashclient: runs on Linux only, and this is {}\n"
     "hint: check the files of this machine from a Linux that mounts them, or in a container\n"

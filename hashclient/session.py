@@ -1,4 +1,4 @@
-"""One use of a state directory: its settings, clock, operator, audit log and key.
+"""The use of a state directory: its settings, clock, operator, audit log and key.
 
 A front end makes one `Session` and passes it on. At first only the version of the state is read;
 everything else is read or made when it is used.
@@ -37,7 +37,7 @@ _NO_LOGIN = (1 << 32) - 1
 
 
 def current_operator() -> str:
-    """Return who runs this, for the audit log: the user, and who became that user.
+    """Return who runs this process, for the audit log: the user, and who became that user.
 
     Who logged in is named if the kernel knows and it is another user; of root, also who called
     `sudo`: `root (login: alice, sudo: alice)`.
@@ -69,7 +69,7 @@ def _name_of(uid: int) -> str:
 
 
 class Session:
-    """One use of a state directory. `now` gives the time in UTC."""
+    """The use of a state directory by one front end. `now` gives the time in UTC."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Session:
         return os.uname().nodename
 
     def invocation(self, paths: Sequence[str] = ()) -> Invocation:
-        """Return who runs this, where, and for which `paths`; only the first paths are kept."""
+        """Return who runs the command, where, and for which `paths`; only the first are kept."""
         try:
             directory = os.getcwd()  # noqa: PTH109 - any bytes
         except OSError:

@@ -1,8 +1,8 @@
-"""One alert: what has happened, joined into one message, and the document that receivers get.
+"""An alert: events, joined into one message, and the document that receivers get.
 
 An alert counts events; it names lists, providers, exceptions and machines, and some ids of matches.
-An alert never has content, a digest, an entry, a message of an error, or a person's name; and paths
-of matches only if the configuration asks for them. This module also has the texts of each kind of
+An alert never has content, a digest, an entry, an error message or a person's name. It has paths of
+matches only if the configuration requests them. This module also has the texts of each kind of
 alert.
 """
 
@@ -35,7 +35,7 @@ class Kind(enum.StrEnum):
 
 
 class Meaning(NamedTuple):
-    """The words for one and for several, the next step, and the time until the same is said again.
+    """The words for one event and for several, the next step, and the time until it is said again.
 
     The time is for each subject of an alert: a list, a provider, an exception, a machine.
     """
@@ -104,7 +104,7 @@ def noticed(kind: Kind, *subjects: str) -> Noticed:
 
 
 class Alert(Noticed, frozen=True, kw_only=True):
-    """An alert that waits, and grows until it is first sent; then `to` names who lacks it."""
+    """An alert that waits, and grows until it is first sent; then `to` names receivers."""
 
     id: str
     since: Time

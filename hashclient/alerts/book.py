@@ -40,7 +40,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One receiver: failed attempts since the last good one, and when each is tried again."""
+    """A receiver: failed attempts since the last success, and when each alert is tried again."""
 
     attempts: int = 0
     next_attempt: Time | None = None
@@ -69,7 +69,7 @@ class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_book(layout: Layout, now: datetime) -> Book:
     """Return the outbox as it was written last, or a new outbox.
 
-    If the outbox is damaged, the new one has an alert that says so.
+    If the outbox is damaged, the new outbox has an alert about that.
 
     Raises:
         StateError: the outbox cannot be read, or a newer version wrote it.

@@ -25,15 +25,15 @@ from hashclient.system.text import path_fields
 
 #: How far back the first look goes.
 FIRST_LOOK = timedelta(days=1)
-#: After a fetch with one of these codes nothing was received; any other failure means that received
-#: data were refused.
+#: If a fetch ended with one of these codes, nothing was received; any other failure means that
+#: received data were refused.
 _NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
 #: The damaged parts, as alerts name them.
 LOG, MATCHES, STATE = "audit log", "matches", "state"
 
 
 class News:
-    """One look: the noticed events, and the problems that are over."""
+    """A look: the noticed events, and the problems that are over."""
 
     def __init__(self, session: Session, place: Place | None) -> None:
         """Look at all events that came after `place`; if `place` is None, at the last day."""
@@ -87,7 +87,7 @@ class News:
         return last.seq
 
     def _take(self, record: Record) -> None:
-        """Take in a record; all later ones were taken in before."""
+        """Take in a record; all later records were taken in before."""
         data = record.data
         provider, name = str(data.get("provider")), data.get("list")
         subject = provider if name is None else f"{provider}/{name}"

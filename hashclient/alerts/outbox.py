@@ -1,11 +1,11 @@
 """The outbox of alerts: joins alerts, limits how often they come, and sends each at least once.
 
-1. Each new event joins the waiting alert of its kind; if none waits, a new alert does.
-2. An alert is due if one of its subjects was not alerted about for as long as its kind allows.
+1. Each new event joins the waiting alert of its kind; if no alert waits, a new alert is made.
+2. An alert is due if it has a subject that no alert has named for as long as its kind allows.
 3. Before an alert is first sent, the outbox notes who is to get it. From then on the alert does not
    change, so its id has one content, however an attempt ends.
-4. Each receiver that has the alert is noted; an alert that every receiver has is dropped. If a
-   receiver does not take an alert, the alerts behind it were not tried yet: they are joined as
+4. Each receiver that has the alert is noted; an alert that all receivers have is dropped. If a
+   receiver does not accept an alert, the alerts behind it were not tried yet: they are joined as
    well, with a new id.
 
 A receiver that fails is left alone for a while, like a destination of reports (`core/patience`),
@@ -46,7 +46,7 @@ _OF_FETCHES = (Kind.FETCH_FAILED, Kind.REFUSED)
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An attempt to send alerts to a receiver: how many it took, and the error, if it failed."""
+    """An attempt to send alerts to a receiver: how many it accepted, and the error, if any."""
 
     receiver: str
     taken: int
@@ -93,7 +93,7 @@ class Outbox:
         at_once: bool = False,
         patient: bool = False,
     ) -> list[Attempt]:
-        """Look at what happened, and send what is due; return the attempts, one a receiver.
+        """Notice events, and send alerts that are due; return the attempts, one for each receiver.
 
         `look` is called with `look_now`, and if the state was not looked at for an hour; `also` was
         noticed by the caller. With `at_once`, all waiting alerts are sent, due or not. A receiver's
@@ -118,7 +118,7 @@ class Outbox:
         """Send an alert of the kind `test` to each receiver now; it is not kept.
 
         Raises:
-            StateError: another command holds the outbox for long, or there is no room for a thread.
+            StateError: another command holds the outbox for long, or no thread can be started.
         """
         now = self._session.now()
         alert = Alert.new(Kind.TEST, now).replace(count=1)
@@ -147,7 +147,7 @@ class Outbox:
         return self._with_standing(book, [noticed(Kind.DAMAGED, *news.damaged)])
 
     def _with_standing(self, book: Book, found: Iterable[Noticed]) -> Book:
-        """Return the outbox with what stands at this moment: each subject once in its time."""
+        """Return the outbox with present problems: each subject only once within its time."""
         now = self._session.now()
         for kind, subjects in ((one.kind, one.subjects) for one in found):
             waits = {n for a in book.waiting if a.kind is kind for n in a.subjects}
@@ -166,7 +166,7 @@ class Outbox:
         return MEANINGS[kind].every if hours is None else timedelta(hours=hours)
 
     def _begun(self, book: Book, *, at_once: bool) -> Book:
-        """Note for each due alert who is to get it, and when its subjects were alerted about."""
+        """Note for each due alert its receivers, and when its subjects were alerted about."""
         now, receivers = self._session.now(), self._config.receivers
         said = {
             kind: {n: at for n, at in of.items() if not self._may_say(book, kind, n, now)}
@@ -174,7 +174,7 @@ class Outbox:
         }
         waiting = []
         for alert in book.waiting:
-            # Receivers that are no longer configured are not waited for.
+            # Receivers that are not configured any more are not waited for.
             to = None if alert.to is None else tuple(n for n in alert.to if n in receivers)
             if to is None and (
                 at_once or any(self._may_say(book, alert.kind, n, now) for n in alert.subjects)
@@ -236,7 +236,7 @@ def _joined(book: Book, more: Noticed, now: datetime) -> Book:
 def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
     """Return the alerts in their order; unsent alerts of one kind are joined.
 
-    A receiver gets its alerts in their order, so only its first one may have been tried.
+    A receiver gets its alerts in order, so only its first alert may have been tried.
     """
     left = list(waiting)
     tried = {next((a.id for a in left if name in (a.to or ())), "") for name in receivers}

@@ -1,9 +1,9 @@
 """How an alert reaches each kind of receiver: a command, a webhook, mail.
 
 A function for each kind gives one message and returns when the receiver has it. The signature of a
-webhook is that of Standard Webhooks, which has libraries in many languages
-(https://www.standardwebhooks.com). Messages of errors have no address with a path, no text of the
-other side and no secret.
+webhook has the form of Standard Webhooks, which has libraries in many languages
+(https://www.standardwebhooks.com). Error messages have no address with a path, no text of the other
+side and no secret.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", re.ASC
 
 
 class Message(NamedTuple):
-    """One alert as receivers get it: its id, its headline, and its document as JSON and text."""
+    """An alert as receivers get it: its id, its headline, and its document as JSON and text."""
 
     id: str
     headline: str
@@ -231,7 +231,7 @@ def _as_mail(config: AlertsConfig, message: Message) -> EmailMessage:
         "To": ", ".join(config.mail),
         "Date": formatdate(),
         "Message-ID": f"<{message.id}@{message.machine}>",
-        # This asks for no automatic reply to the mail (RFC 3834).
+        # This header prevents automatic replies to the mail (RFC 3834).
         "Auto-Submitted": "auto-generated",
     }.items():
         mail[name] = value

@@ -37,7 +37,7 @@ HINT_GONE = "restore it, or move the whole audit directory away to start a new l
 
 _CHUNK_BYTES = 1 << 16
 #: The form of a private key that this program makes: lines of PEM, and in PKCS #8 the bytes before
-#: the 32 of the key (RFC 8410, section 7).
+#: the 32 bytes of the key (RFC 8410, section 7).
 _BEGIN, _END = b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n"
 _PKCS8, _KEY_BYTES = bytes.fromhex("302e020100300506032b657004220420"), 32
 
@@ -62,12 +62,12 @@ class Log(msgspec.Struct, frozen=True):
     name: str = ""
 
     def where(self, line: int) -> str:
-        """Say which line is meant."""
+        """Return the place of a line in messages."""
         return f"{self.name} line {line}".lstrip()
 
 
 class Tail(msgspec.Struct, frozen=True):
-    """The end of a log: its last whole record, the last signed one, and how many follow that."""
+    """The end of a log: its last whole record, its last signed record, and how many follow that."""
 
     last: Record | None
     signed: Record | None
@@ -82,7 +82,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
     Raises:
         AuditError: the log cannot be read; or the log is missing, but `required` or a public key
             says that it existed.
-        StateError: there is no log.
+        StateError: no log exists.
     """
     path = directory / LOG_NAME
     with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
 
 
 def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple[Closed, ...]]:
-    """Open and lock the current file; return it, and the closed ones before it.
+    """Open and lock the current file; return it, and the closed files before it.
 
     Raises:
         OSError: the file cannot be opened.
@@ -182,7 +182,7 @@ def first_record(fd: int) -> Record:
 
 
 def lines(log: Log) -> Iterator[tuple[int, bytes]]:
-    """Yield the whole lines of a log with their numbers from 1, without their newlines.
+    """Yield the whole lines of a log without newlines, with their numbers from 1.
 
     Raises:
         AuditError: a line is too long, or was cut meanwhile.
@@ -200,7 +200,7 @@ def lines(log: Log) -> Iterator[tuple[int, bytes]]:
 
 
 def records(log: Log) -> Iterator[Record]:
-    """Parse the log from its start to its last whole line.
+    """Parse a log from its start to its last whole line.
 
     Raises:
         AuditError: a line is broken.
@@ -277,7 +277,7 @@ def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """Load the private key; only its owner may be able to read it.
+    """Load the private key; other users must not be able to read it.
 
     Raises:
         AuditError, ConfigError: the file is no Ed25519 key, or other users can read it.

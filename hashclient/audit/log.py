@@ -1,16 +1,16 @@
-"""The audit log: a hash-chained, signed, append-only record of what this installation did.
+"""The audit log: a hash-chained, signed, append-only record of the acts of this installation.
 
-One JSON object a line in `log.jsonl` and in the files closed before, next to the Ed25519 key that
-signs them (`key.pem`, private; `key.pub`). Every record's hash covers the record before it, and the
-last record of every append is signed, so an edit, a removal or an insertion anywhere is found by
-`verify`. `record` encodes records, `file` opens files, `rotation` closes one, `reading` reads all;
-this module writes. The owner of the key can write a new log: only a checkpoint kept elsewhere shows
-that, or a tail that was cut off. The callers choose the content, and must not record a digest of a
-list or a credential.
+The log has one JSON object a line in `log.jsonl` and in the files closed before, next to the
+Ed25519 key that signs the records (`key.pem`, private; `key.pub`). Every record's hash covers the
+record before it, and the last record of every append is signed: so `verify` finds an edit, a
+removal or an insertion anywhere. `record` encodes records, `file` opens files, `rotation` closes a
+file, `reading` reads the log; this module writes the log. The owner of the key can write a new log:
+only a checkpoint kept elsewhere shows that, or a tail that was cut off. The callers choose the
+content, and must not record a digest of a list or a credential.
 
 A signature takes 30 microseconds, more than all other work to record a match, and OpenSSL lets
-other threads run meanwhile. So a large batch is signed by as many threads as there are processors.
-The threads have ended when this returns: a process with threads should not fork.
+other threads run meanwhile. So for a large batch, as many threads sign as the machine has
+processors. The threads have ended when this returns: a process with threads should not fork.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _MOST_THREADS = 8
 
 
 def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
-    """Return the signatures of the records with these hashes, in their order."""
+    """Return the signatures of the records with these hashes, in the same order."""
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     if len(hashes) < _MANY or threads < 2:
         return [sign_hash(record_hash, key) for record_hash in hashes]
@@ -104,7 +104,7 @@ __all__ = [
     "verify",
 ]
 
-#: A record that closes a file is no longer than this, with its newline.
+#: A record that closes a file has at most this length, with its newline.
 _CLOSING_BYTES = 1024
 #: Bytes of a line for an event that has no signature of its own.
 _LONG_BODY_CHARS = MAX_LINE_BYTES // 2
@@ -169,12 +169,12 @@ class AuditLog:
                 os.close(fd)
 
     def rotate(self) -> Rotated | None:
-        """Close the current file of the log, and begin the next; return the closed one.
+        """Close the current file of the log, and begin the next; return the closed file.
 
         None means that the current file has no record yet.
 
         Raises:
-            AuditError: the file cannot be closed, or there is no log yet.
+            AuditError: the file cannot be closed, or no log exists yet.
             UsageError: the file system cannot do it.
         """
         path = self._directory / LOG_NAME
@@ -201,7 +201,7 @@ class AuditLog:
                 os.close(fd)
 
     def _open_locked(self, path: Path) -> int:
-        """Open and lock the current file; make it if it is missing."""
+        """Open and lock the current file; make a missing file."""
         while True:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
@@ -248,7 +248,7 @@ class AuditLog:
         return new
 
     def _rotate(self, fd: int) -> tuple[Rotated, int]:
-        """Close the file open as `fd`; return the next one, open and locked.
+        """Close the file open as `fd`; return it, and the next file, open and locked.
 
         Raises:
             NoLinksError, AuditError, OSError: as `rotation.rotate`.
@@ -350,8 +350,8 @@ def _chain(
     """Return the lines of a batch that follows the record number `seq`, whose hash is `prev`.
 
     The last record of a batch is signed and covers the others; genesis is a batch of its own. A
-    very long record is signed as well: otherwise the record that repairs it, and has a copy of it,
-    would be too long.
+    very long record is signed as well: otherwise, the record that repairs it and contains a copy of
+    it would be too long.
 
     Raises:
         AuditError: a line would be too long.

@@ -2,7 +2,7 @@
 
 Providers decide how many lists and entries a match has, so an event may have any length. Each part
 has all values of the event except lists, and some elements of each list, in their order; `part` is
-the number of the part, and `parts` how many parts there are.
+the number of the part, and `parts` the number of parts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
 
-#: The longest body that leaves room for the rest of its line: number, time, hashes and signature.
+#: The longest body that fits into a line with number, time, hashes and signature.
 MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
 #: Parts are smaller than a line, so that a copy of a part fits into a line as well.
 _PART_CHARS = MAX_LINE_BYTES // 4
 
 
 def bodies_of(event: Event | Encoded) -> list[str]:
-    """Return an event as bodies of records: one, unless it is too large.
+    """Return an event as bodies of records: a single body, unless it is too large.
 
     Only lists are cut: if another value is too large, the body is too large.
 

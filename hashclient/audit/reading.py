@@ -1,12 +1,12 @@
-"""Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
+"""Reading the audit log: its records, the proof that the log is intact, and checkpoints.
 
 The log is in one file or in several; all but the last are closed. The first files may have been
 archived; the rest then begins with a signed record that names the last archived record. Memory does
 not grow with the log.
 
-For programs that count records, the lines are read as a chain: fast, and with the gaps. Each line's
-hash and its place behind the line before are checked. Signatures and spelling are not checked:
-`verify` does both. Archived files may lie in other folders.
+For programs that count records, the lines are read as a chain: fast, and with the gaps. The hash of
+each line, and its place behind the line before, are checked. Signatures and spelling are not
+checked: `verify` does both. Archived files may lie in other folders.
 """
 
 from __future__ import annotations
@@ -101,23 +101,23 @@ def verify(
 ) -> Report:
     """Check every record of the log in `directory`, in memory that does not grow with it.
 
-    1. The checkpoint, when one is given, is well-formed and signed by the key it names. `others`
-       are further checkpoints, which were parsed already.
-    2. Each line is what the writer writes for its content, and its hash is right.
+    1. The checkpoint, if given, is well-formed and signed by the key that it names. `others` are
+       further checkpoints, which are parsed already.
+    2. Each line has exactly the form that the writer uses for its content, and its hash is right.
     3. The first record of the log, and no other, is a genesis record, signed by the key it names.
        The public key of the first record is `public_key` (32 bytes), or else the key in `key.pub`,
        if that exists, and the checkpoint's key.
     4. Records count from 1, and each holds the hash of the record before.
-    5. Each signature is right, and the last record has one.
-    6. The record of each checkpoint is there, unaltered. Of several checkpoints, those of archived
-       records are skipped.
-    7. If there are several files, each but the last is closed by its last record, and each but the
-       first begins with a record that names the closing record before. Only the first files may be
-       missing.
+    5. Each signature is right, and the last record has a signature.
+    6. The record of each checkpoint is there, unaltered. Of several checkpoints, checkpoints of
+       archived records are skipped.
+    7. If the log has several files, each file except the last is closed by its last record, and
+       each file except the first begins with a record that names the closing record before. Only
+       the first files may be missing.
 
     Raises:
         AuditError: a check failed; the message names the first bad line.
-        StateError: there is no log yet, and nothing says that there ever was.
+        StateError: no log exists yet, and nothing shows that it ever existed.
     """
     given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)  # 1
     expected = sorted((*given, *others), key=lambda one: one.seq)
@@ -137,7 +137,7 @@ def verify(
 
 
 def _numbered(log: Log) -> Iterator[tuple[int, Closed]]:
-    """Yield the closed files of a log, without gaps; only the first ones may be missing."""
+    """Yield the closed files of a log without gaps; only the first files may be missing."""
     before = None
     for part in log.closed:
         if before is not None and part.number != before + 1:
@@ -151,7 +151,7 @@ def _missing(number: int) -> None:
 
 
 class _Check:
-    """One run of `verify`: the expected next file and next record."""
+    """A run of `verify`: the expected next file and next record."""
 
     def __init__(self, expected: Sequence[Checkpoint], key: bytes | None) -> None:
         #: In the order of their records.
@@ -170,7 +170,7 @@ class _Check:
         self.lines = 0
 
     def file(self, log: Log, number: int | None) -> None:
-        """Check a file, which should be number `number`; None is for the current one.
+        """Check a file, which should be number `number`; None means the current file.
 
         Raises:
             AuditError: a check failed.
@@ -275,7 +275,7 @@ def checkpoint(directory: Path) -> bytes:
 
     Raises:
         AuditError: the log does not verify, or its key is missing.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     report = verify(directory)
     identity = Identity(report.log_id, report.public_key)
@@ -288,7 +288,7 @@ def identity_of(directory: Path) -> Identity:
     """Return the identity of a log, from its first record.
 
     Raises:
-        AuditError: there is no log, or its first record is broken.
+        AuditError: no log exists, or its first record is broken.
     """
     with open_log(directory, required=True) as log:
         return _identity(log)
@@ -301,11 +301,11 @@ def _identity(log: Log) -> Identity:
 def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
     """Return a checkpoint of the last signed record, and the key of the log.
 
-    The records before that record are not verified, so this takes no time in a long log.
+    The records before it are not verified, so this is quick even in a long log.
 
     Raises:
         AuditError: the end of the log is broken, or its key is missing.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     with open_log(directory) as log:
         fd = log.stream.fileno()
@@ -331,11 +331,11 @@ def _signed(head: Checkpoint, directory: Path, log: Log) -> tuple[bytes, Ed25519
 
 
 def newest(directory: Path, since: datetime, most: int) -> Iterator[Record]:
-    """Yield the newest records, the last one first: back to `since`, and at most so many.
+    """Yield the newest records, the last first: back to `since`, and at most `most`.
 
     Raises:
         AuditError: the log cannot be read, or a line is broken.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     with open_log(directory) as log:
         records_of = itertools.islice(_newest(log), most)
@@ -349,15 +349,15 @@ def read(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> Iterator[Record]:
-    """Yield records in order: those of `event`, not before `since`, the newest `limit`.
+    """Yield records in order: records of `event`, not before `since`, the newest `limit`.
 
-    Each line is checked by itself; `verify` checks the chain and the signatures. With a limit only
-    the end of the log is read. A last line without a newline is ignored. Archived records are not
+    Each line is checked alone; `verify` checks the chain and the signatures. With a limit only the
+    end of the log is read. A last line without a newline is ignored. Archived records are not
     there.
 
     Raises:
         AuditError: the log cannot be read, or a line is broken.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     events = {event} if isinstance(event, str) else event
 
@@ -402,7 +402,7 @@ def _backward(log: Log) -> Iterator[Record]:
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """One record; its data is JSON."""
+    """A record; its data is JSON."""
 
     seq: int
     time: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -414,7 +414,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Records that are missing: from `first` to `last`, which were written up to `until`."""
+    """Missing records: from `first` to `last`, which were written until `until`."""
 
     first: int
     last: int
@@ -431,7 +431,7 @@ def chained(directory: Path, archives: Sequence[Path] = ()) -> Iterator[Line | G
 
     Raises:
         AuditError: a file cannot be read, a hash is wrong, or a line is no link of the chain.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     with ExitStack() as stack:
         log = stack.enter_context(open_log(directory))
@@ -454,7 +454,7 @@ class _Chain:
         self._hash: str | None = None
 
     def of(self, log: Log) -> Iterator[Line | Gap]:
-        """Yield the records of one file, behind those of the files before."""
+        """Yield the records of a file that follows the earlier files."""
         seq, before = self._seq, self._hash
         for number, text in lines(log):
             try:

@@ -1,8 +1,8 @@
 """Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
 
-Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Every record
-    must equal, byte for byte, the writer's encoding of its content: no other is valid.
-    `docs/audit-log.md` specifies it for other programs.
+Pure: this module uses no files, no clock and no keys of its own; `file` and the package itself do
+    the I/O. Every record must equal, byte for byte, the writer's encoding of its content: any other
+    form is invalid. `docs/audit-log.md` specifies it for other programs.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FORMAT = "hashclient-audit/1"
 CHECKPOINT_FORMAT = "hashclient-audit-checkpoint/1"
 SEGMENT_FORMAT = "hashclient-audit-segment/1"
 
-#: No line is longer, including its newline: a reader needs no more memory than this.
+#: A line with its newline has at most this length: so a reader needs no more memory.
 MAX_LINE_BYTES = 1 << 20
 MAX_CHECKPOINT_BYTES = 4096
 
 #: Events that only the log itself records; callers cannot record them.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
-#: The first record of a file after the first one, and the last record of a closed file.
+#: The first record of a file other than the first file, and the last record of a closed file.
 SEGMENT = "segment"
 CLOSED = "segment-closed"
 OWN_EVENTS = frozenset({GENESIS, RECOVERED, SEGMENT, CLOSED})
@@ -41,8 +41,9 @@ EVENT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 #: The `prev` of the first record of a log.
 NO_HASH = "0" * 64
 
-# Each use of SHA-256 and Ed25519 has its own tag, so a value for one use does not pass for another.
-# The tag of a record says whether a signature follows: taking one off makes the hash wrong.
+# Each use of SHA-256 and Ed25519 has its own tag, so a value for one use is not valid for another
+# use. The tag of a record says whether a signature follows: so removing a signature makes the hash
+# wrong.
 _TAG_UNSIGNED = b"hashclient audit record v1\n"
 _TAG_SIGNED = b"hashclient audit signed record v1\n"
 _TAG_SIGNATURE = b"hashclient audit signature v1\n"
@@ -58,7 +59,7 @@ _HINT_ALTERED = "the log was altered or the disk fails; keep a copy, see docs/au
 _HINT_CHECKPOINT = "give a file made by `hashclient audit checkpoint`, whole and unchanged"
 _CHECKPOINT = "checkpoint"
 
-# ASCII only: a log shown on a terminal cannot play tricks, and its bytes are its text.
+# ASCII only: so a log that is shown on a terminal cannot control it.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 #: An encoder for a text alone.
 _quote = json.encoder.encode_basestring_ascii
@@ -92,7 +93,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokenRecordError(AuditError):
-    """A record differs from what the log's writer wrote: which one, and in what way."""
+    """A record differs from the record that the log's writer wrote: which record, and how."""
 
     def __init__(self, where: str, reason: str, hint: str) -> None:
         super().__init__(f"the audit log does not verify: {where}: {reason}", hint=hint)
@@ -101,7 +102,7 @@ class BrokenRecordError(AuditError):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` Ed25519 or None."""
+    """A line of the log; `prev` and `hash` are hexadecimal SHA-256, `sig` is Ed25519 or None."""
 
     seq: int
     time: datetime
@@ -127,7 +128,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A signed statement that the log `identity` holds record `seq` with this hash and time."""
+    """A signed statement that the log `identity` has record `seq` with this hash and time."""
 
     identity: Identity
     seq: int
@@ -156,7 +157,7 @@ def encode_body(event: str, data: Mapping[str, Any]) -> str:
 def encode_record(
     seq: int, time: str, body: str, prev: str, key: Ed25519PrivateKey | None
 ) -> tuple[bytes, str]:
-    """Return one line, signed if `key` is given, with its newline, and its hash.
+    """Return a line with its newline, signed if `key` is given, and the hash of the line.
 
     Raises:
         AuditError: the line would be too long.
@@ -218,10 +219,10 @@ def _refuse_long(line: bytes) -> None:
 
 
 def parse_record(line: bytes, where: str) -> Record:
-    """Parse one line (without its newline) and check its spelling and its hash.
+    """Parse a line (without its newline), and check its spelling and its hash.
 
     Raises:
-        AuditError: the line is wrong; the message says what is wrong, and `where`.
+        AuditError: the line is wrong; the message names the fault, and `where`.
     """
     if len(line) >= MAX_LINE_BYTES:
         broken(where, f"longer than {MAX_LINE_BYTES} bytes")
@@ -287,8 +288,8 @@ def parse_genesis(record: Record, where: str) -> Identity:
 class Head(msgspec.Struct, frozen=True):
     """The first record of a file of the log; `number` is that of the file, from 1.
 
-    `genesis` is the first record of the whole log; `before` is the last record of the file before,
-    in the form in which a checkpoint names a record, and None in the first file.
+    `genesis` is the first record of the whole log. `before` is the last record of the file before,
+    in the form in which a checkpoint names a record; None in the first file.
     """
 
     identity: Identity
@@ -350,7 +351,7 @@ def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
 
 
 def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
-    """Parse a checkpoint and check its signature by the key it names.
+    """Parse a checkpoint, and check its signature by the key that it names.
 
     With `trim`, white space around the document is ignored: a person may have sent it by mail.
 

@@ -1,11 +1,11 @@
-"""Closes the file of the audit log, so that the next records go into another one.
+"""Closes the file of the audit log, so that the next records go into a new file.
 
-The closed file keeps its records, and gets a name with its number. The last record of the file says
-that the file is closed, and the first record of the next file has the number and the hash of that
-record: so the chain goes on from file to file. The lock of the log is held all along.
+The closed file keeps its records, and gets a name that contains its number. The last record of the
+file says that the file is closed, and the first record of the next file has the number and the hash
+of that record. So the chain continues from file to file. The lock of the log is held all along.
 
-If a kill ends the rotation at any step, the log on the disk verifies: the closed file has the name
-of the log until the new file takes this name, and the next writer goes on from there.
+If a kill ends the rotation at any step, the log on the disk verifies. The closed file has the name
+of the log until the new file gets this name, and the next writer continues from there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK
 
 
 class Rotated(msgspec.Struct, frozen=True):
-    """A closed file: its number, its path, and its last record."""
+    """A closed file: the number, the path, and the last record."""
 
     number: int
     path: Path
@@ -79,12 +79,12 @@ def rotate(
     1. The file system has hard links, and the name for the closed file is free.
     2. The record that closes the file is written durably, unless an earlier, killed rotation has
        written it.
-    3. The next file is made under a temporary name, with the record that names the last one.
+    3. The next file is made under a temporary name, with a record that names the closing record.
     4. The closed file gets its name besides the name of the log, durably.
     5. The next file takes the name of the log, durably.
 
     Raises:
-        NoLinksError: there are no hard links; nothing was changed.
+        NoLinksError: hard links are not possible; nothing was changed.
         AuditError: the name for the closed file is taken, or the log is broken.
         OSError: a file cannot be written; the next writer of the log goes on.
     """

@@ -1,4 +1,4 @@
-"""The summary of a period of the audit log: runs, checks, matches, hand-overs, lists, outages.
+"""The summary of a period of the audit log: runs, checks, matches, reports, lists, outages.
 
 The summary depends only on the log: anyone who has the log can make it again, and gets the same
 result. Earlier records count if the period refers to them: when a match was first seen, when a
@@ -32,7 +32,7 @@ _CHECKED = dict.fromkeys(
         *(n for n in Counts.__struct_fields__ if n != "not_opened"),
     )
 )
-#: Acts by their events; events of a report name its matches.
+#: Acts of people by event; an event of a report names the report's matches.
 _ACTS = {
     "quarantined": "isolated",
     "restored": "restored",
@@ -82,7 +82,7 @@ class MatchTotals(msgspec.Struct):
 
 
 class ListTotals(msgspec.Struct):
-    """One list: its updates, and its age (since publication) at the start of each run with it."""
+    """A list: its updates, and its age (since publication) at the start of each run with it."""
 
     updates: int = 0
     refused: int = 0
@@ -93,7 +93,7 @@ class ListTotals(msgspec.Struct):
 
 
 class Outage(msgspec.Struct):
-    """A time in which a provider could not be reached; `until` is None if it had not ended."""
+    """A time in which a provider could not be reached; `until` is None if it has not ended."""
 
     provider: str
     since: _Time
@@ -182,7 +182,7 @@ class _Firsts:
         self._counted.append(is_counted)
 
     def different(self) -> int:
-        """Return how many different ids there are among the counted ids."""
+        """Return the number of different ids among the counted ids."""
         import numpy as np
 
         ids = np.frombuffer(self._ids, "S16")
@@ -209,7 +209,7 @@ def summarise(
 
     Raises:
         AuditError: a file cannot be read or is of another log, or the chain is broken.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     count = _Count(Summary(SCHEMA, since, until, ""))
     for line in chained(directory, archives):
@@ -404,11 +404,11 @@ class _Count:
         ids, since = self._found.firsts()
         for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
             done, at = acts.firsts()
-            # Both are sorted. An id that `ids` lacks gets the place of another id.
+            # Both arrays are sorted. An id that `ids` lacks gets the place of another id.
             place = np.searchsorted(ids, done).clip(max=max(len(ids) - 1, 0))
             is_known = ids[place] == done if len(ids) else np.zeros(len(done), bool)
             took = at[is_known] - since[place[is_known]]
-            # Before the first record of a match: an earlier one is missing, or a clock was set.
+            # Before the first record of a match: an earlier record is missing, or a clock was set.
             setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))
         # The hits of a match are a set, whose order differs from process to process.

@@ -1,7 +1,7 @@
-"""`Client`: fetch, scan, look up, and ask for the state, from a program as from the command line.
+"""`Client`: fetch, scan, look up and read the state, in a program as from the command line.
 
-`Client` uses no terminal and handles no signals. Each outcome it yields is typed, and already
-recorded, logged and acted upon. `docs/api.md` has examples.
+`Client` uses no terminal and does not handle signals. Each outcome that it yields is typed, and
+already recorded, logged and acted upon. `docs/api.md` has examples.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["Client"]
 
 
 class Client:
-    """One use of a state directory.
+    """The use of a state directory by a program.
 
-    Several may be used at once, in one process or many: scans take no lock, and a fetch fails while
-    another one runs, unless it is asked to wait.
+    Several clients may be used at once, in one process or many: scans take no lock, and a fetch
+    fails while another fetch runs, unless it is asked to wait.
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
@@ -67,7 +67,7 @@ class Client:
     ) -> Iterator[Fetched]:
         """Fetch all lists, or those named in `only`; yield the result for each.
 
-        A refused list stays as it was, and its result has an `error`. With a `copy` (a bundle or a
+        A refused list is not changed, and its result has an `error`. With a `copy` (a bundle or a
         directory), no network is used. `rebuild` builds the lists again from the provider's signed
         files; `accept_churn` accepts a change that the configured `max_churn` refuses. `progress`
         is called with a list's name, the bytes done and the bytes in all. If another fetch runs in
@@ -131,12 +131,12 @@ class Client:
 
         `paths` are files and trees, and URIs of objects in buckets. Inputs from `sources` come
         after the files, then objects, which `objects` may list in other ways; `stream` is read
-        once, before all others. `options` say how files are
-        checked, and what is done about matches. `lists` are the lists to compare with, by default
-        all lists that should be on this machine.
+        once, before all others. `options` say how files are checked, and how matches are acted
+        upon. `lists` are the lists to compare with, by default all lists that should be on this
+        machine.
 
         Raises:
-            UsageError: there is nothing to check, or options contradict each other.
+            UsageError: nothing is given to check, or options contradict each other.
             StateError: no list can be used.
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
@@ -191,7 +191,7 @@ class Client:
         front: FrontEnd | None = None,
         reading: Reading | None = None,
     ) -> Run:
-        """Check digests, in hexadecimal, and those in `files`; return the run.
+        """Check `digests`, in hexadecimal, and the digests in `files`; return the run.
 
         `-` among the files is `stdin`, if that is given. Inputs that cannot be decided without
         digests of other kinds are unread, or clean with `accept_gaps`. Clean inputs are counted,
@@ -199,7 +199,7 @@ class Client:
         rows of files and names their columns.
 
         Raises:
-            UsageError: there is nothing to look up. The error of an unreadable file is raised in
+            UsageError: nothing is given to look up. The error of an unreadable file is raised in
                 the end.
             StateError: no list can be used.
             ConfigError: the seal key is missing or malformed.
@@ -274,14 +274,14 @@ class Client:
         url: str | None = None,
         message_id: str | None = None,
     ) -> None:
-        """Keep facts about the source of a match for reports of it, in place of earlier ones.
+        """Keep facts about the source of a match, for reports of it; replace earlier facts.
 
         The facts are sealed at once to `recipients` of [quarantine] and of all packages. `address`
         is the IP address that the file was uploaded from, `uploaded` when, with a time zone.
 
         Raises:
             UsageError: no match has this id, or a fact has a wrong form.
-            ConfigError: there is no key to seal them to.
+            ConfigError: no key is configured to seal the facts to.
             AuditError, StateError: the facts cannot be logged or written.
         """
         from hashclient.matches.store import Matches

@@ -1,7 +1,7 @@
 """Which notices were shown to people on this machine, and which they have acknowledged.
 
-Both events are logged before they are noted: after a kill in between they are logged again, and no
-notice is acknowledged without a log record. Notices shown by `status` are not noted: `status`
+Both events are logged before they are noted: so after a kill in between they are logged again, and
+no notice is acknowledged without a log record. `status` does not note the notices that it shows: it
 changes nothing, and programs call it.
 """
 
@@ -70,7 +70,7 @@ class Journal:
 
         Raises:
             UsageError: a notice is not found, or several notices have the id.
-            StateError: a notice is not found, and not all notices could be read.
+            StateError: a notice is not found, and some notices could not be read.
         """
         found: dict[str, list[Standing]] = {}
         for standing in self.all():
@@ -93,7 +93,7 @@ class Journal:
         return list(chosen.values())
 
     def note_shown(self, shown: Iterable[Standing], how: str) -> None:
-        """Log that notices were shown for the first time, and note this; `how` is the form.
+        """Log that notices were shown for the first time, and note it; `how` is the form.
 
         Raises:
             AuditError, StateError: the reading cannot be logged or written.
@@ -112,7 +112,7 @@ class Journal:
         self._change(names, note)
 
     def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
-        """Log that notices are acknowledged, and note this; return their names.
+        """Log that notices are acknowledged, and note it; return the names of the notices.
 
         Notices that were acknowledged before, or need no acknowledgement, are left out.
 

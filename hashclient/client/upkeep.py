@@ -1,7 +1,7 @@
 """Forgets old matches and old cache records, so that the state directory stays bounded.
 
-Matches whose story ended long ago and files that no scan has met for long are forgotten, as the
-configuration says. Each call does a bounded part of the work; the next call goes on.
+Matches that ended long ago and files that no scan has met for long are forgotten, as the
+configuration says. Each call does a limited part of the work; the next call continues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> Non
 
 
 def prune_facts(session: Session) -> int:
-    """Remove the added facts about matches whose story has ended; return how many.
+    """Remove the added facts about matches that have ended; return how many.
 
     Raises:
         StateError: the facts cannot be read or removed.

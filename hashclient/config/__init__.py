@@ -1,1 +1,1 @@
-"""The text of `config.toml`: its faults, the settings that apply here, and changes to it."""
+"""The text of `config.toml`: faults, the settings that apply here, and changes."""

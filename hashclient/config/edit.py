@@ -1,8 +1,8 @@
 """Edits the text of `config.toml` and keeps everything else in it, comments included.
 
 tomlkit keeps the text of unchanged parts. The result of a change is parsed again, and is used only
-if it has exactly the old values and the added ones; otherwise the file stays as it is. If the path
-is a link, the file that it leads to is changed; mode and owner stay.
+if it has exactly the old values and the added values; otherwise the file stays unchanged. If the
+path is a link, the file that it leads to is changed; mode and owner stay.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def with_provider(text: str, name: str, table: str, where: str) -> str:
     `where` names the file in messages.
 
     Raises:
-        ConfigError: the text is no TOML, or has a form in which the change must be made by hand.
+        ConfigError: the text is no TOML, or has a form that a person has to change.
     """
     wanted = _parsed(text, where)
     providers = wanted.setdefault("providers", {})
@@ -95,7 +95,7 @@ def with_recipient(text: str, recipient: str, where: str) -> str:
     A present recipient is not added again. `where` names the file in messages.
 
     Raises:
-        ConfigError: the text is not TOML, or the change must be made by hand.
+        ConfigError: the text is not TOML, or a person has to make the change.
     """
     wanted = _parsed(text, where)
     table = wanted.setdefault(_TABLE, {})

@@ -2,7 +2,8 @@
 
 Decoding stops at the first fault, with a message for programmers. Then this module searches the
 document, by the same types, and makes a sentence that an administrator can act upon. A value is
-repeated only if one of a few words is expected: any other value may be a secret in the wrong place.
+repeated only if one of a few known words is expected: any other value may be a secret in the wrong
+place.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _WORDS: Mapping[type, tuple[str, str, str]] = {
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One fault: a message without the name of the file, and a hint."""
+    """A fault: a message without the name of the file, and a hint."""
 
     message: str
     hint: str | None = None
@@ -170,7 +171,7 @@ def _faults_of_text(value: str, info: Any, place: Place) -> Iterator[Fault]:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    """Return whether the decoder accepts a value of TOML as one of a simple `kind`."""
+    """Return whether the decoder accepts a value of TOML for a simple `kind`."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is dt.date:

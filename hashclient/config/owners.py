@@ -1,8 +1,8 @@
-"""Files that decide what root does, such as keys: other users must not write to these files.
+"""Files that decide what root does, for example keys: other users must not write to these files.
 
-A user who can write to one of these files, or to a directory on its way, decides which lists are
-trusted, what is isolated, and who gets reports. So a file that others may change is refused, as
-ssh(1) does with its keys, unless the operator allows this with `--allow-shared`.
+A user who can write to such a file, or to a directory above it, decides which lists are trusted,
+which files are isolated, and who gets reports. So a file that others may change is refused, as
+ssh(1) refuses its keys, unless the operator allows this with `--allow-shared`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
 names it. Secrets are never in the settings, only references to them. Tables named after a command
-hold defaults for that command's options; the command line checks them, since it knows the options.
+hold defaults for that command's options; the command line, which knows the options, checks them.
 """
 
 import datetime as dt
@@ -60,7 +60,7 @@ COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch"
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tables of `config.toml`, besides those of commands."""
+    """The tables of `config.toml`, except the tables of commands."""
 
     state_dir: str | None = None
     seal_key_file: str | None = None
@@ -160,14 +160,14 @@ def resolve_settings(
 ) -> Settings:
     """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
 
-    Without `config_path`, a given state directory has its own `config.toml`, so that it is complete
-    in itself; otherwise the user's file or, for root, the system's file is read. A file that is
-    about to be changed need not be `complete`: its recipients may be missing. `allow_shared` allows
-    files that other users may change; if it is None, the environment says so.
+    Without `config_path`, a given state directory has its own `config.toml`, so that the directory
+    is complete in itself. Otherwise the user's file is read or, for root, the system's file. A file
+    that is about to be changed need not be `complete`: its recipients may be missing.
+    `allow_shared` allows files that other users may change; if it is None, the environment says so.
 
     Raises:
         ConfigError: the file is broken, a named file is missing though it must exist, or others may
-            change a file that decides what is done.
+            change a deciding file.
     """
     if allow_shared is None:
         allow_shared = allows_shared(environ)

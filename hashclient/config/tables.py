@@ -2,12 +2,12 @@
 
 `config` checks how tables depend on each other.
 
-One `config.toml` may be for clients of several versions: some tables apply from a version on. An
-unknown key is an error for two reasons. An unknown key may be misspelt; and an older client that
+A `config.toml` may be for clients of several versions: some tables apply only from a version on. An
+unknown key is an error for two reasons. An unknown key may be misspelt; or an older client that
 ignores it may do more than intended, for example apply a rule of a policy without the key that
 limits the rule. So the file itself says which parts are not for older clients. For a client of 0.3
-or later, everything below `[since."0.3"]` counts as if it were at the top of the file, and outranks
-the keys there; an earlier client ignores it. Below `since` an unknown key is an error, too.
+or later, everything below `[since."0.3"]` counts as if it was at the top of the file, and outranks
+the keys there. An earlier client ignores this part. Below `since` an unknown key is an error, too.
 """
 
 import datetime as dt
@@ -70,7 +70,7 @@ class MirrorConfig(AccessConfig, frozen=True, kw_only=True):
 
 
 class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
-    """One provider: its address, the credentials, and the pinned root of trust.
+    """A provider: its address, the credentials, and the pinned root of trust.
 
     Without a `url` or `mirrors`, its files come as a bundle or a directory. `mirrors` are further
     addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
@@ -96,7 +96,7 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 
     @property
     def addresses(self) -> tuple[tuple[str, AccessConfig], ...]:
-        """Every address with its credentials, in the order in which they are tried."""
+        """Every address with its credentials, in the order in which addresses are tried."""
         first = () if self.url is None else ((self.url, self),)
         return (*first, *((mirror.url, mirror) for mirror in self.mirrors))
 
@@ -104,7 +104,7 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The actions on matches of a list, of a category, or of both; a missing key fits all.
 
-    Every match is recorded; `record`, like no action at all, means that nothing else is done.
+    Every match is recorded; `record`, or no action at all, means that only this is done.
     """
 
     actions: tuple[Literal["record", "report", "quarantine"], ...]
@@ -123,7 +123,7 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many persons an exception needs: with two, one makes it and the other approves it.
+    """How many persons an exception needs: with two, the first makes it and the second approves it.
 
     `trusted` are the keys that may sign exported exceptions, by a name for each.
     """
@@ -133,11 +133,11 @@ class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How files are isolated: the recipients they are sealed to, and how long they are kept.
+    """How files are isolated: the recipients that they are sealed to, and how long they are kept.
 
-    `recipients` are age public keys; the owner of one of them is needed to open a file again.
-    `tombstone` is the text of a file that is left in place of the isolated one. `keep_days`
-    counts from the hand-over of the report; without it no item is ever due. Without
+    `recipients` are age public keys; the owner of any of these keys can open a file again.
+    `tombstone` is the text of a file that is left in place of the isolated file. `keep_days` counts
+    from the hand-over of the report; without `keep_days`, no item is ever due. Without
     `isolate_containers`, a file is not isolated because of its members.
     """
 
@@ -171,7 +171,7 @@ class PackageDestination(
 class ServiceDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cybertipline"
 ):
-    """A reporting service with an API of the CyberTipline's kind.
+    """A reporting service with an API like the CyberTipline's.
 
     `evidence` chooses the upload: the `file` itself, its `sealed` form, or `none`. `deadline_hours`
     is as for a `PackageDestination`.
@@ -226,11 +226,11 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far containers are opened: bounds for one file and all its members.
 
     `depth` limits containers within containers, `members` the number of members, `bytes_out` the
-    unpacked bytes, and `ratio` these divided by the bytes of the file. `time_s` limits the time,
-    and `memory_mib` the memory of a process that opens containers. `sandbox` says what happens if
-    the kernel cannot lock that process up: with `require`, no container is opened on this machine.
-    `not_opened` says how files count that hold others and are of a kind that is not opened, such as
-    images of disks: they are counted by kind, or unread as well.
+    unpacked bytes, and `ratio` the unpacked bytes divided by the bytes of the file. `time_s` limits
+    the time, and `memory_mib` the memory of a process that opens containers. `sandbox` says what
+    happens if the kernel cannot lock that process up: with `require`, no container is opened on
+    this machine. `not_opened` says how files count that contain other files and are of a kind that
+    is not opened, for example images of disks: they are counted by kind, or are unread as well.
     """
 
     depth: Annotated[int, Meta(ge=1, le=100)] = 32
@@ -246,9 +246,9 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one bucket.
 
-    With `trust_etag`, an ETag that looks like an MD5 counts as an MD5. `isolate` says what is done
-    to an isolated object, once its sealed copy is complete: it is deleted, or put on legal hold.
-    With `conditional_delete`, the store deletes an object only if the given condition holds.
+    With `trust_etag`, an ETag that looks like an MD5 counts as an MD5. `isolate` says how an object
+    is removed after its sealed copy is complete: it is deleted, or put on legal hold. With
+    `conditional_delete`, the store deletes an object only if the given condition holds.
     """
 
     trust_etag: bool = False
@@ -259,7 +259,7 @@ class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Members that may stay unread: by path and reason, until the end of a day in UTC.
 
-    `path` is a pattern like those of `--exclude`, for the whole path with the names of members.
+    `path` is a pattern as for `--exclude`, for the whole path with the names of members.
     """
 
     path: str
@@ -298,7 +298,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where `fetch` and `scan` publish the status of this machine, if anywhere.
 
     `publish` is a directory or a URI, as for `status --publish`. Each document promises the next
-    one within `every_hours`.
+    document within `every_hours`.
     """
 
     publish: Annotated[str, Meta(min_length=1)] | None = None
@@ -340,8 +340,8 @@ def parse_version(text: str, *, whole: bool = True) -> Version | None:
 def apply_since(document: dict[str, Any], own: str) -> Fault | None:
     """Merge into `document` the parts for a client of version `own`; return notes.
 
-    A later version outranks an earlier one. Tables are merged; any other value, a list included,
-    replaces the earlier value.
+    A later version outranks an earlier version. Tables are merged; any other value, a list
+    included, replaces the earlier value.
     """
     tables = document.pop(SINCE, {})
     if not isinstance(tables, dict):
@@ -362,7 +362,7 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
         if version <= mine:
             _merge(document, table)
         else:
-            # This may be intended, or a mistyped version whose tables then apply nowhere.
+            # This may be intended, or a mistyped version whose tables then never apply.
             _log.info(
                 "passed over, for later versions: [%s.%s]", SINCE, ".".join(map(str, version))
             )
@@ -382,7 +382,7 @@ class AlertsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who gets a message when something needs a person: a command, a webhook, or mail.
 
     `command` gets each alert on its standard input. `webhook` is an address; the secret that signs
-    what is sent there is in `secret_file` or `secret_env`. `mail` names the recipients; the server
+    the messages to it is in `secret_file` or `secret_env`. `mail` names the recipients; the server
     `smtp` gets the mail. With `paths`, alerts name the paths of matches. `every_hours` is the
     shortest time between two alerts about the same.
     """

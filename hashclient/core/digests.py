@@ -23,7 +23,7 @@ CHUNK_BYTES = 1 << 18
 KEPT_BYTES = 1 << 20
 
 #: Seconds for each gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order
-#: matters: it decides which algorithm is computed if one of several is enough.
+#: matters: it decides which of several sufficient algorithms is computed.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
 
 LONGER = "gives more bytes than its size says"
@@ -33,7 +33,7 @@ SHORTER = "gives fewer bytes than its size says"
 class LengthError(OSError):
     """A file was shorter or longer than its size; `length` bytes were read.
 
-    This is an OSError, so other code treats the file as unreadable.
+    The class is an OSError, so other code treats the file as unreadable.
     """
 
     def __init__(self, length: int, size: int) -> None:
@@ -89,9 +89,9 @@ class Digester:
 class StreamDigester:
     """Digests of a stream, which comes only once and whose length is unknown before its end.
 
-    Only the digests that may be needed are computed as the bytes come. Some bytes are kept, so that
-    the other digests of a short stream that hits can be computed; for a longer stream, all
-    algorithms are computed.
+    Only the digests that may be needed are computed as the bytes come. Some bytes are kept: so if a
+    short stream hits, its other digests can be computed. For a longer stream, all algorithms are
+    computed.
     """
 
     def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
@@ -115,7 +115,7 @@ class StreamDigester:
 
     @property
     def content(self) -> bytearray | None:
-        """All bytes so far; None if they were too many to be kept."""
+        """All bytes so far; None if they are too many to be kept."""
         return self._kept
 
     def finish(self) -> dict[Algorithm, bytes]:
@@ -155,17 +155,17 @@ def digest_fd(
     capped: bool = True,  # noqa: FBT001, FBT002 - by position, since it is called for every file
     on_first: Callable[[Any, int], None] | None = None,
 ) -> tuple[list[bytes], int]:
-    """Read `fd` from its position to its end, once, and return its digests and its length.
+    """Read `fd` once, from its position to its end; return the digests and the length.
 
     `size` is the required number of bytes; None accepts any number. With `capped`, the kernel never
     reads beyond `size`, so a read that returns all these bytes has reached the end. Without
     `capped`, only an empty read is the end: a network file system or FUSE may return fewer bytes
-    than requested, and so does a disk before an unreadable block. `on_bytes` is called with the
+    than requested, and a disk does so before an unreadable block. `on_bytes` is called with the
     length of each chunk of a long read, `on_first` with the object behind `buffer`, and how many
     first bytes it holds. The content of `buffer` is overwritten.
 
     Raises:
-        LengthError: there are more or fewer bytes than `size`; reading stops there.
+        LengthError: the file has more or fewer bytes than `size`; reading stops there.
         OSError: reading failed.
     """
     if buffer is None:
@@ -213,9 +213,9 @@ def _every(masks: int) -> int:
     return every
 
 
-#: Indexed by a set of entry masks (7 bits): the mask of algorithms worth computing. One hit is
-#: enough to know which of an entry's other digests to compute, so one algorithm for each entry is
-#: enough at first.
+#: Indexed by a set of entry masks (7 bits): the mask of algorithms worth computing. A single hit
+#: shows which other digests of an entry to compute, so one algorithm for each entry is enough at
+#: first.
 CHEAPEST_COVER: tuple[int, ...] = tuple(_cheapest_cover(masks) for masks in range(128))
 
 #: Indexed by a set of entry masks, too: the mask of all algorithms that any of these entries has.

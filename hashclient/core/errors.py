@@ -1,7 +1,7 @@
 """Every way a command can end: the exit codes and the exception tree that carries them.
 
 The class of an error owns its exit code, so a caller never chooses one at the place where
-something goes wrong. This module imports nothing of the project: everything may import it.
+something goes wrong. This module imports no other module of the project: all modules may import it.
 
     HashclientError
     ├── UsageError            2   the command line is wrong
@@ -57,7 +57,7 @@ class HashclientError(Exception):
     """The root of all errors a user may see.
 
     `message` says what went wrong and with what; `hint` says what to do about it. Neither message
-    nor hint ever holds a credential or a listed digest.
+    nor hint ever contains a credential or a listed digest.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BUG
@@ -70,7 +70,7 @@ class HashclientError(Exception):
 
 
 class UsageError(HashclientError):
-    """The command line is wrong, or asks for something impossible."""
+    """The command line is wrong, or demands something impossible."""
 
     exit_code = ExitCode.USAGE
 
@@ -80,13 +80,13 @@ class ConfigError(UsageError):
 
 
 class UnreachableError(HashclientError):
-    """The provider could not be reached or did not answer properly; a retry may help."""
+    """The provider could not be reached, or did not answer properly; a retry may help."""
 
     exit_code = ExitCode.UNREACHABLE
 
 
 class AuthorisationError(HashclientError):
-    """The provider refused the credential, or asked for one that was not given."""
+    """The provider refused the credential, or requires a credential that was not given."""
 
     exit_code = ExitCode.UNAUTHORISED
 
@@ -98,7 +98,7 @@ class VerificationError(HashclientError):
 
 
 class DeliveryError(VerificationError):
-    """The received bytes are not the signed ones, which another address may have."""
+    """The received bytes are not the signed bytes, which another address may have."""
 
 
 class StaleError(HashclientError):

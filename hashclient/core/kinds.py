@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 class Algorithm(enum.IntEnum):
-    """A digest algorithm; its value is its bit in an entry's mask of algorithms."""
+    """A digest algorithm; its value is a bit of an entry's mask of algorithms."""
 
     MD5 = 1
     SHA1 = 2
@@ -54,7 +54,7 @@ def mask_of(algorithms: Iterable[Algorithm]) -> int:
 
 
 class Kind(enum.StrEnum):
-    """The outcome of an input: one of these seven kinds.
+    """The outcome of an input.
 
     An accepted input was not read, and the configuration allows that. An excepted input matched,
     but a person has ruled that its file is left alone.
@@ -121,9 +121,9 @@ SETTLED = frozenset(
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
 _ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
-#: For each state, the states that can come before it; `docs/operations/after-a-match.md` says who
-#: changes a state, and what is kept. Two events also lead back to an earlier state: a report is
-#: taken back, or an entry is listed again.
+#: For each state, the states that can come before it. `docs/operations/after-a-match.md` says who
+#: changes a state, and which data are kept. Two events also lead back to an earlier state: a report
+#: is retracted, or an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
     _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
     _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),

@@ -1,4 +1,4 @@
-"""A match as a value: one file that matched, the entries that it matched, and its history (story).
+"""A match as a value: a file that matched, the entries that it matched, and its history.
 
 Frozen, and without I/O; `matches` stores matches.
 """
@@ -16,7 +16,8 @@ import msgspec
 from hashclient.core.kinds import COMES_FROM, SETTLED, Algorithm, Kind, MatchState, Verdict
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
-#: Letters and digits that look different from each other and spell no word. There are 27^10 ids.
+#: Letters and digits that look different from each other and spell no word. The number of possible
+#: ids is 27^10.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
 _EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
@@ -26,12 +27,13 @@ _LEFT_OUT = bytes(range(_EVEN, 256))
 _MANY = 32
 _COMMON = 4
 
-#: Events of a story: a report of the match is about to be made; the report was made.
+#: Events of a match's history: a report of the match is about to be made; the report was made.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
 #: The event that says why a report cannot be sent with the match in it.
 REPORT_HELD = "report-held"
-#: Events of a story: a report of the match is about to be taken back; the report was taken back.
+#: Events of a match's history: a report of the match is about to be retracted; the report was
+#: retracted.
 REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
 #: The event of a match that was withdrawn: its entry is on a list again.
@@ -48,8 +50,8 @@ RECORDED_AGAIN = "recorded-again"
 #: The event of a reviewed match: after the review, other content was found at its path.
 CONTENT_CHANGED = "content-changed"
 
-#: Events of a story about the sealed file: it must be kept, need not be kept any more, has other
-#: recipients.
+#: Events of a match's history about the sealed file: it must be kept; it need not be kept any more;
+#: it has other recipients.
 ON_HOLD = "on-hold"
 HOLD_ENDED = "hold-ended"
 RESEALED = "resealed"
@@ -59,7 +61,7 @@ CONTEXT_ADDED = "context-added"
 #: The event about the answer of a body to a report of the match, with the requests of the body.
 ANSWERED = "answered"
 
-#: All events of a story that are no states; `docs/operations/story.md` explains them.
+#: All events of a match's history that are no states; `docs/operations/story.md` explains them.
 BESIDE_STATE = (
     *Verdict,
     CONTENT_CHANGED,
@@ -82,8 +84,8 @@ BESIDE_STATE = (
 #: The verdicts of reviews, and the event that cancels the verdicts.
 REVIEW_EVENTS = (*Verdict, CONTENT_CHANGED)
 
-#: The usual states of a match, in their order, while its entry is on the list. Three things lead
-#: back: the file is found again, a report is taken back, or a person releases a held match.
+#: The usual states of a match, in order, while its entry is on the list. Three events lead back:
+#: the file is found again, a report is retracted, or a person releases a held match.
 PROGRESS = (
     MatchState.FOUND,
     MatchState.HELD,
@@ -100,8 +102,8 @@ LEAVABLE = COMES_FROM[MatchState.GONE]
 #: root.
 _BECAME = r"[^(]* \((?:login: ([^,)]*)(?:, .*)?|sudo: (.*))\)"
 
-#: The beginnings of the recorded paths of streams, one for each source; the path of a file begins
-#: with a slash. A stream of the daemon is named by the socket and the client that it came from.
+#: The beginnings of the recorded paths of streams, for each source; the path of a file begins with
+#: a slash. A stream of the daemon is named by the socket and the client that it came from.
 STREAM_PREFIX = "stdin:"
 SERVED_PREFIX = "serve:"
 STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
@@ -129,13 +131,13 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):
-    """One file that matched. Times are in UTC.
+    """A file that matched. Times are in UTC.
 
     `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
-    made with the key `key_id`. All `hits` are complete; withdrawn ones are included. A stream has
-    no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is how often it
-    has come (None for a file). `seen` is the file that was read, None if that is not known; its
-    devices are left out, since their numbers may be different after a restart.
+    made with the key `key_id`. All `hits` are complete; hits of withdrawn entries are included. A
+    stream has no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is
+    how often the stream has come (None for a file). `seen` is the file that was read, None if
+    unknown; its devices are left out, since their numbers may be different after a restart.
     """
 
     id: str
@@ -153,7 +155,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_stream(self) -> bool:
-        """Whether the match was a stream, so that there is no file to act on."""
+        """Whether the match was a stream: then no file can be acted upon."""
         return self.path.startswith(STREAM_PREFIXES)
 
     @property
@@ -185,7 +187,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step of a match's story: a new state, or another event.
+    """A step of a match's history: a new state, or another event.
 
     `detail` holds JSON values with details: who, why, in which report; never a digest.
     """
@@ -196,7 +198,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def taken_back(story: Sequence[Step]) -> frozenset[str]:
-    """Return the ids of the reports that are taken back, or are about to be."""
+    """Return the ids of the reports that are retracted, or are about to be retracted."""
     events = (REPORT_RETRACTING, REPORT_RETRACTED)
     return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
 
@@ -248,7 +250,7 @@ def was_viewed(story: Sequence[Step]) -> bool:
 
 
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
-    """Return the verdict if all reviewers agree and there are at least `people`; else None."""
+    """Return the verdict if at least `people` reviewers exist and all agree; else None."""
     said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:
         return None
@@ -274,7 +276,7 @@ def person_of(operator: str) -> str:
 def standing_steps(story: Sequence[Step]) -> list[Step]:
     """Return the usual steps since the file was last found.
 
-    Steps of a report that was taken back at any time are left out.
+    Steps of a report that was retracted at any time are left out.
     """
     gone = taken_back(story)
     steps: list[Step] = []
@@ -289,7 +291,7 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
 
 
 def members_of(story: Sequence[Step]) -> list[tuple[str, ...]]:
-    """Return the members of a container that matched; the story names the first hundred only."""
+    """Return the members of a container that matched; the history names the first hundred only."""
     return [tuple(s.detail.get("members", ())) for s in story if s.event == IN_MEMBER]
 
 
@@ -311,8 +313,8 @@ def new_id() -> str:
 def new_ids(count: int) -> list[str]:
     """Return `count` distinct ids, ascending, for matches that are recorded together.
 
-    Many ids share a random beginning, so that they lie side by side in the record and writing them
-    touches few of its pages.
+    Many ids have the same random beginning, so that they are neighbours in the record, and writing
+    them changes few of its pages.
     """
     beginning = _letters(_COMMON) if count >= _MANY else ""
     found: set[str] = set()

@@ -18,7 +18,7 @@ import msgspec
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
-#: so characters with a meaning in a URL or a file system are not allowed.
+#: so they have no characters with a meaning in a URL or a file system.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MAX_ENTRY_ID_BYTES = 64
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -40,10 +40,10 @@ def is_entry_id(text: str) -> bool:
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):
-    """One entry that an input agrees with in at least one digest.
+    """An entry that an input agrees with in at least one digest.
 
-    `algorithms` are those whose digests agree. `complete` is True when every digest that both
-    the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
+    `algorithms` are the algorithms whose digests agree. `complete` is True when every digest that
+    both the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
     `withdrawn_*` are None until a later generation withdraws the entry; they are always None in the
     hits that a run finds.
     """
@@ -65,15 +65,15 @@ class Hit(msgspec.Struct, frozen=True, gc=False):
 
 #: The fields of a hit that are written everywhere: the entry, and the algorithms that agree.
 ENTRY_FIELDS = ("list", "entry", "category", "generation", "algorithms")
-#: The fields of a hit in the audit log, which has complete and partial hits side by side.
+#: The fields of a hit in the audit log, which has complete and partial hits.
 LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
 
 
 def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
     """Return the fields `names` of `hit`, in this order, as JSON values; never a digest.
 
-    This is the only place that renders a hit. The fields depend on the use: `ENTRY_FIELDS` if all
-    hits are complete, `LOGGED_FIELDS` if some hits are partial, and also `withdrawn_generation` if
+    Only this function renders a hit. The fields depend on the use: `ENTRY_FIELDS` if all hits are
+    complete, `LOGGED_FIELDS` if some hits are partial, and additionally `withdrawn_generation` if
     the hit comes from the record of matches.
     """
     fields = {
@@ -91,7 +91,7 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
 
 
 class MatchRef(msgspec.Struct, frozen=True, gc=False):
-    """The recorded match of one outcome: its id, and its story so far.
+    """The recorded match of an outcome: its id, and its history so far.
 
     `in_place` is False after the file was isolated. `held` is True while no action on the match is
     allowed: the match waits for a person.
@@ -136,8 +136,8 @@ class HeldEntry(msgspec.Struct, frozen=True):
 class Acted(msgspec.Struct, frozen=True):
     """The result of an action on one match.
 
-    `done` is None in a dry run, where only the policy is evaluated. `detail` says for people what
-    was done, or why it was not done.
+    `done` is None in a dry run, where only the policy is evaluated. `detail` says for people which
+    act was done, or why it was not done.
     """
 
     action: Action
@@ -156,8 +156,8 @@ class Mail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Outer(msgspec.Struct, frozen=True):
     """The file that holds a matching member, with the facts that actions need.
 
-    `size` is its length in bytes, `tags` are the tags of the file itself, and `members` is the
-    number of its members, at all depths. `mail` describes the file, if it is a mail.
+    `size` is the length of the file in bytes, `tags` are the tags of the file itself, and `members`
+    is the number of its members, at all depths. `mail` describes the file, if it is a mail.
     """
 
     size: int
@@ -167,7 +167,7 @@ class Outer(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The file that was read, and the directory it was in: their `st_dev` and `st_ino`.
+    """The file that was read, and the directory that it was in: `st_dev` and `st_ino` of both.
 
     The directory is None if the scan follows links: a link may lead to any directory. Devices are
     None if another machine has read the file: each machine has its own numbers of devices.
@@ -179,7 +179,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     inode: int
 
     def is_directory(self, status: os.stat_result) -> bool:
-        """Return whether this may be the status of the directory that the file was in."""
+        """Return whether `status` may be the status of the directory that the file was in."""
         return _is_one(status, self.directory_device, self.directory_inode)
 
     def is_file(self, status: os.stat_result) -> bool:
@@ -192,23 +192,23 @@ def _is_one(status: os.stat_result, device: int | None, inode: int | None) -> bo
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of one input; `Recorded` and `Handled` add its record and the actions on it.
+    """The outcome of an input; `Recorded` and `Handled` add its record and the actions on it.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
-    bytes, None if it is not known. `digests` holds the computed digests, which are shown only on
+    bytes, None if it is not known. `digests` are the computed digests, which are shown only on
     request; `tags` are the tags of a match, 16 bytes each, and are never shown. `origin` says where
-    an input without a path came from, for logs, which never hold a digest. With `is_stream`, `path`
-    is the name of a stream: there is no file.
+    an input without a path came from. It is for logs, which never contain a digest. With
+    `is_stream`, `path` is the name of a stream, which has no file.
 
-    For a member of a container, `path` is the path of the file, and `members` are the names of the
+    For a member of a container, `path` is the path of the file. `members` are the names of the
     members that lead to it, from the outermost inwards, decoded in the same way. An empty name
     means all other members. `size`, `digests` and `tags` are the member's; a match has its file in
     `outer`. `obstacle` says in one word why a member was not read.
 
     With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
-    `evidence` says in one word what an outcome rests on, if not on reading. `seen` is the file that
-    matched, or that holds the matching member; only matches and conflicts have it, and only if
-    there is a file.
+    `evidence` says in one word which evidence an outcome rests on, if the input was not read.
+    `seen` is the file that matched, or that contains the matching member; only matches and
+    conflicts of files have it.
 
     `door` names the client that asked a daemon about a file. `exceptions` are the ids of the
     rulings by which an input is excepted.
@@ -248,9 +248,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An outcome after it was recorded and logged, if it has to be.
+    """An outcome after it was recorded and logged, if necessary.
 
-    `record` is None for an outcome that is no match, has no file, or could not be recorded.
+    `record` is None if the outcome is no match, has no file, or could not be recorded.
     """
 
     outcome: Outcome
@@ -271,9 +271,9 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 class MissingList(msgspec.Struct, frozen=True):
     """A list that should be on this machine but cannot be used, so no input was compared with it.
 
-    The configuration or the provider's last verified metadata names the list. `name` is None if
-    nothing was ever fetched from `provider`, so its lists are not known; `provider` is None if
-    damage hides the list's provider. `problem` says in a few words what is wrong, such as "never
+    The configuration or the provider's last verified metadata names the list. `name` is None if no
+    list of `provider` was ever fetched, so that its lists are not known; `provider` is None if
+    damage hides the list's provider. `problem` names the problem in a few words, for example "never
     fetched".
     """
 
@@ -283,9 +283,9 @@ class MissingList(msgspec.Struct, frozen=True):
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """The caller of a command, its place and its paths.
+    """The caller of a command, with its working directory and paths.
 
-    `user` is spelled as in the audit log. `directory` is the working directory, None if this was
+    `user` is spelled as in the audit log. `directory` is the working directory, None if it was
     removed. `paths` are the given paths, or the first of many; `omitted` is the number of paths
     left out.
     """
@@ -312,7 +312,7 @@ class Gap(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The gap as a sentence, such as `other: 12 of 2,000,000 entries have no md5`."""
+        """The gap as a sentence, for example `other: 12 of 2,000,000 entries have no md5`."""
         kinds = [algorithm.label for algorithm in self.algorithms]
         lack = f"no {kinds[0]}" if len(kinds) == 1 else f"neither {' nor '.join(kinds)}"
         verb = "has" if self.entries == 1 else "have"

@@ -1,8 +1,8 @@
-"""The name of one object in a bucket, as a URI: `s3://bucket/key`, perhaps with `?versionId=…`.
+"""The name of an object in a bucket, as a URI: `s3://bucket/key`, perhaps with `?versionId=…`.
 
-A key may hold any character, and a URI must mean one key only. So `%`, `?`, `#`, control characters
-and bytes that are no UTF-8 are written as `%XX` in a key; all other characters stay. Writing and
-reading are exact opposites. This module does not talk to a store.
+A key may hold any character, and a URI must mean one key only. So in a key, `%`, `?`, `#`, control
+characters and bytes that are no UTF-8 are written as `%XX`; all other characters stay. Writing and
+reading are exact opposites. This module does not connect to a store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ESCAPED = r"[\x00-\x1f\x7f%?#\udc80-\udcff]"
 
 
 class ObjectUri(msgspec.Struct, frozen=True, gc=False):
-    """One object, one version of it, or a prefix: all keys that begin with `key`.
+    """An object, a version of an object, or a prefix: all keys that begin with `key`.
 
     `key` is decoded with surrogateescape. `version` None means the latest version.
     """
@@ -61,7 +61,7 @@ def version_text(version: str | None) -> str:
 
 
 def is_object_uri(text: str) -> bool:
-    """Return whether an argument names objects; a file with such a name is given as `./s3:…`."""
+    """Return whether an argument names objects; a file with a similar name is given as `./s3:…`."""
     return text.startswith(_PREFIXES)
 
 

@@ -1,6 +1,6 @@
 """Default time limits for the network, which `net.deadline` explains, and pauses after failures.
 
-These numbers are in a separate module because the man pages show them: they are built with few
+The numbers are in a separate module because the man pages show them: man pages are built with few
 packages installed.
 """
 
@@ -18,9 +18,9 @@ LAST = timedelta(hours=24)
 
 
 def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = LAST) -> timedelta:
-    """Return the pause after a failure that follows `attempts` failed ones.
+    """Return the pause after a failure that follows `attempts` failed attempts.
 
-    `asked_s` is the pause in seconds that the other side asks for.
+    `asked_s` is the pause in seconds that the other side wants.
     """
     # The exponent is bounded, since attempts may go on for years.
     doubled: timedelta = FIRST * 2 ** min(attempts, 20)
@@ -30,6 +30,6 @@ def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = L
 def is_due(at: datetime | None, now: datetime, *, longest: timedelta = LAST) -> bool:
     """Return whether the next attempt, planned for the time `at`, is due; None means immediately.
 
-    If `at` is further away than the longest pause, a wrong clock has set it, and it is ignored.
+    If `at` is further away than the longest pause, a wrong clock has set it, and `at` is ignored.
     """
     return at is None or not now < at <= now + longest

@@ -17,9 +17,9 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 class ListState(msgspec.Struct, frozen=True):
     """A list that a scan or `status` used.
 
-    `fresh` is False past its expiry; `in_grace` is True while it still counts by configuration.
-    `is_early`: the clock shows a time before the last check, so it is not known whether the list
-    has expired.
+    `fresh` is False past its expiry; `in_grace` is True while the list still counts by the
+    configuration. `is_early`: the clock shows a time before the last check, so it is not known
+    whether the list has expired.
     """
 
     name: str
@@ -31,7 +31,7 @@ class ListState(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether the list is past its expiry and its grace, so that a verdict needs attention."""
+        """Whether the list is past its expiry and grace, so that a verdict needs attention."""
         return not self.fresh and not self.in_grace
 
 

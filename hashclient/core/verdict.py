@@ -1,10 +1,10 @@
-"""The counts of a run, and the one place that turns them into an exit code.
+"""The counts of a run, and the only code that turns them into an exit code.
 
-An unknown input must never end as `OK`. So this module contains the rule, separate from pipelines
-and formats, and short enough to check by reading.
+An unknown input must never end as `OK`. So this module contains this rule alone, separate from
+pipelines and formats, and short enough to check by reading.
 
-The counts of a check are one struct for tasks, runs and the daemon. A new count is one more field:
-executors carry it, and the engine and clusters add it, without any other change.
+The counts of a check are one struct for tasks, runs and the daemon. A new count is a new field:
+executors transport it, and the engine and clusters add it, without any other change.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Counts(msgspec.Struct, array_like=True):
     `bytes_read` counts a second reading, too. Whether a matching file needs a second reading
     depends on the files before it, so two runs over the same files can differ.
 
-    Some answers need no reading: `ruled_out_by_size` inputs have a size that no entry has;
-    `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
-    wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of these
-    unchanged inputs, `believed_unchanged` are not proven to be unchanged; the others are proven.
-    `objects` of the inputs are in buckets; `by_store_digest` of these are decided by a digest from
-    their store. `members` of the inputs are in containers; `members_read` of these were read.
-    `not_opened` counts containers of kinds that are not opened, by kind.
+    Some answers need no reading. `ruled_out_by_size` inputs have a size that no entry has.
+    `ruled_out_by_claim` inputs have this size only by the claim of a container, which may be wrong.
+    `known_unchanged` inputs were read by an earlier scan and are unchanged since. Some of the
+    unchanged inputs, `believed_unchanged`, are not proven to be unchanged; the others are proven.
+    `objects` of the inputs are in buckets; for `by_store_digest` of these objects, a digest from
+    their store decides. `members` of the inputs are in containers; `members_read` of these members
+    were read. `not_opened` counts containers of kinds that are not opened, by kind.
     """
 
     files_read: int = 0
@@ -66,7 +66,7 @@ class Counts(msgspec.Struct, array_like=True):
 _NUMBERS = tuple(name for name in Counts.__struct_fields__ if name != "not_opened")
 
 
-#: At most so many reasons are counted separately; usually there are about twelve.
+#: At most this many reasons are counted separately; usually a run has about twelve.
 MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
@@ -74,7 +74,7 @@ OTHER_REASONS = "other reasons"
 class Summary(Counts, kw_only=True):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
-    With `opens_containers` False, containers are not opened; None means that it is not known.
+    `opens_containers` is False if containers are not opened, and None if that is not known.
     """
 
     lists: tuple[ListState, ...]
@@ -96,7 +96,7 @@ class Summary(Counts, kw_only=True):
     unread: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be on this machine but cannot be used.
     missing: tuple[MissingList, ...] = ()
-    #: Gaps: inputs of a lookup that lack the digests that some entries have. These inputs are
+    #: Gaps: inputs of a lookup that lack the digests that some entries have. Inputs in a gap are
     #: unread or, with `gaps_accepted`, clean as far as is known.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
@@ -105,14 +105,14 @@ class Summary(Counts, kw_only=True):
     elapsed_s: float = 0.0
     #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it ended regularly.
     stopped: ExitCode | None = None
-    #: Whether something other than an input failed, such as writing the audit log.
+    #: Whether a step that is not about an input failed, for example writing the audit log.
     failed: ExitCode | None = None
     #: The message of this error, if any.
     failure: str | None = None
 
     @property
     def inputs(self) -> int:
-        """How many inputs there were."""
+        """The number of inputs."""
         return sum(self.counts.values())
 
     @property

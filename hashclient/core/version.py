@@ -1,3 +1,3 @@
-"""The version of this program; a module of its own, since the build reads it as text."""
+"""The version of this program, in a module of its own, since the build reads it as text."""
 
 __version__ = "0.1.0"

@@ -1,19 +1,19 @@
 """The brake: a limit for the number of files that are acted upon for one entry within 24 hours.
 
 If an entry is wrong, for example the entry of a licence text, a policy would isolate thousands of
-files because of it. A file above the limit is held: it is on record and waits for a person, who
+files because of it. A file above the limit is held: it is recorded and waits for a person, who
 releases it or has the entry withdrawn.
 
-1. A file may be acted upon if, for each action, an entry that asks for the action also permits it.
-2. An entry permits an action on a file if it has done so within 24 hours, or if fewer files than
-   `per_entry` were acted upon because of it in this time. With `per_day`, fewer files than
+1. A file may be acted upon if, for each action, an entry with this action permits it.
+2. An entry permits an action on a file if it has done so within the last 24 hours, or if it has let
+   fewer than `per_entry` files be acted upon in this time. With `per_day`, fewer files than
    `per_day` must have been acted upon because of all entries together.
 3. A held match stays held when it is found again, unless an entry that the match did not have
    before permits the action.
 4. A match that a person has released may be acted upon, and does not count for the limit.
 5. A match whose report is wanted already, or was made, needs no permit for this report.
 
-With `only_tell`, no permit is given and no match is held: the matches that would be held are only
+With `only_tell`, no permit is given and no match is held: matches that would be held are only
 noted.
 """
 
@@ -41,7 +41,8 @@ class Brake:
     def __init__(self, config: BrakeConfig, policy: Policy, *, only_tell: bool = False) -> None:
         self._config = config
         self._policy = policy
-        #: The ids of matches that would be held, and the one turn in which all of them are decided.
+        #: The ids of matches that would be held, and the only turn, in which all of them are
+        #: decided.
         self.would_hold: set[str] = set()
         self._told: _Turn | None = None
         self._only_tell = only_tell
@@ -82,7 +83,7 @@ class _Turn:
         self.permits = permits
         self._config = config
         self._only_tell = only_tell
-        #: How many more files each entry lets be acted upon, and how many more there may be in all.
+        #: How many more files may be acted upon: for each entry, and in all.
         self._room: dict[Entry, int] = {}
         self._room_in_all = _NO_LIMIT
         if config.per_day:
@@ -91,12 +92,12 @@ class _Turn:
     def is_held(self, case: Case, asking: Mapping[Entry, frozenset[Action]]) -> bool | None:
         """Return whether a match is held; None if the policy has no action for it.
 
-        `asking` has the entries of the match that ask for actions.
+        `asking` has the entries of the match with actions.
         """
         before = case.before
         is_full = self._room_in_all <= 0 or not any(map(self._room_of, asking))
         if is_full and (before is None or before.state is MatchState.HELD):
-            return True  # there may be very many held matches
+            return True  # very many matches may be held
         wanted = {a for actions in asking.values() for a in actions}
         # A match comes again only in a turn of several transactions.
         letting = set(self.given.get(case.id, ()))

@@ -2,13 +2,13 @@
 
 A match is excepted if every entry that it hits is covered by a ruling. A ruling covers a hit if
 
-1. it is kept in a file that is authentic, and the last one that was written;
-2. the clock shows a time before its end, and no time before one that is known to have passed: a
+1. it is in the file that was written last, and this file is authentic;
+2. the clock shows a time before its end, and not before a time that is known to have passed: a
    clock that was set back ends all rulings;
 3. the entry is on the list, and is the same as when the ruling was made, by its fingerprint;
-4. the file is known by its SHA-256, since others can be made with its MD5 or SHA-1: that of the
-   entry agrees, or that of the ruling, if the ruling is about one file;
-5. the file is below the path that the ruling names, if it names one;
+4. the file is known by its SHA-256, since others can make files with its MD5 or SHA-1: the SHA-256
+   of the entry agrees, or the SHA-256 of the ruling, if the ruling is about one file;
+5. the file is below the path of the ruling, if the ruling has a path;
 6. it does not wait for the approval of a second person.
 
 If something is not known, the match stays a match. The file of rulings is checked for each match,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 #: After so many entries, the lists are read once for the entries of all rulings.
 _FEW = 4
 
-#: A file as it was when it was read: inode, size and time of its last change. None if the file is
-#: missing.
+#: The state of a file when it was read: inode, size and time of the last change. None means that
+#: the file is missing.
 _Stamp = tuple[int, int, int] | None
 
 
@@ -59,8 +59,7 @@ class Exceptions:
     ) -> None:
         """Read the rulings; `now` gives the time in UTC.
 
-        `on_failure` is called whenever the rulings turn out not to be usable: then no match is
-        excepted.
+        `on_failure` is called whenever the rulings cannot be used: then no match is excepted.
         """
         self._layout, self._path = layout, layout.exceptions
         self._lists = lists
@@ -77,7 +76,7 @@ class Exceptions:
 
     @classmethod
     def of(cls, session: Session, lists: OpenLists) -> Self:
-        """Return the rulings of a session for its lists, for a command that needs them.
+        """Return the rulings of a session for its lists, for a command that cannot do without them.
 
         Raises:
             StateError: the exceptions cannot be used, now or later.
@@ -112,7 +111,7 @@ class Exceptions:
         )
 
     def rule_all(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """Return outcomes as `rule` does; without rulings, their file is looked at only once."""
+        """Return outcomes as `rule` does; without rulings, look at their file only once."""
         if Kind.MATCH not in [outcome.kind for outcome in outcomes]:
             return outcomes
         with self._lock:
@@ -146,7 +145,7 @@ class Exceptions:
         return None
 
     def entry(self, list_name: str, entry: str, *, of_file: bool) -> Entry:
-        """Return an entry for a ruling about it, or `of_file`, about a file that matches it.
+        """Return an entry, for a ruling about it or, with `of_file`, about a file that matches it.
 
         Raises:
             UsageError: the entry is on no usable list, or a ruling about it would rest on an MD5 or
@@ -201,7 +200,7 @@ class Exceptions:
         return found is not None and found.code == entry.fingerprint
 
     def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
-        """Return the present fingerprint of an entry; after a few, compute those of all at once."""
+        """Return the present fingerprint of an entry; after a few, compute all at once."""
         key = list_name, entry
         if key not in self._current:
             rulings = self._book.rulings if len(self._current) >= _FEW else ()
@@ -258,7 +257,7 @@ def _stamp_of(path: Path) -> _Stamp:
 
 
 def is_below(outcome: Outcome, place: str) -> bool:
-    """Return whether a file, or its container, is at a path, or below it; links are followed.
+    """Return whether a file, or its container, is at or below a path; links are followed.
 
     The file that was read has to be below the path now: if the path became a link since then, it
     leads to another file. An object is at or below a URI, and so are its versions. A stream, and a

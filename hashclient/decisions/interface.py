@@ -1,9 +1,9 @@
-"""Rules and decisions: people, and limits that they set, keep matches from being acted upon.
+"""Rules and decisions: people, and limits that people set, prevent actions on matches.
 
-Every front end asks a **rule** when an outcome is known, before it is counted, recorded or acted
-upon: the rule of `Exceptions` turns a match into an excepted one. A **decision** is asked later, in
-the transaction that records the matches (`matches/recording`): so the decision is recorded with the
-match, and several scans at once share one limit.
+Every front end calls a **rule** when an outcome is known, before it is counted, recorded or acted
+upon. The rule of `Exceptions` turns a match into an excepted match. A **decision** is made later,
+in the transaction that records the matches (`matches/recording`). So the decision is recorded with
+the match, and several scans at once share one limit.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def as_they_are(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
 
 
 class Decision(Protocol):
-    """One rule about what may be done."""
+    """A rule about which matches may be acted upon."""
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
-        """Return, by id, whether the matches that have actions to be done are held.
+        """Return, by id, whether the matches that have actions are held.
 
-        This is called in the transaction that records `cases`, and may write to `permits`.
+        The method is called in the transaction that records `cases`, and may write to `permits`.
         """

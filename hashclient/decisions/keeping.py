@@ -37,7 +37,7 @@ from hashclient.index.reader import Index
 from hashclient.session import Session
 from hashclient.system.text import as_unicode, for_people, printable
 
-#: Rulings that ended longer ago than this are forgotten; the audit log has them.
+#: Rulings that ended longer ago than this are forgotten; the audit log still has them.
 KEPT = timedelta(days=90)
 #: How long a change waits for another writer, in seconds.
 LOCK_WAIT_S = 10.0
@@ -60,7 +60,7 @@ class Keeper:
         """Return all recorded rulings.
 
         Raises:
-            StateError: the rulings cannot be read, or are not those that were written last.
+            StateError: the rulings cannot be read, or are not the rulings that were written last.
         """
         return load_book(self._layout, self._sealer).rulings
 
@@ -68,7 +68,7 @@ class Keeper:
         """Check whether `number` exceptions can be made with this reason and end.
 
         Raises:
-            UsageError: its end or its reason is refused, or there are too many exceptions.
+            UsageError: the end or the reason is refused, or too many exceptions exist.
             StateError: the rulings cannot be read.
         """
         _checked(reason)
@@ -84,10 +84,10 @@ class Keeper:
         content: str = "",
         below: str = "",
     ) -> Ruling:
-        """Make an exception of `entries` and return it; by default it ends after `USUAL`.
+        """Make an exception of `entries`, and return it; by default it ends after `USUAL`.
 
         Raises:
-            UsageError: its end or its reason is refused, or there are too many exceptions.
+            UsageError: the end or the reason is refused, or too many exceptions exist.
             AuditError, StateError: the exception cannot be logged or written.
         """
         made: list[Ruling] = []
@@ -111,11 +111,11 @@ class Keeper:
         return made[0]
 
     def renew(self, ids: Sequence[str], reason: str, until: datetime | None) -> list[Ruling]:
-        """Let exceptions end later, for another reason; return them, or the waiting new ones.
+        """Let exceptions end later, for another reason; return them, or new exceptions.
 
         Raises:
-            UsageError: an exception does not exist, its end or reason is refused, or there are too
-                many exceptions.
+            UsageError: an exception does not exist, its end or reason is refused, or too many
+                exceptions exist.
             AuditError, StateError: the change cannot be logged or written.
         """
         by = self._session.operator
@@ -193,7 +193,7 @@ class Keeper:
     def _change(
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
     ) -> list[Ruling]:
-        """Change the rulings; return those with `ids`, after the change or before it."""
+        """Change the rulings; return the rulings with `ids`, after the change or before it."""
         with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             book: Book = load_book(self._layout, self._sealer)
@@ -236,7 +236,7 @@ def exchange(
     is_old: Callable[[Ruling], bool],
     imports: Imports | None = None,
 ) -> None:
-    """Put `wanted` in the place of the rulings that `is_old` picks; log each difference first.
+    """Replace the rulings that `is_old` picks by `wanted`; log each difference first.
 
     The caller holds the writers' lock.
 
@@ -258,10 +258,10 @@ def exchange(
 
 
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
-    """Make exceptions of these entries of a list, which are known to be good, and of no others.
+    """Make exceptions of exactly these entries of a list, which are known to be good.
 
-    Earlier exceptions of this kind end; exceptions that end soon are renewed. Return whether there
-    is a new exception. The caller holds the writers' lock.
+    Earlier exceptions of this kind end; exceptions that end soon are renewed. Return whether a new
+    exception was made. The caller holds the writers' lock.
 
     Raises:
         AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be
@@ -299,7 +299,7 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
 
 
 def fields_of(ruling: Ruling) -> dict[str, Any]:
-    """Return what a ruling says, as JSON values; never a tag or a fingerprint."""
+    """Return the content of a ruling, as JSON values; never a tag or a fingerprint."""
     return {
         "id": ruling.id,
         "entries": [{"list": entry.list, "entry": entry.id} for entry in ruling.entries],
@@ -318,7 +318,7 @@ def check_number(number: int) -> None:
     """Refuse more exceptions than are kept.
 
     Raises:
-        UsageError: there would be too many exceptions.
+        UsageError: the exceptions would be too many.
     """
     if number > MOST:
         raise UsageError(f"there are {MOST:,} exceptions already", hint="remove some of them")

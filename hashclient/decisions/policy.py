@@ -2,7 +2,7 @@
 
 The first rule that fits an entry decides for it; if no rule fits, the match is only recorded. A
 match of several entries gets the actions of all of them. Conflicts get no action: the file may not
-be the one that the entry means.
+be the file that the entry means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index.open_lists import known_lists
 from hashclient.system.text import nearest, printable
 
-#: Each set of actions in the order in which they are done.
+#: Each set of actions, in the order in which the actions are done.
 _IN_ORDER = {
     frozenset(actions): actions
     for length in range(len(Action) + 1)
@@ -27,12 +27,12 @@ _IN_ORDER = {
 
 
 class Policy:
-    """The rules of a configuration; with `quarantine_all`, every entry asks for isolation, too."""
+    """The rules of a configuration; with `quarantine_all`, every entry requires isolation, too."""
 
     def __init__(self, rules: Sequence[PolicyRule], *, quarantine_all: bool = False) -> None:
         self._rules = rules
         self._always = frozenset((Action.QUARANTINE,) if quarantine_all else ())
-        #: The actions that entries of a list and category ask for.
+        #: The actions for entries of a list and a category.
         self._known: dict[tuple[str, str], frozenset[Action]] = {}
 
     def actions_for(self, outcome: Outcome) -> tuple[Action, ...]:
@@ -40,14 +40,14 @@ class Policy:
         if outcome.kind is not Kind.MATCH:
             return ()
         hits = outcome.hits
-        if len(hits) == 1:  # as mostly
+        if len(hits) == 1:  # the usual case: one entry
             wanted = self._of_hit(hits[0])
         else:
             wanted = frozenset[Action]().union(*map(self._of_hit, hits))
         return _IN_ORDER[wanted]
 
     def asked_by(self, hits: Sequence[Hit]) -> dict[tuple[str, str], frozenset[Action]]:
-        """Return the entries, by list and id, that ask for actions, and what for."""
+        """Return the entries with actions, by list and id, and their actions."""
         return {(h.list_name, h.entry): asked for h in hits if (asked := self._of_hit(h))}
 
     def _of_hit(self, hit: Hit) -> frozenset[Action]:

@@ -1,13 +1,13 @@
 """Reviews: people decide whether a match is right, before a report of it is sent.
 
-1. A review names a verdict, one of the reasons for it, and a sentence. The review may note that the
-   person has viewed the content elsewhere: this program shows no content.
-2. A match is confirmed or rejected when `people` persons say so and none says the opposite. The
+1. A review has a verdict, one of the reasons for this verdict, and a sentence. The review may note
+   that the person has viewed the content elsewhere: this program shows no content.
+2. A match is confirmed or rejected when `people` persons say so and nobody says the opposite. The
    last review of each person counts; the log's name of the operator distinguishes them.
 3. A review is about the content at that time: other content at the path has no review yet.
-4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is how
-   many of all matches that is for. The id of a match, which is random, decides whether it is among
-   these.
+4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is the
+   share of all matches that must be confirmed. The id of a match, which is random, decides whether
+   the match is in this share.
 5. A rejected match is in no report. A match that a person rejects waits, whatever `after` and
    `share` are, until `people` persons say the same.
 
@@ -40,7 +40,7 @@ _ENDED = frozenset({*SETTLED, MatchState.WITHDRAWN})
 
 
 class Review(msgspec.Struct, frozen=True):
-    """One person's review: the verdict, a word of `REVIEW_REASONS`, and a sentence."""
+    """A person's review: the verdict, a word of `REVIEW_REASONS`, and a sentence."""
 
     verdict: Verdict
     reason: str
@@ -49,7 +49,7 @@ class Review(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, verdict: Verdict, reason: str, *, viewed: bool = False) -> Review:
-        """Return the review with a reason such as `harmless: it is a licence text`.
+        """Return the review with a reason, for example `harmless: it is a licence text`.
 
         Raises:
             UsageError: the first word is no reason for this verdict, or no sentence follows.
@@ -75,7 +75,7 @@ class ReviewPolicy:
         self.people = config.people
 
     def is_chosen(self, match_id: str) -> bool:
-        """Return whether a match is among those that have to be reviewed."""
+        """Return whether a match is in the share that has to be reviewed."""
         # Ids that were made together begin alike, so the share is taken of a hash.
         number = int.from_bytes(hashlib.sha256(match_id.encode()).digest()[:8])
         return self._is_asked and number < self._share

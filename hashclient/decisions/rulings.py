@@ -1,12 +1,12 @@
 """Exceptions on disk: rulings of people that entries, or files, are not acted upon.
 
-One file holds them all and is replaced as a whole. The first line of the file has a message
+A single file has all rulings and is replaced as a whole. The first line of the file has a message
 authentication code under the local key over every byte, as the manifest of a list has. So an edited
 file is refused. The line also has the number of times that the file was written, and `state.json`
-has the same number: so a lost file, or an old file that was put back, is noticed. The second line
+has the same number. So a lost file, or an old file that was put back, is noticed. The second line
 has the places of all entries in the rest of the file, eight hexadecimal digits each, ordered by
-list and id; the rest is a JSON array with each ruling in a line of its own. So a run decodes the
-rulings about the entries that it matches, and no others.
+list and id. The rest is a JSON array with each ruling in a line of its own. So a run decodes only
+the rulings about the entries that it matches.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 
     `content` is the SHA-256 tag of the only file that the ruling is about, in hexadecimal; `below`
     is the path, or the URI, at or below which the ruling counts. An empty value means no limit.
-    `origin` says what made the ruling, if no person did. While the ruling `waits`, it does not
-    count: a second person has to approve it.
+    `origin` says what made the ruling, if no person did. While a ruling `waits`, it does not count:
+    a second person has to approve it.
     """
 
     id: str
@@ -112,7 +112,7 @@ class Imports(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The first line: `number` is how often the file was written, `at` when it was.
+    """The first line: `number` is how often the file was written, `at` the time of the last write.
 
     `has_files` says whether any ruling is about one file.
     """
@@ -168,12 +168,12 @@ class Book:
 
     @functools.cached_property
     def rulings(self) -> tuple[Ruling, ...]:
-        """The rulings in the order in which they were made, also those that have ended."""
+        """The rulings in the order in which they were made, also ended rulings."""
         return msgspec.json.decode(memoryview(self._data)[self._rest :], type=tuple[Ruling, ...])
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no ruling."""
+        """Whether no ruling is recorded."""
         return self._rest == self._places + 1
 
     def about(self, list_name: str, entry: str) -> Sequence[Ruling]:
@@ -290,7 +290,7 @@ def write_book(
 
 
 def _name(list_name: str, entry: str) -> bytes:
-    """Return how an entry begins in the file; no other one begins so."""
+    """Return the text with which an entry begins in the file; no other entry begins with it."""
     return msgspec.json.encode((list_name, entry))[:-1] + b","
 
 

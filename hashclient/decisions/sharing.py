@@ -1,22 +1,21 @@
-"""Exceptions for many machines: one exports them, signed, and the others import them.
+"""Exceptions for many machines: a machine exports its exceptions, signed, and others import them.
 
 Exceptions of entries travel, with their reason and author. Exceptions of files, or below a path,
-stay on this machine, so no digest and no path is in the file; imported exceptions stay, too, and
-exceptions made because an entry is known to be good. The file is signed with the key of the audit
-log of the exporting machine; `trusted` in [decisions] names the keys that may decide on this
-machine.
+stay on this machine, so no digest and no path is in the file. Imported exceptions stay, too, and
+exceptions for entries that are known to be good. The file is signed with the key of the audit log
+of the exporting machine; `trusted` in [decisions] names the keys that may decide on this machine.
 
 An import replaces the exceptions that came earlier from the same key by the exceptions of the file.
 An import is refused unless
 
 1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
-2. a trusted key has signed it, and not the one of this machine;
+2. a trusted key has signed it, which is not the key of this machine;
 3. it was not made in the future, by the clock here;
-4. its version, the number of changes there, is not below that of the last one from this key; and
-   it was made later than these numbers were lost here, if they were.
+4. its version, the number of changes there, is not lower than that of the last import from this
+   key; and if these numbers were lost here, it was made later;
 
 A file of the same version changes nothing, except for entries that were not on this machine at that
-time: an exception that was removed here does not come back.
+time: so an exception that was removed here does not come back.
 
 The fingerprint of an entry is made here, of the entry as it is on the list here: other machines
 have other keys. The list has to be of the same provider: both machines have known one root of trust
@@ -68,7 +67,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One exception of an entry."""
+    """An exception of an entry."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^x-[a-z0-9]{10}\Z")]
     list: str
@@ -141,7 +140,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
 
     Raises:
         VerificationError: the file is refused.
-        UsageError: there would be too many exceptions.
+        UsageError: the exceptions would be too many.
         StateError, AuditError: the exceptions cannot be logged or written; nothing was changed.
     """
     export, key = _verified(data)
@@ -186,8 +185,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             elif known is not None or is_new:
                 made = _ruling(shared, origin, name) if known is None or is_new else known
                 entry = made.entries[0]
-                # If an entry has changed since the export, it does not count as the entry that was
-                # meant.
+                # If an entry has changed since the export, it is not the entry that was meant.
                 if known is not None and known.entries[0].name == entry.name:
                     entry = known.entries[0]
                 if not entry.fingerprint:

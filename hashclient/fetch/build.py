@@ -1,8 +1,8 @@
 """Building one generation of a list: from the local index and a delta, or from all segments.
 
-Some segments are downloaded ahead while one is sealed. A build writes its progress down from time
-to time; after a kill, the next build continues from there. `fetcher` switches readers to the new
-generation after the build is verified.
+While a segment is sealed, further segments are downloaded ahead. A build writes its progress down
+from time to time; after a kill, the next build continues from there. `fetcher` switches readers to
+the new generation after the build is verified.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ _log = Log("fetch")
 AT_ONCE = 3
 
 #: A delta is built for this many seconds before its progress is written down for the first time.
-#: Then the pause between two notes of the progress is this many times the time to write one: notes
-#: take a twentieth of the time at most.
+#: Later, the pause between two notes of the progress is this many times the time of writing a note:
+#: so notes take a twentieth of the time at most.
 DELTA_UNNOTED_S = 1.0
 NOTING_SHARE = 20
 
@@ -91,9 +91,9 @@ class Build(msgspec.Struct, frozen=True):
     """The build of one generation of one list.
 
     `index_hash` is the signed hash of the list's `index.json`, `signed` has the hashes of all its
-    files, `expires` the earliest expiry of its
-    signed metadata, `epoch` the keys under which generations are counted, `now` the time for the
-    manifest. `received` returns the bytes received so far.
+    files, and `expires` is the earliest expiry of its signed metadata. `epoch` names the keys under
+    which generations are counted, and `now` is the time for the manifest. `received` returns the
+    bytes received so far.
     """
 
     provider: str
@@ -119,7 +119,7 @@ class Build(msgspec.Struct, frozen=True):
     room: Room = Room()
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
-        """Apply `delta` to `base`; return None if the result is not the signed one.
+        """Apply `delta` to `base`; return None if the result differs from the signed list.
 
         Raises:
             VerificationError: the list has the empty file or files that are known to be good.
@@ -143,7 +143,7 @@ class Build(msgspec.Struct, frozen=True):
         """Build the list from its first segment or, with `resume`, continue a killed build.
 
         Raises:
-            VerificationError: the result is not the signed one, or would poison the list.
+            VerificationError: the result differs from the signed list, or would poison the list.
             DamagedError: the disk returns other bytes than were written.
         """
         staging = self._load_staging() if resume else None
@@ -212,7 +212,7 @@ class Build(msgspec.Struct, frozen=True):
     def _download(
         self, index: ListIndex, segments: Sequence[Segment]
     ) -> Iterator[tuple[Segment, bytes]]:
-        """Yield `segments` with their verified bytes, in their order.
+        """Yield `segments` with their verified bytes, in the same order.
 
         While one segment is sealed, others are downloaded ahead, as far as `room` allows.
         """
@@ -369,7 +369,7 @@ def _remove(path: Path) -> None:
 
 
 def tidy(directory: Path, *, keep_staging: bool = False) -> None:
-    """Remove files that the manifest and, with `keep_staging`, an unfinished build do not use."""
+    """Remove files that neither the manifest nor, with `keep_staging`, an unfinished build uses."""
     try:
         document = read_manifest(directory)
     except StateError:

@@ -2,7 +2,7 @@
 
 All clients of a provider see the names of all lists, since they verify the same metadata. A server
 may keep a list from a client: it answers 403 to the role of the list. Each address of a provider
-has its own credential, so a list is denied if every address refuses it (`providers`). The list
+has its own credential: so a list is denied only if every address refuses it (`providers`). The list
 stays denied until an address delivers it; a failure changes nothing. If a list is here already, or
 if the configuration names it, a refusal is an error.
 """

@@ -7,9 +7,8 @@ older; 4 the new segments are downloaded, verified, parsed, guarded and sealed, 
 result must have the signed count and checksum, else the list is built again from its base; 6 the
 manifest is replaced: that is the switch; 7 unreferenced files are deleted; 8 the audit log records
 the change and the earlier matches that it withdraws (`switch`). A kill at any point leaves the old
-generation or the new one; runs that were finished before the kill are used by the next attempt at
-the same generation. Steps 6 to 8 are taken for several short lists together, which wait for the
-disk at once.
+or the new generation; the next attempt at the same generation uses runs that were finished before
+the kill. Steps 6 to 8 are taken for several short lists together, which wait for the disk at once.
 """
 
 from __future__ import annotations
@@ -107,9 +106,9 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     """The options and callbacks of a fetch: the same for all places of providers.
 
     `accept_churn` accepts changes above a provider's `max_churn`. `rebuild` builds lists from their
-    first segment even if the local index looks sound; only its manifest is read. `progress` is
-    called with each segment, and with parts of it if `received` counts the bytes that came;
-    `on_failure` with errors that do not end the fetch; `on_notices` with notices, if there are any.
+    first segment even if the local index is undamaged; only its manifest is read. `progress` is
+    called with each segment, and with parts of it if `received` counts received bytes; `on_failure`
+    with errors that do not end the fetch; `on_notices` with notices.
     """
 
     accept_churn: bool = False
@@ -148,7 +147,7 @@ class Fetcher:
         self._session, self._settings, self._sealer = session, session.settings, session.sealer()
         self._provider, self._source, self._how = provider, source, how
         self._config = self._settings.provider(provider)
-        #: The share of a list that may change at a time; None if there is no limit in this fetch.
+        #: The share of a list that may change at a time; None for no limit in this fetch.
         self._max_churn = None if how.accept_churn else self._config.max_churn
         self._base = base or self._config.url or ""
         self._origin = origin or self._base
@@ -198,7 +197,7 @@ class Fetcher:
             offered, ended = trust.lists(), trust.ended()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             fetch_notices(self._session, trust, self._provider, self._origin, self._how.on_notices)
-            # A local list that is not offered any more is refused, and not forgotten.
+            # A local list that is not offered any more is refused; it is not forgotten.
             here = list(self._manifests())
             ours = {m.list for m in here if m.provider == self._provider}
             named = frozenset(config.lists or offered)
@@ -224,7 +223,7 @@ class Fetcher:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
         names = sorted(wanted - not_ours)
-        # Ended lists come last: the others then no longer say that these are offered.
+        # Ended lists come last: the other lists then no longer name them as offered.
         names.sort(key=lambda name: (name in ended, name))
         make_private_dir(self._settings.layout.lists)
         for name in names:
@@ -367,7 +366,7 @@ class Fetcher:
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _name_fork(self, here: Manifest, index: ListIndex) -> None:
-        """Report that a new generation does not follow the local one."""
+        """Report that a new generation does not follow the local generation."""
         error = VerificationError(
             f"list {index.list} has forked: generation {index.generation} does not follow"
             f" generation {here.generation}, which is here; the list is built again",
@@ -379,8 +378,8 @@ class Fetcher:
         """Withdraw the matches of a list that has ended, and remove its files here.
 
         Unless the list `is_here`, only the configuration names it, and a folder of that name may
-        belong to another provider. After a kill the next fetch repeats this: the folder is removed
-        in one step.
+        belong to another provider. After a kill the next fetch repeats this step: the folder is
+        removed in one step.
         """
         dropped = Fetched(name, self._provider, source=self._origin, is_ended=True)
         if not is_here:
@@ -413,7 +412,7 @@ class Fetcher:
         """Complete the manifest of a list that is built.
 
         The manifest names the offered lists, and has the times of its pieces. `pieces` has the
-        digests of the pieces of new runs, which are written before the switch.
+        digests of the pieces of new runs, written before the switch.
         """
         base = found.index.manifest if found.index else None
         known = {run.name for run in base.runs} if base else set()

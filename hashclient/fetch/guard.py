@@ -1,12 +1,12 @@
 """The poison guard refuses lists with the empty file or with many files that are known to be good.
 
 A list decides which files are reported and removed, so a mistake or a forgery does real harm. A
-generation is refused when it adds the digest of the empty file, or entries with digests on the
-operator's own list of known good files (whatever `lists.importers` reads): more than may be
-excepted, see `known_listed`. An entry that a later segment withdraws does not count: so a provider
-can correct a mistake. Known good digests are sealed into an index of their own. This index is built
-again when a file changes, so that the cost of a check depends on the size of the change. Messages
-name entry ids, never digests.
+generation is refused if it adds the digest of the empty file. It is also refused if it adds too
+many entries whose digests are in the operator's files of known good digests; see `known_listed` for
+the limit. An entry that a later segment withdraws does not count: so a provider can correct a
+mistake. Known good digests are sealed into an index of their own. The index is built again when a
+file changes, so that the cost of a check depends on the size of the change. Messages name entry
+ids, never digests.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from hashclient.system.text import first_of, printable
 NAMED = 5
 
 
-#: A file: its path, its size, and its mtime and ctime in ns.
+#: A file: path, size, and mtime and ctime in ns.
 Stamp = tuple[str, int, int, int]
 
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sources of an index of known good files, its key, and its runs."""
+    """The sources of an index of known good files, the key, and the runs."""
 
     files: tuple[Stamp, ...]
     key_id: str
@@ -62,11 +62,11 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PoisonGuard:
     """Finds digests that would poison a list; all builds of a fetch share it.
 
-    Up to `most` entries of a list may be known to be good: these are set aside.
+    Up to `most` entries of a list may be known to be good: these entries are set aside.
     """
 
     def __init__(self, known_good: RunSet | None, sealer: Sealer, most: int = 0) -> None:
-        """Guard with the index of known good digests, if there is one."""
+        """Guard with the index of known good digests, if it exists."""
         self.most = most
         self._known_good = known_good
         self._sealer = sealer
@@ -101,8 +101,7 @@ class Inspection:
         """Begin without entries; `set_aside` are earlier entries that also count, if left."""
         self._guard = guard
         self._set_aside = set_aside
-        #: Tags of known good digests that were added, each once: at most as many as there are known
-        #: good digests.
+        #: Tags of known good digests that were added, each only once: so their number is limited.
         self._good: dict[Algorithm, Uint64] = {}
         self._empty = False
         #: Whether the finished list has entries that are known to be good, and was accepted.
@@ -163,11 +162,11 @@ def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
 def open_guard(
     state_dir: Path, files: Sequence[str], sealer: Sealer, most: int = 0, *, verify: bool = False
 ) -> PoisonGuard:
-    """Return the guard for these files of known good digests, indexing them if they changed.
+    """Return the guard for these files of known good digests; index the files if they changed.
 
     Up to `most` entries of a list may be known to be good.
 
-    With `verify`, their index is compared with its digests, and built again if it is damaged. The
+    With `verify`, the index is compared with its digests, and is built again if it is damaged. The
     caller holds the writers' lock.
 
     Raises:
@@ -182,8 +181,8 @@ def open_guard(
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
         # A damaged or missing index is built again.
         with contextlib.suppress(DamagedError, FileNotFoundError):
-            # Verified before it is opened: `verify` reads without a map, and so meets a bad block
-            # as an error, and not as a signal.
+            # Verified before it is opened: `verify` reads without a map, so that a bad block is an
+            # error, not a signal.
             if verify:
                 verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer, most)
@@ -200,7 +199,7 @@ def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
 
 
 def verify_guard(state_dir: Path) -> None:
-    """Compare the index of known good digests, if there is one, with its digests.
+    """Compare the index of known good digests with its digests, if it exists.
 
     Raises:
         DamagedError: the index is damaged.

@@ -5,8 +5,8 @@ exception (`decisions`), and the rest of the list is used. If the file has only 
 the entry, the entry stays in use, since somebody can make another file with this digest. If more
 entries than the limit would be set aside, all stay in use. Each fetch and `status` show the entries
 that are known to be good. The whole list is compared if the files of known good digests have
-changed, if new entries are known to be good, and as long as the list has such entries; otherwise
-nothing is read.
+changed, if new entries are known to be good, and as long as the list has known good entries.
+Otherwise nothing is read.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The entries of one list that are known to be good.
 
     `set_aside` are the ids of the entries that become exceptions. `count` is how many known good
-    entries stay in use, `ids` are the first of these. `files` are the files of known good digests
-    that the list was compared with.
+    entries stay in use; `ids` are their first ids. `files` are the files of known good digests that
+    the list was compared with.
     """
 
     generation: int
@@ -47,7 +47,7 @@ class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """The known good entries as a sentence; empty if there are none."""
+        """The known good entries as a sentence; empty without known good entries."""
         parts = []
         if self.set_aside:
             what = counted(len(self.set_aside), "entry is", "entries are")
@@ -92,9 +92,9 @@ def note_known_listed(
 
     `met` says that new entries are known to be good. `guard` and `index` are opened only for a
     comparison. Return the known good entries of the list, None without files of known good digests.
-    `set_aside` is called with the entries to set aside, if there are or were any. The exceptions
-    are written before the result is stored, so that a kill in between leaves no exception that
-    never ends. The caller holds the writers' lock.
+    `set_aside` is called with the entries to set aside, if any are or were set aside. The
+    exceptions are written before the result is stored, so that a kill in between leaves no
+    exception that never ends. The caller holds the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -125,7 +125,7 @@ def note_known_listed(
 
 
 def _known_in(guard: PoisonGuard, index: Index) -> tuple[list[str], list[str]]:
-    """Return the live entries with a known good SHA-256, and those with any known good digest."""
+    """Return the live entries with a known good SHA-256, and with any known good digest."""
     good: dict[Algorithm, Uint64] = {}
     for run in index.runs:
         for algorithm in Algorithm:

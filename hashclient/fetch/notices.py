@@ -1,4 +1,4 @@
-"""Notices of a provider: each fetch downloads them, verifies each of them, and keeps them.
+"""Notices of a provider: each fetch downloads, verifies and keeps them.
 
 1 the role of notices is verified (`trust`), and an older version is refused; 2 signed notices that
 are not on this machine are downloaded, verified and parsed; 3 new notices are logged; 4 all are
@@ -35,15 +35,15 @@ from hashclient.trust.additions import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
-#: All notices from one address may take this many times the timeout of one request. This limit for
-#: one address is less than the limit for all addresses, so that the next address is still asked.
+#: All notices from one address may take this many times the timeout of a request. The limit for one
+#: address is less than the limit for all addresses, so that the next address is still asked.
 PATIENCE = 2
 
 
 class FetchedNotices(msgspec.Struct, frozen=True):
     """The result of a fetch for the notices of one provider.
 
-    `arrived` are new notices with their state; `ended` are earlier notices that were in force until
+    `arrived` are new notices with their state; `ended` are earlier notices that were valid until
     now. `refused` are notices that were refused or could not be downloaded. `error` is the error of
     all notices, or the error with the highest exit code of a single notice.
     """
@@ -68,7 +68,7 @@ def fetch_notices(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Fetch the notices of `provider`, after `trust.refresh`; call `on_notices` if there are any.
+    """Fetch the notices of `provider`, after `trust.refresh`; call `on_notices`, if any.
 
     The log names `origin` as the source of refused notices. After a time limit, the rest is left to
     another address or to the next fetch, since lists are waiting.

@@ -1,7 +1,7 @@
 """Places with the files of a provider: its addresses, in order, or a copy without a network.
 
 Bytes from any place are verified in the same way, so every place is as good as another. This module
-only decides which places there are, and their credentials. `providers` asks them in order.
+only decides which places a provider has, and their credentials. `providers` asks them in order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hashclient.trust.tuf import Source
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One place: `name` for people and the log, `base` as the start of the addresses of its files.
+    """A place: `name` for people and the log; `base` is the start of the addresses of its files.
 
     `open` makes no connection yet, but reads the credential.
     """
@@ -44,7 +44,7 @@ def addresses(
     Messages call the provider `peer`.
 
     Raises:
-        ConfigError: there is no address, or settings of an address contradict each other.
+        ConfigError: no address is configured, or settings of an address contradict each other.
     """
     if not provider.addresses:
         raise ConfigError(
@@ -52,7 +52,8 @@ def addresses(
             hint="use `hashclient fetch --from` with an exported file, or set `url` in the table "
             "of the provider",
         )
-    # All addresses are checked now, so that a wrong address is not found only when it is asked.
+    # All addresses are checked now: otherwise a wrong address would be noticed only when it is
+    # used.
     accesses = [access_of(url, config, peer) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):

@@ -10,7 +10,7 @@ place is asked for the rest; also for lists that the place refuses to this clien
 offered only if all places refuse them; 3 this ends when all is fetched, when there is no other
 place, or when places have failed for too long. Signed data that are refused are not asked for
 again: they are the same at each place. Each place has its own transport and its own credential, so
-that no place sees another's.
+that no place gets the credential of another place.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from hashclient.system.files import make_private_dir
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
 from hashclient.system.text import first_of, printable
 
-#: All places together may fail for this many times the timeout of one request; then no other place
+#: All places together may fail for this many times the timeout of a request; then no further place
 #: is asked.
 PATIENCE = 8
 
@@ -65,11 +65,11 @@ def fetch_in_turn(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Fetched]:
-    """Yield the result for every list of provider `name`, or for those in `only`.
+    """Yield the result for every list of provider `name`, or for the lists in `only`.
 
     `how.on_failure` is called with the error of each place after which another is asked.
-    `how.on_notices` is called once, at the end, with the result for notices of all places, if there
-    are any. The caller holds the writers' lock.
+    `how.on_notices` is called once, at the end, with the result for notices of all places, if any.
+    The caller holds the writers' lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; if several places fail, the last of the worst failures.
@@ -117,7 +117,7 @@ def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
         other,
         arrived=(*arrived, *other.arrived),
         ended=tuple(ended.values()),
-        # If one of two places has succeeded, there is no failure.
+        # If one of the two places has succeeded, the result has no failure.
         error=other.error
         and max(other.error, one.error or other.error, key=lambda error: error.exit_code),
     )
@@ -219,7 +219,7 @@ def _worse(one: Fetched | None, other: Fetched) -> Fetched:
 
 
 def _passed_over(place: Place, error: HashclientError) -> HashclientError:
-    """Return `error` with the name of the place, which is passed over."""
+    """Return `error` with the name of the place, for a message that the next place is used."""
     kinds = (*_OF_PLACE, ConfigError, VerificationError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), type(error))
     return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)
@@ -235,13 +235,13 @@ def fetch_all(
     wait_s: float = 0.0,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Fetched]:
-    """Yield the result for every list, or for those in `only`, of one provider or of all.
+    """Yield the result for every list, or for the lists in `only`, of one or all providers.
 
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
     `wait_s` and `on_wait` are as for `writing`. `how.received` is not used: bytes are counted here.
-    `how.on_failure` is called with three kinds of errors: of an address after which the next
-    address is asked, of one of several providers, and of a list whose provider is not in the
-    configuration.
+    `how.on_failure` is called with three kinds of errors: an error of an address, if the next
+    address is asked; an error of one of several providers; and an error of a list whose provider is
+    not in the configuration.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
@@ -319,7 +319,7 @@ def _places(
             )
         settings.provider(names[0])
         return {names[0]: [copy_at(copy)]}
-    # A provider without an address is left out if others have one: its lists are brought by hand.
+    # A provider without an address is left out if others have addresses: people bring its lists.
     reached = [name for name in names if settings.provider(name).addresses] or names
     return {name: addresses(name, settings.provider(name), received.add) for name in reached}
 

@@ -1,14 +1,14 @@
 """The local state of a list before a fetch changes it, and the switch to a new generation.
 
-Step 0 of a fetch: the manifest is verified (1), the index is opened (2), and the pieces of the runs
-that are due are compared with their digests (3). A damaged index is not used, and the list is built
-again. If 3 finds the damage, this fetch ends with an error, so that somebody sees it, and the next
-fetch builds the list.
+Step 0 of a fetch has three parts: the manifest is verified (1), the index is opened (2), and the
+pieces of the runs that are due are compared with their digests (3). A damaged index is not used,
+and the list is built again. If part 3 finds the damage, this fetch ends with an error, so that
+somebody sees it, and the next fetch builds the list.
 
-Steps 6 to 8 of a fetch. The earlier matches whose entry a new generation withdraws or lists again
-are noted by every fetch, so that a kill between the switch and the note loses nothing. The cost
-depends on the number of matches, not on the size of the list. The log is written first: a kill
-between log and record repeats a line, and loses none.
+Steps 6 to 8 of a fetch. Every fetch notes the earlier matches whose entry the new generation
+withdraws or lists again: so a kill between the switch and the note loses nothing. The cost depends
+on the number of matches, not on the size of the list. The log is written first: a kill between log
+and record repeats a line, and loses none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from hashclient.system.text import for_programs, log_path_fields
 class Base(msgspec.Struct):
     """The local state of a list: `here` is its manifest, `index` the index that a build can use.
 
-    `here` is None if there is no list yet. If only `index` is None, a new generation is still
+    `here` is None if the list is not here yet. If only `index` is None, a new generation is still
     compared with `here`.
     """
 
@@ -152,7 +152,7 @@ class Fetched(msgspec.Struct, frozen=True):
 class Built(msgspec.Struct, frozen=True):
     """A generation of a list that is built, but not in use yet; `files` are not durable yet.
 
-    `has_met_good` says that it has new entries which are known to be good.
+    `has_met_good` says that it has new entries that are known to be good.
     """
 
     directory: Path
@@ -165,8 +165,8 @@ class Built(msgspec.Struct, frozen=True):
 def switch(session: Session, sealer: Sealer, built: Sequence[Built]) -> dict[Path, StateError]:
     """Replace the manifests of lists, and log the changes; return the failures by directory.
 
-    Many wait for the disk together: first their files and then their names, and then each manifest,
-    which names them. Files that no manifest names are deleted afterwards.
+    Many lists wait for the disk together: first for files, then for names, and then for the
+    manifests, which name the files. Files that no manifest names are deleted afterwards.
 
     Raises:
         AuditError: the audit log cannot be written.

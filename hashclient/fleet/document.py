@@ -1,8 +1,8 @@
 """Status documents: the state of a machine, signed with the key of its audit log.
 
 A file of two lines: a JSON object, and a key with its signature of that line (`system.signed`). The
-document has counts, times, exit codes and names of lists, but no path, no digest, no id of an entry
-and no name of a person. `docs/fleet.md` specifies it.
+document has counts, times, exit codes and names of lists. It has no path, no digest, no id of an
+entry and no name of a person. `docs/fleet.md` specifies it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 FORMAT: Literal["hashclient-status/1"] = "hashclient-status/1"
 MAX_STATUS_BYTES = 64 << 10
 SUFFIX = ".jsonl"
-#: This many lists always fit, with names of any length; fresh lists are left out first.
+#: This many lists always fit into a document, with names of any length; fresh lists are left out
+#: first.
 MOST_LISTS = 150
 _TAG = b"hashclient status v1\n"
 
@@ -43,7 +44,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Machine(_Part, frozen=True):
-    """A machine: the id of its audit log, and its name.
+    """A machine: the id of its audit log, and the machine's name.
 
     `copy` differs if another machine has a copy of the state: it is made of id, name and the
     machine id of the system.
@@ -73,7 +74,7 @@ class ListState(_Part, frozen=True):
 
 
 class Runs(msgspec.Struct, forbid_unknown_fields=True):
-    """The runs of a command: the last one, and counts of the last 24 hours."""
+    """The runs of a command: the last run, and counts of the last 24 hours."""
 
     last: _Time
     exit_code: _Code | None = None
@@ -93,7 +94,7 @@ class Brake(_Part, frozen=True):
 
 
 class Room(_Part, frozen=True):
-    """The room on the file system of the state."""
+    """The free space on the file system of the state."""
 
     free_bytes: _Count
     total_bytes: _Count
@@ -102,10 +103,10 @@ class Room(_Part, frozen=True):
 class StatusDocument(_Part, frozen=True, kw_only=True):
     """The first line of a document.
 
-    `counter` is higher in each document of a machine, which promises another one within
-    `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None if there is no
-    record of matches, or, with an exit code, if the record cannot be read. `checkpoint` is a
-    checkpoint of the audit log, as a line of text.
+    `counter` is higher in each new document of a machine; the machine promises the next document
+    within `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None if no
+    record of matches exists; if the record cannot be read, `matches` has an exit code. `checkpoint`
+    is a checkpoint of the audit log, as a line of text.
     """
 
     format: Literal["hashclient-status/1"]
@@ -138,7 +139,7 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A document whose signature is right, the key that has made it, and its checkpoint."""
+    """A document whose signature is right, with its key and its checkpoint."""
 
     document: StatusDocument
     key: str
@@ -146,7 +147,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def encode_status(document: StatusDocument, key: Ed25519PrivateKey) -> bytes:
-    """Return the file, signed with `key`, which has also signed the checkpoint."""
+    """Return the file, signed with `key`, which has signed the checkpoint, too."""
     data = sign_document(document, _TAG, key)
     assert len(data) <= MAX_STATUS_BYTES, "a document is bounded by its parts"
     return data
@@ -155,11 +156,12 @@ def encode_status(document: StatusDocument, key: Ed25519PrivateKey) -> bytes:
 def verify_status(data: bytes) -> Verified:
     """Return the content of a file.
 
-    1. There are two lines, each one JSON object of the schema, and the key has signed the first.
+    1. The file has two lines, each a JSON object of the schema, and the key has signed the first
+       line.
     2. The checkpoint is of the machine's log, and by the same key.
 
     Raises:
-        VerificationError: one of these rules is broken.
+        VerificationError: one of the rules is broken.
     """
     try:
         document, key = verify_document(data, _TAG, StatusDocument, MAX_STATUS_BYTES)  # 1

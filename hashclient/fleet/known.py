@@ -30,7 +30,7 @@ LOCK_WAIT_S = 10.0
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest document of a machine at a place: its SHA-256, and the checkpoint in it.
+    """The newest document of a machine at a place: its SHA-256, and its checkpoint.
 
     `went_back` says how a later document went back, if a document did.
     """
@@ -50,7 +50,7 @@ class Known(msgspec.Struct):
     seen: dict[str, dict[Key, Seen]] = msgspec.field(default_factory=dict)
 
     def forget(self, key: str) -> None:
-        """Forget the documents seen of a machine: its next document counts as the first one."""
+        """Forget the documents seen of a machine: its next document counts as its first."""
         for seen in self.seen.values():
             seen.pop(key, None)
 

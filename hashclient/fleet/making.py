@@ -2,9 +2,8 @@
 
 The document is made from the status, and from the end of the audit log. To publish it:
 
-1. Only one process publishes at a time, so an older document never replaces a newer one.
-2. Each document has a number that no other document has: the number is stored before the document
-   is made.
+1. Only one process publishes at a time, so an older document never replaces a newer document.
+2. Each document has a number of its own: the number is stored before the document is made.
 3. The document replaces the previous document in one step.
 4. Only then a failure is forgotten: a kill leaves it on record.
 """
@@ -50,9 +49,10 @@ from hashclient.system.text import printable
 
 #: The period that the counts are for.
 WINDOW = timedelta(hours=24)
-#: At most this many records of the log are read, the newest ones: some tenths of a second.
+#: At most this many records of the log are read, the newest records: this takes some tenths of a
+#: second.
 MOST_RECORDS = 20_000
-#: There are some fifty kinds that are not opened.
+#: Some fifty kinds are not opened.
 MOST_KINDS = 100
 #: The events that end a run, with the command.
 _ENDS: dict[str, Command] = {
@@ -77,7 +77,7 @@ def make_document(
 
     Raises:
         AuditError: the log cannot be read, or its key is missing.
-        StateError: there is no log yet.
+        StateError: no log exists yet.
     """
     settings, now = session.settings, session.now().astimezone(UTC)
     config = settings.config
@@ -119,7 +119,7 @@ def _machine(log_id: str) -> Machine:
     system = b""
     with contextlib.suppress(OSError):
         system = _MACHINE_ID.read_bytes()
-    # The id of the system itself is not to be shown (machine-id(5)): only what it was hashed with.
+    # The system's own id must not be shown (machine-id(5)): only a hash with other data.
     made_of = b"\0".join((b"hashclient machine v1", log_id.encode(), name.encode(), system))
     return Machine(log_id, name, hashlib.sha256(made_of).hexdigest()[:16])
 
@@ -171,7 +171,7 @@ def _not_opened(last_scan: Record | None) -> dict[str, int]:
 
 
 def _code(data: dict[str, Any]) -> int | None:
-    """Return the exit code of a record; without a record None, which is not 0."""
+    """Return the exit code of a record; None without a record, which differs from 0."""
     value = data.get("exit_code")
     return value if type(value) is int and 0 <= value <= 255 else None
 

@@ -1,7 +1,7 @@
 """Where status documents lie: in a directory of other users, or in a bucket.
 
 Other users can put anything there: links, pipes, huge files, names with control characters. A name
-is only looked up in the directory that is held, a link is not followed, and no more is read than a
+is only looked up in the held directory, a link is not followed, and no more bytes are read than a
 document may have. Checkpoints of this machine's audit log are kept there as well.
 """
 
@@ -31,7 +31,7 @@ from hashclient.system.files import TEMP_PREFIX, read_bounded, user_path
 from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
 
-#: More documents than this are refused: nobody has so many machines.
+#: If a place has more documents than this, it is refused: nobody has so many machines.
 MOST_DOCUMENTS = 20_000
 #: At most this many objects are read before they are parsed.
 _AT_ONCE = 64
@@ -39,7 +39,7 @@ _TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
 
 
 class Found(NamedTuple):
-    """A file or an object with the name of a document: its bytes, or why it was not read."""
+    """A file or an object with the name of a document: its bytes, or why they were not read."""
 
     name: str
     data: bytes = b""
@@ -110,7 +110,7 @@ def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list
     """Return the names with these endings, in order; names of unfinished files are left out.
 
     Raises:
-        UsageError: there are too many files.
+        UsageError: the place has too many files.
     """
     wanted = (n for n in names if n.endswith(endings) and not n.startswith(TEMP_PREFIX))
     kept = list(itertools.islice(wanted, MOST_DOCUMENTS + 1))
@@ -122,7 +122,7 @@ def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list
 
 
 def _read(directory: Directory, name: str) -> Found:
-    # A link is not followed, a pipe not waited for, and no device opened.
+    # A link is not followed, a pipe is not waited for, and a device is not opened.
     status = directory.status(name)
     if status is None:
         raise FileNotFoundError(name)
@@ -167,7 +167,8 @@ class Bucket:
 
         Raises:
             UnreachableError: the store failed.
-            UsageError: there are too many, or the package for this kind of store is not installed.
+            UsageError: the place has too many objects, or the package for this kind of store is not
+                installed.
         """
         with self._errors("read"):
             names = _checked(self._names(), endings, self.text)
@@ -239,12 +240,13 @@ def place_at(where: str) -> Folder | Bucket:
 
 
 def checkpoints_at(place: Folder | Bucket, identity: Identity) -> list[Checkpoint]:
-    """Return the checkpoints of a log: those in status documents, and files with one each.
+    """Return the checkpoints of a log, from status documents and from files with a checkpoint each.
 
-    Everything else there is passed over, be it of other machines, damaged or forged.
+    All other files and objects are ignored, for example of other machines, damaged or forged.
 
     Raises:
-        AuditError: the place has no checkpoint of this log, so nothing shows what the log had.
+        AuditError: the place has no checkpoint of this log, so nothing shows which records the log
+            had.
         HashclientError: the place cannot be read.
     """
     found = []

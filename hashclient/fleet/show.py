@@ -1,18 +1,18 @@
-"""Judges the documents of many machines: each gets its findings, and only one without any is well.
+"""Judges the documents of many machines: a machine without findings is well.
 
 1. A document counts if it verifies, and has the right file name. Otherwise the document is forged.
 2. The key of a document is pinned to a machine; the document of another key is unknown. A machine
    with a pinned key and without a document is missing.
 3. Two documents with one key are twins: the state was copied to a second machine. Two different
    documents with one number are twins, too.
-4. A document with a lower number than the last one that was seen is replayed; if the document was
-   made later than that one, the machine was rolled back.
-5. The checkpoint of the document is neither older than the last one seen, nor a different one in
-   its place. A machine that was rolled back keeps this finding, however far it gets, until its key
-   is pinned again.
+4. If the number of a document is lower than that of the last seen document, the document is
+   replayed; if it was also made later, the machine was rolled back.
+5. The checkpoint of the document is not older than the last seen checkpoint, and does not
+   contradict it. A machine that was rolled back keeps this finding, whatever it publishes, until
+   its key is pinned again.
 6. The document was made within the interval that it promises, and not in the future.
-7. The machine says that it has no problem and that no match waits, and others have no newer
-   generation of a list that was published longer ago than its interval.
+7. The machine says that it has no problem and that no match waits. No other machine has a newer
+   generation of one of its lists that was published longer ago than its interval.
 
 Only a document that passes rules 1 to 5 is kept as the last document of a machine.
 """
@@ -72,7 +72,7 @@ class Finding(NamedTuple):
 class Row(NamedTuple):
     """A machine, or a file of no known machine; the worst finding comes first.
 
-    `document` is None if the document does not count, or does not exist.
+    `document` is None if no document exists, or if it does not count.
     """
 
     name: str
@@ -153,7 +153,7 @@ def failed(where: str, error: HashclientError) -> Row:
 
 
 def exit_code(rows: Iterable[Row]) -> ExitCode:
-    """Return the worst code; nothing hides a match, and a match hides nothing."""
+    """Return the worst exit code; a match and another finding together have a code of their own."""
     codes = [finding.code for row in rows for finding in row.findings]
     faults = [code for code in codes if code is not ExitCode.MATCH]
     if ExitCode.MATCH in codes:
@@ -239,7 +239,7 @@ def _content(document: StatusDocument, generations: _Generations) -> Iterator[Fi
 
 
 def _generations(documents: Iterable[StatusDocument]) -> _Generations:
-    """Return all generations of each list: a new one must not hide older ones."""
+    """Return all generations of each list: a new generation must not hide older generations."""
     found: _Generations = {}
     for document in documents:
         for one in document.lists:

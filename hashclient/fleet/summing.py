@@ -2,7 +2,7 @@
 
 Counts are added. For durations, the counts are added; median and percentile are the highest of all
 machines: the values of all runs together cannot be higher. Overlapping outages of a provider are
-one.
+joined.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hashclient.system.strictjson import parse_json
 #: No log has a higher count.
 MOST = 1 << 63
 FLEET_SCHEMA = "hashclient-fleet-summary/1"
-#: The fields that identify a log and a part of it; they cannot be added up.
+#: The fields that identify a log or a part of it: these cannot be added up.
 _OF_ONE_LOG = ("schema", "since", "until", "log_id", "first_seq", "last_seq", "last_hash")
 
 
@@ -54,7 +54,7 @@ def add_up(summaries: Sequence[Summary]) -> Summary:
     """Return the sum of the summaries of different logs for the same period.
 
     Raises:
-        UsageError: there are no summaries, two summaries are of the same log, or their periods
+        UsageError: no summaries are given, two summaries are of the same log, or their periods
             differ.
     """
     if len({one.log_id for one in summaries}) != len(summaries):
@@ -98,7 +98,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _joined(outages: Iterable[Outage]) -> Iterable[Outage]:
-    """Yield outages by provider; overlapping ones are joined."""
+    """Yield outages by provider; overlapping outages are joined."""
     last: Outage | None = None
     for outage in sorted(outages, key=lambda one: (one.provider, one.since)):
         if last is not None and last.provider == outage.provider:

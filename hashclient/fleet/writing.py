@@ -1,6 +1,7 @@
 """The machines of a fleet, written: as a table, lines of JSON, CSV, metrics, or one HTML page.
 
-The columns are a table here. A page is whole without its script, which sorts and filters it.
+The columns are a table here. A page is complete without its script, which sorts and filters the
+table.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _machines(rows: Sequence[Row]) -> int:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """Return how many machines there are, and how many documents are in each state."""
+    """Return how many machines exist, and how many documents are in each state."""
     numbers = Counter(row.state for row in rows)
     states = [f"{numbers[state]:,} {state}" for state in STATES if numbers[state]]
     if numbers["failed"]:
@@ -90,7 +91,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def json_rows(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
-    """Yield an object for each machine, with its document as it was published."""
+    """Yield an object for each machine, with the document as the machine has published it."""
     for row in rows:
         findings = [{"word": f.word, "text": f.text, "exit_code": f.code} for f in row.findings]
         document = msgspec.to_builtins(row.document)

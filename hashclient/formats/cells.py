@@ -1,4 +1,4 @@
-"""Makes any text safe for terminals and spreadsheets: no escape sequence, no formula."""
+"""Makes any text safe for terminals and spreadsheets: without escape sequences and formulas."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from hashclient.system.text import printable
 
-#: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
-#: full width as well. Tabs and line ends cannot occur: `printable` has escaped them.
+#: If a cell begins with one of these characters, a spreadsheet takes the cell for a formula (OWASP,
+#: "CSV Injection"), in full width as well. Tabs and line ends cannot occur: `printable` has escaped
+#: them.
 _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
 #: In countries with a decimal comma, spreadsheets split at semicolons, quoted or not: the text
@@ -20,7 +21,7 @@ _SEPARATED_FORMULA = f";(?=[\\s\"']*[{_TRIGGERS}])"
 def words(text: str) -> str:
     """Return a text for people; if it has unsafe characters for a terminal, escaped.
 
-    For a path there is `printable`, which gives different paths different texts.
+    For paths use `printable`, which gives different paths different texts.
     """
     return text if text.isprintable() else printable(text)
 

@@ -16,7 +16,7 @@ _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
 def conclusion(summary: Summary) -> str:
-    """Return what was found and why the run is not whole, most important first.
+    """Return the findings, and why the run is not complete; the most important comes first.
 
     Only for `OK` the text says that all was checked: the exit code is the verdict, and this text
     its words.

@@ -1,10 +1,10 @@
 """The format for spreadsheets: a header, a row for each entry that an input hit, rows on the run.
 
 The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell has a line end or
-a control character, and no spreadsheet takes a cell for a formula, for any bytes in a path: if this
-changes a path, `path_b64` has its bytes. The last rows are about the run: one row for each reason
-why the run is not complete, then one of kind `summary`. A table of a run without that row was cut
-off.
+a control character, and no spreadsheet takes a cell for a formula, for any bytes in a path. If this
+changes a path, `path_b64` has its bytes. The last rows are about the run: a row for each reason why
+the run is not complete, then a row of kind `summary`. A table of a run without this last row was
+cut off.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CsvFormatter:
     """Writes one row for each hit, one row for an outcome without a hit, and the run last."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for."""
+        """Write the outcomes in the form that `context` says."""
         self._context = context
         self._digests = tuple(Algorithm) if context.show_digests else ()
         self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
@@ -88,7 +88,7 @@ class CsvFormatter:
         return "\n".join(self._row([row.get(name, "") for name in self._columns]) for row in rows)
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
-        """Yield the rows on a run, the summary last; their `kind` differs from those of inputs."""
+        """Yield the rows about a run, the summary last; their `kind` is not a kind of inputs."""
         for remark in remarks(summary):
             row = {"kind": remark.subject, "reason": remark.text, "list": remark.list_name}
             row |= {"generation": remark.generation, "algorithms": remark.algorithms}
@@ -150,7 +150,7 @@ def _record_cells(record: MatchRef) -> tuple[str, ...]:
 
 
 def _around_entry(hit: Hit) -> tuple[str, tuple[str, ...]]:
-    """Return the cell of a hit before its entry, and those after it."""
+    """Return the cell of a hit before its entry, and the cells after it."""
     algorithms = " ".join(a.label for a in hit.algorithms)
     complete = "yes" if hit.complete else "no"
     after = (text_cell(hit.category), str(hit.generation), algorithms, complete)

@@ -1,10 +1,10 @@
 """The format for a SIEM: one event of the Elastic Common Schema a line.
 
-One event for each entry that an input hit, one for an input without a hit, then one for each list
-used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
-(https://www.elastic.co/docs/reference/ecs) with their types; other strings are under `labels`,
-other numbers under `hashclient`. `host.hostname` is the machine of the run, even if the shipper is
-another machine.
+The events: one for each entry that an input hit, one for an input without a hit; then one for each
+list that was used or is missing, one for each gap of a lookup, and one for the run. Fields are
+ECS's own (https://www.elastic.co/docs/reference/ecs) with their types; other strings are under
+`labels`, other numbers under `hashclient`. `host.hostname` is the machine of the run, even if the
+shipper is another machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ECS_VERSION = "9.4.0"
 
 #: On the scale of Elastic's own rules: critical, medium, low.
 _SEVERITY = {Kind.MATCH: 99, Kind.CONFLICT: 47, Kind.UNREAD: 21}
-#: An input that was neither judged nor failed, such as a named pipe, has no outcome.
+#: An input that was neither judged nor failed, for example a named pipe, has no outcome.
 _OUTCOME = {
     Kind.CLEAN: "success",
     Kind.MATCH: "success",
@@ -56,7 +56,7 @@ class EcsFormatter:
     """Writes events as lines of ASCII JSON, `@timestamp` first."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for."""
+        """Write the outcomes in the form that `context` says."""
         self._context = context
 
     def begin(self) -> None:
@@ -221,7 +221,7 @@ class EcsFormatter:
 
 
 def _labels(handled: Handled, hit: Hit | None) -> dict[str, str]:
-    """Return what ECS has no field for."""
+    """Return the facts for which ECS has no field."""
     outcome, record, is_member = handled.outcome, handled.record, bool(handled.outcome.members)
     names = (path_fields(name)["path"] for name in outcome.members)
     labels = {

@@ -62,7 +62,7 @@ def file_fields(handled: Handled) -> dict[str, Any]:
 def member_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the names of a member of a container, the outermost first, and the container's path.
 
-    `members_b64` holds the bytes of the names if one of them is not UTF-8.
+    `members_b64` holds the bytes of the names if a name is not UTF-8.
     """
     if not outcome.members:
         return {}
@@ -76,7 +76,7 @@ def member_fields(outcome: Outcome) -> dict[str, Any]:
 
 
 def record_fields(record: MatchRef) -> dict[str, Any]:
-    """Return the id of a match, and its story so far."""
+    """Return the id of a match, and its history so far."""
     return {
         "id": record.id,
         "state": str(record.state),
@@ -87,7 +87,7 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
 
 
 def entry_fields(hit: Hit) -> dict[str, Any]:
-    """Return which entry was hit; `complete` is there only if some of its digests disagree."""
+    """Return which entry was hit; `complete` is only there if some of its digests disagree."""
     return hit_fields(hit, entry_names(hit))
 
 
@@ -172,7 +172,7 @@ _RARE = (Kind.ACCEPTED, Kind.EXCEPTED)
 
 
 def counts_text(summary: Summary) -> str:
-    """Return how many inputs there were of each kind."""
+    """Return how many inputs of each kind a run had."""
     counts = (
         counted(summary.counts[kind], _NOUNS[kind])
         if kind in _NOUNS
@@ -184,7 +184,7 @@ def counts_text(summary: Summary) -> str:
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of a run, its evidence, its lists, how it ended, and the exit code."""
+    """Return the counts of a run, its evidence, its lists, its end, and the exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
@@ -228,7 +228,7 @@ def held_fields(entries: Sequence[HeldEntry]) -> list[dict[str, Any]]:
 
 
 def held_texts(summary: Summary) -> list[str]:
-    """Return a sentence for each entry with held matches; none if this run has held none."""
+    """Return a sentence for each entry with held matches, if this run has held matches."""
     if not summary.held:
         return []
     texts = [entry.text for entry in summary.held_entries[:HELD_ENTRIES]]
@@ -271,7 +271,7 @@ EARLY = "the clock is behind the last check"
 
 
 class Remark(msgspec.Struct, frozen=True):
-    """A reason why a run is not whole: a word, a sentence, and the list if it is about one."""
+    """A reason why a run is not complete: a word, a sentence, and perhaps a list."""
 
     subject: str
     text: str
@@ -281,7 +281,7 @@ class Remark(msgspec.Struct, frozen=True):
 
 
 def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -> Iterator[Remark]:
-    """Yield all reasons why a run is not whole, in the order in which every format has them.
+    """Yield all reasons why a run is not complete, in the order that every format uses.
 
     New reasons are added here. Times are as `written` writes them.
     """
@@ -335,7 +335,7 @@ def inside_text(summary: Summary) -> str | None:
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        # Only objects have --no-read; with this option no object is read.
+        # Only scans of objects have --no-read, which reads no object.
         may_not_read = summary.asks_stores and not summary.files_read
         why = "--no-members or --no-read" if may_not_read else "--no-members"
         return f"archives and mail were not opened: {why}"
@@ -346,7 +346,7 @@ def inside_text(summary: Summary) -> str | None:
 
 
 def not_opened_text(summary: Summary) -> str | None:
-    """Return how many inputs are of kinds that hold others and are not opened; None if none is."""
+    """Return how many inputs are of unopened kinds that contain files; None if no input is."""
     if not summary.not_opened:
         return None
     by_number = sorted(summary.not_opened.items(), key=lambda item: (-item[1], item[0]))

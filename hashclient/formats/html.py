@@ -1,9 +1,9 @@
 """The format for a person: one page that needs nothing else, to read, print and keep.
 
 The page is whole without its script, which only adds sorting, a filter and pages to the table. The
-page loads nothing, and its policy prevents loading; the page has no content of files, and no
-digests, even if the user asks for digests. Counts and charts are of everything; the table is
-capped, which bounds the memory, and matches come first.
+page loads nothing, and its policy forbids loading. It has no content of files, and no digests, even
+if the user requests digests. Counts and charts are of everything; the table is capped, which bounds
+the memory, and matches come first.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _command(words_of: str) -> Markup:
 #: The most rows of the table. A browser takes a second for so many rows, and the page has a few
 #: megabytes.
 MAX_ROWS = 10_000
-#: Number of folders that are counted one by one.
+#: The number of folders that are counted separately.
 MAX_FOLDERS = 10_000
 ELSEWHERE = "other folders"
 
@@ -146,7 +146,7 @@ class HtmlFormatter:
     """Gathers the content of the page, and writes it at the end."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for, but no digests."""
+        """Write the outcomes in the form that `context` says, but no digests."""
         self._context = context
         self._rows: dict[Kind, list[Handled]] = {kind: [] for kind in ORDER}
         self._found: Counter[Kind] = Counter()
@@ -162,7 +162,7 @@ class HtmlFormatter:
         """Return nothing: the first lines of the page are known last."""
 
     def outcome(self, handled: Handled) -> None:
-        """Count one outcome, and keep it while there is room."""
+        """Count an outcome, and keep it if the table has space."""
         outcome = handled.outcome
         kind = outcome.kind
         self._found[kind] += 1

@@ -1,10 +1,10 @@
 """The tables and charts of the HTML page: it turns values into elements, and does no more.
 
-A chart is a table, so that a reader who cannot see it gets the same content; its bars are drawings,
-since browsers print drawings, and the page's policy allows no style on an element.
+A chart is a table, so that a reader who cannot see the chart gets the same content. Its bars are
+drawings, since browsers print drawings, and the page's policy allows no style on an element.
 
-The page loads nothing, and its policy keeps it from doing so. No text can break the HTML: elements
-are made by one function, and text is always escaped.
+The page loads nothing, and its policy forbids loading. No text can break the HTML: elements are
+made by one function, and text is always escaped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def element(name: str, *children: str, **attributes: str | bool | None) -> Marku
     """Return an element; a child that is not Markup is text.
 
     An attribute of True has no value; an attribute of False or None is left out. An underscore in a
-    name becomes a dash; the last one, as in `class_` and `for_`, is left out.
+    name becomes a dash; an underscore at the end, as in `class_` and `for_`, is left out.
     """
     parts = [f"<{name}"]
     for key, value in attributes.items():
@@ -50,7 +50,7 @@ def element(name: str, *children: str, **attributes: str | bool | None) -> Marku
 
 
 def joined(*parts: str) -> Markup:
-    """Join `parts`; those that are not Markup are escaped as text."""
+    """Join `parts`; parts that are not Markup are escaped as text."""
     return Markup("".join(part if isinstance(part, Markup) else text(part) for part in parts))
 
 
@@ -89,7 +89,7 @@ def counts(numbers: Mapping[str, int]) -> Markup:
 
 
 def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> Markup:
-    """Return the lists of a run, whether they had expired, and the missing ones."""
+    """Return the lists of a run, whether they had expired, and the missing lists."""
     rows = []
     for state in states:
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
@@ -245,7 +245,7 @@ def _entry(hit: Hit) -> Markup:
 
 
 def _path(path: str, class_: str | None = None) -> Markup:
-    """Return a path that may break after its slashes, with its own direction of text."""
+    """Return a path that may break after its slashes, and keeps its own direction of text."""
     names = printable(path).split("/")
     parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
     return element("bdi", *parts, names[-1], class_=class_)
@@ -265,7 +265,7 @@ def head_of(*names: str, numeric: Iterable[str] = ()) -> Markup:
 
 
 def document(title: str, content: Iterable[Markup], script_name: str | None = None) -> str:
-    """Return a page that needs nothing else, with a script of this package if one is named."""
+    """Return a page that needs no other file, with a script of this package if it is named."""
     style = _resource("page.css")
     script = "" if script_name is None else _resource(script_name)
     policy = (

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from hashclient.formats.registry import Context
 
 
-#: The version of the schema, in every line; it changes when a field goes or changes its meaning.
+#: The version of the schema, in every line; it changes when a field is removed or changes its
+#: meaning.
 SCHEMA = 1
 
 
@@ -33,7 +34,7 @@ class JsonlFormatter:
     """Writes outcomes and summary as lines of ASCII JSON, `type` and `schema` first."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for."""
+        """Write the outcomes in the form that `context` says."""
         self._context = context
         self._show_digests = context.show_digests
         self._hits = HitParts(lambda hit: json_around_entry(hit, entry_names(hit)))

@@ -1,8 +1,8 @@
 """Renders the common parts of very many outcomes once.
 
-The hits of a run differ mostly by their entries, and the records of a batch by their ids. The rest
-of their text is kept, so that a line costs about one microsecond; with `json` or a dictionary of
-cells it would cost ten. The output is the same, letter by letter.
+The hits of a run differ mostly in their entries, and the records of a batch in their ids. The other
+parts of their text are kept, so that a line costs about one microsecond; with `json` or a
+dictionary of cells it would cost ten. The output is the same, letter by letter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.core.model import Acted, Hit, MatchRef, hit_fields
 #: A text as JSON, in ASCII.
 quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 
-#: Stands for an entry; this character cannot occur in the name of a list, which comes before.
+#: In place of an entry; this character cannot occur in the name of a list, which comes before.
 _ENTRY = "\0"
 #: Number of hits kept; a list has some dozen categories, but may have as many as entries.
 _KEPT = 1 << 12
@@ -92,8 +92,8 @@ def json_around_entry(
 ) -> tuple[str, str]:
     """Return the JSON of the fields `names` of `hit`: the parts before and after its entry.
 
-    The text is the inside of an object, without braces; with `compact`, no spaces separate its
-    parts.
+    The text is the inside of an object, without braces; with `compact`, it has no spaces between
+    its parts.
     """
     fields = hit_fields(msgspec.structs.replace(hit, entry=_ENTRY), names)
     text = json.dumps(fields, separators=(",", ":") if compact else None)

@@ -1,10 +1,10 @@
 """Formats of output: pure functions from outcomes and summaries to text.
 
-A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. Formats do no I/O,
-read no clock, show no content, and show digests only on request.
+A format is a `Formatter`; `FORMATS` names all formats, and `formatter` makes a formatter. Formats
+do no I/O, read no clock and show no content; they show digests only on request.
 
-To add one: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and a
-reader in `tests/contract/readers.py`.
+To add a format: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and
+a reader in `tests/contract/readers.py`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Formatter(Protocol):
         """Return the text for one outcome when it is found; the rest comes with `end`."""
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the last text; the output has no summary if it is not of a run."""
+        """Return the last text; `summary` is None if the output is not of a run."""
 
 
 #: For each format, the module and the class that write it; the default comes first. A module is
@@ -63,8 +63,8 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
-#: These formats write one document; output in other formats can continue in another file, after a
-#: new `begin`.
+#: These formats write a single document; other formats can continue in another file, after a new
+#: `begin`.
 DOCUMENTS = frozenset({"sarif", "html"})
 
 

@@ -1,9 +1,9 @@
 """The format for code hosts and CI: SARIF 2.1.0, one run.
 
-A match or conflict is a result, written when it is found; an unchecked input is a notification of
-the run, since nothing is known of the file. Clean inputs are counted only. The rules, one for each
-list and category that was hit, come after the results: the order of JSON's fields is free, and so
-is memory, which holds no more than the caps allow.
+A match or conflict is a result, written when it is found. An input that was not checked is a
+notification of the run, since nothing is known about the file. Clean inputs are counted only. The
+rules, one for each list and category that was hit, come after the results, since JSON keys may be
+in any order. Memory holds no more than the caps allow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_RESULTS = 25_000
 #: No host shows each notification; these limits bound the size of the output.
 MAX_NOTIFICATIONS = 1_000
 
-#: States of matches without further work, or whose entry is not listed now.
+#: States of matches that need no further work, or whose entry is withdrawn.
 _QUIET = frozenset(
     {
         *(MatchState.GONE, MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED),
@@ -123,9 +123,9 @@ class SarifFormatter:
     """Writes one document with one run."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for."""
+        """Write the outcomes in the form that `context` says."""
         self._context = context
-        #: Each rule so far: its number, and its content.
+        #: Each rule so far: the number and the content.
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
         #: Conflicts wait for the end, so that matches get the places first.

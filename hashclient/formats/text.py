@@ -36,7 +36,7 @@ class TextFormatter:
     """Writes lines that are safe on a terminal whatever a path holds."""
 
     def __init__(self, context: Context) -> None:
-        """Write what `context` asks for."""
+        """Write the outcomes in the form that `context` says."""
         self._context = context
         self._of_run = context.command != "matches"
         self._of_files = context.command != "lookup"
@@ -117,7 +117,7 @@ class TextFormatter:
 
     def _attention(self, summary: Summary) -> Iterator[str]:
         for remark in remarks(summary):
-            if remark.subject != "stale":  # each list has its own line about this
+            if remark.subject != "stale":  # each list has its own line about its expiry
                 yield ("failed: " if remark.subject == "failed" else "") + words(remark.text)
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"
@@ -128,7 +128,7 @@ def _acted_text(acted: tuple[Acted, ...]) -> str:
 
 
 def _around_entry(hit: Hit) -> tuple[str, str]:
-    """Return the text of a hit before its entry, and after it."""
+    """Return the text of a hit before its entry, and the text after it."""
     return f"{hit.list_name} ", f" ({hit.category}; {agreement(hit)})"
 
 

@@ -1,15 +1,15 @@
-"""Turns a digest into a tag, which says nothing without the local key.
+"""Turns a digest into a tag: without the local key, a tag shows nothing about the digest.
 
-A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own. This encrypts one
-block by a permutation, so equal digests have equal tags, and different digests have different tags
-unless their first 16 bytes are equal. This protects a stolen index. A thief who has both index and
+A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own. AES encrypts one
+block by a permutation: so equal digests have equal tags, and different digests have different tags
+unless their first 16 bytes are equal. Tags protect a stolen index. A thief who has both index and
 key can test guesses. The layout of an index is left to `run`.
 
 The same key authenticates JSON documents, with a message authentication code (MAC) inside. The code
 covers every byte of the document; its own digits count as zeros. So a document with any changed
 byte is refused, and so is a document that somebody without the key has written. (If the key lies
-beside the document, a person who can write the document has the key, too. ) Each format has a
-subkey of its own, so that no document can pass for one of another format.
+beside the document, a person who can write the document has the key, too. ) Each format has its own
+subkey, so that a document of one format is not valid in another format.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Sealer:
         self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
         self._ciphers: dict[Algorithm, Any] = {}
         #: The id of the key; it reveals nothing about the key. A search under the wrong key finds
-        #: nothing, and that must not look like "no match".
+        #: nothing: without this id, that would look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
         self._mac_key = _derive(key, "mac")
 
@@ -70,7 +70,7 @@ class Sealer:
         return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
 
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Return whether all digests of one input have these tags; False without any digest."""
+        """Return whether all digests of one input have these tags; False without digests."""
         return bool(tags) and all(
             a in digests and self.encryptor(a).update(digests[a][:16]) == tag
             for a, tag in tags.items()
@@ -79,7 +79,7 @@ class Sealer:
     def mac(self, purpose: str, *parts: bytes | memoryview) -> str:
         """Return the HMAC-SHA-256 of a document in parts, in hexadecimal.
 
-        Each purpose has a subkey of its own.
+        Each purpose has its own subkey.
         """
         mac = hmac.new(_derive(self._mac_key, purpose), digestmod="sha256")
         for part in parts:
@@ -92,7 +92,8 @@ class Sealer:
             # Few starts with one file need this module, and loading it takes a while.
             from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-            # ECB on purpose: each digest is an independent block, and equal ones give equal tags.
+            # ECB on purpose: each digest is an independent block, and equal digests give equal
+            # tags.
             key = algorithms.AES(self._subkeys[algorithm])
             self._ciphers[algorithm] = Cipher(key, modes.ECB())  # noqa: S305 - see above
         encryptor: CipherContext = self._ciphers[algorithm].encryptor()
@@ -103,7 +104,7 @@ class Sealer:
 
 
 def _derive(key: bytes, purpose: str) -> bytes:
-    """Return a 32-byte subkey: HMAC-SHA-256 as the one block of HKDF-Expand (RFC 5869)."""
+    """Return a 32-byte subkey: HMAC-SHA-256 as the only block of HKDF-Expand (RFC 5869)."""
     return hmac.digest(key, b"hashclient seal 1: " + purpose.encode() + b"\x01", "sha256")
 
 

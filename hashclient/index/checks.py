@@ -1,15 +1,14 @@
 """Compares pieces of an index with their digests in turn, and notes when each was compared.
 
-Opening an index does not read it, so a lookup sees changed bytes on the disk by chance only. Each
-fetch therefore compares some pieces with their digests; the pieces that were compared longest ago
-come first. The share of pieces is the time since the last comparison divided by `ROUND`; all pieces
-that were last compared more than `ROUND` ago are due in any case. So each piece is compared once in
-each `ROUND`, however often lists are fetched. A fetch compares for `LIMIT_S` seconds at most; if
-that is too little, `status` says so.
+Opening an index does not read it, so a lookup sees changed bytes on the disk by chance only. So
+each fetch compares some pieces with their digests; the pieces that were compared longest ago come
+first. The share of pieces is the time since the last comparison divided by `ROUND`. All pieces that
+were last compared more than `ROUND` ago are due in any case. So each piece is compared once in each
+`ROUND`, however often lists are fetched. A fetch compares for `LIMIT_S` seconds at most; if that is
+too little, `status` says so.
 
-`checks.json` beside the manifest has the digests and the times. The file can be lost without harm:
-the roots in the manifest authenticate the digests, and without the file each run is read whole,
-once.
+`checks.json` beside the manifest has the digests and the times. If the file is lost, no harm is
+done: the roots in the manifest authenticate the digests, and each run is read whole once.
 
 When a run differs from the written bytes, the manifest is changed first: it names the run as
 damaged, and the list counts as damaged from then on.
@@ -60,7 +59,7 @@ Times = npt.NDArray[np.int64]
 
 
 class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run: its root, the digests of its pieces, and when each was compared (`Times`)."""
+    """A run: its root, the digests of its pieces, and when each piece was compared (`Times`)."""
 
     name: RunName
     root: str
@@ -95,9 +94,9 @@ def note_pieces(
 ) -> Manifest:
     """Store digests of runs that were just written or read; return the manifest with times.
 
-    `manifest` is about to take the place of `base`, and has runs of it and new ones; `pieces` has
-    the digests of the new runs, by name. The caller makes `CHECKS_NAME` durable. The digests of the
-    runs of `base` are kept, since `base` stays the manifest if this process ends now.
+    `manifest` will replace `base`, and has runs of `base` and new runs; `pieces` has the digests of
+    the new runs, by name. The caller makes `CHECKS_NAME` durable. The digests of the runs of `base`
+    are kept, since `base` stays the manifest if this process ends now.
 
     Raises:
         StateError: the file of checks cannot be written.
@@ -125,13 +124,14 @@ def verify_due(
 ) -> Manifest:
     """Compare the pieces that are due with their digests; return the manifest with the new times.
 
-    This takes at most `limit_s` seconds, with two exceptions: one piece is always compared, and a
-    run whose digests are not known is read whole. The caller holds the writers' lock, and writes
-    the manifest.
+    This takes at most `limit_s` seconds, with two exceptions: at least one piece is always
+    compared, and a run whose digests are not known is read whole. The caller holds the writers'
+    lock, and writes the manifest.
 
     Raises:
-        DamagedError: a run differs from the written bytes. The manifest on the disk now says so.
-        StateError: a run cannot be read, or something cannot be written.
+        DamagedError: a run differs from the written bytes. The manifest on the disk now names the
+            damaged run.
+        StateError: a run cannot be read, or the checks or the manifest cannot be written.
     """
     if _since(manifest.verified_at, now) < LEAST:
         return manifest
@@ -189,7 +189,7 @@ def _since(at: datetime | None, now: datetime) -> timedelta:
 
 @contextlib.contextmanager
 def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> Iterator[None]:
-    """Mark `ref`, and so the list, as damaged if the block raises `DamagedError`."""
+    """Mark `ref`, and with it the list, as damaged if the block raises `DamagedError`."""
     try:
         yield
     except DamagedError:

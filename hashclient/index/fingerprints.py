@@ -1,7 +1,7 @@
 """Fingerprints of entries: an entry that has changed has another fingerprint.
 
-A fingerprint is a code under the local key over all that a list says of an entry: its digests, as
-tags, its size and its category. So the fingerprint tells nothing about the entry without the key.
+A fingerprint is a code under the local key over all facts in the list about an entry: digests (as
+tags), size and category. So without the key, the fingerprint shows nothing about the entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Fingerprint(NamedTuple):
 def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, Fingerprint]:
     """Return the fingerprints, by id, of the `ids` that belong to live entries of a list.
 
-    Each run is read once, however many entries there are.
+    Each run is read only once, for all entries.
 
     Raises:
         DamagedError: the index differs from the written bytes.

@@ -1,8 +1,8 @@
-"""The manifest of a list: its generation, the runs that make it, and a code over both.
+"""The manifest of a list: its generation, its runs, and a code over both.
 
-One rename replaces the manifest, and so switches from one generation to the next. A message
-authentication code under the seal key covers the whole manifest, its expiry included, so that
-changed bytes on the disk are noticed.
+A rename replaces the manifest, and so switches to the next generation. A message authentication
+code under the seal key covers the whole manifest, its expiry included, so that changed bytes on the
+disk are noticed.
 """
 
 import errno
@@ -37,7 +37,7 @@ class OtherKeyError(StateError):
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
-    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without this is
+    `root` is the root over the digests of the run's pieces, in hexadecimal. A run without a root is
     not relied on. `id` is in the header of the run.
     """
 
@@ -49,7 +49,7 @@ class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One generation of one list, as it is on disk.
+    """A generation of a list, as it is on disk.
 
     `mac` is the code in the document that the manifest was read from. `expires` is the earliest
     expiry of the metadata that signed the generation. `index_hash` is the signed hash of its
@@ -131,7 +131,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def read_manifest(directory: Path) -> Document | None:
-    """Read the manifest in a list's folder without verifying it; None if there is none.
+    """Read the manifest in a list's folder without verifying it; None if it does not exist.
 
     Raises:
         StateError: the manifest is damaged or cannot be read.
@@ -160,7 +160,7 @@ def read_manifest(directory: Path) -> Document | None:
 
 
 def load_manifest(directory: Path, sealer: Sealer) -> Manifest | None:
-    """Read the manifest in a list's folder, and verify it; None if there is none.
+    """Read the manifest in a list's folder, and verify it; None if it does not exist.
 
     Raises:
         OtherKeyError: another key sealed the list.
@@ -182,10 +182,10 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
 
 
 def verify_runs(directory: Path, runs: Sequence[RunRef]) -> Mapping[str, bytes]:
-    """Read every one of `runs` from the disk and compare its digest; about 2 GB a second.
+    """Read each of `runs` from the disk and compare its digests; about 2 GB a second.
 
-    This finds bytes that have changed in place; opening an index does not. Returns the digests of
-    the pieces of each run, by its name.
+    This finds bytes that have changed in place; opening an index does not find them. Returns the
+    digests of the pieces of each run, by its name.
 
     Raises:
         DamagedError: a run differs from what the writer wrote.

@@ -1,12 +1,11 @@
 """Judges inputs by their tags: which digests to compute, which entries match, and the outcome.
 
-This is the one place that asks the lists, for files and for digests alike. This module reads no
-file.
+Only this module asks the lists, for files and for digests alike. This module reads no file.
 
 `Gaps` finds inputs of a lookup whose digests cannot rule out every entry of a list. If an entry and
-a row share no algorithm, the entry neither matches the row nor is ruled out, unless both have a
-size and the sizes differ. An undecided row is not clean. This check costs nothing if every entry
-has every digest. Otherwise whole columns are compared, and the entries are counted once for each
+a row have no common algorithm, the entry neither matches the row nor is ruled out, unless both have
+a size and the sizes differ. An undecided row is not clean. If every entry has every digest, this
+check costs nothing. Otherwise whole columns are compared, and the entries are counted once for each
 list and set of algorithms.
 """
 
@@ -38,10 +37,10 @@ _FIRST = np.zeros(1, np.uint32)
 
 _EVERY = mask_of(Algorithm)
 
-#: An entry of one of the lists: number of the list, run in it, row of the run.
+#: An entry of one of the lists: number of the list, number of the run, row of the run.
 Place = tuple[int, int, int]
 Plan = tuple[Algorithm, ...]
-#: By algorithm, the (m, 2) known tags of inputs and the (m,) rows of these inputs.
+#: For each algorithm: the (m, 2) known tags of inputs, and the (m,) rows of these inputs.
 Columns = dict[Algorithm, tuple[Uint64, Uint32]]
 
 
@@ -86,9 +85,10 @@ class Judge:
     def plan(self, size: int | None) -> Plan:
         """Return the algorithms to compute for an input of `size` bytes, None if unknown.
 
-        Empty if no entry could match. The cheapest set with one digest of each remaining entry is
-        enough: a digest that hits shows which others to compute. If the digests of one entry are of
-        several files, this set is not enough: only all digests find the entry for each file.
+        The result is empty if no entry could match. The cheapest set with one digest of each
+        remaining entry is enough: a digest that hits shows which others to compute. If the digests
+        of one entry are of several files, this set is not enough: only all digests find the entry
+        for each file.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -103,8 +103,8 @@ class Judge:
     def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
         """Return for each size whether any entry may have it, and a mask of algorithms.
 
-        Every entry that may have the size has digests of these algorithms, so any one of these
-        digests decides about an input of this size.
+        Every entry that may have the size has digests of these algorithms, so any of these digests
+        decides about an input of this size.
         """
         possible, common = np.zeros(len(sizes), np.bool_), np.full(len(sizes), _EVERY, np.uint8)
         for index in self._indexes:
@@ -133,8 +133,8 @@ class Judge:
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
         """Return a quick test of one digest: whether an entry may have it.
 
-        False is certain, and next to no unlisted digest gives True. The test takes some three
-        microseconds; `find` of a single tag takes thirty. For one thread.
+        False is certain; True is hardly ever returned for an unlisted digest. The test takes some
+        three microseconds; `find` of a single tag takes thirty. For one thread.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -164,7 +164,7 @@ class Judge:
         return is_listed
 
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of `count` inputs hit an entry, and the algorithms that these inputs need.
+        """Return which of `count` inputs hit an entry, and which algorithms each of them needs.
 
         The second value is a mask for each input, zero for an input without a hit.
         """
@@ -190,8 +190,8 @@ class Judge:
         """Return the columns of inputs that may hit an entry, without repeated inputs.
 
         Thousands of files may have the same content, and thousands of entries its digest. So equal
-        inputs are looked up once. Also returns the rows of all inputs that may hit an entry,
-        ascending, and for each of them the first row that is equal to it.
+        inputs are looked up only once. Also returned: the rows of all inputs that may hit an entry,
+        ascending, and for each row the first row that is equal to it.
         """
         may = np.zeros(count, np.bool_)
         for index in self._indexes:
@@ -262,7 +262,7 @@ class Judge:
         return {row: judged[of] for row, of in pairs if of in judged}
 
     def seal(self, digests: Mapping[Algorithm, bytes]) -> dict[Algorithm, Uint64]:
-        """Return the tags of one input's digests."""
+        """Return the tags of the digests of one input."""
         return {a: np.ravel(self.sealer.tags_of(a, [d])) for a, d in digests.items()}
 
 

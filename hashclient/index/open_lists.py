@@ -1,16 +1,16 @@
-"""Decides which lists should be here and which of these can be used; only here is this rule.
+"""Decides which lists should be here and which can be used; only this module has this rule.
 
-These lists should be here: for each provider, the lists that `lists` in its configuration names or,
-if `lists` is not set, the lists that the provider's last verified metadata delegates; and every
-folder below `lists/`. The lists may have been fetched with another configuration. So a provider
-counts without a configuration, too, as long as it has a folder below `trust/`, or one of its lists
-is on this machine. Each manifest also says which lists its provider offered, and the seal key
+These lists should be here. For each provider: the lists that `lists` in its configuration names or,
+if `lists` is not set, the lists that the provider's last verified metadata delegates. And also:
+every folder below `lists/`. The lists may have been fetched with another configuration. So a
+provider counts without a configuration, too, as long as it has a folder below `trust/` or a list on
+this machine. Each manifest also names the lists that its provider offered, and the seal key
 authenticates the manifest. A list that should be here but cannot be used is missing. Scans and
-lookups go on with the other lists and name the missing one; `status` shows it.
+lookups go on with the other lists and name the missing list; `status` shows it.
 
 The metadata is read as python-tuf has left it. The metadata was verified when it was written; this
-module does not verify it, and does not load the modules for verification. If somebody removes a
-name from the metadata, the manifests of the other lists still name the list.
+module does not verify it again, and does not load the modules for verification. If somebody removes
+a name from the metadata, the manifests of the other lists still name the list.
 """
 
 import os
@@ -37,7 +37,7 @@ from hashclient.system.text import printable
 _log = Log("lists")
 
 #: The files in which python-tuf keeps the metadata that delegates the lists, and the metadata that
-#: expires first; and python-tuf's limit for the length of the first one.
+#: expires first; and python-tuf's limit for the length of the former.
 MAX_TARGETS_BYTES = 5_000_000
 
 #: The message about a list without a folder.
@@ -93,8 +93,8 @@ class _Timestamp(msgspec.Struct, frozen=True):
 class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be on this machine: `index` if it can be used, else `error`.
 
-    `name` is None if the lists of `provider` are not known; `provider` is None if the list's
-    provider is not known. `short` says the problem in a few words, if the message of `error` is
+    `name` is None if the lists of `provider` are not known; `provider` is None if the provider of
+    the list is not known. `short` says the problem in a few words, if the message of `error` is
     longer.
     """
 
@@ -125,7 +125,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
 
 class OpenLists(msgspec.Struct, frozen=True):
-    """The lists of a state directory: the usable ones, open for one run, and the others.
+    """The lists of a state directory: usable lists, open for one run, and the others.
 
     `also` is as for `Judge`.
     """
@@ -152,13 +152,13 @@ class OpenLists(msgspec.Struct, frozen=True):
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
-    """Open every list that should be here; this needs no lock and writes nothing.
+    """Open every list that should be here; this needs no lock and writes no file.
 
     Lists that cannot be used are in `unusable`, as long as one list can be used. The seal key may
     come from `environ`, see `load_sealer`.
 
     Raises:
-        StateError: no list can be used, or there is no seal key.
+        StateError: no list can be used, or no seal key is known.
         ConfigError: the seal key is missing or malformed.
     """
     sealer, problem = None, None
@@ -204,9 +204,10 @@ def expected_lists(
 ) -> list[ExpectedList]:
     """Open every list that should be here, by name; a list that cannot be used has the reason.
 
-    A provider whose lists are not known comes first, without a name. A list whose manifest fails
-    verification with the key of `sealer` cannot be used. Without a key nothing is verified, and no
-    lookup is possible. With `verify`, every index is read whole and compared with its digests.
+    A provider whose lists are not known is an item without a name, and comes first. A list whose
+    manifest fails verification with the key of `sealer` cannot be used. Without a key, no list is
+    verified, and no lookup is possible. With `verify`, every index is read whole and compared with
+    its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -352,8 +353,8 @@ def denied_lists(path: Path) -> frozenset[str]:
 def known_lists(settings: Settings) -> frozenset[str] | None:
     """Return the names of all lists known on this machine; None if not known.
 
-    A list is known if the configuration names it, a provider's verified metadata offers it, or it
-    is here.
+    A list is known if the configuration names it, if a provider's verified metadata offers it, or
+    if it is here.
 
     Raises:
         StateError: the folder of all lists, or the folder of all providers, cannot be read.
@@ -436,7 +437,7 @@ def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]
         pass
     except OSError as error:
         raise state_error("cannot read", trusted, error) from error
-    # A folder whose name is no name of a provider does not count: the disk may have garbled it.
+    # A folder whose name cannot name a provider does not count: the disk may have garbled the name.
     return sorted(filter(is_name, found - settings.config.providers.keys()))
 
 
@@ -457,8 +458,8 @@ def _open(
 ) -> Iterator[ExpectedList]:
     """Open one list that comes from `providers`; a folder alone has no provider.
 
-    The result has one entry, or one for each of several providers that offer the name: at most one
-    of these lists is here.
+    The result has one item for each provider that offers the name, or a single item: at most one of
+    these lists is here.
     """
     document, manifest, index = None, None, None
     try:

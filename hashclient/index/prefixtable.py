@@ -1,10 +1,10 @@
 """A prefix table: where in a sorted column of 64-bit keys a key may be, by its leading bits.
 
 The table is a rank/select bitmap of two arrays. `bits` has one bit for each prefix (value of the
-leading bits), set if a key has this prefix. There are four to eight bits for each key, so a look at
-one bit rules out most keys that are not in the column. `starts` has, for each word of `bits`, the
-position of the first key whose prefix belongs to the word, and at its end the number of keys. A
-key's position is at least that position plus the number of lower bits set in its word. Keys must be
+leading bits), set if a key has this prefix. Each key has four to eight bits, so a look at one bit
+rules out most keys that are not in the column. `starts` has, for each word of `bits`, the position
+of the first key whose prefix belongs to the word, and at its end the number of keys. A key's
+position is at least that position plus the number of lower bits set in its word. Keys must be
 evenly distributed, as tags and hashes are.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hashclient.lists.wire import Uint32, Uint64
 
-#: How many bits there are for each key, at least; the number of bits is a power of two.
+#: The least number of bits for each key; the number of bits is a power of two.
 BITS_A_KEY = 4
 #: A query usually has one or two candidate keys. More candidates than this come from equal keys,
 #: not from chance; then a binary search finds the key.
@@ -68,7 +68,7 @@ def find(
 ) -> tuple[Rows, Rows]:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
 
-    With `once`, a key that occurs very often may lack pairs, but has at least one.
+    With `once`, a key that occurs very often has at least one pair, but may lack others.
 
     Raises:
         ValueError: the table does not belong to the column; this error is only found by chance.
@@ -95,7 +95,7 @@ def _find(
     if not len(queries):
         return NOTHING, NOTHING
     word, bit, shifted = word.take(queries), bit.take(queries), shifted.take(queries)
-    # Each bit set below or above this range stands for at least one key outside the range.
+    # Each bit that is set below or above this range means at least one key outside the range.
     below = np.bitwise_count(bits.take(word) ^ shifted << bit)
     first = starts.take(word).astype(np.intp) + below
     end = starts.take(word + 1).astype(np.intp) - np.bitwise_count(shifted) + 1

@@ -28,10 +28,11 @@ from hashclient.system.text import printable
 
 #: Rows in one block, so that memory does not grow with the list.
 BLOCK_ROWS = 1 << 20
-#: For each mask of algorithms, the masks of entries that share none with it, as a set of bits.
+#: For each mask of algorithms, the masks of entries that share no algorithm with it, as a set of
+#: bits.
 BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for given in range(8))
 
-#: A product with it loses nothing; its bits spread those of a key.
+#: A product with this odd number loses nothing; its bits mix the bits of a key.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
@@ -50,7 +51,7 @@ class RunSet:
     """Runs, oldest first, as one set of entries; entries that later runs withdraw are left out."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        """Join runs, and collect the rows that later runs withdraw from older ones."""
+        """Join runs, and collect the rows that later runs withdraw from older runs."""
         self.runs = list(runs)
         number = {run.name: i for i, run in enumerate(runs)}
         dead: list[list[Uint32]] = [[] for _ in runs]
@@ -78,10 +79,10 @@ class RunSet:
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
 
-        Bit m-1 stands for entries with algorithm mask m. A result of zero means that no entry can
-        match, so the input need not be read: an entry with a size rules out every other size. An
-        unknown size rules out nothing. Withdrawn entries may still count: this costs work but gives
-        no wrong answer.
+        Bit m-1 means entries with algorithm mask m. If the result is zero, no entry can match, and
+        the input need not be read: an entry with a size rules out every other size. An unknown size
+        rules out nothing. Withdrawn entries may still count: this costs work but gives no wrong
+        answer.
         """
         masks = self.unsized_masks
         for run in self.runs:
@@ -91,8 +92,8 @@ class RunSet:
     def of_sizes(self, sizes: Uint64) -> tuple[Flags, Uint8]:
         """Return which sizes an entry may have, and the algorithms that all entries of a size have.
 
-        The second is a mask for each size; it is undefined if no entry has the size. Withdrawn
-        entries may still count, as in `masks_of_size`.
+        The second value is a mask for each size; it has no meaning if no entry has the size.
+        Withdrawn entries may still count, as in `masks_of_size`.
         """
         possible = np.full(len(sizes), self.unsized_masks != 0)
         common = np.full(len(sizes), _common_of(self.unsized_masks), np.uint8)
@@ -103,11 +104,11 @@ class RunSet:
         return possible, common
 
     def may_miss(self, given: int) -> bool:
-        """Return, without reading, whether an entry may have no digest of the mask `given`."""
+        """Return, without reading, whether an entry may lack digests of the mask `given`."""
         return any((run.sized_masks | run.unsized_masks) & BLIND_TO[given] for run in self.runs)
 
     def count_missed(self, given: int) -> tuple[int, int]:
-        """Count the live entries without a digest of the mask `given`: with a size, and without.
+        """Count the live entries that have no digest of the mask `given`: with a size, and without.
 
         Digests of these algorithms cannot rule out these entries.
         """
@@ -134,8 +135,8 @@ class RunSet:
     def _blind(self, given: int, *, sized: bool) -> Iterator[tuple[Run, int, Flags]]:
         """Yield blocks of rows, either of entries with a size or of entries without a size.
 
-        Each block is a run, the first row, and which rows are live and have no digest of `given`. A
-        run is left out if its header says that it has no row of this kind.
+        Each block has a run, the first row, and which rows are live and have no digest of `given`.
+        A run is left out if its header shows that it has no row of this kind.
         """
         for run, withdrawn in zip(self.runs, self.dead, strict=True):
             start, stop = (0, len(run.sizes)) if sized else (len(run.sizes), run.count)
@@ -147,7 +148,7 @@ class RunSet:
                     yield run, first, missed
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
-        """Look up (n, 2) tags; return every live row that has one of them."""
+        """Look up (n, 2) tags; return every live row that has one of the tags."""
 
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             low = run.section(f"{algorithm.label}.lo")
@@ -170,7 +171,7 @@ class RunSet:
         return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
-        """Look up entry ids by their `entry_hashes`; return every live row that has one."""
+        """Look up entry ids by their `entry_hashes`; return every live row with one of the ids."""
 
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             same: Flags = run.ids[run.rows_at("id", positions)] == ids[queries]
@@ -231,7 +232,7 @@ class RunSet:
 
 
 class Index(RunSet):
-    """One list, open for lookups. Use it from one process; opening it again is cheap."""
+    """A list, open for lookups. Use an `Index` in one process only; opening it again is cheap."""
 
     def __init__(self, manifest: Manifest, runs: Sequence[Run]) -> None:
         """Join the runs that `manifest` names."""
@@ -310,12 +311,12 @@ _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) -> Index | None:
     """Open the index in a list's folder; None if the list was never fetched.
 
-    The manifest is verified with `sealer`; without a key it is not verified, and no lookup finds an
-    entry. With `verify`, the runs are read to their end first, from the disk, as `verify_runs`
+    The manifest is verified with `sealer`. Without a key, it is not verified, and no lookup finds
+    an entry. With `verify`, the runs are read to their end first, from the disk, as `verify_runs`
     does.
 
-    A writer may switch generations and remove the old runs between the reading of the manifest and
-    the opening of a run; then the new manifest exists, and reading it again succeeds.
+    A writer may switch generations and remove the old runs after the manifest was read and before a
+    run is opened. Then the new manifest exists, and reading it again succeeds.
 
     Raises:
         OtherKeyError: another key sealed the list.
@@ -373,7 +374,7 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
 
 def list_folders(lists_dir: Path) -> list[str]:
-    """Return the names of the folders of lists, sorted, whatever is in them.
+    """Return the names of all folders of lists, sorted, whatever they contain.
 
     A link counts wherever it leads. A folder whose name cannot be that of a list is left out.
 

@@ -11,10 +11,10 @@ named by the header with type, offset from the first section and count:
     md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
-A run is cut into pieces of `PIECE_BYTES`; the last one may be shorter. The *root* of a run is the
+A run is cut into pieces of `PIECE_BYTES`; the last piece may be shorter. The *root* of a run is the
 SHA-256 of the SHA-256 digests of all pieces, in their order. The manifest has the root; `checks`
 has the digests of the pieces, which are compared with the root. So verifying a whole run costs as
-much as one digest of it, and verifying a piece as much as one digest of the piece.
+much as one digest of its bytes, and verifying a piece as much as one digest of the piece.
 
 `runwriter` makes runs. `reader` joins several runs to an index.
 """
@@ -56,8 +56,8 @@ ROT_HINT = "run `hashclient fetch --rebuild`"
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
 #: The sections of its prefix table.
 TABLE = {"bits": "<u8", "starts": "<u4"}
-#: Expressions for the types that sections may have; numpy would accept other words. `dead` stands
-#: for every section `dead.<run>`.
+#: Expressions for the types that sections may have; numpy would accept other words. `dead` means
+#: every section `dead.<run>`.
 _TYPES = {
     "masks": r"\|u1",
     "categories": r"\|u1",
@@ -98,7 +98,7 @@ class DamagedError(StateError):
 
 
 class Run:
-    """One memory-mapped run."""
+    """A memory-mapped run."""
 
     def __init__(self, path: Path, *, length: int | None = None, run_id: str = "") -> None:
         """Map `path`.
@@ -176,7 +176,7 @@ class Run:
         self.sized_masks = header.sized_masks
 
     def forget(self) -> None:
-        """Release the pages read so far; they are mapped again when they are read again."""
+        """Release the pages that were read so far; they are mapped again at the next read."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def section(self, name: str) -> npt.NDArray[np.generic] | None:
@@ -244,7 +244,7 @@ class Run:
             masks[has] = self.sized_masks.bit_length()
         elif len(low):
             # The bounds are the first row of each size and the row after its last. So every second
-            # part lies between two sizes and is left out. The last bound may be the column's end.
+            # part lies between two sizes, and is left out. The last bound may be the column's end.
             bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
             parts = bounds if bounds[-1] < len(column) else bounds[:-1]
             masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]
@@ -294,7 +294,7 @@ def aligned(offset: int) -> int:
 def mask_set(masks: Uint8) -> int:
     """Return the distinct values (1..7) of `masks` as a set: bit m-1 for mask m."""
     present = np.zeros(8, np.intp)
-    # Each value takes eight bytes in numpy while it is counted, so the values are counted in
+    # In numpy, each value takes eight bytes while it is counted, so the values are counted in
     # pieces.
     for start in range(0, len(masks), _COUNTED_AT_A_TIME):
         present += np.bincount(masks[start : start + _COUNTED_AT_A_TIME], minlength=8)[:8]
@@ -376,7 +376,7 @@ def digest_pieces(path: Path, *, cold: bool = False) -> bytes:
 
 
 def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -> None:
-    """Read a piece of a run of `length` bytes from the disk, and compare it with its digest.
+    """Read a piece of a run of `length` bytes from the disk; compare the piece with its digest.
 
     `fd` is the open run. The kernel's cached pages would hide damage on the disk, so they are
     dropped first; the kernel keeps pages that another process has mapped.
@@ -402,12 +402,12 @@ def damaged(path: Path) -> DamagedError:
 
 def _drop(fd: int, offset: int, count: int) -> None:
     """Drop the kernel's cached pages of a file; without `count`, up to the end."""
-    with contextlib.suppress(OSError):  # some file systems do not support this
+    with contextlib.suppress(OSError):  # some file systems cannot do this
         os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
 
 
 def _fill(fd: int, buffer: memoryview) -> int:
-    """Read until `buffer` is full or the file at its end; return how many bytes there were."""
+    """Read until `buffer` is full or the file at its end; return the number of bytes."""
     count = 0
     while count < len(buffer) and (more := os.readv(fd, [buffer[count:]])):
         count += more

@@ -1,7 +1,7 @@
 """Writes a run: from batches of tags, or by merging older runs.
 
-In both cases the writer gets columns: small columns whole, large ones in pieces. So merging takes
-some 12 bytes a row, and the memory of the rows of one piece, however large the runs are.
+In both cases the writer gets columns: small columns whole, large columns in pieces. So merging
+takes some 12 bytes a row, and the memory for the rows of one piece, however large the runs are.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SealedBatch:
 
 
 class Columns(Protocol):
-    """The columns of a run: small columns whole, in row order, and large ones in pieces.
+    """The columns of a run: small columns whole, in row order, and large columns in pieces.
 
     `sizes` has the sizes of the first rows, ascending; the other rows have no size.
     """
@@ -151,7 +151,7 @@ class MergedColumns(Columns):
         """Merge `runs`, each without its `dead` rows, by pieces of about `merge_rows` rows."""
         self._runs = runs
         self._merge_rows = merge_rows
-        #: By run, the live rows, ascending; None stands for all rows.
+        #: By run, the live rows, ascending; None means all rows.
         self._alive = [
             _alive(run.count, dead_rows) for run, dead_rows in zip(runs, dead, strict=True)
         ]
@@ -182,9 +182,9 @@ class MergedColumns(Columns):
         self.id_width = max(run.ids.dtype.itemsize for run in runs)
 
     def _in_order_of_sizes(self) -> tuple[Uint32, Array]:
-        """Return the order of the living rows by their sizes, and the sizes that there are.
+        """Return the order of the live rows by their sizes, and the sizes.
 
-        The sizes of each run ascend already, so ranges of sizes are put in order one by one.
+        The sizes of each run ascend already, so ranges of sizes are sorted in turn.
         """
         columns = [_sized(run, rows) for run, rows in zip(self._runs, self._alive, strict=True)]
         total = sum(len(sizes) for sizes in columns)
@@ -431,7 +431,7 @@ def _unify_categories(parts: list[tuple[Sequence[str], Uint8]]) -> tuple[list[st
     """Give the categories of several parts one numbering.
 
     Raises:
-        VerificationError: there are more categories than a byte can number.
+        VerificationError: the parts have more categories than a byte can number.
     """
     names: dict[str, int] = {}
     codes = [np.zeros(0, np.uint8)]

@@ -2,7 +2,7 @@
 
 The cost grows with the change, not with the list. A generation adds one run; runs are merged only
 until each is at least `MERGE_RATIO` times as large as all later runs together, so their number
-stays logarithmic. Memory is that of the rows of `room`, and some 12 bytes a row where runs are
+stays logarithmic. Memory is needed for the rows of `room`, and some 12 bytes a row where runs are
 merged: a first fetch writes runs of that size and merges them by ranges of keys. Readers see the
 new generation when its manifest is renamed into place.
 
@@ -87,8 +87,8 @@ class Room(msgspec.Struct, frozen=True):
 
 _log = Log("index")
 
-#: A run is merged with the runs after it unless it is more than this many times as large as they
-#: are together.
+#: A run is merged with the later runs, unless it is more than this many times as large as all of
+#: them.
 MERGE_RATIO = 4
 
 
@@ -97,10 +97,10 @@ class InconsistentError(VerificationError):
 
 
 class IndexWriter:
-    """Builds the next generation of one list beside the present one.
+    """Builds the next generation of a list beside the present generation.
 
-    Each change updates the totals for the manifest and the list's checksum. The caller holds the
-    writers' lock.
+    Each change updates the totals for the manifest and the checksum of the list. The caller holds
+    the writers' lock.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class IndexWriter:
         """Start from `base`, or from nothing.
 
         `pieces` has the known digests of the pieces of runs of `base`, by name. `room` says how
-        many rows are in memory at a time. Unless runs are written `durable`, the caller makes them
-        durable before a manifest names them.
+        many rows are in memory at a time. Unless runs are written `durable`, the caller makes the
+        runs durable before a manifest names them.
         """
         self._durable = durable
         self._room = room or Room()
@@ -264,8 +264,8 @@ class IndexWriter:
     def run_refs(self) -> tuple[RunRef, ...]:
         """Return the present runs; the manifest may be final or not.
 
-        Each run has the digest that was computed first, by this writer or an earlier one, so that a
-        later reader notices a change since then.
+        Each run has the digest that was computed first, by this or an earlier writer: so a later
+        reader notices a change since then.
 
         Raises:
             StateError: a run cannot be read.
@@ -281,9 +281,9 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the first run that later runs together outweigh; it and they are merged.
+        """Return the first run that later runs together outweigh: runs are merged from there.
 
-        The search begins at the oldest run: a generation that adds many entries and then withdraws
+        The search begins at the oldest run. A generation that adds many entries and then withdraws
         few ends with a small run, and this small run must not prevent merging the others for ever.
         """
         weights = [_weight(run) for run in self._runs]

@@ -1,9 +1,9 @@
 """Permits: which matched files may be acted upon, and because of which entry.
 
 A permit is written in the transaction that records its match, so several scans together cannot give
-too many permits; a kill can leave an unused permit. The time of a permit is when it was given, or
-when the file was acted upon, if this was later; a person's permit has no time. `decisions` decides
-which match gets a permit.
+too many permits; a kill can leave an unused permit. The time of a permit is when it was given or,
+if later, when the file was acted upon; a person's permit has no time. `decisions` decides which
+match gets a permit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hashclient.core.model import HeldEntry, Hit
 from hashclient.matches.selection import Selection
 from hashclient.matches.tables import HAS_HIT, MATCH, to_text
 
-#: An entry: the name of its list, and its id.
+#: An entry: the name of the list, and the entry's id.
 Entry = tuple[str, str]
 
 _PERMIT = "INSERT OR REPLACE INTO permit VALUES (?, ?, ?, ?)"
@@ -33,7 +33,7 @@ _USED = "SELECT count(*) FROM permit WHERE list = ? AND entry = ? AND time > ?"
 _USED_BY_FILES = "SELECT count(DISTINCT match) FROM permit WHERE time > ?"
 _PERMITS_OF = "SELECT list, entry FROM permit WHERE match = ? AND (time IS NULL OR time > ?)"
 _USE = "UPDATE permit SET time = ? WHERE time < ? AND match = ?"
-#: A report of the match is wanted or was made, and was not taken back since.
+#: A report of the match is wanted or was made, and was not retracted since.
 _IN_A_REPORT = """
 SELECT 1 FROM step s WHERE s.match = ? AND s.event IN (?, ?) AND NOT EXISTS (
     SELECT 1 FROM step b WHERE b.match = s.match AND b.event IN (?, ?) AND b.id > s.id
@@ -114,7 +114,7 @@ class Permits(Selection):
         self._db.execute(query, (match_id,))
 
     def held(self, entry: Entry | None = None, most: int = -1) -> list[Match]:
-        """Return the held matches, of all entries or of one; only the `most` that were found first.
+        """Return the held matches, of all entries or of one; only the first `most` that were found.
 
         Raises:
             StateError: the database cannot be read.
@@ -125,7 +125,7 @@ class Permits(Selection):
             return list(self._matches(query, (*values, most)))
 
     def held_entries(self, most: int) -> tuple[HeldEntry, ...]:
-        """Return the entries with held matches: at most `most`, those with most matches first.
+        """Return at most `most` entries with held matches, the entries with most matches first.
 
         Raises:
             StateError: the database cannot be read.
@@ -134,7 +134,7 @@ class Permits(Selection):
             return tuple(HeldEntry(*row) for row in self._db.execute(_HELD_ENTRIES, (most,)))
 
     def release(self, match: Match, now: datetime, by: str, reason: str) -> None:
-        """Let a held match be acted upon in spite of the limits: a person has decided this.
+        """Let a held match be acted upon in spite of the limits, as a person has decided.
 
         Raises:
             StateError: the database cannot be written.

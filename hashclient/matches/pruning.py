@@ -1,7 +1,7 @@
 """Removes matches that ended long ago, so that the database does not grow for ever.
 
-Only settled matches are removed: restored, purged or closed matches. A match that is open,
-withdrawn, or reported and not acknowledged stays, however old it is. The audit log keeps what
+Matches that are restored, purged or closed are settled: only these are removed. A match that is
+open, withdrawn, or reported and not acknowledged stays, however old it is. The audit log keeps what
 happened to each removed match.
 """
 
@@ -47,7 +47,7 @@ class Pruner(MatchStore):
             return [match_id for (match_id,) in self._db.execute(_OLD, values)]
 
     def prune(self, ids: Collection[str]) -> int:
-        """Remove matches in one change, except those that are open again; return their number.
+        """Remove matches in one change, except matches that are open again; return their number.
 
         Raises:
             StateError: the database cannot be written.

@@ -15,7 +15,7 @@ from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
 #: The newest row at the last look. The numbers of rows increase, except for a moment after the
-#: newest rows were removed: so the time counts as well, unless a clock that was ahead has written
+#: newest rows were removed. So the time counts as well, unless a clock that was ahead has written
 #: it. Reading begins at the end, so it is as fast with a million matches.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
@@ -39,7 +39,7 @@ ORDER BY m.id
 
 
 class FoundMatch(msgspec.Struct, frozen=True):
-    """A match that was found: its id, state and path, and the lists that have its file."""
+    """A match that was found: its id, state and path, and the lists with its file."""
 
     id: str
     state: MatchState

@@ -1,8 +1,8 @@
 """Writes the matches of a scan to the record of matches, many at once.
 
 A batch is looked up, compared and written by a few statements in all, since a scan can find a
-hundred thousand matches. Known matches are renewed. A file may come twice in one batch, by two
-paths to it; the second time it is known.
+hundred thousand matches. Known matches are renewed. A file may be in a batch twice, by two paths to
+it; at its second path it is known.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from hashclient.system.text import path_fields
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
-#: A path is bytes; passing it to SQLite as text, if it is Unicode, takes less time.
+#: A path is bytes; it is passed to SQLite as text, if it is Unicode, because this takes less time.
 _MATCH = "(?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
 #: A batch that fails is rolled back as a whole: a statement of many rows needs no rollback of its
 #: own.
@@ -92,7 +92,7 @@ class Recording(Permits):
         hold: Hold | None = None,
         since: datetime | None = None,
     ) -> list[MatchRef]:
-        """Remember matches, all or none of them, and return their records in the same order.
+        """Record matches, all or none of them; return their records in the same order.
 
         The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each, by
         default from its path. `hold` decides which of them are held, by default none. `since` is
@@ -110,7 +110,7 @@ class Recording(Permits):
                 for part in without_repeats(found)
                 for ref in self._record(part, key_id, now, hold, since)
             ]
-        if len(recorded) == len(outcomes):  # as mostly
+        if len(recorded) == len(outcomes):  # the usual case: all paths differ
             return recorded
         return [ref for one, ref in zip(found, recorded, strict=True) for _ in range(one.count)]
 
@@ -129,7 +129,7 @@ class Recording(Permits):
         time = to_text(now)
         seen = datetime.fromisoformat(time)
         ids = new_ids(before.count(None))
-        if len(ids) == len(found):  # as mostly
+        if len(ids) == len(found):  # the usual case: all matches are new
             recorded = [MatchRef(i, MatchState.FOUND, seen, seen) for i in ids]
         else:
             new = iter(ids)
@@ -227,8 +227,8 @@ class Recording(Permits):
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
         """Return the matches that should be at `paths`, by path.
 
-        A first scan finds none. So neighbouring paths are looked up as one range, and each path
-        alone only if the range has a match.
+        A first scan finds none. So neighbouring paths are looked up as one range; single paths are
+        only looked up if the range has a match.
         """
         ordered = sorted([os.fsencode(path) for path in paths])
         wanted: list[bytes] = []
@@ -263,7 +263,7 @@ class Recording(Permits):
                 self._db.executemany(statement, rows)
 
     def _add(self, statement: str, row: str, rows: _Rows) -> None:
-        """Add rows, many by each statement: SQLite's module hands over Python's lock at each."""
+        """Add rows, many in each statement: SQLite's module releases Python's lock at each."""
         whole = len(rows) - len(rows) % _TOGETHER
         together = statement.replace(row, ", ".join([row] * _TOGETHER))
         for start in range(0, whole, _TOGETHER):

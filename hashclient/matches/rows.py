@@ -1,7 +1,7 @@
 """The rows of matches that a scan found: values from outcomes, for `recording` to write.
 
-Several outcomes of one file, such as the members of a container, have one row. There may be very
-many rows, so the usual case of each function comes first and is short.
+Several outcomes of one file, for example the members of a container, have one row. There may be
+very many rows, so the usual case of each function comes first and is short.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Row = tuple[Any, ...]
 
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
-#: SQLite's module binds values of its own types at once, and searches adapters for others, such as
-#: `bytes` and enumerations: rows that come by the thousand avoid these.
+#: SQLite's module binds values of its own types at once, but searches adapters for others, for
+#: example `bytes` and enumerations. So rows that come by the thousand avoid other types.
 STATES = {state: state.value for state in MatchState}
 FOUND, HELD = STATES[MatchState.FOUND], STATES[MatchState.HELD]
 EXCEPTED = STATES[MatchState.EXCEPTED]
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """One outcome to be recorded: where it is, and which entries it hit, all of them complete.
+    """An outcome to be recorded: its place, and the entries that it hit; all hits are complete.
 
-    Outcomes of one file, such as the members of a container, are joined: `hits` are the hits of
+    Outcomes of one file, for example the members of a container, are joined. `hits` are the hits of
     all, `members` has the names and hits of each member, `count` is the number of outcomes.
     Excepted outcomes have no hits there, unless all outcomes are excepted.
     """
@@ -60,7 +60,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 def found_at(outcomes: Sequence[Outcome], places: Sequence[Place]) -> list[Found]:
-    """Return outcomes for the record, each with its place: that of a member is that of its file."""
+    """Return outcomes with their places, for the record: a member has the place of its file."""
     return joined(
         [
             Found(
@@ -104,18 +104,18 @@ def paths_of(found: Sequence[Found]) -> list[str]:
 
 
 def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-    """Return the complete hits among these."""
+    """Return the complete hits."""
     if len(hits) == 1 and hits[0].complete:
         return hits
     return tuple(hit for hit in hits if hit.complete)
 
 
 def joined(found: list[Found]) -> list[Found]:
-    """Join neighbours of one file: it has one record, however many of its members match.
+    """Join neighbours of one file, because a file has one record even if many members match.
 
     Equal place and tags show that two outcomes are of one file. The order stays.
     """
-    if not [one for one in found if one.outcome.outer is not None]:  # as mostly
+    if not [one for one in found if one.outcome.outer is not None]:  # the usual case: no members
         return found
     joined: list[Found] = []
     for _, group in itertools.groupby(found, _file_of):
@@ -146,7 +146,7 @@ def _file_of(one: Found) -> object:
 def without_repeats(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
     """Cut a batch before a path that is in it already."""
     paths = paths_of(found)
-    if len(set(paths)) == len(paths):  # as mostly
+    if len(set(paths)) == len(paths):  # the usual case: no path occurs twice
         yield found
         return
     seen: set[str] = set()
@@ -203,8 +203,8 @@ def excepted_as(
     """Return the record of an outcome that is excepted.
 
     An isolated or reported match does not change. A match with other entries may be a container
-    with other members: it stays a match until these are excepted, too. A container also stays a
-    match if one of its members was recorded as a match `since` the run began: members may be in
+    with other members: it stays a match until these members are excepted, too. A container also
+    stays a match if a member was recorded as a match `since` the run began: members may be in
     several batches.
     """
     if before is not None:

@@ -1,7 +1,7 @@
 """Selects matches: by state, place, list and time.
 
-At its end, a scan also selects the matches that should lie in the directories it has covered, to
-note those whose files are missing.
+A scan, at its end, also selects the matches that should be in the directories that it has covered,
+to note missing files.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 class Choice(msgspec.Struct, frozen=True):
     """Selects the matches that fit all conditions; an empty value, or None, is no condition.
 
-    The matches are in one of `states`, at one of `paths` or below it (absolute), they hit an entry
-    of `list_name`, or only its `entry`, and a scan has seen them at `since` or later.
+    The matches are in one of `states`, and at one of `paths` (absolute) or below it. They hit an
+    entry of `list_name`, or only its `entry`, and a scan has seen them at `since` or later.
     """
 
     states: tuple[MatchState, ...] = ()
@@ -68,7 +68,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Left(NamedTuple):
-    """An open match: its path, the mark of its place, and when it was seen last."""
+    """An open match: the path, the identity of its place, and when it was seen last."""
 
     id: str
     path: bytes

@@ -1,7 +1,7 @@
 """Counts of the record of matches for a time: by list, by category and by entry.
 
-A match counts for the time when it was first found, and for each list, category and entry that it
-hits. Precision is the share of the reviewed matches that were confirmed.
+A match counts at the time when it was first found, for each list, category and entry that it hits.
+Precision is the share of the reviewed matches that were confirmed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BEGINNING, _END = "0001", "9999"
 
 
 class About(NamedTuple):
-    """The matches that are counted: all, or those of a list, of a category or of an entry."""
+    """The matches that are counted: all, or the matches of a list, a category or an entry."""
 
     list: str | None = None
     category: str | None = None
@@ -101,7 +101,7 @@ class _Tally:
 
 
 class _One(NamedTuple):
-    """One match: whether it was held or excepted, its decision, and the duration of each step."""
+    """A match: whether it was held or excepted, its decision, and the duration of each step."""
 
     held: bool
     excepted: bool

@@ -1,10 +1,11 @@
 """The record of matches: each match with its history, from found to finished.
 
-An SQLite file in the state directory. One record is one file: a path, the sealed tags of the file
-(never a digest) and the entries that it matched. When a scan finds the file again, the record is
-renewed; after the file was isolated, another file at its path gets another record. Scans write
-records, `fetch` notes withdrawals in them, quarantine and reports note their steps. Several
-processes may use the database at once; after a kill it is as it was before or after a batch.
+An SQLite file in the state directory. A record is about one file: a path, the sealed tags of the
+file (never a digest) and the entries that it matched. When a scan finds the file again, the record
+is renewed; after the file was isolated, another file at its path gets another record. Scans write
+records, `fetch` notes withdrawals in them, and quarantine and reports note their steps. Several
+processes may use the database at once; after a kill, each batch is completely written or not at
+all.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: A story begins with one of these steps; the first step may be left out.
+#: The history of a match begins with one of these steps; the first step may be left out.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: A report that was prepared earlier does not count for a later request.
 _REPORT_WANTED = """
@@ -76,7 +77,7 @@ class Matches(Recording):
     """The record of matches of one state directory; use it as a context manager."""
 
     def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
-        """Record a match again after its record was lost; return False if its id is known.
+        """Record a match again after its record was lost; return False if the id is known.
 
         Raises:
             StateError: the database cannot be written.
@@ -125,7 +126,7 @@ class Matches(Recording):
             return {row[0]: self._match(row, ()) for row in rows}
 
     def story(self, match_id: str) -> list[Step]:
-        """Return the story of a match, in order.
+        """Return the history of a match, in order.
 
         Raises:
             UsageError: no match has this id.
@@ -150,7 +151,7 @@ class Matches(Recording):
         return story
 
     def reviews(self, match_id: str) -> list[Step]:
-        """Return the steps of a story that reviews are about.
+        """Return the steps of a match's history that are about reviews.
 
         Raises:
             StateError: the database cannot be read.
@@ -180,13 +181,13 @@ class Matches(Recording):
         *,
         in_place: bool | None = None,
     ) -> Match:
-        """Add a step to the story and return the match in the state that it leads to.
+        """Add a step to the history of a match; return the match in the resulting state.
 
         Usual steps only lead forward: a reported match stays reported when it is quarantined
         afterwards. `in_place` says whether the file is where it was found, if that has changed.
 
         Raises:
-            UsageError: there is no match with this id.
+            UsageError: no match has this id.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -201,9 +202,9 @@ class Matches(Recording):
         state: MatchState,
         now: datetime,
     ) -> list[MatchState]:
-        """Add a step to the story of each match, as `change`; return the states that it leads to.
+        """Add a step to the history of each match, as `change`; return the resulting states.
 
-        Each change is a recorded match, the detail, and whether the file is in place. The caller
+        Each change has a recorded match, the detail, and whether the file is in place. The caller
         has read the matches in the same `batch`.
 
         Raises:
@@ -219,10 +220,10 @@ class Matches(Recording):
         return reached
 
     def note(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
-        """Add a step that does not change the state, such as a hold.
+        """Add a step that does not change the state, for example a hold.
 
         Raises:
-            UsageError: there is no match with this id.
+            UsageError: no match has this id.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -232,14 +233,14 @@ class Matches(Recording):
     def take_back(
         self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]
     ) -> Match:
-        """Note that the report that `detail` names is taken back, or is about to be.
+        """Note that the report that `detail` names is retracted, or is about to be retracted.
 
         The match returns to its state without that report: open, unless another report still
         counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a
         report.
 
         Raises:
-            UsageError: there is no match with this id.
+            UsageError: no match has this id.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -258,7 +259,7 @@ class Matches(Recording):
     ) -> None:
         """Note how often matches came again.
 
-        Each element is the id of a match, a count, the door of a file, and the ids of the last
+        Each element has the id of a match, a count, the door of a file, and the ids of the last
         mails that had the content.
 
         Matches that were removed meanwhile are skipped.
@@ -279,10 +280,10 @@ class Matches(Recording):
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
         """Note that a report of a match is wanted; return False if the note exists already.
 
-        A report that was taken back does not count: then a new report is wanted.
+        A report that was retracted does not count: then a new report is wanted.
 
         Raises:
-            UsageError: there is no match with this id.
+            UsageError: no match has this id.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -323,7 +324,7 @@ class Matches(Recording):
             return [entry for (entry,) in self._db.execute(query, (list_name,))]
 
     def of_entries(self, list_name: str, entries: Sequence[str]) -> list[tuple[Match, Hit]]:
-        """Return the standing matches of `entries` by path, each with its hit of one of these.
+        """Return the standing matches of `entries` by path, each with the hit of one of `entries`.
 
         Raises:
             StateError: the database cannot be read.
@@ -354,10 +355,10 @@ class Matches(Recording):
                     self._set_state(match_id, MatchState.WITHDRAWN)
 
     def list_again(self, match_id: str, hits: Sequence[Hit], now: datetime) -> Match:
-        """Note that a withdrawn match has `hits` again; it gets its earlier state back.
+        """Note that a withdrawn match has `hits` again; it returns to its earlier state.
 
         Raises:
-            UsageError: there is no match with this id.
+            UsageError: no match has this id.
             StateError: the database cannot be written.
         """
         with self._transaction():
@@ -398,7 +399,7 @@ class Matches(Recording):
         return found
 
     def counts(self) -> dict[MatchState, int]:
-        """Return how many matches there are in each state.
+        """Return how many matches are in each state.
 
         Raises:
             StateError: the database cannot be read.

@@ -100,7 +100,7 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: If a match was held when it was first found, only its state shows this. The next step may change
+#: If a match was held when it was first found, only its state shows that. The next step may change
 #: the state, so a step `held` is written before the next step.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
@@ -155,7 +155,7 @@ class MatchStore:
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # A reader, too, may have to undo the unfinished change of a killed writer.
-        # A thread may wait for the disk while another one goes on.
+        # Several threads may use it: a thread may wait for the disk while another thread continues.
         return open_database(self._path, "rwc" if create else "rw", one_thread=False)
 
     def _make(self) -> int:
@@ -219,7 +219,7 @@ class MatchStore:
         """Return the matches that should be at `paths`, by path; those seen last come first.
 
         The matches come without their hits: a container may have a hundred thousand hits.
-        `_has_hit` asks for single hits.
+        `_has_hit` looks for single hits.
         """
         # The order holds within a path, since one query has all matches of a path.
         found: dict[str, list[Match]] = {}
@@ -229,7 +229,7 @@ class MatchStore:
         return found
 
     def _has_hit(self, match_id: str, hits: Sequence[Hit]) -> bool:
-        """Return whether a match has an entry of one of these hits, withdrawn or not."""
+        """Return whether a match has the entry of one of `hits`, withdrawn or not."""
         return any(
             self._db.execute(HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
             for hit in hits

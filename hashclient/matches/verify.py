@@ -1,7 +1,7 @@
 """Verifies the record of matches: SQLite's own checks, and the rules of its rows.
 
-Pages of a database have no digests, so a changed byte that leaves a valid value is not found,
-unless an index holds the value, too. Invalid values are found. The whole record is read.
+Pages of a database have no digests, so a changed byte that leaves a valid value is only found if an
+index has the value, too. Invalid values are found. The whole record is read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Checked(Matches):
     def _has_story(self, match: Match) -> bool:
         """Return whether the steps of a match can be read, and include the step to its state."""
         story = self._story(match.id)
-        # The state `found` needs no step; each other state has one.
+        # The state `found` needs no step; each other state has a step.
         return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN
 
 
@@ -55,10 +55,10 @@ def _is_whole(match: Match) -> bool:
 
 
 def verify_matches(state_dir: Path) -> None:
-    """Read the whole record of matches of a state directory that has one.
+    """Read the whole record of matches of a state directory, if it has a record.
 
     1 SQLite checks its pages and indexes; 2 no row belongs to a missing match; 3 each match can be
-    read, with its hits and its story.
+    read, with its hits and its history.
 
     Raises:
         StateError: the record is damaged, or cannot be read.

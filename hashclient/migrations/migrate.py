@@ -1,14 +1,14 @@
 """Migrates state, one step for each version, so that a kill at any instant loses nothing.
 
 A step changes files in place, under the writers' lock. First, all files that the step may change
-are copied into a folder, which gets its name once it is complete. Then the version says that a
-migration has begun, the step is done, and the new version is written: at this moment the migration
-has succeeded. The backup is removed last. A command that finds an unfinished migration restores the
-backup, and begins the step again.
+are copied into a folder; when the folder is complete, it gets its name. Then the version says that
+a migration has begun, the step is done, and the new version is written: at this moment the
+migration has succeeded. The backup is removed last. A command that finds an unfinished migration
+restores the backup, and begins the step again.
 
-Every command begins with `check_state`. To change a format, raise its version and the state's, add
-a `Step`, change the table in `docs/operations/upgrading.md`, and keep a state directory of the
-release before for the tests.
+Every command begins with `check_state`. To change a format, raise its version and the state's
+version, add a `Step`, and change the table in `docs/operations/upgrading.md`. Keep a state
+directory of the release before for the tests.
 
 SQLite copies databases, so that a database can be copied while scans, which take no lock, write to
 it.
@@ -58,11 +58,11 @@ _LIST_NAME = "files.json"
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: the version of the state after it, and the lowest hashclient that reads this state.
+    """A step: the version of the state after it, and the lowest hashclient that reads this state.
 
     `files` returns the files that `change` may change or make. `change` must not touch the audit
-    log, the keys and sealed files. With `readable`, this hashclient reads the state before the step
-    as well as after it, so commands that only read need not wait for the step.
+    log, the keys and sealed files. With `readable`, this hashclient reads the state before and
+    after the step, so commands that only read need not wait for the step.
     """
 
     version: int
@@ -72,7 +72,7 @@ class Step(msgspec.Struct, frozen=True):
     readable: bool = False
 
 
-#: The steps, in order; the number of the last one is `version.CURRENT`. The first step gives a new
+#: The steps, in order; the last step has the number `version.CURRENT`. The first step gives a new
 #: state its version.
 STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
 
@@ -86,7 +86,7 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All these files."""
+        """All files in the backup."""
         return self.kept + self.absent
 
 
@@ -196,7 +196,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
 
 
 def _discard_backup(layout: Layout) -> None:
-    """Remove the backup; its folder loses the name before any file in it is removed."""
+    """Remove the backup; first rename its folder, then remove the files in it."""
     if layout.backup.exists():
         _rename(layout.backup, layout.new_backup)
         _drop(layout.new_backup)
@@ -235,9 +235,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def check_state(layout: Layout) -> None:
-    """Check that this hashclient can use a state directory, which need not exist.
+    """Check that this hashclient can use a state directory, which may be missing.
 
-    If this hashclient cannot read the state as it is, the state is migrated.
+    If this hashclient cannot read the present state, the state is migrated.
 
     Raises:
         StateError: the state is newer and needs a later hashclient, or is from before the first

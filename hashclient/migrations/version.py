@@ -20,7 +20,7 @@ FORMAT = "hashclient-state"
 _FORMAT = rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})"
 
 
-#: The version of the first release; no release has written a lower one.
+#: The version of the first release; no release has written a lower version.
 FIRST = 4
 #: Today's version, and the lowest version that this hashclient reads without a migration. The steps
 #: of `migrate` say the same, but are not loaded just to check.

@@ -1,10 +1,10 @@
 """The only seam to the network: bytes from one provider, bounded in size and in time.
 
-`Transport.get` returns a whole body or raises; it decides nothing about trust, writes no file and
-stores no data. `Transport` sends a credential only to the configured origin, follows no redirect,
-stores no cookie, and reads a proxy from the environment only on request. `credentials` has the
-rules of requests, `exchange` those of answers, `deadline` those of time, and `errors` the message
-of each failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
+`Transport.get` returns a whole body or raises; it decides nothing about trust, and writes and
+stores no data. `Transport` sends a credential only to the configured origin, follows no redirect
+and stores no cookie. It reads a proxy from the environment only on request. `credentials` has the
+rules for requests, `exchange` the rules for answers, `deadline` the rules for time, and `errors`
+the message of each failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
 
 `TokenSource` gets access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4) and keeps
 them in memory only. The token endpoint only gets the client's id and secret; the provider only gets
@@ -63,7 +63,7 @@ _DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
 #: The longest answer of a token endpoint.
 MAX_ANSWER_BYTES = 64 * 1024
-# A token is renewed this long before it expires, so that it does not expire on the way.
+# A token is renewed this long before it expires, so that it does not expire during a request.
 EXPIRY_MARGIN_S = 30.0
 
 # Endpoint, headers, form, rules of the answer: one POST with all its retries.
@@ -92,7 +92,7 @@ class Transport:
         """Read the secrets and certificates that `access` names; connect to nothing yet.
 
         `on_bytes` is called with the number of bytes of a body that came, and with a negative
-        number when an interrupted body starts again; it runs in the thread that called `get`.
+        number when an interrupted body starts again. It is called in the thread that called `get`.
 
         Raises:
             ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
@@ -175,10 +175,10 @@ class Transport:
         """Fetch `url`, at most `max_bytes` long; exactly `expected_bytes` long if that is given.
 
         Raises:
-            VerificationError: the address is not a plain one below the provider's URL (nothing
+            VerificationError: the address is not a plain address below the provider's URL (nothing
                 is sent then), or the body is too long or compressed.
             UnreachableError: the provider could not be reached in time, or did not answer properly;
-                `HttpStatusError` if the status is the reason, as with 404 and redirects.
+                an `HttpStatusError` if the status is the reason, as with 404 and redirects.
             AuthorisationError: the credential or the client certificate was refused; `RefusedError`
                 if the status says so (401, 403, or 407 from a proxy).
         """
@@ -305,7 +305,7 @@ class TokenSource:
         self._expires: float | None = None
 
     def header(self, refused: str | None = None) -> str:
-        """Return the Authorization header; a new one if the current one is `refused`.
+        """Return the Authorization header; a new header if the current header is `refused`.
 
         Raises:
             AuthorisationError: the token endpoint refuses the client, or its answer is not a
@@ -376,8 +376,8 @@ def limits_of(
 ) -> Limits:
     """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
 
-    With `has_another`, the provider has another address: then the wait between attempts is no
-    longer than one answer may take, since another server can answer instead of a busy one.
+    With `has_another`, the provider has another address. Then the wait between attempts is at most
+    as long as an answer may take, since another server can answer in place of a busy server.
     """
     usual = Limits()
     scale = provider.timeout_s / usual.base_s

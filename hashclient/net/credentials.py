@@ -1,4 +1,4 @@
-"""How to reach one provider: its address, its credential, its TLS settings.
+"""How to reach a provider: its address, the credential, the TLS settings.
 
 `Access` has the settings of the configuration; only `load_secrets` and `tls_context` read the disk
 and the environment. `Endpoint` has the rules for addresses: which base address is acceptable, and
@@ -33,8 +33,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 SHOWN_URL_CHARS = 200
 
 # Scheme, host (a name or an IPv6 address in brackets), port, path. The pattern has no user name,
-# query and fragment, so an address with one of these does not match.
-#: A bundle of authorities, such as a system's trust store, has some 200 kB.
+# query and fragment, so an address with such a part does not match.
+#: A bundle of authorities, for example a system's trust store, has some 200 kB.
 MAX_PEM_BYTES = 16 << 20
 _URL = re.compile(
     r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)"
@@ -71,12 +71,13 @@ class OAuth(msgspec.Struct, frozen=True):
 class Access(msgspec.Struct, frozen=True):
     """How to reach one provider, or one reporting service; checked when made, without any I/O.
 
-    At most one of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth` is set.
-    `token_credential` is the name of a systemd credential, `basic_file` holds `user:password`.
-    A client certificate can go with any of them; without `client_key` its file holds the key too.
-    `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address, or
-    `FROM_ENVIRONMENT`; without `proxy`, proxies of the environment are not used. `allow_http`
-    accepts http://, for loopback only. `peer` has the name of the other side in messages.
+    At most one setting of `token_file`, `token_env`, `token_credential`, `basic_file` and `oauth`
+    is set. `token_credential` is the name of a systemd credential, `basic_file` holds
+    `user:password`. A client certificate can be used with any of these; without `client_key`, the
+    file of the certificate also has the key. `ca` None means the system's trust store. `proxy` is
+    an http:// or socks5:// address, or `FROM_ENVIRONMENT`. Without `proxy`, proxies of the
+    environment are not used. `allow_http` accepts http://, for loopback only. `peer` has the name
+    of the other side in messages.
 
     Raises:
         ConfigError: the settings contradict each other, or an address is not acceptable.
@@ -155,15 +156,15 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """Return the address in its one canonical form."""
+        """Return the address in its canonical form."""
         return self.origin + self.path
 
     def locate(self, url: str) -> Endpoint:
         """Return `url` parsed, if it is at or below this address.
 
         Raises:
-            VerificationError: the address is on another origin, above the base path, or its path is
-                not plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
+            VerificationError: the address is on another origin, or above the base path, or its path
+                is not plain (`..`, also escaped, `?`, `#`, a backslash, a control or a non-ASCII
                 character). Other escapes pass: names of TUF roles are escaped in addresses.
         """
         found = _parse(url, _ESCAPED_PART)
@@ -186,8 +187,8 @@ def parse_endpoint(url: str, what: str, *, allow_http: bool = False) -> Endpoint
 
     Raises:
         ConfigError: the address is not an https address (http only for loopback, and only if
-            allowed), or has a user name, a query, a fragment or an unusual path. The message does
-            not repeat the address, which may hold a password.
+            allowed); or it has a user name, a query, a fragment or an unusual path. The message
+            does not repeat the address, which may hold a password.
     """
     endpoint = _parse(url)
     if endpoint is None or endpoint.scheme not in ("http", "https"):
@@ -334,7 +335,7 @@ def basic(user: str, password: str) -> str:
 
 
 def secret_line(file: Path | None, name: str | None, what: str, environ: Mapping[str, str]) -> str:
-    """Return the secret in a file or, without one, in the environment variable `name`.
+    """Return the secret in a file or, without a file, in the environment variable `name`.
 
     Raises:
         ConfigError: neither a file nor a variable is given, or the secret cannot be used.
@@ -409,8 +410,8 @@ def tls_context(
     """Make the TLS settings: 1.2 or newer, host name checked, `ca` alone or the system's store.
 
     Raises:
-        ConfigError: a file cannot be read, does not hold what it should, or the key is readable
-            by others or encrypted.
+        ConfigError: a file cannot be read or has unexpected content, or the key is readable by
+            others or encrypted.
     """
     try:
         if ca is not None:

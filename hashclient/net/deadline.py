@@ -2,10 +2,10 @@
 
 httpx and httpcore limit each socket operation, but not the sum of all: a server that sends one byte
 a second can hold a client for ever. This module limits the sum of all operations. `BoundedBackend`
-is a network backend of httpcore whose every operation (name lookup, connect, TLS handshake, read,
+is a network backend of httpcore. Each of its operations (name lookup, connect, TLS handshake, read,
 write) may take the rest of the calling thread's `Deadline` and no more. The backend knows nothing
 about HTTP. A name lookup cannot be interrupted: it runs in a daemon thread, which is left behind
-when it takes too long.
+when the lookup takes too long.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Resolve = Callable[[str, int, int, int], Resolved]
 class Limits(msgspec.Struct, frozen=True):
     """How patient the transport is.
 
-    An attempt has `base_s` until its headers are complete, and another second for every
-    `min_rate` bytes it may bring; no single read of its body takes longer than `stall_s`. There
-    are at most `attempts`, with waits that double from `backoff_s` up to `backoff_max_s` (full
-    jitter), and all waits together stay below `retry_total_s`.
+    An attempt has `base_s` until its headers are complete, and another second for every `min_rate`
+    bytes that it may bring. No single read of its body takes longer than `stall_s`. The number of
+    attempts is at most `attempts`, with waits that double from `backoff_s` up to `backoff_max_s`
+    (full jitter); all waits together are shorter than `retry_total_s`.
     """
 
     base_s: float = TIMEOUT_S
@@ -102,7 +102,7 @@ class BoundedBackend(httpcore.NetworkBackend):
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
-        """Bind `deadline` to this thread for the block, in place of the earlier one."""
+        """Bind `deadline` to this thread for the block, in place of the earlier deadline."""
         outer = getattr(self._current, "deadline", None)
         self._current.deadline = deadline
         try:
@@ -126,7 +126,7 @@ class BoundedBackend(httpcore.NetworkBackend):
         addresses = self._lookup(host, port, deadline)
         failure: OSError | None = None
         for position, (family, kind, protocol, _, address) in enumerate(addresses):
-            # Each address gets a share of the time, so that one silent address leaves time for the
+            # Each address gets a share of the time, so that a silent address leaves time for the
             # others.
             share = deadline.left() / (len(addresses) - position)
             try:
@@ -210,8 +210,8 @@ class BoundedStream(httpcore.NetworkStream):
         """Return the same connection under TLS; close it if the handshake fails."""
         try:
             with self._operation(httpcore.ConnectError, httpcore.ConnectTimeout):
-                # A connection closed without TLS's closing message is an error: otherwise an
-                # attacker on the network could shorten a body that has no length.
+                # If a connection is closed without TLS's closing message, that is an error:
+                # otherwise an attacker on the network could shorten a body that has no length.
                 secured = ssl_context.wrap_socket(
                     self._sock,
                     server_hostname=server_hostname,

@@ -65,7 +65,8 @@ _CERTIFICATE_FAULTS = {
         "if the server has its own authority, name that with --ca, or `ca` in config.toml",
     ),
 )
-# The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of one.
+# The alerts (RFC 8446, 6.2) by which a server refuses a client certificate, or the lack of a
+# certificate.
 _CLIENT_CERT_ALERTS = {
     "CERTIFICATE_REQUIRED": "requires a client certificate",
     "BAD_CERTIFICATE": "refuses the client certificate",
@@ -119,7 +120,7 @@ def foreign_fault(
 ) -> HashclientError | TransientError:
     """Translate an exception that stopped an exchange with `origin`.
 
-    The exception is one of `FOREIGN`, or comes from the optional SOCKS package.
+    The exception is of a class in `FOREIGN`, or comes from the optional SOCKS package.
     """
     # The cause is an argument because httpcore's pool raises its errors again without the cause.
     cause = next((item for item in error.args if isinstance(item, Exception)), None)
@@ -201,7 +202,7 @@ def anonymous_fault(peer: Peer, error: RefusedError, url: str) -> RefusedError:
 def page_fault(
     peer: Peer, fault: HashclientError | TransientError, page: bytes, url: str
 ) -> HashclientError | TransientError:
-    """Return `fault`, or a more exact one if the page of the answer says more than its status."""
+    """Return `fault`, or a more exact fault if the page of the answer says more than its status."""
     if isinstance(fault, HttpStatusError) and fault.status == 400:
         for text, what in (
             (_NO_CERTIFICATE_PAGE, "requires a client certificate"),
@@ -227,7 +228,7 @@ def _slow_hint(peer: Peer) -> str:
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None if absent or unreadable.
+    """Return the seconds in a Retry-After header; None if absent or unreadable.
 
     `now` is the time in seconds since the epoch, for the form that holds a date (RFC 9110).
     """

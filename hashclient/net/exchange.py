@@ -1,4 +1,4 @@
-"""One attempt at one exchange: the rules of an answer, and the connection on which it comes.
+"""An attempt at an exchange: the rules of an answer, and the connection for it.
 
 `Download` holds the rules and no I/O: which status, headers and lengths are acceptable, which part
 of an interrupted body is kept and how it is resumed. `Channel` sends one request to one origin over
@@ -36,8 +36,8 @@ from hashclient.net.errors import (
 from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
-#: The body of a refusal is read to its end, if it is short, so that the connection can be used
-#: again: a fetch without news begins with a 404, and a new TLS handshake costs more than reading
+#: If the body of a refusal is short, it is read to its end, so that the connection can be used
+#: again. A fetch without news begins with a 404, and a new TLS handshake costs more than reading
 #: the body.
 PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
@@ -237,11 +237,10 @@ class Channel:
         content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
-        """Make one exchange under one deadline and return the body.
+        """Make an exchange under one deadline, and return the body.
 
         The deadline grows by the time of `content_bytes` at the slowest allowed rate, as for the
-        answer; with content, a single operation still may not take as long as a whole exchange
-        without content.
+        answer. A single operation still may not take longer than a whole exchange without content.
 
         Raises:
             HashclientError: the exchange failed for good.
@@ -311,7 +310,7 @@ def _make_pool(
     return httpcore.ConnectionPool(
         ssl_context=context,
         proxy=address,
-        # There are as many connections as callers: waiting in a queue would have no deadline.
+        # The pool has as many connections as callers: waiting in a queue would have no deadline.
         max_connections=None,
         keepalive_expiry=KEEPALIVE_S,
         network_backend=backend,

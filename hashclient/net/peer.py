@@ -13,7 +13,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 PROVIDER = Peer("provider", "lists that are here stay in use")
-#: A provider before `init` pins it: this machine has none of its lists.
+#: A provider before `init` pins it: this machine has no list of the provider.
 NEW_PROVIDER = Peer("provider", "nothing was pinned")
 EXPORTER = Peer("server of the exceptions", "exceptions that are here stay in use")
 REPORTING_SERVICE = Peer(

@@ -6,9 +6,9 @@ the code that shows a notice escapes them. `docs/format.md` specifies a notice; 
 states at a client.
 
 `to_cap` writes a notice as a message of CAP 1.2 (OASIS, 1 July 2010) in XML, for systems that pass
-alerts on, such as control rooms and ticket systems. The message has no signature; the notice was
-verified when it was fetched. The text is ASCII: any other character is written as a number, which
-means the same in XML, cannot confuse a terminal, and does not depend on an encoding.
+alerts on, for example control rooms and ticket systems. The message has no signature; the notice
+was verified when it was fetched. The text is ASCII: any other character is written as a number,
+which means the same in XML, cannot confuse a terminal, and does not depend on an encoding.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class Type(enum.StrEnum):
-    """The type of a notice: a new one, one that replaces others, or one that ends others."""
+    """The type of a notice: it is new, it replaces other notices, or it ends other notices."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -109,7 +109,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One notice; times are in UTC, and whole seconds.
+    """A notice; times are in UTC, and whole seconds.
 
     `lists` are the lists that the notice is about; there may be none. `references` are the notices
     that an `Update` or `Cancel` replaces or ends; an `Alert` has none.
@@ -262,7 +262,7 @@ CATEGORY = "Security"
 
 
 def to_cap(notice: Notice, provider: str) -> str:
-    """Return the message, with its XML declaration and a newline at its end."""
+    """Return a notice as a message of CAP, with its XML declaration and a newline at its end."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f'<alert xmlns="{NAMESPACE}">']
     lines += [_element(name, text, 1) for name, text in _head(notice, provider)]
     lines.append(" <info>")

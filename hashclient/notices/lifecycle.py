@@ -1,7 +1,7 @@
 """The states of notices: in force or ended, and why. This module uses no files and no clock.
 
-The order in which notices arrive does not matter. A notice that has ended is never in force again:
-an `Update` or a `Cancel` ends the notices that it refers to even if it has expired itself, is not
+The order in which notices arrive does not matter. A notice that has ended is never in force again.
+An `Update` or a `Cancel` ends the notices that it refers to, even if it has expired itself, is not
 signed any more, or arrived first. An `Update` or a `Cancel` ends only earlier notices of the same
 provider, and only notices of the same status: a test ends only tests.
 """
@@ -19,7 +19,7 @@ from hashclient.notices.document import Notice, Severity, Status, Type
 
 #: How long a notice is kept after it has expired and is not signed any more.
 KEEP = timedelta(days=400)
-#: The most notices kept of one provider; signed ones are at most a quarter of them.
+#: The most notices kept of a provider; signed notices are at most a quarter of them.
 MAX_KEPT = 4_000
 
 
@@ -58,7 +58,8 @@ class Ended(msgspec.Struct, frozen=True):
 class Kept(msgspec.Struct, frozen=True):
     """A kept notice: `digest` is the signed digest of its document, as in `Trust.hash_of`.
 
-    `signed` says whether the provider still signs it; `shown` when it was first shown here.
+    `signed` says whether the provider still signs the notice; `shown` is when it was first shown
+    here.
     """
 
     notice: Notice
@@ -71,7 +72,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A notice of a provider and its state; `by` is the id of the notice that ended it, if any."""
+    """A notice of a provider and its state; `by` is the id of the notice that ended it."""
 
     provider: str
     kept: Kept
@@ -118,11 +119,11 @@ def _state_of(kept: Kept, now: datetime) -> State:
 def merged(
     kept: Sequence[Kept], arrived: Sequence[Kept], signed: Collection[str], now: datetime
 ) -> tuple[Kept, ...]:
-    """Return the notices to keep after a fetch: earlier ones and those that `arrived`.
+    """Return the notices to keep after a fetch: earlier notices, and notices that `arrived`.
 
     `signed` has the notices that are signed now. A notice that is not signed any more is dropped
-    some time after it has expired. If there are more than `MAX_KEPT`, notices that are not signed
-    are dropped, those that expired first before others.
+    some time after it has expired. If these are more than `MAX_KEPT`, notices that are not signed
+    are dropped, first those that expired first.
     """
     both = {one.notice.id: one for one in (*arrived, *kept)}  # an earlier notice stays as it is
     enders: dict[str, list[Notice]] = {}

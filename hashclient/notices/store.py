@@ -1,7 +1,7 @@
 """The notices on this machine: one file a provider, replaced as a whole.
 
-The first line of a file has its format and the SHA-256 of the rest. The SHA-256 finds a bad disk:
-one changed bit could turn an extreme notice into a minor one, or acknowledge it. The SHA-256 does
+The first line of a file has its format and the SHA-256 of the rest. The SHA-256 finds a bad disk: a
+changed bit could turn an extreme notice into a minor notice, or acknowledge it. The SHA-256 does
 not stop a person who may write to the state directory. Writers hold one lock for all files; readers
 take none.
 """
@@ -41,7 +41,7 @@ _SUFFIX = ".json"
 ROLE_NAME = "notices.json"
 
 
-#: Metadata without these bytes has no notices, and is not decoded.
+#: Metadata without these bytes has no notices: it is not decoded.
 _MARK = b'"hashclient-notices"'
 #: The same limit as `trust` has for metadata.
 _MAX_TARGETS_BYTES = 8 << 20
@@ -88,7 +88,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def load_book(layout: Layout, provider: str) -> Book | None:
-    """Return the notices of a provider on this machine; None if there are none.
+    """Return the notices of a provider on this machine; None without notices.
 
     Raises:
         DamagedBookError: the file differs from the written bytes.

@@ -24,7 +24,7 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]
     """Sends requests as botocore does; answers are bounded."""
 
     def send(self, request: Any, **_: Any) -> Any:
-        """Return the answer to a request: with its whole body, if the caller does not stream it.
+        """Return the answer to a request, with its whole body unless the caller streams the body.
 
         Raises:
             HTTPClientError: the store cannot be reached, or its answer is too slow or too long.

@@ -5,9 +5,9 @@ obstore has the credentials and signs requests. So obstore sends its requests to
 process:
 
 1. obstore requests a page there, with a signature for the store.
-2. This process sends the request to the store unchanged.
+2. This process sends the request to the store, unchanged.
 3. In the answer, each key is written in hexadecimal digits, which obstore can name.
-4. obstore reads the page and requests the next one. This process decodes the keys.
+4. obstore reads the page and requests the next page. This process decodes the keys.
 
 Other programs on this machine cannot use the address: a request needs a secret in the name of its
 client. Requests to the address stay within this machine: if a proxy would get them, this module
@@ -157,7 +157,7 @@ class _Relay(ThreadingTCPServer):
         )
 
     def handle_error(self, *_: object) -> None:
-        """Print nothing: obstore notices that there is no answer."""
+        """Print nothing: obstore notices that the answer is missing."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Send a request on; return the status and the body for obstore."""
@@ -211,7 +211,7 @@ def _element_in_digits(found: re.Match[bytes]) -> bytes:
         text = unquote_to_bytes(text)
     elif b"&" in text:
         try:
-            # One element; it cannot declare anything.
+            # The text has one element; it cannot declare anything.
             text = (ET.fromstring(b"<a>%b</a>" % text).text or "").encode()  # noqa: S314
         except ET.ParseError:
             return found[0]

@@ -22,7 +22,7 @@ class Trouble(enum.Enum):
     GONE = enum.auto()
     CHANGED = enum.auto()
     DENIED = enum.auto()
-    NAME = enum.auto()  # no client can ask for a key like this
+    NAME = enum.auto()  # no client can name this key
     OTHER = enum.auto()
 
 
@@ -137,7 +137,7 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "UnauthorizedSSOTokenError": (Trouble.OTHER, _EXPIRED),
 }
 
-#: Errors of botocore about a text that it cannot read, by the name of their class.
+#: Errors of botocore about a text that botocore cannot read, by the name of their class.
 _OF_FORM = frozenset({"ResponseParserError", "ValueError"})
 
 

@@ -1,8 +1,8 @@
 """The interface of all stores: a bucket that is read in ranges, limits of time, metadata.
 
 A store is opened before its first request. Many threads may use a store at once. botocore and
-obstore have the same limits of time and make the same number of attempts: no other module makes a
-request again. No module of this package keeps or shows credentials.
+obstore have the same limits of time and the same number of attempts; no other module repeats a
+request. No module of this package keeps or shows credentials.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Store(ABC):
-    """One bucket.
+    """A bucket in a store.
 
-    Each call raises `UsageError` if a library is not installed, and `StoreError` if there are no
-    credentials, if the configuration cannot be used, or if the store fails.
+    Each call raises `UsageError` if a library is not installed. It raises `StoreError` if no
+    credentials are found, if the configuration cannot be used, or if the store fails.
     """
 
     def __init__(self, scheme: Scheme, bucket: str) -> None:
@@ -94,12 +94,12 @@ class Store(ABC):
         """Pass on the bytes in a `span` of an object that has this ETag and version, if given.
 
         A span of None means the whole object: not every store accepts the whole length as a range.
-        The caller counts the bytes. If the object has changed, this is an error.
+        The caller counts the bytes. If the object has changed, the call raises an error.
         """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write an object in one step: readers see the old object or the new one."""
+        """Write an object in one step: readers see the old or the new object."""
 
 
 def quoted(etag: str | None) -> str | None:
@@ -110,15 +110,15 @@ def quoted(etag: str | None) -> str | None:
 
 
 def condition(etag: str | None) -> str | None:
-    """Return an ETag to use as a condition; not a weak one, which never matches."""
+    """Return an ETag to use as a condition; None for a weak ETag, which never matches."""
     return None if etag is None or etag.startswith("W/") else etag
 
 
 def verify_etag(seen: Seen, etag: str | None) -> None:
-    """Check that an object is the wanted one, even if its store ignores conditions.
+    """Check that an object is the wanted object, even if its store ignores conditions.
 
     Raises:
-        StoreError: the object is a different one.
+        StoreError: it is another object.
     """
     if etag is not None and seen.etag != etag:
         raise StoreError(Trouble.CHANGED, CHANGED)

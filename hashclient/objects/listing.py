@@ -1,14 +1,15 @@
 """The objects in a bucket, page by page.
 
-1. A URI names one object and all objects below it, as a path names a file or a folder; with a slash
-   at its end, only the objects below.
+1. A URI names an object and all objects below it, as a path names a file or a folder; with a slash
+   at its end, it names only the objects below.
 2. The client of each store lists its buckets. For Google and Azure, `exact` lists pages with a key
    that obstore cannot name, and buckets with keys that begin with a slash.
 3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
    the listing ends there.
 
 Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key. Behind a
-proxy, obstore drops one at its beginning, and the end of a listing of Google is not confirmed.
+proxy, obstore also drops a slash at the beginning of a key, and the end of a listing of Google is
+not confirmed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def list_pages(
 
 
 def _together(pages: Iterator[Any]) -> Iterator[Any]:
-    """Yield the first page, and then several joined into one, which costs less.
+    """Yield the first page; then join several pages into one, which costs less.
 
     An error that ends the pages early is raised after all earlier pages.
     """
@@ -114,11 +115,11 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
 
 
 def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
-    """Yield a page with the object that `uri` names, if there is one."""
+    """Yield a page with the object that `uri` names; yield nothing if it does not exist."""
     row: list[Any] = [uri.key, 0, None, uri.version, None]
     try:
         seen = store.head(uri.key, uri.version)
-        # The latest version may change before it is read: the ETag shows this.
+        # The latest version may change before it is read: a changed ETag then shows this.
         row[1:3] = seen.size, seen.etag
     except StoreError as error:
         if error.trouble is Trouble.GONE:
@@ -191,7 +192,7 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
 
 
 def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
-    """Yield pages of the keys behind the `last` one that obstore has listed: usually none.
+    """Yield pages of the keys behind `last`, the last key that obstore has listed: usually none.
 
     From Google, obstore takes any XML for the last page; `exact` takes only pages.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-#: One object for each row, its ETag with or without quotes; `note` says why the object cannot be
+#: A row for each object, with its ETag with or without quotes; `note` says why the object cannot be
 #: read, if this is already known.
 SCHEMA = pa.schema(
     [
@@ -22,12 +22,12 @@ SCHEMA = pa.schema(
 
 
 def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
-    """Return a page of rows, each as `SCHEMA` has it, perhaps without its last columns.
+    """Return a page of rows with the columns of `SCHEMA`; the last columns may be missing.
 
     Keys are decoded with surrogateescape.
     """
     columns = zip(*((os.fsencode(key), *others) for key, *others in rows), strict=True)
-    # Not strict: the table may have fewer columns, and without rows it has none.
+    # Not strict: the table may have fewer columns, or no column if it has no rows.
     given = zip(SCHEMA, columns, strict=False)
     return page_of_columns(len(rows), **{f.name: pa.array(values, f.type) for f, values in given})
 

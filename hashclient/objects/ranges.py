@@ -1,7 +1,7 @@
 """Ranges of objects, by obstore: in any store, its reads cost a twentieth of botocore's.
 
-Limit: obstore can neither list nor read a key with an empty part, `.` or `..`, and drops the slash
-at the beginning or the end of a key.
+Limit: obstore can neither list nor read a key with an empty part or a part `.` or `..`. It drops a
+slash at the beginning or the end of a key.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 1. A `manifest.json` names the bucket, the columns, and files with their MD5s. Each file is fetched
    into a file without a name, compared with its MD5, and read piece by piece. The format is
    Parquet, or CSV with keys that are escaped as in a URL.
-2. Any other report is one Parquet or CSV file, by its path or its URI. The file has columns `key`
-   and `size`, and perhaps `etag` and `version`; its keys are not escaped.
-3. Only the latest version of a key counts, unless all are asked for; marks of deletion are ignored.
+2. Any other report is one Parquet or CSV file, given by path or URI. The file has columns `key` and
+   `size`, and perhaps `etag` and `version`; its keys are not escaped.
+3. Only the latest version of a key counts, unless all versions are wanted; marks of deletion are
+   ignored.
 
-A report may be old. If an object has changed after the report, the read detects this, and the
-object is unread.
+A report may be old. If an object has changed after the report, the read of the object detects this,
+and the object is unread.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from hashclient.objects.stores import open_store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
-#: The name in S3 of the file that names the others.
+#: The name in S3 of the file that names the other files.
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TABLE_BYTES = 1 << 40

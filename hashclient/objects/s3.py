@@ -1,9 +1,9 @@
-"""Buckets of S3: botocore finds and lists them, and obstore reads what it can name (`ranges`).
+"""Buckets of S3: botocore lists objects, and obstore reads what it can name (`ranges`).
 
 botocore finds credentials, region and endpoint where AWS's own tools do: variables, profiles,
 single sign-on, roles of a machine. botocore lists and reads every key, and knows versions,
 deletions and holds. A page of a listing is requested by a URL that botocore has signed, and this
-module reads the columns from the answer: this costs a tenth of botocore's parser. If the answer is
+module reads the columns from the answer. This costs a tenth of botocore's parser. If the answer is
 not a page of the usual form, botocore itself requests the page again, and reports the error.
 """
 
@@ -45,10 +45,11 @@ from hashclient.objects.interface import (
 #: Endpoints of Amazon itself, and endpoints that are found by the region alone.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
-#: The region for stores without one.
+#: The region for stores without a region.
 _DEFAULT_REGION = "us-east-1"
 _YES = frozenset({"1", "true", "yes", "on"})
-#: How often credentials are asked for again; botocore renews them before they expire.
+#: Seconds after which credentials are requested again; botocore renews credentials before they
+#: expire.
 CREDENTIALS_S = 300
 
 #: How long the URL of a page may be used: clocks may differ by so much.
@@ -62,12 +63,12 @@ _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
 #: The part of an object in an answer: its first and last byte, and the length of the object.
 _PART = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-#: Lengths of objects are below this: they have 64 bits.
+#: An object has fewer bytes than this: lengths have 64 bits.
 _MOST_BYTES = 1 << 64
 #: How stores write the quotes around an ETag.
 _QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
-#: A place with few keys has no more pages than this.
+#: A bucket or prefix with few keys has no more pages than this.
 MOST_PAGES = 1_000
 
 #: An object of a listing: its key, size, ETag and version.
@@ -125,8 +126,8 @@ class S3(Store):
         if _USUAL.fullmatch(endpoint) is None:
             config["endpoint"] = endpoint
         else:
-            # S3 is asked for the region of the bucket; without permission for this, the configured
-            # region is used.
+            # S3 returns the region of the bucket; without permission for this request, the
+            # configured region is used.
             with contextlib.suppress(StoreError), _errors():
                 found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
                 config["region"] = found or region
@@ -214,7 +215,7 @@ class S3(Store):
             got = self._http.send(AWSRequest("GET", url).prepare())
         except (BotoCoreError, OSError, ValueError):
             return None
-        self._is_quick = got.status_code != 403  # some accounts may not use URLs of this form
+        self._is_quick = got.status_code != 403  # some accounts may not use signed URLs
         return _page_in(got.content) if got.status_code == 200 else None
 
     def names(self, prefix: str) -> Iterator[str]:
@@ -264,7 +265,7 @@ def _rows(got: Any, name: str) -> list[Row]:
     """Return the objects of a page.
 
     Raises:
-        StoreError: an object has no key or no length, or its length is impossible.
+        StoreError: an object has no key or no valid length.
     """
     rows = [
         (one.get("Key"), one.get("Size", -1), one.get("ETag"), one.get("VersionId"))
@@ -276,9 +277,10 @@ def _rows(got: Any, name: str) -> list[Row]:
 
 
 def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
-    """Return the request for the page after `got`; None if `got` says that it is the last one.
+    """Return the request for the page after `got`; None if `got` says that it is the last page.
 
-    botocore takes any answer for a page: an empty one, or a page of HTML from a proxy, is no end.
+    botocore takes any answer for a page: so an empty answer, or a page of HTML from a proxy, must
+    not count as the end.
 
     Raises:
         StoreError: the page does not say how the listing goes on.
@@ -319,7 +321,7 @@ def _page_in(answer: bytes) -> _Page | None:
 
 
 def _seen(got: Any, span: tuple[int, int] | None = None) -> Seen:
-    """Return the metadata in an answer to a request for a `span` of an object, or for all of it.
+    """Return the metadata in an answer to a request for a `span`, or for all, of an object.
 
     Raises:
         StoreError: the answer has another part of the object, or a length that is impossible.

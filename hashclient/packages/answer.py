@@ -1,7 +1,7 @@
 """The answer of a body to a report: the received and accepted matches, and its requests.
 
 An answer is one line of ASCII with one spelling, signed by the body's key, about one report of one
-machine. `docs/reporting.md` specifies it, `docs/answer.schema.json` is its schema.
+machine. `docs/reporting.md` specifies answers, `docs/answer.schema.json` is their schema.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a body asks for: to keep the sealed files until a time, to destroy them, or to retract.
+    """A request of a body: to keep the sealed files until a time, to destroy them, or to retract.
 
-    `text` names the order, such as its file number.
+    `text` names the order, for example its file number.
     """
 
     request: Literal["keep", "destroy", "retract"]
@@ -75,7 +75,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def requests_of(answer: Answer) -> dict[str, list[str]]:
-    """Return in words what an answer asks for, by match."""
+    """Return in words the requests of an answer, by match."""
     found: dict[str, list[str]] = {match_id: [] for match_id in sorted(answer.matches)}
     for one in answer.requests:
         end = "" if one.until is None else f" until {for_programs(one.until)}"
@@ -91,7 +91,7 @@ def encode_answer(answer: Answer, sign: Callable[[bytes], bytes]) -> bytes:
 
 
 def parse_answer(text: bytes) -> Answer:
-    """Verify an answer by the key that it names; whose key this is, the caller has to know.
+    """Verify an answer by the key that it names; the caller has to know whose key this is.
 
     1. The answer is spelled as `encode_answer` spells it, byte for byte.
     2. All values fit the schema, no match is both accepted and refused, and only a request to keep

@@ -1,7 +1,7 @@
-"""A chain of custody, its checkpoint and a note of retraction: the rules by which they verify.
+"""A chain of custody, its checkpoint and a note of retraction: the rules that verify them.
 
-`reporting.custody` makes them. Only bytes come in here: recipients have neither the log nor the
-machine to which it belongs.
+`reporting.custody` makes them. The input is only bytes: recipients have neither the log nor the
+machine of the log.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Custody(msgspec.Struct, frozen=True):
 def verify_custody(text: bytes) -> Custody:
     """Verify a chain of custody by itself.
 
-    1. Each line is spelled as the writer of the log spells its content, and its hash is right.
+    1. Each line is spelled as the writer of the log spells the content, and its hash is right.
     2. The first record, and no other, is a genesis record, signed by the key it names.
     3. Records have the order of the log, and no record comes twice.
     4. Each signature is right, and a record without a signature is joined to the next record by its
        hash. A copy holds an earlier record, spelled as the log spells it, with the right hash.
-    5. The last record says that a report was packaged, is signed, and has the hash of the lines
-       before it, so none of them is missing.
+    5. The last record says that a report was packaged. It is signed, and has the hash of the lines
+       before it, so no line is missing.
 
     Raises:
         VerificationError: a check failed.
@@ -140,7 +140,7 @@ def spelled_note(note: Any) -> bytes:
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A verified note: its report, its matches (of a destruction), the log, and the last record."""
+    """A verified note: the report, the matches (of a destruction), the log, and the last record."""
 
     format: str
     report: str
@@ -153,11 +153,11 @@ def verify_note(text: bytes) -> Note:
     """Verify a note of retraction, or of the destruction of files.
 
     1. The note is spelled as the writer spells it, byte for byte.
-    2. The note's records verify like those of a log, and the first is the genesis record.
+    2. The note's records verify like the records of a log, and the first is the genesis record.
     3. The other records are about this report, in their order in the log. The records say that the
        report was packaged and, for a destruction, what the body answered.
-    4. At the end the records say that the report is retracted, or that, as the body had asked, the
-       sealed file of each match that the note names was destroyed, and no other file.
+    4. At the end, the records say that the report is retracted; or that, as the body had asked,
+       exactly the sealed files of the matches in the note were destroyed.
 
     Raises:
         VerificationError: the document is not a note of this kind, or was changed.

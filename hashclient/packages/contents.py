@@ -41,11 +41,11 @@ HEAD = {
 }
 #: The first two headers of an archive lie within as many bytes.
 _HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
-#: A package directory has one of these names; any directory may have a README.txt.
+#: A package directory has a file of one of these names; any directory may have a README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 
-#: Yields the plain bytes of an age file that is given in chunks. Raises AuthorisationError if no
-#: key opens it, StateError if it is damaged.
+#: Yields the plain bytes of an age file that is given in chunks. The opener raises
+#: AuthorisationError if no key opens the age file, StateError if it is damaged.
 Opener = Callable[[Iterator[bytes]], Generator[bytes]]
 
 
@@ -59,8 +59,8 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
     """Give the files of the package at `path`, each to be read before the next.
 
     Raises:
-        UsageError: the path has no part of a package, or the package is sealed and there is no
-            `opener`.
+        UsageError: the path has no part of a package, or the package is sealed and `opener` is not
+            given.
         AuthorisationError: no key opens the package.
         VerificationError: the package is incomplete.
     """
@@ -91,7 +91,7 @@ def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
 
 
 def _chunks(path: Path) -> Generator[bytes]:
-    """Yield the content of a file; the first chunk is long enough to say what it is."""
+    """Yield the content of a file; the first chunk is long enough to show the kind of the file."""
     with translated(path, unreadable), open_regular(path) as stream:
         yield stream.read(_HEAD_BYTES)
         while chunk := stream.read(CHUNK_BYTES):
@@ -143,7 +143,7 @@ def _from_directory(path: Path) -> Iterator[Member]:
 
 
 def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
-    """Yield the content of a file, which must have `size` bytes: callers rely on this."""
+    """Yield the content of a file; raise if it does not have `size` bytes: callers rely on this."""
     rest = size
     while chunk := stream.read(CHUNK_BYTES):
         rest -= len(chunk)
@@ -155,12 +155,12 @@ def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:
-    """Return the error for what cannot be read at all."""
+    """Return the error for a path that cannot be read at all."""
     return UsageError(f"cannot read {printable(path)}: {error.strerror or error}")
 
 
 def _no_package(path: Path) -> UsageError:
-    """Return the error for a path without parts of a package; it must not pass as verified."""
+    """Return the error for a path without parts of a package, which must not pass as verified."""
     return UsageError(
         f"no package, and nothing was verified: {printable(path)}",
         hint="give the directory or the file that was handed over; if this is the right one, ask "

@@ -25,8 +25,8 @@ FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
 #: How much memory reading a document may take: some ten times the longest document.
 MAX_PARSING_BYTES = 3 << 30
 
-#: The schema's patterns; a value used as a file name must match one of these. The patterns end with
-#: `\Z`, since `$` would accept a newline at the end.
+#: The schema's patterns; a value that is used as a file name must match its pattern. The patterns
+#: end with `\Z`, since `$` would accept a newline at the end.
 MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
 ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -39,7 +39,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reporter(_Strict, frozen=True):
-    """The organisation that reports, how to reach it, and the name of its machine."""
+    """The organisation that reports, its contact data, and the name of its machine."""
 
     organisation: str | None
     machine: str
@@ -66,7 +66,7 @@ class Provider(_Strict, frozen=True):
 
 
 class Entry(_Strict, frozen=True):
-    """One entry of a list that the file matched, and the algorithms whose digests agreed.
+    """An entry of a list that the file matched, and the algorithms whose digests agreed.
 
     `provider` is the list's provider, if it is known.
     """
@@ -81,7 +81,7 @@ class Entry(_Strict, frozen=True):
 
 
 class Evidence(_Strict, frozen=True):
-    """A sealed file: its place in the package, and the keys it is sealed to."""
+    """A sealed file: its place in the package, and the keys to which it is sealed."""
 
     name: Annotated[
         str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}(\.facts|\.[1-9][0-9]{0,3})?\.age\Z")
@@ -99,7 +99,7 @@ class Context(Evidence, frozen=True, omit_defaults=True):
 
 
 class StoryStep(_Strict, frozen=True):
-    """One step in the story of the file."""
+    """A step in the history of the file."""
 
     time: _Time
     event: str
@@ -107,9 +107,10 @@ class StoryStep(_Strict, frozen=True):
 
 
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
-    """One file that matched; `path_b64` is set if its path is not UTF-8.
+    """A file that matched; `path_b64` is set if its path is not UTF-8.
 
-    `evidence` is the file, `facts` are about its source, `context` are files that belong to it.
+    `evidence` is the file; `facts` are about its source; `context` are files that belong to the
+    file.
     """
 
     id: MatchId
@@ -147,7 +148,7 @@ class Document(_Strict, frozen=True):
 
 
 def named_in(document: Document) -> dict[str, Any]:
-    """Return who reports, and whose lists matched: what the signed record of a package repeats."""
+    """Return who reports, and whose lists matched, as the signed record of a package has them."""
     providers = {e.provider for m in document.matches for e in m.entries if e.provider is not None}
     return {
         "organisation": document.reporter.organisation,

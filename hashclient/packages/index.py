@@ -1,8 +1,8 @@
 """Many packages at once: what each package is, and which of them concern the same entry.
 
 Clients of one provider name an entry alike, so reports of several reporters can be compared.
-Nothing here shows content. Extracting writes the opened evidence of a package into a folder of its
-own, which appears only after all of the package was verified.
+This module shows no content. Extracting writes the opened evidence of a package into a new folder,
+which appears after the whole package was verified.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DOCUMENT_COLUMNS = (
     *("match", "path", "path_b64", "size", "state", "viewed", "evidence"),
     *("list", "entry", "category", "provider_root", "provider_url"),
 )
-#: The columns of a row about one of many packages.
+#: The columns of a row about one package of many.
 COLUMNS = (
     *("package", "result", *DOCUMENT_COLUMNS, "also_in"),
     *("packaged", "custody_records", "log_id", "public_key", "public_key_compared", "reason"),
@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """One path and what it is: a verified package, note or answer, or else the error.
+    """A path and its content: a verified package, note or answer, or else the error.
 
     `extracted` and `closed` name the extracted files, and the files that no key opens, as
     `MATCH` for the file of a match.
@@ -129,8 +129,9 @@ def extract(
 class SameEntries:
     """Finds the reports that concern the same entry.
 
-    Entries are the same if their ids, their lists, and the roots or addresses of their providers
-    are. A root, or an address, names one provider; both of one entry name the same one.
+    Entries are the same if their ids, lists, and the roots or addresses of their providers are the
+    same. A root, or an address, names one provider; if an entry has both, both name the same
+    provider.
     """
 
     def __init__(self, checked: Sequence[Checked]) -> None:
@@ -169,7 +170,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each entry of each match of each package, by `COLUMNS`.
 
-    A note of retraction, or a refused path, has one row; an answer has one for each match.
+    A note of retraction, or a refused path, has one row; an answer has a row for each match.
     """
     same = SameEntries(checked)
     for one in checked:

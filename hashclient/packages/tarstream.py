@@ -1,8 +1,8 @@
 """Plain tar archives as streams: only regular files, and one spelling of each header.
 
-An archive is made and read in chunks, so it is never whole in memory or, unencrypted, on disk. A
-read archive must be exactly the archive that would be written for the same names and sizes: no
-links, no directories, no extensions, no bytes after the end.
+An archive is made and read in chunks: it is never complete in memory, and never unencrypted on
+disk. An archive that is read must be exactly the archive that would be written for the same names
+and sizes: without links, directories, extensions, and bytes after the end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MARK_AT = 257
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A file of a package: its name there, its length in bytes, and its content, to be read once.
+    """A file of a package: its name there, the length in bytes, and the content, to be read once.
 
-    `folder` is the folder in which it was found in an archive.
+    `folder` is the folder in an archive that has the file.
     """
 
     name: str
@@ -67,8 +67,8 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
 def looks_like_tar(head: bytes, folder: str) -> bool:
     """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
 
-    Each header has a mark, and the first header begins with the name `folder`: that beginning or
-    one mark is enough. Zeros are what a power failure leaves.
+    Each header has a mark, and the first header begins with the name `folder`: this beginning, or a
+    mark, is enough. A power failure can leave zeros.
     """
     name, mark = folder.encode(), tarfile.GNU_MAGIC[:5]
     has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))
@@ -99,7 +99,7 @@ class _Stream(Chunks):
         """Yield the next `size` bytes.
 
         Raises:
-            VerificationError: there are fewer bytes.
+            VerificationError: fewer bytes follow.
         """
         while size:
             piece = self.read(min(size, CHUNK_BYTES))
@@ -112,7 +112,7 @@ class _Stream(Chunks):
         """Return the next `size` bytes.
 
         Raises:
-            VerificationError: there are fewer bytes.
+            VerificationError: fewer bytes follow.
         """
         return b"".join(self.pieces(size))
 

@@ -39,7 +39,7 @@ _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A verified package: its content, and the key that signed it, hexadecimal."""
+    """A verified package: the content, and the key that signed it, hexadecimal."""
 
     document: Document
     custody: Custody
@@ -72,20 +72,20 @@ def verify_package(
     `on_evidence` gets the name of each sealed file, and its bytes to read. The caller must not rely
     on these files before this function returns.
 
-    1. The package has only the files of the format: no links, no other types, no other names, each
-       file within its limit.
+    1. The package has only files of the format: no links, no other types, no other names, and each
+       file is within its limit.
     2. The document follows the format strictly.
     3. The chain of custody verifies by itself, see `verify_custody`. The key of the custody is
        `public_key`, if that is given.
-    4. The last record is about this report, names who reports and whose lists matched as the
-       document does, and has the hashes of exactly the files of the package. All files of an
-       archive are in the folder of this report.
+    4. The last record is about this report, names the reporter and the providers as the document
+       does, and has the hashes of exactly the files of the package. All files of an archive are in
+       the folder of this report.
     5. The checkpoint is of the same log and covers that record.
     6. The evidence is exactly as in the document, by name, length and hash.
 
     Raises:
-        UsageError: the path has no part of a package, the package is sealed and there is no
-            `opener`, or `public_key` is not a key.
+        UsageError: the path has no part of a package, the package is sealed and `opener` is not
+            given, or `public_key` is not a key.
         AuthorisationError: no key opens the package.
         VerificationError: a check failed.
     """
@@ -179,7 +179,7 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
 def verify_note_file(path: Path, *, public_key: str | None = None) -> VerifiedNote | Answer:
     """Verify a note, or the answer of a body, by the key that it names.
 
-    `public_key` is the reporter's: it signs a note, and an answer names it.
+    `public_key` is the reporter's key: it signs a note, and an answer names it.
 
     Raises:
         UsageError: the file cannot be read, or `public_key` is not a key.

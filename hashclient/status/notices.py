@@ -1,6 +1,6 @@
-"""The notices in a status: which are open, and which kept notices are damaged or missing.
+"""The notices in a status: open notices, and kept notices that are damaged or missing.
 
-The verified metadata on the disk shows which providers have notices. So `status` notices if nobody
+The verified metadata on the disk shows which providers have notices. So `status` shows if nobody
 has fetched the notices, or if somebody has removed them.
 """
 

@@ -27,7 +27,7 @@ _PREFIX = "hashclient_"
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One gauge: its values by values of labels; without labels, one value."""
+    """A gauge: its values by values of labels; without labels, a single value."""
 
     name: str
     help: str

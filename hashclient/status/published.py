@@ -20,7 +20,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Published(msgspec.Struct, frozen=True):
-    """The number of the last document, when one was published, and the failures since."""
+    """The number and the time of the last published document, and failures since then."""
 
     format: Literal["hashclient-published/1"] = "hashclient-published/1"
     counter: int = 0
@@ -29,7 +29,7 @@ class Published(msgspec.Struct, frozen=True):
 
 
 def load_published(layout: Layout) -> Published:
-    """Return what this machine has published; there may be nothing.
+    """Return what this machine has published; the file may be missing.
 
     Raises:
         StateError: the file cannot be read.

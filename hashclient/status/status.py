@@ -1,6 +1,6 @@
 """The content of a state directory, and whether it is reliable; nothing is changed.
 
-`index.open_lists` decides which lists should be here, and which of these can be used.
+`index.open_lists` decides which lists should be here, and which of them can be used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FETCHES_PER_LIST = 4
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A fetch that failed to update a list: its time, its exit code, and its message."""
+    """A fetch that failed to update a list: the time, the exit code, and the message."""
 
     time: datetime
     exit_code: ExitCode
@@ -56,7 +56,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class ListStatus(msgspec.Struct, frozen=True):
-    """One list: its manifest if the list can be used, and its problem if it has one.
+    """A list: its manifest if the list can be used, and its problem, if any.
 
     `provider` is None if the provider is not known. `recognised` counts the live entries that a
     lookup can decide about by one digest (`md5`: entries with an MD5), or by a digest and a size
@@ -81,12 +81,12 @@ class ListStatus(msgspec.Struct, frozen=True):
 
     @property
     def fresh(self) -> bool:
-        """Whether the list has not expired and has no other problem."""
+        """Whether the list is not expired, and has no other problem."""
         return self.problem is None
 
 
 class QuarantineStatus(msgspec.Struct, frozen=True):
-    """How many files are in quarantine, and how much room they take."""
+    """How many files are in quarantine, and how many bytes they take."""
 
     files: int
     sealed_bytes: int
@@ -117,10 +117,10 @@ class ExceptionsStatus(msgspec.Struct, frozen=True):
 class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the record of the end of the last scan, if any.
 
-    `refusals` are the fetches that have failed since the last good one, by provider and list; the
-    list is None if the whole provider failed. `sources` names the place of the last good fetch of a
-    list, with or without news: an address, or the path of a bundle or a directory. A list is
-    missing there if its last fetch is far back in the log.
+    `refusals` are the fetches that have failed since the last successful fetch, by provider and
+    list; the list is None if the whole provider failed. `sources` names the place of the last good
+    fetch of a list, with or without news: an address, or the path of a bundle or a directory. A
+    list is missing there if its last fetch is far back in the log.
     """
 
     last: Record
@@ -133,10 +133,10 @@ class Status(msgspec.Struct):
     """Everything that a state directory holds. A part that is missing or damaged is None.
 
     `providers` names the providers whose lists are not known, with the reason. `problems` names
-    parts of the state that cannot be read; a list has its problem in its own row. `held` has
-    the entries with matches that wait for a person, `to_review` counts the matches that wait for a
-    review. `alerts` is the outbox of alerts, if there are receivers. `exit_code` is the highest
-    exit code of all parts.
+    parts of the state that cannot be read; the problem of a list is in the list's own row. `held`
+    has the entries with matches that wait for a person, `to_review` counts the matches that wait
+    for a review. `alerts` is the outbox of alerts, if receivers are configured. `exit_code` is the
+    highest exit code of all parts.
     """
 
     lists: list[ListStatus]
@@ -175,14 +175,14 @@ def read_status(
 ) -> Status:
     """Read everything that the state directory holds.
 
-    With `verify`, every byte of the indexes, including that of the known good files, is read and
+    With `verify`, every byte of the indexes, also of the index of known good files, is read and
     compared with its digest, and the whole record of matches is read.
     """
     lists, providers = read_lists(settings, environ, now, verify=verify)
     code = ExitCode.STATE if providers or not lists else ExitCode.OK
     status = Status(lists, providers, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
-        # Without a provider that uses the index, nothing uses it, and no fetch would repair it.
+        # If no provider uses the index, no fetch would repair it, and damage does no harm.
         if verify and any(p.known_good for p in settings.config.providers.values()):
             # this import loads the writer of indexes
             from hashclient.fetch.guard import verify_guard
@@ -356,7 +356,7 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
 
 
 def _check_recorded(settings: Settings) -> None:
-    """Check that each item has its match: a lost record of matches is not an empty one.
+    """Check that each item has its match: a lost record of matches must not look empty.
 
     Raises:
         StateError: a match is lost, or quarantine or record cannot be read.

@@ -16,9 +16,9 @@ from hashclient.core.errors import StateError
 T = TypeVar("T")
 _In = TypeVar("_In")
 
-#: How many threads wait for the disk at once: one commit of its journal serves them all.
+#: How many threads wait for the disk at once: one commit of the disk's journal serves all of them.
 _AT_ONCE = 8
-#: Seconds between two looks whether a thread that is waited for is still there.
+#: Seconds between two checks whether a thread that is waited for is still running.
 _LOOK_S = 1
 
 
@@ -26,7 +26,7 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
     """Run `work`, which must not raise, in a thread of its own.
 
     Raises:
-        StateError: the system has no room for a thread.
+        StateError: the system cannot start a thread.
     """
     thread = Thread(target=work, name=f"hashclient-{name}", daemon=True)
     try:
@@ -42,7 +42,7 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
     """Return the results of `do` for all items; threads do several items, which wait for the disk.
 
-    If the system lacks room for so many threads, the threads that have begun do all items, or the
+    If the system cannot start so many threads, the threads that have begun do all items, or the
     calling thread does.
     """
     if len(items) < 2:
@@ -86,13 +86,13 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
 
 
 class Task(Generic[T]):
-    """One piece of work that has begun, and its result."""
+    """A piece of work that has begun, and its result."""
 
     def __init__(self, work: Callable[[], T], name: str) -> None:
         """Begin `work`.
 
         Raises:
-            StateError: the system has no room for a thread.
+            StateError: the system cannot start a thread.
         """
         self._work = work
         self._results: list[T] = []
@@ -120,7 +120,7 @@ class Task(Generic[T]):
         """Wait for the end of the work; return its result, or raise its exception.
 
         Raises:
-            StateError: the thread ended without either.
+            StateError: the thread ended without a result or an exception.
         """
         while not self.wait(_LOOK_S):
             pass
@@ -134,7 +134,7 @@ class Task(Generic[T]):
 def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
     """Do `work`, if any, in a thread while the calling thread calls `here`; wait for both.
 
-    If the system has no room for a thread, `here` is called first, then `work` is done.
+    If the system cannot start a thread, `here` is called first, then `work` is done.
     """
     if work is None:
         here()
@@ -158,7 +158,7 @@ def ahead(items: Iterator[T], room: int) -> Generator[T]:
     helps if the time is spent in libraries that release Python's lock.
 
     Raises:
-        StateError: the system has no room for a thread.
+        StateError: the system cannot start a thread.
     """
     from queue import SimpleQueue
 

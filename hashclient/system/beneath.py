@@ -5,9 +5,9 @@ way can exchange its content between two calls. This module opens a directory on
 is relative to the descriptor and follows no link. Only the PATH that the user gave may lead through
 links (`Directory.given`): naming it was the user's decision.
 
-`openat2` opens a path of many components in one call; if the kernel lacks or forbids the call, the
-components are opened one by one. Functions raise the errors of the system. `strangers` finds out
-who else may write to the directories on the way.
+`openat2` opens a path of many components in one call; if the kernel lacks or forbids this call, the
+components are opened in turn. Functions raise the errors of the system. `strangers` finds out who
+else may write to the directories on the way.
 
 Limit: the owner of a held directory may move it. The descriptor still leads to the same directory.
 """
@@ -35,7 +35,7 @@ _NO_OPENAT2 = frozenset({errno.ENOSYS, errno.EPERM})
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000
 
-#: From linux/fs.h; Python defines neither.
+#: From linux/fs.h; Python does not define these two constants.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 #: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
@@ -53,7 +53,7 @@ def identity_of(status: os.stat_result) -> Identity:
 
 
 class Directory:
-    """An open directory and the path by which it was reached, for messages; a context manager."""
+    """An open directory, with the path that led to it, for messages; a context manager."""
 
     __slots__ = ("fd", "path")
 
@@ -83,7 +83,7 @@ class Directory:
         return cls(open_plain(path or ".", HELD_FLAGS), path)
 
     def beneath(self, rest: str) -> Directory:
-        """Open a directory below this one, through no link and never above it.
+        """Open a directory below this directory, through no link and never above it.
 
         Raises:
             OSError: as `plain`; EXDEV if `rest` leads out of this directory.
@@ -161,9 +161,9 @@ class Directory:
         os.unlink(name, dir_fd=self.fd)
 
     def unlink_if(self, name: str, identity: Identity) -> bool:
-        """Remove a name if it belongs to the file with this identity; return whether it was.
+        """Remove a name if it belongs to the file with this identity; return whether it did.
 
-        The name is moved aside first. So nobody can exchange the file between the look and the
+        The name is moved aside first. So nobody can exchange the file between the check and the
         removal; another file is put back.
 
         Raises:
@@ -260,7 +260,7 @@ def _open_piece(directory: int | None, path: bytes, flags: int, resolve: int) ->
     try:
         return openat2(directory, path, flags | os.O_CLOEXEC, resolve)
     except OSError as error:
-        # If there is a link, only the walk by components finds its place. EAGAIN: a rename on the
+        # If a component is a link, only the walk by components finds which. EAGAIN: a rename on the
         # way keeps the kernel from knowing whether the path stays beneath.
         if error.errno not in (*_NO_OPENAT2, errno.ELOOP, errno.EAGAIN):
             raise
@@ -354,8 +354,8 @@ def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
 def move_aside(directory: int, name: str, private: str) -> None:
     """Rename `name` to `private`, which nobody else uses, without replacing a file.
 
-    If the file system cannot do this, `private` is made first and then replaced. A hard link and an
-    unlink would be wrong: a file that takes the old name in between would be unlinked.
+    If the file system cannot do this, `private` is made first and is then replaced. A hard link and
+    an unlink would be wrong: a file that takes the old name in between would be unlinked.
 
     Raises:
         FileExistsError: `private` exists.
@@ -381,9 +381,9 @@ def move_aside(directory: int, name: str, private: str) -> None:
 def rename_noreplace(directory: int, source: str, target: str) -> None:
     """Rename a private name in its directory, without ever replacing a file.
 
-    If the file system cannot do this, a hard link and an unlink have the same effect in two steps,
-    since nobody else uses the private name. Without hard links, too, somebody could make `target`
-    between the check and the rename.
+    If the file system cannot do this, a hard link is made and the old name unlinked: this has the
+    same effect, since nobody else uses the private name. Without hard links, too, somebody could
+    make `target` between the check and the rename.
 
     Raises:
         FileExistsError: `target` exists.

@@ -37,7 +37,7 @@ def available_memory(
     """Return how many bytes of memory can still be used without harm to other programs.
 
     The result is the lowest of the kernel's number for the machine and the remaining bytes of each
-    group. None if no number is known.
+    group. Return None if no number is known.
     """
     left = [
         free
@@ -53,7 +53,7 @@ def available_memory(
 def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
     """Yield the directory of each of our groups, innermost first, of both versions.
 
-    In version 1, the groups are those of `controller`.
+    In version 1, these are the groups of `controller`.
 
     In a container, the path of a group may be its path on the host. Then only the directories of
     our groups exist in this hierarchy.

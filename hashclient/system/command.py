@@ -33,10 +33,10 @@ def run_command(
     of: str,
     most_bytes: int | None = None,
 ) -> bytes:
-    """Give bytes to a program on its standard input, and return its output after its end.
+    """Give bytes to a program on its standard input; return its output after its end.
 
-    `of` says whose program this is. Without `most_bytes`, nobody reads the output of the program.
-    After any error, the program and its children are killed.
+    `of` says whose program it is, for messages. Without `most_bytes`, nobody reads the output of
+    the program. After any error, the program and its children are killed.
 
     Raises:
         ConfigError: the program is not named by an absolute path, or cannot be run.

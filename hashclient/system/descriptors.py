@@ -1,7 +1,7 @@
-"""Open descriptors: errors if there is no room for more, and reading from pipes.
+"""Open descriptors: errors if no more can be opened, and reading from pipes.
 
 A pipe may be read before its bytes have come: then reading waits. Another process that shares a
-pipe can make it non-blocking for all. Such a pipe answers "not now" while it is empty; this is not
+pipe can make it non-blocking for all. While it is empty, this pipe answers "not now", which is not
 its end.
 """
 
@@ -20,7 +20,7 @@ def open_input(path: str | os.PathLike[str]) -> int:
     """Open an input that the user names, for reading; wait for the writer of a pipe.
 
     The maker of a named pipe can let its reader wait for ever: so a named pipe must belong to us or
-    root. A pipe without a name, such as a pipe of a shell, may belong to anybody.
+    root. A pipe without a name, for example a pipe of a shell, may belong to anybody.
 
     Raises:
         OSError: the input cannot be opened; EACCES for a pipe of another user.

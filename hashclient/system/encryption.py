@@ -1,9 +1,9 @@
-"""Finds out if a directory shows its real names; an encrypted one without its key hides them.
+"""Finds out whether a directory shows real names; encrypted without its key, it does not.
 
-Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), such as home
-directories that are unlocked at login. Without the key, such a directory has other names, and the
-kernel reports every real name as missing. A directory encrypted under a policy of version 1 counts
-as locked, since its key may be where no other process can see it.
+Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), for example home
+directories that are unlocked at login. Without the key, the directory shows other names, and the
+kernel reports every real name as missing. A directory that is encrypted under a policy of version 1
+counts as locked, since its key may be where no other process can see the key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files that are complete after a crash.
 
 Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
-directory. A kill at any instant leaves the old file or the new one. Leftover temporary files
-start with `TEMP_PREFIX` and are swept by the next writer.
+directory. A kill at any instant leaves the old or the new file. Leftover temporary files start with
+`TEMP_PREFIX` and are swept by the next writer.
 
 Locks on files are between processes: the kernel frees them when a process ends for any reason.
 """
@@ -57,7 +57,7 @@ def fsync(path: Path, flags: int = 0) -> None:
 def make_durable(paths: Iterable[Path], *directories: Path) -> None:
     """Make files durable, and then their names and the names in `directories`.
 
-    All files wait for the disk together, which takes little longer than waiting for one.
+    All files wait for the disk together, which takes little longer than waiting for a single file.
 
     Raises:
         StateError: at least one file or directory cannot be synced.
@@ -76,7 +76,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` when the block ends without an error.
+    """Open a new file that replaces `path` when the block ends without an error.
 
     Without `durable`, the caller has to sync the file.
 
@@ -95,7 +95,7 @@ def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Itera
 def file_in(
     directory: Directory, name: str, mode: int, *, durable: bool = True
 ) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `name` in a held directory, as `atomic_file`.
+    """Open a new file that replaces `name` in a held directory, as `atomic_file`.
 
     Raises:
         StateError: as `atomic_file`.
@@ -192,8 +192,8 @@ def refuse_irregular(path: Path) -> None:
 def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     """Read a file of `size` bytes to its end, or beyond `max_bytes`.
 
-    A file may be longer than its size says. One read of `max_bytes` would allocate all that memory
-    at once, so the file is read in steps.
+    A file may be longer than its size says. A single read of `max_bytes` would allocate all that
+    memory at once, so the file is read in steps.
     """
     data = stream.read(min(size, max_bytes) + 1)
     while len(data) <= max_bytes and (more := stream.read(_PIECE_BYTES)):
@@ -303,7 +303,7 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> Iterator[None]:
-    """Raise what `translate` returns for an error of the system in the block."""
+    """Raise the exception that `translate` returns, for an error of the system in the block."""
     try:
         yield
     except OSError as error:
@@ -311,7 +311,7 @@ def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> I
 
 
 def hint_of(number: int | None) -> str | None:
-    """Return a hint for an error of the system on a state file, if there is a hint."""
+    """Return a hint for an error of the system on a state file; None for unknown errors."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",

@@ -1,24 +1,24 @@
-"""Tells which file systems have sizes and times that can be relied on.
+"""Decides which file systems have sizes and times that can be relied on.
 
-A scan does not open a file whose size no entry has, and does not read a file again whose status is
-unchanged. Both rules are sound only if the kernel keeps the status itself. Files of proc and sysfs
-have size 0 or 4,096 whatever they hold, and the status of a FUSE file comes from a program that an
+A scan does not open a file if no entry has its size, and does not read a file again if its status
+is unchanged. Both rules need a kernel that keeps the status itself. Files of proc and sysfs have
+size 0 or 4,096 whatever they contain. The status of a FUSE file comes from a program that an
 ordinary user may have mounted. A file system that this table does not know is not trusted: its
-files are read, so no match is missed.
+files are read, so that no match is missed.
 
 Times are less reliable than sizes. An unchanged status means an unchanged file only if each change
-sets ctime and nobody can set ctime otherwise. FAT has no ctime; in FUSE a program chooses the
+sets ctime, and nobody can set ctime in another way. FAT has no ctime; in FUSE a program chooses the
 ctime; in an image of squashfs or iso9660 the maker of the image chose it. On tmpfs, a writable
 memory map that was first read from can be written to without any change of times, even if the map
-is made late. `identity` finds out which file system it is, since device numbers are used again.
+is made late. `identity` identifies a file system, since device numbers are used again.
 
-Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
-    like any other of its type, and a server of NFS or SMB is trusted like a disk.
+Limits: a file system that root has put on top of another file system (overlay, a loop device) is
+    trusted like any file system of its type, and a server of NFS or SMB is trusted like a disk.
 
-The types of file systems are known by their number in statfs(2): the numbers are from
-linux/magic.h, and for file systems that are not part of Linux, from their own headers. A type that
-is not in the table has no trait, so nothing about it is relied on. Mounts are read from
-`/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+The types of file systems are known by their number in statfs(2). The numbers are from
+linux/magic.h, and for file systems that are not part of Linux, from the headers of these. A type
+that is not in the table has no trait, so its sizes and times are not relied on. Mounts are read
+from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ SIZES = 1
 #: Each change of a file sets its ctime, in the kernel or at a server. bcachefs is an exception: its
 #: snapshots share the numbers of device and inode.
 CTIME = 2
-#: This kernel makes each change itself, so it can report changes.
+#: The local kernel makes each change itself, so it can report changes.
 TELLS = 4
 #: Other machines can change files without asking this kernel: through a server, or on a shared
 #: disk.
@@ -163,8 +163,7 @@ class SizeTrust(enum.Enum):
     FULL = enum.auto()
 
 
-#: These constants are plain names, since looking up a member of an enumeration is ten times as
-#: slow.
+#: Plain names for these constants: looking up a member of an enumeration is ten times as slow.
 NONE, NONZERO, FULL = SizeTrust
 
 #: The types without a block device whose sizes are trusted, the types whose ctime shows each
@@ -231,7 +230,8 @@ def kind_of(fd: int) -> int:
         OSError: the type is not known.
     """
     fstatfs = _fstatfs()
-    # The type is the first field of struct statfs, a long; the struct is much shorter than this.
+    # The type is the first field of struct statfs, a long; the array is much longer than the
+    # struct.
     status = array("l", bytes(512))
     if fstatfs is None or fstatfs(fd, status) != 0:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -280,7 +280,7 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
         kind, _, options = (file_system + b"   ").split(b" ")[:3]
         if kind == b"virtiofs":  # shared by the host of a virtual machine
             return NONZERO
-        # In a user namespace other than the first, the number may be one from outside.
+        # In a user namespace other than the first, the number may be a number from outside.
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
         if same_numbers and b"user_id=%d" % user in options.split(b","):
             return NONZERO

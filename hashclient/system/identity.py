@@ -1,21 +1,21 @@
 """Identifies the file system of a file by a number that no other file system gets.
 
-`st_dev` is not enough: the next mount may get the same number, and if a file system does not lie on
-a single block device (btrfs, overlay, a network) the number may change at each start. So a file
-system is identified by the first of these that it has:
+`st_dev` is not enough. The next mount may get the same number; and if a file system is not on a
+single block device (btrfs, overlay, a network), its number may change at each start. So a file
+system is identified by the first item of this list that it has:
 
-1. its UUID, if it lies on built-in disks;
-   on btrfs the UUID of the subvolume, too, since a snapshot has the inodes of its source;
+1. its UUID, if the file system is on built-in disks; on btrfs the UUID of the subvolume, too, since
+   a snapshot has the inodes of its source;
 2. on ext4, if the kernel does not give the UUID, the number that statfs(2) makes of it;
 3. on a network, its type, the mounted source, and the directory of the source;
-4. else the number of its mount, which is not used again until the machine is restarted.
+4. otherwise the number of its mount, which is not used again until the machine is restarted.
 
 A UUID can be forged as easily as times. So portable media are identified by their mount only: loop
 devices, removable media, and devices on a bus for removable media. A file system mounted by a user
 is not identified at all, since the user may be able to write to its image past the file system.
-A file system without any of the above is not identified either.
+A file system that has no item of the list is not identified either.
 
-Limits: a bit-by-bit copy of a disk that takes the place of the original counts as the original.
+Limits: a bit-by-bit copy of a disk that replaces the original counts as the original.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ from hashclient.system.filesystems import (
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
 #: Types on which leases were tested against writes through maps made before and after the lease.
-#: Not xfs: a user who may write to two files can exchange their contents without a change of times
-#: (`XFS_IOC_SWAPEXT`). Not overlay: the kernel does not count a memory map of its files.
+#: xfs is left out: a user who may write to two files can exchange their contents without a change
+#: of times (`XFS_IOC_SWAPEXT`). overlay is left out: the kernel does not count a memory map of its
+#: files.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
 #: From linux/fs.h: the request, and the length of its answer.
@@ -74,14 +75,14 @@ _STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _SYS = Path("/sys")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: A device with one of these names in its path in /sys can be pulled out, or is not a disk.
+#: A device with such a part in its path in /sys can be pulled out, or is not a disk.
 _LOOSE = r"/(usb|mmc|fw|pcmcia|virtual)"
 #: The most layers of device mapper and RAID that are followed.
 _MAX_LAYERS = 16
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A file system: its number of 63 bits, which identifies it in the record of files.
+    """A file system: a number of 63 bits, which identifies it in the record of files.
 
     `proves` says whether a granted lease proves that nobody can change a file without a trace; if
     `is_local` is False, a refused lease proves nothing either.
@@ -111,11 +112,11 @@ class Facts:
         return unique_mount(fd)
 
     def boot_id(self) -> bytes:
-        """Return what identifies the machine since its start, as `boot_id`."""
+        """Return bytes that identify the machine since its start, as `boot_id`."""
         return boot_id()
 
     def disk_name(self, path: Path) -> bytes | None:
-        """Return what separates a disk from copies, as `_disk_name`."""
+        """Return bytes that distinguish a disk from copies, as `_disk_name`."""
         return _disk_name(path)
 
 
@@ -134,8 +135,8 @@ class Identities:
     def of(self, fd: int, device: int) -> Identity | None:
         """Return the file system of an open file, whose `st_dev` is `device`.
 
-        None if an unchanged status does not mean an unchanged file, or the file system cannot be
-        identified.
+        Return None if an unchanged status does not mean an unchanged file, or the file system
+        cannot be identified.
         """
         try:
             kind = self._facts.kind_of(fd)
@@ -161,7 +162,7 @@ class Identities:
 def _identify(
     facts: Facts, fd: int, kind: int, mount: int, device: int, number: int
 ) -> Identity | None:
-    """Identify a file system; the numbers are those of the module's docstring."""
+    """Identify a file system; the numbers in comments are the numbers of the module's list."""
     name = None
     if kind in _NETWORK:
         name = _export_of(facts.mount_of(fd))  # 3
@@ -248,7 +249,7 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
 
 
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:
-    """Return text that separates a block device from copies, mostly empty; None if not built in.
+    """Return text that distinguishes a block device from copies; None if not built in.
 
     `path` is the device's place in /sys. A volume of the device mapper has a number there, which
     differs from the number of its snapshots.
@@ -299,14 +300,14 @@ def _export_of(mount: Mount | None) -> bytes | None:
 
 
 def boot_id() -> bytes:
-    """Return what identifies this machine since its start; empty if that is unknown."""
+    """Return bytes that identify this machine since its start; empty if that is unknown."""
     return _read(_BOOT_ID) or b""
 
 
 def unique_mount(fd: int) -> int | None:
     """Return the number of the mount that a file was opened on; it is not used again.
 
-    None if the kernel does not know this request (before version 6.8).
+    Return None if the kernel does not know this request (before version 6.8).
     """
     status = _status(fd)
     if status is None:
@@ -324,7 +325,8 @@ def attributes(fd: int) -> int:
 def is_mount_root(fd: int) -> bool:
     """Return whether an open file or directory is the root of a mount.
 
-    False with a kernel before 5.8, which does not say so. Nobody can rename a path of this form.
+    Return False with a kernel before 5.8, which does not say this. Nobody can rename a path with
+    this form.
     """
     return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 
@@ -338,7 +340,7 @@ def born_ns(fd: int) -> int | None:
 
 
 def _status(fd: int) -> array[int] | None:
-    """Return the answer of statx(2) about an open file in words of 64 bits; None without one."""
+    """Return the answer of statx(2) about an open file in words of 64 bits; None if it fails."""
     statx = _statx()
     status = array("Q", bytes(256))
     return status if statx is not None and statx(fd, status) == 0 else None
@@ -346,7 +348,7 @@ def _status(fd: int) -> array[int] | None:
 
 @functools.cache
 def _statx() -> Callable[[int, array[int]], int] | None:
-    """Return the function of the C library; None if there is none."""
+    """Return the function of the C library; None if the library has no such function."""
     try:
         import ctypes
 

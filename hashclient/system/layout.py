@@ -112,7 +112,7 @@ class Layout(msgspec.Struct, frozen=True):
     exceptions = _Below("decisions", "exceptions.json")
     #: The outbox of alerts.
     alerts = _Below("alerts", "outbox.json")
-    #: The documents that this machine has published, and what it knows of other machines.
+    #: The documents that this machine has published, and the last documents of other machines.
     fleet = _Below("fleet")
 
     def provider(self, name: str) -> Path:

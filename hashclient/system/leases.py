@@ -4,14 +4,13 @@ A write through a shared memory map sets the times of a file only when the kerne
 writable. After the first write, the same process can write to the page again and again without a
 change of times. A read lease (fcntl(2), `F_SETLEASE`) is refused while the file is open for writing
 anywhere, and a writable map counts as open. So if a lease is granted before a file is read, nobody
-has a writable page of the file: to change the file later, a process must open it first, and this
+has a writable page of the file. To change the file later, a process must open it first, and this
 change sets the times.
 
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
-the holder SIGIO, which ends a process that does not ignore it. So the lease is returned at once, or
-after one short read. If the holder keeps somebody waiting for longer than
-`/proc/sys/fs/lease-break-time` (45 seconds by default, at least one), the kernel breaks the
-lease.
+SIGIO to the holder. SIGIO ends a process that does not ignore it. So the lease is returned at once,
+or after one short read. If the holder keeps somebody waiting for longer than
+`/proc/sys/fs/lease-break-time` seconds (45 by default, at least 1), the kernel breaks the lease.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
 #: Types on which tests showed that a lease keeps every writer out: ext2 to ext4, btrfs, xfs. Not
-#: overlay, where the map belongs to another file; and not a network, where other machines do not
-#: ask this kernel.
+#: overlay, because a map there belongs to another file; not network file systems, because other
+#: machines do not ask this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
@@ -47,8 +46,9 @@ def can_lease() -> bool:
 def hold(fd: int) -> bool | None:
     """Take a lease: True if nobody has the file open for writing; writers wait from then on.
 
-    `fd` is open for reading only; closing it ends the lease. None if the kernel does not say:
-    another user owns the file and this process has no CAP_LEASE, or the file system has no leases.
+    `fd` is open for reading only; closing it ends the lease. Return None if the kernel does not
+    say: another user owns the file and this process has no CAP_LEASE, or the file system has no
+    leases.
     """
     try:
         if F_RDLCK:
@@ -69,7 +69,7 @@ def keeps_out(fd: int) -> bool:
 
 
 def is_unwritable(fd: int) -> bool | None:
-    """Return the result of `hold`, and give the lease back at once."""
+    """Return the result of `hold`, and return the lease at once."""
     return hold(fd) and let_go(fd)
 
 

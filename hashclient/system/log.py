@@ -36,7 +36,7 @@ class Log:
 
     def _say(self, level: int, message: str, values: tuple[object, ...]) -> None:
         logging = sys.modules.get("logging")
-        # Another thread may be importing `logging` at this moment: then there is no listener yet.
+        # Another thread may be importing `logging` at this moment: then no listener exists yet.
         get_logger = getattr(logging, "getLogger", None)
         if get_logger is not None:
             get_logger(self._name).log(level, message, *values)

@@ -1,16 +1,16 @@
 """Output files that a user names: outputs, keys, tokens, bundles.
 
-The directory of such a file may belong to others, who may exchange its content at any moment. So
+The directory of an output file may belong to others, who may exchange its content at any moment. So
 the directory is opened step by step and then held by descriptor, with these rules:
 
-1. A link is followed only if only root and we may change it: in a directory that only we may write
-   to, with a path that only we may change; never in /tmp.
-2. In a directory that others may write to, a file that is there already is written to only if it is
-   ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
-3. If others may not change the directory, but a directory above it, no existing file is written to
-   or replaced: they may have exchanged the way. Only programs in a group of the system may change
-   the way (rule 3 of `strangers`).
-4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to open files: they are always
+1. A link is followed only if nobody but root and us may change it: in a directory that only we may
+   write to, with a path that only we may change; never in /tmp.
+2. In a directory that others may write to, an existing file is written to only if it is ours or
+   root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
+3. If others may change a directory above, but not the directory itself, no existing file is written
+   to or replaced: they may have exchanged the path. Only programs in a group of the system may
+   change the path (rule 3 of `strangers`).
+4. Links of /proc, for example behind /dev/stdout and /dev/fd, lead to open files: they are always
    followed.
 
 `strangers` defines which other users count. A new file is made only if its name is free.
@@ -46,16 +46,16 @@ _HINT = "choose a directory that only you may write to, or give the real path of
 
 
 class Place:
-    """The place of a named file: its directory, which is held, and its name in the directory."""
+    """The place of a named file: its directory, which is held open, and a name in it."""
 
     def __init__(self, path: str) -> None:
-        """Begin a way at the root or at the working directory."""
+        """Begin at the root or at the working directory."""
         start = "/" if path.startswith("/") else "."
         self.name = ""
         self.directory = Directory.given(start)
-        #: Whether the way up to this directory could be changed by others, and by whom.
+        #: Who else could change the path up to this directory; None if nobody could.
         self._changes_way: Stranger | None = None
-        #: The same question, but groups of the system are trusted.
+        #: The same, but groups of the system are trusted.
         self._moves_on_way: Stranger | None = None
         #: Who else may add names to this directory.
         self._adds_names: Stranger | None = None
@@ -71,7 +71,7 @@ class Place:
         self.is_of_proc = status.st_dev == _device_of_proc()
 
     def enter(self, name: str, *, follow: bool = False) -> None:
-        """Go on to a directory; a link is followed only if `follow` says so."""
+        """Go on to a directory; a link is followed only if `follow` is set."""
         flags = HELD_FLAGS if follow else HELD_FLAGS | os.O_NOFOLLOW
         inner = os.open(name, flags, dir_fd=self.directory.fd)
         os.close(self.directory.fd)
@@ -82,7 +82,7 @@ class Place:
         self._look()
 
     def restart(self) -> None:
-        """Go on at the root."""
+        """Go back to the root."""
         os.close(self.directory.fd)
         self.directory = Directory.given("/")
         self._look()
@@ -101,7 +101,7 @@ class Place:
         """Refuse an existing file if others may have led us to its directory.
 
         Other users can only exchange directories with the same parent, since links are not
-        followed. So groups of the system are trusted in this function.
+        followed. So this function trusts groups of the system.
 
         Raises:
             UsageError: others may have led us to this directory.
@@ -150,10 +150,10 @@ class Place:
             return None
 
     def open(self, mode: int = 0o666) -> int:
-        """Open the file for writing, and make it if it is missing; it is not emptied.
+        """Open the file for writing, and make a missing file; an existing file is not emptied.
 
         Raises:
-            UsageError: the rules of this module forbid it.
+            UsageError: the rules of this module forbid to write to the file.
             OSError: the file cannot be opened.
         """
         for _ in range(_MOST_TRIES):
@@ -266,7 +266,7 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     """Make a directory for us alone, and hold it.
 
     Raises:
-        OSError: the directory cannot be made, or somebody has put another one in its place.
+        OSError: the directory cannot be made, or somebody has put another directory in its place.
     """
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
@@ -337,7 +337,7 @@ def _is_link(directory: Directory, name: str) -> bool:
 
 @contextlib.contextmanager
 def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of a named file when the block ends without an error.
+    """Open a new file that replaces a named file when the block ends without an error.
 
     A link with this name is replaced as well.
 

@@ -1,14 +1,14 @@
 """Protects the memory of a process, and ends it with a message when a mapped page is unreadable.
 
-A process that checks files has the seal key, credentials and digests in its memory. So it leaves no
-core dump, and no debugger can attach, unless `HASHCLIENT_DEBUG` is set.
+A process that checks files has the seal key, credentials and digests in its memory. So the process
+leaves no core dump, and no debugger can attach, unless `HASHCLIENT_DEBUG` is set.
 
-An index is read through memory maps. If the disk has a bad block, or somebody has cut the file
-short, the kernel cannot read the page and sends SIGBUS to the code that touches it: numpy, OpenSSL
-or `mmap`, in any thread, with or without Python's lock. An exception is not possible there, so the
-handler writes one sentence and ends the process with an exit code of the table. The handler is
-Python code and needs Python's lock; a thread that has released the lock waits for it, as after any
-call into C.
+An index is read through memory maps. If the disk has a bad block, or somebody has truncated the
+file, the kernel cannot read the page. It sends SIGBUS to the code that touches the page: numpy,
+OpenSSL or `mmap`, in any thread, with or without Python's lock. An exception is not possible there,
+so the handler writes one sentence and ends the process with an exit code of the table. The handler
+is Python code and needs Python's lock; a thread that has released the lock waits for it, as after
+any call into C.
 
 A scanning process makes many objects and few cycles, so its garbage collector should search rarely.
 
@@ -17,8 +17,8 @@ long value in a dictionary that a million rows refer to, or a compressed page of
 that decodes Parquet has no limit of its own, so the kernel's limit is used. The limit applies to
 the whole process, with all threads, during the block.
 
-Front ends and workers call these functions. The import alone changes nothing: a library must not
-change the process of its user.
+Front ends and workers call these functions. An import of this module changes nothing: a library
+must not change the process of its user.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ BAD_PAGE_HINT = (
 _PR_SET_DUMPABLE = 4
 
 #: How many objects are made before the garbage collector looks for cycles: more than the start of a
-#: command makes, since almost all of these objects stay. Measured in CPU time against Python's 700:
-#: a scan of one file 336 ms instead of 353, of 40,000 files 554 instead of 634; of 400,000 files on
-#: a cluster, 1.08 times the time of processes of one machine instead of 1.18.
+#: command makes, since almost all of these objects stay. Measured in CPU time against Python's 700.
+#: A scan of one file: 336 ms instead of 353. A scan of 40,000 files: 554 ms instead of 634. A scan
+#: of 400,000 files on a cluster: 1.08 times the time of processes of one machine, instead of 1.18.
 GC_THRESHOLD = 200_000
 
-#: Returns the exit code for the handler if there is more to report than the failure, such as a
-#: match.
+#: Returns the exit code for the handler if the process has more to report than the failure, for
+#: example a match.
 _exit_codes: list[Callable[[], ExitCode]] = []
 #: Objects that C code uses: they must live as long as the process.
 _handlers: list[object] = []
@@ -61,7 +61,7 @@ def is_debugged() -> bool:
 
 
 def keep_memory_private() -> None:
-    """Forbid core dumps of this process, and reading its memory by other processes of its user.
+    """Forbid core dumps of this process, and other processes of its user to read its memory.
 
     The limit on core files alone is not enough: the kernel ignores the limit if a program receives
     the core. A child process inherits the limit, but must set the rest again after an exec.

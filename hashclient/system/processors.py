@@ -14,14 +14,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-#: From linux/posix-timers.h: the clock of a process is its number's complement and this.
+#: From linux/posix-timers.h: the clock of a process is the complement of its number, and these
+#: bits.
 _PROCESS_CLOCK = 2
 
 
 class Busy(NamedTuple):
-    """How long a process has run, how long it has waited for a processor, and how often it got one.
+    """How long a process ran, how long it waited for a processor, and how often it got one.
 
-    The last two are 0 if the kernel does not count them.
+    The waiting time and the number are 0 if the kernel does not count them.
     """
 
     ran_s: float

@@ -1,12 +1,12 @@
 """Opens files with the rights of another user, so that the kernel decides what that user may read.
 
-A thread takes the user's id, group and other groups for access to files (setfsuid(2), setgroups(2))
-and gives up its capabilities. Only this thread changes, and only for the block: the user cannot
-kill or trace the thread. Modes, access control lists, closed parents, links and file systems with
-rules of their own all count as they do for the user.
+For access to files, a thread takes the user's id, group and other groups (setfsuid(2),
+setgroups(2)) and drops its capabilities. Only this thread changes, and only for the block: the user
+cannot kill or trace the thread. Modes, access control lists, closed parents, links and special
+rules of file systems all count as they do for the user.
 
-Limits: labels of SELinux and AppArmor stay those of this process. The process needs CAP_SETUID and
-    CAP_SETGID, as root has them.
+Limits: labels of SELinux and AppArmor stay the labels of this process. The process needs CAP_SETUID
+    and CAP_SETGID, as root has them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 #: The number of setgroups(2) by machine. The C library's function changes all threads; the system
-#: call changes only one.
+#: call changes only the calling thread.
 _SYS_SETGROUPS = {
     "x86_64": 116,
     "aarch64": 159,
@@ -109,8 +109,8 @@ def _take(rights: Rights) -> None:
 def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     """Give this thread the rights of another user for the block; with None, change nothing.
 
-    The block gets a function that returns a context manager: in its block, the thread has its own
-    rights again.
+    The block gets a function that returns a context manager: in the block of the latter, the thread
+    has its own rights again.
 
     Raises:
         OSError: this process may not take these rights; then nothing is changed.

@@ -15,8 +15,8 @@ from hashclient.system.text import printable
 
 #: The environment variable in which systemd names the directory of a unit's credentials.
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-#: A secret key of age, or a private key in PEM up to its end; its line breaks may be escaped. The
-#: key may be cut or mistyped. The name of a file, such as `age-secret-key-2026.txt`, does not
+#: A secret key of age, or a private key in PEM up to its end; line breaks may be escaped. The key
+#: may be cut or mistyped. The name of a file, for example `age-secret-key-2026.txt`, does not
 #: match: a key of age has a body in Bech32, and the first line of PEM has the usual beginning, or
 #: at least the usual end.
 _SHAPES = (
@@ -29,12 +29,12 @@ _SHAPES = (
 
 @functools.cache
 def _secret_key() -> re.Pattern[str]:
-    """Return the pattern; it takes a millisecond to compile, and hardly any run needs it."""
+    """Return the pattern, compiled late: that takes a millisecond, and hardly any run needs it."""
     return re.compile(_SHAPES, re.IGNORECASE | re.DOTALL)
 
 
 def holds_secret_key(text: str) -> bool:
-    """Return whether there is a secret key in `text`, or a part of one with its first words."""
+    """Return whether `text` contains a secret key, or the first words of a secret key."""
     return bool(secret_keys(text))
 
 
@@ -54,8 +54,8 @@ def _may_hold(text: str) -> bool:
 
 def forbidden_bits(path: Path, environ: Mapping[str, str]) -> int:
     """Return the permissions that the file of a secret may not have."""
-    # systemd lets a unit's user in to its credentials by an access control list, whose mask shows
-    # up as the group's bits; the directory itself is closed to everybody else.
+    # systemd lets a unit's user read its credentials by an access control list, whose mask shows as
+    # the group's bits; the directory itself is closed to all others.
     return 0o007 if str(path.parent) == environ.get(CREDENTIALS_DIRECTORY) else 0o077
 
 

@@ -1,7 +1,7 @@
 """Signed documents of two lines: a JSON object, and a key with its Ed25519 signature of that line.
 
-Each kind of document has a tag, which comes first in the signed bytes: so no signature for another
-use is valid for it.
+Each kind of document has a tag, which comes first in the signed bytes: so a signature for another
+use is not valid for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sign_document(document: object, tag: bytes, key: Ed25519PrivateKey) -> bytes
 def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> tuple[T, str]:
     """Return the content of a document, and the public key that has signed it.
 
-    1. There are at most `max_bytes`: two lines, each one JSON object, the first object of its
+    1. It has at most `max_bytes`, and two lines, each a JSON object; the first object is of its
        `kind`.
     2. The key in the second line has signed the first line.
 

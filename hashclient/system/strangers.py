@@ -1,20 +1,21 @@
 """Finds out who else may change the target of a path: users besides root and us.
 
-A directory is safe from others if its owner is root or us, and if nobody else may write to it. A
-sticky directory such as /tmp is safe, too: everybody may add names, but only the owner of a name
-may exchange it, and this owner is checked next. A name that is missing in a sticky directory is not
-safe: others may make it at any moment. ssh(1) has this rule for its files. The rules for groups:
+A directory is safe from others if its owner is root or us, and if nobody else may write to the
+directory. A sticky directory, for example /tmp, is safe, too: everybody may add names, but only the
+owner of a name may exchange it, and this owner is checked next. A name that is missing in a sticky
+directory is not safe: others may make it at any moment. ssh(1) has this rule for its files. The
+rules for groups:
 
-1. The private group of a user, which has no other member, counts as the user.
+1. The private group of a user, without other members, counts as the user.
 2. A group of the system (below 1000) without members is trusted: for example `staff`, which may
    write to /usr/local on an older Debian.
-3. All other groups are others, with one exception for `outputs`: a group of the system that has
-   only programs as members may exchange names on a way. An example is `syslog`, which may write to
-   /var/log on Ubuntu. For configuration and state, this exception does not apply.
+3. All other groups are others. Only for `outputs`, there is one exception: a group of the system
+   whose only members are programs may exchange names on a path. An example is `syslog`, which may
+   write to /var/log on Ubuntu. For configuration and state, this exception does not apply.
 
 Limits: only the present rights are checked. Anyone who could write a moment ago may still hold a
-file open. Users of a directory service that does not list them are not seen in groups of the
-system.
+file open. Limit: if a directory service does not list its users, these users are not seen in groups
+of the system.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _FIRST_OF_PEOPLE = 1000
 
 
 class Stranger(msgspec.Struct, frozen=True):
-    """A place that others may change: its path, who they are, as text, and its foreign owner.
+    """A place that others may change: its path, who the others are, as text, and its foreign owner.
 
     `is_missing`: others may only add names to this directory, and the wanted name is missing.
     """
@@ -66,10 +67,10 @@ def stranger_on(
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
-    """Return where `path` leads now, and the first place where others may change a link to it.
+    """Return where `path` leads now, and the first place where others may change a link on it.
 
-    The place is None if the way has no link that others may change. One walk finds both results, so
-    a link that appears or disappears meanwhile counts for both.
+    The place is None if the way has no link that others may change. A single walk finds both
+    results, so a link that appears or disappears meanwhile counts for both.
 
     Raises:
         OSError: as `stranger_on`.
@@ -89,9 +90,9 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
 
 
 def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield each place on the way to `path`, links and where they lead to, with its status.
+    """Yield each place on the way to `path`, also links and their targets, with its status.
 
-    If a place is missing, the last one is the directory that lacks it, without a status.
+    If a place is missing, the last place is the directory that lacks it, without a status.
 
     Raises:
         OSError: a place cannot be looked at, or links lead in a circle (ELOOP).
@@ -143,7 +144,7 @@ def stranger_at(
 
 
 def is_shared(status: os.stat_result, ours: tuple[int, int]) -> bool:
-    """Return whether others than `ours` may add names to a directory, such as /tmp.
+    """Return whether others than `ours` may add names to a directory, for example /tmp.
 
     The private group of a user counts as others here, since recognising it takes long.
     """

@@ -1,7 +1,7 @@
 """Parses JSON strictly: only documents that mean the same to every parser.
 
-The standard parser accepts more than JSON: of two values under one key it takes the last one, and
-`NaN` is a number. Signed, compared or stored documents must not mean different things to different
+The standard parser accepts more than JSON: if a key occurs twice, it uses the last value, and `NaN`
+is a number. Signed, compared or stored documents must not mean different things to different
 parsers. The caller limits the length; Python limits numbers and depth.
 """
 
@@ -24,8 +24,8 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON document in UTF-8.
 
     Raises:
-        ValueError: the document is not JSON; or an object has the same key twice, a number is not
-            finite or has too many digits, text has half a character, or nesting is too deep.
+        ValueError: the document is not JSON; or an object has a key twice, a number is not finite
+            or has too many digits, a text has half a character, or nesting is too deep.
     """
     text = data.decode("utf-8")
     try:

@@ -57,7 +57,7 @@ def is_unicode(path: str) -> bool:
 def path_fields(path: str) -> dict[str, str]:
     """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
 
-    `path` is its text; `path_b64` holds its bytes when they are not UTF-8.
+    `path` is the path as text; `path_b64` holds its bytes if they are not UTF-8.
     """
     if path.isascii():
         return {"path": path}
@@ -81,7 +81,7 @@ def path_of(path: str, path_b64: str | None) -> str:
 
 
 def log_path_fields(path: str) -> dict[str, str]:
-    """Return the fields for `path` for limited room; a very long path is cut.
+    """Return the fields for `path`, for a place with limited space; a very long path is cut.
 
     Anybody who can make files can make paths of any length.
     """
@@ -91,13 +91,13 @@ def log_path_fields(path: str) -> dict[str, str]:
 
 
 def excerpt(text: object) -> str:
-    """Return the beginning of a text from elsewhere, such as a library, safe on a terminal."""
+    """Return the beginning of a text from elsewhere, for example a library, safe on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
 
 
 def first_of(words: Sequence[str], count: int = 10) -> str:
-    """Return the first words of a list that may be long, and how many more there are."""
+    """Return the first words of a list that may be long, and the number of the others."""
     more = len(words) - count
     return ", ".join(words[:count]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -111,14 +111,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with what it counts: `1 file`, `2,000 files`, `3 matches`."""
+    """Return a number with the name of what it counts: `1 file`, `2,000 files`, `3 matches`."""
     ending = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun if count == 1 else plural or noun + ending}"
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts texts by the numbers in them: `web-2` stands before `web-10`."""
-    # A number with more digits is the larger one, and may have more digits than `int` reads.
+    """Return a key that sorts texts by the numbers in them: `web-2` comes before `web-10`."""
+    # A number with more digits is the larger number, and may have more digits than `int` reads.
     parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split("([0-9]+)", text))
     return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
 
@@ -130,7 +130,7 @@ class _Zone:
 
 
 def show_local_time(*, wanted: bool) -> None:
-    """Show people local times from now on, or UTC, in this process and those that it forks."""
+    """Show people local times from now on, or UTC, in this process and its later children."""
     _Zone.is_local = wanted
 
 

@@ -1,4 +1,4 @@
-"""Formats with a version in their name, such as `hashclient-index/1`."""
+"""Formats with a version in their name, for example `hashclient-index/1`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[
 
 
 def wait(woken: int, others: Sequence[int], seconds: float | None) -> list[int]:
-    """Wait for a signal, or until some descriptors are readable; return which ones of `others`."""
+    """Wait for a signal, or for readable descriptors; return which of `others` are readable."""
     # Not `select`, which refuses descriptors above 1,023.
     waiting = select.poll()
     for fd in (woken, *others):

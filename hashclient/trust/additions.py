@@ -1,12 +1,12 @@
 """Our additions to TUF's metadata: the role of notices, ended lists, and a longest validity.
 
 A client refuses a provider whose delegations are to anything but lists. So the delegation to the
-role of notices is a separate member of the top-level `targets`; programs that do not know the
+role of notices is a separate member of the top-level `targets`. Programs that do not know this
 member ignore it, as TUF requires (its specification, 4.3). The member is an object like
-`delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
-module finds the delegation and verifies both.
+`delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this module finds
+the delegation and verifies both.
 
-Clients drop ended lists. The delegations of ended lists are gone, but the snapshot still names
+Clients drop ended lists. The delegations of ended lists are removed, but the snapshot still names
 their roles, as TUF requires of every role (its specification, 5.5.5). A delegation that is missing
 may be a mistake, and clients keep the list. So the targets name ended lists in a member of their
 own.
@@ -69,7 +69,7 @@ def notice_id_of(path: str) -> str | None:
 
 
 def delegator_of(targets: Targets) -> Targets | None:
-    """Return the delegation to the role of notices; None if there is none.
+    """Return the delegation to the role of notices; None if it does not exist.
 
     Raises:
         RepositoryError: the member is not a delegation, or delegates to other roles.
@@ -111,15 +111,15 @@ def delegate(targets: Targets, delegator: Targets) -> None:
 
 
 def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotices:
-    """Verify the metadata `data` of the role, except its expiry, and return its content.
+    """Verify the metadata `data` of the role, except its expiry; return its content.
 
-    This is 5.6 of TUF's specification, for a role that python-tuf's client does not find by itself:
-    1 the length and hashes of the role are those in the snapshot, if the snapshot has any; 2 enough
-    keys have signed the role; 3 its version is the one in the snapshot; 4 it vouches for notices
-    only.
+    This is step 5.6 of TUF's specification, for a role that python-tuf's client does not find by
+    itself: 1 the length and the hashes of the role are as in the snapshot, if the snapshot has any;
+    2 enough keys have signed the role; 3 its version is the version in the snapshot; 4 the role
+    signs notices only.
 
     Raises:
-        RepositoryError: one of these rules is broken.
+        RepositoryError: one of the rules is broken.
         ValueError: a hash or a key is invalid.
     """
     try:

@@ -1,4 +1,4 @@
-"""The metadata directory of python-tuf: swept before it reads, synced after it writes.
+"""The metadata directory of python-tuf: cleaned before python-tuf reads, synced after it writes.
 
 A role's metadata has the role's name there, and earlier roots have a folder of their own. The role
 of notices, which python-tuf does not know, lies beside it.
@@ -94,9 +94,9 @@ class MetadataDir:
         self._durable = found
 
     def _sweep(self) -> None:
-        """Remove files that python-tuf must not find: it fetches missing ones again.
+        """Remove files that python-tuf must not find; it fetches missing files again.
 
-        These are temporary files of killed runs, named `tmp` and a random part, and metadata that
+        Removed are temporary files of killed runs, named `tmp` and a random part, and metadata that
         would be refused from the provider.
         """
         sweep_temporary(self.path)

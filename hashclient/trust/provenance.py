@@ -54,7 +54,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 def provenance_of(target: TargetFile | None) -> Provenance:
-    """Return the note beside an index; an empty one if there is none.
+    """Return the note beside an index; an empty note if it is missing.
 
     Raises:
         VerificationError: the note breaks a rule.
@@ -78,7 +78,7 @@ def provenance_of(target: TargetFile | None) -> Provenance:
 
 
 def has_note_alone(target: TargetFile) -> bool:
-    """Return whether a target has a note, and no other member that TUF does not know."""
+    """Return whether a target has a note, and no other member that is unknown to TUF."""
     said = target.unrecognized_fields
     custom = said.get("custom")
     return [*said] == ["custom"] and isinstance(custom, dict) and [*custom] == [FIELD]

@@ -1,12 +1,12 @@
 """Trust: from a pinned root to verified bytes, by The Update Framework's client.
 
-python-tuf decides what is trusted; this module gives it our transport and our state directory,
-translates its errors, and adds the few rules that a provider of hash lists has to keep beyond TUF
-(`docs/format.md`): one delegated, terminating role a list, for that list's files only, and metadata
-that every JSON parser reads alike. The role of notices, which python-tuf does not find by itself,
-is in `additions`. Verified metadata stay in memory, since a list has as many targets as segments;
-its directory is in `metadatadir`. The caller holds the writers' lock, since python-tuf is not safe
-across processes on one directory.
+python-tuf decides which data are trusted. This module gives it our transport and our state
+directory, translates its errors, and adds the few rules that a provider of hash lists has to keep
+beyond TUF (`docs/format.md`): one delegated, terminating role for each list, for that list's files
+only, and metadata that every JSON parser reads alike. The role of notices, which python-tuf does
+not find by itself, is in `additions`. Verified metadata stay in memory, since a list has as many
+targets as segments; its directory is in `metadatadir`. The caller holds the writers' lock, since
+python-tuf is not safe across processes on one directory.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ METADATA_HINT = "nothing was changed; tell the provider if it persists"
 _SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
 #: The cap on a file whose length is not announced.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
-#: Accepted digests of a target: one is required, and the first one stands before the name in its
-#: address.
+#: Accepted digests of a target: at least one is required, and the first of them comes before the
+#: name in the target's address.
 _STRONG_HASHES = {
     "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
     "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
@@ -77,7 +77,8 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body and the name of its file: if the body has expired, it has the date.
+        #: The last body, and the name of its file: if metadata has expired, the body shows the
+        #: date.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -87,8 +88,8 @@ class TufFetcher(FetcherInterface):
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """Return the metadata at `url`.
 
-        python-tuf's parser takes the last of two values under one key, so another parser could read
-        other values than the verified ones. So JSON with a repeated key is refused in this module,
+        If a key occurs twice, python-tuf's parser takes the last value: so another parser could
+        read other values than the verified values. So this module refuses JSON with a repeated key
         before it is trusted.
 
         Raises:
@@ -295,12 +296,12 @@ class Trust:
         """Return the signed notices of their role, after `refresh`; None without a role of notices.
 
         The metadata of this role is stored beside the metadata of other roles, and verified each
-        time: its keys may have been replaced. One more request is made only if the snapshot names
-        another version of the role.
+        time: its keys may have been replaced. A request is made only if the snapshot names another
+        version of the role.
 
         Raises:
-            VerificationError: the metadata of the role is not signed as it must be, or does not
-                agree with the snapshot.
+            VerificationError: the metadata of the role is not signed as required, or does not agree
+                with the snapshot.
             StaleError: the metadata of the role has expired.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
@@ -387,7 +388,7 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn python-tuf's errors into ours; only this function does this."""
+        """Turn python-tuf's errors into ours; only this function does so."""
         try:
             yield
         except HashclientError:
@@ -451,5 +452,5 @@ def _check_hashes(info: TargetFile, what: str) -> None:
 
 
 def _naming_hash(info: TargetFile) -> str:
-    """Return the algorithm whose digest stands before the name of a target in its address."""
+    """Return the algorithm whose digest comes before the name of a target in its address."""
     return next(name for name in _STRONG_HASHES if name in info.hashes)

@@ -1,1 +1,1 @@
-"""Watched folders: files in them are checked when they change."""
+"""Watched folders: files in the folders are checked when they change."""

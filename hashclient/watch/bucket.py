@@ -1,8 +1,9 @@
 """Watches buckets: checks objects as their events come, and lists the buckets from time to time.
 
-Each object is checked as by a program with an open checker: recorded, logged and acted upon before
-its event is taken back. So an event that is lost with this process comes again, and a match that
-comes again is the same record. A listing at the same time finds objects whose event never came.
+Each object is checked as in a program with an open checker: recorded, logged and acted upon before
+its event is removed from its source. So if this process dies, its events come again; and a match
+that comes again has the same record. A listing at the same time finds objects whose event never
+came.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ class BucketWatch:
                     if not self._take(pool, woken):
                         break
             finally:
-                # Checks that have begun go on to their end, and their events are removed from the
-                # source.
+                # Checks that have begun are finished, and their events are removed from the source.
                 while self._running:
                     self._settle(None)
                 for command in self._beside:
@@ -82,7 +82,7 @@ class BucketWatch:
         self._stopping = True
 
     def _take(self, pool: ThreadPoolExecutor, woken: int) -> bool:
-        """Take events, and remove checked ones from the source; return whether more may come."""
+        """Take events, and remove checked events from the source; return whether more may come."""
         self._settle(None if len(self._running) >= _MOST_EVENTS else 0.0)
         doubt, self._doubt = self._doubt, self._checker.doubt
         if self._doubt is not None:
@@ -92,7 +92,7 @@ class BucketWatch:
             wait(woken, [], RETRY_S)
             return True
         try:
-            # With checks under way, the wait is for these as well.
+            # With checks under way, the wait also ends with a check.
             came = self._events.take(0.0 if self._running else WAIT_S)
         except (ConfigError, UnreachableError) as error:
             self._on_failure(error)

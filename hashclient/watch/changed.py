@@ -1,9 +1,9 @@
 """Changed files as the source of a scan; files that are gone again are ignored.
 
-The kernel has reported names in a watched directory. By now its owner may have put a link, or
-another directory, in its place or above it. So the directory is opened through no link, and the
-scan reads only what is in the opened directory: the files that have the names now, even if the
-owner gives these names to other files before they are read.
+The kernel has reported names in a watched directory. By now, the directory's owner may have put a
+link, or another directory, in place of the directory or above it. So the directory is opened
+through no link, and the scan reads only files in the opened directory. These are the files that
+have the names now, even if the owner gives the names to other files before they are read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
-#: A directory is listed if at least this many of its names are asked for; at most this many times
-#: as many names are read from it.
+#: A directory is listed if at least this many of its names are wanted; at most this many times as
+#: many names are read from it.
 LISTED_FROM = 16
 LISTED_TIMES = 4
 #: The directory is gone, or something else is in its place: that was reported, too.

@@ -1,23 +1,23 @@
 """Changes in trees from inotify(7): names of changed files, or a note that some were missed.
 
-The kernel reports one directory at a time, so each has a watch, and a directory that is new is
-watched before it is listed: a file that came in between is reported twice rather than never.
-If more changes than the kernel's queue holds, or if no more directories may be watched, changes are
+The kernel reports one directory at a time, so each directory has a watch. A new directory is
+watched before it is listed: a file that came in between is reported twice rather than never. If
+more changes than the kernel's queue holds, or if no more directories may be watched, changes are
 missed; only a scan of everything finds them.
 
-Three things that the kernel does not report are checked from time to time: whether each root is
-still the watched directory, what is mounted below it, and whether a directory that could not be
-read may be read now. A directory that may not be read is reported like a file; a scan then reports
-it as unread.
+The kernel does not report three things, so they are checked from time to time: whether each root is
+still the watched directory, which file systems are mounted below it, and whether a directory that
+could not be read can be read now. A directory that may not be read is reported like a file; a scan
+then reports it as unread.
 
 Limits: these changes are not reported: a write through a shared memory map, a write through a hard
 link elsewhere, a write to a file that stays open, a new length that is set by path (truncate(2)),
-and a change by another machine on a network file system (trees there are refused). The kernel does
+and a change by another machine on a network file system (such trees are refused). The kernel does
 not report either that a file has become readable.
 
-IN_MODIFY would report the third and fourth. This flag is not used, because it is reported for each
-write(2). So the reports of one program that writes to two files in turn, as fast as it can, take a
-quarter of a processor and fill the kernel's queue; and a file that stays open, such as a log or a
+IN_MODIFY would report the third and fourth. The flag is not used, because it is reported for each
+write(2). So if a program writes to two files in turn, as fast as it can, its reports take a quarter
+of a processor and fill the kernel's queue. And a file that stays open, for example a log or a
 database, would be read again from its beginning after each of its lines.
 """
 
@@ -68,7 +68,7 @@ _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
 class _State(NamedTuple):
-    """The directory at a place; without one, the first value is the number of the error."""
+    """The directory at a place; if it is missing, the first value is the number of the error."""
 
     device: int | None
     inode: int
@@ -97,12 +97,12 @@ class Changes:
         #: The watched directories by number and by path, the same in both.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        #: Directories that may not be read; those that are tried next come first.
+        #: Directories that may not be read; the next directories to try come first.
         self._closed: dict[str, None] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
         #: Since the last scan of everything: whether changes were missed, except by an overflow;
-        #: and whether there were more changes than the kernel keeps.
+        #: and whether the changes were more than the kernel keeps.
         self.missed = self.overflowed = False
         #: Whether all directories are watched; the system may refuse more at any time.
         self.is_whole = True
@@ -140,7 +140,7 @@ class Changes:
         self._inotify.close()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when there is something to `read`."""
+        """Return the descriptor that is readable when `read` finds reports."""
         return int(self._inotify.fileno())
 
     @property
@@ -180,7 +180,7 @@ class Changes:
         self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
-        """Check what the kernel does not report; return whether changes were missed.
+        """Check the things that the kernel does not report; return whether changes were missed.
 
         The files in directories that have become readable count as changed.
         """
@@ -208,7 +208,7 @@ class Changes:
             self._files.update(self._add(path))
 
     def _state_of(self, root: str) -> _State:
-        """Return the directory at `root` now, and whether it is the watched one.
+        """Return the directory at `root` now, and whether it is the watched directory.
 
         A second watch of the watched directory gives the same number.
         """
@@ -280,8 +280,8 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may have come to the place at once, and the report of this may have
-            # been read already: for example if two directories are exchanged.
+            # Another directory may have got this path at once, and the report of this may have been
+            # read already: for example if two directories are exchanged.
             self._files.update(self._add(path))
 
     def take(self) -> set[str]:
@@ -330,7 +330,7 @@ class Changes:
                 os.close(fd)
 
     def _watch(self, fd: int) -> int:
-        """Watch an open directory, whatever is at its path by now; return the number of the watch.
+        """Watch an open directory, whatever is now at its path; return the number of the watch.
 
         Raises:
             OSError: the kernel does not watch the directory.
@@ -339,7 +339,7 @@ class Changes:
         return number
 
     def _failed(self, path: str, error: OSError) -> None:
-        """Note that a directory, or a part below it, cannot be watched; not if it is gone."""
+        """Note that a directory, or a part of it, cannot be watched; ignore missing directories."""
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             _log.info("cannot watch %s: %s", printable(path), error.strerror)
             self.is_whole = False
@@ -350,8 +350,8 @@ class Changes:
         if before is not None and before != path:
             del self._numbers[before]  # a moved directory keeps its watch
         if other is not None and other != number:
-            # The directory that was at this path has gone. If the directory is still in a tree, a
-            # report of its new place will come, and then it gets another watch.
+            # The directory that was at this path has gone. If that directory is still in a tree,
+            # its new place will be reported, and it then gets another watch.
             del self._paths[other]
             self._remove(other)
         self._paths[number], self._numbers[path] = path, number

@@ -1,7 +1,7 @@
 """Events of buckets: which objects are new, from a queue or from the lines of another program.
 
-An event is taken back by `done` when its object is checked. A queue gives the other events again,
-and moves events that fail again and again to its dead-letter queue, as its own redrive policy says.
+An event is removed from its source by `done` when its object is checked. A queue gives other events
+again, and moves events that fail repeatedly to its dead-letter queue, by its redrive policy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WAIT_S = 2
 _MOST = 10
 #: Types of content of SQS: JSON, or XML in the older protocol.
 _OF_SQS = re.compile(r"json|\bxml")
-#: What reading a message raises that is not a notification; a body may be nested very deeply.
+#: The errors of reading a message that is not a notification; a body may be nested very deeply.
 _NO_EVENT = (KeyError, TypeError, AttributeError, ValueError, UsageError, RecursionError)
 _NO_QUEUE = "not the address of a queue: {}"
 
@@ -93,7 +93,7 @@ class Queue:
 
         Raises:
             UsageError: the address has another form, or botocore is not installed.
-            ConfigError: there are no credentials, or the credentials see no queue of this name.
+            ConfigError: no credentials are found, or the credentials see no queue of this name.
             UnreachableError: SQS cannot be reached.
         """
         account, _, name = address.removeprefix("sqs://").rpartition("/")
@@ -150,7 +150,7 @@ class Queue:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Translate errors of botocore, whose texts may hold what nobody should see."""
+        """Translate errors of botocore, whose texts may contain secrets."""
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from botocore.parsers import ResponseParserError
 
@@ -195,12 +195,12 @@ def _event_of(message: Any) -> Event:
 def _objects_in(body: Any) -> Iterator[ObjectUri]:
     """Yield the new objects in a notification of S3, of SNS or of EventBridge.
 
-    The forms are those of Amazon's documents "Event message structure" (keys as in a query of a
-    URL), and "EventBridge event message structure" (keys as they are).
+    Amazon's documents describe the forms: "Event message structure" (keys as in a query of a URL),
+    and "EventBridge event message structure" (unescaped keys).
 
     Raises:
         KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not a notification
-            of one of these forms.
+            in one of the forms.
     """
     if body.get("Type") == "Notification":
         yield from _objects_in(msgspec.json.decode(body["Message"]))

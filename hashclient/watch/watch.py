@@ -30,7 +30,7 @@ from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
 
-#: How often a file that changed while it was read is checked again before it is unread.
+#: How often a file that changes while it is read is checked again before it counts as unread.
 ATTEMPTS = 5
 #: The most files in one scan, so that later changes do not wait for too long.
 MOST_FILES = 50_000
@@ -41,13 +41,13 @@ MOST_SETTLES = 10
 #: Seconds between a report of the kernel and reading it, since many reports come together. In this
 #: time, 100,000 files a second fill an eighth of the kernel's queue in its usual length.
 GATHER_S = 0.01
-#: Seconds of rest after a check of changed files. Each check costs some 0.1 s however few files it
-#: has, so few checks of many files cost less. The rest is no longer than the settle time; after a
-#: check that took longer, it is as long as that check, up to the second number.
+#: Seconds of rest after a check of changed files. Each check costs some 0.1 s, even of few files,
+#: so few checks of many files cost less. The rest is no longer than the settle time; after a check
+#: that took longer, it is as long as that check, up to the second number.
 REST_S, MOST_REST_S = 1.0, 3.0
 #: Seconds between two checks for unreported changes and for new lists.
 LOOK_S = 2.0
-#: Seconds to wait after a failure that may pass, such as a full disk.
+#: Seconds to wait after a failure that may pass, for example a full disk.
 RETRY_S = 10.0
 #: Seconds in which a command that runs beside must end.
 STOP_S = 5.0
@@ -74,9 +74,9 @@ class Watch(Observer):
         """Check a file `settle_s` seconds after its last change, and everything each `rescan_s`.
 
         `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
-        upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
-        `on_lists` is called when the lists differ from the lists of the scan before, or when some
-        are not complete any more; `on_unseen` with each directory below which the kernel does not
+        upon; `on_failure` with each error; `on_scan` after a scan of everything. `on_lists` is
+        called when the lists differ from the lists of the scan before, or when some lists are not
+        complete any more. `on_unseen` is called with each directory below which the kernel does not
         see all changes. `options` are the options of all scans. The commands `beside` are run from
         time to time.
         """
@@ -99,7 +99,7 @@ class Watch(Observer):
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
-        #: When the last change came, and since when there were more than the kernel keeps.
+        #: When the last change came; and since when the changes were more than the kernel keeps.
         self._changed_at = 0.0
         self._overflowed_at: float | None = None
         self._unseen: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class Watch(Observer):
 
         Raises:
             UsageError: a directory cannot be watched.
-            StateError: there are too many directories, or no list can be used at the start.
+            StateError: the trees have too many directories, or no list can be used at the start.
         """
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_stop)
         with (
@@ -264,10 +264,10 @@ class Watch(Observer):
         return run is not None
 
     def _is_led_away(self, root: str) -> bool:
-        """Return whether a link is on the way to a root by now, and say so.
+        """Return whether a link is now on the path to a root, and report it.
 
-        When the watch began there was no link. So somebody has made the link since, and nobody has
-        asked to watch its target.
+        When the watch began, the path had no link. So somebody has made the link since, and nobody
+        has asked to watch its target.
         """
         try:
             os.close(open_plain(root, HELD_FLAGS))
@@ -299,7 +299,7 @@ class Watch(Observer):
         must: bool = False,
         paths: Sequence[str] = (),
     ) -> Run | None:
-        """Run one scan to its end and report its outcomes.
+        """Run one scan to its end, and report the outcomes.
 
         Raises:
             HashclientError: the scan cannot begin, and `must` is set.
