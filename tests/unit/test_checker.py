@@ -462,6 +462,17 @@ def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
     assert (result.clean, result.bytes_read) == (1, 6)
 
 
+def test_the_bytes_and_the_number_of_members_count_for_a_task(tmp_path: Path) -> None:
+    assert (TASK_BYTES, module.TASK_MEMBERS, DEFER_BYTES) == (64 << 20, 4_096, 4 << 20)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    with contextlib.closing(Members(lists.judge(), Options())) as members:
+        one = checker(lists, members=members)
+        one._bytes_before, members.bytes_out = 100, 130
+        most = [one._most_bytes(Result(members=count)) for count in (0, 4_095, 4_096, 4_097)]
+        assert most == [TASK_BYTES - 30] * 2 + [0] * 2
+    assert checker(lists)._most_bytes(Result(members=4_096)) == TASK_BYTES
+
+
 @pytest.mark.slow
 def test_a_task_that_has_found_many_members_hands_the_rest_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]

@@ -84,6 +84,8 @@ def test_outcomes_are_kept_up_to_a_limit_and_the_others_counted(
         ([1], [7], [8], {KIND: 1}, 3, 4),
         ([1, 1], [7], [8], {}, 4, 4),
         ([2], [7], [8], {KIND: 1}, 4, None),  # one more than are kept
+        ([1], [7], [8], {KIND: 2}, 3, None),
+        ([1], [7], [8], {KIND: 3}, 3, None),
         ([1], [], [], {}, 2, None),  # one is missing
         ([2], [], [], {}, 1, None),
         ([], [], [], {KIND: 5}, 0, None),

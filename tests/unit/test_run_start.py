@@ -1,0 +1,327 @@
+"""The parts of a scan as the options and the configuration ask for them; nothing is begun."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hashclient.config.settings import Settings, parse_config
+from hashclient.containers.limits import Options
+from hashclient.core.errors import ConfigError, UsageError
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.objecturi import parse_uri
+from hashclient.core.version import __version__
+from hashclient.index.open_lists import OpenLists, open_lists
+from hashclient.scan.cache.memory import InventoryPlace
+from hashclient.scan.check.streaming import Stream
+from hashclient.scan.cluster.address import LocalCluster, Scheduler
+from hashclient.scan.cluster.assembly import on_cluster
+from hashclient.scan.cluster.executor import Dask
+from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
+from hashclient.scan.executors.here import Here, Inline
+from hashclient.scan.objects.objects import READERS
+from hashclient.scan.run import start as module
+from hashclient.scan.run.start import Inputs, objects_of, start_scan
+from hashclient.scan.sources.interface import Several
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import NOT_THERE
+from hashclient.session import Session
+from hashclient.system.identity import boot_id
+from tests.kit import csv_of, make_state
+
+NOW = datetime(2026, 2, 28, 12, tzinfo=UTC)
+RULE = '[[scan.accept]]\npath = "*.zip*"\nreason = "encrypted"\nuntil = 2026-02-28\n'
+#: Options with another value than the default wherever a worker of a cluster needs to know.
+UNUSUAL = ScanOptions(
+    exclude=("*.iso", "\udcff"),
+    sparse=True,
+    all_digests=True,
+    show_clean=True,
+    learn=True,
+)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("start")
+    return make_state(directory, {"base": csv_of({"e-1": b"listed"})})
+
+
+def session_of(state: Path, config: str = "") -> Session:
+    made = parse_config(config, "config.toml")
+    settings = Settings(state, state / "config.toml", None, made)
+    return Session(settings, now=lambda: NOW)
+
+
+@pytest.fixture(scope="module")
+def lists(state: Path) -> OpenLists:
+    return open_lists(session_of(state).settings, {}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "jobs"),
+    [
+        (ScanOptions(), Here, None),
+        (ScanOptions(jobs=3), Here, 3),
+        (ScanOptions(jobs=0), Inline, None),
+        (ScanOptions(executor="processes"), Here, None),
+        (ScanOptions(executor="local-cluster:2"), Dask, None),
+        (ScanOptions(executor="dask://127.0.0.1"), Dask, None),
+    ],
+)
+def test_the_executor_is_the_one_that_the_options_name(
+    state: Path, lists: OpenLists, options: ScanOptions, kind: type, jobs: int | None
+) -> None:
+    executor = module._executor_of(
+        options,
+        session_of(state),
+        lists,
+        objects=None,
+        inventory=None,
+        containers=None,
+        on_notice=print,
+    )
+    assert type(executor) is kind
+    assert getattr(executor, "_jobs", None) == jobs
+
+
+@pytest.mark.parametrize("has_objects", [False, True])
+def test_objects_are_checked_at_the_cluster_that_checks_the_files(
+    state: Path, lists: OpenLists, has_objects: bool
+) -> None:
+    where: list[object] = []
+
+    class Objects:
+        def check_at(self, cluster: object) -> None:
+            where.append(cluster)
+
+    given: Any = Objects() if has_objects else None
+    executor = module._executor_of(
+        ScanOptions(executor="local-cluster:2"),
+        session_of(state),
+        lists,
+        objects=given,
+        inventory=None,
+        containers=None,
+        on_notice=print,
+    )
+    assert isinstance(executor, Dask)
+    assert where == [executor] * has_objects
+    assert executor._spec.objects is has_objects
+
+
+def spec_of(state: Path, lists: OpenLists, options: ScanOptions, **how: Any) -> Spec:
+    config = how.pop("config", "")
+    given: dict[str, Any] = {
+        "inventory": None,
+        "containers": None,
+        "on_notice": print,
+        "objects": False,
+    }
+    where = LocalCluster(2)
+    return on_cluster(where, options, session_of(state, config), lists, **given | how)._spec
+
+
+def test_a_cluster_is_told_what_the_options_say(
+    state: Path, lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(base)  # noqa: PTH102 - bytes
+    monkeypatch.chdir(os.fsdecode(base))
+    containers = Options(refuses_unopened=True)
+    unusual = spec_of(
+        state,
+        msgspec.structs.replace(lists, also=5),
+        UNUSUAL,
+        config="[inventory]\nreread_days = 3\n",
+        containers=containers,
+        objects=True,
+    )
+    usual = spec_of(state, lists, ScanOptions(learn=False))
+    common = {
+        "protocol": PROTOCOL,
+        "version": __version__,
+        "key_id": lists.sealer.key_id,
+        "lists": pins_of(lists),
+        "base": base,
+        "points": (),
+        "asks_inventory": False,
+        "gets_known": False,
+        "boot": boot_id(),
+    }
+    told, default = msgspec.structs.asdict(unusual), msgspec.structs.asdict(usual)
+    assert len(bytes.fromhex(told.pop("run"))) == len(bytes.fromhex(default.pop("run"))) == 8
+    assert told == common | {
+        "exclude": (b"*.iso", b"\xff"),
+        "keep_clean": True,
+        "sparse": True,
+        "all_digests": True,
+        "learn": True,
+        "reread_days": 3,
+        "containers": containers,
+        "objects": True,
+        "also": 5,
+    }
+    assert default == common | {
+        "exclude": (),
+        "keep_clean": False,
+        "sparse": False,
+        "all_digests": False,
+        "learn": False,
+        "reread_days": 14,
+        "containers": None,
+        "objects": False,
+        "also": 0,
+    }
+    assert unusual.run != usual.run
+
+
+def test_a_cluster_has_its_workers_and_needs_a_current_directory(
+    state: Path, lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="as many as were started"):
+        spec_of(state, lists, ScanOptions(jobs=2))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="the current directory is gone"):
+        spec_of(state, lists, ScanOptions())
+
+
+def test_a_cluster_has_the_inventory_and_tells_the_caller(
+    state: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, told = InventoryPlace(state, "key"), list[str]()
+    where = Scheduler("127.0.0.1", 5)
+    made = on_cluster(
+        *(where, ScanOptions(), session_of(state), lists),
+        inventory=place,
+        containers=None,
+        on_notice=told.append,
+        objects=False,
+    )
+    assert made._inventory is place
+    made._on_notice("so it is")
+    assert told == ["so it is"]
+    connect: Any = made._connect
+    assert connect.args[0] is where
+    assert connect.args[1]["HASHCLIENT_STATE_DIR"] == str(state)
+
+
+@pytest.mark.parametrize(
+    ("config", "ignores", "found"),
+    [
+        ("", False, (Kind.UNREAD, Kind.UNREAD)),
+        ("", True, (Kind.UNREAD, Kind.SKIPPED)),
+        (RULE, False, (Kind.ACCEPTED, Kind.UNREAD)),
+        (RULE, True, (Kind.ACCEPTED, Kind.SKIPPED)),
+        (RULE.replace("28", "27"), True, (Kind.UNREAD, Kind.SKIPPED)),
+    ],
+)
+def test_outcomes_are_accepted_as_the_configuration_and_the_options_say(
+    state: Path, config: str, ignores: bool, found: tuple[Kind, Kind]
+) -> None:
+    assert date(2026, 2, 28) == NOW.date()
+    rules = module._rules(session_of(state, config), ScanOptions(ignore_missing=ignores))
+    encrypted = Outcome(
+        Kind.UNREAD, "/a.zip", reason="encrypted: x", members=("m",), obstacle="encrypted"
+    )
+    missing = Outcome(Kind.UNREAD, "/b", reason=NOT_THERE)
+    assert tuple(one.kind for one in rules([encrypted, missing])) == found
+    assert list(rules([])) == []
+
+
+POLICY = "[[policy]]\nactions = []\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "acts"),
+    [
+        ("", ScanOptions(), None),
+        (POLICY, ScanOptions(), False),
+        (POLICY, ScanOptions(actions=False), None),
+        (POLICY, ScanOptions(actions=False, policy_check=True), True),
+        ("", ScanOptions(policy_check=True), True),
+        ("", ScanOptions(quarantine=True, actions=False), None),
+    ],
+)
+def test_matches_are_acted_upon_if_the_policy_or_an_option_says_so(
+    state: Path, lists: OpenLists, config: str, options: ScanOptions, acts: bool | None
+) -> None:
+    made = module._responder(session_of(state, config), options, lists)
+    assert (None if made is None else made._only_tell) is acts
+    with pytest.raises(ConfigError):  # no recipient is configured
+        module._responder(session_of(state), ScanOptions(quarantine=True), lists)
+
+
+def test_a_scan_needs_something_to_check(state: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to scan") as failed:
+        start_scan(session_of(state), Inputs(), ScanOptions())
+    assert failed.value.hint == "give a path"
+    objects: Any = object()
+    with pytest.raises(UsageError, match="given twice"):
+        start_scan(session_of(state), Inputs(["s3://bucket-a"], objects=objects), ScanOptions())
+
+
+def test_the_arguments_in_the_log_are_those_of_all_inputs() -> None:
+    class Source:
+        def __init__(self, *arguments: str) -> None:
+            self.arguments = arguments
+
+    sources: Any = Several([Source("a", "b"), Source("--files-from x")])  # type: ignore[list-item]
+    objects: Any = Source("s3://bucket")
+    stream = Stream(0, "stdin")
+    every = ["a", "b", "--files-from x"]
+    assert Inputs().arguments(sources) == every
+    assert Inputs(stream=stream).arguments(sources) == ["-", *every]
+    assert Inputs(objects=objects).arguments(sources) == [*every, "s3://bucket"]
+    assert Inputs((), (), stream, objects).arguments(sources) == ["-", *every, "s3://bucket"]
+
+
+def objects(state: Path, options: ScanOptions, *uris: str, config: str = "", **how: Any) -> Any:
+    return objects_of(session_of(state, config), [*map(parse_uri, uris)], options, "key", **how)
+
+
+def test_objects_are_scanned_as_the_options_and_the_configuration_say(state: Path) -> None:
+    assert objects(state, ScanOptions()) is None
+    config = '[objects."s3://bucket-a"]\ntrust_etag = true\n'
+    config += '[objects."s3://bucket-b"]\ntrust_etag = false\n'
+    made = objects(state, ScanOptions(), "s3://bucket-a/p", config=config)
+    request, tools = made._request, made._tools
+    assert [uri.text for uri in request.uris] == ["s3://bucket-a/p"]
+    assert (request.reads, request.all_versions, request.after, request.report) == (
+        *(True, False, None),
+        None,
+    )
+    assert [tools.trusts(f"s3://bucket-{name}") for name in "abc"] == [True, False, False]
+    assert (tools.readers, tools.learns, tools.memory is not None) == (READERS, True, True)
+    assert module.SPOOL_BYTES == 4 << 30
+    other = objects(
+        state,
+        ScanOptions(jobs=3, inventory=False, learn=False),
+        *("s3://bucket-a", "s3://bucket-b"),
+        reads=False,
+        all_versions=True,
+        after="k",
+    )
+    request, tools = other._request, other._tools
+    assert (len(request.uris), request.reads, request.all_versions, request.after) == (
+        *(2, False, True),
+        "k",
+    )
+    assert (tools.readers, tools.learns, tools.memory) == (3, False, None)
+
+
+@pytest.mark.parametrize("library", ["obstore", "botocore", "arro3"])
+def test_without_a_library_objects_are_refused_before_the_scan(
+    state: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else name)
+    with pytest.raises(UsageError):
+        objects(state, ScanOptions(), "s3://bucket-a")
