@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.errors import ConfigError, StateError
+from hashclient.scan.cluster import connection as module
+from hashclient.scan.cluster import jobs as jobs_module
+from hashclient.scan.cluster.address import LocalCluster, Scheduler, Tls
 from hashclient.scan.cluster.connection import (
     ANSWER_S,
     CALL_S,
@@ -19,6 +24,7 @@ from hashclient.scan.cluster.connection import (
     GoneError,
     environment_of,
 )
+from hashclient.scan.cluster.jobs import MOST_DEATHS, Jobs
 
 
 class Dask:
@@ -169,3 +175,278 @@ def test_workers_here_have_the_state_of_the_client(
     key = found.pop("HASHCLIENT_SEAL_KEY_FILE", None)
     assert key == (str(tmp_path / "key") if has_key else None)
     assert found == {}
+
+
+class Library:
+    """Stands for the library of Dask: notes what a cluster and its certificates are made of."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
+        self.failure: Exception | None = None
+        self.closed: list[float] = []
+
+    def LocalCluster(self, **how: Any) -> Any:  # noqa: N802 - the name in Dask
+        if self.failure is not None:
+            raise self.failure
+        self.made = how
+        return SimpleNamespace(close=self.close)
+
+    def close(self, timeout: float) -> None:
+        self.closed.append(timeout)
+        raise OSError
+
+    class _Security:
+        def __init__(self, library: Library) -> None:
+            self.library = library
+
+        def __call__(self, **how: Any) -> Any:
+            self.library.given = how
+            return SimpleNamespace(get_connection_args=self.arguments)
+
+        def arguments(self, role: str) -> None:
+            assert role == "client"
+            if self.library.failure is not None:
+                raise self.library.failure
+
+        def temporary(self) -> str:
+            return "temporary certificates"
+
+    @property
+    def Security(self) -> Any:  # noqa: N802 - the name in Dask
+        return self._Security(self)
+
+
+def test_workers_here_are_reached_from_this_machine_alone_and_with_certificates() -> None:
+    library = Library()
+    with module._started(library, LocalCluster(3), {"A": "b"}) as cluster:
+        assert cluster.close == library.close
+        assert library.made == {
+            "n_workers": 3,
+            "threads_per_worker": 1,
+            "processes": True,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "scheduler_kwargs": {"dashboard": False},
+            "memory_limit": 0,
+            "security": "temporary certificates",
+            "silence_logs": logging.CRITICAL + 1,
+            "env": {"A": "b"},
+            "preload": ["hashclient.scan.cluster.quiet"],
+        }
+        assert library.closed == []
+    assert library.closed == [CONNECT_S]
+
+
+@pytest.mark.parametrize("failure", [OSError(), RuntimeError(), TimeoutError()])
+def test_a_cluster_that_cannot_be_started_is_an_error(failure: Exception) -> None:
+    library = Library()
+    library.failure = failure
+    with (
+        pytest.raises(StateError, match="a local cluster cannot be started") as failed,
+        module._started(library, LocalCluster(1), {}),
+    ):
+        pass
+    assert "try fewer workers" in str(failed.value.hint)
+
+
+TLS = Tls(Path("/ca"), Path("/cert"), Path("/key"))
+
+
+def test_a_scheduler_is_reached_with_certificates_or_not_beyond_this_machine() -> None:
+    library = Library()
+    assert module._security(library, Scheduler("127.0.0.1", 1)) is None
+    assert library.given == {}
+    assert module._security(library, Scheduler("files.example", 1, TLS)) is not None
+    assert library.given == {
+        "tls_ca_file": "/ca",
+        "tls_client_cert": "/cert",
+        "tls_client_key": "/key",
+        "require_encryption": True,
+    }
+
+
+@pytest.mark.parametrize("failure", [OSError("no file"), ValueError("no PEM")])
+def test_certificates_that_cannot_be_used_are_known_before_anything_is_sent(
+    failure: Exception,
+) -> None:
+    library = Library()
+    library.failure = failure
+    with pytest.raises(ConfigError, match="certificates of the cluster cannot be used") as failed:
+        module._security(library, Scheduler("files.example", 1, TLS))
+    assert failed.value.hint == "check ca, cert and key in [cluster] of config.toml"
+
+
+@pytest.mark.parametrize("is_debugged", [False, True])
+def test_the_log_of_dask_is_silent_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, is_debugged: bool
+) -> None:
+    monkeypatch.setattr(module, "is_debugged", lambda: is_debugged)
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.of_a_test")]
+    other = logging.getLogger("other")
+    before = [logger.level for logger in (*loggers, other)]
+    loggers[1].setLevel(logging.INFO)
+    with module._hushed():
+        levels = [logger.level for logger in loggers]
+        assert (levels == [logging.CRITICAL + 1] * 2) is not is_debugged
+        assert other.level == before[2]
+    assert [logger.level for logger in loggers] == [before[0], logging.INFO]
+
+
+def test_what_dask_leaves_out() -> None:
+    """Nobody sees what runs there, and an idle cluster takes little time."""
+    assert module.QUIET == {
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "2s",
+        "distributed.admin.system-monitor.interval": "10s",
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+        "distributed.admin.log-length": 100,
+        "distributed.deploy.lost-worker-timeout": "600s",
+    }
+    # A batch during which three workers have died is not tried again.
+    assert module._ALLOWED_FAILURES + 1 == MOST_DEATHS == 3
+
+
+class Crew:
+    """Workers of a scan, of which a test says how many are ready."""
+
+    resource = "r"
+
+    def __init__(self) -> None:
+        self.slots, self.most = 2, 2
+        self.idle_since: float | None = None
+        self.has_looked = True
+
+    def look(self) -> bool:
+        return self.has_looked
+
+
+class Calls:
+    """A connection that notes the calls that were submitted and abandoned."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.submitted: list[str] = []
+        self.abandoned: list[str] = []
+        self.answers: dict[str, bytes | None] = {}
+        self.no_worker: set[str] = set()
+        self.fails = False
+
+    def submit(self, _function: object, *_: object, key: str, resource: str) -> str:
+        assert resource == "r"
+        if self.fails:
+            raise GoneError
+        self.submitted.append(key)
+        return key
+
+    def ended(self, _seconds: float) -> dict[str, bytes | None]:
+        answers, self.answers = self.answers, {}
+        return answers
+
+    def stuck(self) -> set[str]:
+        return set(self.no_worker)
+
+    def abandon(self, futures: list[str]) -> None:
+        if self.fails:
+            raise GoneError
+        self.abandoned += futures
+
+
+def jobs_of(calls: Calls, crew: Crew) -> Jobs:
+    connection: Any = calls
+    workers: Any = crew
+    return Jobs(connection, workers, "run")
+
+
+def test_so_many_batches_are_on_their_way() -> None:
+    calls, crew = Calls(), Crew()
+    jobs = jobs_of(calls, crew)
+    assert (len(jobs), jobs.slots, jobs.has_room) == (0, 2, True)
+    rooms = []
+    for number in range(5):
+        jobs.submit(number, bytes, b"")  # type: ignore[arg-type]
+        rooms.append(jobs.has_room)
+    assert rooms == [True, True, True, False, False]
+    assert (jobs.batches, jobs.futures) == ([*range(5)], [f"r-{n}" for n in range(5)])
+    crew.slots = 0
+    assert not jobs_of(calls, crew).has_room
+
+
+def test_a_batch_ends_once_and_a_silent_scheduler_has_gone() -> None:
+    calls, crew = Calls(), Crew()
+    jobs = jobs_of(calls, crew)
+    for batch in ("a", "b"):
+        jobs.submit(batch, bytes, b"")  # type: ignore[arg-type]
+    calls.answers = {"r-1": b"done", "r-7": b"of another"}
+    assert jobs.ended(0) == [("b", b"done")]
+    calls.answers = {"r-1": b"again", "r-0": None}
+    calls.is_up = False
+    assert jobs.ended(0) == [("a", None)]  # what has come counts
+    with pytest.raises(GoneError):
+        jobs.ended(0)
+
+
+@pytest.mark.parametrize(("idle_s", "is_gone"), [(None, False), (59.0, False), (61.0, True)])
+def test_without_a_worker_for_a_minute_the_cluster_has_gone(
+    monkeypatch: pytest.MonkeyPatch, idle_s: float | None, is_gone: bool
+) -> None:
+    calls, crew = Calls(), Crew()
+    monkeypatch.setattr(jobs_module, "time", SimpleNamespace(monotonic=lambda: 1_000.0))
+    crew.idle_since = None if idle_s is None else 1_000.0 - idle_s
+    jobs = jobs_of(calls, crew)
+    if is_gone:
+        with pytest.raises(GoneError):
+            jobs.look()
+    else:
+        jobs.look()
+
+
+def test_only_batches_that_are_stuck_at_two_looks_are_sent_again() -> None:
+    calls, crew = Calls(), Crew()
+    crew.most = 1
+    jobs = jobs_of(calls, crew)
+    for batch in "abc":
+        jobs.submit(batch, bytes, b"")  # type: ignore[arg-type]
+    calls.no_worker = {"r-0", "r-1", "r-9"}
+    jobs.look()
+    calls.no_worker = {"r-0", "r-2", "r-9"}
+    crew.has_looked = False
+    jobs.look()
+    assert calls.abandoned == []
+    crew.has_looked = True
+    crew.slots = 0  # no worker is ready, so none can take it
+    jobs.look()
+    jobs.look()
+    assert calls.abandoned == []
+    crew.slots = 2
+    jobs.look()
+    jobs.look()
+    assert sorted(calls.abandoned) == ["r-0", "r-2"]
+    assert sorted(jobs.batches) == ["a", "b", "c"]
+    assert len(calls.submitted) == 5 and len(set(calls.submitted)) == 5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_batches_that_are_abandoned_are_forgotten(fails: bool) -> None:
+    calls, crew = Calls(), Crew()
+    jobs = jobs_of(calls, crew)
+    jobs.abandon()
+    assert calls.abandoned == []
+    jobs.submit("a", bytes, b"")  # type: ignore[arg-type]
+    jobs._lost.append("b")
+    calls.fails = fails
+    jobs.abandon()
+    assert (len(jobs), jobs.take_lost()) == (0, [])
+    assert calls.abandoned == ([] if fails else ["r-0"])
+
+
+def test_a_batch_that_could_not_be_submitted_is_on_its_way_until_all_is_taken() -> None:
+    """The scan then says that its files are unread."""
+    calls, crew = Calls(), Crew()
+    calls.fails = True
+    jobs = jobs_of(calls, crew)
+    with pytest.raises(GoneError):
+        jobs.submit("a", bytes, b"")  # type: ignore[arg-type]
+    assert (jobs.take_all(), jobs.take_all()) == (["a"], [])
+    assert (jobs_module.AHEAD, jobs_module.PATIENCE_S) == (2, 60.0)
