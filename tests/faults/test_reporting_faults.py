@@ -492,6 +492,14 @@ def test_an_answer_about_another_report_is_none(
     check_one_finished(desk, service, report)
 
 
+def test_a_refusal_may_name_report_0(desk: Desk, service: ReportingService, report: Report) -> None:
+    body = b"<a><responseCode>4100</responseCode><reportId>0</reportId></a>"
+    service.fail("fileinfo", Fault(body=body))
+    (sent,) = desk.send_due()
+    assert isinstance(sent.error, ConfigError) and "code 4100" in sent.error.message
+    assert sent.report.state is State.FAILED and service.states() == ["retracted"]
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_report_that_somebody_else_has_finished_waits_for_a_person(
     desk: Desk, service: ReportingService, report: Report, again: bool

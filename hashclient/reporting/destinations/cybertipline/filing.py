@@ -321,7 +321,8 @@ class Filing:
         self._save(in_doubt=doubt or call)
         try:
             answer = make()
-            if call is not Call.OPEN and answer.report_id not in (None, self._id):
+            # A refusal names no report, or report 0.
+            if call is not Call.OPEN and answer.report_id not in (None, "0", self._id):
                 raise UnreachableError(f"the service answers for another report: /{call}")
         except (AuthorisationError, ConfigError):
             # After this error, by the rules of the transport, the service has done nothing.
