@@ -131,7 +131,8 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
     if not isinstance(signed, Targets):
         raise RepositoryError(f"{NOTICES}.json is no targets metadata")
     delegator.verify_delegate(NOTICES, metadata.signed_bytes, metadata.signatures)  # 2
-    if signed.version != meta.version:  # 3
+    # 3 (True equals 1, but is no number to keep)
+    if signed.version is True or signed.version != meta.version:
         raise BadVersionNumberError(
             f"expected {NOTICES} version {meta.version}, got version {signed.version}"
         )

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.exceptions import BadVersionNumberError, RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile, Targets
 
 from hashclient.trust import additions
@@ -73,6 +73,26 @@ def test_a_delegation_to_notices_is_read_as_it_was_written(threshold: int) -> No
     roles = found.delegations.roles or {}
     assert [*roles] == ["notices"]
     assert (roles["notices"].threshold, roles["notices"].paths) == (threshold, ["notices/*"])
+
+
+@pytest.mark.parametrize(
+    ("version", "named", "valid"),
+    [(True, True, False), (True, 1, False), (1, 1, True), (2, 2, True), (1, 2, False)],
+)
+def test_the_version_of_the_role_is_the_number_that_the_snapshot_names(
+    version: int, named: int, valid: bool
+) -> None:
+    signer = CryptoSigner.generate_ed25519()
+    delegator = new_delegator(1)
+    delegator.add_key(signer.public_key, NOTICES)
+    metadata = Metadata(Targets(version=version, expires=NOW))
+    metadata.sign(signer)
+    data = metadata.to_bytes()
+    if valid:
+        assert verify_role(delegator, MetaFile(named), data).version == version
+    else:
+        with pytest.raises(BadVersionNumberError):
+            verify_role(delegator, MetaFile(named), data)
 
 
 @pytest.mark.parametrize("wrong", ["no role", "two roles", "name", "paths", "goes on", "list"])
