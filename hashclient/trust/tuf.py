@@ -286,10 +286,11 @@ class Trust:
         Files that are signed without a strong hash are left out.
         """
         role: Any = self._verified[list_name]
+        folder = f"lists/{list_name}/"
         return {
-            path.rpartition("/")[2]: self.hash_of(info)
+            path.removeprefix(folder): self.hash_of(info)
             for path, info in role.targets.items()
-            if not _STRONG_HASHES.keys().isdisjoint(info.hashes)
+            if path.startswith(folder) and not _STRONG_HASHES.keys().isdisjoint(info.hashes)
         }
 
     def notices(self) -> SignedNotices | None:

@@ -32,7 +32,7 @@ from hashclient.core.errors import ExitCode, HashclientError
 from hashclient.index.run import DamagedError
 from hashclient.provider.keys import Keys
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
-from tests.attack_world import ALL, NEW, Generations, new_root_key, refused, roles_of
+from tests.attack_world import ALL, G2, NEW, Generations, new_root_key, refused, roles_of
 from tests.kit import edit_manifest
 
 
@@ -598,7 +598,7 @@ def test_traversal_name_in_the_index(client: Client, simulator: Simulator, name:
 def test_names_in_targets_metadata_that_nobody_asks_for_are_no_harm(
     client: Client, simulator: Simulator, name: str
 ) -> None:
-    for path in (name or "x", f"lists/baseline/{name}"):
+    for path in (name or "x", f"lists/baseline/{name}", f"lists/other/{G2}"):
         target = TargetFile.from_data(path, b"x", ["sha256"])
 
         def add(signed: Any, target: TargetFile = target) -> None:
