@@ -162,3 +162,58 @@ def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
         assert reports() == made
     for ledger in (ours, theirs):
         ledger.end()
+
+
+def test_a_run_begins_with_its_lists_and_ends_with_others(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(client)
+    same, other = lists_of(client), lists_of(client).doubted()
+    monkeypatch.setattr(other, "key_id", "another")
+    streams = Ledger(client.session, Counts(1).row(0), ("-",), lists, act=False)
+    streams.end()  # nothing was logged
+
+    def events() -> list[str]:
+        if not client.settings.layout.audit.exists():
+            return []
+        return [r.event for r in read(client.settings.layout.audit) if r.event.startswith("serve")]
+
+    streams.leave({}, lists)
+    assert events() == []
+    first = streams.use(lists)
+    assert streams.use(lists) is streams.use(same) is first
+    begun = len(events())
+    streams.leave({"disk image": 2}, lists)
+    streams.leave({"disk image": 1}, lists)
+    assert streams.use(other) is not first
+    assert len(events()) == begun * 2 + 1 and events()[begun] == "serve-end"
+    streams.end()
+    streams.end()
+    assert events()[-1] == "serve-end" and len(events()) == begun * 2 + 2
+    ends = [r.data for r in read(client.settings.layout.audit) if r.event == "serve-end"]
+    assert [data.get("not_opened") for data in ends] == [{"disk image": 3}, None]
+
+
+def test_content_that_comes_again_is_counted_and_recorded_once_unless_each_is_wanted(
+    client: Client,
+) -> None:
+    lists = lists_of(client)
+    streams = Ledger(client.session, Counts(1).row(0), (), lists, act=True)
+    one, other = (judged(lists, data).outcome for data in LISTED)
+    assert one is not None and other is not None
+    assert [handled.outcome for handled in streams.add([one, other], lists)] == [one, other]
+    assert streams.add([one], lists) == []
+    assert [handled.outcome for handled in streams.add([one], lists, each=True)] == [one]
+    streams.end()
+    with Matches(client.settings.state_dir) as record:
+        times = {match.hits[0].entry: match.times_seen for match in record.find()}
+    assert times == {"e-0": 3, "e-1": 1}
+    logged = [r.data for r in read(client.settings.layout.audit) if r.event == "match"]
+    assert [data.get("times") for data in logged] == [None, None, None, 1]
+
+
+def test_a_failure_is_counted_and_named_without_its_content(client: Client) -> None:
+    counts = Counts(1)
+    streams = Ledger(client.session, counts.row(0), (), lists_of(client), act=False)
+    streams.failed(ValueError("odd"))
+    assert counts.total(Count.FAILURES) == 1

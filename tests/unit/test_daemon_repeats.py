@@ -106,3 +106,70 @@ def test_of_very_many_matches_the_oldest_is_forgotten_with_its_count_written(
     assert send(known, outcome("e-3"))
     assert written(known) == [1]
     assert send(known, outcome("e-1"))
+
+
+def test_the_limits_are_those_of_the_documents() -> None:
+    assert (REPEAT_S, SEARCH_S, ledger.REPORTS_S) == (3_600.0, 60.0, 60.0)
+    assert (ledger.MOST, ledger.MOST_MAILS, ledger.COMMAND) == (10_000, 10, "serve")
+
+
+@pytest.mark.parametrize(
+    ("number", "is_power"),
+    [
+        *((1, True), (10, True), (100, True), (10**9, True), (2, False), (9, False), (11, False)),
+        *((20, False), (101, False), (110, False), (50, False)),
+    ],
+)
+def test_counts_are_written_at_powers_of_ten(number: int, is_power: bool) -> None:
+    assert ledger._is_power_of_ten(number) is is_power
+
+
+def test_a_match_is_known_by_its_entries_in_any_order() -> None:
+    known = Repeats(lambda: 0.0)
+    hits = (*outcome("e-1").hits, *outcome("e-2").hits)
+    assert send(known, msgspec.structs.replace(outcome(), hits=hits))
+    assert not send(known, msgspec.structs.replace(outcome(), hits=hits[::-1]))
+    assert send(known, outcome("e-1")) and send(known, outcome("e-2"))
+    part = msgspec.structs.replace(hits[0], complete=False)
+    assert send(known, msgspec.structs.replace(outcome(), hits=(part, hits[1])))
+    other = msgspec.structs.replace(hits[0], list_name="more")
+    assert send(known, msgspec.structs.replace(outcome(), hits=(other, hits[1])))
+    newer = msgspec.structs.replace(hits[0], generation=2, category="other")
+    assert not send(known, msgspec.structs.replace(outcome(), hits=(newer, hits[1])))
+
+
+def test_counts_of_ended_hours_are_searched_once_a_minute() -> None:
+    now = 0.0
+    known = Repeats(lambda: now)
+    assert send(known, outcome())
+    now = REPEAT_S - SEARCH_S + 1
+    assert not send(known, outcome())
+    assert written(known) == []  # this was a search
+    now = REPEAT_S
+    assert written(known) == []
+    now = REPEAT_S + 1
+    assert written(known) == [1]
+    assert written(known, everything=True) == []
+    assert send(known, outcome())
+
+
+def test_a_match_that_is_not_recorded_has_no_count_to_write() -> None:
+    known = Repeats(lambda: 0.0)
+    assert known.first([outcome()]) and not known.first([outcome()])
+    assert written(known, everything=True) == []
+    known = Repeats(lambda: 0.0)
+    assert known.first([outcome("e-1"), outcome("e-2"), outcome("e-1")]) == [
+        outcome("e-1"),
+        outcome("e-2"),
+    ]
+    known.learn([Recorded(outcome("e-3")), Recorded(outcome("e-1"))])
+    assert [(r.outcome, n) for r, n, _ in known.due(everything=True)] == [(outcome("e-1"), 1)]
+
+
+def test_counts_are_written_in_the_order_in_which_matches_came() -> None:
+    known = Repeats(lambda: 0.0)
+    for entry in ("e-2", "e-1", "e-3"):
+        for _ in range(2):
+            send(known, outcome(entry))
+    found = [r.outcome.hits[0].entry for r, *_ in known.due(everything=True)]
+    assert found == ["e-2", "e-1", "e-3"]

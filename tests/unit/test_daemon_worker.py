@@ -21,10 +21,12 @@ import pytest
 
 from hashclient import __version__
 from hashclient.config.settings import Config, Settings
-from hashclient.daemon.counts import Counts
+from hashclient.daemon import worker
+from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.options import UnixAddress
 from hashclient.daemon.sockets import listen
-from hashclient.daemon.worker import GRACE_S, SWEEP_S, Worker
+from hashclient.daemon.users import Share
+from hashclient.daemon.worker import GRACE_S, SWEEP_S, Connections, Worker, raise_limit
 from hashclient.session import Session
 from tests.clamd import OPTIONS, instream
 from tests.kit import csv_of, make_state
@@ -158,6 +160,10 @@ class Loop:
     def __init__(self) -> None:
         self.readers: list[Any] = []
         self.later: list[tuple[float, Callable[[], None]]] = []
+        self.is_stopped = False
+
+    def stop(self) -> None:
+        self.is_stopped = True
 
     def add_reader(self, listener: socket.socket, *_: Any) -> None:
         self.readers.append(listener)
@@ -189,3 +195,182 @@ def test_without_a_descriptor_it_does_not_ask_again_before_there_may_be_one() ->
     assert seconds == SWEEP_S
     do()
     assert loop.readers == [listener]
+
+
+INFINITE = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "limit", "is_set"),
+    [
+        *(
+            (1_024, 4_096, 4_096, True),
+            (4_096, 4_096, 4_096, False),
+            (1_024, INFINITE, 1 << 17, True),
+        ),
+        *((1 << 17, INFINITE, 1 << 17, False), (1 << 18, 1 << 20, 1 << 18, False)),
+        *((1_024, 1 << 20, 1 << 17, True), (INFINITE, INFINITE, 1 << 17, False)),
+    ],
+)
+def test_the_limit_of_descriptors_is_raised_as_far_as_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, limit: int, is_set: bool
+) -> None:
+    calls: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(resource, "getrlimit", lambda _: (soft, hard))
+        patched.setattr(resource, "setrlimit", lambda *call: calls.append(call))
+        found = raise_limit()
+    assert found == limit
+    assert calls == ([(resource.RLIMIT_NOFILE, (limit, hard))] if is_set else [])
+
+
+class Accepted:
+    """A connection that was accepted; `told` are the options of its socket."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *, is_gone: bool = False) -> None:
+        self.is_gone = is_gone
+        self.is_closed = self.is_blocking = False
+        self.told: list[Any] = []
+
+    def getpeername(self) -> tuple[str, int]:
+        return "192.0.2.1", 1
+
+    def setblocking(self, blocking: bool) -> None:
+        self.is_blocking = blocking
+
+    def setsockopt(self, *option: int) -> None:
+        self.told.append(option)
+        if self.is_gone:
+            raise OSError(errno.EINVAL, "gone")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Waiting:
+    """A listening socket with connections that wait, and errors in between."""
+
+    def __init__(self, *waiting: Accepted | OSError) -> None:
+        self.waiting = list(waiting)
+
+    def accept(self) -> tuple[Any, None]:
+        found = self.waiting.pop(0) if self.waiting else BlockingIOError()
+        if isinstance(found, OSError):
+            raise found
+        return found, None
+
+
+class Made:
+    """A connection, as far as a worker knows it."""
+
+    def __init__(self, sock: Any, peer: Any, on_closed: Any) -> None:
+        self.sock, self.peer, self._on_closed = sock, peer, on_closed
+        self.is_silent, self.waits_for_client = True, False
+        self.look: Any = None
+
+    def close(self) -> None:
+        self._on_closed(self)
+
+
+class Half:
+    """A worker without lists and threads, which keeps its connections."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> None:
+        self.made: list[Any] = []
+        self.closed: list[Any] = []
+        self.counts = Counts(1)
+        self.worker: Any = cast(Any, Worker.__new__(Worker))
+        self.loop = self.worker._loop = Loop()
+        row = self.worker._counts = self.counts.row(0)
+        self.worker.checks = SimpleNamespace(is_stopping=False, closed=self.closed.append)
+        self.worker._listeners = []
+        self.worker._parent = os.getppid()
+        self.worker._connections = Connections(Share(most, 100), row, lambda: 0.0)
+        monkeypatch.setattr(worker, "Connection", self.connection)
+
+    def connection(self, _: object, sock: Any, peer: Any, on_closed: Any) -> Any:
+        made = Made(sock, peer, on_closed)
+        self.made.append(made)
+        return made
+
+    def total(self, count: Count) -> int:
+        return self.counts.total(count)
+
+
+def test_some_connections_are_accepted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Half(monkeypatch)
+    waiting = [Accepted() for _ in range(8)] + [Accepted(is_gone=True), Accepted()]
+    listener: Any = Waiting(*waiting)
+    half.worker._accept(listener, "127.0.0.1:1")
+    assert (len(half.made), len(listener.waiting)) == (8, 2)
+    half.worker._accept(listener, "127.0.0.1:1")
+    assert [made.sock for made in half.made] == waiting
+    assert {made.peer.user for made in half.made} == {"from=192.0.2.1"}
+    assert all(one.told == [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)] for one in waiting)
+    assert not any(one.is_blocking or one.is_closed for one in waiting)
+    assert (half.total(Count.CONNECTIONS), half.total(Count.OPEN)) == (10, 10)
+    assert len(half.worker._connections) == 10
+
+
+def test_connections_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Half(monkeypatch, most=1)
+    first, second = Accepted(), Accepted()
+    half.worker._accept(Waiting(first, second, InterruptedError(), Accepted()), "127.0.0.1:1")
+    assert (first.is_closed, second.is_closed, len(half.made)) == (False, True, 1)
+    counts = (Count.CONNECTIONS, Count.OPEN, Count.REFUSED)
+    assert [half.total(count) for count in counts] == [1, 1, 1]
+    half.made[0].close()
+    assert [half.total(count) for count in counts] == [1, 0, 1]
+    assert half.closed == half.made and not half.loop.is_stopped
+
+
+def test_a_worker_that_is_stopped_lets_open_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Half(monkeypatch)
+    listener: Any = Waiting(Accepted(), Accepted())
+    half.loop.add_reader(listener)
+    half.worker._listeners = [(listener, "s")]
+    half.worker._accept(listener, "s")
+    silent, busy = half.made
+    busy.is_silent = False
+    half.worker._stop()
+    assert half.worker.checks.is_stopping and not half.loop.readers
+    assert half.closed == [silent]
+    ((seconds, stop_now),) = half.loop.later
+    assert seconds == GRACE_S and not half.loop.is_stopped
+    half.worker._stop()  # the second time, nothing happens
+    assert len(half.loop.later) == 1
+    half.worker._accept_again(listener, "s")
+    assert not half.loop.readers
+    for end in (busy.close, stop_now):
+        half.loop.is_stopped = False
+        end()
+        assert half.loop.is_stopped
+
+
+@pytest.mark.parametrize("orphan", [True, False])
+def test_a_worker_looks_around_each_second_and_ends_without_its_parent(
+    monkeypatch: pytest.MonkeyPatch, orphan: bool
+) -> None:
+    half = Half(monkeypatch)
+    half.worker._accept(Waiting(Accepted()), "s")
+    done: list[Any] = []
+    half.made[0].look = done.append
+    half.made[0].is_silent = False
+    half.worker._connections._searched["uid=1"] = 99.0
+    half.worker.checks.refresh = lambda: done.append("lists")
+    half.worker.checks.records = SimpleNamespace(prepare_reports=lambda: done.append("reports"))
+    half.worker._parent += orphan
+    before = time.monotonic()
+    half.worker._sweep()
+    assert before <= done[0] <= time.monotonic() and done[1:] == ["lists", "reports"]
+    assert half.worker.checks.is_stopping is orphan
+    assert half.worker._connections._searched == {}
+    assert half.loop.later[-1][0] == SWEEP_S == 1.0 and GRACE_S == 5.0
+
+
+def test_a_worker_that_has_failed_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Half(monkeypatch)
+    half.worker._failed(half.loop, {"exception": ValueError("odd")})
+    assert half.loop.is_stopped
