@@ -140,10 +140,58 @@ def test_who_asks_for_places_all_the_time_delays_no_other_user() -> None:
     clients = house.enter_many(ADA, 5)
     assert house.enter(EVE) is None
     clients[0].slow = True
+    house.now += SEARCH_S / 2
     assert house.enter(EVE) is None  # the daemon has just searched for slow connections
+    assert not clients[0].is_closed
     assert house.enter(BOB)
     house.now += SEARCH_S
     house.places.forget_searches()
+
+
+def test_a_connection_is_silent_after_more_than_a_second() -> None:
+    house = House()
+    clients = house.enter_many(ROOT, 10)
+    house.now = SILENT_S
+    assert house.enter(EVE) is None
+    house.now += SEARCH_S
+    assert house.enter(EVE)
+    assert [client.is_closed for client in clients] == [True] + [False] * 9
+    assert house.counts.total(Count.IDLE) == 1
+
+
+def test_a_silent_connection_goes_before_a_slow_one_and_that_before_the_crowd() -> None:
+    house = House()
+    slow, silent, *others = house.enter_many(EVE, 5)
+    others += house.enter_many(ADA, 5)
+    house.now = SILENT_S + 1
+    for client in (slow, *others):
+        client.last = house.now
+    slow.slow = True
+    counts = (Count.IDLE, Count.SLOW, Count.CROWDED)
+    for number, expected in enumerate(([1, 0, 0], [1, 1, 0], [1, 1, 1])):
+        assert house.enter(peer(80_000 + number))
+        assert [house.counts.total(count) for count in counts] == expected
+    assert silent.is_closed and slow.is_closed
+
+
+@pytest.mark.parametrize(
+    ("eve", "ada", "bob", "asks", "closed"),
+    [
+        *((6, 4, 0, ADA, EVE), (5, 5, 0, ADA, None), (5, 4, 1, ADA, None), (5, 4, 1, BOB, EVE)),
+        *((3, 3, 4, EVE, None), (2, 3, 5, EVE, BOB), (1, 9, 0, EVE, ADA), (9, 1, 0, EVE, None)),
+    ],
+)
+def test_the_user_who_has_the_most_makes_place_for_one_who_has_less(
+    eve: int, ada: int, bob: int, asks: Peer, closed: Peer | None
+) -> None:
+    house = House(100)
+    clients = house.enter_many(EVE, eve) + house.enter_many(ADA, ada) + house.enter_many(BOB, bob)
+    assert (house.enter(asks) is not None) is (closed is not None)
+    assert [client.peer for client in clients if client.is_closed] == [closed] * (
+        closed is not None
+    )
+    if closed is not None:  # the oldest one
+        assert next(c for c in clients if c.peer is closed).is_closed
 
 
 def test_one_user_has_a_part_of_the_spool(tmp_path: Path) -> None:
