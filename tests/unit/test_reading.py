@@ -508,3 +508,104 @@ def test_a_long_file_is_not_kept_from_others_while_it_is_read(
     assert writers
     for writer in writers:
         os.close(writer)
+
+
+class Leases:
+    """Stands for the leases of the kernel: says what a test tells it, and notes what is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.held: bool | None = True
+        for name, answer in (
+            ("hold", lambda: self.held),
+            ("let_go", lambda: None),
+            ("is_unwritable", lambda: False),
+        ):
+            monkeypatch.setattr(reading, name, self.noted(name, answer))
+        monkeypatch.setattr(reading, "trust_of", lambda *_: FULL)
+        monkeypatch.setattr(reading, "keeps_out", lambda _: True)
+
+    def noted(self, name: str, answer: Callable[[], bool | None]) -> Callable[[int], bool | None]:
+        def ask(_: int) -> bool | None:
+            self.asked.append(name)
+            return answer()
+
+        return ask
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "asked", "unwritable"),
+    [(0.0, ["hold"], True), (0.49, ["hold"], True), (0.5, ["hold", "let_go"], None)],
+)
+def test_a_lease_that_was_held_for_half_a_second_is_asked_about(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    elapsed_s: float,
+    asked: list[str],
+    unwritable: bool | None,
+) -> None:
+    """So is that of the first file of a task: nobody knows for how long it was held."""
+    assert (HELD_BYTES, reading.HELD_S) == (1 << 16, 0.5)
+    (tmp_path / "f").write_bytes(b"benign")
+    leases, now = Leases(monkeypatch), [0.0]
+    reader = Reader(plan_of, leases=True, clock=lambda: now[0])
+    for _ in range(2):
+        reader.begin_task()
+        leases.asked.clear()
+        with opened(tmp_path / "f") as fd:
+            assert reader.read(fd)[-1] is None
+        assert leases.asked == ["hold", "let_go"]
+    leases.asked.clear()
+    now[0] += elapsed_s
+    with opened(tmp_path / "f") as fd:
+        assert reader.read(fd)[-1] is unwritable
+    assert leases.asked == asked
+    reader.end_task()
+
+
+@pytest.mark.parametrize(
+    ("size", "held", "asked", "unwritable"),
+    [
+        (HELD_BYTES - 1, True, ["hold"], True),
+        (HELD_BYTES, True, ["is_unwritable"], False),
+        (5, False, ["hold"], False),
+        (5, None, ["hold"], None),
+        (0, True, ["hold"], True),
+    ],
+)
+def test_short_files_alone_are_read_under_a_lease(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    held: bool | None,
+    asked: list[str],
+    unwritable: bool | None,
+) -> None:
+    (tmp_path / "first").write_bytes(b"")
+    (tmp_path / "f").write_bytes(bytes(size))
+    leases = Leases(monkeypatch)
+    reader = Reader(plan_of, leases=True, clock=lambda: 0.0)
+    with opened(tmp_path / "first") as fd:
+        reader.read(fd)
+    leases.asked.clear()
+    leases.held = held
+    with opened(tmp_path / "f") as fd:
+        assert reader.read(fd)[-1] is unwritable
+    assert leases.asked == asked
+    reader.end_task()
+
+
+def test_no_lease_is_held_while_a_container_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"f": b"benign", "zip": b"PK\x03\x04" + bytes(40)})
+    leases = Leases(monkeypatch)
+    reader = Reader(plan_of, leases=True, clock=lambda: 0.0, sniffs=True)
+    asked = []
+    for name in ("f", "f", "zip", "f"):
+        leases.asked.clear()
+        with opened(tmp_path / name) as fd:
+            reader.read(fd)
+        asked.append([*leases.asked])
+    assert asked == [["hold", "let_go"], ["hold"], ["hold", "let_go"], ["hold"]]
+    reader.end_task()
