@@ -423,3 +423,28 @@ def test_the_names_of_a_file_system_are_those_that_it_keeps(
         expected = ([b"source " + source, *every], own)
         assert names_of(mounts, source, kind, number, monkeypatch) == expected
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(4_095, True), (4_096, True), (4_097, False)])
+def test_a_directory_with_a_very_long_path_is_not_remembered(
+    tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch, length: int, is_kept: bool
+) -> None:
+    """The bytes count: a letter may have two."""
+    path = "/ü" + "x" * (length - 3)
+    monkeypatch.setattr(module, "real_path", lambda _: path)
+    mount = Mount(point="/ü" if length > 4_095 else "/", root=b"/", source=b"x", kind="ext4")
+    monkeypatch.setattr(module, "mount_number", lambda _: 5)
+    monkeypatch.setattr(module, "parse_mountinfo", lambda _: {5: mount})
+    monkeypatch.setattr(module, "_inner", lambda *_: b"inner")
+    seen = mounts(tmp_path)
+    assert seen.look(fds[0], given=True) is None
+    seen.save()
+    assert [one.real_path for one in load(tmp_path)] == [path] * is_kept
+
+
+def test_the_file_systems_of_the_kernel_are_these() -> None:
+    assert {
+        *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
+        *("efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs"),
+        *("securityfs", "selinuxfs", "sysfs", "tracefs"),
+    } == module._PSEUDO
