@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from hashclient.containers.cage import Found
+from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Options
 from hashclient.containers.protocol import Row
 from hashclient.containers.unopened import NAMES
@@ -355,3 +357,113 @@ def test_a_file_that_changes_while_it_is_opened_is_unread(
     assert (outcome.kind, outcome.reason) == expected
     assert opened.members == 1
     assert next(looks) == (changes_at or 2) + 1
+
+
+class Failing(Cage):
+    """A process that finds the members, and then fails."""
+
+    def __init__(self, error: Exception, *found: Found) -> None:
+        super().__init__(*found)
+        self.error = error
+        self.done: list[str] = []
+
+    def open(self, _fd: int, _size: int, job: Any, on_found: Any) -> int:
+        super().open(_fd, _size, job, on_found)
+        raise self.error
+
+    def stop(self) -> None:
+        self.done.append("stop")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+@pytest.mark.parametrize("why", list(Why))
+def test_a_container_that_is_not_read_to_its_end_has_one_unread_member_more(
+    lists: OpenLists, tmp_path: Path, why: Why
+) -> None:
+    error = NotReadError(why, "so it is")
+    with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
+        opened = opened_by(members, Failing(error, found_of(b"benign"), found_of(LISTED)), fd)
+    match, unread = sorted(opened.outcomes, key=lambda one: one.kind)
+    assert (match.kind, match.members) == (Kind.MATCH, ("listed",))
+    said = "so it is" if why in (Why.MISSING, Why.FAILED) else f"{why}: so it is"
+    assert (unread.kind, unread.members, unread.reason, unread.obstacle) == (
+        *(Kind.UNREAD, ("",)),
+        *(said, why),
+    )
+    assert (opened.members, opened.read, opened.clean, opened.known()) == (3, 2, 1, None)
+
+
+@pytest.mark.parametrize("can_wait", [False, True])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_a_container_without_room_for_its_process_waits_or_is_unread(
+    lists: OpenLists, tmp_path: Path, code: int, can_wait: bool
+) -> None:
+    cage = Failing(OSError(code, "So It Is"))
+    with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
+        if can_wait or code == errno.EIO:
+            with pytest.raises(OSError, match="So It Is"):
+                opened_by(members, cage, fd, can_wait=can_wait)
+            return
+        opened = opened_by(members, cage, fd, can_wait=can_wait)
+    (unread,) = opened.outcomes
+    assert (unread.reason, unread.obstacle, unread.members) == ("so it is", "failed", ("",))
+    assert (opened.members, opened.kept) == (1, 0)
+
+
+def test_opening_is_ended_by_another_thread_at_any_time(lists: OpenLists, tmp_path: Path) -> None:
+    cage = Failing(NotReadError(Why.FAILED, "stopped"))
+    with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
+        members.stop()  # nothing runs yet
+        failed = [members.has_failed]
+        opened_by(members, cage, fd)
+        assert cage.done == ["stop"]  # the process that was started meanwhile
+        members.stop()
+        assert cage.done == ["stop"] * 2
+        cage.has_failed = True
+        failed.append(members.has_failed)
+    assert failed == [False, True]
+    assert cage.done == ["stop", "stop", "close"]
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_file_of_a_kind_that_is_not_opened_starts_no_process(
+    lists: OpenLists, tmp_path: Path, refuses: bool
+) -> None:
+    data = b"LUKS\xba\xbe" + bytes(600)
+    with (
+        file_of(tmp_path, data) as fd,
+        opener(lists, refuses_unopened=refuses) as members,
+    ):
+        opened = members.open(fd, len(data), "/d/a", lambda: True)
+        assert members._cage is None
+        changed = members.open(fd, len(data), "/d/a", lambda: False)
+    assert opened.not_opened == {"luks": 1}
+    assert [one.obstacle for one in opened.outcomes] == ["not-opened"] * refuses
+    assert [one.reason for one in changed.outcomes] == [CHANGED]
+
+
+@pytest.mark.parametrize(("most", "is_kept"), [(2, True), (1, False)])
+def test_of_very_many_members_no_tags_are_kept(
+    lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, is_kept: bool
+) -> None:
+    monkeypatch.setattr(module, "MAX_KNOWN", most)
+    with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
+        opened = opened_by(members, Cage(found_of(b"benign"), found_of(b"BENIGN")), fd)
+    assert (sum(map(len, opened.columns)), opened.known() is not None) == (
+        (2, True) if is_kept else (0, False)
+    )
+
+
+def test_a_job_names_the_digests_that_entries_need(lists: OpenLists, tmp_path: Path) -> None:
+    judge = lists.judge()
+    plan = mask_of(judge.plan(None))
+    with opener(lists) as members:
+        for forced in (False, True):
+            job = members._job(99, forced)
+            assert (job.size, job.any_mask, job.forced) == (99, 7 if forced else plan, forced)
+            assert job.one_mask == (plan if judge.has_one_plan else None)
+    assert module._masks_of(judge, [6, 7, None]) == bytes(
+        [mask_of(judge.plan(size)) for size in (6, 7, None)]
+    )
