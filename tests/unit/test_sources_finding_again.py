@@ -27,6 +27,7 @@ from hashclient.scan.sources.finding_again import (
     GONE,
     MovedError,
     inode_of,
+    open_directory,
     open_listed,
     snapshot,
     where_now,
@@ -652,3 +653,164 @@ def test_a_directory_without_a_status_is_closed(
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             open_listed(str(tmp_path), (status.st_dev, status.st_ino))
     assert open_files() == before
+
+
+def entry(name: bytes, kind: int, inode: int, *, padding: int = 1) -> bytes:
+    """Return an entry as the kernel gives it; its names end with NUL, and maybe with more."""
+    head = finding_again._HEAD
+    length = head.size + len(name) + padding
+    return head.pack(inode, 99, length, kind) + name + bytes(1) + b"x" * (padding - 1)
+
+
+def test_entries_of_the_kernel_are_taken_as_they_are(tmp_path: Path) -> None:
+    """A type that it does not know is looked up; what is gone counts as a file."""
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "d").mkdir()
+    raw = b"".join(
+        [
+            entry(b".", 4, 1),
+            entry(b"..", 4, 2),
+            entry(b"f", 8, 2**64 - 1, padding=7),
+            entry(b"\xff", 4, 5),
+            entry(b"link", 0, 6),
+            entry(b"d", 0, 7, padding=3),
+            entry(b"gone", 0, 8),
+            entry(b"...", 10, 9),
+        ]
+    )
+    fd = open_directory(str(tmp_path))
+    try:
+        found = list(finding_again._parsed(raw, fd))
+    finally:
+        os.close(fd)
+    assert found == [
+        ("f", stat.S_IFREG, 2**64 - 1),
+        ("\udcff", stat.S_IFDIR, 5),
+        ("link", stat.S_IFLNK, 6),
+        ("d", stat.S_IFDIR, 7),
+        ("gone", stat.S_IFREG, 8),
+        ("...", stat.S_IFLNK, 9),
+    ]
+    assert list(finding_again._parsed(b"", -1)) == []
+
+
+class Kernel:
+    """Gives a directory of so many bytes, at most `most` in one call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int, most: int = 1 << 40) -> None:
+        self.size, self.most = size, most
+        self.asked: list[int] = []
+        self.at = 0
+        monkeypatch.setattr(finding_again, "_getdents", lambda: self.read)
+        monkeypatch.setattr(os, "lseek", self.seek)
+        monkeypatch.setattr(
+            finding_again, "_parsed", lambda piece, _: [len(piece)] if piece else []
+        )
+
+    def read(self, _fd: int, most: int) -> bytes:
+        self.asked.append(most)
+        count = min(self.size - self.at, most, self.most)
+        self.at += count
+        return bytes(count)
+
+    def seek(self, _fd: int, where: int, how: int) -> int:
+        assert (where, how) == (0, os.SEEK_SET)
+        self.at = 0
+        return 0
+
+
+FIRST, MOST = finding_again._FIRST_BYTES, finding_again._MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "asked", "pieces"),
+    [
+        (0, 1 << 40, [FIRST], []),
+        (FIRST, 1 << 40, [FIRST] * 2, [FIRST]),
+        (FIRST + 1, 1 << 40, [FIRST] * 2 + [8 * FIRST] * 2, [FIRST + 1]),
+        # It returns names in pieces, and never more in one call: all pieces count.
+        (3 * 4_096, 4_096, [FIRST] * 4, [4_096] * 3),
+        (FIRST, FIRST // 2, [FIRST] * 3, [FIRST // 2] * 2),
+        # Half of the room was used, so the rest may fit into more.
+        (FIRST, FIRST // 2 + 1, [FIRST] * 2 + [8 * FIRST] * 3, [FIRST // 2 + 1, FIRST // 2 - 1]),
+    ],
+)
+def test_a_directory_is_listed_in_one_call_if_it_fits(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    most: int,
+    asked: list[int],
+    pieces: list[int],
+) -> None:
+    assert (FIRST, MOST) == (131_072, 67_108_864)
+    fd, files = open_directory(str(tmp_path)), open_files()
+    kernel = Kernel(monkeypatch, size, most)
+    try:
+        found: list[Any] = [*snapshot(fd)]
+    finally:
+        os.close(fd)
+    assert (found, kernel.asked) == (pieces, asked)
+    assert open_files() == files - 1
+
+
+def test_a_directory_that_fits_into_no_call_is_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding_again, "_FIRST_BYTES", 8)
+    monkeypatch.setattr(finding_again, "_MOST_BYTES", 64)
+    kernel = Kernel(monkeypatch, 100)
+    fd = open_directory(str(tmp_path))
+    try:
+        found: list[Any] = [*snapshot(fd)]
+    finally:
+        os.close(fd)
+    assert (found, kernel.asked) == ([64, 36], [8, 8, 64, 64, 64])
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [
+        ([], None),
+        ([("a", 5)], ("a", 5)),
+        ([("b", 5)], ("b", 5)),
+        ([("a", 6)], ("a", 6)),
+        ([("b", 6)], None),
+        ([("a", 6), ("b", 5)], ("b", 5)),
+        ([("b", 5), ("a", 6)], ("b", 5)),
+        ([("b", 5), ("a", 5)], ("a", 5)),
+        ([("b", 5), ("c", 5)], ("c", 5)),
+    ],
+)
+def test_a_listed_file_is_where_its_inode_is_and_else_where_its_name_is(
+    now: list[tuple[str, int]], found: tuple[str, int] | None
+) -> None:
+    entries = [(name, stat.S_IFREG, inode) for name, inode in now]
+    assert where_now(entries, "a", 5) == found
+
+
+@pytest.mark.parametrize(
+    ("born_s", "older", "newer"),
+    [
+        (None, False, False),
+        (-0.03, True, False),
+        (-0.01, False, False),
+        (0.0, False, False),
+        (0.01, False, True),
+    ],
+)
+def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, born_s: float | None, older: bool, newer: bool
+) -> None:
+    since = 1_000_000_000_000
+    born = None if born_s is None else since + round(born_s * 1e9)
+    monkeypatch.setattr(finding_again, "born_ns", lambda _: born)
+    (tmp_path / "f").touch()
+    fd = open_directory(str(tmp_path))
+    try:
+        assert finding_again.is_older(fd, "f", since) is older
+        assert finding_again.is_newer(fd, "f", since) is newer
+        assert not finding_again.is_older(fd, "gone", since)
+        assert not finding_again.is_newer(fd, "gone", since)
+    finally:
+        os.close(fd)
