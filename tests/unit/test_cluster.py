@@ -22,6 +22,7 @@ import pytest
 
 from fixtures.buckets import Answer, Request, Site, is_listing, listing, reached_site
 from hashclient.config.tables import ClusterConfig
+from hashclient.containers import meaning
 from hashclient.core.errors import ConfigError, StateError, UsageError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
@@ -691,6 +692,7 @@ class TestWorker:
                 ({"protocol": PROTOCOL + 1}, ()),
                 ({"version": "0"}, ()),
                 ({"key_id": "another"}, ()),
+                ({"reads": meaning.READS ^ 1}, ()),
                 ({"lists": ()}, ()),
                 ({"lists": (pin, also)}, ()),
                 ({"lists": (msgspec.structs.replace(pin, provider="another"),)}, ()),
@@ -701,7 +703,9 @@ class TestWorker:
                 setup = Setup(msgspec.structs.replace(spec, **changes), wrong)
                 assert worker_process.prepare(setup), changes
                 assert not worker_process.is_ready("scan") and not worker_process.resources
-            assert not worker_process.prepare(Setup(spec, (probe,)))
+            assert not worker_process.prepare(
+                Setup(msgspec.structs.replace(spec, reads=meaning.READS), (probe,))
+            )
         assert worker_process.is_ready("scan")
         assert worker_process.resources == {"r": worker.PLENTY}
         worker_process.forget("scan")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from hashclient.config.settings import Settings, parse_config
+from hashclient.containers import meaning
 from hashclient.containers.limits import Options
 from hashclient.core.errors import ConfigError, UsageError
 from hashclient.core.kinds import Kind
@@ -167,6 +168,7 @@ def test_a_cluster_is_told_what_the_options_say(
         "containers": containers,
         "objects": True,
         "also": 5,
+        "reads": meaning.READS,
     }
     assert default == common | {
         "exclude": (),
@@ -178,6 +180,7 @@ def test_a_cluster_is_told_what_the_options_say(
         "containers": None,
         "objects": False,
         "also": 0,
+        "reads": 0,
     }
     assert unusual.run != usual.run
 

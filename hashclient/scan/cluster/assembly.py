@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 
+from hashclient.containers import meaning
 from hashclient.containers.limits import Options
 from hashclient.core.errors import UsageError
 from hashclient.core.version import __version__
@@ -67,6 +68,7 @@ def on_cluster(
         boot=boot_id(),
         objects=objects,
         also=lists.also,
+        reads=0 if containers is None else meaning.READS,
     )
     environment = environment_of(settings.state_dir, settings.config_path, settings.seal_key_file)
     return Dask(

@@ -36,7 +36,7 @@ from hashclient.scan.values.work import WORKER_DIED, WORKER_FAILED, Group, Start
 T = TypeVar("T")
 
 #: Both sides must use the same protocol, in the same byte order.
-PROTOCOL = 6 if sys.byteorder == "little" else -6
+PROTOCOL = 7 if sys.byteorder == "little" else -7
 #: The number of an inode in a message.
 INODE = np.dtype(np.uint64)
 #: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
@@ -61,7 +61,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     file system is mounted, or was: a worker enters them only if the client names them. A worker
     `asks_inventory` if it has the state directory of the client; otherwise it `gets_known` files
     with each batch, if the client has an inventory. `boot` identifies the client's machine. With
-    `objects`, buckets are read, too. `also` has the meaning that it has in `Judge`.
+    `objects`, buckets are read, too. `also` has the meaning that it has in `Judge`. `reads` stands
+    for the kinds of containers that the client opens, and how it reads them (`containers.meaning`).
     """
 
     protocol: int
@@ -83,6 +84,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     boot: bytes = b""
     objects: bool = False
     also: int = 0
+    reads: int = 0
 
 
 def pins_of(lists: OpenLists) -> tuple[Pin, ...]:

@@ -25,6 +25,7 @@ from msgspec.msgpack import decode
 from msgspec.structs import replace
 
 from hashclient.config.settings import Settings, resolve_settings
+from hashclient.containers import meaning
 from hashclient.core.errors import HashclientError, StateError
 from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
@@ -243,6 +244,10 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     if spec.objects and (missing := [name for name in OBJECT_LIBRARIES if not find_spec(name)]):
         hint = "`pip install '.[objects]'` in a checkout, for every worker"
         return f"it cannot read buckets: {missing[0]} is not installed", hint
+    # What a worker does not open is clean, and later scans of the client would believe that.
+    if spec.reads not in (0, meaning.READS):
+        hint = "install hashclient with the same extras, such as `documents`, for every worker"
+        return "it opens other kinds of containers than the client", hint
     with _lock:
         work = _runs.get(spec.run)
     if work is None:
