@@ -7,6 +7,7 @@ machine of the log.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from itertools import pairwise
 from typing import Any
@@ -66,29 +67,32 @@ def verify_custody(text: bytes) -> Custody:
     Raises:
         VerificationError: a check failed.
     """
-    lines = text.split(b"\n")
-    if lines.pop() != b"" or not lines:
+    if not text.endswith(b"\n"):
         raise VerificationError("chain of custody is cut short")
     try:
-        return _verify(lines, text)
+        return _verify(text)
     except BrokenRecordError as error:
         raise VerificationError(
             f"the chain of custody does not verify: {error.where}: {error.reason}"
         ) from error
 
 
-def _verify(lines: list[bytes], text: bytes) -> Custody:
-    last = parse_record(lines[0], "line 1")  # 1
+def _verify(text: bytes) -> Custody:
+    # One line at a time: a list of short lines would take many times the memory of the text.
+    lines = io.BytesIO(text)
+    line, number = next(lines), 1
+    last = parse_record(line[:-1], "line 1")  # 1
     identity = parse_genesis(last, "line 1")  # 2
-    for number, line in enumerate(lines[1:], 2):
-        previous, last = last, parse_record(line, f"line {number}")  # 1
+    for line in lines:
+        number += 1
+        previous, last = last, parse_record(line[:-1], f"line {number}")  # 1
         _verify_next(previous, last, identity, number)
     if last.event != PACKAGED or last.sig is None:  # 5
         raise VerificationError("chain of custody does not end with the record of a package")
-    before = text[: len(text) - len(lines[-1]) - 1]
+    before = text[: len(text) - len(line)]
     if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
         raise VerificationError("chain of custody lacks lines, or has others")
-    return Custody(identity, last, len(lines))
+    return Custody(identity, last, number)
 
 
 def _verify_next(previous: Record, record: Record, identity: Identity, number: int) -> None:

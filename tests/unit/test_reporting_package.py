@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -1022,3 +1023,15 @@ def test_a_copy_is_of_an_earlier_record_that_is_whole(tmp_path: Path) -> None:
     desk.audit.append([Event("report-packaged", bound)], durable=True)
     *_, packaged = read(desk.settings.layout.audit)
     assert verify_custody(before + packaged.line + b"\n").records == 3
+
+
+@pytest.mark.parametrize("line", [b"ab", b""])
+def test_a_chain_of_short_lines_takes_little_memory(line: bytes) -> None:
+    chain = (line + b"\n") * 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(VerificationError, match="line 1: broken JSON"):
+            verify_custody(chain)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
