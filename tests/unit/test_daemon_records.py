@@ -10,12 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.audit.log import read
 from hashclient.config.settings import Settings, parse_config
+from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.model import Acted, Handled, MatchRef, Outcome
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.ledger import REPORTS_S, Ledger, Records
 from hashclient.daemon.lists import InUse
@@ -27,6 +30,8 @@ from hashclient.session import Session
 from tests.kit import csv_of
 
 LISTED = (b"listed one", b"listed two")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FOUND = MatchRef("bcdfgh2345", MatchState.FOUND, NOW, NOW)
 
 
 @pytest.fixture
@@ -217,3 +222,28 @@ def test_a_failure_is_counted_and_named_without_its_content(client: Client) -> N
     streams = Ledger(client.session, counts.row(0), (), lists_of(client), act=False)
     streams.failed(ValueError("odd"))
     assert counts.total(Count.FAILURES) == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "done", "failures"),
+    [
+        *((None, False, 1), (None, True, 0), (None, None, 0)),
+        *(
+            (FOUND, False, 1),
+            (FOUND, True, 0),
+            (msgspec.structs.replace(FOUND, held=True), False, 0),
+        ),
+    ],
+)
+def test_an_action_that_has_failed_is_counted_unless_its_match_is_held(
+    client: Client, record: MatchRef | None, done: bool | None, failures: int
+) -> None:
+    counts = Counts(1)
+    streams = Ledger(client.session, counts.row(0), (), lists_of(client), act=False)
+    acted = tuple(Acted(Action.QUARANTINE, one, "") for one in (True, done))
+    handled = Handled(Outcome(Kind.MATCH, "serve:s"), record, acted)
+    responder: Any = SimpleNamespace(respond_all=lambda _: iter([handled]))
+    streams._wants_reports = False
+    assert streams._act_on([], responder) == [handled]
+    assert counts.total(Count.FAILURES) == failures
+    assert streams._wants_reports

@@ -645,6 +645,33 @@ def test_a_file_that_a_body_wants_to_be_kept_is_held_from_the_beginning(
         assert hold.until == end
 
 
+@pytest.mark.sampled
+@pytest.mark.parametrize(
+    ("first_by", "second_by", "is_known"),
+    [
+        ((Algorithm.MD5, Algorithm.SHA256), (Algorithm.SHA256,), True),
+        ((Algorithm.SHA1,), (Algorithm.SHA1, Algorithm.SHA256), True),
+        ((Algorithm.MD5,), (Algorithm.SHA256,), False),
+    ],
+)
+def test_a_second_run_settles_its_record_by_the_digests_that_both_runs_have(
+    ward: Ward,
+    file: Path,
+    first_by: tuple[Algorithm, ...],
+    second_by: tuple[Algorithm, ...],
+    is_known: bool,
+) -> None:
+    kept = file.with_name("kept")
+    kept.write_bytes(CONTENT)
+    first = ward.match(file, *first_by)
+    assert ward.take(first).taken
+    second = ward.match(kept, *second_by, entry="e-2", at=str(file))
+    assert second.id != first.id
+    taken = ward.take(second)
+    assert taken.taken is is_known
+    assert ward.get(second).state is (MatchState.CLOSED if is_known else MatchState.FOUND)
+
+
 def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, file: Path) -> None:
     first = ward.match(file)
     assert ward.take(first).taken

@@ -155,6 +155,7 @@ def test_a_new_folder_is_private_and_removed_unless_it_is_admitted(room: Room, i
     assert not folder.exists() and room.evidence(new.id).exists()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_folder_takes_the_place_of_an_item(
     room: Room, ward: Ward, item: Item, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
@@ -278,6 +279,7 @@ def test_an_item_whose_match_is_not_on_record_is_kept(room: Room, ward: Ward, it
         assert room.need_kept(item.id, record) == (item, None)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("state", "in_place", "after"),
     [
@@ -349,6 +351,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
     return failing
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("is_slow", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_acts_take_their_steps_together_and_return_their_results(

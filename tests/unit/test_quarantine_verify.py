@@ -75,6 +75,7 @@ def test_a_match_whose_file_was_never_taken_is_not_missing(ward: Ward, file: Pat
     assert ward.verify() == {}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("state", "is_missing"),
     [
@@ -116,6 +117,7 @@ def test_nobody_else_may_read_any_part(ward: Ward, file: Path) -> None:
     assert (finding.ok, finding.attention, finding.detail) == (True, False, "whole")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
