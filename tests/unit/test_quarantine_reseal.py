@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from fixtures.crash import Recorder, watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.audit.log import read
 from hashclient.core.errors import (
     AuditError,
     AuthorisationError,
@@ -243,3 +246,113 @@ def test_no_plain_content_is_written(ward: Ward, match: Match, other: Officer) -
     }
     for path in ward.state.rglob("*"):
         assert path.is_dir() or CONTENT[:64] not in path.read_bytes()
+
+
+# Files that belong to the item
+
+
+@pytest.fixture
+def notes(ward: Ward, match: Match, tmp_path: Path) -> Path:
+    """A file that belongs to the item."""
+    path = tmp_path / "notes"
+    path.write_bytes(b"notes " * 30_000)
+    with ward.record() as record:
+        ward.open("ann").add_context(match.id, [path], record, reason="17/4")
+    return path
+
+
+def opened(path: Path, key: Path) -> bytes:
+    found = bytearray()
+    with path.open("rb") as sealed:
+        unseal(sealed.read, found.extend, load_identities(key))
+    return bytes(found)
+
+
+def test_files_that_belong_to_an_item_get_the_same_new_recipients(
+    ward: Ward, match: Match, other: Officer, notes: Path
+) -> None:
+    before = ward.item(match)
+    ward.now += timedelta(days=1)
+    assert reseal(ward, match, f" {other.public.upper()} ", other.public).done
+    item = ward.item(match)
+    assert item.recipients == item.context[0].recipients == (other.public,)
+    assert (item.context[0].path, item.context[0].added) == (str(notes), before.context[0].added)
+    copy = ward.evidence(match).with_name("evidence.1.age")
+    assert opened(copy, other.key) == notes.read_bytes() and other.opens(ward, match) == CONTENT
+    with pytest.raises(AuthorisationError):
+        opened(copy, ward.key)
+    assert {found.detail for found in ward.verify().values()} == {"whole"}
+    (intent,) = read(ward.settings.layout.audit, event="resealing")
+    (done,) = read(ward.settings.layout.audit, event="resealed")
+    assert intent.data["recipients"] == done.data["recipients"] == [other.public]
+    assert (done.data["before"], done.data["by"]) == ([ward.public], "erin")
+    assert (done.data["evidence_sha256"], done.data["evidence_bytes"]) == (
+        *(item.evidence_sha256, item.evidence_bytes),
+    )
+    assert item.evidence_sha256 != before.evidence_sha256
+    with ward.record() as record:
+        step = record.story(match.id)[-1]
+    assert (step.event, step.time) == ("resealed", ward.now)
+    assert step.detail == {"by": "erin", "reason": "new officer"}
+
+
+def test_an_item_is_sealed_again_if_one_of_its_files_has_other_recipients(
+    ward: Ward, match: Match, other: Officer, notes: Path
+) -> None:
+    path = ward.evidence(match).with_name("item.json")
+    assert not reseal(ward, match, ward.public).done
+    document = json.loads(path.read_bytes())
+    document["context"][0]["recipients"] = [other.public]
+    path.write_text(json.dumps(document))
+    assert reseal(ward, match, ward.public).done
+    assert ward.item(match).context[0].recipients == (ward.public,)
+
+
+def test_the_disk_needs_room_for_all_files_of_an_item(
+    ward: Ward, match: Match, other: Officer, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refuse(_: object, size: int) -> None:
+        asked.append(size)
+        raise StateError("no space left")
+
+    monkeypatch.setattr("hashclient.quarantine.reseal.check_space", refuse)
+    with pytest.raises(StateError, match="no space left"):
+        reseal(ward, match, other.public)
+    assert asked == [len(CONTENT) + 180_000] and "resealing" not in ward.events()
+
+
+@pytest.mark.parametrize("spoil", ["digest", "size"])
+def test_a_file_of_an_item_that_is_another_one_is_not_passed_on(
+    ward: Ward, match: Match, other: Officer, notes: Path, spoil: str
+) -> None:
+    path = ward.evidence(match).with_name("item.json")
+    document = json.loads(path.read_bytes())
+    one = document["context"][0]
+    one |= {"evidence_sha256": "0" * 64} if spoil == "digest" else {"size": one["size"] + 1}
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError) as refused:
+        reseal(ward, match, other.public)
+    copy = ward.evidence(match).with_name("evidence.1.age")
+    said = f"the sealed copy is not the file that was sealed: {copy}"
+    assert refused.value.message == said
+    assert (refused.value.hint or "").endswith("it was left as it is")
+    assert opened(copy, ward.key) == notes.read_bytes() and ward.opened(match) == CONTENT
+    assert ward.names() == {match.id}
+
+
+def test_an_old_copy_that_cannot_be_removed_is_named(
+    ward: Ward, match: Match, other: Officer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hashclient.quarantine.store.remove_folder", lambda _: None)
+    with pytest.raises(StateError) as failed:
+        reseal(ward, match, other.public)
+    assert failed.value.message.startswith(
+        f"{match.id} is sealed again, but the old copy cannot be removed: "
+    )
+    assert "its recipients still can open it" in (failed.value.hint or "")
+    assert other.opens(ward, match) == CONTENT
+    monkeypatch.undo()
+    ward.hold(match)  # the next act removes it
+    assert ward.names() == {match.id}
