@@ -27,7 +27,7 @@ G2 = "g000002-add-000.parquet"
 
 @dataclass
 class Generations:
-    """A provider with three generations, what it served at each, and a client at generation 2."""
+    """A provider with three generations, the files of each, and a client at generation 2."""
 
     simulator: Simulator
     served: dict[int, dict[str, bytes]]

@@ -1,4 +1,4 @@
-"""Settings of all tests: an environment of their own, Hypothesis without chance, and no syncs.
+"""Settings of all tests: their own environment, Hypothesis without randomness, and no syncs.
 
 The caller's environment does not reach a test: no home directory, no settings, no proxy, no
 umask, no signal that is ignored. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME`
@@ -102,7 +102,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what lives to the end, which is much, out of all collections of garbage."""
+    """Keep objects that live to the end, which are many, out of all collections of garbage."""
     gc.disable()
     try:
         return (yield)
@@ -118,7 +118,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes longer than was asked for; what is named by itself is always run."""
+    """Skip tests that are too slow for this run; a test that is named by itself is always run."""
     if config.getoption("--deep") or any("::" in argument for argument in config.args):
         return
     left_out = {"deep"} if config.getoption("--full") else {"deep", "slow"}

@@ -167,7 +167,7 @@ class IndependentProvider:
         ended.append(name)
 
     def notify(self, notice: dict[str, Any]) -> None:
-        """Sign a notice by the role of notices, which is made with the first."""
+        """Sign a notice with the key of the role of notices; the first notice makes the role."""
         if "notices" not in self.roles:
             self.signers["notices"] = CryptoSigner.generate_ed25519()
             key = self.signers["notices"].public_key
@@ -188,7 +188,7 @@ class IndependentProvider:
         self._target("notices", f"notices/{notice['id']}.json", data)
 
     def rotate(self, role: str, signer: CryptoSigner) -> None:
-        """Replace the key of a role by another one."""
+        """Replace the key of a role by another key."""
         old = self.signers[role]
         above = self.root if role in self.root.roles else self.targets
         above.revoke_key(old.public_key.keyid, role)

@@ -110,7 +110,7 @@ def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
 
 
 def sniffs(expander: Expander, data: bytes) -> bool:
-    """Return whether an expander accepts a file as one of its kind."""
+    """Return whether an expander accepts a file as a file of its kind."""
     picked = Registry().pick(data[:ISO_HEAD_BYTES], data[-TAIL_BYTES:])
     return expander.name in [one.name for one in picked]
 

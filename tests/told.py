@@ -56,7 +56,7 @@ class Told(Desk):
         self.log("fetch", provider="main", list="baseline", generation=2)
 
     def alert(self, **how: Any) -> list[Attempt]:
-        """Send what is due."""
+        """Send the alerts that are due."""
         return Outbox(self.session).send(**how)
 
     def book(self) -> Book:
@@ -64,12 +64,12 @@ class Told(Desk):
         return Outbox(self.session).book()
 
     def sent(self, **how: Any) -> list[dict[str, Any]]:
-        """Send what is due, and return what came since the last call."""
+        """Send the due alerts, and return the documents that came since the last call."""
         self.alert(**how)
         found = documents(self.inbox)[self._known :]
         self._known += len(found)
         return found
 
     def texts(self, **how: Any) -> Sequence[str]:
-        """Send what is due, and return the sentences of what came."""
+        """Send the due alerts, and return the sentences of the new documents."""
         return [document["text"] for document in self.sent(**how)]

@@ -184,7 +184,7 @@ class _Check:
             self._begin(head, log.where(1))
             self._first_time = first.time
         elif head.genesis != self._first.genesis:
-            broken(log.where(1), "the file is of another log")
+            broken(log.where(1), "the file belongs to another log")
         elif number is None and head.number > self._number + 1:
             _missing(self._number + 1)
         if head.number != (number or self._number + 1):
@@ -209,10 +209,10 @@ class _Check:
     def _begin(self, head: Head, where: str) -> None:
         """Check the first file that is present."""
         if self._key is not None and self._key.hex() != head.identity.public_key:
-            broken(where, "the log is of another key than expected")
+            broken(where, "the log is signed with another key than expected")
         expected, before = self._expected, head.before
         if any(one.identity != head.identity for one in expected):
-            broken(where, "the log is not the one of the checkpoint")
+            broken(where, "the log is not the log of the checkpoint")
         self._first, self._number = head, head.number - 1
         if before is None:
             return
@@ -466,7 +466,7 @@ class _Chain:
             if line.seq != seq + 1 and number == 1 and line.event == SEGMENT and line.seq > seq:
                 yield Gap(seq + 1, line.seq - 1, line.time)
             elif line.seq != seq + 1 or (before is not None and line.prev != before):
-                broken(log.where(number), "not the record behind the one before")
+                broken(log.where(number), "not the record that follows the record before")
             seq, before = line.seq, line.hash
             yield line
         self._seq, self._hash = seq, before

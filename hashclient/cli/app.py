@@ -51,7 +51,7 @@ class App:
         self._load_settings = load_settings
         self._load_to_edit = load_to_edit or load_settings
         self.verbosity = verbosity
-        #: Whether the program may use deciding files that other users may write to.
+        #: Whether the program may use a configuration, keys or lists that other users may write to.
         self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or OutputFile()

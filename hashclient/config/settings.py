@@ -332,7 +332,7 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
             raise ConfigError(f"{where}: {name!r} cannot name a destination of reports")
     if known.report.after is None and known.report.share != 1:
         raise ConfigError(
-            f"{where}: share of report is for reviews, and none is asked for",
+            f"{where}: share of report is for reviews, and no review is asked for",
             hint='write `after = "review"` as well',
         )
     default = known.report.default
@@ -341,7 +341,7 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
             f"{where}: default of report names no destination: {printable(default)}",
             hint=f"it is one of: {', '.join(known.report.to)}"
             if known.report.to
-            else "a table [report.to.NAME] makes one",
+            else "a table [report.to.NAME] makes a destination",
         )
     if Action.REPORT in actions and known.report.destination() is None:
         raise ConfigError(

@@ -149,7 +149,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
     if export.made > now + _AHEAD:  # 3
         raise VerificationError(
             f"the exceptions of {name} are from the future: {for_people(export.made)}",
-            hint="the clock of that machine is wrong, or the one here",
+            hint="the clock of that machine or of this machine is wrong",
         )
     origin = f"{_ORIGIN}{key}"
     with session.writing(wait_s=LOCK_WAIT_S):

@@ -174,7 +174,7 @@ def load_pinned_root(settings: Settings, provider: str) -> bytes:
         ) from error
     if hashlib.sha256(root).hexdigest() != settings.provider(provider).root_sha256:
         raise StateError(
-            f"pinned root is not the one that the configuration names: {printable(path)}",
+            f"pinned root is not the root that the configuration names: {printable(path)}",
             hint=again,
         )
     return root

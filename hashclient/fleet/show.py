@@ -194,7 +194,7 @@ def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | Non
         return _finding("rolled-back", f"its documents go back: {last.counter} to {this.counter}")
     before, now = parse_checkpoint(f"{last.checkpoint}\n".encode()), verified.checkpoint
     if now.identity != before.identity:
-        return _finding("rolled-back", "its audit log is another one")
+        return _finding("rolled-back", "its audit log is another log than before")
     if now.seq < before.seq:
         return _finding("rolled-back", f"its audit log goes back: {before.seq} to {now.seq}")
     if now.seq == before.seq and now.hash != before.hash:

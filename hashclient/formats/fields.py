@@ -351,7 +351,7 @@ def not_opened_text(summary: Summary) -> str | None:
         return None
     by_number = sorted(summary.not_opened.items(), key=lambda item: (-item[1], item[0]))
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in by_number)
-    return f"not opened {sum(summary.not_opened.values()):,}, what is in them is not known: {kinds}"
+    return f"not opened {sum(summary.not_opened.values()):,}, their content is not known: {kinds}"
 
 
 def rests_on(summary: Summary) -> str:

@@ -354,7 +354,7 @@ def _rule(rule: str, hit: Hit, *, is_match: bool) -> dict[str, Any]:
     where = f"list {hit.list_name} in category {hit.category}"
     if is_match:
         level, short = "error", f"File on {where}."
-        full = f"All digests that the file and an entry of {where} have agree."
+        full = f"The file and an entry of {where} agree in all digests that both have."
         help_text = (
             "Do not open, copy or send the file. `hashclient matches` says what is on record about"
             " it; follow your procedure for reports."

@@ -130,7 +130,7 @@ def _sizes_of_pages(data: bytes, chunk: dict[int, Any], rows: int, what: str) ->
         start = dictionary
     end = start + chunk[_LENGTH]
     if chunk[_VALUES] != rows or not 0 <= start <= end <= len(data):
-        raise ValueError("another number of values, or they lie elsewhere")
+        raise ValueError("another number of values, or another place of them")
     seen = 0
     while seen < rows:
         try:

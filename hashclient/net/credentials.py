@@ -43,8 +43,8 @@ _URL = re.compile(
 )
 # RFC 3986 `pchar` without percent-encoding: this path travels as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
-# The same with percent-encoding, but not of control characters. An escaped slash or question mark
-# stays within its part.
+# The same characters with percent-encoding, but no encoded control characters. An escaped slash or
+# question mark stays within its part.
 _ESCAPED_PART = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%(?:[2-6][0-9A-F]|7[0-9A-E]|[89A-F][0-9A-F]))+",
     re.ASCII | re.IGNORECASE,

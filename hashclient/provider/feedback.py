@@ -92,7 +92,7 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
         if feedback.made > repository.clock() + _AHEAD:  # 3
             raise VerificationError(
                 f"the feedback is from the future: {for_people(feedback.made)}",
-                hint="the clock of the client is wrong, or the one here",
+                hint="the clock of the client or of this machine is wrong",
             )
         (name,) = names
         known = _load(repository)

@@ -201,7 +201,7 @@ class Share:
         if name in trust.ended():
             raise VerificationError(
                 f"list {name} has ended at its provider",
-                hint="`hashclient provider list end` ends the one here as well",
+                hint="`hashclient provider list end` ends this list as well",
             )
         if name not in offered:
             raise VerificationError(

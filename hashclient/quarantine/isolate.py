@@ -51,7 +51,7 @@ from hashclient.system.text import log_path_fields, path_fields
 _KEPT = (MatchState.QUARANTINED, MatchState.REPORTED, MatchState.ACKNOWLEDGED)
 
 _CHANGED = "changed: it is not the file that matched any more"
-_OTHER = "changed: it is another file than the one that was read"
+_OTHER = "changed: it is not the file that was read"
 
 
 class Taken(msgspec.Struct, frozen=True):

@@ -389,7 +389,7 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn python-tuf's errors into ours; only this function does so."""
+        """Turn python-tuf's errors into ours; no other function handles them."""
         try:
             yield
         except HashclientError:

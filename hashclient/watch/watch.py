@@ -275,7 +275,7 @@ class Watch(Observer):
             if error.errno != errno.ELOOP:
                 return False
             link = printable(os.fsdecode(error.filename))
-            hint = "look who has put it there; to watch what it leads to, start again"
+            hint = "find out who has put it there; to watch its target, start again"
             why = f"not watched: {printable(root)}: a link was put there: {link}"
             self._on_failure(StateError(why, hint=hint))
             return True

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs chromium and the package playwright",
 )
 
-#: A container has no sandbox and no GPU for the browser, and the browser needs no network.
+#: A container gives the browser no sandbox and no GPU, and the browser needs no network.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -33,7 +33,7 @@ def site(tmp_path: Path, authority: Authority) -> Iterator[HostileSite]:
 
 
 def way_in(site: HostileSite, *options: object, env: Mapping[str, str] | None = None) -> None:
-    """Pin and fetch by a way in; then the provider closes it, which is said and costs nothing."""
+    """Pin and fetch by a way in; then the provider closes the way, and a message says so."""
     for arguments in (site.init_arguments(*options, "--attempts", 2), ["fetch"]):
         result = site.run(*arguments, env=env)
         assert result.code == 0, result.err

@@ -525,7 +525,7 @@ def test_long_running_commands_say_it_while_they_run(
         finally:
             running.terminate()
             running.wait(60)
-    # The end of the program may have come before it was noted that the first one has arrived.
+    # The program may have ended before the first notification was noted as arrived.
     assert [*{d["id"]: d["text"] for d in documents(inbox)}.values()] == ["1 new match: base"]
 
 

@@ -238,7 +238,7 @@ def test_a_person_releases_some_of_an_entry_and_the_rest_stays_held(world: Brake
     assert result.code == 0, result
     assert result.out.count("quarantined") == 2
     assert world.counts() == {"quarantined": 7, "held": 3}
-    # Matches that a person has released do not count: the limit is used up without them.
+    # Matches that a person has released do not count towards the limit.
     released = [data for _, data in world.events("released")]
     assert {data["reason"] for data in released} == {"ticket 4711"} and len(released) == 2
     assert world.story(released[0]["id"]) == ["found", "held", "released", "quarantined"]

@@ -154,7 +154,7 @@ def test_a_cluster_on_this_machine_remembers_files_as_soon_as_processes_do(
 @pytest.mark.parametrize(
     ("published", "same_key", "message"),
     [
-        ({"base": [b"x"]}, False, ": its seal key is another one: key id "),
+        ({"base": [b"x"]}, False, ": it has another seal key: key id "),
         ({"base": [b"x"]}, True, ": list base: it is another list of the same name and generation"),
         ({"base": [b"x", b"y"]}, True, ": list base: generation 1, not 2"),
         pytest.param(

@@ -1,7 +1,7 @@
 """Containers in unusual forms, as other programs read them: what one extracts is not clean.
 
 `python -m fixtures.differential KIND` shows what differs. Programs that are not installed are
-skipped by name; recipes that were found once are checked without them.
+skipped by name; recipes of earlier differences are checked without them.
 """
 
 from __future__ import annotations

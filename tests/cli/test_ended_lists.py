@@ -124,7 +124,7 @@ def test_an_ended_name_is_not_used_again_and_status_shows_it(site: Site, tmp_pat
     assert "\n\nended: basline\n" in shown.out
     found = json.loads(call("provider", "status", repo, "--format", "json").out)
     assert found["ended_lists"] == ["basline"]
-    # The repository goes on: what is signed and renewed later says the same.
+    # The repository can still be used: later signed and renewed metadata say the same.
     assert call("provider", "publish", repo, "--list", "baseline", path).code == 0
     assert call("provider", "renew", repo).code == 0
     assert site.repository.status().ended == ("basline",)

@@ -442,7 +442,7 @@ def test_exceptions_of_another_key_are_refused(world: Ruled) -> None:
 
 
 def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
-    """The file is written first: a state that knows of an earlier one takes it."""
+    """The file is written first: a state that knows of an earlier file takes the new file."""
     state = (world.path / "state.json").read_bytes()
     world.add("base/wrong")
     (world.path / "state.json").write_bytes(state)

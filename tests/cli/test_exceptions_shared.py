@@ -1,4 +1,4 @@
-"""Exceptions that one machine exports and others import: what travels, what is refused."""
+"""Exceptions that one machine exports and others import: the exported fields, and the refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trusting(**keys: str) -> str:
 
 
 class Pair:
-    """The machine that decides, and another one, which trusts its key."""
+    """The machine that decides, and a second machine, which trusts the key of the first."""
 
     def __init__(self, directory: Path) -> None:
         self.hub, self.server = (Ruled(directory / name) for name in ("hub", "server"))

@@ -1,4 +1,4 @@
-"""Feedback from a client to its provider: what is in the file, what counts, what is proposed."""
+"""Feedback from a client to its provider: the content of the file, the counts, the proposals."""
 
 from __future__ import annotations
 

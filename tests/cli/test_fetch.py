@@ -1,4 +1,4 @@
-"""`hashclient fetch` over real HTTPS: what it says, what it refuses, what it leaves on disk."""
+"""`hashclient fetch` over real HTTPS: its messages, its refusals, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_quiet_says_nothing_of_success_but_the_result(site: Site, own: Path) -> 
 
 @pytest.mark.slow
 def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> None:
-    # A scan goes on with what is here, and tells.
+    # A scan uses the lists that are on disk, and says so.
     scan = run("--state-dir", unreachable, "scan", "--fetch", listed)
     assert scan.code == 11
     assert "warning: " in scan.err
@@ -428,7 +428,7 @@ def test_no_listed_digest_rests_anywhere(
             result = site.run(*args, env=environ)
             assert result.code in {0, 10}
             said += result.out + result.err
-        # A lookup of a listed digest shows that digest again, and no other command shows one.
+        # A lookup of a listed digest shows this digest again, and no other command shows a digest.
         assert site.run("lookup", digests_of(data["e-9"])[1], env=environ).code == 10
         site.publish(csv_of({"e-x": b"one more"}))
         digests += [bytes.fromhex(digest) for digest in digests_of(b"one more")]
@@ -442,5 +442,5 @@ def test_no_listed_digest_rests_anywhere(
         assert digest not in everything
         assert digest[:16] not in everything
         assert digest.hex().encode() not in lowered
-    # The search finds what is there.
+    # The search finds the text that is there, so it would find secrets.
     assert os.fsencode(tree) in everything

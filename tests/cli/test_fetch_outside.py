@@ -16,7 +16,7 @@ NOT_NAMED = "although `lists` of provider main does not name it"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A client that names one of two lists in `lists`, and has fetched both."""
+    """A client that names one of two lists in `lists`, and has fetched both lists."""
     with Site(tmp_path) as made:
         for name in ("baseline", "second"):
             made.publish(csv_of({"e-1": name.encode()}), name)
@@ -75,7 +75,7 @@ def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
 def test_a_damaged_list_of_a_provider_that_was_removed_is_not_replaced(
     site: Site, left: str, damaged: bytes | None
 ) -> None:
-    """The remaining metadata of the provider says that it offered such a list, or could have."""
+    """The remaining metadata says that the provider offered this list, or could have."""
     trust, lists = site.state / "trust", site.state / "lists"
     targets = trust / "removed" / "metadata" / "targets.json"
     if left == "manifest":

@@ -104,7 +104,7 @@ def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place
     assert world.scan().code == 10
     document = verify_status(only(place).read_bytes()).document
     assert (document.counter, document.interval_s, document.open_matches) == (1, 7200, 1)
-    assert world.call("fetch").code != 0  # the root is a different one
+    assert world.call("fetch").code != 0  # the root is another root
     assert verify_status(only(place).read_bytes()).document.counter == 2
 
 
@@ -546,7 +546,7 @@ def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
 
 # A thousand machines
 
-#: The numbers of the machines, by what is done to them.
+#: The numbers of the machines, named by what the test does to them.
 FORGED, REPLAYED, SILENT, ROLLED, TWIN = (
     range(3),
     range(3, 8),
@@ -603,7 +603,7 @@ def check(yard: Yard, shown: Run) -> None:
     assert {word: set(states[word]) for word in names} == names
     assert set(states["forged"]) == {yard.boxes[n].machine().file_name for n in FORGED}
     numbers = [int(name.removeprefix("web-")) for name in states["well"]]
-    assert numbers == sorted(numbers)  # web-2 stands before web-10
+    assert numbers == sorted(numbers)  # web-2 comes before web-10
     assert not set(states["well"]) & {name for of_word in names.values() for name in of_word}
 
 
@@ -613,7 +613,7 @@ def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> N
     old, new = before_and_after(yard)
     for name, data in old.items():
         (yard.place / name).write_bytes(data)
-    assert yard.show().code == 3  # the silent ones
+    assert yard.show().code == 3  # the silent machines
     for name, data in new.items():
         (yard.place / name).write_bytes(data)
     words = ("--state-dir", yard.state, "fleet", "show", yard.place, "--roster", yard.roster)
@@ -694,7 +694,7 @@ def test_the_clients_of_google_and_azure_publish_and_show(
     """The server speaks the protocol with which each client puts, lists and gets."""
     kept: dict[str, bytes] = {}
     where = f"{scheme}://machines/fleet"
-    # To put something, Google's client wants an account, be it one without a key.
+    # To write an object, Google's client needs an account, even an account without a key.
     account = {"gcs_base_url": site.url, "disable_oauth": True}
     account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
     env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account)}

@@ -88,7 +88,7 @@ class World:
         )
 
     def found(self) -> set[int]:
-        """Fetch what was published; return the numbers of the contents that are found then."""
+        """Fetch the published lists; return the numbers of the contents that a scan finds then."""
         self.provider.publish()
         fetched = self.call("fetch")
         assert (fetched.code, fetched.err) == (0, ""), fetched.err

@@ -341,7 +341,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
-    """The configuration must not be a device without an end, nor a pipe without a writer."""
+    """The configuration must not be a device that never ends, nor a pipe that nobody writes to."""
     path = tmp_path / what
     if what == "pipe":
         os.mkfifo(path)

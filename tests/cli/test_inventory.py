@@ -1,4 +1,4 @@
-"""A scan after a scan: what is read again, what is not, and that the verdict is the same."""
+"""A second scan: the files that it reads again, those that it does not, and the same verdict."""
 
 from __future__ import annotations
 
@@ -232,7 +232,8 @@ def test_an_inode_that_is_used_again_is_seen(world: Known) -> None:
         path.write_bytes(content(0))
     found = world.scan()
     assert matches(found) == {"f0", *(path.name for path in new)}
-    # If the file system gave no inode again, this test has shown nothing; our file systems do so.
+    # If the file system used no inode a second time, the test has shown nothing; ours use them
+    # again.
     if not inodes & {path.stat().st_ino for path in new}:
         pytest.skip("no inode was used again")
 

@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_is_one_that_the_layout_names(state: Path) -> None:
     found = files_of(state)
     assert [path for path in found if purpose_of(path) is None] == []
-    # This is no accident: these files are the ones that matter.
+    # This test proves something: these files are the important files.
     parts = {re.sub(r"(?<=[/-])[0-9a-z]{10}(?=/)|(?<=run-)\d+", "X", path) for path in found}
     assert parts >= {
         *("lock", "seal.key", "matches.db", "inventory.db", "mounts.json", "mounts.lock"),

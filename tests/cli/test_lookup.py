@@ -176,7 +176,7 @@ def test_a_row_has_to_agree_in_all_it_says(tmp_path: Path) -> None:
         "match",
         "conflict",
         "conflict",
-        "clean",  # an entry of another size
+        "clean",  # the digest of an entry that has another size
         "match",
         "clean",
         "match",
@@ -263,7 +263,7 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
 def test_a_source_that_cannot_be_read_keeps_no_other_from_being_looked_up(
     state: Path, tmp_path: Path
 ) -> None:
-    """The source may stand anywhere among the sources, and have any fault."""
+    """The faulty source may be at any position among the sources, and may have any fault."""
     good, bad, closed, folder = (tmp_path / name for name in ("good", "bad", "closed", "folder"))
     bad.write_text("not a digest\n")
     closed.write_text(f"{SHA1}\n")

@@ -81,7 +81,7 @@ def test_a_size_rules_out_first(tmp_path: Path) -> None:
         result = look_up(state, "--format", "jsonl", "--show-all", "--from", path)
         assert result.code == {"unread": 3, "clean": 0}[kind]
         assert result.lines[0]["type"] == kind
-    # If an entry has no size, no size rules it out.
+    # If an entry has no size, files of all sizes are checked.
     state = state_of(tmp_path / "unsized", sized=False)
     path.write_text(f"md5,size\n{md5},{len(BY_SHA256) + 1}\n")
     assert look_up(state, "--from", path).code == 3

@@ -285,7 +285,7 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
     os.write(write, b"# comment\n")
 
     def waits() -> bool:
-        """The process has read all bytes of its input, and sleeps until there are more."""
+        """Return whether the process has read all bytes of its input, and waits for more."""
         unread = int.from_bytes(fcntl.ioctl(write, termios.FIONREAD, bytes(4)), sys.byteorder)
         state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return unread == 0 and state == "S"
@@ -500,7 +500,7 @@ HUGE = "99999999999999999999"
     ],
 )
 def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str) -> None:
-    """Every option for a number says which are allowed; none ends in an internal error."""
+    """For each option for a number, the message names the allowed numbers; none causes a crash."""
     parameter = next(p for p in named(command).params if option in p.opts)
     kind = parameter.type
     assert isinstance(kind, click.IntRange | click.FloatRange)
@@ -510,8 +510,8 @@ def test_no_number_is_too_large_for_words(command: tuple[str, ...], option: str)
     assert " number from " in result.err or " number above " in result.err
 
 
-#: Commands that look for parts of the state; if none of them can enter a directory, this is neither
-#: a bug nor an empty directory.
+#: Commands that look for parts of the state; a directory that they cannot enter is not a bug, and
+#: does not count as empty.
 LOOKING = (
     ("inventory", "stats"),
     ("inventory", "prune"),

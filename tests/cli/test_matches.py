@@ -43,7 +43,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
         result = state.call("matches", "--format", output_format)
         assert (result.code, result.out) == (0, "")
         assert result.err == "no scan has found anything yet\n"
-    # A reader makes no file: the scan of another user could not write to it.
+    # A command that only reads makes no file: the scan of another user could not write to the file.
     assert not (state.path / "matches.db").exists()
     state.ids()
     assert state.call("matches", "--state", "purged").err == "no match is in that state\n"

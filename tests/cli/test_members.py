@@ -91,7 +91,7 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
 
 @pytest.mark.slow
 def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
-    """The member's other digests are computed for this, also if one mask counts for all sizes."""
+    """The other digests of the member are computed, even if all sizes ask for the same digests."""
     md5, _, sha256 = digests_of(b"another file")
     sha1 = digests_of(LISTED)[1]  # the digest that is computed first
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},{sha1},{sha256},synthetic\n"
@@ -278,7 +278,7 @@ def test_a_listed_container_is_a_match_besides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None:
-    """No entry has the size of the container, and it must be opened all the same."""
+    """No entry has the size of the container, and the container must be opened anyway."""
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "b": BENIGN})
     result = scan(sized, tree)
     assert (result.code, len(result.outcomes)) == (10, 1)
@@ -396,7 +396,7 @@ def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
-    """An invalid library of this name stands in front of the real one."""
+    """An invalid library with this name is found before the real library."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
     tree = write_tree(tmp_path / "t", {"a.lz": b"LZIP\x01\x0c" + bytes(26)})

@@ -1,4 +1,4 @@
-"""Archives that have not changed: not opened again, and checked against new entries."""
+"""Unchanged archives: they are not opened again, but are checked against new entries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def zip_of(files: Mapping[str, bytes]) -> bytes:
 
 
 class Archives(State):
-    """A tree of archives, none of which has a listed member."""
+    """A tree of archives without a listed member."""
 
     def __init__(self, directory: Path, *, sized: bool) -> None:
         files = {f"a{n}.zip": zip_of({"x": b"%d" % n, "y": BENIGN}) for n in range(3)}
@@ -70,7 +70,7 @@ def test_unchanged_archives_are_not_opened_again(world: Archives) -> None:
 def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_nothing_of_that(
     world: Archives,
 ) -> None:
-    """Also if no entry has the file's size: it may have become a container without a trace."""
+    """The same holds if no entry has the size: the file may have become a container."""
     world.scan()
     (world.tree / "plain").rename(world.tree.parent / "plain")
     archives = world.scan().summary

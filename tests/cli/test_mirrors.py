@@ -38,7 +38,7 @@ class Mirrored(HostileSite):
         self.mirror.close()
 
     def serve(self, answer: object = None) -> None:
-        """Serve what is published, from both."""
+        """Serve the published files from both mirrors."""
         super().serve()
         if not hasattr(self, "mirror"):
             self.mirror = HostileServer(server_context(self.authority.issue("mirror")))
@@ -49,7 +49,7 @@ class Mirrored(HostileSite):
         return call("--state-dir", self.state, *args)
 
     def check_credentials(self) -> None:
-        """Check that no server has seen the credential for the other one."""
+        """Check that no server has seen the credential for the other server."""
         for server, wanted in (
             (self.server, self.authorization),
             (self.mirror, f"Bearer {SECOND}"),

@@ -42,7 +42,7 @@ def state(made: Path, tmp_path: Path) -> Path:
 
 
 def ask(state: Path, tmp_path: Path, *, unprivileged: bool = False) -> dict[str, Run]:
-    """Ask in every way: for what is clean, for what the first list has, and for the status."""
+    """Ask by all commands: for clean files, for files of the first list, and for the status."""
     ways = {
         "scan clean": ("scan", write_tree(tmp_path / "clean", {"f": b"listed nowhere"})),
         "scan listed": ("scan", write_tree(tmp_path / "listed", {"f": IN_BASE})),
@@ -181,7 +181,7 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
 
 @pytest.mark.slow
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
-    (state / "lists").chmod(0o100)  # what is in there could be opened, if somebody knew its name
+    (state / "lists").chmod(0o100)  # somebody who knew the names could open these files
     try:
         asked = ask(state, tmp_path, unprivileged=True)
     finally:
@@ -250,7 +250,7 @@ def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) ->
 def test_another_configuration_than_it_was_fetched_with(
     state: Path, tmp_path: Path, configuration: str | None
 ) -> None:
-    """A list is not forgotten if the configuration is gone, or does not name its provider."""
+    """A list is still expected if the configuration is missing, or does not name its provider."""
     if configuration is None:
         (state / "config.toml").unlink()
     else:
@@ -343,7 +343,7 @@ def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metada
     asked = ask(state, tmp_path)
     assert all(asked[way].code in {8, 11} for way in asked), {w: r.code for w, r in asked.items()}
     assert f"list {name} has never been fetched" in asked["scan clean"].err
-    # A configuration that no longer names the list works without it.
+    # With a configuration that no longer names the list, scans work without the list.
     (other,) = {"base", "other"} - {name}
     (state / "config.toml").write_text(CONFIG + f'lists = ["{other}"]\n')
     assert call("--state-dir", state, "lookup", CLEAN).code == 0

@@ -77,7 +77,7 @@ print(json.dumps([run.code, sorted(looked), lines]))
 
 
 def scan(state: State, *first: Path) -> tuple[int, list[str], list[dict[str, Any]]]:
-    """Scan the tree with the package that stands in a directory."""
+    """Scan the tree with the package of a directory."""
     paths = [*first, Path(hashclient.__file__).parents[1]]
     given = [str(state.directory), str(state.path), str(state.tree)]
     done = subprocess.run(

@@ -40,7 +40,7 @@ def state(site: Site, tmp_path: Path) -> Path:
 
 
 def notice(site: Site, command: str, *words: object) -> str:
-    """Publish, update or cancel; return the id of the notice."""
+    """Publish, update or cancel a notice; return the id of the notice."""
     repo = site.repository.directory
     done = call("provider", "notice", command, repo, *words, "--format", "json")
     assert done.code == 0, done.err
@@ -114,7 +114,7 @@ def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) ->
     assert f"notice main/{second}: cancelled by {third}\n" in fetched.out
     found = ids(site.call("notices", "list", "--show-all", "--format", "json", state=state))
     assert (found[first], found[second], found[third]) == ("updated", "cancelled", "cancel")
-    # The provider sees the same, and refuses to refer to what has ended.
+    # The provider sees the same notices, and refuses an update of a notice that has ended.
     repo = site.repository.directory
     listed = ids(call("provider", "notice", "list", repo, "--format", "json"))
     assert {key: found[key] for key in (first, second, third)} == {
@@ -212,12 +212,12 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert shown.code == 8
     missing = "notices of provider main are not here; run `hashclient fetch`\n"
     assert missing in shown.out
-    # If notices are unknown, no command says that there are none.
+    # If notices are unknown, no command says that there are no notices.
     for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
         said = site.call("notices", *args, state=state)
         assert (said.code, "provider main are not here" in said.err) == (8, True), args
-    # A version that knows no notices leaves this state: no alarm, unless the configuration asks for
-    # one.
+    # A version that knows no notices leaves this state: it causes no alarm, unless the
+    # configuration asks for an alarm.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)
     assert shown.code == 0 and missing in shown.out

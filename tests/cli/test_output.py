@@ -73,7 +73,7 @@ def read(report: Path, name: str) -> Report:
     return TABLE[name].read(text)
 
 
-# Failures before there is any output.
+# Failures that happen before the first line of output.
 
 #: Words before the command, words after its `--output`, variables, exit code.
 FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {

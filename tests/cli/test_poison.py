@@ -78,7 +78,7 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
             site.publish(rows.encode())
             result = fetch(site)
             assert result.code == 6
-            # Each generation still holds the harmful entries of the earlier ones.
+            # Each generation still has the harmful entries of the earlier generations.
             named = ", ".join(f"p-{n}" for n in range(number + 1))
             assert f"the list holds the empty file: {named}\n" in result.err
             assert "hint: nothing was changed; tell the provider" in result.err
@@ -357,7 +357,8 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         good.unlink()
         result = fetch(site)
         assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
-        # Without news there is nothing to guard: a broken file that is not needed delays no update.
+        # Without a new generation there is no change to check: a broken file that is not needed
+        # delays no update.
         make_good(tmp_path, "sums")
         assert fetch(site).code == 0
         good.unlink()
@@ -401,7 +402,7 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
-    """If segments were joined, the list is built again: as many entries, but different ones."""
+    """If segments were joined, the list is built again: the same number of other entries."""
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
         assert fetch(site).code == 0
@@ -414,7 +415,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         assert result.code == 6
         assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
         # A rebuild does not read the local list, so it cannot count changes, and accepts no other
-        # generation then.
+        # generation.
         blind = fetch(site, "--rebuild")
         assert (blind.code, "is not known without reading" in blind.err) == (6, True)
         after = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}

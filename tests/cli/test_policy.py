@@ -1,4 +1,4 @@
-"""Actions of a scan on matches: none, those of the policy, or those of the command line."""
+"""Actions of a scan on matches: none, the actions of the policy, or those of the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Policies(State):
 
 
 def acted(result: Run) -> dict[str, list[tuple[str, bool | None, str]]]:
-    """Return what was done or would be, by the name of the file."""
+    """Return the actions that were done, or would be done, by the name of the file."""
     return {
         Path(line["path"]).name: [
             (a["action"], a["done"], a["detail"]) for a in line.get("actions", [])
@@ -87,7 +87,7 @@ def test_the_policy_takes_away_what_it_says_and_nothing_else(world: Policies) ->
     # A match is recorded and logged before it is acted on.
     events = world.happened()
     assert events.index("match") < events.index("quarantine-sealed") < events.index("quarantined")
-    # The second scan finds what is left.
+    # The second scan finds the remaining files.
     result = world.scan()
     assert set(acted(result)) == {"other"}
 

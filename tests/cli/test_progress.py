@@ -61,7 +61,7 @@ def in_terminal(args: Sequence[object], *, stdout: int | None = None) -> tuple[i
         while block := os.read(ours, 65536):
             shown += block
     except OSError:
-        pass  # the other end is closed: a terminal reports this in this way
+        pass  # the other end is closed: a terminal reports this by such an error
     finally:
         os.close(ours)
     return process.wait(60), shown.decode()
@@ -143,7 +143,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
 def test_progress_never_goes_back_and_names_the_file(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two large files at once, and one that ends before the other."""
+    """Two large files are read at once, and one of them ends before the other."""
     part, small = 300_000_000, 1_000
     first, second = str(tmp_path / "a.iso"), str(tmp_path / "b.iso")
     for path, size in ((first, part), (second, 2 * part)):
@@ -190,7 +190,7 @@ def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Pa
     reading[str(path)] = 300
     large.look(14.0)
     assert (large.shown, large.left_s) == (f"{path} 30 %", 14.0)
-    # A file that has grown is read no further than its earlier size; a stream has no size.
+    # A file that has grown is read only as far as its earlier size; a stream has no size.
     reading[str(path)] = 1_200
     large.look(15.0)
     assert (large.shown, large.left_s) == (f"{path} 100 %", 0.0)
@@ -221,7 +221,7 @@ def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     assert "%" not in terminal.getvalue().split("1 file,")[0]
     assert "25 %, 0 s left, 2 files, 0 " in terminal.getvalue()
     assert "37 %, " in terminal.getvalue()
-    # There are more files than were counted: the share stays at 100 %.
+    # There are more files than the scan counted: the share stays at 100 %.
     assert "100 %, 4 files" in terminal.getvalue()
 
 
@@ -263,7 +263,7 @@ def test_files_that_cannot_be_counted_have_no_share(
         patch.setattr(os, "fork", fork)
         with files_counted([str(tmp_path)], ScanOptions()) as total:
             assert total() is None
-    # A count that never ends does not delay the end of the scan.
+    # If the count of the files never ends, the scan ends anyway.
     with monkeypatch.context() as patch:
         patch.setattr(Trees, "batches", lambda _: iter(signal.pause, 0))
         with files_counted([str(tmp_path)], ScanOptions()) as total:

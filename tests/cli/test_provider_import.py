@@ -143,7 +143,7 @@ def test_a_dry_run_shows_each_row_that_cannot_be_used(repository: Path, tmp_path
     ]
     shown = [line for line in tried.err.splitlines() if line.startswith(f"  {path}:")]
     assert [line.split(":")[1] for line in shown] == [str(n) for n in range(22, 52)]
-    # If there is one row more than allowed, the allowed number is shown.
+    # If there is one bad row more than allowed, the message shows the allowed number.
     tried = publish(repository, "--dry-run", "--max-bad", "29", path)
     assert tried.code == 2
     assert tried.err.count(f"  {path}:") == 29
@@ -187,7 +187,7 @@ def test_a_lookup_takes_the_rows_that_are_meant(tmp_path: Path) -> None:
 
 
 def test_a_lookup_skips_no_row(tmp_path: Path) -> None:
-    """A row that could not be read must not look clean."""
+    """A row that could not be read must not count as clean."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": CONTENTS[2]})})
     path = tmp_path / "list.json"
     export(path, exports.vics)

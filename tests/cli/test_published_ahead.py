@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def publish_at(site: Site, moment: datetime) -> None:
-    """Publish what bears another time; all else is signed at the present one."""
+    """Publish metadata that name another time; sign all other metadata at the present time."""
     clock = site.repository.files._clock
     site.repository.files._clock = lambda: moment
     site.publish(csv(range(3, 5)))
@@ -66,7 +66,7 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
 
 @pytest.mark.slow
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
-    """An earlier version may have stored such a time."""
+    """An earlier version may have stored a time of another zone."""
     assert site.call("fetch").code == 0
     edit_manifest(site.state, "baseline", published_at="2026-01-01T01:30:00+02:00")
     assert "published 2025-12-31 23:30 UTC" in site.call("status").out

@@ -43,7 +43,7 @@ class Desk(State):
         return self.call("quarantine", *args)
 
     def items(self, *args: object) -> list[dict[str, Any]]:
-        """Run a command with `--format json` and return what it says of items."""
+        """Run a command with `--format json`; return its items."""
         items: list[dict[str, Any]] = json.loads(self.act(*args, "--format", "json").out)["items"]
         return items
 

@@ -1,4 +1,4 @@
-"""Files that other programs write, of kinds that the other tests make by hand.
+"""Files of the kinds that other tests make by hand, here written by other programs.
 
 Each file is counted by the name of its kind, or opened. A program that is not installed is left
 out.

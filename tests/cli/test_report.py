@@ -37,7 +37,7 @@ def command(desk: Desk, *args: object) -> Run:
 
 @pytest.mark.slow
 def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
-    """The steps are those of an administrator."""
+    """The test takes the same steps as an administrator."""
     state = make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
     tree = write_tree(tmp_path / "tree", {"a": b"listed", "b": b"other"})
     out = tmp_path / "out"
@@ -310,7 +310,7 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
-    """However a package was cut or garbled, a file that may have been one is not called none."""
+    """However a package was cut or damaged, the answer is never that there is no package."""
     members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
     whole = b"".join(write_tar("hashclient-report-r-bbbbbbbbbb", members))
     cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}

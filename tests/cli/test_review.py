@@ -51,7 +51,7 @@ def test_what_a_policy_reports_waits_until_it_is_confirmed(tmp_path: Path) -> No
     )
     assert (done.code, done.err) == (0, "")
     assert done.out == f"{ids['a']}  {state.tree}/a  confirmed\n"
-    # The timer prepares and sends what is confirmed, and nothing else.
+    # The timer prepares and sends the confirmed matches, and no others.
     assert state.call("report", "submit", "--due").code == 0
     (package,) = (tmp_path / "out").iterdir()
     (match,) = json.loads((package / "document.json").read_text())["matches"]

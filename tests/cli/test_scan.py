@@ -143,7 +143,7 @@ def test_all_and_show_digests(state: Path, listed: Path) -> None:
     }
     by_path = {line["path"]: line for line in result.lines[:-1]}
     assert list(by_path[f"{listed}/worse"]["digests"].values()) == digests_of(LISTED["e-2"])
-    # The size of the file is on no list, so no digest was computed.
+    # No list has the size of the file, so no digest was computed.
     assert "digests" not in by_path[f"{listed}/a"]
 
 
@@ -197,7 +197,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     assert text.out.count("match  ") == len(names)
     assert scan_jsonl(state, raw + b"/\xff\xfe").code == 10
     assert scan_jsonl(state, "--", b"-rf", cwd=tmp_path / "t").outcomes == {"-rf": "match"}
-    # In any locale of the terminal.
+    # The result is the same in any locale of the terminal.
     assert scan(state, raw, env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}).code == 10
 
 
@@ -520,7 +520,7 @@ def test_the_seal_key_has_to_be_the_one(own_state: Path, listed: Path, tmp_path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[str]]:
-    """A tree of 900 files, a state that lists 30 of them, and the paths of these."""
+    """A tree of 900 files, a state that lists 30 of them, and the paths of these 30."""
     site = tmp_path_factory.mktemp("large")
     tree = site / "tree"
     make_tree(tree, files=900, total_bytes=6_000_000, seed=5)
@@ -587,7 +587,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
 
 @pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
-    """The path may stand anywhere among the arguments: it is unread, and the others are scanned."""
+    """The unreadable path may be anywhere in the arguments: it is unread, others are scanned."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
     (tree / "closed").chmod(0)
     (tree / "dir").chmod(0)
@@ -623,7 +623,7 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
 def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     own_state: Path, clean: Path, listed: Path, content: bytes | None
 ) -> None:
-    """The scan cannot notice a share that is not mounted, and an empty directory proves nothing."""
+    """The scan cannot notice that a share is not mounted; an empty directory proves nothing."""
     assert scan(own_state, clean).code == 0
     path = own_state / "mounts.json"
     if content is None:

@@ -246,7 +246,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     result = scan("--no-members", bucket.uri)
     summary = result.summary
     # A listed object is read before it is called a match. As a check, the first of the other
-    # objects is read, and one in a thousand besides.
+    # objects is read, and then one in a thousand.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     were_read = set(bucket.reads())
     assert were_read >= {"n0", "one"}
@@ -262,7 +262,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
 
 
 def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan: Scan) -> None:
-    """ETags of an encrypted bucket look like an MD5, but are none."""
+    """ETags of an encrypted bucket look like an MD5, but are not MD5s."""
     bucket = site.bucket(**{f"n{n}": b"%010d" % n for n in range(5)})
     trusting(state, bucket.uri)
     rows = [(f"n{n}", 10, f"{n}" * 32) for n in range(5)]
@@ -279,7 +279,7 @@ def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan
 
     site.answer = lie
     result = scan("--no-members", bucket.uri)
-    text = "its etag was taken for its md5, and that of another object is none"
+    text = "its etag was taken for its md5, and the etag of another object is no md5"
     assert reasons(result) == {f"{bucket.uri}/n{n}": text for n in range(1, 5)}
     assert (result.summary["by_store_digest"], result.code) == (0, 3)
     assert evidence(result) == {f"{bucket.uri}/n0": "read"}
@@ -291,7 +291,7 @@ def test_an_unchanged_object_is_not_read_again(site: Site, state: Path, scan: Sc
     scan(bucket.uri)
     site.requests.clear()
     again = scan(bucket.uri)
-    assert (set(bucket.reads()), again.code) == ({"one"}, 10)  # what is listed is proven each time
+    assert (set(bucket.reads()), again.code) == ({"one"}, 10)  # each listed object is read again
     assert (again.summary["known_unchanged"], again.summary["believed_unchanged"]) == (2, 2)
     assert evidence(again)[f"{bucket.uri}/two"] == "known"
     bucket.put("two", LISTED)
@@ -801,7 +801,7 @@ def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
 
 def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> None:
     """The client is Google's; the server speaks the part that both protocols share."""
-    name = "bucketofgoogle"  # the server takes no escape in a name for what it stands for
+    name = "bucketofgoogle"  # the server takes an escape in a name as text
     site.client.create_bucket(Bucket=name)
     for key, data in {"one": LISTED, "two": OTHER}.items():
         site.client.put_object(Bucket=name, Key=key, Body=data, ACL="public-read")

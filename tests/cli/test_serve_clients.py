@@ -36,7 +36,7 @@ def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
 
 
 def clamdscan(directory: Path, configuration: str, *words: object) -> tuple[int, str]:
-    """Run clamdscan; return its exit code and what it prints."""
+    """Run clamdscan; return its exit code and its output."""
     (directory / "clamd.conf").write_text(configuration)
     command = [CLAMDSCAN, "--config-file", directory / "clamd.conf", "--no-summary", *words]
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""A daemon with hostile clients, or with a removed state: no wrong answer, no standstill."""
+"""A daemon with hostile clients, or with a removed state: no wrong answer, and it does not stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers that take long to open hold up neither files, nor streams, nor small containers."""
+"""Containers that take long to open do not delay files, streams or small containers."""
 
 from __future__ import annotations
 

@@ -348,7 +348,7 @@ def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.so
 def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
     ground: Path,
 ) -> None:
-    """The user's share prevents this; several such users together have to give one up."""
+    """The limit of a user prevents this; several users together have to give up a connection."""
     with (
         open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
         trickling(daemon, ATTACKER, count=40),
@@ -396,7 +396,7 @@ def test_a_user_who_fills_the_spool_leaves_a_part_for_others(ground: Path) -> No
 
 
 def bind_at(ground: Path, path: Path) -> tuple[int, str]:
-    """Let a daemon begin and end at a socket; return its exit code and what it said."""
+    """Let a daemon begin and end at a socket; return its exit code and its messages."""
     words = ("--state-dir", ground / "state", "serve", "--jobs", 1, "--socket-mode", "666")
     with subprocess.Popen(
         arguments(*words, "--bind", f"unix:{path}"),
@@ -425,7 +425,7 @@ def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -
     (ground / "way").symlink_to(theirs)
     (sticky / "s.lock").touch()
     os.chown(sticky / "s.lock", ATTACKER, ATTACKER)
-    # Anyone could make a missing directory in a sticky one.
+    # Any user could make a missing directory in a sticky directory.
     missing = sticky / "missing"
     for place in (theirs, theirs / "roots", ground / "open", ground / "way", sticky, missing):
         code, said = bind_at(ground, place / "s")
@@ -451,7 +451,7 @@ def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
     steps = []
     for name, target in (("s", victim.path), ("s.lock", new)):
         steps += [link(sticky / name, target), remove(sticky / name)]
-        steps += [remove(sticky / f"{name}.new-link")]  # where a link could replace nothing
+        steps += [remove(sticky / f"{name}.new-link")]  # where a link could replace no file
     made = refused = 0
     with attacking(*steps) as attack:
         while made < rounds or not refused:

@@ -111,7 +111,7 @@ def test_every_file_that_the_configuration_names_counts(state: State, tmp_path: 
 
 
 def test_no_key_that_names_a_file_is_forgotten() -> None:
-    """The tables whose keys end as names of files do; `known_good`, `cert` and others by hand."""
+    """Keys in `_file` are found by name; `known_good`, `cert` and others are listed by hand."""
     oauth = OAuthConfig("https://t.example", "c", client_secret_file="1", ca="2")
     mirror = MirrorConfig(url="https://m.example", token_file="3", ca="4")
     provider = ProviderConfig(

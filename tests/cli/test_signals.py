@@ -145,7 +145,7 @@ def run_in_steps() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_whatever_line_it_comes_it_comes_once(number: signal.Signals) -> None:
-    """Entering, in a step, leaving: afterwards each signal means again what it meant before."""
+    """At entry, in a step, at exit: afterwards each signal has its earlier meaning again."""
     for at in range(1, 1_000):
         set_handlers()
         raised = RaisedAt(number, at)

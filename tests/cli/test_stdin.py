@@ -1,4 +1,4 @@
-"""`hashclient scan -`: the bytes from stdin, as one input without a file."""
+"""`hashclient scan -`: the bytes from stdin are one input without a file."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_impossible_uses_of_stdin_are_refused(state: Path, args: tuple[str, ...]
 
 
 def broken_off() -> None:
-    """Make stdin a connection whose other side has ended without reading what was sent to it."""
+    """Make stdin a connection whose other side has ended and left bytes unread."""
     ours, theirs = socket.socketpair()
     ours.send(b"unread")
     theirs.close()

@@ -121,7 +121,7 @@ def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) ->
 def test_kinds_that_are_not_opened_are_counted_and_logged(state: Path, tree: Path) -> None:
     write_tree(tree, {"disk.img": unopened.disk()})
     with watching(state, tree) as watch:
-        watch.wait_for("not opened 1, what is in them is not known: disk 1")
+        watch.wait_for("not opened 1, their content is not known: disk 1")
         write_tree(tree, {"m.dbx": unopened.store(), "c": LISTED})
         assert watch.next()["path"] == str(tree / "c")
         assert watch.stop() == 0

@@ -77,7 +77,7 @@ class World:
         self.sqs.set_queue_attributes(QueueUrl=self.url, Attributes=attributes)
 
     def count(self, url: str) -> int:
-        """Return how many messages a queue has, including delivered ones that still exist."""
+        """Return the number of messages in a queue, including delivered messages."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         got = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return sum(int(got[name]) for name in names)
@@ -86,7 +86,7 @@ class World:
     def watching(
         self, *more: object, events: str | None = None, **options: Any
     ) -> Iterator[subprocess.Popen[str]]:
-        """Run a watch in the block."""
+        """Run a watch while the block runs."""
         words = ("watch", "--format", "jsonl", "--events", events or f"sqs://{self.queue}")
         process = subprocess.Popen(
             arguments("--state-dir", self.state.path, *words, *more, self.bucket.uri),

@@ -133,7 +133,7 @@ def test_zsh_can_read_its_script(prefix: Path) -> None:
 
 
 def test_an_editable_install_needs_none_of_it(tmp_path: Path) -> None:
-    """Pip asks the build backend for this install: it has to be quick, and generates nothing."""
+    """pip asks the build backend for this install: it has to be quick, and generates no file."""
     program = "import sys; from hatchling.build import build_editable as b; print(b(sys.argv[1]))"
     name = tool(sys.executable, "-c", program, tmp_path).split()[-1]
     with zipfile.ZipFile(tmp_path / name) as archive:

@@ -90,7 +90,7 @@ def test_withdrawn_matches_are_named_once_and_shown_until_scanned_again(world: W
     assert {line["withdrawn_generation"] for line in found} == {2}
     assert {line["list"] for line in found} == {"baseline"}
     assert datetime.fromisoformat(found[0]["last_seen"]) <= before
-    # A scan does not match these files any more, and does not change this state.
+    # A scan does not match these files any more, and does not change the state of their matches.
     assert world.scan().summary["match"] == 4
     assert len(world.status()) == 2
 

@@ -1,4 +1,4 @@
-"""A wrong command line: what the message says about it, and what it never says."""
+"""A wrong command line: what its message must say, and what it must never say."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MAX_TARGET_BYTES = 64 << 20
 
 
 def main(argv: list[str]) -> None:
-    """Do what the suite asks for; exit with 0 if it succeeded, else with 1."""
+    """Do the action that the suite asks for; exit with 0 if the action succeeded, else with 1."""
     parser = argparse.ArgumentParser()
     for name in ("metadata-dir", "metadata-url", "target-name", "target-dir", "target-base-url"):
         parser.add_argument(f"--{name}")

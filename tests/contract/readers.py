@@ -1,4 +1,4 @@
-"""A reader for each report format: from its text back to what was reported.
+"""For each report format, a reader: it gets the reported outcomes back from the text.
 
 A reader also checks the requirements of its format in every document that a test writes: the JSON
 schema of `jsonl`, the SARIF schema, the field table of ECS, well-formed HTML.
@@ -285,7 +285,7 @@ def _json_actions(actions: Iterable[Fields]) -> list[Any]:
 
 
 def _flat_actions(fields: Fields) -> list[Any]:
-    """Return the actions of a format that has a field for each, and one for all details."""
+    """Return the actions of a format that has a field for each action, and one for all details."""
     done = [(name, fields[name]) for name in map(str, Action) if fields.get(name)]
     details = fields["actions"].split("; ") if done else []
     return [(*pair, detail) for pair, detail in zip(done, details, strict=True)]
@@ -433,7 +433,7 @@ def read_sarif(text: str) -> Report:
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
     about = run_in_fields(run["properties"])
-    # A program that shows only notifications shows this, too.
+    # A program that shows only notifications shows this notification, too.
     said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
     assert ("stopped" in said) == (about.interrupted_by is not None)
     assert ("failed" in said) == (about.failure is not None)

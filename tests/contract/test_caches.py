@@ -35,7 +35,7 @@ from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
 KEY = "0123456789abcdef"
 FILE_SYSTEM = 42
-#: After this many days a record without a proof is not used any more.
+#: After this number of days a record without a proof is not used any more.
 DAYS = 14
 
 
@@ -118,7 +118,7 @@ class KnownPlace:
 
 
 class OnTheWay(Cache):
-    """An inventory of a client, as a worker sees it: what is known comes with a batch."""
+    """An inventory of a client, as a worker sees it: the known records come with a batch."""
 
     def __init__(self, place: InventoryPlace) -> None:
         self._remembered = Remembered(place, opens=True)
@@ -206,7 +206,7 @@ def changed(status: os.stat_result, **changes: int) -> os.stat_result:
 def ask(
     place: CachePlace, status: os.stat_result, file_system: int | None = FILE_SYSTEM
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the mask of what is known of a file, and its tags."""
+    """Return the mask of the known digests of a file, and its tags."""
     opened = place.reader()
     if opened is None:
         return 0, []

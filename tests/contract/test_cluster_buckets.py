@@ -171,7 +171,7 @@ def test_a_bucket_that_is_not_there_is_unread(
 
 
 class _Leaving:
-    """Stands for batches on a cluster whose scheduler goes when the second one is handed out."""
+    """Stands for batches on a cluster whose scheduler goes at the second batch."""
 
     slots = 1
 

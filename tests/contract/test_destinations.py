@@ -1,4 +1,4 @@
-"""Rules for every kind of destination: hand over exactly once, and retract where possible.
+"""Rules for every kind of destination: it gets each report exactly once, and retracts if it can.
 
 Each test runs against every kind in the registry; a new kind needs an `OtherSide` in this module.
 """
@@ -44,7 +44,7 @@ class OtherSide:
     name = ""
 
     def arrived(self) -> list[str]:
-        """Return what was handed over and stands."""
+        """Return the reports that the destination has and that were not retracted."""
         raise NotImplementedError
 
     def unfinished(self) -> int:

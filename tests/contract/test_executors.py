@@ -34,7 +34,7 @@ from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples
 
-# The runner of the tests may have a thread; what is forked here does not rely on it.
+# The runner of the tests may have a thread; the forked processes here do not depend on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 

@@ -1,4 +1,4 @@
-"""Rules for every expander, for each kind of container."""
+"""Rules that every expander must keep, for each kind of container."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Row(NamedTuple):
     """An expander, and how a container of its kind is made.
 
     `holds` is how many members fit into the container: one in a compressed file. With `is_whole`, a
-    container that is cut or has another byte gives every content unchanged, or says what is unread:
-    its kind has checksums. With `tells_cuts`, a cut container says so, wherever bytes of a member
-    are missing. `first` is how many members come before ours, such as the text of a mail.
+    container that is cut or has a changed byte gives all contents unchanged, or says which are
+    unread: its kind has checksums. With `tells_cuts`, a cut container says so, wherever bytes of a
+    member are missing. `first` is how many members come before ours, such as the text of a mail.
     """
 
     name: str

@@ -98,7 +98,7 @@ ACTED = (
 
 @dataclass(frozen=True)
 class Format:
-    """How to read a format, and what it leaves out."""
+    """How to read a format, and which facts it leaves out."""
 
     read: Callable[[str], Report]
     #: Fields of a file, or of its hits, that are not told.
@@ -199,7 +199,7 @@ def write(
     written = formatter(name, Context(command, NOW, show_digests, about))
     parts = [written.begin(), *(written.outcome(o) for o in found), written.end(summary)]
     text = "".join(f"{part}\n" for part in parts if part is not None)
-    # Safe on a terminal and in any file, whatever it holds.
+    # The text is safe on a terminal and in any file, whatever it contains.
     assert text.replace("\n", "").isprintable()
     return text
 

@@ -1,4 +1,4 @@
-"""Rules for every importer, for each kind of file."""
+"""Rules that every importer must keep, for each kind of file."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Pat
     with path.open("rb") as stream:
         batches = read_digests(stream, "it", everything())
         next(batches)
-        # In the middle of what is still to come, at the end of a line.
+        # Cut the rest of the file in its middle, at the end of a line.
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n", 0, len(content) // 2) + 1)
         with pytest.raises(

@@ -56,11 +56,11 @@ class Side:
         raise NotImplementedError
 
     def content(self) -> bytes | None:
-        """Return what is there, or was moved aside to be removed."""
+        """Return the content at the place, or the content that was moved aside to be removed."""
         raise NotImplementedError
 
     def take_away(self) -> None:
-        """Remove what is there, as somebody else does."""
+        """Remove the content, as another program does."""
         raise NotImplementedError
 
     def refuse(self, patch: pytest.MonkeyPatch) -> None:
@@ -146,8 +146,8 @@ site = pytest.fixture(reached_site, scope="module")
 class ObjectSide(Side):
     """An object in a bucket that keeps versions.
 
-    obstore must not start its threads in the process of the tests, which forks later: so this key
-    is one that obstore cannot name.
+    obstore must not start its threads in the process of the tests, which forks later: so obstore
+    cannot use this key.
     """
 
     site: Site
@@ -212,7 +212,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
         assert held.is_unchanged()
         side.put(OTHER)
         held.rewind()
-        # The held content is still read, whatever has its name by now.
+        # The content of the open file is still read, even if another file has its name by now.
         assert held.read(len(CONTENT))[:100] == CONTENT[:100]
         assert not spot.remove(held, "bbbbbbbbbb").done
     assert side.content() == OTHER
@@ -324,7 +324,7 @@ def test_a_copy_that_the_seal_key_cannot_prove_any_more_is_made_again(
 
 
 class Steps:
-    """Counts the moments before and after the calls it wraps; a kill comes at one of them."""
+    """Counts the moments before and after the calls that it wraps; a kill comes at one moment."""
 
     def __init__(self, kill_at: int) -> None:
         self.left = kill_at

@@ -1,7 +1,7 @@
 """Rules for every source: each input is named once, in batches, and never looked at.
 
 Buckets are listed by `objects.listing`, which has an interface of its own, for columns: this module
-gives it the interface of the others.
+gives it the interface of the other sources.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _names(paths: list[str], *, null: bool) -> Source:
 
 
 class Waiting(Lister):
-    """Treats every step as one that waits, and has threads from the beginning."""
+    """Treats every step as a step that waits, and has threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -338,7 +338,7 @@ print(count)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_names() -> None:
-    """A million names, with no more room than to begin with."""
+    """The test lists a million names, with no more memory than at the beginning."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))

@@ -88,7 +88,7 @@ def run_command(*words: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 def run_script(script: str, directory: Path) -> tuple[int, str]:
-    """Run a bash script in `directory`; return its exit code and both of its streams as one.
+    """Run a bash script in `directory`; return its exit code and the text of both streams together.
 
     `hashclient` is this checkout's, and whatever the script leaves running ends with it.
     """

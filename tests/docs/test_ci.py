@@ -53,7 +53,7 @@ def action_steps() -> list[dict[str, Any]]:
 
 
 def component() -> tuple[str, str, dict[str, str]]:
-    """Return the component's header, its job for the inputs of the document, and these."""
+    """Return the component's header, its job for the inputs of the document, and the inputs."""
     header, job = COMPONENT.read_text().split("\n---\n")
     (block,) = marked_blocks(CI, "gitlab")
     (included,) = _load(block)["include"]

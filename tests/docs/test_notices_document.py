@@ -1,4 +1,4 @@
-"""The document of notices: its commands run as they stand, and its states are those there are."""
+"""The document of notices: its commands run as written, and its states are the real states."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ from tests.unit.test_prometheus import full
 pytestmark = pytest.mark.docs
 
 METRICS = "## Metrics"
-#: A page may have fewer words than this, examples not counted. The reference of keys has no limit.
+#: A page may have fewer words than this; the examples are not counted. The reference of keys has no
+#: limit.
 WORDS_OF_A_PAGE = 700
 REFERENCE = DOCS / "operations" / "configuration.md"
 #: The tables that the policy of an example needs.
@@ -261,7 +262,7 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = [re.findall(r"hashclient_\w+", rule["expr"]) for rule in group["rules"]]
     assert {name for names in used for name in names} <= set(described)
-    # A machine that has no metrics at all fires no other alert.
+    # A machine without any metrics fires only this alert.
     assert "absent(hashclient_build_info)" in {rule["expr"] for rule in group["rules"]}
     states = {s for rule in group["rules"] for s in re.findall(r'state="(\w+)"', rule["expr"])}
     assert states <= set(MatchState)

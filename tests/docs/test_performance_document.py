@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md: each says what it was measured at, and is renewed alone."""
+"""The figures of docs/performance.md: each names its commit, and is renewed alone."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_rows_of_one_scenario_are_renewed_and_others_stay_as_they_were_measured(
         in text
     )
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    # A commit without a remaining row is not named, and neither is a scenario that does not exist
-    # any more.
+    # A commit without a remaining row is not named, and a scenario that no longer exists is not
+    # named either.
     renew(page, monkeypatch, "ccccccc", 1, "lookup")
     assert "aaaaaaa" not in page.read_text()
     document.write_figures(page, 1, {}, ORDER[:2])

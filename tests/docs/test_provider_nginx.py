@@ -130,7 +130,7 @@ class Nginx:
         return call("--state-dir", self.directory / "state", *args)
 
     def init(self, *options: object) -> Run:
-        """Pin the provider behind nginx."""
+        """Pin the provider that nginx serves."""
         url = f"https://127.0.0.1:{self.port}"
         root = self.repository.root_file
         return self.call("init", url, "--root", root, "--ca", self.authority.ca, *options)

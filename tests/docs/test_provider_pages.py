@@ -1,4 +1,4 @@
-"""The pages below docs/provider: each tells a story, which runs as it stands, and is short."""
+"""The pages below docs/provider: each tells a story whose commands run as written, and is short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story of docs/provider.md runs as it stands: from an export to a match elsewhere."""
+"""The story of docs/provider.md runs as written: from an export to a match elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes for web applications run as they stand, on real servers."""
+"""The recipes for web applications run as they are written, on real servers."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.docs
 #: The beginning of a sentence, of a clause after `:` or `;`, of an item or of a docstring.
 BEGINS = r'(?:(?<=[.:;] )|(?<=""")|(?m:^ *(?:#:? )?(?:(?:[-*]|\d+\.) )?))'
 
-#: A pattern for a text that is hard to read, and the plain words for it. A blank in a pattern
-#: stands for any white space.
+#: A pattern for a text that is hard to read, and the plain words for it. A blank in a pattern means
+#: any white space.
 HARD = {
     r"(?<![-.])\banew\b(?!\()": "again",
     r"\bhears?\b": "is called with, records",

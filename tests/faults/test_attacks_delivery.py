@@ -1,7 +1,7 @@
 """Attacks from between a provider and us, or on our cache: one test each.
 
-Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
-stay unchanged, byte for byte, and scans still use the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong. The lists on disk
+do not change by a byte, and scans still use the old generation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Attacks by the content of signed files of a hostile provider: one test each.
 
-Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
-stay unchanged, byte for byte, and scans still use the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong. The lists on disk
+do not change by a byte, and scans still use the old generation.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
     simulator.files = dict(world.served[3])
     simulator.edit_index(lambda document: document.update(checksum="0123456789abcdef"))
     refused(client, ExitCode.UNVERIFIED, "do not add up")
-    # The unfinished build is not kept: the next generation starts again.
+    # The unfinished build is removed: the next generation is built from the start.
     assert not (client.settings.layout.lists / "baseline" / "staging.json").exists()
 
 

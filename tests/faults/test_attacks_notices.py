@@ -114,7 +114,7 @@ def states(client: Client) -> dict[str, State]:
 
 
 def refused(client: Client, code: ExitCode, message: str) -> FetchedNotices:
-    """Fetch; lists come all the same, what stood before stands, and the log has the refusal."""
+    """Fetch; lists come anyway, the earlier notices stay, and the log has the refusal."""
     before = found(client)
     assert client.fetch()[0].error is None
     (fetched,) = client.notices
@@ -361,7 +361,7 @@ def test_an_older_role_is_refused(client: Client, simulator: Simulator) -> None:
     say(simulator, msgspec.structs.replace(FIRST, id="second"))
     client.fetch()
     client.notices.clear()
-    # TUF prevents this: the snapshot names the version.
+    # TUF prevents this: the snapshot names the version of the notices.
     simulator.edit("snapshot", lambda s: s.meta.update({"notices.json": MetaFile(1)}))
     with pytest.raises(HashclientError, match=r"notices\.json version"):
         client.fetch()
@@ -477,7 +477,7 @@ def test_another_provider_s_notice_ends_none_of_this_one(
     assert by_name["second/first"] is State.CANCELLED
 
 
-# Malformed, too large, too many
+# Malformed, too large or too many notices
 
 
 @pytest.mark.parametrize(

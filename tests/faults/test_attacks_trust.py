@@ -1,7 +1,7 @@
 """Attacks by the metadata of a hostile provider, or by old metadata: one test each.
 
-Each attack ends in the right exit code and in a message that says what is wrong; the lists on disk
-stay unchanged, byte for byte, and scans still use the old generation.
+Each attack ends in the right exit code and in a message that says what is wrong. The lists on disk
+do not change by a byte, and scans still use the old generation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_the_honest_provider_is_followed(client: Client, world: Generations) -> 
     assert client.leftovers() == set()
 
 
-# Going back, and standing still
+# Older metadata, and metadata that never change
 
 
 def test_timestamp_rolled_back(client: Client, world: Generations) -> None:
@@ -64,7 +64,7 @@ def test_list_metadata_rolled_back(client: Client, simulator: Simulator) -> None
 
 
 def back(document: dict[str, Any]) -> None:
-    """Make the index of the second generation one of the first."""
+    """Make the index of the second generation an index of the first."""
     document["generation"] = 1
     document["segments"].pop()
     document["entries"] = 10
@@ -267,7 +267,7 @@ def test_signature_of_an_unknown_kind_beside_good_ones_is_no_harm(
 
 
 def twice(key: str, value: str) -> Callable[[bytes], bytes]:
-    """Return a change of a document: its first `key` stands there twice, with `value` first."""
+    """Return a change of a document: the first `key` is there twice, first with `value`."""
 
     def change(text: bytes) -> bytes:
         assert f'"{key}": '.encode() in text
@@ -320,7 +320,7 @@ def test_a_key_that_stands_twice_deep_in_metadata(
 def test_a_number_that_is_none_in_metadata(
     client: Client, simulator: Simulator, role: str, number: str
 ) -> None:
-    """Outside of what is signed, too."""
+    """The test also changes numbers outside of the signed part."""
     simulator.edit(role, text=lambda text: text[:-1] + f', "x": {number}}}'.encode())
     refused(client, ExitCode.UNVERIFIED, f"{role}.json: .*not finite")
 
@@ -628,7 +628,7 @@ def test_signed_hash_that_would_lead_elsewhere(
 def test_signed_sha512_that_would_lead_elsewhere(
     client: Client, simulator: Simulator, digest: str
 ) -> None:
-    """The digest is checked even if it is not the one in the file's address."""
+    """The digest is checked even if it differs from the digest in the file's address."""
 
     def change(signed: Any) -> None:
         signed.targets["lists/baseline/index.json"].hashes["sha512"] = digest

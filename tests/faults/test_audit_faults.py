@@ -82,7 +82,7 @@ for _ in range(4):
 
 @pytest.mark.slow
 def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) -> None:
-    """Lengths: nothing, part of a record, whole unsigned records, and the whole batch."""
+    """The lengths of the cut: nothing, part of a record, unsigned records, the whole batch."""
     lengths = [0, 300, 800, 10_000, 10, 500, 700, 0, 1]
     for number, length in enumerate(lengths):
         done = run(KILLED_WRITER, directory, 1 + number % 4, length)
@@ -220,7 +220,7 @@ def test_a_write_that_takes_less_than_all_goes_on(
 
 
 def test_a_new_log_is_on_the_disk_before_its_public_key_is(directory: Path) -> None:
-    """If key.pub exists, there was a log: so key.pub must not reach the disk first."""
+    """If key.pub exists, there was a log: so key.pub must not reach the disk before the log."""
     recorder = Recorder()
     with watched(recorder):
         AuditLog(directory, clock=lambda: START).append([match(1)])
@@ -310,7 +310,7 @@ def test_a_real_limit_is_survived(log: AuditLog, directory: Path, room: int) -> 
 
 @pytest.mark.parametrize("limit", [0, 50, 200])
 def test_no_room_for_a_new_log_is_survived(directory: Path, limit: int) -> None:
-    """0 and 50 bytes leave no room for the key, 200 bytes none for the genesis record."""
+    """With 0 and 50 bytes the key has no room, with 200 bytes the first record has none."""
     done = run(LIMITED_WRITER, directory, limit)
     assert (done.returncode, done.stderr) == (9, b"")
     with pytest.raises(StateError, match="no audit log yet"):

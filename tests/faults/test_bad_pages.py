@@ -108,7 +108,7 @@ def events(state: Path) -> list[str]:
 def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     state: Path, tmp_path: Path, first: bytes, code: int
 ) -> None:
-    """At once; what was found before is recorded, and the summary is written."""
+    """The scan ends at once; earlier outcomes are recorded, and the summary is written."""
     names = [write_tree(tmp_path / "1", {"f": first}), write_tree(tmp_path / "2", {"g": b""})]
     rest = [write_tree(tmp_path / f"r{n}", {"cut": b"x" * n, "f": b""}) for n in range(40)]
     result = hooked(
@@ -302,7 +302,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
 
 
 def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
-    """The files of an unfinished build may be the unreadable ones."""
+    """The unreadable files may be those of an unfinished build."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"
     manifest = client.manifest()

@@ -1,4 +1,4 @@
-"""The brake while scans and a watch run together and are killed: no action too many, none lost."""
+"""A scan and a watch are killed together: the brake allows no action too many, and loses none."""
 
 from __future__ import annotations
 

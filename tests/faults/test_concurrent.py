@@ -55,7 +55,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
             Client(tmp_path / "state", simulator, simulator.root).fetch()
         assert caught.value.exit_code is ExitCode.STATE
         assert "another hashclient is writing" in caught.value.message
-        # Readers do not wait for the lock; at this time there is nothing to read yet.
+        # Readers do not wait for the lock; at this time there is no list yet to read.
         assert run(tmp_path / "state", "scan", str(tmp_path))[0] == ExitCode.STATE
     finally:
         go_on.set()

@@ -1,8 +1,9 @@
-"""A fetch that is killed, or whose disk fails, at each of its changes of the disk, one by one.
+"""A fetch that is killed, or whose disk fails, at each of its changes of the disk in turn.
 
-A generation switch makes some hundred changes: files made, written, synced, renamed, removed. Each
-change is in turn the last one, or the one that fails. The list must then be the old generation or
-the new one, whole, and the next fetch must succeed and leave nothing behind.
+A generation switch makes some hundred changes: files made, written, synced, renamed, removed. In
+turn, each change is the last change before the kill, or the change that fails. The list must then
+be the whole old generation or the whole new one, and the next fetch must succeed and leave no other
+files.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.kit import edit_manifest
 from tests.kit.depth import changes, of_changes
 
 ALL = range(30)
-#: By generation: the listed entries. Generation 0 stands for no list at all.
+#: By generation: the listed entries. Generation 0 means that there is no list.
 LISTED: dict[int, set[int]] = {0: set(), 3: set(range(15)), 4: set(range(1, 20)) - {7}}
 MOST = 400
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ class Crashing:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_runs() -> Iterator[None]:
-    """Make a first fetch write several runs, so that there is something to merge and to resume."""
+    """Make a first fetch write several runs, so that there are runs to merge and to resume."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Room, "of", lambda _: Room(run_rows=5, merge_rows=7))
         patch.setattr(build, "DELTA_UNNOTED_S", 0.0)
@@ -125,7 +126,7 @@ def step(world: Crashing, tmp_path: Path, request: pytest.FixtureRequest) -> Ste
 
 
 def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
-    """The count is no accident: the important calls are among those that are seen."""
+    """The test proves something: the important calls are among the watched calls."""
     recorder = Recorder()
     client = step.client("recorded")
     with watched(recorder):
@@ -151,7 +152,7 @@ def test_every_file_of_a_list_is_on_the_disk_with_its_name_before_the_manifest(s
     switch = renames[-1]
     assert calls[switch - 1] == ("fsync", str(calls[switch][1]))
     assert calls[switch + 1] == ("fsync", str(folder))
-    # Runs are made durable together, under their names, and then these.
+    # Runs are synced together, under their names, and then their names are synced.
     runs = {("fsync", str(path)) for path in folder.iterdir() if path.name.startswith("run-")}
     assert runs and runs <= set(calls[:switch])
     last = max(n for n, call in enumerate(calls[:switch]) if call in runs)
@@ -197,8 +198,8 @@ def test_disk_fails_at_each_change(step: Step, code: int) -> None:
         except HashclientError as caught:
             error = caught
             failures += 1
-        # If there was no error, the failed call did not matter, for example the removal of an old
-        # run.
+        # If there was no error, the failed call was not important, for example the removal of an
+        # old run.
         if error is not None:
             assert isinstance(error, StateError | AuditError)
             assert os.strerror(code) in error.message and error.message.isprintable()
@@ -348,7 +349,7 @@ def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
     assert before == {p: p.read_bytes() for p in read_only.rglob("*") if p.is_file()}
 
 
-# The real command, killed by what it has asked for
+# The real command, killed by the signal that it has asked for
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ OPTIONS = (
     ("--no-inventory", "--jobs", "2"),
     ("--jobs", "2"),
 )
-#: Files, links by their targets, and the names that are exchanged; if there is no second name, the
-#: first name gets another name and its own again. `closed` is another directory.
+#: Files, links by their targets, and the names that are exchanged; without a second name, the first
+#: name is changed and changed back. `closed` is another directory.
 RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str]]] = {
     "two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d", "e")),
     "two files": ({"d/f": LISTED, "d/g": OTHER}, {}, ("d/f", "d/g")),
@@ -140,7 +140,7 @@ def test_of_names_that_are_exchanged_none_stands_for_another(
 
 @contextlib.contextmanager
 def mounted(source: Path, place: Path) -> Iterator[None]:
-    """Mount a file or directory on another one."""
+    """Mount a file or directory on another place while the block runs."""
     if subprocess.run(["mount", "--bind", source, place], check=False).returncode != 0:
         pytest.skip("nothing can be mounted here")
     try:

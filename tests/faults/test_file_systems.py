@@ -108,7 +108,7 @@ def test_a_disk_that_calls_a_file_something_else_hides_nothing(
 
 @needs_mounts
 def test_a_folder_that_is_called_a_file_is_not_passed_over(state: Path, tmp_path: Path) -> None:
-    """The folder is alone, so that nothing else decides: its content is not clean either."""
+    """The folder is alone, so that no other file decides: its content is not clean either."""
     source = write_tree(tmp_path / "source", {"d/c": LISTED, "beside": BENIGN})
     image = ext4(tmp_path / "image", source, {"d": (FOLDER, REGULAR)})
     with mounted("-o", "loop,ro", image, tmp_path / "m") as tree:
@@ -181,7 +181,7 @@ def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_
 
 
 def settle() -> None:
-    """Wait until what was written is older than what comes."""
+    """Wait until the written files are older than the next files."""
     time.sleep(0.02)
 
 

@@ -63,7 +63,7 @@ def test_a_header_that_is_cut_or_changed_anywhere_is_never_more_than_refused() -
 
 @pytest.mark.slow
 def test_a_footer_that_contradicts_itself_is_never_more_than_refused() -> None:
-    """A wrong footer may be dangerous: pyarrow ends the process when asked about such a column."""
+    """A wrong footer may be dangerous: pyarrow ends the process when asked about some columns."""
     row = {"entry_id": "e-1", "md5": bytes(16), "category": "a"}
     data = encode_segment(pa.Table.from_pylist([row], add_schema()))
     assert hostile_segments.decode(data, "add", 1) is None

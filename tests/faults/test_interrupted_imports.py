@@ -18,8 +18,8 @@ from hashclient.core.errors import ExitCode
 from tests.kit import Run, Site, csv_of, environment
 from tests.kit.depth import count_of
 
-#: Runs the real command, and sends a signal to it at one of the moments when it opens, renames or
-#: removes a file, imports a module or connects: moments are counted once its handlers exist.
+#: Runs the real command, and sends it a signal when it opens, renames or removes a file, imports a
+#: module or connects. The moments are counted once its handlers exist.
 INTERRUPTED = """
 import os, sys
 number, moment = int(sys.argv.pop(1)), int(sys.argv.pop(1))

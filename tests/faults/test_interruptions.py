@@ -68,7 +68,7 @@ RUNS = ("hashclient/scan/run/pipeline.py", "hashclient/cli/run.py")
 
 
 class Interruption:
-    """Sends SIGINT when, of the watched lines, those with these numbers are run.
+    """Sends SIGINT when the watched lines with these numbers are run.
 
     These are the lines from the beginning of the walk on.
     """
@@ -84,7 +84,7 @@ class Interruption:
         self.functions = functions
         self.begun = False
         self.lines = 0
-        #: A tool that traces the tests, such as coverage, goes on afterwards.
+        #: A tool that traces the tests, for example coverage, goes on afterwards.
         self._before = sys.gettrace()
 
     def __enter__(self) -> Interruption:

@@ -34,7 +34,7 @@ DATA = b"benign"
 
 
 def publish_at_once(repo: Repository, contents: dict[str, bytes]) -> None:
-    """Publish new lists with one signature of the targets; one by one, this takes a minute."""
+    """Publish new lists with one signature of the targets; single publications take a minute."""
     with repo.changing():
         roles = repo.load()
         for name, content in contents.items():

@@ -1,7 +1,7 @@
 """Attacks by a hostile or broken network on the real `hashclient fetch`, one test each.
 
-Each command ends with the right exit code and says what is wrong; the earlier lists stay, byte for
-byte, and can be used; no secret is in its output or files.
+Each command ends with the right exit code and says what is wrong. The earlier lists do not change
+by a byte and can be used; no secret is in its output or files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fetched(
     with HostileSite(tmp_path_factory.mktemp("site"), authority) as site:
         token = site.secret_file(next(iter(site.secrets)))
         assert site.run(*site.init_arguments("--token-file", token)).code == 0
-        # Quick to give up, patient enough for a machine that is busy.
+        # The client gives up soon, but not too soon for a machine that is busy.
         site.settle(timeout_s=5.0, attempts=2)
         assert site.run("fetch").code == 0
         yield site

@@ -155,7 +155,7 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
     room = scene.state.path / "quarantine"
     assert item_ids(room) == ([match_id] if act == "resume" else [])
     with Matches(scene.state.path) as matches:
-        # A link is no file: what was sealed is gone from there, and that is said.
+        # The new file is no link: the sealed file is gone from the place, and the message says so.
         assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
 
 
@@ -320,7 +320,7 @@ def test_names_that_somebody_has_planted_lead_nowhere(
     planted = scene.directory / name.format(match_id)
 
     def plant() -> None:
-        if kind == "hard link":  # not every system keeps a user from making one
+        if kind == "hard link":  # some systems do not let a user make a hard link
             os.link(scene.victim.path, planted)
             scene.victim.look()
         else:

@@ -1,7 +1,7 @@
 """Races against the owner of a tree, who exchanges a directory with a link while root acts there.
 
-`test_other_users` has the same at the instant that matters; here nobody knows the instant, and
-there are many rounds.
+`test_other_users` tests the same at the known instant; here the instant is not known, and there are
+many rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.kit.scene import LISTED, Scene
 
 pytestmark = needs_root
 
-#: The rounds of a race in a quick run, and in a full one; and how many files there are at a time.
+#: The rounds of a race in a quick run, and in a full run; and the files of each round.
 FEW, MANY, BATCH = 4, 200, 20
 
 rounds_of_a_race = pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, put: str) 
 @rounds_of_a_race
 @pytest.mark.parametrize("put", ["link", "directory"])
 def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
-    """The attacker's files have other content by then: the listed one is only elsewhere."""
+    """The attacker's files have other content by then: only the listed file has the content."""
     scene = Scene(ground, tmp_path)
     scene.lay_traps(rounds, put)
     scene.fill(rounds)
@@ -107,7 +107,7 @@ def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) 
 @rounds_of_a_race
 @pytest.mark.parametrize("named", [False, True])
 def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> None:
-    """The victim's directory has no file with this name, but it might get one."""
+    """The victim's directory has no file with this name, but might get a file."""
     scene = Scene(ground, tmp_path, tombstone="gone")
 
     def act(match_id: str) -> None:

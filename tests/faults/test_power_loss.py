@@ -1,4 +1,4 @@
-"""A power loss: data that were not synced may be lost, and no later step needs them.
+"""A power loss: data that were not synced may be lost, and no later step needs these data.
 
 No machine is switched off. The tests record each change of the disk, and at each important moment
 they find out what a disk that honours syncs could still lose.
@@ -28,7 +28,7 @@ from hashclient.system.layout import MANIFEST_NAME, RESTORED_NAME
 from hashclient.trust.tuf import Trust
 from tests.attack_world import Generations
 
-#: A lock is made again by whoever needs it. SQLite syncs its database by itself, unseen.
+#: A program that needs a lock makes its file again. SQLite syncs its database by itself, unseen.
 UNIMPORTANT = ("lock", "matches.db")
 
 
@@ -43,7 +43,7 @@ class Moment:
         self.lingering: list[set[str]] = []
 
     def __call__(self, name: str, argument: object) -> None:
-        """Look, if this is the chosen change."""
+        """Look at the disk if this is the chosen change."""
         path = str(argument)
         if isinstance(argument, int):
             path = str(Path(f"/proc/self/fd/{argument}").readlink())
@@ -53,16 +53,16 @@ class Moment:
         self.disk(name, argument)
 
     def now(self) -> set[str]:
-        """Return what is volatile, but for what does not matter."""
+        """Return the volatile paths, except for unimportant files."""
         return {p for p in self.disk.volatile() if not p.endswith(UNIMPORTANT)}
 
     def back(self) -> set[str]:
-        """Return what may come back, but for temporary files, which are swept."""
+        """Return the paths that may come back, except for temporary files."""
         return {p for p in self.disk.lingering() if "/.tmp-" not in p}
 
 
 def is_manifest(name: str, path: str) -> bool:
-    """Return whether this is the switch to another generation."""
+    """Return whether this change makes another generation current."""
     if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
         return False
     data = Path(path).read_bytes()
@@ -94,12 +94,12 @@ def test_a_generation_is_switched_to_and_logged_once_it_is_on_the_disk(
     with watched(act):
         client.fetch()
     state = client.settings.state_dir.relative_to(tmp_path).as_posix()
-    # Only the metadata of the list's own role may wait: the files that it signs were verified, and
+    # Only the metadata of the list's own role may wait. The files that it signs were verified, and
     # the snapshot, which is on the disk, says which version may come next.
     late = f"{state}/trust/main/metadata/"
     (before,) = switch.volatile
     assert {p for p in before if not p.startswith((late + "baseline", f"{state}/lists/"))} == set()
-    # The manifest does not name runs that were merged meanwhile: these are removed afterwards.
+    # The manifest does not name runs that were merged: the merged runs are removed afterwards.
     (manifest,) = (
         p
         for p in before
@@ -206,7 +206,7 @@ def test_a_sealed_copy_is_on_the_disk_before_the_file_goes(
 
 
 def test_an_act_that_goes_on_syncs_the_place_where_nothing_is_left(tmp_path: Path) -> None:
-    """The file was moved aside, and its name taken again: the unlinked name does not come back."""
+    """The file was moved aside, and its name was used again: the old name does not come back."""
     ward, file, match = taken_scene(tmp_path)
 
     def stop(name: str, argument: object) -> None:

@@ -1,6 +1,6 @@
 """When the inventory may believe a file: changes without a new time, media that look alike.
 
-The file systems are real, so only root can run this. Times are real, days are set.
+The file systems are real, so only root can run this test. Times are real, days are set.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def times(path: Path) -> tuple[int, int, int]:
 def codes_of_days(
     state: Path, tree: Path, set_day: Callable[[int], None], first: int
 ) -> list[int | None]:
-    """Scan each day until whatever is believed has been read again; return the exit codes."""
+    """Scan each day until all believed files have been read again; return the exit codes."""
     codes: list[int | None] = []
     for day in range(first, first + DAYS + 1):
         set_day(day)
@@ -169,7 +169,7 @@ def test_a_file_that_is_open_for_writing_is_not_remembered(
 def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease is over by then: what is stored later has a time of its own."""
+    """The lease is over by then: a later record has another time."""
     maps: list[Map] = []
 
     read = os.readv
@@ -327,7 +327,7 @@ def test_a_map_through_overlay_proves_nothing(
 
 
 def as_nobody(work: Callable[[], object]) -> object:
-    """Do something in a process of another account, without any capability; return what it gave."""
+    """Call a function in a process of another account, without capabilities; return its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -472,7 +472,7 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 
 
 def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> None:
-    """This is so on a built-in disk, too, whichever snapshot takes the place of which."""
+    """This holds for a built-in disk, too, whichever snapshot replaces the other."""
     with disk(tmp_path, "btrfs") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
@@ -505,7 +505,8 @@ def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
         for _ in range(20):  # until both subvolumes have changed within one tick of the clock
             for path, content in contents.items():
                 (path / "f").unlink(missing_ok=True)
-                # Not by `open`: it asks for the status, and a change after that gets a finer time.
+                # The test does not use `open`, which asks for the status: a later change would get
+                # a finer time.
                 fd = os.open(path / "f", os.O_WRONLY | os.O_CREAT)
                 os.write(fd, content)
                 os.utime(fd, ns=(0, 0))

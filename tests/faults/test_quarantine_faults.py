@@ -1,4 +1,4 @@
-"""The quarantine killed, failed and raced at each of its changes of the disk, one by one.
+"""The quarantine is killed, fails and is raced at each of its changes of the disk.
 
 In each case, the file is in its place or its sealed copy is complete, and messages about it are
 true. The next command finishes the work, and no file of another user is lost.
@@ -66,7 +66,7 @@ class Scene:
         )
 
     def is_sealed(self) -> bool:
-        """Return whether there is a sealed copy under the id; it is complete then."""
+        """Return whether there is a sealed copy with the id; if so, the copy is complete."""
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT
@@ -74,7 +74,7 @@ class Scene:
         return True
 
     def check_safe(self) -> None:
-        """Check that no content is lost, whatever has happened."""
+        """Check that no content is lost, whatever the test has done."""
         sealed = self.is_sealed()
         assert self.is_in_place() or sealed
         if sealed and self.ward.item(self.match).stage is Stage.REMOVED:
@@ -116,14 +116,14 @@ def fast() -> Iterator[Path]:
 
 
 def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
-    """The count is no accident: the important calls are among those that are seen."""
+    """The test proves something: the important calls are among the watched calls."""
     scene = Scene(tmp_path, tombstone="gone")
     recorder = Recorder()
     with watched(recorder):
         scene.ward.take(scene.match)
     names = [name for name, _ in recorder.calls]
     assert {"mkdir", "create", "write", "fsync", "rename", "unlink", "replace"} <= set(names)
-    assert names.count("rename") == 3  # the folder, the file aside, the tombstone
+    assert names.count("rename") == 3  # the folder, the file that is moved aside, the tombstone
     assert 20 < len(names) < MOST
     scene.check_taken("file.bin")
     # The sealed copy and its folders are on the disk before the file goes.
@@ -212,7 +212,7 @@ def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
             assert taken.sealed == scene.is_sealed()
             assert taken.taken or scene.file.read_bytes() == CONTENT
             assert taken.taken == (not scene.ward.get(scene.match).in_place)
-        # A tombstone that could not be left, for example, is not left later.
+        # For example, a tombstone that could not be written is not written later.
         assert scene.ward.take(scene.match).taken
         scene.check_taken(*(["file.bin"] if scene.file.exists() else []))
         if not fail.fired:
@@ -262,7 +262,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         def act(_name: str, _argument: object, scene: Scene = scene) -> None:
             nonlocal left, swapped
             left -= 1
-            # Once the file is aside there is nothing to swap any more.
+            # Once the file is moved aside, there is no file to exchange any more.
             if left == 0 and scene.file.exists() and not scene.private.exists():
                 swapped = True
                 swap(scene)
@@ -280,7 +280,7 @@ def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], 
         )
         assert not scene.private.exists()
         if swapped and swap not in {swap_directory, remove}:
-            # Only the sealed file may be missing at the place to which it was moved.
+            # Only the sealed file may be missing at its new place.
             assert taken.attention
             assert not taken.taken
         assert taken.taken <= scene.is_sealed()
@@ -354,7 +354,7 @@ def test_another_disk_in_the_place_of_the_one_with_the_file_settles_nothing(
 
 @root_only
 def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path) -> None:
-    """For each name in the directory, the kernel says that no such file exists."""
+    """For each name in the directory, the kernel says that there is no file with this name."""
     scene = Scene(tmp_path)
     image = disks.make_image(tmp_path / "image", "ext4", *disks.Vault.OPTIONS)
     with disks.mounted("-o", "loop", image, tmp_path / "disk") as disk:
@@ -374,7 +374,7 @@ def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])
 def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
-    """A file system may then say anything; and without /proc, no file can be opened."""
+    """A file system may then give any error; and without /proc, no file can be opened."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
     real_open = os.open
@@ -687,7 +687,7 @@ def test_a_kill_while_anothers_file_is_aside_gives_it_back(tmp_path: Path) -> No
     scene = Scene(tmp_path)
     fail_removal(scene)
     scene.file.rename(scene.share / "moved")
-    scene.private.write_bytes(INNOCENT)  # what was swapped in, moved aside when the kill came
+    scene.private.write_bytes(INNOCENT)  # the exchanged file, which was moved aside at the kill
     assert "something else is at" in scene.ward.verify()[scene.match.id].detail
     taken = scene.ward.take(scene.match)
     assert taken.taken and taken.attention
@@ -1066,7 +1066,7 @@ def test_an_item_is_destroyed_only_after_it_is_logged(
 
 @contextlib.contextmanager
 def mounted(path: Path, *options: str) -> Iterator[Path]:
-    """Mount a file system on `path`, which is made; skip the test if that is not allowed."""
+    """Mount a file system on `path`, which is made; skip the test if mounts are not allowed."""
     path.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *options, path], capture_output=True, check=False)
     if done.returncode != 0:
@@ -1156,6 +1156,6 @@ def test_an_immutable_file_stays_and_is_sealed(tmp_path: Path) -> None:
     assert taken.detail == (
         "sealed, but still in place: the file is immutable (`chattr -i` makes it mutable)"
     )
-    # `chattr` has changed the file's own times, not what it is.
+    # `chattr` has changed the file's own times, not its content.
     assert scene.ward.take(scene.match).detail == "quarantined"
     scene.check_taken()

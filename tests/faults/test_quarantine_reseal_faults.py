@@ -1,7 +1,7 @@
-"""Sealing again, and taking files away, ended at each of their changes of the disk, one by one.
+"""Sealing and isolating, each ended at each of its changes of the disk in turn.
 
-The item is sealed to the old recipients or to the new ones, complete, with the document that
-belongs to it; and `quarantine add --all` finishes a killed act, without a scan.
+The item is sealed to the old recipients or to the new ones. It is complete, with its own document;
+and `quarantine add --all` finishes a killed act, without a scan.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scene:
             )
 
     def openers(self) -> list[str]:
-        """Return whose keys open what is kept."""
+        """Return the officers whose keys open the sealed files."""
         found = []
         for name, key in (("old", self.ward.key), ("new", self.key)):
             opened = bytearray()

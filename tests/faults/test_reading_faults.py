@@ -1,6 +1,6 @@
 """Files that cannot be read to their end, and false sizes: real FUSE, sysfs, a rotten block.
 
-A file that was not read to its end is unread; sizes that cannot be relied on are not used.
+A file that was not read to its end is unread; unreliable sizes are not used.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_a_file_that_ends_before_its_size_is_unread(state: Path, tmp_path: Path)
 
 @needs_fuse
 def test_a_file_that_goes_on_beyond_its_size_is_unread(state: Path, tmp_path: Path) -> None:
-    """Its first bytes are those of an entry of exactly that size; one read may give only these."""
+    """Its first bytes are those of an entry of that size; a read may give only these bytes."""
     sizes = (None, 102_400, 65_536, 1000)
     files = {str(gives): File(LONG, claims=102_400, gives=gives) for gives in sizes}
     with fuse(tmp_path / "m", files) as tree:
@@ -195,7 +195,7 @@ def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) 
     claims = (0, 1, 5, 7, 4096, 1 << 20)
     files = {f"f{n}": File(b"listed", claims=n) for n in claims}
     files |= {f"g{n}": File(b"benign", claims=n) for n in claims}
-    # The file is not treated as a hole either, whatever it claims.
+    # The file is not treated as a hole either, whatever size it claims.
     files["f-hole"] = File(b"listed", claims=1 << 40, blocks=0)
     with fuse(tmp_path / "m", files, STRANGER) as tree:
         for result in (scan(sized, tree), scan(sized, *(tree / name for name in files))):

@@ -53,7 +53,7 @@ MOST = 300
 
 @pytest.fixture
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Desk, ReportingService]]:
-    """A desk and a service, for which it waits as long as the parameter says: else for long."""
+    """A desk and a service that it waits for, as long as the parameter says; else for long."""
     timeout_s = getattr(request, "param", 60.0)
     with fast_directory() as directory, desk_and_service(directory, timeout_s=timeout_s) as made:
         yield made
@@ -239,7 +239,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
                 desk.send_due()
 
         status = in_child(work)
-        # A reader of the directory sees no package, or a whole one.
+        # A reader of the directory sees no package, or a whole package.
         shown = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
         for path in shown:
             assert verify_package(path).evidence == 1

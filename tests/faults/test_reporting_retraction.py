@@ -58,7 +58,7 @@ def acknowledged(desk: Desk, match: Match) -> Report:
 
 
 def kept(desk: Desk, match: Match) -> bool:
-    """Return whether what is in quarantine stays there."""
+    """Return whether the sealed content of a match stays in quarantine."""
     due = desk.due(match)
     purged = desk.purge(match)
     assert (due.is_due, due.why, purged.done) == (False, KEPT, False)
@@ -124,7 +124,7 @@ def test_of_two_reports_that_name_a_file_the_other_one_stands(
     desk.acknowledge(other)
     desk.wait(days=1)
     desk.retract(acknowledged)
-    # The time counts from the acknowledgement that stands.
+    # The time counts from the acknowledgement that is in force.
     assert desk.get(match).state is MatchState.ACKNOWLEDGED
     due = desk.due(match)
     assert not due.is_due and due.at is not None and (due.at - desk.now()).days == 29
@@ -265,7 +265,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
         report = desk.outbox.get(acknowledged.id)
         due, state = desk.due(match).is_due, desk.get(match).state
         seen.add((report.state, report.is_retracting, state))
-        # Either nothing was done yet, or no item is due.
+        # Either no item was reopened yet, or no item is due.
         begun = "matches-reopened" in desk.events() and state is not MatchState.ACKNOWLEDGED
         assert due == (not begun)
         if report.retraction is not None:
@@ -427,7 +427,7 @@ def test_a_service_that_has_finished_a_report_keeps_it_acknowledged() -> None:
 
 
 def test_a_kill_when_a_report_turns_out_to_be_finished() -> None:
-    """The retraction is not possible any more, and is not tried again."""
+    """The report can no longer be retracted, and the command does not try it again."""
     with fast_directory() as directory, desk_and_service(directory) as (desk, service):
         match = desk.find("b", B)
         report = desk.prepare(match, to="hotline")

@@ -1,4 +1,4 @@
-"""Scans under bad conditions: no outcome is lost, no scan blocks, no file is left behind."""
+"""Scans under bad conditions: they lose no outcome, do not block, and leave no file behind."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
         assert process.stdout is not None
         first = process.stdout.readline()
         wait_until(lambda: bool(workers_reading(process.pid, "endless")), process.pid)
-        # A terminal does this: all processes of the group get the signal.
+        # A terminal does the same: all processes of the group get the signal.
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)
     result = checked(Run(process.returncode, first + out, err))

@@ -26,7 +26,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
-    """Ask for entries one by one; note those that were answered as found, and count them."""
+    """Ask for each entry on its own; note the entries that were answered as found; count them."""
     before = len(answered)
     for name in names:
         with contextlib.suppress(OSError):
@@ -145,7 +145,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
     small = instream(zip_of({"x": ENTRIES["e-1"]}))
     found = b"stream: Hashclient.base.e-1 FOUND\0"
     with serving(state, tmp_path / "run", "--jobs", 1, preexec_fn=small_files) as daemon:
-        for _ in range(2):  # the first stream's room is given back
+        for _ in range(2):  # the room of the first stream is given back
             (answer,) = daemon.ask(instream(big)).split(b"\0")[:-1]
             assert answer == b"stream: Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"
             assert daemon.ask(small) == found
@@ -157,7 +157,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
 def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     state: Path, tmp_path: Path
 ) -> None:
-    # In place of the record of matches there is something that cannot be written.
+    # The record of matches is replaced by a directory, so nothing can be written to it.
     (state / "matches.db").mkdir()
     with serving(state, tmp_path / "run", "--metrics", "127.0.0.1:0") as daemon:
         for _ in range(2):

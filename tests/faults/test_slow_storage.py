@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 LISTED = b"listed"
 DELAY_S = 0.005
-#: Files of the tree, and a directory for so many.
+#: Files of the tree, and a directory for each of so many files.
 COUNT, OF_ONE = 120, 12
 
 

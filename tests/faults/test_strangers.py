@@ -59,12 +59,12 @@ _urandom = os.urandom
 
 
 def guessable(count: int) -> bytes:
-    """Zeros for the names of temporary files, which are made of eight bytes."""
+    """Return zeros for the names of temporary files, which are made of eight bytes."""
     return bytes(count) if count == 8 else _urandom(count)
 
 
 def until_seen(is_so: Callable[[], bool]) -> None:
-    """Wait until an attack is under way, as a look at what it changes shows."""
+    """Wait until an attack is under way: the test looks at the files that the attack changes."""
     until = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < until, "the attack does not succeed"
@@ -73,7 +73,7 @@ def until_seen(is_so: Callable[[], bool]) -> None:
 @pytest.mark.slow
 @rounds
 def test_a_draft_that_another_user_exchanges_is_never_signed(ground: Path, rounds: int) -> None:
-    """A signature is of the draft that was shown, or there is none."""
+    """The signature is of the draft that was shown, or there is no signature."""
     home, theirs = ground / "home", ground / "theirs"
     home.mkdir(mode=0o700)
     theirs.mkdir()
@@ -178,7 +178,7 @@ def test_an_output_is_never_written_through_a_link_that_is_exchanged(
     assert codes <= {0, 2, 8, 10}
 
 
-# Packages and drafts, which are made in directories of others
+# Packages and drafts, which are made in directories of other users
 
 
 def their_link(path: Path, target: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
 def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
     ground: Path, kind: str, rounds: int
 ) -> None:
-    """The bundle is exchanged with another valid one, or a link to a secret file of root."""
+    """The bundle is exchanged with another valid bundle, or with a link to a secret file."""
     (ground / "home").mkdir(mode=0o700)
     secret = b"a line of root's that nobody may see"
     victim = Victim(ground / "closed" / "metadata" / "timestamp.json", secret)
@@ -357,7 +357,7 @@ def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> No
 def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_else(
     ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    """Under its name, or its temporary one, there is a link; the package is away, or is a link."""
+    """Its name, or its temporary name, is a link; the package is missing, or is a link."""
     desk = Desk(ground / "desk")
     victim = Victim(ground / "closed" / "file", b"root's")
     give_tree(desk.out, {})
@@ -397,7 +397,7 @@ def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_
 def test_a_pipe_of_another_user_as_an_input_is_not_waited_for(
     ground: Path, words: tuple[str, ...], code: int
 ) -> None:
-    """This is so even if the pipe takes the place of a file that root has named."""
+    """The same holds if the pipe replaces a file that root has named."""
     scene = Outputs(ground)
     assert scene.state.scan(scene.state.tree).code == 10
     attack_once(make_fifo(scene.theirs / "pipe"))

@@ -1,4 +1,4 @@
-"""Shares that are not mounted: an empty mount point is unread, and not clean.
+"""Shares that are not mounted: an empty mount point is unread, not clean.
 
 Real mounts, which only root can make; each ends with its test.
 """
@@ -159,7 +159,7 @@ def test_an_empty_directory_on_the_right_file_system_is_as_ever(state: Path, srv
 
 
 def test_another_file_system_in_its_place(state: Path, srv: Path) -> None:
-    """An empty file system may be a mistake; one with files takes the place of the old one."""
+    """An empty file system may be a mistake; a file system with files replaces the old one."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}, "one"):
         assert scan(state, srv).code == 0

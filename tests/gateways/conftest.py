@@ -11,6 +11,6 @@ from tests.gateways.door import Door, door
 
 @pytest.fixture(scope="module")
 def gate() -> Iterator[Door]:
-    """One door for all tests of a program."""
+    """Return one door that all tests of a program use."""
     with door() as made:
         yield made

@@ -1,8 +1,8 @@
-"""A place where one program asks, and daemons that stand there in turn.
+"""A socket where a program asks, and daemons that answer there in turn.
 
-The program is started once and asks at a path. The place is a link to the socket of the daemon that
-the test wants: with good lists or with stale ones, under each rule for inputs without a verdict.
-Nobody may stand there, too.
+The program is started once and asks at a path. The socket's name is a link to the socket of the
+daemon that the test wants: a daemon with good or stale lists, under each rule for inputs without a
+verdict. There may be no daemon at all, too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Door:
         new.replace(self.socket)
 
     def close(self) -> None:
-        """Let nobody stand here."""
+        """Let no daemon answer here."""
         self.socket.unlink(missing_ok=True)
 
     def _state(self, *, stale: bool) -> Path:

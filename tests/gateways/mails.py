@@ -66,6 +66,6 @@ def check_stale_lists(gate: Door, port: int, rule: str) -> None:
 
 
 def check_nobody_there(gate: Door, port: int) -> None:
-    """Send a mail while there is no daemon."""
+    """Send a mail while no daemon runs."""
     gate.close()
     assert sent(port, MAILS["clean"]) == "put off"

@@ -20,7 +20,7 @@ TIMEOUT_S = 60
 
 
 def asked(path: str, mail: bytes) -> str:
-    """Show a mail to the filter at the socket `path`; return what becomes of the mail.
+    """Show a mail to the filter at the socket `path`; return the filter's verdict on the mail.
 
     `held` is a mail that the mail server has to keep for an operator.
     """

@@ -1,8 +1,7 @@
 """Inputs for the gateways: files and mails of each kind that a gateway can meet.
 
 `FILES` are for programs that ask about files, `MAILS` for programs that ask about mail. A door is
- set up with `CONFIGURATION` and `OPTIONS`, so that
-what is over a limit stays small.
+configured with `CONFIGURATION` and `OPTIONS`, so that files over a limit are still small.
 """
 
 from __future__ import annotations
@@ -41,7 +40,8 @@ FILES = {
     "long": _NOISE,
 }
 
-#: In mail, all of these are attachments; `mail` is a forwarded mail with an attachment of its own.
+#: In mail, all of these files are attachments; `mail` is a forwarded mail with an attachment of its
+#: own.
 MAILS = {
     "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
     "match": bytes(mail_of({"a.bin": LISTED})),
@@ -57,7 +57,7 @@ FOUND = ("match", "archive", "whole", "mail")
 FOUND_FILES = (*FOUND, "film", "picture")
 WITHOUT_VERDICT = ("unread", "over")
 
-#: A part that is no attachment by its header, and has bytes of no known kind.
+#: A part whose header does not call it an attachment, with bytes of no known kind.
 INLINE = (
     b"From: sender@example.org\nTo: receiver@example.org\nSubject: benign\n"
     b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"

@@ -1,7 +1,7 @@
 """Programs that ask: found, set up by the recipes of the document, started and ended again.
 
 A recipe is used unchanged; only paths, ports and users are replaced, each of which must occur. A
-program runs in a session of its own, and what is left of that is killed in the end.
+program runs in its own session; the processes that remain there are killed at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.kit import wait_until
 
 DOCUMENT = DOCS / "daemon.md"
 SOCKET = "/run/hashclient/clamd.sock"
-#: Directories of programs for root, which are not in everybody's path.
+#: Directories of programs for root, which are not in the path of all users.
 _SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
 TIMEOUT_S = 60
 
@@ -36,7 +36,7 @@ def program(name: str) -> str | None:
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Return a mark that skips tests if one of these programs is missing."""
+    """Return a mark that skips tests if a named program is missing."""
     missing = [name for name in names if program(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {' '.join(missing)}")
 

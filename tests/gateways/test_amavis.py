@@ -1,4 +1,4 @@
-"""amavis asks about the directory into which it has taken a mail apart."""
+"""amavis asks about the directory into which it has unpacked a mail."""
 
 from __future__ import annotations
 

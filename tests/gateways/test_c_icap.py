@@ -1,4 +1,4 @@
-"""c-icap asks for a proxy, which hands it what others download."""
+"""c-icap asks for a proxy, which sends the downloads of its users to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def port(gate: Door) -> Iterator[int]:
 
 
 def asked(gate: Door, port: int, data: bytes) -> str:
-    """Return what becomes of a download: `passes`, `blocked` with a page, or `an error`."""
+    """Return the result of a download: `passes`, `blocked` with a page, or `an error`."""
     path, out = gate.directory / "object", gate.directory / "out"
     path.write_bytes(data)
     out.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def test_files(gate: Door, port: int, rule: str) -> None:
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "blocked"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "passes",  # a limit for streams, and this is a file
+        "long": "passes",  # the limit is for streams only, and this is a file
     }
 
 

@@ -1,4 +1,4 @@
-"""clamav-milter asks for a mail server, which is a plain client here."""
+"""clamav-milter asks for a mail server, which is a simple client here."""
 
 from __future__ import annotations
 

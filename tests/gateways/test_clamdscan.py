@@ -29,7 +29,7 @@ MODES = [
 
 
 def asked(socket: object, directory: Path, mode: str, *paths: Path) -> tuple[int, str]:
-    """Run the recipe with another mode; return its exit code and what it prints."""
+    """Run the recipe with another mode; return its exit code and its output."""
     configuration = directory / "clamd.conf"
     places = {SOCKET: socket, "/tmp/clamd.conf": configuration, "FILE...": '"$@"'}
     script = recipe("recipe-clamdscan", {**places, "--fdpass": f"--no-summary {mode}"})

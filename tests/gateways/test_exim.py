@@ -1,4 +1,4 @@
-"""Exim asks about the file in which it keeps a mail, before it takes the mail."""
+"""Exim asks about the file in which it stores a mail, before it accepts the mail."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_stale_lists(gate: Door, port: int, rule: str) -> None:
 
 
 def test_a_mail_that_looks_like_two(gate: Door, port: int) -> None:
-    """Exim keeps the mail as a mailbox, without a mark before such a line."""
+    """Exim stores the mail as a mailbox, and does not mark a line that begins like a new mail."""
     gate.open()
     assert sent(port, SPLIT) == "refused"
 

@@ -53,7 +53,7 @@ pytestmark = [
 
 
 def asked(gate: Door, way: str, tree: Path, *names: str) -> Any:
-    """Ask about files by `path` or by `stream`; return what is said, by the name of the file."""
+    """Ask about files by `path` or by `stream`; return the answers by the name of the file."""
     script = SCRIPT % recipe("recipe-node", {SOCKET: gate.socket})
     paths = [tree / name for name in names]
     code, told = output_of("env", f"NODE_PATH={MODULES}", "node", "-e", script, way, *paths)

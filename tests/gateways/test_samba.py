@@ -72,7 +72,7 @@ def port(gate: Door) -> Iterator[int]:
 
 
 def got(gate: Door, port: int, data: bytes) -> str:
-    """Return what becomes of a file that somebody reads: `passes`, `denied`, or `taken` away."""
+    """Return the result of reading a file: `passes`, `denied`, or `taken` away."""
     share, out = gate.directory / "share", gate.directory / "out"
     write_tree(share, {"sub/file": data})
     out.unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def test_it_asks_about_large_files(gate: Door, port: int) -> None:
 
 
 def test_it_asks_again_about_a_file_that_was_written(gate: Door, port: int) -> None:
-    """For ten seconds Samba remembers the answer about a file, whatever is written to the file."""
+    """Samba remembers the answer about a file for ten seconds, even if the file is written to."""
     gate.open()
     other = write_tree(gate.directory / "other", {"listed": LISTED}) / "listed"
     write_tree(gate.directory / "share", {"sub/again": b"a benign dummy"})

@@ -1,4 +1,4 @@
-"""squid has c-icap look at what is downloaded and uploaded through it."""
+"""squid lets c-icap check all downloads and uploads."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_files(gate: Door, port: int, origin: Origin, way: str, rule: str) -> No
         "clean": "passes",
         **dict.fromkeys(FOUND_FILES, "blocked"),
         **dict.fromkeys(WITHOUT_VERDICT, unknown),
-        "long": "passes",  # a limit for streams, and this is a file
+        "long": "passes",  # the limit is for streams only, and this is a file
     }
 
 
@@ -172,7 +172,7 @@ def form(data: bytes) -> tuple[bytes, str]:
 
 
 def test_a_form_is_looked_into(gate: Door, port: int, origin: Origin) -> None:
-    """c-icap hands over what was sent as one file, which has the parts."""
+    """c-icap sends the whole upload as one file, which has the parts."""
     gate.open()
     for what, made in (("clean", "passes"), ("match", "blocked"), ("archive", "blocked")):
         body, kind = form(FILES[what])

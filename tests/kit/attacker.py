@@ -45,7 +45,7 @@ def exchange(one: Path, other: Path) -> Step:
 
 
 def rename(old: Path, new: Path) -> Step:
-    """Rename, replacing what is there."""
+    """Rename; a file with the new name is replaced."""
     return "rename", str(old), str(new)
 
 
@@ -55,7 +55,7 @@ def link(name: Path, target: Path) -> Step:
 
 
 def hard_link(name: Path, target: Path) -> Step:
-    """Replace a name by a hard link, if the system lets this user make one."""
+    """Replace a name by a hard link, if the system lets this user make a hard link."""
     return "hard_link", str(name), str(target)
 
 
@@ -104,8 +104,8 @@ class Attack:
 def attacking(*steps: Step, uid: int = ATTACKER, most_pause_us: int = 0) -> Iterator[Attack]:
     """Repeat `steps` as another user while the block runs; it begins after the first round.
 
-    After each step the attacker waits for a time between nothing and `most_pause_us`, which is
-    another one each time but the same in each run. A step that fails is skipped.
+    After each step the attacker waits for a time between zero and `most_pause_us`: a different time
+    after each step, but the same times in each run. A step that fails is skipped.
     """
     given = {"uid": uid, "steps": steps, "most_pause_us": most_pause_us}
     command = [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(given)]

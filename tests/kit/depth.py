@@ -6,7 +6,7 @@ from hypothesis import settings
 
 #: The share of a property test's examples that a quick run tries.
 QUICK_SHARE = 0.2
-#: A quick run lets one in so many changes of a disk fail.
+#: In a quick run, one of this number of changes of a disk fails.
 QUICK_STEP = 4
 
 
@@ -31,7 +31,7 @@ def count_of(number: int, least: int = 3) -> int:
 
 
 def changes(most: int) -> range:
-    """Return the changes of a disk at which the test interferes: each, or one in four.
+    """Return the changes of a disk at which the test interferes: each change, or each fourth.
 
     The caller stops at the first number that no change reaches.
     """

@@ -42,5 +42,5 @@ class Provider(Simulator):
         algorithms: Sequence[Algorithm] = ALL_ALGORITHMS,
         sized: bool = True,
     ) -> None:
-        """Add entries to a list, which is made if it is not there."""
+        """Add entries to a list, which is made if it does not exist."""
         self.publish(csv_of(contents, algorithms=algorithms, sized=sized), name)

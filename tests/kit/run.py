@@ -23,7 +23,7 @@ from hashclient.cli import main as command
 from hashclient.core.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
-#: A command before the real one, so that even for root files without permission are unreadable.
+#: This comes before the real command, so that even root cannot read files without permission.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """Path to kind of the lines, without the summary; no path occurs twice."""
+        """Return the kind of each line by its path, without the summary; no path occurs twice."""
         found: dict[str, str] = {}
         for line in self.lines[:-1]:
             assert line["path"] not in found
@@ -86,7 +86,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def arguments(*args: object) -> list[str]:
-    """Return the arguments that start the real command; bytes stand for a path."""
+    """Return the arguments that start the real command; an argument for a path may be bytes."""
     given = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
     return [sys.executable, "-m", "hashclient", *given]
 
@@ -210,7 +210,7 @@ def call(*args: object) -> Run:
 
 
 def wait_until(condition: Callable[[], bool], pid: int) -> None:
-    """Wait for an event that a running scan causes soon; give up when it takes far too long.
+    """Wait for an event that a running scan causes soon; fail when this takes far too long.
 
     The limit is more than a minute: other tests use the processors, too.
     """
@@ -222,7 +222,7 @@ def wait_until(condition: Callable[[], bool], pid: int) -> None:
 
 
 class NoThread(threading.Thread):
-    """A thread for which the system has no room."""
+    """Replaces `Thread` on a system that has no room for another thread."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")

@@ -95,7 +95,7 @@ class State:
         return [step["event"] for step in json.loads(shown)["story"]]
 
     def events(self, event: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-        """Return the audit log, or what it says of one kind of event, as (event, data)."""
+        """Return the records of the audit log as (event, data): all, or those of one kind."""
         records = log.read(self.path / "audit", event=event)
         return [(record.event, dict(record.data)) for record in records]
 

@@ -43,7 +43,7 @@ REQUIRED = {
 #: The name of a table whose name is free; the name of a bucket's table is the bucket's URI.
 NAMES = {"objects": '"s3://bucket"'}
 
-#: The way to a key. Each step is a name or `[]`, with the keys that must stand beside it in its
+#: The path to a key. Each step is a name or `[]`, with the keys that must be beside it in its
 #: table.
 Way = tuple[tuple[str, str], ...]
 
@@ -72,7 +72,7 @@ def places(info: Any, above: Way = ()) -> Iterator[Way]:
 
 
 def written(place: Way, value: str) -> str:
-    """Return a file with one key and the keys that must stand beside it, in inline tables."""
+    """Return a file with one key and the keys that must be beside it, in inline tables."""
     text = value
     for step, beside in reversed(place):
         text = f"[{text}]" if step == "[]" else f"{{{step} = {text}{beside}}}"
@@ -80,7 +80,7 @@ def written(place: Way, value: str) -> str:
 
 
 def refused(use: Callable[[str], object], key: str) -> list[ConfigError]:
-    """Use each of the values, and return the errors that there were; each is as it should be."""
+    """Use each of the values; check each error, and return the errors."""
     errors = []
     for value in VALUES:
         try:

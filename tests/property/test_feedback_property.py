@@ -1,4 +1,4 @@
-"""Whatever is on record, feedback has names of lists, ids of entries and numbers, and no more."""
+"""Feedback has only names of lists, ids of entries and numbers, whatever is on record."""
 
 from __future__ import annotations
 

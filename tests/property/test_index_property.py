@@ -108,7 +108,7 @@ def ids_at(index: Index, algorithm: Algorithm, digests: list[bytes]) -> list[lis
 
 
 def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
-    """Ask the index everything and compare with the model."""
+    """Ask the index for all digests and compare the answers with the model."""
     manifest = index.manifest
     assert manifest.entries == len(live)
     assert manifest.with_size == sum(e.size is not None for e in live.values())
@@ -143,7 +143,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
             return bits
 
         plan = index.masks_of_size(size)
-        # A listed entry must be planned for; a withdrawn one may be.
+        # A listed entry must be planned for; a withdrawn entry may be.
         assert plan & masks(iter(live.values())) == masks(iter(live.values()))
         assert plan & ~masks(iter(ever)) == 0
     check_hits(index, live)
@@ -151,7 +151,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
 
 
 def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
-    """Ask which entries have no digest of some kinds: exactly the live ones without it."""
+    """Ask which entries lack a digest of some kinds: exactly the live entries without it."""
     for given_mask in range(1, 8):
         missed = [e for e in live.values() if not e.mask & given_mask]
         sizes = [e.size for e in missed if e.size is not None]
@@ -161,7 +161,7 @@ def check_missed(index: Index, live: dict[bytes, Entry]) -> None:
 
 
 def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
-    """Ask as a scan does: with all digests and the size of each entry, and of another size."""
+    """Ask as a scan does: with all digests, first with the size of the entry, then another."""
     for entry_id, entry in live.items():
         digests = dict(entry.digests)
         found = [(a, index.find(a, SEALER.tags_of(a, [d]))) for a, d in digests.items()]

@@ -1,4 +1,4 @@
-"""A restored file has its former content, name and attributes, for any of these."""
+"""A restored file has its former content, name and attributes, whatever these are."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def verdict(outcome: Outcome) -> Verdict:
 
 
 def agree(found: dict[str, Verdict], expected: dict[str, Verdict]) -> None:
-    """Compare with the oracle: all matches; of the conflicts, those that the scan noticed.
+    """Compare with the oracle: all matches, and the conflicts that the scan noticed.
 
     An entry with contradicting digests is noticed only if the first computed digest agrees.
     """
@@ -207,7 +207,7 @@ class Shortcuts:
         self.number = 0
 
     def publish(self, list_name: str, new: list[Entry], withdrawn: int) -> None:
-        """Publish entries and withdraw the oldest ones; fetch all of that."""
+        """Publish entries and withdraw the oldest entries; fetch the result."""
         lines = ["entry_id,md5,sha1,sha256,size"]
         for entry in new:
             self.number += 1
@@ -265,7 +265,8 @@ def test_the_evidence_of_answers_is_counted(tree: dict[str, bytes], listed: list
         for remembers, expected in (
             (False, (rest, ruled_out, 0)),
             (True, (rest, ruled_out, 0)),
-            # For a file of another size, the inventory knows that it is no container, not the size.
+            # For a file of another size, the inventory knows that it is no container, but not the
+            # size.
             (True, (0, 0, len(tree))),
         ):
             world.scan(inventory=remembers)

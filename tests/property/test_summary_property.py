@@ -134,7 +134,7 @@ steps = st.tuples(events, st.integers(0, 9), st.sampled_from([False, False, Fals
 
 
 class Record(msgspec.Struct):
-    """A line of the log."""
+    """A record of the audit log."""
 
     seq: int
     time: datetime
@@ -249,7 +249,7 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
     ordered = sorted(seconds)
     if not ordered:
         return {"count": 0, "median_s": None, "p95_s": None}
-    # The first value such that 95 % of the values are not above it.
+    # The smallest value that is at least as large as 95 % of the values.
     p95 = next(s for s in ordered if sum(o <= s for o in ordered) * 20 >= 19 * len(ordered))
     return {"count": len(ordered), "median_s": statistics.median(ordered), "p95_s": p95}
 
@@ -290,7 +290,7 @@ def lists(records: Sequence[Record], inside: Sequence[Record]) -> dict[str, Any]
 
 
 def age(records: Sequence[Record], run: Record, used: dict[str, Any]) -> list[float]:
-    """Return how old a list was when a run began; nothing if no earlier record says it."""
+    """Return how old a list was when a run began; an empty list if no earlier record says so."""
     said = [
         r.data["published"]
         for r in records

@@ -1,4 +1,4 @@
-"""The wire format under arbitrary input: what is valid is read back, the rest is one error."""
+"""The wire format under arbitrary input: valid input is read back, other input is one error."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_segment_with_some_bytes_changed(
     which: int, at_the_end: bool, edits: list[tuple[float, int, int]]
 ) -> None:
     data = SEGMENTS[which]
-    # A reader believes most of what it reads in the footer.
+    # A reader believes most values in the footer.
     cut = len(data) * 2 // 3 if at_the_end else 0
     data = data[:cut] + edited(data[cut:], edits)
     try:

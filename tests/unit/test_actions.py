@@ -1,4 +1,4 @@
-"""Acting on matches, without a scan: who may order it, what is recorded, what is only printed."""
+"""Actions on matches without a scan: who may order them, which are recorded, which only printed."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> N
 
 
 def test_a_record_that_cannot_be_read_is_one_failure_among_the_reports(desk: Desk) -> None:
-    """Once the record can be read, the reports are prepared; without a record nothing is done."""
+    """Once the record can be read, the reports are prepared; without a record they are not."""
     session = desk.session_of("tester")
     assert list(actions.prepare_wanted(session)) == []
     match = desk.find("a", A)

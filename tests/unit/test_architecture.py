@@ -94,7 +94,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def room(module: str) -> str:
-    """Return the room that a dotted module name lies in."""
+    """Return the room of a module, which is given by its dotted name."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -111,7 +111,7 @@ def imports(tree: ast.AST, importer: str) -> Iterator[tuple[str, int]]:
 
 
 def called_name(call: ast.Call) -> str:
-    """Return the text of what is called, mostly a dotted name."""
+    """Return the text of the called function, mostly a dotted name."""
     names, node = [], call.func
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -165,7 +165,7 @@ def test_only_the_commands_of_a_provider_import_it() -> None:
 
 
 def test_the_provider_could_be_a_distribution_of_its_own() -> None:
-    """The provider loads none of the client's rooms, at any depth; nor the reverse."""
+    """The provider loads no room of the client, and the client no room of the provider."""
 
     def reached(rooms: set[str]) -> set[str]:
         """Return the rooms of all modules that modules in `rooms` load, directly or not."""

@@ -1,4 +1,4 @@
-"""The audit log: what is written, what `verify` finds, checkpoints, reading."""
+"""The audit log: the records, the faults that `verify` finds, checkpoints, reading."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ def test_an_unsigned_genesis_record_is_found(log: AuditLog, directory: Path) -> 
 def test_a_genesis_record_is_what_the_format_says(
     log: AuditLog, directory: Path, change: dict[str, object]
 ) -> None:
-    """A holder of the key can sign any first record; only one form of it starts a log."""
+    """A holder of the key can sign any first record; only a record of one form starts a log."""
     lines = lines_of(directory)
     genesis = json.loads(lines[0])
     genesis["data"].update(change)
@@ -445,12 +445,12 @@ def test_the_log_must_be_of_the_expected_key(log: AuditLog, directory: Path) -> 
     assert verify(directory, public_key=key).public_key == key.hex()
     other = Ed25519PrivateKey.generate().public_key()
     message = failure(lambda: verify(directory, public_key=other.public_bytes_raw()))
-    assert "line 1: the log is of another key" in message
+    assert "line 1: the log is signed with another key" in message
     pem = other.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     (directory / "key.pub").write_bytes(pem)
-    assert "line 1: the log is of another key" in failure(lambda: verify(directory))
+    assert "line 1: the log is signed with another key" in failure(lambda: verify(directory))
 
 
 def test_a_log_copied_without_its_keys_verifies(
@@ -511,7 +511,7 @@ def test_a_line_that_is_too_long_takes_no_memory(log: AuditLog, directory: Path)
     assert peak < 6 * MAX_LINE_BYTES
 
 
-# Appending to what is there
+# Appending to a log that exists
 
 
 def test_a_broken_end_is_not_built_upon(log: AuditLog, directory: Path) -> None:
@@ -672,7 +672,7 @@ def test_another_log_shows_against_a_checkpoint(
     kept = checkpoint(directory)
     AuditLog(tmp_path / "other", clock=lambda: START).append([match(1)])
     message = failure(lambda: verify(tmp_path / "other", kept))
-    assert "line 1: the log is not the one of the checkpoint" in message
+    assert "line 1: the log is not the log of the checkpoint" in message
 
 
 def test_a_broken_log_gets_no_checkpoint(log: AuditLog, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The audit log in several files: one chain, of which only the beginning may be archived."""
+"""The audit log in several files: one chain, of which only the first files may be archived."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hashclient.system import background
 
 
 class NoThread(threading.Thread):
-    """A thread for which the system has no room."""
+    """Replaces `Thread` on a system that has no room for another thread."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""The summary of the audit log: each figure as counted by hand, and logs that are refused."""
+"""The summary of the audit log: each figure is counted by hand, and damaged logs are refused."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ COUNTED: dict[str, Any] = {
     "reviewed": {"confirmed": 1, "rejected": 1},
     # Wilson's interval of 1 of 2, as tables have it: 9.45 % to 90.55 %.
     "precision": {"share": 0.5, "low": 0.0945, "high": 0.9055},
-    # `two` within one minute, `one` within twenty.
+    # The time is at most one minute for `two`, and at most twenty for `one`.
     "to_isolation": {"count": 2, "median_s": 630.0, "p95_s": 1200.0},
     "to_report": {"count": 2, "median_s": 1740.0, "p95_s": 1740.0},
     "decisions": {
@@ -212,7 +212,7 @@ def test_each_figure_is_as_counted_by_hand(tmp_path: Path) -> None:
     assert (out.pop("log_id"), out.pop("last_hash")) == (first["data"]["log_id"], last["hash"])
     out["precision"] = {name: round(share, 4) for name, share in out["precision"].items()}
     assert out == COUNTED
-    # There is no figure without an event of the year.
+    # Without an event in the year there is no figure.
     assert not [name for name in ("checked", "acts", "reviewed") if 0 in out[name].values()]
 
 
@@ -296,7 +296,7 @@ def test_a_record_in_several_parts_counts_once_and_its_lists_whole(tmp_path: Pat
     ]  # fmt: skip
     write(tmp_path / "audit", events)
     out = summarise(tmp_path / "audit")
-    assert out.records > 2 * len(events)  # there are parts
+    assert out.records > 2 * len(events)  # the log has more records than events
     assert {name: (run.runs, run.unfinished) for name, run in out.runs.items()} == {
         "scan": (1, 0),
         "watch": (1, 0),

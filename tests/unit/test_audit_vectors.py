@@ -26,7 +26,7 @@ from hashclient.core.errors import AuditError
 VECTORS = Path(__file__).parents[1] / "vectors" / "audit"
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FIRST, SECOND, LAST = "log-000001.jsonl", "log-000002.jsonl", "log.jsonl"
-#: Files of a vector besides those of the log.
+#: Files of a vector besides the files of the log.
 EXPECT, CHECKPOINT = "expect.json", "checkpoint.json"
 
 

@@ -29,7 +29,7 @@ def test_only_so_much_is_made_ahead() -> None:
     made = ahead(numbers, ROOM)
     assert [next(made) for _ in range(10)] == list(range(10))
     made.close()
-    # The items that were taken, one for each that the room allows, and the one that found it full.
+    # The items that were taken: one for each place in the queue, and one that found the queue full.
     assert next(numbers) <= 10 + ROOM + 1
 
 
@@ -96,7 +96,7 @@ def test_several_are_done_together_in_order_whatever_room_for_threads_there_is(
     begun: list[int] = []
 
     class Few(threading.Thread):
-        """A thread for which the system has room, if it is one of the first three."""
+        """Replaces `Thread` on a system that has room for three threads."""
 
         def start(self) -> None:
             begun.append(1)

@@ -42,7 +42,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},
             3,
         ),
-        # In a container, which sees its own group as the top one, by either path.
+        # A container sees its own group as the top group, by either path.
         ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
         (V2, {"cpu.max": "200000 100000\n"}, 2),
         ("0::/../../x\n", {"cpu.max": "200000 100000\n"}, 2),
@@ -61,7 +61,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
             1,
         ),
-        # A value without a meaning limits nothing.
+        # A value without a meaning sets no limit.
         (V2, {"a.slice/b.service/cpu.max": "100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "100000 0\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "-5 100000\n"}, 8),
@@ -108,7 +108,7 @@ MEMINFO = "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total: 0\n"
             },
             500_000,
         ),
-        # A group above has less left, and one may have passed its limit.
+        # A group above has less memory left, or is over its limit.
         (
             V2,
             {

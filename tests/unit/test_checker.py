@@ -161,7 +161,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
 def test_after_a_task_that_matched_no_file_is_read_twice(
     tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
 ) -> None:
-    """If files match, the next ones are likely to match, and one reading computes all digests."""
+    """If files match, the next files are likely to match, and one reading computes all digests."""
     contents = {name: b"content of " + name.encode() for name in ("a", "b", "c", "d")}
     listed = {f"e-{name}": data for name, data in contents.items() if name != "d"}
     lists = lists_of(tmp_path, base=csv_of(listed))
@@ -403,7 +403,7 @@ def test_a_file_that_changes_while_the_other_digests_are_computed_is_unread(
 
 
 def test_a_file_that_says_it_is_empty_and_is_not_is_read(tmp_path: Path) -> None:
-    """Files of proc do so: no size rules them out, and a short one is read completely."""
+    """Files of proc have the size 0 and content: no size rules them out; short files are read."""
     name = Path("/proc/sys/kernel/ostype")
     if not name.exists() or name.stat().st_size:
         pytest.skip("no such file in proc")
@@ -612,7 +612,7 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
         memory.learn(result)
         memory.flush()
         memory.close()
-    # Sizes make no difference here, and are looked at all the same before a file is opened.
+    # Sizes make no difference here, but are looked at before a file is opened.
     assert rests_on(check(lists, tree, "size")) == (0, 1, 0)
 
 
@@ -832,7 +832,7 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]
 
 
 def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
-    """Return the results of a task and of what is handed back, with members."""
+    """Return the results of a task and of the files that it hands back, with members."""
     results: list[Result] = []
     with contextlib.closing(Members(lists.judge(), Options())) as members:
         made, tasks = checker(lists, members=members), [task]

@@ -98,14 +98,14 @@ def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
         *("HASHCLIENT_QUIET", "HASHCLIENT_VERBOSE", "HASHCLIENT_SCAN_ONE_FILE_SYSTEM"),
         *("HASHCLIENT_MATCHES_FORMAT", "HASHCLIENT_MATCHES_LIST_FORMAT"),
         *("HASHCLIENT_AUDIT_SHOW_FORMAT", "HASHCLIENT_QUARANTINE_KEYGEN_WRITE_CONFIG"),
-        # Variables of a service in a cluster, and of another program.
+        # Variables of a service in a cluster, and variables of another program.
         *("HASHCLIENT_SERVICE_HOST", "HASHCLIENT_PORT_443_TCP_ADDR", "HASHCLIENTS", "PATH"),
     ]
     assert list(unknown_variables(names, cli, COMMANDS, load)) == []
     # Variables of the examples for CI.
     others = ["HASHCLIENT_TOKEN", "HASHCLIENT_PROVIDER_URL", "HASHCLIENT_ZZZ", "HASHCLIENT_"]
     assert list(unknown_variables(others, cli, COMMANDS, command)) == []
-    # A command without a variable is not even imported.
+    # The module of a command without a variable is not even imported.
     assert set(loaded) == {"scan", "matches", "audit", "quarantine"}
 
 

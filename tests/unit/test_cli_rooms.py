@@ -1,4 +1,4 @@
-"""The command line: a command parses, calls and renders; each of these has one place."""
+"""The command line: a command parses, calls and renders; each of the three has its own modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of `status`: each row stands below its own heading."""
+"""The lines of `status`: the values of each row begin at the column of their heading."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ class TestErrand:
     def test_a_given_directory_that_is_wide_goes_back_as_it_was_given(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_root: bool
     ) -> None:
-        """A root may be a link, which is followed nowhere else."""
+        """A root may be a link; a link at another place is never followed."""
         remember_at_once(monkeypatch, tmp_path)
         tree = write_tree(tmp_path / "t", {f"w/{n}": b"" for n in range(9)})
         if is_root:
@@ -347,7 +347,7 @@ class TestErrand:
         wanted = {f"{tree}/{name}" for name in ("b/one", "a/two", "d/three")}
         assert set(paths_of(listed.groups)) == wanted
         assert not listed.outcomes
-        # Below another directory of the same path, nothing is taken for what was listed.
+        # A file below another directory with the same path is not taken for a listed file.
         (tmp_path / "x").mkdir()
         tree.rename(tmp_path / "x" / "away")
         write_tree(tree, {"a/other": b""})
@@ -503,7 +503,7 @@ class TestNamed:
         assert group_of(away) == gone and not away.file_system
         assert only_same(away, None) == (away, [])
 
-        # A file at neither place is kept: the checker says what is wrong.
+        # A file that is at neither place is kept: the checker reports it.
         kept, told = only(str(tree), None)
         assert kept == {f"{tree}/{name}" for name in ("a", "gone", "link")}
         assert told == {f"{tree}/{name}": OTHER for name in ("b", "there")}
@@ -574,7 +574,7 @@ class TestOtherMachines:
 
 
 class _Process:
-    """A stand-in for Dask's worker: it calls functions, and keeps resources."""
+    """Replaces Dask's worker: it calls functions, and keeps resources."""
 
     def __init__(self, directory: Path) -> None:
         """The worker and the client have the same lists."""
@@ -868,7 +868,7 @@ site = pytest.fixture(reached_site, scope="module")
 def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
     site: Site, worker_process: _Process, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Below a prefix with many keys and beside it, whatever is next to a slash."""
+    """The names are below a prefix with many keys and beside it, and close to a slash."""
     bucket = site.bucket()
     keys = ["a", "a-1/x/0", "a-1/x/1", "a.", "a/", "a/x/0", "a/x/1", "a/y/0", "a0", "b/", "z"]
     for key in keys:
@@ -906,7 +906,7 @@ def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
 
 
 class _Dying:
-    """Stands for a scheduler whose workers die with each batch that they get, and for these."""
+    """Replaces a scheduler whose workers die with each batch that they get, and its workers."""
 
     resource = "r"
     slots = 1

@@ -1,4 +1,4 @@
-"""Calls to a cluster: their answers, and those that never come. A scheduler is not started."""
+"""Calls to a cluster: their answers, and answers that never come. A scheduler is not started."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class House:
         )
 
     def go(self, *work: Task | Outcome) -> tuple[dict[str, tuple[Kind, str | None]], list[Any]]:
-        """Return the outcome of each file, each of which has one, and all that is yielded."""
+        """Return the outcome of each file, and all that is yielded; each file has one outcome."""
         items = list(self.run.go(iter(work)))
         return told(items), items
 
@@ -345,7 +345,7 @@ def test_what_is_handed_back_is_checked_again_and_large_files_alone(
     house, took = House(monkeypatch, answer=answer), list[tuple[int, float]]()
     monkeypatch.setattr(house.run._backlog, "took", lambda *given: took.append(given))
     found, _ = house.go(task("a", "b", "c", "e"))
-    assert took == [(1, 1.0)] * 4  # what was handed back took no time
+    assert took == [(1, 1.0)] * 4  # each batch that was handed back took no time
     assert set(found) == {f"/d/{name}" for name in "abce"}
     assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
     assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]
@@ -361,7 +361,7 @@ def test_lost_batches_are_unread_and_others_go_on(monkeypatch: pytest.MonkeyPatc
 def test_when_the_cluster_has_gone_everything_left_is_unread(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is on its way, what waits, what is still to be read, and directories."""
+    """The unread inputs: batches on their way, waiting batches, unread files, and directories."""
     tree = write_tree(tmp_path / "t", {"x": b""})
     house = House(monkeypatch, tree)
     house.jobs.open = [(ToCheck((names_of(*task("1")),)), cast(Any, None), b"")]

@@ -32,7 +32,7 @@ SEEN = Seen(1, 2, 3, 4)
 
 
 class Checker:
-    """Names every file that it is given; hands back those that end in `-`."""
+    """Names every file that it is given; hands back the files whose name ends in `-`."""
 
     def __init__(self) -> None:
         self.tasks: list[list[str]] = []

@@ -45,7 +45,7 @@ KINDS = [
 
 
 def found(data: bytes) -> list[bytes | str]:
-    """Return the archives in some bytes, and why one is unread."""
+    """Return the archives in some bytes, and the reason why an archive is unread."""
     return [
         one.detail if isinstance(one, Unlisted) else one[0].name
         for one in Behind(KINDS).members(Whole(data))
@@ -247,7 +247,7 @@ def crc16(data: bytes) -> int:
 
 
 def level_2(*fields: bytes, crc: int = 0) -> bytes:
-    """Return a header with extended fields; one of one zero and two bytes gets the checksum."""
+    """Return a header with extended fields; a field of one zero and two bytes gets the checksum."""
     head = bytearray(2) + b"-lh5-" + bytes(13) + b"\2" + bytes(2) + b"U"
     for one in fields:
         head += struct.pack("<H", len(one) + 2) + one

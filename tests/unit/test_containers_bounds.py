@@ -191,7 +191,7 @@ def test_an_error_is_an_end_and_what_came_before_is_digested() -> None:
 
 
 def reaches(budget: Budget, count: int) -> str:
-    """Return what a budget says about this many bytes more; empty if there is room."""
+    """Return the message of a budget for this number of further bytes; empty if there is room."""
     try:
         budget.take(count)
     except LimitError as error:

@@ -1,4 +1,4 @@
-"""The process that opens containers: what it cannot do, and the result when it dies."""
+"""The process that opens containers: the acts that it cannot do, and the result when it dies."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_it_is_started_once_and_is_locked_up(cage: Cage, archive: Path) -> None:
 
 
 def test_it_has_nothing_of_ours(cage: Cage, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the environment, no argument but where to import from, no open file."""
+    """It has no variable of the environment, no argument but its import path, no open file."""
     monkeypatch.setenv("HASHCLIENT_SEAL_KEY", "00" * 32)
     kept = os.open(archive, os.O_RDONLY)
     try:
@@ -342,7 +342,7 @@ def test_a_sandbox_that_is_required_and_not_there(
 
 
 class Liar:
-    """A process in hostile hands: it says what it likes."""
+    """A process that an attacker controls: it sends any messages."""
 
     def __init__(self, *messages: protocol.ToWorker | bytes) -> None:
         ours, self.theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""What the process that opens containers does for each file, here in a thread of this one."""
+"""The work of the process that opens containers for each file, here in a thread of this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hashclient.containers.registry import Registry
 
 
 class Sent:
-    """A channel that keeps what is sent, and has one answer."""
+    """A channel that keeps all that is sent, and has one answer."""
 
     def __init__(self, answer: object = None) -> None:
         self.sent: list[object] = []
@@ -124,7 +124,7 @@ def test_a_reader_that_makes_no_progress_is_stopped(monkeypatch: pytest.MonkeyPa
             stall._look()
     stall._look()
     with stall.watching(lambda: 1):
-        stall._look()  # progress of the file before is none of this one
+        stall._look()  # the progress of the file before does not count for this file
 
 
 class NoStall:

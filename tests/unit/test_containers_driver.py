@@ -1,4 +1,4 @@
-"""Working through containers in one another: limits, what is kept, and what goes wrong inside."""
+"""Working through nested containers: their limits, the kept members, and errors inside."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def test_any_in_any_other(outer: str, inner: str) -> None:
     for found in (drive(data), drive(data, one_mask=None), drive(data, forced=True)):
         digests = [row.digests for row in found.rows if row.mask]
         assert any(hashlib.sha256(X).digest() in digest for digest in digests), found.rows
-        # A tar in the first sectors of an OLE file is read as a tar behind a foreign block as well,
-        # of which the programs that read it so complain.
+        # A tar in the first sectors of an OLE file is also read as a tar behind a foreign block.
+        # Programs that read it so complain about this block.
         block = [((b"",), "damaged", "tar: no header at 512")]
         assert found.unread == (block if (outer, inner) == ("ole", "tar") else [])
 
@@ -233,7 +233,7 @@ def test_a_bomb_ends_at_the_ratio() -> None:
 
 
 def test_what_may_come_out_grows_with_the_file_and_with_its_members() -> None:
-    """Above what is always allowed; archives of very many short files are no bombs."""
+    """The limit grows above the usual amount; archives of very many short files are no bombs."""
     limits = Limits(ratio=2)
     for file_bytes, members in ((10, 0), (RATIO_FREE_BYTES, 0), (RATIO_FREE_BYTES, 3)):
         budget = Budget(limits, file_bytes)
@@ -284,7 +284,7 @@ def test_a_program_that_does_not_fit_is_unread_if_an_archive_is_in_it(
 ) -> None:
     archive, rest = bytes(before) + others.cab_of({"x": X}), bytes(1 << 20)
     program = others.program_of(*((rest, archive) if in_resources else (archive + rest, b"")))
-    limits = Limits(memory_mib=1)  # half of this is for a member
+    limits = Limits(memory_mib=1)  # a member may use half of this
     lying = program[:104] + b"\xff\xff\xff\x7f" + program[108:]  # it ends behind the file
     for data, reasons in (
         (program, [Why.LIMIT]),
@@ -424,7 +424,7 @@ def test_a_container_that_breaks_off_is_still_digested_whole() -> None:
 
 
 def test_a_million_empty_members_are_counted_in_little_memory() -> None:
-    """A tar of as many headers, made by repeating one: the driver must keep nothing of them."""
+    """The headers of the tar repeat one header: the driver must keep nothing of them."""
     import resource
 
     block = tar_of(x=b"")[:512]

@@ -12,7 +12,7 @@ from tests.opened import Once
 
 
 class Blocks(Buffered):
-    """Bytes in given blocks; `moved` counts those that were moved within memory."""
+    """Bytes in given blocks; `moved` counts the bytes that were moved within memory."""
 
     def __init__(self, blocks: list[bytes], error: NotReadError | None = None) -> None:
         super().__init__()

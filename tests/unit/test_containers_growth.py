@@ -21,12 +21,12 @@ PART = MAIL + b"\n\n--b\n\n"
 
 
 def dashes(count: int) -> bytes:
-    """Lines in a header that may be boundaries, behind a long field that names one."""
+    """Return lines of a header that may be boundaries, after a long field that names a boundary."""
     return MAIL + b";\n x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy" * count + b"\n" + b"--a: b\n" * count
 
 
 def types(count: int) -> bytes:
-    """The same, with the type of the mail between them."""
+    """Return the same lines, with the type of the mail between them."""
     return MAIL + b";\n x=yyyyyyyyyy" * count + b"\n" + b"--a: b\nContent-Type: a/b\n" * count
 
 
@@ -36,12 +36,12 @@ def begins(count: int) -> bytes:
 
 
 def blanks(count: int) -> bytes:
-    """A line that begins such a file, but for its end."""
+    """Return a line that begins such a file, except for its end."""
     return PART + b"begin 644" + b" " * count + b"\rx\n"
 
 
 def blanks_within(count: int) -> bytes:
-    """The same within such a file."""
+    """Return a line that begins such a file, with blanks within."""
     return PART + b"begin 644 x\nbegin 644" + b" " * count + b"\rx\n#86%A\nend\n"
 
 
@@ -51,7 +51,7 @@ def parts_of_yenc(count: int) -> bytes:
 
 
 def streams_of_one_chain(count: int) -> bytes:
-    """Streams of OLE2 that all have the sectors of the longest one."""
+    """Return streams of OLE2 which all have the sectors of the longest stream."""
     contents = {f"{number:05d}": b"" for number in range(count)}
     data = bytearray(ole_of({"long": bytes(512 * 10 * count)} | contents))
     (directory,) = struct.unpack_from("<L", data, 48)
@@ -109,7 +109,7 @@ def test_a_file_is_looked_at_in_no_time_whatever_blanks_it_has() -> None:
 
 @pytest.mark.parametrize("ends", [b"\n\r", b"\r\n", b"\r"])
 def test_a_short_mail_is_no_forest_of_readings(ends: bytes) -> None:
-    """Each reading of a text has other readings of its own, which are the same again."""
+    """Each reading of a text has other readings of its own, which give the same parts again."""
     text = b"From x Fri May  1 12:00:00 2026\n" + PART + b"Content-Type: text/plain\n\ntext\n\n"
     found = drive(((text + b"--b--\n\n") * 3).replace(b"\n", ends))
     assert len(found.chains) < 200

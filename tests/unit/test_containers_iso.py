@@ -81,7 +81,7 @@ def until(left: int) -> bytes:
         ({0: folder(98, 9 * SECTOR), 99: file()}, {FILE}),
         ({0: folder(100) + file()}, {FILE}),
         ({0: folder(101, 9 * SECTOR) + file()}, {FILE}),
-        # Records end where the next one has no length, and with their sector.
+        # Records end where the next record has no length, and at the end of their sector.
         ({0: long(34) + file()}, {FILE}),
         ({0: long(33) + file()}, set()),
         ({0: b"\0" + file()}, set()),

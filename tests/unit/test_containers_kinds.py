@@ -191,7 +191,7 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
         *((compressed(97, flags=flags), is_one) for flags, is_one in (
             (0x90, True), (0x09, True), (0x10, True), (0x91, False), (0x1F, False), (0x80, True),
         )),
-        # Each code may be one that is there already, or the next one; the first is a byte.
+        # Each code may be an existing code or the next code; the first code is a byte.
         (compressed(255, 257), True),
         (compressed(255, 258), False),
         (compressed(255, 256, 511, flags=0x90), True),

@@ -134,7 +134,7 @@ def test_an_encoding_with_something_beside_it_is_none_to_some(
 
 
 def test_a_part_without_an_encoding_may_have_that_of_its_multipart() -> None:
-    """Also of one in another; one that a part gives itself is in force alone."""
+    """This also holds for a multipart in another; an encoding of the part itself comes first."""
     mixed = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary={}\n"
     encoded = "Content-Transfer-Encoding: base64\n"
     part = base64_part("a", A).replace(encoded, "")
@@ -174,7 +174,7 @@ def test_base64_counts_whatever_the_header_says(header: str) -> None:
 
 
 def test_quoted_printable_counts_in_each_way_that_programs_read_it() -> None:
-    """Blanks at the ends of lines are kept by some; an escape that is none is read as many ways."""
+    """Some programs keep blanks at the ends of lines; an invalid escape is read in as many ways."""
     for body, readings in (
         ("one  \ntwo\t\n", (b"one  \ntwo\t\n", b"one\ntwo\n")),
         ("one=  \ntwo\n", (b"onetwo\n",)),
@@ -198,7 +198,7 @@ def test_base64_is_decoded_as_clients_do() -> None:
     ):
         out = look(multipart(header + body))
         assert out.contents[0] == A and not out.unread
-    # Some programs drop what is left without padding.
+    # Some programs drop a rest without padding.
     assert set(look(multipart(header + "QUJD\nQUI")).contents) == {b"ABCAB", b"ABC"}
     assert set(look(multipart(header + "QUJDR")).contents) == {b"ABC"}
 
@@ -211,7 +211,7 @@ def test_base64_that_goes_on_behind_its_end_counts_in_each_way_that_programs_rea
         ("eA==\n" + binascii.b2a_base64(A).decode(), (b"x", b"x" + A)),
         ("".join(lines), (A[:40], A)),
         ("QQ==QQ==", (b"A", b"AA", b"A\x04\x10")),
-        ("QQ=\na text\n", (b"A",)),  # some take any letter for the other padding
+        ("QQ=\na text\n", (b"A",)),  # some programs take any letter for the missing padding
         (binascii.b2a_base64(A).decode() + "\n_____\nlist mailing list\n", (A,)),
     ):
         out = look(multipart(header + body, base64_part("b", B)))
@@ -321,7 +321,7 @@ def test_uuencode_is_found_however_it_is_written() -> None:
 
 
 def test_the_line_that_begins_a_file_is_found_over_the_edge_of_a_block() -> None:
-    """Blocks end at 4,096 and 20,480 bytes of a mail, of which the header is the first."""
+    """Blocks end at 4,096 and 20,480 bytes of a mail; the first block is the header."""
     header = raw("X: y", "")
     for edge in (4096, 20_480):
         for before in range(1, len("\nbegin 644 a\n") + 1):
@@ -523,7 +523,7 @@ def test_a_boundary_is_found_over_the_edge_of_a_block() -> None:
 
 
 def test_a_line_that_resembles_a_boundary_counts_in_both_ways() -> None:
-    """Some programs compare no more than its beginning, some not the case of letters."""
+    """Some programs compare only its beginning, some ignore the case of letters."""
     usual = multipart("\nbenign", base64_part("a", A))
     line = f"\n--{BOUNDARY}\nContent-Type".encode()
     for other in (f"{BOUNDARY}x", f"{BOUNDARY} x", f"{BOUNDARY}-x", f"{BOUNDARY}--x"):
@@ -725,7 +725,7 @@ def test_a_multipart_without_its_boundary_is_one_text_and_unread_if_it_has_field
     for kind in ("mixed", "mixed; boundary=x"):
         out = look(raw(f"Content-Type: multipart/{kind}", "text"))
         assert out.contents == [b"text"] and not out.unread
-    # In a file that only quotes a mail, such as test data in XML.
+    # The file only quotes a mail, for example in test data in XML.
     quoted = b"<mail>\n" + raw("Content-Type: multipart/mixed; boundary=x", base64_part("a", A))
     assert opened(Eml(), quoted).contents and not opened(Eml(), quoted).unread
     # As those who send a message back cut it.
@@ -939,7 +939,7 @@ def test_no_input_takes_long(end: bytes) -> None:
             data = raw(header, line * count).replace(b"\n", end)
             seconds.append(min(_seconds_of(data) for _ in range(3)))
         assert seconds[1] < 0.1 + 24 * seconds[0], line
-    # Behind a line that is no field, only the next lines are looked at, and not all that follow.
+    # After a line that is no field, only the next lines are looked at, not all later lines.
     odd = _seconds_of(b"From: x\n" + b"odd\nA: b\n" * 16_000 + b"\nx")
     assert odd < 0.1 + 24 * _seconds_of(b"From: x\n" + b"A: b\nA: b\n" * 16_000 + b"\nx")
     opened(Message(), raw(header + '; boundary="' * 5000 + "(" * 5000, "x"))

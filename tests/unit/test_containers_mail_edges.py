@@ -1,4 +1,4 @@
-"""Mail at the edges of its limits, and what is listed once though several readers may find it."""
+"""Mail at the edges of its limits, and parts that several readers find and that are listed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def look(data: bytes) -> Opened:
 
 
 def nested(depth: int) -> bytes:
-    """Return a mail of multiparts in each other, with an attachment in the innermost one."""
+    """Return a mail of nested multiparts, with an attachment in the innermost multipart."""
     body = base64_part("a", A)
     for number in range(depth):
         end = f"\n--{number}x--\n"
@@ -94,7 +94,7 @@ def test_a_part_that_may_be_a_multipart_is_read_in_both_ways_if_it_can_be_kept(
 
 
 def test_a_file_in_a_text_is_listed_once() -> None:
-    """What is in a message within the mail is found when that is opened."""
+    """Files in a message within the mail are found when that message is opened."""
     inner = f"Subject: s\n\n{UU}"
     for header, count in (
         ("Content-Type: text/plain", 1),
@@ -152,7 +152,7 @@ def test_a_part_is_a_message_by_its_kind(kind: str, *, is_message: bool) -> None
 
 
 def test_empty_lines_before_a_header_may_end_one_without_fields() -> None:
-    """Then all behind the first one is a text; it is not opened as a mail again."""
+    """Then the text after the first empty line is a body; it is not opened as a mail again."""
     for end in (b"\n", b"\r\n"):
         text = b"Subject: s" + end * 2 + b"body" + end
         out = look(end + text)

@@ -1,4 +1,4 @@
-"""What is kept of a part of a mail, and how it is read again in other ways."""
+"""The data that are kept of a part of a mail, and how the part is read again in other ways."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_lines_before_a_header_are_skipped_among_the_first_bytes(
 
 
 def test_a_header_without_a_field_of_mail_is_read_up_to_a_limit() -> None:
-    """The line that passes the limit is the last one."""
+    """The line that goes over the limit is the last line."""
     for count, is_found in ((9, True), (10, True), (11, False)):
         text = b"X: y\n" * count + TYPE + b"\n"
         for step in STEPS[2:]:
@@ -196,7 +196,8 @@ SHORTER = LONG.replace(b"x", b"", 1)
         (b"a\n--y\nb\n", (b"a\n--y\nb\n", None, b"", False, False)),
         (b"a\n--y\nb\n--x\n", (b"a\n--y\nb", X, b"", False, False)),
         (b"a\n--\n--x\n", (b"a\n--", X, b"", False, False)),
-        # Lines that resemble a boundary; those of another part have its fields behind them.
+        # Lines that resemble a boundary; a line that begins a part has the fields of the part
+        # behind it.
         (b"a\n--xy\nb", (b"a\n--xy\nb", None, b"", True, False)),
         (b"a\n--X\nb", (b"a\n--X\nb", None, b"", True, False)),
         (b"a\n--X--\n--x\n", (b"a\n--X--", X, b"", True, False)),
@@ -210,7 +211,7 @@ SHORTER = LONG.replace(b"x", b"", 1)
         (b"--y\r\n\rX: y\n" + TYPE, (b"--y\r\n\rX: y\n" + TYPE, None, b"", True, False)),
         (SHORTER + TYPE, (SHORTER + TYPE, None, b"", True, False)),
         (LONG + TYPE, (LONG + TYPE, None, b"", False, False)),
-        # A field alone begins no part where there is a body.
+        # A single field begins no part where a body begins.
         (b"a\n" + TYPE + b"\nb", (b"a\n" + TYPE + b"\nb", None, b"", False, False)),
     ],
 )  # fmt: skip

@@ -221,7 +221,7 @@ def test_the_same_bytes_in_many_streams_are_given_a_few_times_only() -> None:
     nested = b"x" * 100_000
     for number in range(9, 400):
         nested = b"%d 0 obj\n%s\nendobj\n" % (number, pdfs.stream(nested, b"/Type /EmbeddedFile"))
-    # Without a table, each object in another one is an object.
+    # Without a table, each object within another object counts as an object.
     found = opened(Pdf(), b"%PDF-1.4\n" + nested + pdfs.file_of({})[9:])
     assert sum(map(len, found.contents)) < 20 << 20
     assert Why.LIMIT in found.reasons

@@ -1,4 +1,4 @@
-"""Stores of Outlook: what is attached to messages is a member, in each version and encoding."""
+"""Stores of Outlook: each attachment of a message is a member, in each version and encoding."""
 
 from __future__ import annotations
 

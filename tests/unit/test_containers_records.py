@@ -19,7 +19,7 @@ Found = list[tuple[bytes, bytes] | Why]
 
 
 def inside(name: bytes, data: bytes) -> Found:
-    """Return the members in a stream with a name, or why one is unread."""
+    """Return the members in a stream with a name, or the reason why a member is unread."""
     stream = Runs(Whole(data))
     stream.add(0, len(data))
     found: Found = []

@@ -1,4 +1,4 @@
-"""Recognising possible containers by their first bytes: every one, and almost no other file."""
+"""Recognising possible containers by their first bytes: all containers, and few other files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["%06o\0 ", "%08o", "\0%06o ", "  %4o\0 ", "%6o \0", "\0%6o\0"])
 def test_a_tar_is_known_by_its_sum_however_it_is_written(form: str) -> None:
-    """GNU tar, libarchive or Python reads each of these; none of them has another mark."""
+    """GNU tar, libarchive or Python reads each of these files; none of them has another mark."""
     head = bytearray(512)
     head[:1], head[100:136] = b"a", b"0000644\0" + 2 * b"0000000\0" + b"00000000001\0"
     total = sum(head) + 8 * 0x20
@@ -174,7 +174,7 @@ def test_hardly_any_ordinary_file_has_any_mark() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
-    """What is forgotten here would leave files clean that nobody has looked into."""
+    """If a kind is forgotten here, files count as clean that no reader has opened."""
     assert kind.marks or kind.in_programs or kind.name == "message"
     for mark in kind.marks:
         assert (mark.literals == ()) == (mark.at == ANYWHERE)
@@ -227,8 +227,8 @@ def elf(
 ) -> bytes:
     """Return the first bytes of a program of Linux.
 
-    A segment has a place and a length; the table of sections a place, and these: how many there
-    are, and their size.
+    A segment has a place and a length; the table of sections has a place, a number and a size of
+    its sections.
     """
     number = "L" if width == 1 else "Q"
     table, count, size = sections
@@ -266,7 +266,8 @@ def elf(
         (windows(), 5_000, [(0, 5_000)]),
         (windows(), 20 << 20, [(0, 8 << 20)]),
         (windows((b".rsrc", 70, 1_000))[:-1], 5_000, [(0, 5_000)]),
-        # Of Linux: the table of sections is the last thing; without one, the segments count.
+        # In Linux the table of sections is at the end of the file; without a table, the segments
+        # count.
         *((elf(o, w, sections=(900, 7, 60)), 1_321, [(1_320, 1)]) for o in "<>" for w in (1, 2)),
         *((elf(o, w, sections=(900, 7, 60)), 1_320, []) for o in "<>" for w in (1, 2)),
         *(
@@ -325,7 +326,7 @@ def test_a_text_with_colons_that_is_all_there_is_need_not_be_opened() -> None:
 def test_a_cabinet_is_known_wherever_its_files_begin(
     folders: int, version: bytes, behind: int
 ) -> None:
-    """7-Zip opens it with bytes before its files, cabextract with any place of these."""
+    """7-Zip opens it with bytes before its files, cabextract with any place of the files."""
     data = others.cab_of({"inner": b"benign"})
     (files,) = struct.unpack_from("<L", data, 16)
     cabinet = bytearray(data[:36] + data[36:44] * folders + bytes(behind) + data[files:])

@@ -231,7 +231,7 @@ def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> 
 
 
 def test_of_two_sizes_the_other_one_counts_as_well_up_to_a_piece() -> None:
-    """A larger one is unread alone, and not one more member that is looked at."""
+    """A larger size is only unread, and adds no further member."""
     for other in (1, forward.PIECE_BYTES, forward.PIECE_BYTES + 1, forward.PIECE_BYTES << 1):
         content = bytes(other)
         data = pax({b"size": b"512"}) + tar_header(b"a", other) + content + bytes(-other % 512)

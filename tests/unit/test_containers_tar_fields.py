@@ -1,4 +1,4 @@
-"""The fields of tar, pax and sparse maps, at each edge where one is believed."""
+"""The fields of tar, pax and sparse maps, at each edge where a reader believes a field."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_first_header_may_come_late(head: bytes, *, is_late: bool) -> None:
 
 
 def pax(**fields: str) -> bytes:
-    """Return records; two underscores stand for a dot."""
+    """Return records; two underscores mean a dot."""
     made = b""
     for key, value in fields.items():
         text = f" {key.replace('__', '.')}={value}\n".encode()

@@ -1,4 +1,4 @@
-"""Images of disks with several trees, and archives of which a part is elsewhere."""
+"""Images of disks with several trees, and archives of which a part is in another file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_tree_of_an_image_is_read(trees: tuple[dict[str, bytes] | None, ..
 
 @pytest.mark.parametrize(("place", "byte"), [(7, 1), (72, 1), (88, 1), (100, 1), (881, 2)])
 def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
-    """libarchive refuses such a descriptor; systems show the tree."""
+    """libarchive refuses this descriptor; systems show the tree."""
     for joliet, reasons in ((None, set()), ({"b": OTHER}, {Why.DAMAGED})):
         data = bytearray(images.image_of({"A": BENIGN}, joliet))
         assert data[16 * images.SECTOR + place] != byte
@@ -75,7 +75,7 @@ def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 512, 1024, 2049, 4096, 65535])
 @pytest.mark.parametrize("volume", [16, 17])
 def test_a_length_of_blocks_that_is_another_one_hides_no_tree(volume: int, size: int) -> None:
-    """isoinfo does not look at it, and libarchive finds no file there without a word."""
+    """isoinfo does not look at the length, and libarchive finds no file and gives no error."""
     both: dict[str, bytes] = {"b": OTHER}
     for joliet, tree in ((None, None), (both, None), (None, both), (both, both)):
         trees = {"A": BENIGN}, joliet, tree
@@ -110,7 +110,7 @@ def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path)
 
 @pytest.mark.parametrize("copied", [16, 17])
 def test_an_image_with_several_trees_of_one_kind_is_unread(copied: int) -> None:
-    """Linux shows the tree of the last descriptor of Joliet, libarchive that of the first one."""
+    """Linux shows the tree of the last descriptor of Joliet, libarchive the tree of the first."""
     data = bytearray(images.image_of({"A": BENIGN}, {"b": OTHER}))
     sectors = {number: data[number << 11 : (number + 1) << 11] for number in (16, 17, 18)}
     for root, reasons in ((copied, set()), (16 + 17 - copied, {Why.UNSUPPORTED})):
@@ -129,7 +129,7 @@ def test_a_tree_of_another_kind_is_unread() -> None:
 
 
 def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -> None:
-    """Such an image is for two systems; a map in it says where the partitions begin."""
+    """Such an image is for two systems; a map in the image says where the partitions begin."""
     volume = BENIGN.ljust(1024, b"x") + b"H+"
     for content, reasons in ((BENIGN, {Why.UNSUPPORTED}), (volume, set())):
         data = bytearray(images.image_of({"A": content}))
@@ -178,7 +178,7 @@ def test_an_entry_that_fails_for_ever_ends_its_archive_soon() -> None:
 
 @pytest.mark.parametrize("attributes", [0x20, 0, 2, 0xFF])
 def test_an_lha_with_attributes_of_any_system_is_read(attributes: int) -> None:
-    """libarchive knows those of DOS; programs for the Amiga write others."""
+    """libarchive knows the attributes of DOS; programs for the Amiga write others."""
     contents = {"a": BENIGN, "b": OTHER, "-lh4-": BENIGN}
     for level in (0, 1):
         data = others.old_lha_of(contents, level, attributes)
@@ -232,7 +232,7 @@ def test_an_lha_with_a_small_window_is_read(method: bytes, level: int) -> None:
 
 
 def test_what_is_wrong_in_an_lha_stays_wrong() -> None:
-    """Headers are changed for the library, and their checksums along, but not made right."""
+    """A header that is changed for the library gets a new checksum, but a wrong one stays wrong."""
     for whole in (others.lha_of(BENIGN, "a", 2), others.old_lha_of({"a": BENIGN}, 1, 2)):
         for at in (16, 20, whole.index(BENIGN) - 4, len(whole) - 9):
             data = bytearray(whole)
@@ -302,7 +302,7 @@ def test_a_cabinet_that_cabextract_refuses_hides_none_within_its_length(
 
 
 def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
-    """Neither hides what is behind it, and a mark costs much more time than four other bytes."""
+    """Neither hides the bytes after it, and a mark costs much more time than four other bytes."""
     one, two, program = (
         others.cab_of({"a": BENIGN}),
         others.cab_of({"b": OTHER}),

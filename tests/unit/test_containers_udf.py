@@ -1,4 +1,4 @@
-"""The tree of UDF: where its parts may lie, how many there may be, and what is one too many."""
+"""The tree of UDF: the allowed places of its parts, and the limits on their number."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_a_tree_is_read_wherever_its_parts_may_lie(data: bytes, found: Read) -> 
 
 
 def test_names_have_their_paths_in_either_coding_and_any_length() -> None:
-    """Other bytes may stand before a name, and each begins at a multiple of four bytes."""
+    """Other bytes may come before a name, and each name begins at a multiple of four bytes."""
     texts = ["", "a", "ab", "abc", "abcd", "\xe9", "\u0416\u65e5"]
     raw = [
         (b"\x10" + t.encode("utf-16-be")) if t > "\xff" else b"\x08" + t.encode("latin-1")

@@ -41,7 +41,7 @@ def test_each_kind_is_recognised_and_no_expander_opens_it(name: str) -> None:
     assert not Registry().pick(bytes(head), b"")
 
 
-#: The first bytes of such files, as the programs write them that make them.
+#: The first bytes of files of these kinds, as the programs write them.
 BEGINS = {
     "luks": "4c554b53babe0001",
     "ewf": "455646090d0aff00010100",

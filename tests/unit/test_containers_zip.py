@@ -99,7 +99,7 @@ def test_a_descriptor_that_does_not_agree_is_unread(is_known: bool) -> None:
 
 @pytest.mark.parametrize("field", ["crc", "packed", "size"])
 def test_a_header_with_a_descriptor_that_contradicts_the_directory_is_unread(field: str) -> None:
-    """The header may leave them out; what it says must be so, or programs that read it differ."""
+    """The header may leave the values out; if it has them, they must be right."""
     true = {"crc": zlib.crc32(A), "packed": len(archives.raw_deflate(A)), "size": len(A)}
     for value, unread in ((0, set()), (true[field], set()), (7, {(b"a", Why.DAMAGED)})):
         made = archives.Zip().add(b"a", A, described=True, local={field: value}).add(b"b", B)
@@ -230,7 +230,7 @@ def test_too_many_marks_that_may_be_members_are_unread() -> None:
 
 
 def test_a_second_directory_hides_no_member() -> None:
-    """Two archives one behind the other, an empty end behind a full one, an end in a comment."""
+    """Two archives in a row, an empty end after a full one, and an end in a comment."""
     one, other = two().end(), archives.Zip().add(b"c", b"C" * 90).end()
     for data in (one + other, one + archives.Zip().end(), archives.Zip().end() + one):
         out = look(data)
@@ -300,7 +300,7 @@ def test_a_directory_with_another_number_of_entries_is_unread() -> None:
 
 
 def test_directories_without_end_are_unread() -> None:
-    """Each names all entries but some of the first ones: together, far more than are there."""
+    """Each directory names all entries but some of the first: together, far more than there are."""
     names = {"flags": 0, "method": 8, "crc": 0, "packed": 0, "size": 0}
     entries = [archives.entry(b"%03d" % n, **names, offset=n) for n in range(3 * MAX_DIRECTORIES)]
     data = b"".join(entries)

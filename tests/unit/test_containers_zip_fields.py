@@ -1,4 +1,4 @@
-"""The records of a zip, field by field: at each edge where one is believed, and one beyond."""
+"""The records of a zip, field by field: at each edge where a reader believes them, and beyond."""
 
 from __future__ import annotations
 
@@ -316,14 +316,14 @@ def test_members_without_an_entry_follow_each_other(method: int, *, described: b
     data = between(*(local(b"h", each, method, described=described) for each in contents))
     out = opened(Zip(), data)
     assert out.contents == [A, *contents] and not out.unread
-    # So do those that have fields which nobody writes, right behind one another.
+    # The same holds for members with fields that no program writes, one directly after the other.
     odd = (local(b"\1", each, method, described=described) for each in contents)
     found = opened(Zip(), between(*odd))
     assert found.contents == [A, *contents] and not found.unread
 
 
 def test_marks_that_may_be_chance_are_tried_up_to_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that begins with a sign of control is one: its bytes decide."""
+    """A mark whose name begins with a control character may be chance: its bytes decide."""
     good = b"." + local(b"\1", b"x" * 100)
     wrong = b"." + local(b"\1", b"x", local={"crc": 1})
     for tries, pieces, found, reasons in (

@@ -15,7 +15,7 @@ CHANCE = random.Random(11)
 
 
 class Bits:
-    """Bits that are written, the lowest one of a byte first."""
+    """Writes bits, the lowest bit of a byte first."""
 
     def __init__(self) -> None:
         self._value = self._count = 0

@@ -24,7 +24,7 @@ from hashclient.daemon.daemon import (
 
 
 class Process:
-    """A process of the daemon, which is alive without an exit code."""
+    """A process of the daemon, which is alive while it has no exit code."""
 
     def __init__(self, exitcode: int | None = None, pid: int = 0) -> None:
         self.exitcode = exitcode
@@ -41,7 +41,7 @@ class Process:
 
 
 class House:
-    """A daemon without processes of its own, its clock, and what it has done."""
+    """A daemon without processes of its own, with its clock and the acts that it has done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, jobs: int = 1, *beside: Any) -> None:
         self.now = 100.0
@@ -106,7 +106,7 @@ def test_a_dead_process_is_started_again_and_a_killed_one_not_at_full_speed(
 def test_processes_that_keep_ending_by_themselves_end_the_daemon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that has lived for two seconds forgives all, and a killed one is no reason."""
+    """A process that lived for two seconds resets the count; a killed process does not count."""
     house = House(monkeypatch)
     for _ in range(2):
         for _ in range(MAX_EARLY_DEATHS):

@@ -1,4 +1,4 @@
-"""Answers to a client: sent as far as there is room, and dropped when it has gone."""
+"""Answers to a client: sent as far as the socket has room, and dropped when the client has gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.test_daemon_shares import EVE
 
 
 class Loop:
-    """Does nothing by itself, and knows what it was asked for."""
+    """Does nothing by itself, and keeps the requests that it got."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []

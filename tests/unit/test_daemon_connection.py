@@ -1,4 +1,4 @@
-"""Connections of the daemon: what a client sends, at every edge, and what it gets."""
+"""Connections of the daemon: the requests of a client, at every edge, and the answers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_client_gets_its_answer_and_is_counted(served: Served, tmp_path: Pa
     (tmp_path / "clean").write_bytes(CLEAN)
     found = b"Hashclient.base.e-1 FOUND"
     many = b"".join(b"%d: PONG\0" % n for n in range(1, 701))
-    #: What is sent, whether nothing follows, and the answer.
+    #: The sent bytes, whether no more bytes follow, and the answer.
     talks = [
         (b"zPING\0", False, b"PONG\0"),
         (b"nPING\n", False, b"PONG\n"),
@@ -170,7 +170,7 @@ def test_one_descriptor_comes_with_its_command_and_is_closed(
 
 @contextlib.contextmanager
 def connected() -> Iterator[tuple[Connection, Checks, socket.socket, list[Any]]]:
-    """Yield a connection whose loop a test calls, its checks, the client, and those that closed."""
+    """Yield a connection whose loop a test calls, its checks, client and closed connections."""
     checks, closed = Checks(Share(4, 50)), list[Any]()
     later: list[Any] = []
     checks.loop.call_later = lambda *given: later.append(given)
@@ -334,7 +334,7 @@ HITS = tuple(Hit("l", name, "c", 1, (), name != "part") for name in ("part", "on
 def test_the_answer_about_an_input(
     outcome: Outcome | None, doubt: str | None, answers: list[str]
 ) -> None:
-    """It is what the operator has chosen, if there is no verdict."""
+    """If there is no verdict, the answer is the one that the operator has chosen."""
     rules = (NoVerdict.FOUND, NoVerdict.ERROR, NoVerdict.OK)
     assert [answer(outcome, doubt, rule) for rule in rules] == [[one] for one in answers]
     every = answer(outcome, doubt, NoVerdict.FOUND, every=True)

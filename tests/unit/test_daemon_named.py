@@ -53,7 +53,7 @@ def lists(tmp_path: Path) -> InUse:
 
 
 def ask(lists: InUse, path: Path | str, rights: Rights | None = CLIENT) -> dict[str, Kind]:
-    """Check a path as a daemon does for a client; return what is not clean, by its real path."""
+    """Check a path as a daemon does for a client; return the inputs that are not clean."""
     with contextlib.closing(Named(str(path))) as named, acting_as(rights):
         results = list(results_at(lists, named))
     return {outcome.path: outcome.kind for result in results for outcome in result.outcomes}
@@ -128,7 +128,7 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
 def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
     lists: InUse, ground: Path, name: str, rounds: int
 ) -> None:
-    """The directory above is closed to the client, and what is in it is not."""
+    """The directory above the place is closed to the client, and so are the files in it."""
     victim = Victim(ground / "closed" / "up" / "d" / "f", LISTED)
     for open_to_all in (victim.path.parent.parent, victim.path.parent, victim.path):
         open_to_all.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Open files that clients hand over: the daemon reads all bytes and knows which files they are."""
+"""Open files that clients send: the daemon reads all bytes and knows which files they are."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
 def read(
     path: Path, monkeypatch: pytest.MonkeyPatch, most_s: float = 60.0, **how: Any
 ) -> list[str]:
-    """Read an open file; return what is said: its pieces, and why it is set aside."""
+    """Read an open file; return its pieces, and the reason why it is set aside."""
     now = iter(how.get("times", [0.0] * 99))
     monkeypatch.setattr(openfiles, "time", SimpleNamespace(monotonic=lambda: next(now)))
     upload: Any = SimpleNamespace(fd=os.open(path, os.O_RDONLY), began=0.0, update=how["update"])
@@ -61,7 +61,7 @@ def read(
 def test_a_file_is_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, pieces: int
 ) -> None:
-    """So other files have their turn; the last piece is the one that finds the end."""
+    """So other files are read in between; the last piece is the piece that finds the end."""
     assert openfiles.PIECE_CHUNKS * CHUNK_BYTES == 32 << 20
     monkeypatch.setattr(openfiles, "PIECE_CHUNKS", 2)
     monkeypatch.setattr(openfiles, "CHUNK_BYTES", 10)

@@ -1,4 +1,4 @@
-"""Answers about paths: first those that a client must not miss, and none contradicts another."""
+"""Answers about paths: the most important answers come first; no answer contradicts another."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def instream(*chunks: bytes, prefix: bytes = b"z", end: bytes = b"\0") -> bytes:
 
 
 def plain(events: Iterable[object]) -> Iterator[object]:
-    """Yield events that do not depend on how the bytes were cut; empty chunks yield none."""
+    """Yield events that do not depend on how the bytes were cut; empty chunks give no event."""
     for event in events:
         if isinstance(event, Whole):
             yield (Command.INSTREAM, b"", event.delimiter)

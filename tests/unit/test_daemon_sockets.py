@@ -104,7 +104,7 @@ def test_sockets_that_are_passed_to_others_are_not_taken(pid: str | None, count:
 def test_sockets_that_are_passed_are_taken_and_named_and_no_other_descriptor(
     ground: Path,
 ) -> None:
-    """In a process of its own, as their descriptors are the first ones."""
+    """The test needs a process of its own, as the descriptors are the first of a process."""
     path = ground / "socket"
     with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
         unix.bind(str(path))
@@ -141,4 +141,4 @@ def test_systemd_is_told(tmp_path: Path, is_abstract: bool) -> None:
         notify({"NOTIFY_SOCKET": name}, "READY=1")
         assert systemd.recv(99) == b"READY=1"
     for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
-        notify(environ, "READY=1")  # without a service manager this does nothing
+        notify(environ, "READY=1")  # without a service manager the call has no effect

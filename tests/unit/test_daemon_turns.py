@@ -1,4 +1,4 @@
-"""Turns: one piece of work each, one request of a client at a time, none without room."""
+"""Turns: one piece of work each, one request of a client at a time, no turn without room."""
 
 from __future__ import annotations
 

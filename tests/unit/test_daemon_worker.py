@@ -155,7 +155,7 @@ def test_without_a_client_it_ends_at_once(served: Served) -> None:
 
 
 class Loop:
-    """A loop that notes which descriptors it would watch, and what it would do later."""
+    """A loop that notes the descriptors to watch and the calls to make later."""
 
     def __init__(self) -> None:
         self.readers: list[Any] = []

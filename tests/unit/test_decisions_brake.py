@@ -91,7 +91,7 @@ def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matc
 
 
 def test_each_action_needs_an_entry_that_asks_for_it_and_has_room(record: Matches) -> None:
-    """An entry that asks for a report must not bring the isolation that another entry asks for."""
+    """An entry that asks for a report must not cause the isolation that another entry asks for."""
     rules = PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b")
     desk = Desk(record, *rules, per_entry=1)
     assert desk.held("x", hit("e-1", "a")) == ""

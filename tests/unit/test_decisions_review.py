@@ -26,7 +26,7 @@ REVIEW = 'after = "review"\n'
 
 
 def story(*said: tuple[str, str]) -> list[Step]:
-    """Return a story of (event, person)."""
+    """Return a history of (event, person)."""
     time = datetime(2026, 1, 1, tzinfo=UTC)
     return [Step(time, event, {"by": by}) for event, by in said]
 
@@ -89,7 +89,7 @@ def test_a_reason_is_a_word_of_the_verdict_and_a_sentence(reason: str) -> None:
     [
         ("people = 3", "'people' in [report] is not from 1 to 2"),
         ("share = 1.5", "'share' in [report] is not from 0 to 1"),
-        ("share = 0.5", "none is asked for"),
+        ("share = 0.5", "no review is asked for"),
         ('after = "lunch"', "no value of 'after'"),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_report_says_viewed_only_after_such_a_review(tmp_path: Path, viewed: b
     desk.review(match, verdict=YES, viewed=viewed)
     report = desk.prepare(match, other)
     assert [m.viewed for m in desk.outbox.document(report).matches] == [viewed, False]
-    # A document that says more than the story of the match is refused.
+    # A document with more matches than the history of the match names is refused.
     text = (desk.outbox.folder(report.id) / "document.json").read_text()
     was, other_word = (f'"viewed": {word},' for word in ("true", "false")[:: 1 if viewed else -1])
     with pytest.raises(VerificationError, match="not a report document"):

@@ -251,7 +251,7 @@ def test_a_line_that_does_not_end_is_refused(content: bytes) -> None:
 
 
 def test_lines_that_end_differently_are_read_one_by_one() -> None:
-    """The reader must not assume that each line has the length of the first one."""
+    """The reader must not assume that each line has the length of the first line."""
     mixed = f"{MD5}\r\n{MD5}\n{SHA1}\r\n{MD5}\n"
     assert [(line, digests) for line, _, digests, _ in rows(mixed.encode())] == [
         (1, {"md5": MD5}),
@@ -259,10 +259,10 @@ def test_lines_that_end_differently_are_read_one_by_one() -> None:
         (3, {"sha1": SHA1}),
         (4, {"md5": MD5}),
     ]
-    # This line is as long as the first one, and yet it is no digest.
+    # This line is as long as the first line, but it is no digest.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 33"):
         read(f"{MD5}\r\n{MD5}0\n{MD5}\r\n".encode())
-    # In all, as many bytes as if each line had the length of the first one.
+    # The file has as many bytes as if each line had the length of the first line.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 31"):
         read(f"{MD5}\n{MD5[:-1]}\r\n{MD5}\n".encode())
     content = f"md5,size\n{MD5},1\r\n{MD5},2\n\r\n\n{MD5},3".encode()

@@ -1,4 +1,4 @@
-"""Building a generation: what is downloaded ahead, and what counts as a delta.
+"""Building a generation: the files that are downloaded ahead, and those that count as a delta.
 
 Results are tested in `test_fetch.py`, kills on the way in `tests/faults/test_crash.py`.
 """

@@ -23,7 +23,7 @@ from tests.unit.test_fetch_mirrors import place_of
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Simulator:
-    """Lists a, b and c."""
+    """Return a provider with the lists a, b and c."""
     made = Simulator(tmp_path / "repo")
     for number, name in enumerate("abc"):
         made.publish(csv(range(3 * number, 3 * number + 3)), name)

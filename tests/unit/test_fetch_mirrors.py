@@ -39,7 +39,7 @@ def place_of(mirror: Simulator, name: str) -> Place:
 
 
 class Mirrors:
-    """A provider with mirrors, each of which can turn bad on its own, and a client."""
+    """A provider with mirrors, each of which can fail on its own, and a client."""
 
     def __init__(self, directory: Path) -> None:
         self.provider = Simulator(directory / "provider")
@@ -61,7 +61,7 @@ class Mirrors:
         return mirror
 
     def fetch(self, *mirrors: Simulator | Place, only: tuple[str, ...] = ()) -> list[Fetched]:
-        """Fetch from these mirrors, the first of which is called m-1."""
+        """Fetch from these mirrors; the first mirror is called m-1."""
         places = [
             mirror if isinstance(mirror, Place) else place_of(mirror, f"m-{n}")
             for n, mirror in enumerate(mirrors, 1)
@@ -96,7 +96,7 @@ def test_the_first_is_enough_and_no_other_is_asked(world: Mirrors) -> None:
     assert fetched_all(world.fetch(one, two), "m-1")
     one.requests.clear()
     assert fetched_all(world.fetch(one, two), "m-1")
-    # Two questions, as with one address: whether there is a newer root, and the timestamp.
+    # The client asks twice, as with one address: for a newer root, and for the timestamp.
     assert len(one.requests) == 2 and two.requests == []
     assert world.told == [] and world.events("refused") == []
     assert {event["source"] for event in world.events("fetch")} == {"m-1"}
@@ -163,7 +163,8 @@ def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
 def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     one.files = dict(world.old)
-    # A first fetch takes the mirror's old generation: the client cannot know a newer one.
+    # A first fetch takes the mirror's old generation: the client cannot know that there is a newer
+    # one.
     assert {r.generation for r in world.fetch(one, two)} == {1}
     world.fetch(two)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
@@ -190,7 +191,7 @@ def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world
 
 
 def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> None:
-    """A 404 ends the search for a root, so it shows by what is signed with the new keys."""
+    """A 404 ends the search for a root; only signatures of the new keys show the fault."""
     world.fetch(world.mirror())
     world.provider.rotate("timestamp")
     world.provider.renew()

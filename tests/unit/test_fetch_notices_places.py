@@ -41,7 +41,7 @@ class World:
         self.provider.serve_published()
 
     def mirror(self, **faults: Any) -> Simulator:
-        """Return a mirror; `faults` by a part of the names of what is broken."""
+        """Return a mirror; `faults` has the faults by a part of the names of the files."""
         mirror = copy.copy(self.provider)
         mirror.requests = []
         mirror.faults = {f"*{part}*": fault for part, fault in faults.items()}

@@ -1,4 +1,4 @@
-"""The fetch pipeline: several lists, also damaged, unfinished or consolidated ones.
+"""The fetch pipeline: several lists, also damaged, unfinished or consolidated lists.
 
 Attacks are in `tests/faults/test_attacks_*.py`, kills and failing disks in `test_crash.py`.
 """
@@ -87,7 +87,7 @@ def all_results(client: Client, *only: str) -> list[Fetched]:
 
 
 def configured(client: Client, **changes: Any) -> None:
-    """Change what is configured of the provider."""
+    """Change the configuration of the provider."""
     config = client.settings.config
     provider = msgspec.structs.replace(config.providers["main"], **changes)
     client.settings = msgspec.structs.replace(
@@ -177,7 +177,7 @@ def test_progress_is_reported_in_bytes(client: Client, simulator: Simulator) -> 
 
 
 def test_a_check_that_finds_nothing_new_is_noted(client: Client, simulator: Simulator) -> None:
-    """Until when the list is fresh, and when that was found out, is what has changed then."""
+    """Two times have changed then: the end of the freshness, and the time of the check."""
     client.fetch()
     before = client.manifest()
     later = client.now + timedelta(hours=3)
@@ -501,7 +501,7 @@ def test_no_build_continues_from_a_damaged_one(
 ) -> None:
     """Merging finds rows that are no entries; afterwards the unfinished build is not used again."""
     break_off(client, simulator)
-    # The disk fails after what was begun has been found sound.
+    # The disk fails after the unfinished build was checked and found good.
     monkeypatch.setattr(build, "verify_runs", lambda *_: {})
     monkeypatch.setattr(writer, "verify_runs", lambda *_: {})
     path = min(folder(client).glob("run-*"))
@@ -587,7 +587,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
 def test_a_build_upon_an_older_generation_is_no_fresh_build(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the manifest is damaged, the client builds everything again, whatever was noted."""
+    """If the manifest is damaged, the client builds the list again, whatever was noted."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     simulator.publish(csv(range(30, 35)))
@@ -641,7 +641,7 @@ def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Cli
 def test_change_is_counted_by_what_is_added_and_withdrawn(
     client: Client, simulator: Simulator
 ) -> None:
-    """There are thirty entries before and after, and six of them have been exchanged."""
+    """There are thirty entries before and after, but six of them were replaced by others."""
     client.fetch()
     simulator.withdraw(*(f"e-{n}" for n in range(6)))
     simulator.publish(csv(range(30, 36)))
@@ -694,7 +694,7 @@ def test_a_list_of_nothing_may_grow_without_limit(client: Client, simulator: Sim
 
 
 def consolidate(simulator: Simulator, first: int, last: int, **changes: Any) -> None:
-    """Put the segments of generations `first` to `last` into one, as a provider may."""
+    """Join the segments of generations `first` to `last` into one segment, as a provider may do."""
     index = json.loads(simulator.files[simulator.target_path("index.json")])
     gone = [s for s in index["segments"] if first <= s["first"] <= last]
     tables = [

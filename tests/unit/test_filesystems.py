@@ -1,4 +1,4 @@
-"""Which file systems are relied on: real ones of this machine, and lines of mountinfo."""
+"""Which file systems are reliable: real file systems of this machine, and lines of mountinfo."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_fuse_is_relied_on_by_the_user_who_has_mounted_it(
 
 @needs_fuse
 def test_fuse_that_is_not_in_the_table_of_mounts_is_not_relied_on(tmp_path: Path) -> None:
-    """Examples: a detached file system, or one in another namespace of mounts."""
+    """Examples: a detached file system, or a file system in another namespace of mounts."""
     with mounted(tmp_path, {"f": File(b"x")}):
         fd = os.open(tmp_path / "f", os.O_RDONLY)
         try:
@@ -177,7 +177,7 @@ def test_a_file_may_be_a_file_system_of_its_own(tmp_path: Path) -> None:
             assert trust_at("link", fd, file.stat().st_dev, follow=True) is NONZERO
             # The link itself is on the disk, and not on the device that `device` names.
             assert trust_at("link", fd, file.stat().st_dev, follow=False) is NONE
-        # The file system is unmounted: nothing is known of an absent device.
+        # The file system is unmounted: the kernel knows nothing of an absent device.
         assert trust_at("f", fd, device, follow=False) is NONE
         assert trust_at("f", fd, own, follow=False) is FULL
         with pytest.raises(FileNotFoundError):

@@ -21,7 +21,7 @@ NAME = "d/e/f"
 
 
 class Grounds(Mounts):
-    """All directories stand at one place, as the parts of a file system that is mounted twice do.
+    """All directories are at one place, as the parts of a file system that is mounted twice are.
 
     Directories whose name says otherwise are the exception.
     """
@@ -101,7 +101,7 @@ def put_link(path: Path) -> None:
 
 
 def put_link_for_directory(path: Path) -> None:
-    """The link leads to a directory without the file, and would stand at the same place."""
+    """The link leads to a directory without the file, and would have the same place."""
     path.parent.rename(path.parent.with_name("moved"))
     (path.parent.with_name("moved") / path.name).unlink()
     path.parent.symlink_to("moved")
@@ -168,7 +168,7 @@ def test_a_match_is_not_gone_with_its_file_system(desk: Desk) -> None:
 
 
 def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path) -> None:
-    """The tree is not followed at all if another link stands there since the scan has begun."""
+    """The tree is not followed at all if another link is there since the scan has begun."""
     (desk.files / NAME).unlink()
     link = tmp_path / "link"
     link.symlink_to(desk.files)

@@ -121,7 +121,7 @@ def test_a_poisoned_entry_is_still_found_after_the_next_batch(tmp_path: Path) ->
         runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])
         with pytest.raises(VerificationError, match=r": e-0$"):
             inspection.judge(runs)
-    # If there are several kinds in several batches, all kinds are named.
+    # If several batches have several kinds, the message names all kinds.
     inspection = Inspection(guard)
     writer = IndexWriter(tmp_path, SEALER, None)
     for number in (4, 5):
@@ -283,7 +283,7 @@ def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
 
 def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
-    verify_guard(state)  # there is no index yet
+    verify_guard(state)  # the guard has no index yet
     assert refused(state, [path], digests_of(1)) is not None
     verify_guard(state)
     (run,) = (state / "known-good").glob("run-*")
@@ -393,5 +393,5 @@ def test_a_file_that_is_none_is_a_mistake_in_the_configuration(tmp_path: Path, h
         open_guard(state, [str(good), str(path)], SEALER)
     assert caught.value.exit_code is ExitCode.USAGE
     assert "good" in caught.value.message
-    # The index of the good file is used the next time, and no broken one.
+    # The index of the good file is used the next time, not a broken index.
     assert refused(state, [good], digests_of(1)) is not None

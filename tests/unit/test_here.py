@@ -1,4 +1,4 @@
-"""Work on this machine: what is done in this process, and what is left to others."""
+"""Work on this machine: the tasks that this process does, and the tasks that others do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def names_in(task: Task) -> list[str]:
 
 
 class Checkers:
-    """Makes one checker, which takes so long for a task and hands back names that end in `-`."""
+    """Makes one checker, which takes this time for a task and hands back names that end in `-`."""
 
     def __init__(self, took_s: float) -> None:
         self.now = 500.0
@@ -50,7 +50,7 @@ class Checkers:
 def run(
     monkeypatch: pytest.MonkeyPatch, *work: Task | Outcome, took_s: float = 0.0
 ) -> tuple[Checkers, list[list[str]], list[Any]]:
-    """Return the checkers, the tasks of other processes, and what was yielded here."""
+    """Return the checkers, the tasks of other processes, and the results of this process."""
     checkers, others = Checkers(took_s), list[list[str]]()
 
     def elsewhere(left: Iterator[Task | Outcome], made: Checkers) -> Iterator[Result]:

@@ -125,7 +125,7 @@ def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> 
     crypt = machine.mapped(0, "CRYPT-LUKS2-1", disk)
     names = [identity._disk_name(machine.mapped(n, f"LVM-volume-{n}", crypt)) for n in (1, 2)]
     assert names == [b"LVM-volume-1 CRYPT-LUKS2-1", b"LVM-volume-2 CRYPT-LUKS2-1"]
-    # `dmsetup` makes volumes without a name: one of these could be any volume.
+    # `dmsetup` makes volumes without a name: such a volume could be any volume.
     assert identity._disk_name(machine.mapped(3, "", disk)) is None
 
 
@@ -162,7 +162,7 @@ def test_a_share_is_known_by_what_was_mounted(told: Told) -> None:
     first = found[0]
     assert first is not None
     assert (first.proves, first.is_local) == (False, False)
-    # Without a mount there is no identity.
+    # Without a mount the file system has no identity.
     assert told.identity(NFS, None) is None
 
 

@@ -1,4 +1,4 @@
-"""VICS: what its fields mean, and that decoding many at once means the same as one by one."""
+"""VICS: the meaning of its fields, and that a batch means the same as its media one by one."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 def test_an_odd_medium_among_usual_ones_means_the_same(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The decoder uses the fields of earlier media; the odd one has others, or a field twice."""
+    """The decoder uses the fields of earlier media; the odd medium has others, or a field twice."""
     monkeypatch.setattr(vicsbatch, "_PIECE_CHARS", 20_000)
     out = io.BytesIO()
     exports.vics(out, exports.entries(300, seed=1))

@@ -1,4 +1,4 @@
-"""Comparing pieces of an index with their digests: which are due, and what they find."""
+"""Comparing pieces of an index with their digests: which pieces are due, and their faults."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class List:
         return manifest
 
     def fetch(self, limit_s: float = checks.LIMIT_S) -> Manifest:
-        """Compare what is due, as a fetch does that finds nothing new."""
+        """Compare the due pieces, as a fetch does that finds no new generation."""
         manifest = verify_due(
             self.directory,
             self.manifest,
@@ -107,7 +107,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The pieces that are compared one by one, each as its run and its number in the run."""
+    """Return the pieces that are compared, each as its run and its number in the run."""
     seen: list[tuple[str, int]] = []
     verify = run.verify_piece
 
@@ -171,7 +171,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
 def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
-    """A clock that was ahead tells nothing: all pieces are due, and nothing divides by zero."""
+    """A clock that was ahead proves nothing: all pieces are due, without a division by zero."""
     made = List(tmp_path, clock, 168 * PIECE)
     clock.now = NOW + passed
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}

@@ -1,4 +1,4 @@
-"""The reader's side of the index: what it opens, what it refuses, and its answers at the limits."""
+"""The reader's side of the index: the files that it opens, its refusals, its answers at limits."""
 
 from __future__ import annotations
 

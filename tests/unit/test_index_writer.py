@@ -1,4 +1,4 @@
-"""The writer's side of the index: what it refuses, and what it keeps apart from readers.
+"""The writer's side of the index: its refusals, and the files that it keeps from readers.
 
 `tests/property/test_index_property.py` tests that the resulting index answers correctly.
 """

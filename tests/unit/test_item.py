@@ -1,4 +1,4 @@
-"""The documents of the quarantine: what each may say, and what is refused, field by field."""
+"""The documents of the quarantine: the allowed values and the refused values, field by field."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_ids_are_in_order_and_no_directory_has_none(tmp_path: Path) -> None:
 
 
 def test_a_note_is_of_one_sealed_copy(tmp_path: Path) -> None:
-    """A file that is isolated again has another one."""
+    """A file that is isolated again has another note."""
     folder = tmp_path / ID
     folder.mkdir()
     with pytest.raises(StateError, match="it is missing"):

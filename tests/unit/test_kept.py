@@ -148,7 +148,7 @@ def test_streams_share_the_memory_and_the_disk(spool: Spool) -> None:
     assert rooms(spool) == (10, 20)
     three.update(memoryview(b"z" * 11))  # one byte too many for the disk
     assert three.failure and three.finish() is None
-    one.update(memoryview(b"x"))  # eleven, with those in memory
+    one.update(memoryview(b"x"))  # eleven bytes, with the bytes in memory
     assert one.failure
     assert rooms(spool) == (0, 20)
     two.update(memoryview(b"y" * 10))
@@ -190,7 +190,7 @@ def test_a_stream_that_cannot_be_moved_is_dropped(
 def test_a_file_of_the_spool_has_no_name_and_no_other_reader(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also on a file system that knows no files without names."""
+    """The same holds on a file system that knows no files without names."""
     original = os.open
 
     def without_unnamed(path: Any, flags: int, *others: Any, **more: Any) -> int:

@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def handler() -> object:
-    """Set the default action of SIGIO, and put the former one back afterwards."""
+    """Set the default action of SIGIO, and restore the earlier action afterwards."""
     before = signal.getsignal(signal.SIGIO)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     yield

@@ -37,7 +37,7 @@ from tests.kit import open_files, wait_until, write_tree
 
 
 class Waiting(Lister):
-    """Treats each step as one that waits, and has threads from the beginning."""
+    """Treats each step as a step that waits, and has threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -298,7 +298,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
 def test_threads_and_the_walk_share_one_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a thread made the queue, the walk could make another one, and both would wait for ever."""
+    """If a thread made the queue, the walk could make another queue; both would wait for ever."""
     makers: list[str] = []
 
     class Queue(queue.SimpleQueue[object]):
@@ -406,7 +406,7 @@ def test_steps_are_waits_by_their_time_and_their_entries() -> None:
         seen.append((lister._steps, lister.is_slow))
     assert seen[:6] == [(2, False), (4, True), (6, True), (8, True), (8, True), (7, True)]
     assert seen[6:] == [(n, n > 0) for n in (6, 5, 4, 3, 2, 1, 0, 0)]
-    # The number of entries grows once no wait is remembered, and never beyond the most.
+    # The number of entries grows once no wait is remembered, and never above its limit.
     assert lister._count == FIRST_ENTRIES * 2
     for _ in range(20):
         lister.note(0.0)
@@ -505,12 +505,12 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
         (opened, _, _), chunks = found
         assert [name for part in chunks for name in part.names] == ["x"]
         os.close(opened)
-    # A thread that is free takes the next one.
+    # A thread that is free takes the next directory.
     assert lister.ahead(fd, "3") is not None
     assert len(started) == 2
     lister.close()
     assert lister._waiting.qsize() == 3 + 2
     lefts = [lister._waiting.get() for _ in range(3)]
     assert lefts[:2] == begun[:2] and lefts[2] is not None
-    lefts[2].run()  # which closes what is not wanted any more
+    lefts[2].run()  # this closes the directory, which is not wanted any more
     os.close(fd)

@@ -40,7 +40,7 @@ def test_id_sender_and_recipients_are_taken_from_a_header_and_from_nothing_behin
     ],
 )
 def test_no_mail_a_mailbox_and_a_mail_that_names_nobody_say_nothing(text: bytes) -> None:
-    """A mailbox begins with the header of one message; the match may be in another one."""
+    """A mailbox begins with the header of one message; the match may be in another message."""
     assert mail_facts(text) is None
 
 

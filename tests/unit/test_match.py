@@ -1,4 +1,4 @@
-"""What the story of a match says: each question is asked about stories that nearly say it."""
+"""Facts from the history of a match: the tests use histories that almost say the fact."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def story(*steps: str | tuple[str, dict[str, Any]]) -> list[Step]:
-    """Return a story, a minute each step, of events with details."""
+    """Return a history of events with details, one step each minute."""
     pairs = [(step, dict[str, Any]()) if isinstance(step, str) else step for step in steps]
     return [Step(NOW + timedelta(minutes=n), *pair) for n, pair in enumerate(pairs)]
 

@@ -128,7 +128,7 @@ def test_a_match_that_is_listed_again_returns_to_its_former_state(record: Matche
     assert (again.state, again.in_place) == (MatchState.REPORTED, False)
     assert again.standing == (hit("e-0", generation=3),)
     assert record.story(taken)[-1].event == LISTED_AGAIN
-    # The new entry may be another one on another list; a settled match stays settled.
+    # The new entry may be on another list, with another id; a settled match stays settled.
     assert record.list_again(left, [hit("x-1", "other")], LATER).state is MatchState.FOUND
     assert record.list_again(given_back, [hit("e-2")], LATER).state is MatchState.RESTORED
     assert record.standing("base") == ["e-0"] and record.standing("other") == ["x-1"]
@@ -170,7 +170,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     # A file without a digest in common with the known ones there may be anything.
     (no_common,) = record.record([match("/b", hit("e-6"), sha1=b"m" * 16)], KEY, LATER)
     assert no_common.id not in known
-    # Tags under another key say nothing.
+    # Tags that were made with another key prove nothing.
     (other_key,) = record.record([match("/a", hit("e-8"), md5=b"m" * 16)], "other", LATER)
     assert other_key.id not in known
     # Under a changed key, the entry shows that it is the same file; old tags go.
@@ -612,7 +612,7 @@ def members(
 def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     record: Matches,
 ) -> None:
-    """A ruling is about one of two files with the same MD5: both members hit the same entry."""
+    """A decision excepts one of two files with the same MD5: both members hit the same entry."""
 
     def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
         (outcome,) = members("/a.zip", "e-1")
@@ -626,7 +626,7 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
     # The next run finds the whole container excepted.
     assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
-    # An excepted container becomes a match by any of its members, and stays one for this run.
+    # An excepted container becomes a match by any of its members, and stays a match for this run.
     again = later + timedelta(minutes=1)
     assert batch(Kind.EXCEPTED, again, again).state is MatchState.EXCEPTED
     assert batch(Kind.MATCH, again, again).state is MatchState.FOUND

@@ -82,5 +82,5 @@ def test_pages_that_do_not_fit_each_other(state: Path) -> None:
         verify_matches(state)
     found = call("--state-dir", state, "status", "--verify")
     assert found.code == 8
-    # Readable records are shown all the same.
+    # Readable records are shown anyway.
     assert "matches       190 found, 10 closed" in found.out

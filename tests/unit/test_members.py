@@ -1,4 +1,4 @@
-"""Members of containers: what is kept, counted and named, at every limit."""
+"""Members of containers: the kept, counted and named members, at every limit."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_members_are_counted_once_by_what_their_answer_rests_on(
 def test_members_that_lack_a_digest_are_read_again_with_all(
     lists: OpenLists, tmp_path: Path
 ) -> None:
-    """A listed one needs all digests; one of another size needs none."""
+    """A listed member needs all digests; a member of another size needs none."""
     for found, jobs, forced in (
         (found_of(LISTED, mask=2), 2, True),
         (found_of(b"LISTED", mask=2), 1, False),

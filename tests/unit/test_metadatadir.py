@@ -1,4 +1,4 @@
-"""The directory of the metadata: what is read from it, and what is removed from it first."""
+"""The directory of the metadata: the files that are read, and the files that are removed before."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_the_steps_lead_to_today_one_by_one() -> None:
     assert [step.version for step in STEPS] == list(range(version.FIRST, version.CURRENT + 1))
     needed = [step.version for step in STEPS if not step.readable]
     assert max(needed, default=0) == version.READABLE
-    # A state needs no version later than the one that wrote it.
+    # A state needs no version later than the version that wrote it.
     assert all(step.needs <= __version__ for step in STEPS)
 
 
@@ -100,7 +100,7 @@ def test_state_without_a_version_is_0_until_somebody_writes(layout: Layout) -> N
     assert (document["needs"], document["written_by"]) == ("0.1.0", __version__)
     assert layout.state.stat().st_mode & 0o777 == 0o600
     before = layout.state.stat()
-    with writing(layout):  # there is no step to do, so nothing is written
+    with writing(layout):  # no step is due, so nothing is written
         assert layout.state.stat() == before
 
 

@@ -126,6 +126,6 @@ def test_the_place_of_a_member_has_one_meaning() -> None:
     assert outcome.mail is None
     mail = Mail("id", "from")
     assert Outcome(Kind.MATCH, "a", outer=Outer(1, {}, 1, mail)).mail == mail
-    # A new outcome claims nothing that was not found.
+    # A new outcome has only values that say "nothing found".
     assert (outcome.size, outcome.reason, outcome.hits, outcome.digests) == (None, None, (), {})
     assert not outcome.is_stream and not outcome.is_object

@@ -123,7 +123,7 @@ def test_names_of_one_directory_come_together_up_to_a_task(count: int) -> None:
 def test_a_directory_is_identified_before_its_files_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where others may write, each file is; one that is missing has no identity."""
+    """Where others may write, each file is identified; a missing file has no identity."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "own").mkdir()
     for name in ("shared/a", "own/a"):

@@ -1,4 +1,4 @@
-"""The transport: bodies arrive whole or not at all, in time, and no secret leaves with them."""
+"""The transport: bodies arrive whole or not at all, in time, and never carry a secret away."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def granting(
 
 
 def only_for(value: str, body: bytes = b"hello") -> hostile.Behaviour:
-    """Answer 401 to anybody else."""
+    """Answer 401 to any other client."""
 
     def behave(connection: hostile.Connection, request: Request) -> bool:
         right = request.header("authorization") == f"Bearer {value}"

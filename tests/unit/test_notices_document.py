@@ -23,7 +23,7 @@ from hashclient.notices.document import (
 )
 
 #: Texts that a terminal would turn around, or hidden characters: bidi controls, zero width, a line
-#: end of Unicode's own. These texts are allowed; whoever shows them escapes them.
+#: end of Unicode's own. These texts are allowed; a program that shows them escapes them.
 TRICKS = "gpj.exe \u202e\u2066\u2069 \u200b \u2028 end"
 
 
@@ -186,7 +186,7 @@ def test_the_widest_notice_that_is_allowed_fits() -> None:
 
 
 def test_half_a_character_is_none() -> None:
-    """An argument that is no UTF-8 comes to the provider's command in this form."""
+    """The provider's command gets an argument that is no UTF-8 in this form."""
     assert find_fault(make_notice(headline="a\udcff")) == "headline has a control character"
 
 

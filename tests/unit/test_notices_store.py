@@ -1,4 +1,4 @@
-"""Notices on the disk: complete, with damage found, and with a version."""
+"""Notices on the disk: the files are complete, have a version, and damage is found."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_any_byte_that_changes_is_found(layout: Layout) -> None:
         changed = bytearray(data)
         changed[at] ^= 1
         path.write_bytes(changed)
-        # A version may come to look like a newer one, which is refused as well.
+        # A changed version number may look like a newer version, which is refused as well.
         with pytest.raises(StateError, match=r"damaged|newer"):
             load_book(layout, "main")
     for cut in (0, 1, len(data) // 2, len(data) - 1):

@@ -77,7 +77,7 @@ def test_the_folder_that_is_asked_for_instead(key: str, folder: str) -> None:
 
 
 class _Store(BaseHTTPRequestHandler):
-    """Stands for a store, and notes what it is asked."""
+    """Replaces a store, and notes the requests that it gets."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[tuple[str, dict[str, str]]]] = []

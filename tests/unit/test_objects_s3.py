@@ -98,7 +98,7 @@ def store(site: Site) -> Iterator[S3]:
 
 
 def listed(site: Site, answer: Answer) -> list[str]:
-    """Return the keys of a bucket whose listing is `answer`, to whoever does not ask by a URL."""
+    """Return the keys of a bucket whose listing is `answer`; a request by a URL is refused."""
 
     def answers(request: Request) -> Answer:
         return error("403 Forbidden", "AccessDenied") if "X-Amz-Sig" in request[2] else answer

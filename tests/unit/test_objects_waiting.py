@@ -35,7 +35,7 @@ def keys(pending: Pending) -> list[str]:
 def test_single_objects_are_counted_wherever_they_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """They are in memory until there are enough for a page, and then in a file."""
+    """Objects are in memory until there are enough of them for a page, and then in a file."""
     monkeypatch.setattr(pending_module, "TOGETHER", 3)
     files, pending = open_files(), Pending(Spool(tmp_path / "spool", 1))
     for number in range(count):
@@ -147,7 +147,7 @@ def test_three_pages_are_listed_before_one_is_taken() -> None:
 def test_no_page_is_listed_while_too_many_objects_wait(
     monkeypatch: pytest.MonkeyPatch, started: list[Callable[[], None]], backlog: int
 ) -> None:
-    """All pages that were taken meanwhile make room when few enough are left."""
+    """Once few enough objects wait, all pages that were taken make room."""
     monkeypatch.setattr(threads_module, "BACKLOG", 2)
     threads, room = threads_of(iter(())), Room()
     threads._room = room  # type: ignore[assignment]
@@ -202,7 +202,7 @@ def test_a_reader_is_started_only_when_all_others_are_busy(
             threads.next(0)
     assert counts == expected
     assert threads.backlog == 3
-    # The system has room for three: the others read it all.
+    # The system has room for three threads: the three read all pages.
     for number in range(4):
         threads.read(wanted(number))
     assert threads.backlog == 7
@@ -224,7 +224,7 @@ def test_a_system_without_room_for_any_thread_is_an_error(
 def test_threads_that_do_not_stop_are_left_after_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Together they have the time of one."""
+    """All threads together have the time that one thread has."""
     now, waited = [100.0], []
 
     class Stuck:

@@ -320,7 +320,7 @@ def test_twenty_packages_are_indexed_in_three_seconds_of_processor_time(
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
-#: Says of each document on a line whether it fits, with what is in the file that is named.
+#: This program says of each document on a line whether it is valid, and names its content.
 _FITS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -346,7 +346,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_the_stand_in_for_msgspec_is_as_strict(tool: Path, desk: Desk) -> None:
-    """Each value of a document in turn is exchanged for another one, or removed."""
+    """Each value of a document in turn is replaced by another value, or removed."""
     text = (folder_of(desk) / "document.json").read_text()
     others: tuple[Any, ...] = (
         *(None, True, 0, -1, 1.5, "", "x", "r-bbbbbbbbbb", "bbbbbbbbbb\n", [], ["md5"], {}),

@@ -103,7 +103,7 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
-    """On stderr the sentence stands alone, in a summary beside the name of the list."""
+    """On stderr the sentence is alone; in a summary it is beside the name of the list."""
     folder = client.settings.layout.lists / "a"
     (folder / "manifest.json").write_bytes(b"{")
     targets.unlink()

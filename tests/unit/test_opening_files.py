@@ -88,7 +88,7 @@ def test_files_that_were_given_back_are_opened_when_they_are_taken(
     ahead.give_back()
     assert open_files() == before
     found += taken(ahead, 1)
-    assert open_files() == before  # there is no room for others
+    assert open_files() == before  # there is no room for other files
     ahead.give_back()
     found += taken(ahead, len(names) - 4)
     assert found == [errno.ENOENT, *(f"content {n}".encode() for n in range(len(names) - 1))]
@@ -113,7 +113,7 @@ def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.Monkey
     for waited, left_out, files, often in (
         (WAITS, 0, 8, False),
         (100, 0, 50, True),
-        (0, 0, 0, True),  # nothing was read: that says nothing about waiting
+        (0, 0, 0, True),  # no file was read: this says nothing about waiting
         (10, 0, 500, False),
         (100, 98, 50, False),  # another process waited, which opened an archive
     ):

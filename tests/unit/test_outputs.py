@@ -187,7 +187,7 @@ def test_what_another_user_has_put_there_is_not_written_to(ground: Path, kind: s
         attacker.attack_once(attacker.write(out, "theirs"))
     elif kind == "pipe":
         attacker.attack_once(attacker.make_fifo(out))
-    else:  # as a system without fs.protected_hardlinks lets them make one
+    else:  # a system without fs.protected_hardlinks lets users make such a link
         victim = ground / "root's"
         victim.write_bytes(b"theirs")
         out.hardlink_to(victim)
@@ -272,7 +272,7 @@ def test_a_link_to_a_directory_of_another_user_is_followed_where_root_has_made_i
 def test_an_open_directory_of_ours_is_not_taken_for_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody has given the new name to an empty one, in which others may read or write."""
+    """Another user has given the new name to an empty directory that others may use."""
 
     make, change = os.mkdir, os.chmod
 

@@ -118,7 +118,7 @@ def test_workers_that_compute_or_wait_for_a_processor_stay_as_many(
 
 
 def test_workers_that_have_not_got_a_processor_yet_stay_as_many(machine: Machine) -> None:
-    """The kernel says how long a worker waited for a processor only when the worker gets one."""
+    """The kernel says how long a worker waited for a processor only when it gets a processor."""
     machine.are_runnable = True
     one = Pacing(2, 64, machine.clock)
     assert set(machine.looks(one, 20, runs=0.05)) == {2}

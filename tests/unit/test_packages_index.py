@@ -1,4 +1,4 @@
-"""Many packages side by side: what concerns the same entry, whoever reports it."""
+"""Many packages side by side: matches of the same entry, from any reporter."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def test_a_stop_that_was_named_ends_the_run_regularly(world: Recorded) -> None:
 
 
 def test_an_interruption_of_the_caller_can_be_handed_on(world: Recorded) -> None:
-    """The rest comes all the same, and nothing twice."""
+    """The remaining results come anyway, and none comes twice."""
     stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
     run = world.run([match("/a"), match("/b"), None, match("/c")], stops=stops)
     assert next(run).outcome.path == "/a"
@@ -234,7 +234,7 @@ def test_a_failure_of_the_run_is_raised_after_the_matches(world: Recorded) -> No
     run = world.run([match("/a"), match("/b"), failure])
     found: list[Handled] = []
     with pytest.raises(StateError, match="a worker has died"):
-        found.extend(run)  # what was found is there, though extending has failed
+        found.extend(run)  # the found matches are there, though extending has failed
     assert paths(found) == ["/a", "/b"]
     assert run.failure is failure
     assert (world.end()["failed"], world.end()["exit_code"]) == (8, 11)

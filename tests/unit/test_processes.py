@@ -27,7 +27,7 @@ from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.values.work import TASK_NAMES, WORKER_DIED, Advance, Group, Result, Task
 from tests.kit import environment, wait_until
 
-# The runner of the tests may have a thread; what is forked here does not rely on it.
+# The runner of the tests may have a thread; the forked processes here do not depend on it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 Check = Callable[[Task, OnBytes], Result]
@@ -221,7 +221,7 @@ def test_progress_in_large_files_is_reported_and_time_passes(tmp_path: Path) -> 
 
 
 def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None:
-    """More than once: whoever shows progress, or may end the run, gets a turn."""
+    """Results come again and again, so that progress can be shown and the run can be ended."""
     ticked = tmp_path / "ticked"
 
     def check(items: Task, on_bytes: OnBytes) -> Result:

@@ -1,4 +1,4 @@
-"""Content that a program hands over is checked as by `serve`: by each door, in any thread."""
+"""Content that a program gives is checked as `serve` checks it: by each door, in any thread."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Hosts:
         self.two = Simulator(directory / "two")
 
     def states(self) -> dict[str, str]:
-        """Return how the second host is, seen from the first one."""
+        """Return the states of the second host, as the first host sees them."""
         found = compare(self.one.repository, self.two, URL)
         return {role.role: role.state for role in found}
 
@@ -103,7 +103,7 @@ def test_nonsense_is_refused(hosts: Hosts) -> None:
 
 
 def fetch(client: Client, simulator: Simulator) -> list[HashclientError]:
-    """Fetch from one of the hosts; return what the fetch reported."""
+    """Fetch from one of the hosts; return the errors that the fetch reported."""
     named: list[HashclientError] = []
     with writing(client.settings.layout):
         session = client.session
@@ -201,7 +201,7 @@ def test_a_segment_that_is_signed_again_under_the_same_index_is_refused(
 
 
 def test_damage_here_is_not_called_a_fork(hosts: Hosts, tmp_path: Path) -> None:
-    """A consolidation, new snapshot keys, and an honest next generation are none either."""
+    """A consolidation, new snapshot keys, and an honest next generation are no forks either."""
     client = Client(tmp_path / "state", hosts.one, hosts.one.root)
     fetch(client, hosts.one)
     hosts.one.publish(csv(range(10, 12)))

@@ -50,9 +50,9 @@ def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
 
 
 class Days:
-    """A list of which only the numbers of entries are known, published and joined day by day.
+    """A list with only numbers of entries, which is published and joined day by day.
 
-    Withdrawn entries are old ones, so no withdrawal is ever dropped: that is the worst case.
+    Only old entries are withdrawn, so no withdrawal is ever dropped: this is the worst case.
     """
 
     def __init__(self, keep_newest: int = KEEP_NEWEST) -> None:

@@ -1,4 +1,4 @@
-"""Doubles: entries whose digests are all listed already, or stand before them in the same files."""
+"""Doubles: all digests of an entry are already listed, or are in earlier rows of the same files."""
 
 from __future__ import annotations
 

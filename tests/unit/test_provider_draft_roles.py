@@ -98,7 +98,7 @@ class Desk:
             assert "not the draft that was shown" not in signed.err
 
     def hand_over(self, role: str, *names: str) -> None:
-        """Give a role the keys of people, of whom two have to sign."""
+        """Give a role the keys of people; two of them have to sign."""
         draft = self.place()
         words = ("--threshold", 2, *self.public(*names), "--draft", draft)
         self.provider("rotate", self.repo, role, *words)
@@ -198,7 +198,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
     bundle = desk.directory / "lists.bundle"
     desk.provider("export", desk.repo, "--to", bundle)
     desk.client("fetch", "--from", bundle)
-    # Somebody else takes the place of one of the people.
+    # Another person takes the place of one of the people.
     desk.hand_over("timestamp", "carol", "alice", "mallory")
     desk.fetch()
     assert desk.client("audit", "verify").code == 0
@@ -206,7 +206,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
 
 @pytest.mark.slow
 def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
-    """The keys were made here and taken away; more than one of them has to sign."""
+    """The keys were made here and taken away; at least two of them have to sign."""
     for role in ("targets", "snapshot", "timestamp"):
         desk.provider("rotate", desk.repo, role, "--keys", "3", "--threshold", "2")
         for name, path in zip(PEOPLE, sorted(desk.keys.glob(f"{role}-*")), strict=True):
@@ -236,7 +236,7 @@ def test_a_lost_key_is_replaced(desk: Desk) -> None:
 
 
 def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
-    """Every change has a new timestamp: whoever signs it signs one after the other."""
+    """Every change has a new timestamp: the person who signs timestamps signs them in turn."""
     desk.hand_over("timestamp", *PEOPLE)
     first, second = desk.place(), desk.place()
     desk.publish("baseline", 10, "--draft", first)

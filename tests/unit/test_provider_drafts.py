@@ -40,7 +40,7 @@ PEOPLE = ("alice", "bob", "carol")
 
 
 class World:
-    """A provider whose list has three keys, of people, of whom two have to sign."""
+    """A provider whose list has the keys of three people; two of them have to sign."""
 
     def __init__(self, directory: Path) -> None:
         """Make keys and a repository, without a list."""
@@ -299,7 +299,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 
 
 class Prepared(NamedTuple):
-    """A provider with drafts that it would publish: one without signatures, one with enough."""
+    """A provider with two drafts to publish: one has no signature, the other has enough."""
 
     world: World
     drafts: dict[str, Path]
@@ -379,7 +379,7 @@ def test_a_root_that_was_renewed_is_known_by_its_keys(world: World) -> None:
     world.simulator.rotate("root")
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), newest)  # the old keys have signed the new root
-    # An older one than that has none of its keys: the newest has to come by hand.
+    # A root that is older has none of its keys: the newest root has to come by hand.
     world.simulator.rotate("root")
     with pytest.raises(VerificationError, match="follows another root"):
         verify_root(load_draft(world.draft(range(6, 7))), newest)
@@ -459,7 +459,7 @@ def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
 
 
 def test_drafts_and_notices_leave_each_other_alone(world: World, tmp_path: Path) -> None:
-    """The role of notices stands beside the lists; a draft of targets brings it along unchanged."""
+    """The role of notices is beside the lists; a draft of targets keeps the role unchanged."""
     client = PlainClient(tmp_path / "client", world.simulator)
     board = NoticeBoard(world.repository)
     said = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
@@ -712,7 +712,7 @@ def test_at_a_terminal_the_draft_is_shown_before_it_is_signed(
         assert f"sign baseline of draft {digest}?".encode() in shown
         assert not list((draft / "signatures").iterdir())
         os.write(ours, answer + b"\n")
-        with contextlib.suppress(OSError):  # the end of a terminal
+        with contextlib.suppress(OSError):  # a terminal reports its end by this error
             while os.read(ours, 1000):
                 pass
         assert process.wait(60) == (0 if count else 2)

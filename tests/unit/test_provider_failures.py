@@ -43,7 +43,7 @@ def keys_of(simulator: Simulator) -> set[str]:
 
 
 def named_keys(simulator: Simulator) -> set[str]:
-    """Return the names of the key files that count in what is published."""
+    """Return the names of the key files that count in the published metadata."""
     return simulator.repository.load().key_files()
 
 

@@ -159,7 +159,7 @@ def test_the_keys_of_a_new_list_are_protected_as_those_of_targets(simulator: Sim
     simulator.publish(csv(range(3)), "second")
     found = {name.split("-")[0]: closed for name, closed in keys_of(simulator).items()}
     assert (found["first"], found["second"]) == (True, False)
-    # New keys of a list go with its old ones.
+    # New keys of a list come together with its old keys.
     simulator.rotate("first")
     found = {name.split("-")[0]: closed for name, closed in keys_of(simulator).items()}
     assert (found["first"], found["second"]) == (True, False)

@@ -84,7 +84,7 @@ def test_a_directory_above_that_keeps_a_web_server_out_is_reported(tmp_path: Pat
     )
     assert said in call("provider", "init", repo).err
     assert call("provider", "status", repo).err == said
-    above.chmod(0o710)  # a group may enter, such as the group of the web server
+    above.chmod(0o710)  # a group may enter, for example the group of the web server
     assert call("provider", "status", repo).err == ""
 
 

@@ -103,7 +103,7 @@ def test_doubles_are_as_many_as_in_the_files(simulator: Simulator) -> None:
 
 
 def test_a_double_with_an_id_is_the_listed_entry_of_that_id(simulator: Simulator) -> None:
-    """The entry without an id in the files is the other one, whichever comes first."""
+    """The other entry is the one without an id in the files, whichever comes first."""
     head = "entry_id,md5\n"
     publish(simulator, f"{head}a,{DIGESTS[0]}\nb,{DIGESTS[0]}\n")
     done = publish(simulator, f"{head},{DIGESTS[0]}\na,{DIGESTS[0]}\n")

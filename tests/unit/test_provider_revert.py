@@ -162,7 +162,7 @@ class Model:
         self.touched: list[set[str]] = [set()]
 
     def note(self) -> None:
-        """Take over what is published, and which entries differ from before."""
+        """Note the published entries, and the entries that differ from before."""
         after, before = live(self.simulator), self.states[-1]
         self.states.append(after)
         differ = {i for i in after.keys() | before.keys() if after.get(i) != before.get(i)}

@@ -1,4 +1,4 @@
-"""Attributes of files: what is recorded, what is set again, and what is named as missing."""
+"""Attributes of files: recorded attributes, restored attributes, and those named as missing."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Changing:
 
 
 def handed_on(bytes_: Changing) -> tuple[list[bytes], bool]:
-    """Return what is handed on of bytes that were proven, and whether it ends without an error."""
+    """Return the proven bytes that are passed on, and whether no error ends the function."""
     source = Source("x", 6, bytes_)
     proven = prove(source)
     assert (proven.size, bytes_.given) == (6, 3)

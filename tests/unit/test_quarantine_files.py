@@ -361,7 +361,7 @@ def test_a_file_under_the_private_name_is_the_seen_file_or_not(file: Path) -> No
 def test_a_look_tells_nothing_from_a_tombstone_and_something_else(file: Path) -> None:
     item = item_of(file, tombstone="gone")
     with spot_at(file) as spot:
-        with pytest.raises(UnclearError, match="what is at its path is being exchanged just now"):
+        with pytest.raises(UnclearError, match="the file at its path is being exchanged just now"):
             spot.look(item, None)
         with spot.hold() as held:
             assert spot.look(item, held) is Sight.OTHER

@@ -407,7 +407,7 @@ def test_an_act_goes_on_when_the_other_has_ended(
 def test_a_sealed_copy_is_read_back(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk does not keep what it took: the last byte has changed when it is read."""
+    """The disk does not keep the written bytes: the last byte has changed when it is read."""
     match = ward.match(file)
     real = sealing.sha256_synced
 

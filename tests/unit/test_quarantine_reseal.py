@@ -135,7 +135,7 @@ def test_a_damaged_copy_does_not_become_a_sound_one(
 def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, tmp_path: Path
 ) -> None:
-    """Any writer to the quarantine has the public key: a copy of theirs is none of ours."""
+    """Any writer to the quarantine has the public key: a copy that they seal is not ours."""
     another = tmp_path / "share" / "another.bin"
     another.write_bytes(CONTENT[::-1])
     found = ward.match(another, entry="e-2")
@@ -153,7 +153,7 @@ def test_another_file_sealed_to_the_same_key_is_not_passed_on(
 def test_a_copy_of_another_length_than_the_file_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, more: int
 ) -> None:
-    """Also where the seal key is another one, so that tags say nothing."""
+    """This also holds if the seal key is another key, so that tags prove nothing."""
     path = ward.state / "quarantine" / match.id / "item.json"
     size = f'"size": {len(CONTENT)}'
     assert size in path.read_text()

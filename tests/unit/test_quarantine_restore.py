@@ -106,7 +106,7 @@ def test_capabilities_are_not_given_to_another_owner(
 
 
 def edit(ward: Ward, match: Match, origin: dict[str, object]) -> None:
-    """Change what is written down of a file."""
+    """Change the written record of a file."""
     path = ward.evidence(match).parent / "item.json"
     document = json.loads(path.read_bytes())
     path.write_text(json.dumps({**document, "origin": document["origin"] | origin}))
@@ -431,7 +431,7 @@ def test_no_named_plain_text_is_left_behind(
 def test_plain_text_is_never_written_into_what_somebody_has_planted(
     ward: Ward, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
-    """The name can be foreseen: whoever may write there makes it just before we do."""
+    """The name can be foreseen: a user who may write there makes the file just before we do."""
     match = ward.match(file)
     ward.take(match)
     refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)

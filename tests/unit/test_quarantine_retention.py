@@ -94,7 +94,7 @@ def test_an_order_outranks_keep_days_but_no_hold(kept: tuple[Ward, Match]) -> No
 
 
 def test_the_last_of_several_acknowledgements_counts(kept: tuple[Ward, Match]) -> None:
-    """If there are several recipients, the item is kept for as long as any of them asks."""
+    """If there are several recipients, the item is kept until the longest time has passed."""
     ward, match = kept
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.now += timedelta(days=20)

@@ -1,4 +1,4 @@
-"""Places: no link on the way, no name replaced, nothing removed but the file that is meant."""
+"""Places: no link in the path, no name replaced, and no file removed except the right one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PRIVATE = ".hashclient-x"
 
 @pytest.fixture(params=["renameat2", "links", "neither"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the file system one that cannot do all that Linux's own file systems can."""
+    """Make the file system one that lacks some features of Linux's own file systems."""
 
     def refuse(*_arguments: object, **_more: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
@@ -106,7 +106,7 @@ def test_another_file_under_the_name_is_put_back(tmp_path: Path, what: str) -> N
 
 @pytest.mark.usefixtures("_way")
 def test_a_file_saved_over_the_name_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    """An editor saves like this: a new file beside, and renamed over the old file."""
+    """An editor saves in this way: it writes a new file and renames it to the old name."""
     outcomes = set()
     for number in range(1, 8):
         directory = tmp_path / str(number)
@@ -139,7 +139,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """The holder of a lease is asked to give up the lease, and makes others wait until then."""
+    """The holder of a lease is asked to end the lease, and others wait until then."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (

@@ -218,7 +218,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
             with pytest.raises(EndlessError) as caught:
                 read(tmp_path / name, trust, on_bytes=heard.append)
             assert reason_of(caught.value) == ENDLESS
-            # While other files wait, such a file is not even read as far as this bound.
+            # While other files wait, such a file is not even read up to this limit.
             with pytest.raises(Deferred):
                 read(tmp_path / name, trust, 1 << 20)
         assert most < sum(heard) <= 2 * most
@@ -429,7 +429,7 @@ def test_a_file_system_stays_until_the_task_ends(
 def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease proves nothing about earlier attempts: whoever wrote meanwhile may be gone."""
+    """The lease proves nothing about earlier attempts: a program that wrote then may be gone."""
     path, told = tmp_path / "f", []
     path.write_bytes(b"benign")
 
@@ -454,7 +454,7 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
             monkeypatch.setattr(reading, "trust_of", lambda *_, told=trust: told)
             *_, unwritable = reader.read(fd)
         reader.end_task()
-        # If the times of the file mean nothing, a lease would prove nothing either.
+        # If the times of the file are unreliable, a lease would prove nothing either.
         assert unwritable is (True if trust is FULL else None)
         assert told == ([0, told[-1]] if trust is FULL else [])
         assert trust is not FULL or told[-1] >= 1

@@ -34,7 +34,7 @@ DIGEST = bytes(range(16))
 
 
 class Run:
-    """A run whose state is in a directory; `failures` are what it could not write."""
+    """A run whose state is in a directory; `failures` are the failures to write."""
 
     def __init__(self, directory: Path, command: str = "scan", **how: Any) -> None:
         self.directory = directory
@@ -256,7 +256,7 @@ def test_arguments_beyond_measure_keep_no_match_out_of_the_log(
     start = run.logged()[0][1]
     assert len(start["arguments"]) + start["arguments_omitted"] == len(arguments)
     assert start["arguments"]
-    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # one of LISTS is stale
+    assert run.summary.exit_code is ExitCode.MATCH_ATTENTION  # a list of LISTS is stale
     assert run.summary.failed is None
 
 
@@ -331,7 +331,7 @@ def test_held_matches_are_counted_and_their_entries_named(tmp_path: Path, holds:
 def test_more_entries_are_asked_for_than_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the summary can say that there are others."""
+    """So the summary can say that there are further entries."""
     asked: list[int] = []
 
     def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
@@ -423,7 +423,7 @@ def test_matches_that_are_gone_are_logged_and_counted(
 def test_arguments_are_logged_as_far_as_there_is_room(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], kept: int, cut: bool
 ) -> None:
-    """Each of them takes its place and one more, and a long one is cut."""
+    """Each argument needs its length and one more character, and a long argument is cut."""
     monkeypatch.setattr(recorder, "MAX_LOGGED_ARGUMENTS_CHARS", 100)
     monkeypatch.setattr(
         recorder, "MAX_LOGGED_PATH_CHARS", 50 if cut or lengths == [50, 48] else 999

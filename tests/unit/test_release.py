@@ -1,4 +1,4 @@
-"""Decisions about recorded matches: which are excepted or released, once, and logged before."""
+"""Decisions about recorded matches: which are excepted or released; each is logged once, before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hashclient.scan.run.release import except_open, release
 
 
 class Responder:
-    """Acts on nothing, and knows what it was asked to act on."""
+    """Does not act, and notes the acts that it was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[list[Recorded]] = []

@@ -33,7 +33,7 @@ FACTS = {
     "url": "https://files.example.org/u/4711?x=1",
     "message_id": "<4711.abc@mail.example.org>",
 }
-# Texts that show a fact. The number alone may stand in a key, a digest or a time.
+# Texts that show a fact. The number alone may be part of a key, a digest or a time.
 TEXTS = ("user 4711", "db8::4711", "u/4711", "<4711.abc")
 
 
@@ -61,7 +61,7 @@ def opened(desk: Desk, path: Path) -> Any:
 
 
 def held(desk: Desk, match: Match) -> str:
-    """Return why a match is not sent, as its story says."""
+    """Return why a match is not sent, as its history says."""
     with desk.record() as record:
         (why,) = (s.detail["why"] for s in record.story(match.id) if s.event == "report-held")
     assert isinstance(why, str)
@@ -221,7 +221,7 @@ def add(desk: Desk, match: Match) -> None:
 
 
 def test_added_facts_are_kept_sealed_and_go_with_the_report(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, review=program(tmp_path, "exit 1"))  # which is not asked
+    desk = Desk(tmp_path, review=program(tmp_path, "exit 1"))  # this program is not asked
     match = desk.find("a", A)
     desk.quarantine(match)
     add(desk, match)

@@ -164,7 +164,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """No other command prepares a report, which would settle this one: sending must not wait."""
+    """No other command prepares a report and so settles this report: sending must not wait."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:
@@ -566,7 +566,7 @@ class _Killed(BaseException):
 def test_a_kill_while_matches_are_set_apart_loses_none_and_sends_none_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    """Of two matches, one has a sealed copy that is missing."""
+    """Of two matches, one match has no sealed copy any more."""
     original, numbers = Outbox.save, range(1, 20)
     for number in numbers:
         directory = tmp_path / str(number)

@@ -63,7 +63,7 @@ def package_of(desk: Desk, report: Report) -> Path:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Return a desk that has handed over a package: one file sealed, one in place."""
+    """Return a desk that has sent a package: one file is sealed, one file is in place."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     first, second = desk.find("a", A), desk.find(b"b\xff", B)
     desk.find("not reported", b"another")
@@ -380,7 +380,8 @@ def test_an_archive_verifies_for_its_recipient(
         verify_package(path)
     with pytest.raises(AuthorisationError):
         verify_package(path, opener=opener_of(load_identities(desk.officer)))
-    # Two keys open the evidence: this officer's and the recipient's. The files stay in place.
+    # Two keys open the evidence: the key of this officer and the key of the recipient. The files
+    # stay in place.
     for match in found.document.matches:
         assert match.evidence is not None
         assert match.evidence.recipients == (desk.officer_public, recipient[1])
@@ -540,7 +541,7 @@ def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) ->
         for info, _ in items[start:]:
             info.name = f"hashclient-report-r-bbbbbbbbbb/{info.name.partition('/')[2]}"
 
-    assert rebuilt(lambda _: None).startswith(plain_tar)  # which is filled up to 10 KiB
+    assert rebuilt(lambda _: None).startswith(plain_tar)  # the tar is filled up to 10 KiB
     hostile = [
         rebuilt(another_folder)[: len(plain_tar)],
         rebuilt(lambda items: another_folder(items, 4))[: len(plain_tar)],
@@ -585,7 +586,7 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
 def test_another_file_under_the_name_is_not_taken_for_the_package(
     tmp_path: Path, is_sealed: bool
 ) -> None:
-    """The record says what is about to appear: only that is a report that was handed over."""
+    """The record names the package that is about to appear: only this package was sent."""
     desk = Desk(tmp_path)
     report = desk.prepare(desk.find("a", A))
     with watched(interrupt_at("rename", report.id)), pytest.raises(KeyboardInterrupt):
@@ -655,7 +656,7 @@ def test_a_file_quarantined_after_preparing_is_in_the_package(tmp_path: Path) ->
 
 
 def sealed_to(tmp_path: Path, *recipients: str) -> str:
-    """Return the table of a destination that is sealed to these."""
+    """Return the table of a destination whose packages are sealed to these recipients."""
     return (
         f'[report.to.sealed]\nkind = "package"\ndirectory = "{tmp_path / "out"}"\n'
         f"recipients = {json.dumps(recipients)}\n"

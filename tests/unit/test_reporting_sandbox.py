@@ -1,4 +1,4 @@
-"""A schema in a process of its own: the same verdicts, and no harm from a hostile one."""
+"""A schema in a process of its own: it gives the same verdicts, and hostile schemas do no harm."""
 
 from __future__ import annotations
 

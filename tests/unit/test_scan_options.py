@@ -37,7 +37,7 @@ def options_of(name: str) -> dict[str, click.Option]:
 
 
 def values(name: str, *words: str, table: dict[str, object] | None = None) -> ScanOptions:
-    """Return the options of a scan that words on the command line, and a table, stand for."""
+    """Return the options of a scan with these words on the command line and this table."""
     defaults = command_defaults(table or {}, name, command(name), "config.toml")
     context = command(name).make_context(name, ["directory", *words], default_map=defaults)
     given = {field: context.params[field] for field in options_of(name)}

@@ -1,4 +1,4 @@
-"""Decisions about objects of a bucket: each rule at each of its edges, and what is counted."""
+"""Decisions about objects of a bucket: each rule at each of its edges, and the counts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MD5, SHA1, SHA256 = Algorithm
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """Return a judge of entries of sizes 4 and 5; one of size 5 has no MD5."""
+    """Return a judge of entries of sizes 4 and 5; an entry of size 5 has no MD5."""
     every = [row("e-4", b"4444", *Algorithm, size=4), row("e-5", b"55555", *Algorithm, size=5)]
     some = [row("f-5", b"12345", SHA256, size=5)]
     return make_judge(tmp_path_factory.mktemp("judge"), one=every, two=some)
@@ -60,7 +60,7 @@ class Chance(Random):
 
 
 def store(scheme: str = "s3") -> Any:
-    """Stands for a bucket: what is sorted was listed already."""
+    """Replaces a bucket, whose objects were listed already."""
     return SimpleNamespace(scheme=scheme, text="s3://b", namespace="of a bucket")
 
 
@@ -198,7 +198,7 @@ def test_objects_that_were_read_before_are_known_if_all_that_is_wanted_is(
     assert [one.key for one in done.wanted] == ["less", "no", *([] if bare else ["bare"])]
     count = 3 + bare
     assert (result.clean, result.known_unchanged, result.seen) == (count, count, [(1, 2)])
-    # All but the one with a version are only believed.
+    # All objects except the one with a version are only believed.
     assert result.believed_unchanged == count - 1
     assert sort(judge, *rows, looks=looks).result.known_unchanged == 0
 
@@ -288,7 +288,7 @@ HEX = "0123456789abcdefABCDEF0123456789"
 def test_an_etag_is_an_md5_if_it_is_one_wholly(
     etags: list[str | None], flags: list[int], first: int
 ) -> None:
-    """Also in a part of a column, which has its rows behind others."""
+    """The same holds in a part of a column, whose rows come after other rows."""
     column = pa.array([HEX] * first + etags, pa.string()).slice(first)
     found, digests = md5_claims(column)
     assert found.tolist() == [bool(flag) for flag in flags]

@@ -1,4 +1,4 @@
-"""Directories of other users at the end of a scan: what was moved to a listed directory."""
+"""Directories of other users at the end of a scan: files that were moved to a listed directory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Walk:
         assert "a/o" in self.take(self.items, "a/o")
         now_ns = time.time_ns()
         while time.clock_gettime_ns(COARSE_CLOCK) <= now_ns:
-            pass  # what is made from now on has a later time
+            pass  # files that are made from now on have a later time
 
     def take(self, items: Iterator[Task | Outcome], last: str = "") -> list[str]:
         """Return the listed files, up to the `last`; keep outcomes."""
@@ -69,7 +69,7 @@ class Walk:
         (self.tree / source).rename(self.tree / target)
 
     def again(self) -> list[str]:
-        """List the rest, and return what is found when the directories are looked at again."""
+        """List the rest; return the paths that the second look at the directories finds."""
         self.take(self.items)
         try:
             return self.take(self.trees.again())
@@ -218,7 +218,7 @@ def test_without_room_for_notes_nothing_is_passed_over(
 def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """The directory's time is from before the listing, which is long past for other clocks."""
+    """The directory's time is before the listing, although other clocks show a later time."""
     now_ns = [0]
     monkeypatch.setattr(time, "clock_gettime_ns", lambda _: now_ns[0])
     monkeypatch.setattr(time, "time_ns", lambda: now_ns[0] + 10**9)
@@ -351,7 +351,7 @@ def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
 def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
     monkeypatch: pytest.MonkeyPatch, grows: list[int], looks: list[tuple[int, int, bool]]
 ) -> None:
-    """A pass over those that have changed is no proof; the last of many passes reports them."""
+    """A pass over the changed directories is no proof; the last of many passes reports them."""
     source, asked, more = Again(), list[tuple[int, int, bool]](), iter(grows)
     assert (again.LOOKS, again.ROUNDS) == (3, 12)
     source._notes = io.BytesIO(b"note")
@@ -374,7 +374,7 @@ def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
 def test_many_directories_have_fewer_passes(
     monkeypatch: pytest.MonkeyPatch, size: int, passes: int
 ) -> None:
-    """Each pass finds one more, which takes the place of another."""
+    """Each pass finds one more directory, which takes the place of another."""
     source, begins = Again(), list[int]()
     source._notes = io.BytesIO(b"x" * size)
 

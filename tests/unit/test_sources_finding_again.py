@@ -331,7 +331,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
     tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
     task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
     for path in tree.iterdir():
-        path.chmod(0o777)  # others may have exchanged what is in it
+        path.chmod(0o777)  # others may have exchanged the files in it
     checker = Checker(lists.judge(), since_ns=time.time_ns() + 10**9)
     exchange(tree / "d", tree / "e")
     if depth == 1:
@@ -354,7 +354,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
 
 @pytest.mark.parametrize("put", ["nothing", "from elsewhere"])
 def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists, put: str) -> None:
-    """Another old directory came from elsewhere: the listed one may be at that place now."""
+    """If another old directory is at its place, the listed one may be where the other was."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
     other = write_tree(tmp_path / "other", {"f": OTHER, "g": OTHER})
     tree.chmod(0o777)

@@ -64,7 +64,7 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
         # Another file system is mounted there.
         (record(names=(TWO,)), True, False),
         (record(inner=TWO), True, False),
-        # Autofs mounts what is asked for.
+        # Autofs mounts a file system when a program asks for it.
         (record(names=(TWO,), kind="autofs"), False, False),
         (record(names=(TWO,), point="/srv", kind="autofs"), False, False),
     ],
@@ -104,7 +104,7 @@ def test_mountinfo_of_the_kernel_is_read() -> None:
 
 @pytest.fixture
 def fds(tmp_path: Path) -> Iterator[list[int]]:
-    """Two open directories, one in the other."""
+    """Yield two open directories, one in the other."""
     (tmp_path / "d/in").mkdir(parents=True)
     opened = [os.open(tmp_path / name, os.O_RDONLY) for name in ("d", "d/in")]
     yield opened
@@ -224,7 +224,7 @@ def test_watched_directories_are_named_as_the_walk_names_them(
 
 
 def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path, fds: list[int]) -> None:
-    """Mount points outlast given directories, and records seen lately outlast older ones."""
+    """Mount points are kept longer than given directories, and new records longer than old ones."""
     paths = (f"/m/{n}" for n in itertools.count())
     points = [record(path, path, day=5) for path in itertools.islice(paths, MAX_RECORDS - 10)]
     old = [record(path, "/", day=1) for path in itertools.islice(paths, 100)]
@@ -391,7 +391,7 @@ def test_a_disk_is_known_by_each_of_its_uuids(
 def names_of(
     mounts: Mounts, source: bytes, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[bytes], list[bytes]]:
-    """Return the names by which a file system may be known, and those that no other one gets."""
+    """Return the names by which a file system may be known, and the names that only it gets."""
     status = SimpleNamespace(f_fsid=number)
     monkeypatch.setattr(os, "fstatvfs", lambda _: status)
     monkeypatch.setattr(module, "_uuids_of", lambda _: iter([b"u"]))

@@ -338,7 +338,7 @@ def test_a_vanished_file_does_not_end_the_listing_of_its_directory(
     monkeypatch.setattr(
         os, "scandir", lambda fd: contextlib.nullcontext([Vanished(), *scandir(fd)])
     )
-    # The file is listed, so that whoever opens the file sees that it is gone.
+    # The file is listed, so that the program that opens it sees that it is gone.
     assert found(tmp_path) == (below(tmp_path, "vanished", "f", "g"), {})
 
 
@@ -457,7 +457,7 @@ class FakePlaces(Mounts):
 
 
 def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
-    """A directory with an objection is unread, and its files are listed all the same."""
+    """A directory with an objection is unread, but its files are listed anyway."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
     places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
     items = list(Trees([f"{tree}/", f"{tree}/a"], ScanOptions(), places).batches())

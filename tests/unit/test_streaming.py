@@ -1,4 +1,4 @@
-"""A stream: read once, until its end, and counted as one input."""
+"""A stream: it is read once, to its end, and counts as one input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
 def check(
     lists: OpenLists, path: Path, *, keep_clean: bool = False, opens: bool = False
 ) -> tuple[list[Advance], Result]:
-    """Return what is yielded about a stream: the progress, and the result."""
+    """Return all that is yielded about a stream: its progress, and its result."""
     with contextlib.ExitStack() as stack:
         members = None
         if opens:

@@ -633,7 +633,7 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
 def test_unexpected_errors_of_python_tuf_are_translated(
     simulator: Simulator, tmp_path: Path, error: Exception
 ) -> None:
-    """Its parsers and libraries raise any errors; none of these is shown as a bug of ours."""
+    """Its parsers and libraries raise any errors; none of them is shown as a bug of hashclient."""
 
     class Odd:
         def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Waiting for a signal or for descriptors, whatever numbers these have."""
+"""Waiting for a signal or for descriptors, whatever numbers the descriptors have."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_changed_files_that_are_gone_again_are_left_out(
 def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
     client: Client, tmp_path: Path, count: int
 ) -> None:
-    """The owner of the file can exchange two changed files each time that one is opened."""
+    """The owner can exchange two changed files each time that one of them is opened."""
     tree = write_tree(tmp_path, {f"t/f{number:02d}": b"other" for number in range(count)}) / "t"
     (tree / "f01").write_bytes(LISTED)
 

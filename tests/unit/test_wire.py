@@ -210,7 +210,7 @@ def test_255_categories_are_not_too_many() -> None:
 
 
 def test_category_that_is_not_utf8_is_refused() -> None:
-    """A reader of Parquet takes it on trust that text is UTF-8."""
+    """A reader of Parquet assumes that text is valid UTF-8, and does not check it."""
     text = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
     )

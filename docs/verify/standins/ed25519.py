@@ -24,9 +24,8 @@ class BadSignatureError(Exception):
 def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
     """Verify a signature of 64 bytes by a key of 32.
 
-    Raises:
-        BadSignatureError: it is none.
-        UsageError: there is no `openssl` that can verify any.
+    BadSignatureError: the signature is wrong. UsageError: there is no `openssl` that can verify
+    any.
     """
     if not _is_verified(public_key, signature, message):
         if not _is_verified(_KEY, _SIGNATURE, _MESSAGE):

@@ -227,7 +227,7 @@ class ImportFile:
         return descriptor
 
     def _read(self) -> bytes:
-        """Read the next bytes; none are the end."""
+        """Read the next bytes; an empty result is the end."""
         if self._ended:  # a terminal could be read again after its end
             return b""
         try:

@@ -174,7 +174,7 @@ class FileSpot:
         is_seen = seen is not None and os.path.samestat(_file(seen).status, now)
         if stat.S_ISREG(now.st_mode) and not is_seen:
             # A file that somebody moves away for a moment must not count as gone.
-            raise UnclearError("what is at its path is being exchanged just now")
+            raise UnclearError("the file at its path is being exchanged just now")
         return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:

@@ -106,7 +106,7 @@ class Cache:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close all open resources; by default there are none."""
+        """Close all open resources; the default has none to close."""
 
 
 def by_file_system(
@@ -136,7 +136,7 @@ class CachePlace(Protocol):
         """
 
     def writer(self) -> Cache:
-        """Open the cache to store in it, and make it if there is none.
+        """Open the cache to store in it, and make a cache if none exists.
 
         Raises:
             StateError: the cache cannot be opened; after a `DamagedInventoryError`, remove it.

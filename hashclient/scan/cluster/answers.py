@@ -35,7 +35,7 @@ _KINDS = frozenset({Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.SKIPPED, Kind.UN
 
 
 def verified(batch: ToCheck | ToList, answer: Answer) -> Answer:
-    """Return the answer to a batch of files or directories; `Lost` if it is none."""
+    """Return the answer to a batch of files or directories; `Lost` if the value is no answer."""
     try:
         if isinstance(answer, Checked):
             _verify_checked(answer)

@@ -102,7 +102,7 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
     """Return why these lists differ from the client's lists; None if they are the same."""
     if lists.sealer.key_id != spec.key_id:
         return (
-            f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
+            f"it has another seal key: key id {lists.sealer.key_id}, not {spec.key_id}",
             "give every worker the seal key of the client, as a credential or a file",
         )
     here, there = {pin.name: pin for pin in pins_of(lists)}, {pin.name: pin for pin in spec.lists}

@@ -59,7 +59,7 @@ _VERSION = 1
 _MAX_CHARS = 16_384
 
 ENDED = "the listing ended early: {}"
-CONTRADICTED = "its {} was taken for its md5, and that of another object is none"
+CONTRADICTED = "its {} was taken for its md5, and the etag of another object is no md5"
 
 
 class Request(msgspec.Struct, frozen=True):

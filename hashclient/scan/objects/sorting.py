@@ -13,8 +13,8 @@ knows that it is no container, or that it has no listed member.
 
 S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag is
 not an MD5 if it has a dash (of parts), or another length. The ETag of an encrypted object looks
-like an MD5, but is none. So an ETag counts only if the configuration says that the ETags of a store
-are MD5s.
+like an MD5, but is not an MD5. So an ETag counts only if the configuration says that the ETags of a
+store are MD5s.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def objects_of(
     after: str | None = None,
     report: str | None = None,
 ) -> Objects | None:
-    """Return the scan of the objects at `uris`, or in a `report`; None without either.
+    """Return the scan of the objects at `uris`, or in a `report`; None if both are missing.
 
     The tags of the inventory are sealed under the key `key_id`. `reads`, `all_versions` and `after`
     are as in `Request`; `report` is the path or URI of an inventory report.
