@@ -54,17 +54,23 @@ def counts() -> Counts:
 
 
 @pytest.fixture
-def ask(tmp_path: Path, counts: Counts) -> Iterator[Ask]:
-    """Return what a daemon answers about a path, without the path."""
+def checks(tmp_path: Path, counts: Counts) -> Iterator[Checks]:
     lists = {"base": csv_of({"e-1": LISTED, "e-2": ALSO}, sized=False)}
     state = make_state(tmp_path / "site", lists)
     settings = Settings(state, state / "config.toml", None, Config())
     session = Session(settings, now=lambda: datetime.now(UTC), environ={})
     options = replace(OPTIONS, paths=Paths.ANY, containers=Containers())
-    checks = Checks(session, options, counts.row(0), [], 1, 1)
+    made = Checks(session, options, counts.row(0), [], 1, 1)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def ask(checks: Checks) -> Ask:
+    """Return what a daemon answers about a path, without the path."""
 
     def asked(command: Command, path: Path, rule: NoVerdict) -> list[str]:
-        checks.options = replace(options, no_verdict=rule)
+        checks.options = replace(checks.options, no_verdict=rule)
         client = _Client()
         whom: Any = client
         job = check_path(checks, whom, command, str(path), (b"", b"\n"))
@@ -75,8 +81,21 @@ def ask(tmp_path: Path, counts: Counts) -> Iterator[Ask]:
         assert client.is_answered
         return [line.removeprefix(str(path)) for line in client.lines]
 
-    yield asked
-    checks.end()
+    return asked
+
+
+def test_a_check_ends_with_the_lists_that_were_there_when_it_was_asked_for(
+    checks: Checks, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"clean")
+    client: Any = _Client()
+    job = check_path(checks, client, Command.SCAN, str(tmp_path / "f"), (b"", b"\n"))
+    checks._lists.now = checks.lists.doubted()
+    with contextlib.closing(job):
+        for step in job:
+            if step is not None and not step():
+                break
+    assert client.lines == [f"{tmp_path / 'f'}: OK"]
 
 
 @pytest.mark.parametrize("command", [Command.SCAN, Command.CONTSCAN, Command.ALLMATCHSCAN])
