@@ -814,3 +814,47 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
         assert not finding_again.is_newer(fd, "gone", since)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        (["it"], 1),
+        ([errno.ENOENT, "it"], 2),
+        ([errno.ENOTDIR, errno.ELOOP, errno.ENOENT, "it"], 4),
+        (["other", "it"], 2),
+        ([None, None, "it"], 3),
+        ([None, None, None], 0),  # it is not visible
+        ([errno.EACCES], 0),
+        (["other"] * 6, 0),  # names keep changing
+    ],
+)
+def test_a_directory_that_was_moved_is_looked_for_beside_so_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any], found: int
+) -> None:
+    """Each second time under its own name, where nothing is now."""
+    assert (finding_again.ROUNDS, finding_again._ROUNDS_WITHOUT) == (12, 3)
+    (tmp_path / "it").mkdir()
+    (tmp_path / "other").mkdir()
+    status, rest = (tmp_path / "it").stat(), iter(answers)
+    asked: list[object] = []
+
+    def beside(_path: str, _identity: object) -> int | None:
+        asked.append(answer := next(rest))
+        if isinstance(answer, int):
+            raise OSError(answer, os.strerror(answer))
+        return None if answer is None else open_directory(str(tmp_path / str(answer)))
+
+    monkeypatch.setattr(finding_again, "_open_beside", beside)
+    files, identity = open_files(), (status.st_dev, status.st_ino)
+    if found:
+        fd, opened = open_listed(str(tmp_path / "gone"), identity)
+        os.close(fd)
+        assert opened.st_ino == status.st_ino
+    else:
+        with pytest.raises(OSError) as failed:
+            open_listed(str(tmp_path / "gone"), identity)
+        kind = {"other": errno.EAGAIN, None: errno.ENOENT}.get(answers[-1], answers[-1])
+        assert failed.value.errno == kind
+    assert asked == answers
+    assert open_files() == files
