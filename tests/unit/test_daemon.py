@@ -207,6 +207,26 @@ def test_a_dead_process_makes_the_rounds_shorter(monkeypatch: pytest.MonkeyPatch
     assert house.started == [0]
 
 
+def test_each_request_for_metrics_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(monkeypatch)
+    asked, answered = [False, True, True, False], list[int]()
+
+    def wait(_woken: int, others: list[int], _seconds: float) -> bool:
+        assert others == [7]
+        house.waits.append(house.now)
+        if len(house.waits) == len(asked):
+            house.daemon._on_stop()
+        return asked[len(house.waits) - 1]
+
+    monkeypatch.setattr(module, "wait", wait)
+    answer = lambda: answered.append(len(house.waits))  # noqa: E731
+    house.daemon._exposition = SimpleNamespace(  # type: ignore[assignment]
+        fileno=lambda: 7, answer=answer
+    )
+    house.daemon._watch(0)
+    assert answered == [2, 3]
+
+
 def test_at_the_end_processes_have_ten_seconds_together(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[float] = []
     house = House(monkeypatch, 3, SimpleNamespace(look=lambda: None, end=ends.append))
