@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from hashclient.core.errors import StateError
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.scan.executors import processes
 from hashclient.scan.executors.interface import MakeChecker, OnBytes
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.pacing import TASKS_AHEAD
@@ -534,3 +536,42 @@ def test_a_signal_for_the_group_is_the_parents_business() -> None:
     found = outcomes(run(1, check, [task("a")]))
     assert found == {"d/a": (Kind.CLEAN, None)}
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "busy", "left"),
+    [
+        (4, [], [0, 1, 2, 3]),
+        (5, [], [0, 1, 2, 3]),
+        (3, [], [0, 1, 2]),
+        (1, [], [0]),
+        (2, [3], [0, 1, 3]),
+        (1, [0, 2], [0, 2]),
+        (2, [2, 3], [0, 1, 2, 3]),
+    ],
+)
+def test_workers_that_are_not_needed_any_more_end_when_they_have_no_task(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, busy: list[int], left: list[int]
+) -> None:
+    """Workers whose results wait are not measured."""
+    closed: list[int] = []
+    ended: list[int] = []
+    looked: list[tuple[int, object]] = []
+    workers = [
+        SimpleNamespace(
+            pid=number,
+            times=f"times {number}",
+            tasks=["task"] * (number in busy),
+            connection=SimpleNamespace(close=lambda number=number: closed.append(number)),
+        )
+        for number in range(4)
+    ]
+    monkeypatch.setattr(processes, "wait", lambda given, _: [given[1]])
+    pool: Any = Pool.__new__(Pool)
+    pool._workers, pool._pacing = [*workers], SimpleNamespace(wanted=wanted, look=looked.extend)
+    pool._nursery = SimpleNamespace(exit_code=ended.append)
+    pool._look()
+    assert looked == [(number, f"times {number}") for number in (0, 2, 3)]
+    assert [worker.pid for worker in pool._workers] == left
+    gone = sorted(set(range(4)) - set(left), reverse=True)
+    assert closed == ended == gone
