@@ -64,9 +64,7 @@ def test_the_file_that_is_given_counts_before_the_one_on_record(
     with ward.record() as record:
         refused = ward.open().take(match, record, reason="x", seen=other)
         assert (refused.taken, refused.sealed, refused.attention) == (False, False, True)
-        assert refused.detail == (
-            "not quarantined: changed: it is another file than the one that was read"
-        )
+        assert refused.detail == ("not quarantined: changed: it is not the file that was read")
         assert file.exists()
         assert ward.open().take(match, record, reason="x", seen=known).taken
 
