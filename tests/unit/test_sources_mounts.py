@@ -448,3 +448,20 @@ def test_the_file_systems_of_the_kernel_are_these() -> None:
         *("efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs"),
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     } == module._PSEUDO
+
+
+def test_a_file_system_that_cannot_be_asked_has_no_permanent_name(
+    tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount(point="/", root=b"/", source=b"pool", kind="zfs")
+    monkeypatch.setattr(module, "mount_number", lambda _: 5)
+    monkeypatch.setattr(module, "parse_mountinfo", lambda _: {5: mount})
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_fsid=26))
+    seen = mounts(tmp_path)
+    assert len({seen.standing_of(fds[0], rest) for rest in (b"", b"x")} - {None}) == 2
+
+    def fail(_: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "fstatvfs", fail)
+    assert seen.standing_of(fds[0]) is None

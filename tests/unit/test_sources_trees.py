@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources import interface
 from hashclient.scan.sources.finding_again import open_directory
-from hashclient.scan.sources.frontier import compile_excludes, kind_of
+from hashclient.scan.sources.frontier import Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.interface import TASK_CHARS
 from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.mounts import Mounts
@@ -495,3 +496,24 @@ def test_a_shared_directory_is_listed_where_nobody_looks_again(tmp_path: Path) -
     tasks = [item for item in source.batches() if not isinstance(item, Outcome)]
     assert sorted(name for task in tasks for group in task for name in group.names) == ["a", "b"]
     source.close()
+
+
+@pytest.mark.parametrize(("size", "read"), [(400, 2), (512, 1), (100, 6), (1_000, 1)])
+def test_groups_come_while_a_directory_is_listed(tmp_path: Path, size: int, read: int) -> None:
+    """Otherwise workers would wait, and all names of a directory would be in memory."""
+    chunks: list[int] = []
+
+    class Counting(Lister):
+        def read(self, fd: int) -> Iterator[Chunk]:
+            for number in range(8):
+                chunks.append(number)
+                names = [f"{number}-{n}" for n in range(size)]
+                yield Chunk(names, array("Q", range(1, size + 1)), [])
+
+    options = ScanOptions()
+    items = Walk(Frontier(options), options, Counting()).walk(str(tmp_path))
+    first: Any = next(items)
+    assert (len(first.names), len(chunks)) == (TASK_NAMES, read)
+    rest: list[Any] = [*items]
+    assert sum(len(group.names) for group in rest) == 8 * size - TASK_NAMES
+    assert max(len(group.names) for group in rest) <= TASK_NAMES
