@@ -1,1 +1,1 @@
-"""Decisions about matches before any action, by people and by their limits."""
+"""Rulings, limits and reviews that people set: they decide which matches may be acted upon."""

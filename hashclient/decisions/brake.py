@@ -1,20 +1,22 @@
 """The brake: a limit for the number of files that are acted upon for one entry within 24 hours.
 
-If an entry is wrong, for example the entry of a licence text, a policy would isolate thousands of
-files because of it. A file above the limit is held: it is recorded and waits for a person, who
-releases it or has the entry withdrawn.
+If an entry is wrong, for example the entry of a licence text, a policy without a limit would
+isolate thousands of files because of this entry. A match above the limit is held: the match is
+recorded and waits until a person releases the match or has the provider withdraw the entry.
 
-1. A file may be acted upon if, for each action, an entry with this action permits it.
-2. An entry permits an action on a file if it has done so within the last 24 hours, or if it has let
-   fewer than `per_entry` files be acted upon in this time. With `per_day`, fewer files than
-   `per_day` must have been acted upon because of all entries together.
-3. A held match stays held when it is found again, unless an entry that the match did not have
-   before permits the action.
-4. A match that a person has released may be acted upon, and does not count for the limit.
-5. A match whose report is wanted already, or was made, needs no permit for this report.
+1. A match may be acted upon if, for each action that the policy wants, at least one entry of the
+   match permits this action.
+2. An entry permits an action on a file if the entry has already permitted an action on this file
+   within the last 24 hours, or if the entry has permitted actions on fewer than `per_entry` files
+   within the last 24 hours. If `per_day` is set, the number of files that were acted upon within
+   the last 24 hours, for all entries together, must also be less than `per_day`.
+3. A held match stays held when a scan finds the same match again, unless an entry that the match
+   did not have before permits the action.
+4. A match that a person has released may be acted upon, and does not count towards the limits.
+5. A match whose report has already been requested or made needs no permit for this report.
 
-With `only_tell`, no permit is given and no match is held: matches that would be held are only
-noted.
+With `only_tell`, the brake gives no permit and holds no match: the brake only notes which matches
+it would hold.
 """
 
 from __future__ import annotations
@@ -28,29 +30,30 @@ from hashclient.core.match import PROGRESS, Match
 from hashclient.decisions.policy import Policy
 from hashclient.matches.permits import Case, Entry, Permits
 
-#: The period for which the limits count.
+#: The period within which acted-upon files count towards the limits.
 WINDOW = timedelta(hours=24)
-#: How long permits are kept: none is lost while the clock is some days ahead.
+#: How long permits are stored: much longer than `WINDOW`, so that no permit is lost while the clock
+#: is some days ahead.
 _KEPT = timedelta(days=30)
 _NO_LIMIT = 1 << 62
 
 
 class Brake:
-    """Holds the matches of one policy that are above the limits of `config`."""
+    """Holds the matches of one policy that exceed the limits of `config`."""
 
     def __init__(self, config: BrakeConfig, policy: Policy, *, only_tell: bool = False) -> None:
         self._config = config
         self._policy = policy
-        #: The ids of matches that would be held, and the only turn, in which all of them are
-        #: decided.
+        #: `would_hold`: the ids of matches that would be held; `_told`: the only turn with
+        #: `only_tell`, in which all matches are decided.
         self.would_hold: set[str] = set()
         self._told: _Turn | None = None
         self._only_tell = only_tell
-        #: When expired permits were last removed.
+        #: When this process last removed expired permits; None if it has not.
         self._tidied: datetime | None = None
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
-        """Return whether matches are held, by id; see `Decision`."""
+        """Return, by the id of each match, whether the match is held; see `Decision`."""
         turn = self._told or _Turn(self._config, permits, now, only_tell=self._only_tell)
         if self._only_tell:
             self._told, turn.permits = turn, permits
@@ -72,18 +75,19 @@ class Brake:
 
 
 class _Turn:
-    """The decisions of one transaction; with `only_tell`, of a run."""
+    """The decisions of one transaction; with `only_tell`, the decisions of a whole run."""
 
     def __init__(
         self, config: BrakeConfig, permits: Permits, now: datetime, *, only_tell: bool
     ) -> None:
         self.since = now - WINDOW
-        #: The new permits, by match.
+        #: `given`: the entries that permit actions in this turn, by the id of the match.
         self.given: dict[str, list[Entry]] = {}
         self.permits = permits
         self._config = config
         self._only_tell = only_tell
-        #: How many more files may be acted upon: for each entry, and in all.
+        #: `_room`: how many more files each entry may permit; `_room_in_all`: how many more files
+        #: all entries together may permit.
         self._room: dict[Entry, int] = {}
         self._room_in_all = _NO_LIMIT
         if config.per_day:
@@ -92,21 +96,22 @@ class _Turn:
     def is_held(self, case: Case, asking: Mapping[Entry, frozenset[Action]]) -> bool | None:
         """Return whether a match is held; None if the policy has no action for it.
 
-        `asking` has the entries of the match with actions.
+        `asking` maps each entry of the match for which the policy wants actions to these actions.
         """
         before = case.before
         is_full = self._room_in_all <= 0 or not any(map(self._room_of, asking))
         if is_full and (before is None or before.state is MatchState.HELD):
-            return True  # very many matches may be held
+            return True  # a shortcut, because very many matches may be held
         wanted = {a for actions in asking.values() for a in actions}
-        # A match comes again only in a turn of several transactions.
+        # The same match is decided again only in a turn that spans several transactions.
         letting = set(self.given.get(case.id, ()))
         if before is not None:
             if before.state not in PROGRESS:
                 if not self._only_tell:
-                    # 4: the release was about an earlier time
+                    # rule 4 of the module docstring: the match had ended, so its earlier release
+                    # does not count
                     self.permits.take_back_release(case.id)
-            elif self.permits.is_in_report(case.id):  # 5
+            elif self.permits.is_in_report(case.id):  # rule 5 of the module docstring
                 wanted.discard(Action.REPORT)
                 if not wanted:
                     return None
@@ -139,7 +144,7 @@ class _Turn:
         return room
 
     def _is_held_for(self, before: Match | None, entry: Entry) -> bool:
-        """Return whether a match is held already, and had this entry then."""
+        """Return whether a match is already held and already had this entry when it was held."""
         if before is None or before.state is not MatchState.HELD:
             return False
         return self.permits.has_entry(before.id, entry)

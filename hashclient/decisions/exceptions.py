@@ -1,18 +1,21 @@
-"""Which matches are excepted, by the rulings of people.
+"""Decides which matches are excepted, by the rulings of people.
 
-A match is excepted if every entry that it hits is covered by a ruling. A ruling covers a hit if
+A match is excepted if every entry that the match hits is covered by a ruling. A ruling covers a hit
+if all these conditions are true:
 
-1. it is in the file that was written last, and this file is authentic;
-2. the clock shows a time before its end, and not before a time that is known to have passed: a
-   clock that was set back ends all rulings;
-3. the entry is on the list, and is the same as when the ruling was made, by its fingerprint;
-4. the file is known by its SHA-256, since others can make files with its MD5 or SHA-1: the SHA-256
-   of the entry agrees, or the SHA-256 of the ruling, if the ruling is about one file;
+1. the ruling is in the rulings file that was written last, and this file is authentic;
+2. the clock shows a time before the end of the ruling, and not before a time that is known to have
+   passed: if the clock was set back, no ruling counts;
+3. the entry is still on the list, and its fingerprint is the same as when the ruling was made;
+4. the file is known by its SHA-256, because anybody can make other files with the same MD5 or
+   SHA-1: the SHA-256 of the entry agrees, or, if the ruling is about one file, the SHA-256 in the
+   ruling agrees;
 5. the file is below the path of the ruling, if the ruling has a path;
-6. it does not wait for the approval of a second person.
+6. the ruling does not wait for the approval of a second person.
 
-If something is not known, the match stays a match. The file of rulings is checked for each match,
-or once for all matches that have come together, so a daemon follows each change and each end.
+If one of these facts is not known, the match stays a match. The rulings file is checked for changes
+at each match, or once for each group of matches that were found together, so a daemon follows each
+changed and each ended ruling.
 """
 
 from __future__ import annotations
@@ -39,16 +42,17 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.index.fingerprints import Fingerprint
 
-#: After so many entries, the lists are read once for the entries of all rulings.
+#: After this many entries were looked up singly, the fingerprints of the entries of all rulings are
+#: computed in one pass over the lists.
 _FEW = 4
 
-#: The state of a file when it was read: inode, size and time of the last change. None means that
-#: the file is missing.
+#: The state of the rulings file when it was read: inode, size and time of the last change. None
+#: means that the rulings file is missing.
 _Stamp = tuple[int, int, int] | None
 
 
 class Exceptions:
-    """The rulings of one state directory, for one state of its lists."""
+    """The rulings of one state directory, applied to one state of the lists in this directory."""
 
     def __init__(
         self,
@@ -57,9 +61,10 @@ class Exceptions:
         now: Callable[[], datetime],
         on_failure: Callable[[StateError], None],
     ) -> None:
-        """Read the rulings; `now` gives the time in UTC.
+        """Read the rulings; `now` returns the time in UTC.
 
-        `on_failure` is called whenever the rulings cannot be used: then no match is excepted.
+        `on_failure` is called whenever the rulings cannot be used; in this case, no match is
+        excepted.
         """
         self._layout, self._path = layout, layout.exceptions
         self._lists = lists
@@ -68,18 +73,19 @@ class Exceptions:
         self._lock = threading.Lock()
         self._stamp: _Stamp = (0, 0, 0)
         self._book = Book()
-        #: The present fingerprints of the entries that rulings are about.
+        #: The present fingerprints of the entries that rulings are about, by list and id of the
+        #: entry; None for an entry that is on no list.
         self._current: dict[tuple[str, str], Fingerprint | None] = {}
-        #: A time that is known to have passed.
+        #: The latest time that is known to have passed.
         self._passed = max(index.manifest.checked_at for index in lists.indexes)
         self._refresh()
 
     @classmethod
     def of(cls, session: Session, lists: OpenLists) -> Self:
-        """Return the rulings of a session for its lists, for a command that cannot do without them.
+        """Return the rulings of a session; the command fails if the rulings are unusable.
 
         Raises:
-            StateError: the exceptions cannot be used, now or later.
+            StateError: the rulings cannot be used, either now or at a later call.
         """
 
         def refuse(error: StateError) -> None:
@@ -88,7 +94,7 @@ class Exceptions:
         return cls(session.settings.layout, lists, session.now, refuse)
 
     def rule(self, outcome: Outcome) -> Outcome:
-        """Return an outcome; an excepted match gets its own kind, and names its rulings."""
+        """Return an outcome; an excepted match gets the kind `EXCEPTED` and its rulings' ids."""
         if outcome.kind is not Kind.MATCH:
             return outcome
         try:
@@ -97,7 +103,7 @@ class Exceptions:
                 if self._book.is_empty:
                     return outcome
                 covering = [self._covering(hit, outcome) for hit in outcome.hits]
-        except StateError as error:  # the index is damaged
+        except StateError as error:  # an index is damaged
             self._on_failure(error)
             return outcome
         rulings = dict.fromkeys(ruling for ruling in covering if ruling is not None)
@@ -111,7 +117,7 @@ class Exceptions:
         )
 
     def rule_all(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """Return outcomes as `rule` does; without rulings, look at their file only once."""
+        """Return outcomes as `rule` does; the rulings file is checked once if it has no rulings."""
         if Kind.MATCH not in [outcome.kind for outcome in outcomes]:
             return outcomes
         with self._lock:
@@ -121,12 +127,12 @@ class Exceptions:
 
     @property
     def lists(self) -> OpenLists:
-        """The lists; a judge over them wants the SHA-256 of matches if a ruling is about a file."""
+        """The lists; if a ruling is about one file, `also` asks for the SHA-256 of each match."""
         also = int(Algorithm.SHA256) if self._book.has_files else 0
         return msgspec.structs.replace(self._lists, also=also)
 
     def obstacle(self, ruling: Ruling) -> str | None:
-        """Return why a ruling does not count now, in a few words; None if it counts."""
+        """Return why a ruling does not count now, in a few words; None if the ruling counts."""
         with self._lock:
             self._refresh()
             if self._is_early(now := self._now()):
@@ -145,11 +151,13 @@ class Exceptions:
         return None
 
     def entry(self, list_name: str, entry: str, *, of_file: bool) -> Entry:
-        """Return an entry, for a ruling about it or, with `of_file`, about a file that matches it.
+        """Return an entry, for a new ruling.
+
+        With `of_file`, the ruling is about one file that matches the entry.
 
         Raises:
-            UsageError: the entry is on no usable list, or a ruling about it would rest on an MD5 or
-                a SHA-1 alone.
+            UsageError: the entry is on no usable list, or the entry has only an MD5 or a SHA-1 and
+                the ruling is not about one file.
         """
         with self._lock:
             found = self._fingerprint(list_name, entry)
@@ -165,31 +173,35 @@ class Exceptions:
         return Entry(list_name, entry, found.code)
 
     def codes_of(self, entries: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Return the codes of entries, by list and id, that are on lists which can be used."""
+        """Return the fingerprint codes of `entries` that are on usable lists, by list and id."""
         with self._lock:
             self._look_up(entries)
             found = {key: self._current[key] for key in entries}
         return {key: one.code for key, one in found.items() if one is not None}
 
     def _covering(self, hit: Hit, outcome: Outcome) -> Ruling | None:
-        """Return the ruling that covers a hit, by the numbers of the module."""
+        """Return the ruling that covers a hit.
+
+        Return None if no ruling meets the conditions of the module docstring.
+        """
         key = hit.list_name, hit.entry
         rulings = self._book.about(*key)
         if not rulings or self._is_early(now := self._now()):
             return None
         for ruling in rulings:
             if (
-                now < ruling.until  # 2
-                and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)  # 3
-                and self._is_known(hit, ruling, outcome)  # 4
-                and (not ruling.below or is_below(outcome, ruling.below))  # 5
-                and not ruling.waits  # 6
+                now < ruling.until  # condition 2 of the module docstring
+                # condition 3
+                and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)
+                and self._is_known(hit, ruling, outcome)  # condition 4
+                and (not ruling.below or is_below(outcome, ruling.below))  # condition 5
+                and not ruling.waits  # condition 6
             ):
                 return ruling
         return None
 
     def _is_early(self, now: datetime) -> bool:
-        """Return whether the clock shows a time before a time that has passed."""
+        """Return whether the clock shows a time before a time that is known to have passed."""
         if now < self._passed - CLOCK_TOLERANCE:
             return True
         self._passed = max(self._passed, now)
@@ -200,7 +212,10 @@ class Exceptions:
         return found is not None and found.code == entry.fingerprint
 
     def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
-        """Return the present fingerprint of an entry; after a few, compute all at once."""
+        """Return the present fingerprint of an entry.
+
+        After `_FEW` entries, all fingerprints that rulings need are computed.
+        """
         key = list_name, entry
         if key not in self._current:
             rulings = self._book.rulings if len(self._current) >= _FEW else ()
@@ -209,7 +224,8 @@ class Exceptions:
         return self._current[key]
 
     def _look_up(self, entries: Collection[tuple[str, str]]) -> None:
-        from hashclient.index.fingerprints import fingerprints  # few runs have a ruling
+        # imported here, because few runs have a ruling
+        from hashclient.index.fingerprints import fingerprints
 
         self._current |= dict.fromkeys(entries)
         for index in self._lists.indexes:
@@ -219,9 +235,10 @@ class Exceptions:
                 self._current[name, one] = value
 
     def _is_known(self, hit: Hit, ruling: Ruling, outcome: Outcome) -> bool:
-        """Return whether a ruling about a file is about this file, by its SHA-256.
+        """Return whether the SHA-256 that a ruling needs (of the entry or of its file) agrees.
 
-        A ruling about one file may be about the container of a member.
+        If the file is a member of a container, a ruling about one file may also be about the
+        container.
         """
         if not ruling.content:
             return Algorithm.SHA256 in hit.algorithms
@@ -233,7 +250,7 @@ class Exceptions:
         return bytes.fromhex(ruling.content) in tags
 
     def _refresh(self) -> None:
-        """Read the rulings again if their file has changed (1)."""
+        """Read the rulings again if the rulings file has changed."""
         stamp = _stamp_of(self._path)
         if stamp == self._stamp:
             return
@@ -248,7 +265,10 @@ class Exceptions:
 
 
 def _stamp_of(path: Path) -> _Stamp:
-    """Return a value that changes with each new file of rulings; called often."""
+    """Return a value that changes with each new rulings file.
+
+    It is called often, so it must be fast.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -257,16 +277,17 @@ def _stamp_of(path: Path) -> _Stamp:
 
 
 def is_below(outcome: Outcome, place: str) -> bool:
-    """Return whether a file, or its container, is at or below a path; links are followed.
+    """Return whether a file, or its container, is at or below a path; symbolic links are followed.
 
-    The file that was read has to be below the path now: if the path became a link since then, it
-    leads to another file. An object is at or below a URI, and so are its versions. A stream, and a
-    digest that was looked up, are below no path.
+    The file that was read has to be below the path now, because a path that became a symbolic link
+    after the file was read leads to another file. An object, and each version of an object, may be
+    at or below a URI. The bytes of a stream, and a digest that was looked up, are below no path.
     """
     if outcome.is_stream or outcome.origin is not None:
         return False
     path = outcome.path if outcome.is_object else os.path.realpath(outcome.path)
-    if outcome.is_object and "?" not in place:  # in a key, `?` is escaped: a version follows here
+    # `?` is escaped in a key, so a `?` in the URI starts the version
+    if outcome.is_object and "?" not in place:
         path = path.partition("?")[0]
     if not f"{path}/".startswith(f"{place.removesuffix('/')}/"):
         return False
@@ -274,7 +295,7 @@ def is_below(outcome: Outcome, place: str) -> bool:
 
 
 def _is_there(path: str, seen: Seen | None) -> bool:
-    """Return whether a file that was read is at a path now."""
+    """Return whether the file that was read, as described by `seen`, is at a path now."""
     try:
         return seen is not None and seen.is_file(os.lstat(path))
     except OSError:

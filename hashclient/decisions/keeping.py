@@ -1,10 +1,12 @@
-"""Making, renewing and ending exceptions: each change is logged first, and then kept.
+"""Makes, renews and ends exceptions: each change is logged before it is written to the file.
 
-So each ruling that counts is in the audit log. After a kill in between, the log has a change that
-did not happen; then it is right to make the change again.
+Because changes are logged first, each ruling that counts is in the audit log. If the process is
+killed after a change was logged and before the change was written, the log has a change that did
+not happen, and the person should make the change again.
 
 With `people = 2` in [decisions], a new or renewed exception counts only after another person has
-approved it. A renewed exception counts until its former end, so another exception waits.
+approved it. If an exception that already counts is renewed, the exception counts until its former
+end, and a new exception is made that waits for the approval.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ from hashclient.index.reader import Index
 from hashclient.session import Session
 from hashclient.system.text import as_unicode, for_people, printable
 
-#: Rulings that ended longer ago than this are forgotten; the audit log still has them.
+#: How long rulings are kept in the rulings file after they have ended; the audit log keeps all
+#: rulings.
 KEPT = timedelta(days=90)
-#: How long a change waits for another writer, in seconds.
+#: How long a change waits for another process that is writing, in seconds.
 LOCK_WAIT_S = 10.0
 
 _Change = Callable[[tuple[Ruling, ...], datetime], Iterable[Ruling]]
@@ -49,7 +52,7 @@ class Keeper:
     """Changes the exceptions of one session."""
 
     def __init__(self, session: Session, sealer: Sealer) -> None:
-        """Change the exceptions that are authentic under the key of `sealer`."""
+        """Prepare to change the exceptions that are authentic under the key of `sealer`."""
         self._session = session
         self._layout = session.settings.layout
         self._sealer = sealer
@@ -111,7 +114,7 @@ class Keeper:
         return made[0]
 
     def renew(self, ids: Sequence[str], reason: str, until: datetime | None) -> list[Ruling]:
-        """Let exceptions end later, for another reason; return them, or new exceptions.
+        """Give exceptions a later end and another reason; return the changed or new exceptions.
 
         Raises:
             UsageError: an exception does not exist, its end or reason is refused, or too many
@@ -136,10 +139,11 @@ class Keeper:
         return self._change("exception-renewed", change, ids)
 
     def approve(self, ids: Sequence[str], reason: str) -> list[Ruling]:
-        """Let exceptions count that wait for a second person; return these exceptions.
+        """Approve exceptions that wait for a second person; return these exceptions.
 
         Raises:
-            UsageError: an exception does not exist, does not wait, or was made by the same person.
+            UsageError: an exception does not exist, does not wait, or was made by the person who
+                approves it.
             AuditError, StateError: the change cannot be logged or written.
         """
         by = self._session.operator
@@ -174,7 +178,7 @@ class Keeper:
         return self._change("exception-removed", change, ids, reason=_checked(reason))
 
     def remove_all(self, reason: str) -> None:
-        """End all exceptions, also if their file is damaged or lost.
+        """End all exceptions, even if the rulings file is damaged or lost.
 
         Raises:
             AuditError, StateError: the change cannot be logged or written.
@@ -193,7 +197,7 @@ class Keeper:
     def _change(
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
     ) -> list[Ruling]:
-        """Change the rulings; return the rulings with `ids`, after the change or before it."""
+        """Change the rulings; log and return each ruling that was added, changed or removed."""
         with self._session.writing(wait_s=LOCK_WAIT_S):
             now = self._session.now()
             book: Book = load_book(self._layout, self._sealer)
@@ -223,7 +227,7 @@ class Keeper:
 
 
 def event_of(event: str, ruling: Ruling, session: Session, **said: str) -> Event:
-    """Return an event of the log: `by` is who does this now, `made_by` who made the ruling."""
+    """Return an event of the log: `by` is who changes the ruling, `made_by` is who made it."""
     fields = {**fields_of(ruling), "made_by": ruling.by, **said, "by": session.operator}
     return Event(event, fields)
 
@@ -236,9 +240,9 @@ def exchange(
     is_old: Callable[[Ruling], bool],
     imports: Imports | None = None,
 ) -> None:
-    """Replace the rulings that `is_old` picks by `wanted`; log each difference first.
+    """Replace the rulings for which `is_old` is true by `wanted`; each difference is logged first.
 
-    The caller holds the writers' lock.
+    The caller has locked the state directory for writing.
 
     Raises:
         AuditError, StateError: the rulings cannot be logged or written.
@@ -258,10 +262,11 @@ def exchange(
 
 
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
-    """Make exceptions of exactly these entries of a list, which are known to be good.
+    """Make exceptions of exactly the entries `ids` of a list, which are known to be good.
 
-    Earlier exceptions of this kind end; exceptions that end soon are renewed. Return whether a new
-    exception was made. The caller holds the writers' lock.
+    Earlier exceptions that were made because entries of this list were known to be good end, unless
+    their entry is in `ids`; exceptions that end soon are renewed. Return whether a new exception
+    was made. The caller has locked the state directory for writing.
 
     Raises:
         AuditError, StateError: the exceptions cannot be logged or written, or the index cannot be
@@ -299,7 +304,7 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
 
 
 def fields_of(ruling: Ruling) -> dict[str, Any]:
-    """Return the content of a ruling, as JSON values; never a tag or a fingerprint."""
+    """Return the content of a ruling as JSON values, without its tag and fingerprints."""
     return {
         "id": ruling.id,
         "entries": [{"list": entry.list, "entry": entry.id} for entry in ruling.entries],
@@ -315,10 +320,10 @@ def fields_of(ruling: Ruling) -> dict[str, Any]:
 
 
 def check_number(number: int) -> None:
-    """Refuse more exceptions than are kept.
+    """Refuse a number of exceptions that is greater than `MOST`.
 
     Raises:
-        UsageError: the exceptions would be too many.
+        UsageError: `number` is greater than `MOST`.
     """
     if number > MOST:
         raise UsageError(f"there are {MOST:,} exceptions already", hint="remove some of them")
@@ -331,7 +336,7 @@ def _checked(reason: str) -> str:
 
 
 def _end(until: datetime | None, now: datetime) -> datetime:
-    """Return when a ruling ends that is made now."""
+    """Return when a ruling that is made now ends: at `until`, or by default after `USUAL`."""
     if until is None:
         return now + USUAL
     if not now < until <= now + LONGEST:

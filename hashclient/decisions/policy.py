@@ -1,8 +1,8 @@
-"""Chooses the actions for a match by the configuration; other modules do them.
+"""Chooses the actions for a match by the configuration; other modules carry the actions out.
 
-The first rule that fits an entry decides for it; if no rule fits, the match is only recorded. A
-match of several entries gets the actions of all of them. Conflicts get no action: the file may not
-be the file that the entry means.
+For each entry, the first rule of the policy that fits the entry decides; if no rule fits, the match
+is only recorded. A match of several entries gets the actions that are chosen for any of these
+entries. A conflict gets no action, because the file may not be the file that the entry means.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _IN_ORDER = {
 
 
 class Policy:
-    """The rules of a configuration; with `quarantine_all`, every entry requires isolation, too."""
+    """The policy of a configuration; with `quarantine_all`, matches of all entries are isolated."""
 
     def __init__(self, rules: Sequence[PolicyRule], *, quarantine_all: bool = False) -> None:
         self._rules = rules
         self._always = frozenset((Action.QUARANTINE,) if quarantine_all else ())
-        #: The actions for entries of a list and a category.
+        #: The actions that are already known, by the list and the category of an entry.
         self._known: dict[tuple[str, str], frozenset[Action]] = {}
 
     def actions_for(self, outcome: Outcome) -> tuple[Action, ...]:
@@ -40,14 +40,14 @@ class Policy:
         if outcome.kind is not Kind.MATCH:
             return ()
         hits = outcome.hits
-        if len(hits) == 1:  # the usual case: one entry
+        if len(hits) == 1:  # the usual case: the match has one entry
             wanted = self._of_hit(hits[0])
         else:
             wanted = frozenset[Action]().union(*map(self._of_hit, hits))
         return _IN_ORDER[wanted]
 
     def asked_by(self, hits: Sequence[Hit]) -> dict[tuple[str, str], frozenset[Action]]:
-        """Return the entries with actions, by list and id, and their actions."""
+        """Return the actions for each entry that requires any, by the entry's list and id."""
         return {(h.list_name, h.entry): asked for h in hits if (asked := self._of_hit(h))}
 
     def _of_hit(self, hit: Hit) -> frozenset[Action]:
@@ -84,7 +84,7 @@ def check_policy(settings: Settings) -> None:
     """Refuse a policy for an unknown list.
 
     Raises:
-        ConfigError: as `check_rules`.
+        ConfigError: a rule names an unknown list.
         StateError: the known lists cannot be read.
     """
     rules = settings.config.policy

@@ -1,17 +1,21 @@
-"""Reviews: people decide whether a match is right, before a report of it is sent.
+"""Reviews: people decide whether a match is right before a report of the match is sent.
 
-1. A review has a verdict, one of the reasons for this verdict, and a sentence. The review may note
-   that the person has viewed the content elsewhere: this program shows no content.
-2. A match is confirmed or rejected when `people` persons say so and nobody says the opposite. The
-   last review of each person counts; the log's name of the operator distinguishes them.
-3. A review is about the content at that time: other content at the path has no review yet.
+1. A review has a verdict, a reason out of a fixed set for this verdict, and a sentence that
+   explains the reason. The review may note that the person has viewed the content by other means,
+   because `hashclient` shows no content.
+2. A match is confirmed or rejected when at least `people` persons say so and nobody says the
+   opposite. Only the last review of each person counts; persons are distinguished by the operator's
+   name in the audit log.
+3. A review is about the content that the file had when the review was made: if a scan finds other
+   content at the path, this content has no review yet.
 4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is the
-   share of all matches that must be confirmed. The id of a match, which is random, decides whether
-   the match is in this share.
-5. A rejected match is in no report. A match that a person rejects waits, whatever `after` and
-   `share` are, until `people` persons say the same.
+   fraction of all matches that must be confirmed. The match id, which is random, decides whether a
+   match belongs to the fraction that must be confirmed.
+5. A rejected match is put in no report. A match that one person rejects waits, whatever `after` and
+   `share` are, until `people` persons give the same verdict.
 
-The log is written first, so a kill cannot leave a review that is not logged.
+A review is written to the audit log before it is written to the record of matches, so a killed
+process cannot leave a review that is not logged.
 """
 
 from __future__ import annotations
@@ -30,17 +34,17 @@ from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.text import as_unicode, path_fields, printable
 
-#: The event in the audit log.
+#: The name of the event in the audit log.
 REVIEWED = "reviewed"
-#: How many matches are reviewed by one change of the record.
+#: How many matches are reviewed in one transaction of the record of matches.
 _AT_ONCE = 512
 _ALL = 1 << 64
-#: States in which nothing is left to be decided.
+#: States of a match in which a review has nothing left to decide.
 _ENDED = frozenset({*SETTLED, MatchState.WITHDRAWN})
 
 
 class Review(msgspec.Struct, frozen=True):
-    """A person's review: the verdict, a word of `REVIEW_REASONS`, and a sentence."""
+    """A person's review: a verdict, a reason out of `REVIEW_REASONS`, and a sentence."""
 
     verdict: Verdict
     reason: str
@@ -49,10 +53,11 @@ class Review(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, verdict: Verdict, reason: str, *, viewed: bool = False) -> Review:
-        """Return the review with a reason, for example `harmless: it is a licence text`.
+        """Return the review that a text describes, for example `harmless: it is a licence text`.
 
         Raises:
-            UsageError: the first word is no reason for this verdict, or no sentence follows.
+            UsageError: the text before the colon is no reason for this verdict, or no sentence
+                follows.
         """
         word, _, text = reason.partition(":")
         words = REVIEW_REASONS[verdict]
@@ -66,26 +71,30 @@ class Review(msgspec.Struct, frozen=True):
 
 
 class ReviewPolicy:
-    """Which matches have to be reviewed before a report of them leaves, and by how many people."""
+    """Which matches have to be reviewed before a report of them is sent, and by how many people."""
 
     def __init__(self, config: ReportConfig) -> None:
-        """Keep the rules of the table [report]."""
+        """Take the rules from the table [report] of the configuration."""
         self._is_asked = config.after == "review"
         self._share = round(config.share * _ALL)
         self.people = config.people
 
     def is_chosen(self, match_id: str) -> bool:
-        """Return whether a match is in the share that has to be reviewed."""
-        # Ids that were made together begin alike, so the share is taken of a hash.
+        """Return whether a match is in the fraction of matches that has to be reviewed."""
+        # Ids that were made at about the same time begin alike, so the choice uses a hash of the
+        # id.
         number = int.from_bytes(hashlib.sha256(match_id.encode()).digest()[:8])
         return self._is_asked and number < self._share
 
     def verdict(self, story: Sequence[Step]) -> Verdict | None:
-        """Return what the reviews have decided about a match, None if they have not."""
+        """Return the verdict that a match's reviews lead to; None if the match is undecided."""
         return verdict_of(story, self.people)
 
     def ended(self, match: Match, reviews: Sequence[Step]) -> str | None:
-        """Return why no report may have a match: the match has ended, or was rejected."""
+        """Return why no report may include a match: the match has ended or was rejected.
+
+        Return None if a report may include the match.
+        """
         if match.ended is not None:
             return match.ended
         return Verdict.REJECTED if self.verdict(reviews) is Verdict.REJECTED else None
@@ -95,7 +104,7 @@ class ReviewPolicy:
         return match.ended is None and self._is_undecided(match.id, reviews)
 
     def waiting(self, record: Matches) -> Iterator[str]:
-        """Yield the matches that have not ended and wait for a review.
+        """Yield the ids of the matches that have not ended and wait for a review.
 
         Raises:
             StateError: the record of matches cannot be read.
@@ -115,11 +124,11 @@ class ReviewPolicy:
 def review(
     session: Session, record: Matches, match_ids: Sequence[str], made: Review
 ) -> Iterator[tuple[Match, Verdict | None]]:
-    """Note a review of matches; yield each match with the verdict that counts now.
+    """Record a review of matches; yield each match with the verdict that its reviews now lead to.
 
     Raises:
-        UsageError: no match has this id; nothing is noted.
-        AuditError, StateError: log or record cannot be written.
+        UsageError: no match has one of the ids; no review is recorded.
+        AuditError, StateError: the audit log or the record of matches cannot be written.
     """
     policy = ReviewPolicy(session.settings.config.report)
     chosen = [record.get(match_id) for match_id in dict.fromkeys(match_ids)]

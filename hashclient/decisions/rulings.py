@@ -1,12 +1,13 @@
 """Exceptions on disk: rulings of people that entries, or files, are not acted upon.
 
-A single file has all rulings and is replaced as a whole. The first line of the file has a message
-authentication code under the local key over every byte, as the manifest of a list has. So an edited
-file is refused. The line also has the number of times that the file was written, and `state.json`
-has the same number. So a lost file, or an old file that was put back, is noticed. The second line
-has the places of all entries in the rest of the file, eight hexadecimal digits each, ordered by
-list and id. The rest is a JSON array with each ruling in a line of its own. So a run decodes only
-the rulings about the entries that it matches.
+All rulings are in a single file, which is replaced as a whole. The first line of the file contains
+a message authentication code under the local key over every byte of the file, like the manifest of
+a list. Therefore a file that somebody has edited is refused. The first line also contains how often
+the file was written, and `state.json` contains the same number. The two numbers show when the file
+was lost, or when an old copy was put back. The second line contains the positions of all entries in
+the rest of the file, eight hexadecimal digits each, ordered by list and id of the entry. The rest
+of the file is a JSON array with each ruling in a line of its own. With the positions, a run decodes
+only the rulings about the entries that the run matches.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ from hashclient.system.versions import format_of, is_newer, newer, older
 
 RULINGS_FORMAT = "hashclient-exceptions/2"
 _FIRST_FORMAT = "hashclient-exceptions/1"
-#: How long a ruling counts if nobody says so, and at most.
+#: `USUAL`: how long a ruling counts by default; `LONGEST`: how long a ruling may count at most.
 USUAL, LONGEST = timedelta(days=30), timedelta(days=90)
 #: `status` warns of rulings that end within this time.
 SOON = timedelta(days=7)
-#: The most rulings that are kept, and the longest reason, in characters.
+#: `MOST`: the most rulings that are stored; `MAX_REASON_CHARS`: the longest reason, in characters.
 MOST, MAX_REASON_CHARS = 10_000, 500
-#: The origin of rulings about entries that are known to be good.
+#: `Ruling.origin` of rulings about entries that are known to be good.
 KNOWN_GOOD = "known_good"
-#: Why a ruling does not count yet.
+#: The text that says why a ruling that nobody has approved does not count yet.
 WAITS = "it waits for a second person"
 _LOST_HINT = (
     "restore it from a backup, or remove all exceptions: `hashclient exceptions remove --all"
@@ -63,17 +64,18 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def name(self) -> str:
-        """The entry as people write it."""
+        """The list and the id of the entry, as people write them."""
         return f"{self.list}/{self.id}"
 
 
 class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, array_like=True):
-    """What a person has ruled: these entries are not acted upon, for a while.
+    """What a person has ruled: files that match `entries` are not acted upon until `until`.
 
-    `content` is the SHA-256 tag of the only file that the ruling is about, in hexadecimal; `below`
-    is the path, or the URI, at or below which the ruling counts. An empty value means no limit.
-    `origin` says what made the ruling, if no person did. While a ruling `waits`, it does not count:
-    a second person has to approve it.
+    `content` is the SHA-256 tag, in hexadecimal, of the only file that the ruling is about; `below`
+    is the path or URI at or below which the ruling counts. An empty `content` or `below` means that
+    the ruling is not limited to a file or to a place. `origin` says which import or setting made
+    the ruling, and is empty if a person made it. While `waits` is true, the ruling does not count,
+    because a second person has to approve it.
     """
 
     id: str
@@ -90,21 +92,22 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, arra
 
     @property
     def about(self) -> str:
-        """What the ruling is about, in words."""
+        """The entries, the file and the path that the ruling is about, as text."""
         names = ", ".join(entry.name for entry in self.entries)
         text = f"one file that matches {names}" if self.content else names
         return f"{text}, below {printable(self.below)}" if self.below else text
 
     @property
     def text(self) -> str:
-        """Why a match is excepted, in words."""
+        """Why a match is excepted by this ruling, as text."""
         return f"exception {self.id} until {for_people(self.until)}: {self.reason}"
 
 
 class Imports(msgspec.Struct, frozen=True):
-    """The last version of exported exceptions that was imported, by the key that signed it.
+    """The last version of exported exceptions that was imported, by the public key that signed it.
 
-    If the rulings were lost, `since` is when: from then on only later imports are taken.
+    If the rulings were lost, `since` is the time when they were removed: only exports that were
+    made after `since` are imported.
     """
 
     versions: dict[str, int] = {}
@@ -112,9 +115,10 @@ class Imports(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The first line: `number` is how often the file was written, `at` the time of the last write.
+    """The first line of the rulings file.
 
-    `has_files` says whether any ruling is about one file.
+    `number` is how often the file was written, `at` is the time of the last write, and `has_files`
+    says whether any ruling is about one file.
     """
 
     format: str
@@ -126,9 +130,10 @@ class _Head(msgspec.Struct, frozen=True):
     imports: Imports = Imports()
 
 
-#: How many digits a place has.
+#: How many hexadecimal digits the position of an entry has.
 _DIGITS = 8
-#: After look-ups of so many entries, all rulings are decoded, which takes as long.
+#: After the rulings about this many entries were looked up singly, all rulings are decoded, because
+#: both take about the same time.
 _MANY = 4_000
 
 
@@ -136,29 +141,30 @@ class Book:
     """All recorded rulings."""
 
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
-        """Take the file's first line, and the file; without them, the book is empty."""
+        """Take the first line and all bytes of the file; without arguments, the book is empty."""
         self._head = head or _Head(RULINGS_FORMAT)
-        self._data = data  # the whole file: a copy of megabytes takes longer than everything else
+        # the whole file, because copying megabytes would take longer than all other steps
+        self._data = data
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
-        #: The rulings about the entries that were asked for; about all entries, once many were
-        #: asked for.
+        #: The rulings by the list and id of their entries: only for entries that were looked up, or
+        #: for all entries after `_MANY` look-ups.
         self._known: dict[tuple[str, str], list[Ruling]] = {}
         self._is_whole = False
 
     @property
     def at(self) -> datetime | None:
-        """When the file was written; None if it never was."""
+        """When the rulings file was written; None if it never was."""
         return self._head.at
 
     @property
     def number(self) -> int:
-        """How often the file was written."""
+        """How often the rulings file was written."""
         return self._head.number
 
     @property
     def imports(self) -> Imports:
-        """The versions that were imported."""
+        """The versions of exported exceptions that were imported."""
         return self._head.imports
 
     @property
@@ -168,7 +174,7 @@ class Book:
 
     @functools.cached_property
     def rulings(self) -> tuple[Ruling, ...]:
-        """The rulings in the order in which they were made, also ended rulings."""
+        """All rulings, including ended rulings, in the order in which they were made."""
         return msgspec.json.decode(memoryview(self._data)[self._rest :], type=tuple[Ruling, ...])
 
     @property
@@ -177,7 +183,7 @@ class Book:
         return self._rest == self._places + 1
 
     def about(self, list_name: str, entry: str) -> Sequence[Ruling]:
-        """Return the rulings about an entry; while few are asked for, no others are decoded."""
+        """Return the rulings about an entry; after `_MANY` look-ups, all rulings are decoded."""
         key = list_name, entry
         if key not in self._known and not self._is_whole:
             if len(self._known) < _MANY:
@@ -190,7 +196,10 @@ class Book:
         return self._known.get(key, ())
 
     def _searched(self, name: bytes) -> list[Ruling]:
-        """Return the rulings about an entry, by how it begins in the file."""
+        """Return the rulings about an entry.
+
+        `name` is the text with which the entry begins in the file.
+        """
 
         def name_at(number: int) -> bytes:
             place = self._place(number)
@@ -207,13 +216,14 @@ class Book:
         return self._rest + int(self._data[start : start + _DIGITS], 16)
 
     def _line(self, place: int) -> bytes:
-        """Return the ruling at a place, as JSON."""
+        """Return, as JSON, the ruling whose line includes the position `place`."""
         start, end = self._data.rfind(b"\n", 0, place) + 1, self._data.index(b"\n", place)
-        return self._data[max(start, self._rest + 1) : end - 1]  # between `[` and `,`, or `]`
+        # without the `[` before the first ruling, and without the `,` or `]` after the ruling
+        return self._data[max(start, self._rest + 1) : end - 1]
 
 
 def has_book(layout: Layout) -> bool:
-    """Return whether exceptions are here, or should be, since they were written once."""
+    """Return whether a rulings file exists, or should exist because it was written before."""
     return is_there(layout.exceptions) or bool(read_version(layout).exceptions)
 
 
@@ -260,10 +270,12 @@ def write_book(
     now: datetime,
     imports: Imports | None = None,
 ) -> None:
-    """Replace the exceptions of a state directory. The caller holds the writers' lock.
+    """Replace the exceptions of a state directory.
 
-    A kill between its two files leaves a book with a higher number than the state has, which
-    counts as well.
+    The caller has locked the state directory for writing.
+
+    If the process is killed after the rulings file was written and before `state.json` was written,
+    the rulings file has the higher number, and counts as well.
 
     Raises:
         StateError: the exceptions cannot be written.
@@ -277,11 +289,11 @@ def write_book(
     )
     lines = [msgspec.json.encode(ruling) for ruling in rulings]
     names: list[tuple[bytes, int]] = []
-    start = 1  # behind `[`
+    start = 1  # the position behind `[`
     for ruling, line in zip(rulings, lines, strict=True):
         own = {_name(entry.list, entry.id) for entry in ruling.entries}
         names += [(name, start + line.index(name)) for name in own]
-        start += len(line) + 2  # 2: `,` and the end of the line
+        start += len(line) + 2  # 2: the `,` and the end of the line
     places = b"".join(b"%08x" % place for _, place in sorted(names))
     data = b"%b\n%b\n[%b]\n" % (msgspec.json.encode(head), places, b",\n".join(lines))
     make_private_dir(path.parent)
@@ -290,12 +302,12 @@ def write_book(
 
 
 def _name(list_name: str, entry: str) -> bytes:
-    """Return the text with which an entry begins in the file; no other entry begins with it."""
+    """Return the unique text with which an entry begins in the rulings file."""
     return msgspec.json.encode((list_name, entry))[:-1] + b","
 
 
 def _number_in(layout: Layout) -> int:
-    """Return the number in the file, whether or not the file is authentic; 0 without a file."""
+    """Return the number in the rulings file, even if it is not authentic; 0 if it is unreadable."""
     try:
         line = read_regular(layout.exceptions, MAX_STATE_BYTES).partition(b"\n")[0]
         return msgspec.json.decode(line, type=_Head).number

@@ -1,25 +1,31 @@
 """Exceptions for many machines: a machine exports its exceptions, signed, and others import them.
 
-Exceptions of entries travel, with their reason and author. Exceptions of files, or below a path,
-stay on this machine, so no digest and no path is in the file. Imported exceptions stay, too, and
-exceptions for entries that are known to be good. The file is signed with the key of the audit log
-of the exporting machine; `trusted` in [decisions] names the keys that may decide on this machine.
+An export contains the exceptions of entries, with their reason and author. An export does not
+contain exceptions of single files or exceptions below a path, so the exported file has no digest
+and no path. An export also does not contain imported exceptions, or exceptions for entries that are
+known to be good. The exported file is signed with the key of the audit log of the exporting
+machine; `trusted` in [decisions] of the importing machine names the keys whose exports are
+accepted.
 
-An import replaces the exceptions that came earlier from the same key by the exceptions of the file.
-An import is refused unless
+An import replaces all exceptions that were imported earlier from the same key by the exceptions of
+the file. An import is refused unless all these conditions are true:
 
-1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
-2. a trusted key has signed it, which is not the key of this machine;
-3. it was not made in the future, by the clock here;
-4. its version, the number of changes there, is not lower than that of the last import from this
-   key; and if these numbers were lost here, it was made later;
+1. the file has the export format, as `verify_document` checks, and no value in the file is out of
+   bounds;
+2. a trusted key has signed the file, and this key is not the key of the importing machine;
+3. the file was not made in the future, by the clock of the importing machine;
+4. the version of the file (how often the exporting machine had written its exceptions) is not lower
+   than the version of the last import from this key; if the importing machine has lost the number
+   of the last import, the file was made after this loss.
 
-A file of the same version changes nothing, except for entries that were not on this machine at that
-time: so an exception that was removed here does not come back.
+A file with the version of the last import changes nothing, except for entries that the importing
+machine did not have at the last import: so an exception that was removed on this machine does not
+come back.
 
-The fingerprint of an entry is made here, of the entry as it is on the list here: other machines
-have other keys. The list has to be of the same provider: both machines have known one root of trust
-of it.
+The importing machine computes the fingerprint of each entry from the entry on its own list, because
+fingerprints depend on a key that each machine has for itself. The list must be of the same provider
+on both machines, which means that both machines have known one common root of trust of the
+provider.
 """
 
 from __future__ import annotations
@@ -55,11 +61,11 @@ from hashclient.system.text import for_people, printable
 
 FORMAT: Literal["hashclient-exceptions-export/1"] = "hashclient-exceptions-export/1"
 MAX_EXPORT_BYTES = 32 << 20
-#: The beginning of the signed bytes.
+#: The bytes that precede the document when it is signed.
 _TAG = b"hashclient exceptions v1\n"
-#: How far the clock of another machine may be ahead of the clock of this machine.
+#: How far the clock of the exporting machine may be ahead of the clock of the importing machine.
 _AHEAD = timedelta(hours=1)
-#: The origin of an imported ruling begins so; the key follows.
+#: How the `origin` of an imported ruling begins; the public key follows.
 _ORIGIN = "key "
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -67,7 +73,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An exception of an entry."""
+    """An exception of one entry, as it is exported."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^x-[a-z0-9]{10}\Z")]
     list: str
@@ -80,7 +86,10 @@ class Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line of a file. `roots` has by list the SHA-256 of roots of its provider."""
+    """The first line of an exported file.
+
+    `roots` has, by the name of each list, the SHA-256 of the known roots of the list's provider.
+    """
 
     format: Literal["hashclient-exceptions-export/1"]
     version: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -90,7 +99,11 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """What an import did: the name of the key, its exceptions now, and those left out."""
+    """What an import did.
+
+    `rulings` are the exceptions that are now imported from the exporter's key, and `left_out` says
+    which exceptions were not imported, and why.
+    """
 
     name: str
     version: int
@@ -100,10 +113,10 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list[Ruling]]:
-    """Return the export of this machine, the signed file, and what stays here; log it first.
+    """Log an export of this machine; return it, the signed file, and the rulings not exported.
 
     Raises:
-        StateError, AuditError: exceptions, lists or log cannot be read or written.
+        StateError, AuditError: the exceptions, lists or audit log cannot be read or written.
     """
     book, now = load_book(session.settings.layout, lists.sealer), session.now()
     ruler = Exceptions.of(session, lists)
@@ -136,7 +149,7 @@ def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list
 
 
 def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Imported:
-    """Import the exceptions of a file by the module's numbered rules, and log each.
+    """Import the exceptions of a file by the conditions of the module docstring, and log each.
 
     Raises:
         VerificationError: the file is refused.
@@ -144,9 +157,9 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
         StateError, AuditError: the exceptions cannot be logged or written; nothing was changed.
     """
     export, key = _verified(data)
-    name = _trusted_name(session, key)  # 2
+    name = _trusted_name(session, key)  # condition 2 of the module docstring
     now, layout, sealer = session.now(), session.settings.layout, lists.sealer
-    if export.made > now + _AHEAD:  # 3
+    if export.made > now + _AHEAD:  # condition 3
         raise VerificationError(
             f"the exceptions of {name} are from the future: {for_people(export.made)}",
             hint="the clock of that machine or of this machine is wrong",
@@ -156,7 +169,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
         book = load_book(layout, sealer)
         last = book.imports.versions.get(key, -1)
         since = book.imports.since
-        if export.version < last:  # 4
+        if export.version < last:  # condition 4
             raise VerificationError(
                 f"the exceptions of {name} are of version {export.version}, which is older than"
                 f" version {last} that is here",
@@ -185,7 +198,8 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
             elif known is not None or is_new:
                 made = _ruling(shared, origin, name) if known is None or is_new else known
                 entry = made.entries[0]
-                # If an entry has changed since the export, it is not the entry that was meant.
+                # A known ruling keeps its fingerprint: if the entry has changed since the ruling
+                # was first imported, the ruling is not about the changed entry.
                 if known is not None and known.entries[0].name == entry.name:
                     entry = known.entries[0]
                 if not entry.fingerprint:
@@ -203,7 +217,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
 
 
 def _verified(data: bytes) -> tuple[Export, str]:
-    """Return the content of a file and its key (1)."""
+    """Check condition 1 of the module docstring; return a file's content and signing key."""
     try:
         export, key = verify_document(data, _TAG, Export, MAX_EXPORT_BYTES)
         if len({shared.id for shared in export.exceptions}) != len(export.exceptions):
@@ -215,7 +229,7 @@ def _verified(data: bytes) -> tuple[Export, str]:
                 raise ValueError("a time out of bounds")
     except VerificationError as error:
         raise VerificationError("the signature of the exceptions is wrong") from error
-    except (ValueError, OverflowError) as error:  # msgspec.ValidationError is a ValueError
+    except (ValueError, OverflowError) as error:  # `msgspec.ValidationError` is a `ValueError`
         raise VerificationError(f"not exceptions of the format {FORMAT}") from error
     return export, key
 
@@ -249,13 +263,16 @@ def _ruling(shared: Shared, origin: str, name: str) -> Ruling:
 
 
 def _is_same_provider(session: Session, lists: OpenLists, export: Export, name: str) -> bool:
-    """Return whether a list is of the same provider here as there, or not here at all."""
+    """Return whether a list, if it is on this machine, has the exporter's provider."""
     here = _roots(session, lists, name)
     return not here or not here.isdisjoint(export.roots[name])
 
 
 def _roots(session: Session, lists: OpenLists, name: str) -> set[str]:
-    """Return the SHA-256 of the known roots of a list's provider; none if the list is not here."""
+    """Return the SHA-256 of each known root of a list's provider.
+
+    The set is empty if the list is not in use.
+    """
     found: set[str] = set()
     for index in lists.indexes:
         if index.manifest.list == name:
