@@ -1,1 +1,1 @@
-"""What scans remember of files and of members of containers."""
+"""The inventory: what scans remember of files and of members of containers."""

@@ -1,12 +1,15 @@
 """The inventory: sealed tags of files already read, so that an unchanged file is not read again.
 
-A file is unchanged while its file system, inode, size, mtime and ctime are the same. No ordinary
-user can set ctime, so an edit with a restored mtime is noticed. `identity` has the number of a file
-system. A new generation is checked against the tags. Records are kept in SQLite by file system and
-block of neighbouring inodes, since files of one directory mostly are neighbours: one row answers
-for up to `BLOCK_INODES` files. Only tags are kept, never digests. Unlike the lists, the inventory
-may be lost at any time: the files are then only read again. Each row has a checksum, so a row that
-the disk has damaged counts as lost. An inventory of an earlier version is emptied.
+A file counts as unchanged while its file system, inode, size, mtime and ctime equal those of its
+record. No ordinary user can set the ctime of a file, so an edit is noticed even if the mtime is
+restored. The numbers of file systems are those of `hashclient.system.identity`. A scan with a new
+generation of a list looks up the stored tags in the new generation, and reads no unchanged file.
+
+Records are kept in SQLite. A row has the records of a block of up to `BLOCK_INODES` neighbouring
+inodes of one file system, because files of one directory mostly have neighbouring inodes. The
+inventory contains tags, but never digests. Unlike the lists, the inventory may be lost at any time:
+the next scan then reads every file. Each row has a checksum, so a row that the disk has damaged is
+treated as missing. A writer empties an inventory of an earlier version.
 """
 
 from __future__ import annotations
@@ -42,21 +45,24 @@ from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
 
-#: Inodes whose records share a row; a power of two.
+#: The number of inodes whose records share a row; a power of two.
 BLOCK_INODES = 256
 _BLOCK_BITS = 8
-#: Rows that are merged at a time: enough to make a merge cheap, few enough to bound the memory.
+#: The number of rows that are merged at a time. More rows make a merge cheaper, but take more
+#: memory.
 _BLOCKS_AT_ONCE = 16
-#: A file that changed this shortly before it was read may change again unnoticed, unless there is a
-#: proof: a write through a memory map goes into a page that the kernel has not written back yet. By
-#: default the kernel writes pages back after 30 seconds, and checks every 5 seconds.
+#: A file whose last change was less than this many nanoseconds before it was read is not recorded,
+#: if its record has no proof. Such a file may change again without a new time, because a write
+#: through a memory map changes a page that the kernel has not written back yet. By default the
+#: kernel writes pages back after 30 seconds, and checks every 5 seconds.
 FRESH_NS = 60_000_000_000
-#: With a proof, a second change is unnoticed only within the same tick of the file system's clock:
-#: at most 10 milliseconds.
+#: As `FRESH_NS`, for a record that has a proof. With a proof, a second change is unnoticed only
+#: within the same tick of the file system's clock, which takes at most 10 milliseconds.
 FRESH_PROVEN_NS = 1_000_000_000
-#: Some file systems store seconds, and show a change as older than it is.
+#: Nanoseconds that are added to `FRESH_NS` if a ctime is in whole seconds. Some file systems store
+#: seconds only, and so show a change as older than it is.
 COARSE_NS = 2_000_000_000
-#: For how many days a believed record is used, by default.
+#: The number of days for which a believed record is used, by default.
 REREAD_DAYS = 14
 DAY_S, _LAST_DAY = 86_400, 2**16 - 1
 
@@ -74,21 +80,25 @@ CREATE TABLE files (
 ) STRICT, WITHOUT ROWID
 """
 _ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
-#: Errors of SQLite for a file whose content has changed on the disk. Two errors have no code: those
-#: of the Python module, which cannot decode a value or a message of SQLite (a ValueError), and
-#: those for a length above all memory.
+#: The codes of SQLite's errors that show that the content of the database file has changed on the
+#: disk. Two kinds of damage cause an exception without a code: Python's sqlite3 module cannot
+#: decode a value or a message (ValueError), or a length exceeds all memory (MemoryError).
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _HINT = "it may be removed at any time; a scan then reads every file again"
 
 
 class DamagedInventoryError(StateError):
-    """The content of the file has changed on the disk; it can be made again without loss."""
+    """The content of the inventory file has changed on the disk; the file must be made again."""
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """The size of an inventory: files, rows, bytes on disk, and the oldest day seen.
+    """The size of an inventory.
 
-    Of the files, `believed` may have changed without a trace.
+    - `files`: the number of recorded files.
+    - `believed`: the number of recorded files that may have changed without a new time.
+    - `blocks`: the number of rows.
+    - `file_bytes`: the size of the database file.
+    - `oldest_seen_day`: the earliest day in any row on which a scan last saw a file of the row.
     """
 
     files: int
@@ -99,7 +109,7 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Inventory(Cache):
-    """One connection to the inventory; each process opens its own."""
+    """One connection to the inventory; each process opens a connection of its own."""
 
     def __init__(
         self,
@@ -109,12 +119,14 @@ class Inventory(Cache):
         write: bool = False,
         reread_days: int = REREAD_DAYS,
     ) -> None:
-        """Open the file for reading; with `write`, make it, or empty it if another key sealed it.
+        """Open the inventory for reading, or with `write` for writing.
+
+        A writer makes a missing inventory, and empties an inventory that another key sealed.
 
         Raises:
-            StateError: the file cannot be opened, is damaged, or is of a newer hashclient; or (for
-                reading) another key sealed it, or it is of an earlier version, which only writers
-                replace.
+            StateError: the inventory cannot be opened, is damaged, or was written by a newer
+                hashclient. For reading, also: another key sealed the inventory, or an earlier
+                version wrote it.
         """
         self._path = Layout(state_dir).inventory
         self._reread_days = reread_days
@@ -133,7 +145,7 @@ class Inventory(Cache):
             )
 
     def _open(self, key_id: str, *, write: bool) -> str | None:
-        """For writing, make or empty the inventory; return why it cannot be used."""
+        """With `write`, make or empty the inventory; return why it cannot be used, or None."""
         version = self._version()
         if version > _VERSION:
             return "was written by a newer hashclient"
@@ -152,14 +164,15 @@ class Inventory(Cache):
         return version
 
     def _prepare(self, key_id: str) -> Meanings:
-        # A row takes about 20 KB, and is read faster from fewer pages. This has no effect on an
-        # existing file.
+        # A row takes about 20 KB, and is read faster from fewer, larger pages. This setting has no
+        # effect on an existing file.
         self._db.execute("PRAGMA page_size = 8192")
-        # Never wait for the disk: workers would idle. A row that a power failure garbles or removes
-        # counts as lost, and is made again.
+        # SQLite never waits for the disk, because workers would be idle meanwhile. A row that a
+        # power failure damages or removes is treated as missing, and its files are read again.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
-        # Enough for the pages that one flush reads and writes, so that no page is read twice.
+        # The memory for the cache of SQLite: enough for the pages that one flush reads and writes,
+        # so that no page is read twice.
         self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("BEGIN IMMEDIATE")
         is_known = self._version() == _VERSION
@@ -180,18 +193,20 @@ class Inventory(Cache):
         self._db.close()
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode, and blocks not seen for a day.
+        """Return a record for each inode, maybe of another inode, and the blocks not seen today.
 
-        The mask of a record that is due is 0.
+        The caller compares the inodes of the records. A block is seen when a scan finds a file of
+        the block. The mask of a record that is due is 0.
 
         Raises:
             StateError: the database is damaged or busy for long.
         """
         day = today()
-        # np.unique is not used: it loads numpy.ma, which takes 15 ms in each process that asks.
+        # np.unique is not used, because it loads numpy.ma, which takes 15 ms in each process.
         blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
         rows = [(block, self._row(file_system, block)) for block in blocks]
-        # Each row ascends by inode, and so do the blocks.
+        # The records in a row ascend by inode, and so do the blocks: thus `stored` ascends by
+        # inode.
         stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
         found = of_inodes(stored, inodes)
         self._meanings.take(found)
@@ -201,9 +216,10 @@ class Inventory(Cache):
     def records_at(
         self, file_system: int, inodes: npt.NDArray[np.uint64]
     ) -> tuple[Records, list[Block]]:
-        """Return the records of inodes that are not due, even if outdated, and old blocks.
+        """Return the records of `inodes` that are not due, and the blocks not seen today.
 
-        The records ascend by inode, as `inodes` do.
+        The records ascend by inode, as `inodes` must do. The file of a record may have changed
+        since.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -213,7 +229,9 @@ class Inventory(Cache):
         return found.take(np.flatnonzero(is_known)), old
 
     def containers_at(self, file_system: int, inodes: Sequence[int]) -> list[tuple[bytes, bytes]]:
-        """Return records of the containers among inodes, and their members, even if outdated.
+        """Return for each container among `inodes` its record and its members.
+
+        A container may have changed since its record was made.
 
         Raises:
             StateError: the database is damaged or busy for long.
@@ -222,7 +240,7 @@ class Inventory(Cache):
             return inside.stored(self._db, file_system, inodes)
 
     def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
-        """Return day and records of a row; a row with a wrong checksum counts as missing."""
+        """Return day and records of a row; None if the row is missing or its checksum is wrong."""
         with self._errors():
             row: tuple[Any, int, Any] | None = self._db.execute(_ROW, (device, block)).fetchone()
         if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
@@ -249,11 +267,12 @@ class Inventory(Cache):
         seen: Sequence[Block] = (),
         containers: Sequence[Container] = (),
     ) -> None:
-        """Add records, given by device as bytes of `RECORD`, and note that `seen` are in use.
+        """Add records, given by device as bytes of `RECORD`; note that blocks were seen.
 
-        `containers` are the members that were found inside files. All changes become visible at
-        once. A later record of an inode replaces an earlier one, or adds its tags if the content is
-        the same (`records`).
+        `seen` are the blocks in which the scan has found files. `containers` are the members that
+        were found inside files. All changes become visible in one transaction. A later record of an
+        inode replaces an earlier record. If the content of the file is the same, the later record
+        also gets the tags of the earlier record (`records.merged_records`).
 
         Raises:
             StateError: the inventory cannot be written.
@@ -279,7 +298,7 @@ class Inventory(Cache):
                 raise
 
     def _add(self, device: int, records: Records, day: int) -> None:
-        """Merge records of one device into its rows, some rows at a time."""
+        """Merge records of files of one device into the rows, a few rows at a time."""
         records = records.take(np.argsort(records["ino"], kind="stable"))
         blocks = records["ino"] >> np.uint64(_BLOCK_BITS)
         starts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))
@@ -304,7 +323,7 @@ class Inventory(Cache):
                 )
 
     def prune(self, days: int) -> int:
-        """Forget files not seen for `days`; return how many were forgotten.
+        """Forget files that no scan has seen for `days`; return the number of forgotten files.
 
         Raises:
             StateError: the inventory cannot be written.
@@ -318,10 +337,11 @@ class Inventory(Cache):
             return before - self.stats().files
 
     def prune_in_turn(self, days: float, seconds: float) -> int:
-        """Forget files not seen for `days`, unless this was done within the last week.
+        """Forget files that no scan has seen for `days`, at most once a week.
 
-        A call takes at most `seconds`, or less if other processes write at the moment; the next
-        call continues. A large file is not made shorter: its free space is used again.
+        A call takes at most `seconds`, or less if another process is writing; the next call forgets
+        the remaining files. A database file of `COMPACTED_BYTES` or more is not made shorter:
+        SQLite uses its free space again.
 
         Raises:
             StateError: the inventory cannot be written.
@@ -335,7 +355,7 @@ class Inventory(Cache):
                 return 0
 
     def stats(self) -> Stats:
-        """Return its size.
+        """Return the size of the inventory.
 
         Raises:
             StateError: the inventory cannot be read.
@@ -367,14 +387,15 @@ class Inventory(Cache):
 
 
 def today() -> int:
-    """Return the day for records: at least 1, since 0 says that a record is proven."""
+    """Return the day for records, at least 1, because day 0 says that a record is proven."""
     return min(max(1, int(time.time() // DAY_S)), _LAST_DAY)
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
-    """Return which files, read at `since_ns` or later, can be known by their status from now on.
+    """Return which files can be known unchanged by their status, if read at `since_ns` or later.
 
-    A file that changed recently cannot count as unchanged: another change may get the same time.
+    A file that changed shortly before `since_ns` cannot be known unchanged, because a second change
+    may get the same time as the first change.
     """
     ctime, mtime = (np.ascontiguousarray(records[name]).view("<i8") for name in ("ctime", "mtime"))
     fresh = np.where(records["read_day"] == 0, FRESH_PROVEN_NS, FRESH_NS)
@@ -384,5 +405,5 @@ def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
 
 
 def _checksum(device: int, block: int, records: bytes) -> int:
-    """Return the checksum of a row; it also covers the place of the row."""
+    """Return the checksum of a row; it covers the numbers of device and block, too."""
     return zlib.crc32(records, zlib.crc32(b"%d %d" % (device, block)))

@@ -1,9 +1,9 @@
-"""Members of containers in the inventory: their sealed tags.
+"""The inventory of containers: the sealed tags of the members of each container.
 
 An unchanged container is not opened again: its members are judged by their recorded tags. Members
-are kept in columns, without names: if a member is listed now, or needs another digest, the
-container is opened again. A container is not kept if a part of it was unread, or if it has very
-many members.
+are kept in columns, without names. So a container is opened again if a member is listed now, or if
+a member needs a digest that was not computed. A container is not kept if a part of it was unread,
+or if it has more than `MAX_KNOWN` members.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from hashclient.containers.unopened import NAMES
 from hashclient.scan.cache.records import RECORD, are_due, records_of
 from hashclient.scan.values.work import Container
 
-#: One member: its length, or its claimed length if no tags are known; the algorithms with known
-#: tags, as in a record; and whether a claimed length cannot be wrong.
+#: One member of a container. `size`: its length, or its claimed length if no tags are known.
+#: `mask`: the algorithms whose tags are known, or `NOT_OPENED`. `exact`: whether a claimed length
+#: cannot be wrong. `tags`: as in `records.RECORD`.
 MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<u8", (3, 2))])
 Inside = npt.NDArray[np.void]
-#: Containers with more members than this are opened each time.
+#: A container with more members than this is not kept, and so is opened by each scan.
 MAX_KNOWN = 50_000
-#: If a kind of container is added, or is read in another way, all containers are opened again.
+#: The number of the present way to open containers. If a kind of container is added, or is read in
+#: another way, the number changes, and all containers are opened again.
 READS = meaning.READS
-#: This number in place of the algorithms of a member means that the file, or a member of it, is of
-#: a kind that is not opened. `size` is then the place of this kind in `NAMES`.
+#: This number in `mask` says that the file, or a member of the file, is of a kind that is not
+#: opened. `size` is then the index of the kind in `NAMES`.
 NOT_OPENED = 128
 
 TABLE = """
@@ -56,7 +58,7 @@ _FIND = (
 def stored(
     database: sqlite3.Connection, file_system: int, inodes: Sequence[int]
 ) -> list[tuple[bytes, bytes]]:
-    """Return records of the containers among inodes, and their members, from undamaged rows."""
+    """Return record and members of each container among `inodes`, from undamaged rows."""
     rows: list[tuple[Any, ...]]
     asked = (file_system, json.dumps(list(map(_signed, inodes))))
     rows = database.execute(_FIND, asked).fetchall()
@@ -78,14 +80,15 @@ def unchanged(
     day: int,
     reread_days: int,
 ) -> Iterator[tuple[int, Inside, bool]]:
-    """Yield the members of the files that are still as recorded.
+    """Yield the members of each file whose status still equals its record.
 
-    A file is given by its place in `statuses`. A flag says whether its members are believed, not
-    proven.
+    A file is given by its index in `statuses`. A flag says whether the record of the file is
+    believed, and not proven.
     """
     if not containers:
         return
-    # All members at once, so that a known container costs little more than a known file.
+    # All containers are compared in one step of numpy, so that a known container costs little more
+    # than a known file.
     known = np.frombuffer(b"".join([raw for raw, _ in containers]), RECORD)
     asked = {status.st_ino: place for place, status in enumerate(statuses)}
     places = [asked.get(inode) for inode in known["ino"].tolist()]
@@ -102,7 +105,7 @@ def unchanged(
 
 
 def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
-    """Return rows with the number of files of each kind that is not opened."""
+    """Return rows of `MEMBER` that say how many files of each kind are not opened."""
     places = [NAMES.index(kind) for kind, count in kinds.items() for _ in range(count)]
     rows = np.zeros(len(places), MEMBER)
     rows["size"], rows["mask"] = places, NOT_OPENED
@@ -110,13 +113,13 @@ def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
 
 
 def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
-    """Return the number of members, and the number of each kind that is not opened."""
+    """Return the number of members, and the number of files of each kind that is not opened."""
     places = members["size"][members["mask"] == NOT_OPENED].tolist()
     return len(members) - len(places), dict(Counter(NAMES[place] for place in places))
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:
-    """Keep the members of containers; replace earlier records of these files."""
+    """Keep the members of containers; replace the earlier records of the same files."""
     database.executemany(
         "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -134,10 +137,10 @@ def store(database: sqlite3.Connection, containers: Sequence[Container], day: in
 
 
 def _signed(inode: int) -> int:
-    """Return the number of an inode in the form of SQLite."""
+    """Return an inode number as the signed integer that SQLite can store."""
     return inode - 2**64 if inode >= 2**63 else inode
 
 
 def _checksum(file_system: int, record: bytes, members: bytes) -> int:
-    """Return the checksum of a row; it also covers its place, and how the file was read."""
+    """Return the checksum of a row; it covers the file system and `READS`, too."""
     return zlib.crc32(members, zlib.crc32(record, zlib.crc32(b"%d %d" % (file_system, READS))))

@@ -1,9 +1,13 @@
-"""The interface of the cache: records of files, and where a process opens them.
+"""The interfaces of a cache of records of files, and of the place where a cache is opened.
 
-`tests/contract/test_caches.py` checks the contract for each cache. A file is known only while its
-identity and status are unchanged, and without a proof only until it is due. A file that was not
-stored is not known. A later record replaces an earlier record, or adds to it if the content is the
-same. Lost records only cause files to be read again.
+`tests/contract/test_caches.py` checks the contract for each cache:
+
+- The record of a file is used only while the identity and the status of the file are unchanged; a
+  believed record only until it is due.
+- A file that was not stored is not known.
+- A later record of a file replaces an earlier record; if the content is the same, the later record
+  also gets the tags of the earlier record.
+- If a record is lost, its file is read again: there is no other consequence.
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ from hashclient.system.identity import Identity
 
 
 class Cache:
-    """Records of files, found by file system and inode; `Inventory` keeps them on disk."""
+    """Records of files, found by file system and inode; `Inventory` is the cache on disk."""
 
     def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
-        """Return a record for each inode, maybe of another inode, and blocks not seen for a day.
+        """Return a record for each inode, maybe of another inode, and the blocks not seen today.
 
-        The mask of a record that is due is 0.
+        The caller compares the inodes of the records. A block is seen when a scan finds a file of
+        the block. The mask of a record that is due is 0.
 
         Raises:
             StateError: the cache cannot be read.
@@ -48,11 +53,11 @@ class Cache:
     def find(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> tuple[Records, list[Block]]:
-        """Return the record of each file that is unchanged, and blocks not seen for a day.
+        """Return the record of each file that is unchanged, and the blocks not seen today.
 
-        `identities` has for each `st_dev` the present file system, or None if nothing is remembered
-        there. Records are in the order of `statuses`; mask 0 says that a file is not known, has
-        changed, or is due.
+        `identities` contains for each `st_dev` the file system that is mounted now, or None if
+        files of this file system are not remembered. Records are in the order of `statuses`. Mask 0
+        says that a file is not known, that the file has changed, or that the record is due.
 
         Raises:
             StateError: the cache cannot be read.
@@ -75,10 +80,10 @@ class Cache:
     def find_inside(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
     ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of unchanged files, by their place in `statuses`.
+        """Return the known members of unchanged files, by the index of each file in `statuses`.
 
-        A flag for each file says whether its record is only believed. `identities` are as for
-        `find`.
+        A flag for each file says whether its record is only believed. `identities` has the same
+        meaning as for `find`.
 
         Raises:
             StateError: the cache cannot be read.
@@ -96,9 +101,10 @@ class Cache:
         seen: Sequence[Block] = (),
         containers: Sequence[Container] = (),
     ) -> None:
-        """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
+        """Add records, given by file system as bytes of `RECORD`; note that blocks were seen.
 
-        `containers` are the members that were found inside of files.
+        `seen` are the blocks in which the scan has found files. `containers` are the members that
+        were found inside files.
 
         Raises:
             StateError: the cache cannot be written.
@@ -106,7 +112,7 @@ class Cache:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close all open resources; the default has none to close."""
+        """Close all open resources; this implementation does nothing."""
 
 
 def by_file_system(
@@ -114,32 +120,34 @@ def by_file_system(
 ) -> Iterator[tuple[Identity, npt.NDArray[np.intp]]]:
     """Yield each remembered file system, with the rows of its files in `statuses`.
 
-    `identities` has for each `st_dev` the file system that is there now.
+    `identities` contains for each `st_dev` the file system that is mounted now.
     """
     devices = list(map(attrgetter("st_dev"), statuses))
     for device in set(devices):
         identity = identities.get(device)
-        if identity is not None and devices.count(device) == len(devices):  # one file system
+        # all files are of one file system
+        if identity is not None and devices.count(device) == len(devices):
             yield identity, np.arange(len(devices))
         elif identity is not None:
             yield identity, np.flatnonzero(np.array(devices, np.uint64) == device)
 
 
 class CachePlace(Protocol):
-    """The place of a cache."""
+    """Where a cache is: opens the cache for reading or writing, or removes it."""
 
     def reader(self) -> Cache | None:
-        """Open the cache to ask it; return None if it does not exist.
+        """Open the cache for reading; return None if the cache does not exist.
 
         Raises:
             StateError: the cache cannot be opened.
         """
 
     def writer(self) -> Cache:
-        """Open the cache to store in it, and make a cache if none exists.
+        """Open the cache for writing; make the cache if it does not exist.
 
         Raises:
-            StateError: the cache cannot be opened; after a `DamagedInventoryError`, remove it.
+            StateError: the cache cannot be opened; if the error is a `DamagedInventoryError`, the
+                caller removes the cache.
         """
 
     def remove(self) -> None:

@@ -1,11 +1,10 @@
-"""Which records of earlier scans still say that a file is no container.
+"""Which records of earlier scans still show that a file is no container.
 
-A file of records has a table of meanings: a number, and the kinds of containers that were looked
-for then (`containers.meaning`). A record of a file that is no container has the number of the
-meaning that was valid then, and the first byte of the file. If kinds were added or changed later,
-only files that may be of these kinds are looked at again. A record without a number, or with an
-unknown number, says nothing about containers: its file is looked at again. The record's tags stay
-valid.
+The inventory has a table of meanings. A meaning has a number, and the kinds of containers that a
+scan looked for (`containers.meaning`). The record of a file that is no container has the first byte
+of the file, and the number of the meaning at the time of the read. If kinds were added or changed
+since, only files that may be of these kinds are opened again. If the record has no number or an
+unknown number, the file is opened again. The tags of a record stay valid with any meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CREATE TABLE IF NOT EXISTS meanings (
     crc INTEGER NOT NULL
 ) STRICT
 """
-#: The largest number: a number is stored in a byte.
+#: The largest number of a meaning, which is stored in one byte.
 _MOST = 255
 
 
@@ -35,16 +34,17 @@ class Meanings:
     """The meanings of the records in one database."""
 
     def __init__(self, database: sqlite3.Connection, *, records: str = "") -> None:
-        """Read the meanings.
+        """Read the meanings from the database.
 
-        With the name of the table of `records`, note today's meaning. If there is no number left,
-        the table is emptied: its files are read again.
+        `records` is the name of a table of records. With `records`, today's meaning is added to the
+        meanings. If no number is left for it, the table of records is emptied: its files are read
+        again.
         """
         if records:
             database.execute(_TABLE)
         found = _read(database)
         kinds = json.dumps({**meaning.NUMBERS, "": meaning.READS}, sort_keys=True)
-        #: The number of today's meaning; 0 if no writer has noted it yet.
+        #: The number of today's meaning; 0 if no writer has added today's meaning yet.
         self.number = next((number for number, text in found.items() if text == kinds), 0)
         if records and not self.number:
             self.number = max(found, default=0) + 1
@@ -61,7 +61,7 @@ class Meanings:
         }
 
     def take(self, records: Records) -> None:
-        """Set the bit `PLAIN` in records that still say that a file is no container."""
+        """Set the bit `PLAIN` in the records that still show that a file is no container."""
         numbers = records["meaning"]
         plain = (numbers == self.number) & (numbers != 0)
         if not plain.all():
@@ -76,15 +76,15 @@ class Meanings:
         records["mask"] |= np.where(plain, np.uint8(PLAIN), np.uint8(0))
 
     def give(self, records: Records) -> None:
-        """Write today's meaning into records before they are stored."""
+        """Write the number of today's meaning into records before the records are stored."""
         plain = records["mask"] & np.uint8(PLAIN) != 0
         records["meaning"] = np.where(plain, np.uint8(self.number), np.uint8(0))
 
 
 def _read(database: sqlite3.Connection) -> dict[int, str]:
-    """Return the kinds of each meaning with a right checksum, as text."""
+    """Return the kinds of each meaning as text; leave out meanings with a wrong checksum."""
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meanings'").fetchone():
-        return {}  # a version without meanings wrote this record
+        return {}  # a version of hashclient without meanings made this database
     rows: list[tuple[Any, ...]] = database.execute(
         "SELECT number, kinds, crc FROM meanings"
     ).fetchall()

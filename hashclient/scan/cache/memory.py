@@ -1,7 +1,7 @@
 """The memory of scans from one run to the next: where the inventory is, and how a scan uses it.
 
-Each process that checks files opens the inventory and reads it; only the process that distributes
-work writes to it. The inventory may be removed at any time.
+Each process that checks files opens the inventory and reads it. Only the process that distributes
+work writes to the inventory. The inventory may be removed at any time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from hashclient.scan.values.work import Block, Container, Result
 from hashclient.system.files import is_there, state_error
 from hashclient.system.layout import Layout
 
-#: Bytes of records, or blocks in use, that wait before they are written to the cache.
+#: New records wait in memory until their bytes reach `LEARN_BYTES`, or until `LEARN_BLOCKS` blocks
+#: were seen. Then the records are written to the cache.
 LEARN_BYTES = 1 << 20
 LEARN_BLOCKS = 10_000
 
 
 class Memory:
-    """The memory of one scan; without a place for a cache, it remembers nothing.
+    """The memory of one scan; without a place for a cache, the memory stores no records.
 
     A failure of the cache is reported once and never stops a scan.
     """
@@ -34,7 +35,7 @@ class Memory:
         use: bool = True,
         on_failure: Callable[[StateError], None] = lambda _: None,
     ) -> None:
-        """Remember at `place`; with `use` unset, known files are read again."""
+        """Use the cache at `place`; with `use` unset, known files are read again."""
         self._place = place
         self._use = use
         self._on_failure = on_failure
@@ -47,25 +48,27 @@ class Memory:
 
     @property
     def learns(self) -> bool:
-        """Whether results should hold new records."""
+        """Whether results of tasks must contain new records of files."""
         return self._place is not None
 
     def open(self) -> Cache | None:
-        """Open the cache, in the process that will read it; return None if it does not exist."""
+        """Open the cache in the process that reads it; return None if the cache does not exist."""
         if self._place is None or not self._use:
             return None
         if self._writer is not None:
-            return None  # only moved files, which are few and are read anyway, need the records now
+            # the only files that still need records are moved files: they are few, and are read
+            # anyway
+            return None
         try:
             reader = self._place.reader()
         except StateError:
-            return None  # the writer will make the inventory again, or say why it cannot
+            return None  # the writer will make a new inventory, or report why it cannot
         if reader is not None:
             self._readers.append(reader)
         return reader
 
     def learn(self, result: Result) -> None:
-        """Note the records of a task, in the process that distributes work."""
+        """Note the records of a result of a task; called in the process that distributes work."""
         if self._place is None:
             return
         self._learned += result.learned
@@ -95,12 +98,13 @@ class Memory:
 
     def _write(self, place: CachePlace) -> None:
         if self._writer is None:
-            # Only now: a connection must not be carried into workers by a fork.
+            # The writer is opened late, because workers must not inherit a database connection by a
+            # fork.
             self._writer = place.writer()
         self._writer.store(self._learned, sorted(self._seen), self._containers)
 
     def close(self) -> None:
-        """Close all open resources; the memory may be used again."""
+        """Close all readers and the writer; the memory may be used again afterwards."""
         for reader in self._readers:
             reader.close()
         self._readers.clear()
@@ -110,26 +114,26 @@ class Memory:
 
 
 class InventoryPlace:
-    """The inventory of one state directory, whose tags are made under one key."""
+    """The inventory of one state directory, whose tags are made with one key."""
 
     def __init__(self, state_dir: Path, key_id: str, reread_days: int = REREAD_DAYS) -> None:
-        """Nothing is opened yet; believed records are due after `reread_days`."""
+        """Keep the arguments; believed records are due after `reread_days`."""
         self._state_dir = state_dir
         self._key_id = key_id
         self._reread_days = reread_days
 
     def reader(self) -> Inventory | None:
-        """Open the inventory for reading; None if it does not exist."""
+        """Open the inventory for reading; return None if the inventory does not exist."""
         if not is_there(Layout(self._state_dir).inventory):
             return None
         return Inventory(self._state_dir, self._key_id, reread_days=self._reread_days)
 
     def writer(self) -> Inventory:
-        """Open the inventory for writing, or make it."""
+        """Open the inventory for writing; make the inventory if it does not exist."""
         return Inventory(self._state_dir, self._key_id, write=True, reread_days=self._reread_days)
 
     def remove(self) -> None:
-        """Remove it."""
+        """Remove the inventory."""
         remove_inventory(self._state_dir)
 
 
@@ -139,7 +143,8 @@ def remove_inventory(state_dir: Path) -> None:
     Raises:
         StateError: the inventory cannot be removed.
     """
-    # The database file goes last: a journal that is left must not be applied to another database.
+    # The database file is removed last, because SQLite must not apply a remaining journal to
+    # another database.
     inventory = Layout(state_dir).inventory
     for suffix in ("-wal", "-shm", ""):
         path = inventory.with_name(inventory.name + suffix)

@@ -1,4 +1,4 @@
-"""Forgetting, a little at a time, records of files in the inventory that no scan sees any more."""
+"""Pruning of the inventory in small steps: remove records of files that no scan sees any more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.records import RECORD
 
-#: Days between two searches for old rows that no command asked for.
+#: The number of days between two prunings that no command asked for.
 PRUNED_EVERY_DAYS = 7
-#: A longer file is not made shorter without a command: that takes seconds.
+#: A database file of this many bytes or more is made shorter only by a command, because that takes
+#: seconds.
 COMPACTED_BYTES = 1 << 28
 _OLD_ROWS_AT_ONCE = 1000
 _OLD_ROWS = """
@@ -20,10 +21,13 @@ WHERE (file_system, block) > (?, ?) AND seen_day < ? ORDER BY file_system, block
 
 
 def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float) -> int:
-    """Forget files that were not seen for `days` by `day`; return their number. See `Inventory`.
+    """Remove records of files that were not seen for `days` by `day`; return their number.
+
+    See `Inventory.prune_in_turn`.
 
     Raises:
-        sqlite3.Error: the file cannot be written; with `SQLITE_BUSY`, another process is writing.
+        sqlite3.Error: the database cannot be written; with `SQLITE_BUSY`, another process is
+        writing.
     """
     ends = time.monotonic() + seconds
     db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
@@ -33,7 +37,7 @@ def prune_in_turn(db: sqlite3.Connection, days: float, day: int, seconds: float)
         return 0
     db.execute(inside.TABLE)
     db.execute("DELETE FROM containers WHERE seen_day < ?", (int(day - days),))
-    forgotten, after = 0, (-(2**63), -(2**63))  # begin before the first row
+    forgotten, after = 0, (-(2**63), -(2**63))  # these values are before the first row
     while True:
         values = (*after, int(day - days), _OLD_ROWS_AT_ONCE)
         rows = db.execute(_OLD_ROWS, values).fetchall()

@@ -1,9 +1,9 @@
-"""Records of files that were read, as a cache keeps them: in columns.
+"""Records of files that were read, in the form in which a cache stores them: in columns.
 
-A record is proven if nobody could have changed the file since without a new time (`leases`), and
-believed otherwise. A proven record does not age. A believed record becomes due, and is ignored,
-some days after the file was read. The exact day depends on the inode, so that each day has a part
-of the files.
+A record is proven if a file lease showed that nobody could change the file afterwards without a new
+time (`leases`); otherwise the record is believed. A proven record does not age. A believed record
+becomes due some days after the file was read, and is then ignored. The exact day depends on the
+inode, so that each day only a part of the files is due.
 """
 
 from __future__ import annotations
@@ -18,18 +18,25 @@ import numpy.typing as npt
 
 from hashclient.core.kinds import Algorithm
 
-#: The bits of `mask` for algorithms, and one more bit: the file was looked at, and is no container.
-#: On the disk this bit has no meaning; there the number `meaning` counts (`meanings`).
+#: `TAGS` are the bits of `mask` for algorithms. The bit `PLAIN` says that the file was examined,
+#: and is no container. On the disk the bit `PLAIN` is not used: the field `meaning` is used in its
+#: place (`meanings`).
 TAGS, PLAIN = 7, 64
 
 Records = npt.NDArray[np.void]
 
-#: The record of one file. `mask` has the algorithms whose tags are known; `tags` are two words for
-#: each of MD5, SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds
-#: modulo 2**64: anybody may give a file a time of long ago or far ahead. `read_day` is the day when
-#: the oldest of the tags was made, counted from 1970, or 0 if the record is proven. For a file that
-#: is no container, `begin` is its first byte. On the disk, `meaning` is the number of a meaning
-#: (`meanings`); older records have zero there.
+#: The record of one file.
+#:
+#: - `ino`, `size`: the inode and the length of the file.
+#: - `mtime`, `ctime`: nanoseconds modulo 2**64, because any user may give a file a time in the
+#:   remote past or future.
+#: - `mask`: the algorithms whose tags are known; a record with mask 0 is empty.
+#: - `tags`: two 64-bit words for each of MD5, SHA-1 and SHA-256, in this order.
+#: - `read_day`: the day since 1970 when the oldest of the tags was made, or 0 if the record is
+#:   proven.
+#: - `begin`: the first byte of a file that is no container.
+#: - `meaning`: on the disk, the number of a meaning (`meanings`); 0 in a record that an earlier
+#:   version wrote.
 RECORD = np.dtype(
     [
         ("ino", "<u8"),
@@ -44,7 +51,7 @@ RECORD = np.dtype(
     ]
 )
 
-#: The place of an algorithm's tag in a record.
+#: The index of each algorithm's tag in `tags` of a record.
 SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
 _WORD = 2**64 - 1
@@ -52,7 +59,7 @@ _values_of = operator.attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_n
 
 
 def records_of(statuses: Sequence[os.stat_result]) -> Records:
-    """Return records of files as they are, without any tag."""
+    """Return a record without tags for each status of a file."""
     records = np.zeros(len(statuses), RECORD)
     values = itertools.chain.from_iterable(map(_values_of, statuses))
     try:
@@ -68,8 +75,9 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
     """Return which files must be read again by `day`, because their records have no proof.
 
-    Each inode has a fixed day in each period of `reread_days`: its record is due on the first of
-    these days after the read. A record with a day in the future was made while the clock was wrong.
+    In each period of `reread_days` days, each inode has a fixed day. The record of the inode is due
+    on the first of these days after the read. A record with a day in the future is due, because the
+    clock was wrong when the record was made.
     """
     read = records["read_day"].astype(np.int64)
     if reread_days < 1 or not read.any():
@@ -80,12 +88,11 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 
 
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Return for which files an earlier record has tags that the later record lacks.
+    """Return for which files the tags of an earlier record may be added to the later record.
 
-    `old` and `new` must be records of the same content. If the earlier record is proven, the
-    content is still the same: all tags are proven. If the earlier record has no proof, its tags
-    keep their age: until they are due, they are added to a believed record, but never to a proven
-    record.
+    `old` and `new` must be records of the same content. The tags of a proven earlier record are
+    always added, because the content is still the same. The tags of a believed earlier record keep
+    their age. These tags are added only if they are not due, and only to a believed record.
     """
     proven = old["read_day"] == 0
     believed = ~proven & (new["read_day"] != 0)
@@ -94,7 +101,10 @@ def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray
 
 
 def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
-    """Return a record for each inode, maybe of another inode; `stored` ascends by inode."""
+    """Return for each inode the record at its place in `stored`, which ascends by inode.
+
+    The record may be that of another inode: the caller compares the inodes.
+    """
     if not len(stored):
         return np.zeros(len(inodes), RECORD)
     position = stored["ino"].searchsorted(inodes)
@@ -103,8 +113,8 @@ def of_inodes(stored: Records, inodes: npt.NDArray[np.uint64]) -> Records:
 
 
 def merged_records(old: Records, new: Records, day: int, reread_days: int) -> Records:
-    """Join records that ascend by inode: the last record of an inode counts, with earlier tags."""
-    # Here and above: to take rows of records by number, `take` is ten times as fast as an index.
+    """Join records that ascend by inode; the last record of an inode gets the earlier tags."""
+    # Here and above, `take` selects rows by number, because it is ten times as fast as an index.
     new = new.take(np.flatnonzero(np.append(new["ino"][1:] != new["ino"][:-1], True)))
     if not len(old):
         return new
