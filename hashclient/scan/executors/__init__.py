@@ -1,1 +1,1 @@
-"""Executors: they run the checking of inputs."""
+"""Executors: an executor runs the checking of the inputs of a scan."""

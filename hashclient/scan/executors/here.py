@@ -1,4 +1,4 @@
-"""Checking on this machine: a small task in this process; more work, or large files, in others."""
+"""The executor of one machine: it checks little work in this process, more work in workers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hashclient.system.cgroups import usable_processors
 
 
 class Inline(Executor):
-    """Runs batches one after the other.
+    """Runs batches one after the other, in this process.
 
-    A batch is lost only with this process: an exception of a checker ends the run. Signals come
-    between the reads of a file, as in workers.
+    An exception of a checker ends the run. The handlers of signals run between the reads of a file,
+    as they do in workers.
     """
 
     def __init__(self, *, hand_back: bool = False) -> None:
-        """With `hand_back`, results keep their deferred work for another executor."""
+        """With `hand_back`, results contain the deferred work for another executor."""
         self._hand_back = hand_back
 
     def run(
@@ -52,20 +52,21 @@ class Inline(Executor):
             yield result
 
 
-#: Little work is done in this process: this many names, if they take less than this many seconds.
+#: A task of at most `PROBE_NAMES` names is checked in this process, and so is the rest of a longer
+#: task if the first `PROBE_NAMES` names take less than `PROBE_S` seconds.
 PROBE_NAMES, PROBE_S = 16, 0.1
 
 
 def default_jobs() -> int:
-    """Return the number of processors that this process may use, also by its quota of time."""
+    """Return the number of processors that this process may use, also by its CPU quota."""
     return usable_processors(len(os.sched_getaffinity(0)))
 
 
 class Here(Executor):
-    """Runs a small task in this process; more work, and large files, in worker processes."""
+    """Runs a small task in this process; runs more work, and large files, in worker processes."""
 
     def __init__(self, jobs: int | None) -> None:
-        """Have `jobs` workers; by default one a processor, and more while they wait for storage."""
+        """Use `jobs` workers; by default one for each processor, more if they wait for storage."""
         self._jobs = jobs
 
     def run(
@@ -93,7 +94,8 @@ class Here(Executor):
     def _in_processes(
         self, work: Iterator[Task | Outcome], make_checker: Checkers
     ) -> Iterator[Result | Outcome | Advance]:
-        # This imports multiprocessing, which little work never needs.
+        # `Pool` is imported here, because it imports multiprocessing, which a small task does not
+        # need.
         from hashclient.scan.executors.pacing import most_workers
         from hashclient.scan.executors.processes import Pool
 
@@ -104,7 +106,10 @@ class Here(Executor):
 
 
 def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
-    """Yield names of a task, all if the first are quick; else add the others to `left`."""
+    """Yield the first names of a task; then yield the other names if the first names were quick.
+
+    Otherwise the other names are added to `left`.
+    """
     first, rest = divided(task, PROBE_NAMES)
     began = time.monotonic()
     yield first

@@ -1,10 +1,13 @@
-"""The interface of executors: they run the checking of batches, in this process or in others.
+"""The interface of executors, which run the checking of batches in this or other processes.
 
 An executor also makes the source that lists the trees of a scan. The executor gets batches and
-outcomes, and a function that makes a checker in the process that uses it.
-`tests/contract/test_executors.py` checks the contract for each executor. Every batch ends exactly
-once. Every file of a lost batch is unread. An outcome among the batches is passed on unchanged. A
-`StateError` of a checker ends the run, after all earlier results.
+outcomes, and a function that makes a checker. This function is called in the process that uses the
+checker. `tests/contract/test_executors.py` checks the contract for each executor:
+
+- Every batch ends exactly once.
+- Every file of a batch that a worker lost is unread.
+- An outcome among the batches is yielded unchanged.
+- A `StateError` of a checker ends the run, after all earlier results.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Advance, Result, Task
 
-#: Seconds between two `Advance`s.
+#: The seconds between two values of type `Advance`.
 TICK_S = 0.2
-#: Bytes of large files that were read since the last call.
+#: A function that is called with the number of bytes of large files that were read since its last
+#: call.
 OnBytes = Callable[[int], None]
 
 
@@ -28,34 +32,34 @@ class Checks(Protocol):
     """Checks the files of a task; `Checker` is the only implementation."""
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
-        """Check a task; with `defer`, large files are always left in `deferred`.
+        """Check the files of a task; with `defer`, large files are always left in `deferred`.
 
         Raises:
             StateError: an index cannot be read.
         """
 
 
-#: Makes a checker, in the process that uses it.
+#: A function that makes a checker; it is called in the process that uses the checker.
 MakeChecker = Callable[[OnBytes | None], Checks]
 
 
 class Checkers(Protocol):
-    """Makes the checkers of a run; see `MakeChecker`."""
+    """Makes the checkers of a run; the call has the same meaning as a call of `MakeChecker`."""
 
     def __call__(self, on_bytes: OnBytes | None, /) -> Checks:
-        """Make a checker, in the process that uses it."""
+        """Make a checker; called in the process that uses the checker."""
 
     def close(self) -> None:
-        """Close everything that checkers of this process have open, before a fork."""
+        """Close, before a fork, everything that checkers of this process have open."""
 
 
 class Executor(Protocol):
-    """Runs batches."""
+    """Runs the checking of batches."""
 
     def trees(self, paths: Sequence[str], options: ScanOptions, mounts: Mounts | None) -> Trees:
         """Return the source of the files at `paths` and below them, in the form that `run` needs.
 
-        By default this process lists the directories.
+        By default, this process lists the directories.
 
         Raises:
             UsageError: the executor has no trees with these options.
@@ -65,9 +69,9 @@ class Executor(Protocol):
     def run(
         self, work: Iterator[Task | Outcome], make_checker: Checkers
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield the results of `work` as they come; outcomes in `work` pass unchanged.
+        """Yield the results of `work` as soon as they come; yield outcomes in `work` unchanged.
 
-        `work` is read only as far as is needed to keep workers busy, which keeps memory flat.
+        `work` is read only as far as is needed to keep workers busy, so that little memory is used.
 
         Raises:
             StateError: an index cannot be read, or checkers keep dying.

@@ -1,9 +1,11 @@
-"""A process that forks all workers of a run, from the state at the start of the run.
+"""The nursery: a process that forks all workers of a run.
 
-Later, the process that distributes work has threads that list directories, and an open SQLite
-database: a fork would copy both into a worker that can use neither. So the nursery is forked first.
-The nursery also has the lists mapped, so its workers start at once and share the pages. The nursery
-only forks and waits, and ends with its workers when its parent is gone.
+The nursery is forked at the start of the run, before the parent starts threads that list
+directories, and before the parent opens an SQLite database. A fork of the parent would copy the
+state of the threads and the database connection into a worker, which can use neither. The nursery
+has the lists mapped, so its workers start at once and share the pages of the lists. The nursery
+only forks workers and waits for them. When its parent has ended, the nursery ends itself and its
+workers.
 """
 
 from __future__ import annotations
@@ -22,24 +24,26 @@ from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpa
 from hashclient.scan.executors.interface import MakeChecker
 from hashclient.scan.executors.worker import SIGNALS, become_child, serve
 
-#: A question contains the process to wait for, or 0 to fork one, with a descriptor to serve. An
-#: answer contains an exit code or a process, and the number of an error.
+#: A question contains the process id of a worker to wait for. In place of a process id, 0 asks the
+#: nursery to fork a worker, which serves the descriptor that is sent with the question. An answer
+#: contains an exit code or a process id, and an error number.
 _QUESTION = struct.Struct("=q")
 _ANSWER = struct.Struct("=qi")
 
 
 class Nursery:
-    """Forks workers with checkers from `make`."""
+    """The parent's side of the nursery, which forks workers with checkers from `make`."""
 
     def __init__(self, make: MakeChecker) -> None:
-        """Fork the nursery; at that time this process must have only one thread.
+        """Fork the nursery; this process must have only one thread at the time of the call.
 
         Raises:
             OSError: the system cannot start a process.
         """
         self._end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
-            # Not a daemon: a daemon may have no children.
+            # The nursery is not a daemon, because multiprocessing forbids a daemon to have
+            # children.
             self._process = forked(_tend, its_end, self._end, make, daemon=False)
         except OSError:
             self._end.close()
@@ -48,7 +52,7 @@ class Nursery:
             its_end.close()
 
     def fork_one(self) -> tuple[int, Connection]:
-        """Fork a worker; return its process and the connection to it.
+        """Fork a worker; return its process id and the connection to the worker.
 
         Raises:
             OSError: the system cannot start a process, or the nursery has ended.
@@ -64,7 +68,7 @@ class Nursery:
             its.close()
 
     def exit_code(self, pid: int) -> int | None:
-        """Wait until a worker has ended; return its exit code, None if the nursery has ended."""
+        """Wait until a worker has ended; return its exit code, or None if the nursery has ended."""
         try:
             self._end.send(_QUESTION.pack(pid))
             return self._answer()
@@ -72,7 +76,7 @@ class Nursery:
             return None
 
     def _answer(self) -> int:
-        """Return the number in an answer.
+        """Return the number in an answer of the nursery.
 
         Raises:
             OSError: the answer is an error, or the nursery has ended.
@@ -84,7 +88,7 @@ class Nursery:
         return int(number)
 
     def close(self, wait_s: float | None = None) -> None:
-        """End the nursery and its remaining workers; wait for it, for at most `wait_s`."""
+        """End the nursery and the remaining workers; wait for them for at most `wait_s` seconds."""
         self._end.close()
         self._process.join(wait_s)
         if self._process.exitcode is not None:
@@ -92,7 +96,7 @@ class Nursery:
 
 
 def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> BaseProcess:
-    """Run `work` in a process of its own.
+    """Run `work` in a new process, which is forked from this process.
 
     Raises:
         OSError: the system cannot start a process.
@@ -108,7 +112,7 @@ def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> Bas
 
 
 def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
-    """Answer questions until the parent is gone; the workers end with this process."""
+    """Answer questions until the parent has ended; the workers end together with this process."""
     become_child([not_ours])
     born: dict[int, BaseProcess] = {}
     while True:

@@ -1,10 +1,12 @@
-"""Worker processes: tasks are sent, results come back, and no file is lost when a worker dies.
+"""Worker processes: the parent sends tasks, and workers return results.
 
-A nursery forks all workers, with the lists already mapped, so they start at once and share the
-pages. The parent walks only when a worker is free, which keeps memory flat. As many workers run as
-the machine has processors, and more while they wait for storage (`pacing`). If a worker dies, its
-files are unread, and another worker replaces the worker. A worker that cannot read an index ends
-the run, because no other worker can read the index either.
+No file is lost when a worker dies: its files are unread, and a new worker replaces the dead worker.
+
+A nursery forks all workers, with the lists already mapped, so that workers start at once and share
+the pages of the lists. The parent lists directories only when a worker is free, so that little
+memory is used. As many workers run as the machine has processors, and more while workers wait for
+storage (`pacing`). If a worker cannot read an index, the run ends, because no other worker can read
+the index either.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from multiprocessing.connection import Connection, wait
 
 import msgspec
 
-# Loaded before the fork, so that not every worker loads it.
+# This module is imported before the fork, so that workers do not import it one by one.
 from cryptography.hazmat.primitives import ciphers  # noqa: F401
 
-from hashclient.containers import sniffing  # noqa: F401 - before the fork as well
+from hashclient.containers import sniffing  # noqa: F401 - also imported before the fork
 from hashclient.core.errors import ExitCode, StateError
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -32,14 +34,16 @@ from hashclient.scan.values.work import WORKER_DIED, Advance, Result, Task, join
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 
-#: Longest message that waits at a worker: a socket takes three of them before any is read.
+#: The longest message, in bytes, that is sent to a busy worker: a socket accepts three such
+#: messages before the worker reads any.
 MAX_AHEAD_BYTES = 32 << 10
-#: After this many replaced workers the run ends: the machine has a problem.
+#: The run ends after this many workers were replaced, because the machine then has a problem.
 MAX_REPLACED = 16
-#: Seconds that workers have to end when the run does.
+#: The seconds that workers have to end when the run ends.
 END_S = 3.0
 _log = Log("scan")
-#: How a worker ends if it cannot read an index: in its handler, or without a handler.
+#: The exit codes of a worker that cannot read an index: from its handler of SIGBUS, or without a
+#: handler.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
@@ -47,16 +51,16 @@ class _Worker(msgspec.Struct):
     pid: int
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: The progress of the first task that the worker has reported.
+    #: The progress of the first of `tasks`, as the worker has reported it.
     reported: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 
 
 class Pool:
-    """Runs tasks in worker processes; use it as a context manager."""
+    """Runs tasks in worker processes; a pool is used as a context manager."""
 
     def __init__(self, jobs: int, make: MakeChecker, most: int | None = None) -> None:
-        """Start `jobs` workers, each with a checker from `make`, and later up to `most`.
+        """Start `jobs` workers, each with a checker from `make`, and later up to `most` workers.
 
         Raises:
             StateError: the system cannot start a process.
@@ -68,7 +72,8 @@ class Pool:
         self._pacing = Pacing(jobs, most)
         self._workers: list[_Worker] = []
         self._replaced = 0
-        #: Large files, and tasks too long to wait at a worker: an idle worker gets them.
+        #: Large files, and tasks whose message is too long for a busy worker; an idle worker gets
+        #: them.
         self._waiting: deque[Task] = deque()
         #: The rest of a task that was divided.
         self._rest: Task = []
@@ -88,8 +93,8 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.connection.close()
-        # The workers end with the nursery, except a worker that waits for a server without an
-        # answer.
+        # All workers end with the nursery, except a worker that waits for a file server that does
+        # not answer.
         self._nursery.close(END_S)
 
     def _fork_one(self) -> None:
@@ -105,10 +110,10 @@ class Pool:
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
     ) -> Iterator[Result | Outcome | Advance]:
-        """Yield the results of `tasks` as they come; outcomes among them pass unchanged.
+        """Yield the results of `tasks` as soon as they come; yield outcomes in `tasks` unchanged.
 
-        An `Advance` comes first, when all workers are at it, and then at least every `tick_s`
-        seconds.
+        The first `Advance` is yielded when all workers have work, and the next at least every
+        `tick_s` seconds.
 
         Raises:
             StateError: workers keep dying, or a worker cannot read an index.
@@ -137,11 +142,12 @@ class Pool:
                     failure = message
                     continue
                 if isinstance(message, Result):
-                    # A large file is a task of its own, and so is the rest of a directory.
+                    # Each deferred group becomes a task: a group is one large file, or the rest of
+                    # a directory.
                     self._waiting.extend(single_tasks(message.deferred))
                     message.deferred = []
                 yield message
-            # The results of other workers come before the error that ends the run.
+            # The results of other workers are yielded before the error that ends the run is raised.
             if failure is not None:
                 raise failure
             for worker in dead:
@@ -151,9 +157,10 @@ class Pool:
             self._grow()
 
     def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
-        """Send tasks as long as a worker is free; yield outcomes among them."""
+        """Send tasks while a worker is free; yield outcomes among the tasks."""
         while True:
-            # The task goes to the worker that has least to do, so that all workers end together.
+            # The worker with the fewest tasks gets the next task, so that all workers end at about
+            # the same time.
             worker = min(self._workers[: self._pacing.wanted], key=lambda w: len(w.tasks))
             if len(worker.tasks) >= (1 if self._waiting else self._pacing.ahead):
                 return
@@ -176,9 +183,10 @@ class Pool:
                 self._waiting.append(task)
 
     def _send(self, worker: _Worker, task: Task) -> bool:
-        """Send a task; False if the task is too long to wait at a busy worker.
+        """Send a task to a worker; return False if the task is too long to wait at a busy worker.
 
-        A busy worker may be sending a long result: both sides would wait for each other.
+        A busy worker may be sending a long result. Then the parent and the worker would wait for
+        each other forever.
         """
         message = encode_task(task)
         if worker.tasks and len(message) > MAX_AHEAD_BYTES:
@@ -188,11 +196,11 @@ class Pool:
         try:
             worker.connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the worker died; the next read from it shows this
+            pass  # the worker has died, which the next read from the connection shows
         return True
 
     def _grow(self) -> None:
-        """Start one of the missing workers: results are read before the next worker is started."""
+        """Start one of the missing workers; results are read before the next worker is started."""
         if self._lacks_workers:
             try:
                 self._fork_one()
@@ -202,7 +210,7 @@ class Pool:
 
     @property
     def _lacks_workers(self) -> bool:
-        """Whether too few workers run, and work waits for more."""
+        """Whether fewer workers run than wanted, and work waits for more workers."""
         return len(self._workers) < self._pacing.wanted and bool(
             self._walking or self._rest or self._waiting
         )
@@ -212,7 +220,7 @@ class Pool:
         unread = wait([w.connection for w in self._workers], 0)
         read = [w for w in self._workers if w.connection not in unread]
         self._pacing.look([(w.pid, w.times) for w in read])
-        # The last workers first: the initial workers stay.
+        # The last workers are ended first, so that the initial workers keep running.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
                 self._workers.remove(worker)
@@ -220,13 +228,16 @@ class Pool:
                 self._nursery.exit_code(worker.pid)
 
     def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
-        """Return the message of a worker, None if it died; a damaged index gives an error."""
+        """Return the message of a worker, or None if the worker died.
+
+        If the worker cannot read an index, the message is a `StateError`.
+        """
         try:
             message = decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # the worker may have died in the middle of a message
             return None
         if isinstance(message, int):
-            group = worker.tasks[0][0]  # a file that takes long has a task of its own
+            group = worker.tasks[0][0]  # a file that takes long is alone in its task
             path = join(group.directory, group.names[0])
             worker.reported = Advance(worker.reported.bytes_ahead + message, path)
             return Advance(message, path)
@@ -237,10 +248,11 @@ class Pool:
         return message
 
     def _bury(self, worker: _Worker) -> Result:
-        """Replace a dead worker and return its files as unread.
+        """Replace a dead worker; return the files of its tasks as unread.
 
         Raises:
-            StateError: the next worker would die as well, or many have died.
+            StateError: the worker died because it could not read an index, no worker is left, or
+                more than `MAX_REPLACED` workers have died.
         """
         self._workers.remove(worker)
         worker.connection.close()

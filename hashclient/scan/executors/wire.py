@@ -1,8 +1,8 @@
-"""Messages between a scan and its workers, in processes and on other machines: msgpack.
+"""Messages between a scan and its workers, in processes or on other machines, in msgpack.
 
-Paths are bytes. A worker receives tasks. A worker sends results, numbers of bytes that were read of
-a large file, or an error: an index cannot be read. The other messages of a cluster are in
-`cluster.messages`.
+Paths are sent as bytes. A worker receives tasks. A worker sends results, numbers of bytes that were
+read of a large file, or the error that an index cannot be read. The other messages of a cluster are
+in `cluster.messages`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from hashclient.system.text import printable
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
-    """A group in a message: `names` are joined by NUL, which no name contains.
+    """A group of names in a message.
 
-    `inodes` are in the byte order of this machine. On a cluster, `file_system` is the number that
-    the file system of listed files has everywhere; without it, inodes and `identity` are left out.
-    Files that were named, and not listed, have `signs`: the inode, size and time that a worker must
-    find.
+    - `names`: the names joined by NUL, which no name contains.
+    - `count`: the number of names.
+    - `inodes`: in the byte order of this machine.
+    - `file_system`: on a cluster, the number that all workers use for the file system of listed
+      files; without such a number, `inodes` and `identity` are left out.
+    - `signs`: for files that were named and not listed, the inode, size and time that a worker must
+      find.
+
+    The other fields have the same meaning as in `Group`.
     """
 
     directory: bytes
@@ -42,12 +47,12 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_relative(self) -> bool:
-        """Whether the path of the directory depends on where the scan is."""
+        """Whether the path of the directory depends on the current directory of the scan."""
         return not self.directory.startswith(b"/")
 
 
 class WireOutcome(msgspec.Struct, array_like=True, gc=False):
-    """An outcome in a message: `rest` has everything except the path and the names of members."""
+    """An outcome in a message; `rest` is the outcome without its path and the names of members."""
 
     path: bytes
     members: tuple[bytes, ...]
@@ -55,10 +60,10 @@ class WireOutcome(msgspec.Struct, array_like=True, gc=False):
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
-    """The result of a task.
+    """The result of a task in a message.
 
-    `deferred` has the work that is left. On a cluster, each of the `large` files becomes a batch of
-    its own.
+    `deferred` are the groups that are left to be checked. On a cluster, each of the `large` files
+    becomes a batch.
     """
 
     clean: int
@@ -74,14 +79,14 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
-    """A worker cannot read an index, and no other worker could read it: the run ends."""
+    """The error that a worker cannot read an index: no other worker could read it; the run ends."""
 
     message: str
     hint: str | None
 
     @property
     def error(self) -> StateError:
-        """The error that ends the run."""
+        """The exception that ends the run."""
         return StateError(shown(self.message), hint=self.hint and shown(self.hint))
 
 
@@ -91,22 +96,22 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def shown(text: str) -> str:
-    """Return a message of another process, which may be on another machine, safe on a terminal."""
+    """Return text of another process, which may be on another machine, safe for a terminal."""
     return text if text.isprintable() else printable(text)
 
 
 def encode_task(task: Task) -> bytes:
-    """Return the message that sends a task."""
+    """Return the message that sends a task to a worker."""
     return encode(list(map(names_of, task)))
 
 
 def decode_task(message: bytes) -> Task:
-    """Return the task in a message."""
+    """Return the task that a message contains."""
     return list(map(group_of, _decode_task(message)))
 
 
 def decode_message(message: bytes) -> Result | StateError | int:
-    """Return the content of a message: a result, an error, or how many more bytes were read."""
+    """Return what a message contains: a result, an error, or how many more bytes were read."""
     decoded = _decode_message(message)
     if isinstance(decoded, Failed):
         return decoded.error
@@ -114,7 +119,7 @@ def decode_message(message: bytes) -> Result | StateError | int:
 
 
 def names_of(group: Group) -> Names:
-    """Return a group in the form that is sent."""
+    """Return a group in the form in which it is sent."""
     return Names(
         os.fsencode(group.directory),
         os.fsencode("\0".join(group.names)),
@@ -127,7 +132,7 @@ def names_of(group: Group) -> Names:
 
 
 def group_of(names: Names) -> Group:
-    """Return a group as it was before it was sent."""
+    """Return the group that a message contains."""
     return Group(
         os.fsdecode(names.directory),
         os.fsdecode(names.names).split("\0"),
@@ -139,7 +144,7 @@ def group_of(names: Names) -> Group:
 
 
 def pack_outcomes(outcomes: Sequence[Outcome], *, digests: bool = True) -> list[WireOutcome]:
-    """Return outcomes in the form that is sent, also without their `digests`."""
+    """Return outcomes in the form in which they are sent, with or without their `digests`."""
     return [
         WireOutcome(
             os.fsencode(one.path),
@@ -151,7 +156,7 @@ def pack_outcomes(outcomes: Sequence[Outcome], *, digests: bool = True) -> list[
 
 
 def unpack_outcomes(wire: Sequence[WireOutcome]) -> list[Outcome]:
-    """Return outcomes as they were before they were sent."""
+    """Return the outcomes that a message contains."""
     return [
         replace(one.rest, path=os.fsdecode(one.path), members=tuple(map(os.fsdecode, one.members)))
         for one in wire
@@ -159,7 +164,10 @@ def unpack_outcomes(wire: Sequence[WireOutcome]) -> list[Outcome]:
 
 
 def pack_result(result: Result, *, digests: bool = True) -> Checked:
-    """Return a result in the form that is sent; between machines it has tags and no `digests`."""
+    """Return a result in the form in which it is sent.
+
+    Between machines, outcomes are sent with tags, and without `digests`.
+    """
     return Checked(
         result.clean,
         result.only_counts(),
@@ -174,7 +182,7 @@ def pack_result(result: Result, *, digests: bool = True) -> Checked:
 
 
 def unpack_result(wire: Checked) -> Result:
-    """Return a result as it was before it was sent."""
+    """Return the result that a message contains."""
     result = Result(
         clean=wire.clean,
         outcomes=unpack_outcomes(wire.outcomes),

@@ -1,19 +1,19 @@
-"""The options of a scan: one value, for the command line, the configuration and programs.
+"""The options of a scan, declared once for the command line, the configuration and programs.
 
-Each option is declared once, in this module, with its type, its default and its help. `cli/options`
-makes the flag of an option from this declaration, its environment variable, its key in config.toml,
-and its text in the help, the man pages and the completion. The build reads this module for the man
-pages: so the module imports the standard library alone.
+Each option is declared in this module, with its type, its default and its help. From this
+declaration, `cli/options` makes the flag of the option, its environment variable, its key in
+config.toml, and its text in the help, the man pages and the completion. This module imports only
+the standard library, because the build of the man pages reads the module.
 """
 
 from typing import Annotated, NamedTuple
 
-#: The executor that needs no cluster.
+#: The executor that checks files in worker processes of this machine.
 PROCESSES = "processes"
 
 
 class Flag(NamedTuple):
-    """An option on the command line: its help, a word for its value, and its range."""
+    """How an option is shown on the command line: help, metavariable and range of its value."""
 
     help: str
     metavar: str | None = None
@@ -23,8 +23,8 @@ class Flag(NamedTuple):
 class ScanOptions(NamedTuple):
     """How files are checked, and what is done about matches.
 
-    An option that is on by default is turned off by a flag that begins with `--no-`. The last four
-    options are for programs only.
+    An option that is on by default is turned off by a flag that begins with `--no-`. Only programs
+    can set the options `show_clean`, `learn`, `passwords` and `brief`.
     """
 
     exclude: Annotated[
@@ -64,7 +64,8 @@ class ScanOptions(NamedTuple):
             " cheapest alone: finds entries whose digests are not of one file."
         ),
     ] = False
-    #: With 0, which programs may give, all is checked in the calling thread, and nothing is forked.
+    #: With 0, which only programs can give, all files are checked in the calling thread, and no
+    #: process is forked.
     jobs: Annotated[
         int | None,
         Flag(
@@ -107,11 +108,11 @@ class ScanOptions(NamedTuple):
         bool, Flag("A file that `exceptions` excepts is a match all the same.")
     ] = True
 
-    #: Whether clean files are yielded, too; they are counted always.
+    #: Whether outcomes of clean files are yielded, too; clean files are always counted.
     show_clean: bool = False
-    #: Whether the inventory is written, and asked at all.
+    #: Whether the scan uses the inventory: reads records from it, and writes new records.
     learn: bool = True
-    #: These passwords are tried if something in an archive is encrypted.
+    #: The passwords to try for encrypted members of archives.
     passwords: tuple[bytes, ...] = ()
-    #: Whether the log has one record of the run, a `watch-look`, in place of two.
+    #: Whether the log gets one record of the run, a `watch-look`, instead of two records.
     brief: bool = False

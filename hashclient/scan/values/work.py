@@ -1,9 +1,9 @@
 """The work of a scan, its results, and the reasons why an input was not read.
 
-Work consists of names of files and of directories to list: a source makes work, executors transport
-work and results, and checkers do the work. `reason_of` gives the reasons of the system. Reasons of
-this program are constants here, or beside the one place that uses them. `docs/exit-codes.md` has
-the table of all reasons.
+Work consists of names of files to check and of directories to list. A source makes work, an
+executor transports work and results, and a checker does the work. `reason_of` returns the reasons
+of the operating system. A reason of this program is a constant in this module, or in the one module
+that uses the reason. `docs/exit-codes.md` has the table of all reasons.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ import msgspec
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Counts
 
-#: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
+#: The number of names in a task: large enough that handing over a task is cheap, and small enough
+#: that the work is divided evenly among workers.
 TASK_NAMES = 512
-#: The inodes of files that were not listed.
+#: The inodes in a `Group` of files that were not listed.
 NO_INODES = array("Q")
 
-#: The device of a directory, None if its number on this machine is not known, and its inode.
+#: A directory's device, or None if the number of the device on this machine is unknown, and its
+#: inode.
 Identity = tuple[int | None, int]
 
-#: Why an input was not read.
+#: The reasons of this program why an input was not read.
 CHANGED = "changed while being read"
 MOVED = "was moved, and names kept changing while it was looked for"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
@@ -38,26 +40,32 @@ CLUSTER_GONE = "the cluster could not be reached any more"
 
 
 def reason_of(error: OSError) -> str:
-    """Return why an input was not read, in the words of the system."""
+    """Return why an input was not read, in the words of the operating system."""
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return NOT_THERE
     return (error.strerror or str(error)).lower()
 
 
 def join(directory: str, name: str) -> str:
-    """Join a directory as the user named it and a name in it."""
+    """Join the path of a directory, as the user gave it, and a name in the directory."""
     if not directory or directory.endswith("/"):
         return directory + name
     return f"{directory}/{name}"
 
 
 class Group(NamedTuple):
-    """Names of regular files in one directory; `follow` says whether a name may be a link.
+    """Names of regular files in one directory, to be checked.
 
-    A source that has listed the directory gives the `identity` of the directory, and the inode of
-    each file, 0 if it is not known. Without identity and inodes, any file that has the name when it
-    is opened counts. If `is_named`, each file has an outcome, even if the directory was replaced;
-    otherwise only files in the new directory count then.
+    - `follow`: whether a name may be a symbolic link.
+    - `identity`: the directory that a source has listed; None if no source has listed the
+      directory.
+    - `inodes`: the listed inode of each file, 0 if the inode is unknown; empty if no file was
+      listed.
+    - `is_named`: whether the user gave the names, so that each name must have an outcome.
+
+    Without `identity` and `inodes`, the file that has the name at the time of opening is checked.
+    If another directory has replaced the listed directory, and `is_named` is false, the files of
+    the new directory are checked instead.
     """
 
     directory: str
@@ -68,11 +76,11 @@ class Group(NamedTuple):
     is_named: bool = False
 
     def part(self, first: int, end: int | None = None) -> Group:
-        """Return the names from number `first` up to number `end`."""
+        """Return a group of the names from index `first` up to, but not including, index `end`."""
         return self._replace(names=self.names[first:end], inodes=self.inodes[first:end])
 
     def only(self, names: Sequence[str], inodes: Sequence[int]) -> Group:
-        """Return a group of some of the files, perhaps with their new names."""
+        """Return a group of some of the files; `names` may be new names of these files."""
         known = array("Q", inodes) if any(inodes) else NO_INODES
         return self._replace(names=list(names), inodes=known)
 
@@ -80,11 +88,17 @@ class Group(NamedTuple):
 class Start(msgspec.Struct, frozen=True, array_like=True):
     """A directory to be listed, with all directories below it.
 
-    A directory that is `verified` was compared on all workers: it is a PATH, which may be a link,
-    or the place where another file system begins. `inode` was listed for the directory, in the
-    directory of inode `above`; 0 if unknown, or not the same everywhere. A worker did not list the
-    directory for lack of time, or because another file system begins there (`is_border`), or
-    because it `is_wide`: it has too many names for one message.
+    - `verified`: all workers of a cluster have compared the directory. Either the directory is a
+      PATH of the user, which may be a symbolic link, or another file system begins at the
+      directory.
+    - `is_root`: the directory is a PATH of the user.
+    - `inode`: the listed inode of the directory; 0 if it is unknown, or differs between workers.
+    - `above`: the inode of the parent directory; 0 if it is unknown, or differs between workers.
+    - `is_border`: a worker did not list the directory, because another file system begins there.
+    - `is_wide`: a worker did not list the directory, because one message cannot contain its names.
+
+    If neither `is_border` nor `is_wide` is set, a worker may have left the directory for lack of
+    time.
     """
 
     path: bytes
@@ -96,15 +110,16 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     is_wide: bool = False
 
 
-#: A walk yields files, outcomes of everything else, and directories left to others.
+#: What a walk yields: files, outcomes of other inputs, or directories that another process must
+#: list.
 Item = Group | Outcome | Start
 
-#: The names that a worker gets at a time.
+#: The groups of names that a worker gets in one message.
 Task = list[Group]
 
 
 def divided(task: Task, names: int) -> tuple[Task, Task]:
-    """Return the first `names` names of a task, at least one, and the rest of the task."""
+    """Return two parts of a task: its first `names` names, at least one, and the other names."""
     for place, group in enumerate(task):
         if len(group.names) >= names:
             first = [*task[:place], group.part(0, names)]
@@ -116,29 +131,34 @@ def divided(task: Task, names: int) -> tuple[Task, Task]:
     return task, []
 
 
-#: (number of the file system, block of inodes), as a row is named.
+#: The number of a file system, and the number of a block of inodes: the key of a row of the
+#: inventory.
 Block = tuple[int, int]
-#: The number of a file system, the record of a file without tags, and its members as bytes.
+#: The number of a file system, the record of a container without tags, and its members as bytes.
 Container = tuple[int, bytes, bytes]
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come."""
+    """Progress: `bytes_ahead` more bytes of `path` were read, but its result is not known yet."""
 
     bytes_ahead: int = 0
     path: str | None = None
 
 
 class Result(Counts, kw_only=True):
-    """The result of a task: counts of usual files, outcomes of the others, and work that is left.
+    """The result of a task: counts, outcomes, work that is left, and records for the inventory.
 
-    Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
-    unchanged from an earlier run, or it is skipped or unread. Each of the `members` of containers
-    is counted, or is an outcome, too; `clean` and `outcomes` have them, too. `reported` has the sum
-    of what the `Advance`s of the task have reported already; `taken_s` is how long another process
-    took for the task. `learned` are records for the inventory, by file system; `seen` its blocks
-    that are in use, and `containers` the members that were found inside of files. `lost` are the
-    inodes of listed files and directories for which others were checked.
+    Each file is either counted or has one outcome: the file was read, was ruled out by its size, is
+    known unchanged from an earlier run, was skipped, or is unread. Each of the `members` of
+    containers is also counted or has one outcome; `clean` and `outcomes` include members.
+
+    - `deferred`: the groups that are left to be checked.
+    - `learned`: new records for the inventory, with the number of their file system.
+    - `seen`: the blocks of the inventory in which the scan has found files.
+    - `containers`: the members that were found inside files.
+    - `lost`: the inodes of listed files and directories for which other files were checked.
+    - `reported`: the sum of the `Advance` messages of the task.
+    - `taken_s`: the seconds that another process took for the task.
     """
 
     clean: int = 0
