@@ -1,1 +1,1 @@
-"""Scans of buckets: which objects are read, and the outcome of each."""
+"""Scans of buckets: which objects of a bucket are read, and the outcome of each object."""

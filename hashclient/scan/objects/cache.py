@@ -1,10 +1,11 @@
-"""Objects that were read, in the inventory: a bucket is remembered as a file system of files is.
+"""The records of objects in the inventory, where a bucket takes the place of a file system.
 
-In place of an inode and of times, the record of an object has a hash of its key, version and ETag.
-So an object with a new ETag or length is not known, and the record shows nothing of the content of
-a bucket. Only tags of content that was read are kept, never digests that a store gives. A version
-cannot change, so its record counts as proven; without a version, the same ETag is believed until
-the record is due.
+The record of an object has a hash of the object's key, version and ETag in place of an inode and
+times. So an object with a new ETag or length is not known, and the record reveals nothing of the
+content of a bucket. The inventory contains only tags of content that was read, never digests that a
+store reports. The record of an object with a version is proven, because a version cannot change.
+The record of an object without a version is believed until the record is due, if the ETag is the
+same.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from hashclient.scan.cache.records import RECORD, Records, are_due, of_inodes
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.values.work import Block, Result
 
-#: A record as bytes, and the words of a hash.
+#: The struct of a record as bytes, and the struct of the three words of a hash.
 _FIELDS, _WORDS = Struct("<QQQQB48sHBB"), Struct("<QQQ")
-#: The fields of a record that identify its object.
+#: The fields of a record that identify its object: they contain the hash and the length.
 _NAME = ["ino", "size", "mtime", "ctime"]
 
 
 def number_of(namespace: str) -> int:
-    """Return the number of a bucket in place of that of a file system: 63 bits."""
+    """Return a number of 63 bits for a bucket, in place of the number of a file system."""
     name = b"bucket " + namespace.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 
 def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0) -> bytes:
-    """Return the record of an object as it is."""
+    """Return the record of an object as bytes, by default without tags."""
     parts = (one.key, one.version or "", one.etag or "")
     text = "\0".join([f"{len(part)} {part}" for part in parts])
     raw = text.encode("utf-8", "surrogateescape")
@@ -48,9 +49,10 @@ def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0)
 def learn(
     result: Result, number: int, wanted: Wanted, found: tuple[int, bytes, int], inside: bytes
 ) -> None:
-    """Add the record of an object that was read in a bucket to a result.
+    """Add the record of an object of a bucket, which was read, to a result.
 
-    `found` is a mask, the tags, and the first byte; `inside` are members of a container.
+    `number` is that of the bucket. `found` are a mask, the tags, and the first byte of the object;
+    `inside` are the members of a container, as bytes.
     """
     if wanted.has_name and inside:
         result.containers.append((number, _record(wanted), inside))
@@ -59,19 +61,20 @@ def learn(
 
 
 class ObjectMemory:
-    """The records of objects; for one thread."""
+    """The records of objects in the inventory; only one thread may use a value of this class."""
 
     def __init__(self, place: InventoryPlace, reread_days: int) -> None:
-        """Nothing is opened yet; a believed record is due after `reread_days`."""
+        """Keep the arguments; a believed record is due after `reread_days`."""
         self._place: InventoryPlace | None = place
         self._reread_days = reread_days
 
     def find(
         self, namespace: str, objects: Sequence[Wanted]
     ) -> tuple[Records, dict[int, Inside], list[Block]] | None:
-        """Return the record of each object, members of containers by number, and blocks in use.
+        """Return the records of objects, the members of containers, and the blocks not seen today.
 
-        A record with mask 0 says that an object is not known; None says that no object is known.
+        The members of a container are found by the index of the object in `objects`. A record with
+        mask 0 says that its object is not known. None says that no object is known.
         """
         try:
             reader = None if self._place is None else self._place.reader()
@@ -85,7 +88,7 @@ class ObjectMemory:
             finally:
                 reader.close()
         except StateError:
-            self._place = None  # the writer will make the inventory again, or say why it cannot
+            self._place = None  # the writer will make a new inventory, or report why it cannot
             return None
         known, is_same = of_inodes(stored, asked["ino"]), np.array([o.has_name for o in objects])
         for name in _NAME:

@@ -1,10 +1,11 @@
-"""A scan of buckets: list objects, sort them, read the objects that need it, and yield outcomes.
+"""A scan of buckets: list objects, decide which objects must be read, and yield outcomes.
 
-Threads list and read; the thread that iterates sorts, uses the cache and yields all outcomes. The
-outcomes of a bucket have no fixed order. A listing that ends early makes its URI unread, with a
-token to continue; all objects that were listed before count. A token contains the URI and the key
-after which the listing continues. The token contains no secret and proves nothing: a false token
-only leaves out earlier keys, as another URI would.
+Threads list a bucket and read its objects. The thread that iterates over the results decides which
+objects are read, uses the cache, and yields all outcomes. The outcomes of a bucket have no fixed
+order. If a listing ends early, its URI is unread, with a token to continue; all objects that were
+listed before still have outcomes. A token contains the URI, and the key after which the listing
+continues. A token contains no secret and proves nothing: a forged token only omits earlier keys, as
+another URI would.
 """
 
 from __future__ import annotations
@@ -46,15 +47,16 @@ from hashclient.system.cgroups import usable_processors
 if TYPE_CHECKING:
     from hashclient.objects.report import Report
 
-#: Objects that are read at a time: a store takes long to answer, but answers many at once.
+#: The number of objects that are read at the same time: a store takes long to answer one request,
+#: but answers many requests at once.
 READERS = 16
-#: How often `Advance` is yielded.
+#: The seconds between two values of type `Advance`.
 TICK_S = 0.2
-#: Outcomes that are yielded together.
+#: The number of outcomes of waiting objects that are yielded in one result.
 _TOGETHER = 1_000
 
-#: The version of tokens, and their greatest length: a key has 1,024 bytes at most, and a URI needs
-#: three characters for each byte.
+#: `_VERSION` is the version of tokens. `_MAX_CHARS` is the greatest length of a token: a key has at
+#: most 1,024 bytes, and a URI needs three characters for each byte.
 _VERSION = 1
 _MAX_CHARS = 16_384
 
@@ -63,11 +65,12 @@ CONTRADICTED = "its {} was taken for its md5, and the etag of another object is 
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The objects to check, by their URIs, and how.
+    """A request to check the objects at some URIs.
 
-    Without `reads`, no object is read. With `all_versions`, every version counts. `after` is the
-    key after which the listing of a single URI continues. A `report` on a single URI replaces its
-    listing.
+    - `reads`: whether objects may be read.
+    - `all_versions`: whether all versions of an object are checked, or only the current version.
+    - `after`: the key after which the listing of a single URI continues.
+    - `report`: an inventory report that replaces the listing of a single URI.
     """
 
     uris: tuple[ObjectUri, ...]
@@ -81,7 +84,7 @@ class Elsewhere(Protocol):
     """Other machines that list and read buckets."""
 
     def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> Work:
-        """Return the object that lists a URI after the key `after`, and reads its objects.
+        """Return the work to list a URI after the key `after`, and to read the listed objects.
 
         `namespace` distinguishes the bucket from buckets of the same name in other stores.
         """
@@ -91,12 +94,16 @@ class Elsewhere(Protocol):
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """The means of a scan of buckets.
+    """What a scan of buckets uses.
 
-    `memory` has the records of known objects; with `learns`, records are added. `trusts` returns by
-    the URI of a bucket whether its ETags are trusted; `readers` is the number of objects that are
-    read at a time. Buckets of S3 are listed and read `elsewhere`, if that is given; other buckets
-    by the stores that `store` returns.
+    - `spool`: keeps containers on the disk while they are opened.
+    - `memory`: has the records of known objects.
+    - `learns`: whether results contain new records.
+    - `trusts`: returns for the URI of a bucket whether the ETags of the bucket are trusted.
+    - `readers`: the number of objects that are read at the same time.
+    - `chance`: returns the seed for the choice of objects that are read as a sample.
+    - `elsewhere`: the machines that list and read buckets of S3, if given.
+    - `store`: returns the store of a bucket that this process lists and reads.
     """
 
     spool: Spool
@@ -110,17 +117,17 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 class Objects:
-    """The objects of one scan."""
+    """The objects that one scan checks."""
 
     def __init__(self, request: Request, tools: Tools) -> None:
-        """No store is called yet."""
+        """Keep the arguments; the first call of a store is made by `check`."""
         self._request = request
         self._tools = tools
-        #: The token to continue an interrupted scan, once it is known.
+        #: The token to continue a scan that was interrupted; None if no token is known.
         self.token: str | None = None
 
     def check_at(self, elsewhere: Elsewhere) -> None:
-        """Let other machines list and read all buckets that they can."""
+        """Let the machines `elsewhere` list and read all buckets that they can."""
         self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property
@@ -137,7 +144,7 @@ class Objects:
             StateError: an index cannot be read, or no space is left to keep objects.
             UsageError: a library is missing, or a store cannot do the requested work.
         """
-        # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
+        # Arrow's own allocator uses some 30 MB more than the system's for many small pages.
         pool = pa.default_memory_pool()
         pa.set_memory_pool(pa.system_memory_pool())
         try:
@@ -170,7 +177,7 @@ class Objects:
 
 
 class _Bucket:
-    """One bucket of a scan: its listing, and the reads of its objects."""
+    """One bucket of a scan: the listing of the bucket, and the reads of its objects."""
 
     def __init__(
         self,
@@ -192,12 +199,12 @@ class _Bucket:
         self._after = request.after
         first = make_members()
         processors = usable_processors(len(os.sched_getaffinity(0)))
-        # As many processes open containers as the machine has processors, however many objects are
-        # read.
+        # The number of processes that open containers is the number of processors, however many
+        # objects are read at the same time.
         more = [] if first is None else [make_members() for _ in range(1, processors)]
         members = [one for one in (first, *more) if one is not None]
         self._opener = Opener(members, tools.spool) if members else None
-        chance = Random(tools.chance())  # noqa: S311 - it is seeded by one that is
+        chance = Random(tools.chance())  # noqa: S311 - the seed is from a secure generator
         are_clean = None if first is None else first.are_clean
         self._sorter = Sorter(
             *(judge, store, tools.memory, chance, are_clean),
@@ -213,13 +220,13 @@ class _Bucket:
 
     @property
     def token(self) -> str | None:
-        """The token to continue; None if no page is done, or objects are unreported."""
+        """The token to continue; None if no page is finished, or objects wait for outcomes."""
         if self._after is None or self._pending.count:
             return None
         return make_token(self._uri, self._after)
 
     def check(self) -> Iterator[Result | Outcome | Advance]:
-        """List, read, and yield outcomes."""
+        """List the bucket, read objects, and yield results and outcomes."""
         ended = None
         try:
             with self._work() as threads:
@@ -248,7 +255,8 @@ class _Bucket:
         every = request.all_versions
         is_plain = request.report is None and not every and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
-            with contextlib.suppress(StoreError):  # the listing by this process says why
+            # if this fails, the listing by this process reports why
+            with contextlib.suppress(StoreError):
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         if request.report is None:
             pages = list_pages(self._store, self._uri, after=self._after, all_versions=every)
@@ -272,7 +280,7 @@ class _Bucket:
         if done.by_store is not None:
             if self._request.reads:
                 self._pending.add_page(done.by_store)
-            else:  # without reading, no content can contradict the store
+            else:  # no content can contradict the store, because nothing is read
                 yield self._clean_by_store(done.by_store)
         self._numbers += 1
         self._open.append(_OpenPage(self._numbers, len(done.wanted), self._last_key(page)))
@@ -282,11 +290,11 @@ class _Bucket:
         self._move_on()
 
     def _last_key(self, page: Page) -> str | None:
-        """Return the last key of a page with all versions of this key; None if unsure."""
+        """Return the last key of a page whose versions are all on the page; None if unknown."""
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()
-        if self._request.all_versions:  # the rest of its versions may come with the next page
+        if self._request.all_versions:  # the other versions of the last key may be on the next page
             last = next((key for key in reversed(keys.to_pylist()) if key != last), None)
         return None if last is None else os.fsdecode(last)
 
@@ -301,14 +309,14 @@ class _Bucket:
         self._move_on()
 
     def _move_on(self) -> None:
-        """Note the key up to which all objects are reported."""
+        """Note the last key up to which all objects have outcomes."""
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
             if self._request.report is None and key is not None:
                 self._after = key
 
     def _clean_by_store(self, page: Any) -> Result:
-        """Return that objects of a page are clean by their store's digest."""
+        """Return the result that all objects of a page are clean by the digests of their store."""
         result = Result(clean=page.num_rows, by_store_digest=page.num_rows)
         if self._keep_clean:
             every = objects_of(page, np.arange(page.num_rows))
@@ -316,7 +324,10 @@ class _Bucket:
         return result
 
     def _outcome(self, wanted: Wanted) -> Outcome:
-        """Return the outcome of an object that is, or was taken for, clean by its store."""
+        """Return the outcome of an object that no list has by the digest of its store.
+
+        The object is unread if the content of another object has contradicted such a digest.
+        """
         bucket, evidence = self._store.text, EVIDENCE[self._store.scheme]
         if self._is_contradicted:
             reason = CONTRADICTED.format(evidence)
@@ -324,7 +335,7 @@ class _Bucket:
         return wanted.outcome(Kind.CLEAN, bucket, evidence=evidence)
 
     def _settle(self) -> Iterator[Result]:
-        """Yield outcomes of objects that wait for the end."""
+        """Yield the outcomes of the objects that wait for the end of the run."""
         if not self._is_contradicted and not self._keep_clean:
             count = self._pending.count
             self._pending.close()
@@ -337,7 +348,7 @@ class _Bucket:
 
 
 class _OpenPage(msgspec.Struct):
-    """An unfinished page: the number of its objects that are being read, and its last key."""
+    """A page with unfinished objects: how many objects are being read, and the page's last key."""
 
     number: int
     left: int
@@ -345,7 +356,7 @@ class _OpenPage(msgspec.Struct):
 
 
 def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
-    """Return the outcome of a listing that ended early, with the token to continue."""
+    """Return the outcome of a listing that ended early; its reason has the token to continue."""
     reason = ENDED.format(why)
     if after is not None and uri.version is None:
         reason += f"; --resume {make_token(uri, after)} goes on"
@@ -359,10 +370,10 @@ def make_token(uri: ObjectUri, after: str) -> str:
 
 
 def read_token(token: str, uri: ObjectUri) -> str:
-    """Return the key in a token, for a listing of `uri`.
+    """Return the key in the token of an earlier listing of `uri`.
 
     Raises:
-        UsageError: the text is no token, or the token is for another listing.
+        UsageError: the text is no token, or the token is of a listing of another URI.
     """
     try:
         padded = token[:_MAX_CHARS] + "=" * (-len(token) % 4)

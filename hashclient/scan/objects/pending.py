@@ -1,7 +1,8 @@
-"""Objects that are clean by their store's digest; their outcomes wait until the end of the run.
+"""Objects that are clean by the digests of their store, and wait for the end of the run.
 
-If one object's content contradicts the store's digest, all waiting objects are unread. Millions of
-objects may wait, so they wait in a file without a name, and only their number is kept in memory.
+If the content of one object contradicts such a digest, all waiting objects are unread. Millions of
+objects may wait, so they are written to a file without a name, and only their number is kept in
+memory.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from hashclient.scan.objects.sorting import objects_of
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.values.work import reason_of
 
-#: Single objects that are written together.
+#: The number of single objects that are written to the file together.
 TOGETHER = 1_000
 
 
 class Pending:
-    """Objects that wait for the end of a run."""
+    """The objects of one bucket that wait for the end of the run."""
 
     def __init__(self, spool: Spool) -> None:
-        """Keep objects in a file in the directory of `spool`, made for the first object."""
+        """Keep objects in a file in the directory of `spool`; the first object creates the file."""
         self._spool = spool
         self._file: BinaryIO | None = None
         self._writer: Any = None
@@ -77,7 +78,7 @@ class Pending:
             self.add_page(page_of(rows))
 
     def take(self) -> Iterator[Wanted]:
-        """Yield all objects, and forget them.
+        """Yield all waiting objects, and forget them.
 
         Raises:
             StateError: the objects cannot be read back.
@@ -99,9 +100,10 @@ class Pending:
             self.close()
 
     def close(self) -> None:
-        """Drop all waiting objects."""
+        """Forget all waiting objects, and close the file."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk: the rest of the file is not needed
+            # the disk is full, and the rest of the file is not needed
+            with contextlib.suppress(OSError):
                 self._file.close()
         self._file = self._writer = None
         self._few.clear()

@@ -1,13 +1,14 @@
-"""Checking one object: it is read in ranges, digested as it arrives, and judged.
+"""The check of one object: read the object in ranges, compute digests, and judge it.
 
-1. Each request for a range has a condition: the object still has the listed ETag, and the same
-   version once that is known.
-2. The content must be as long as the listing says: otherwise the object is unread.
+1. Each request for a range has the condition that the object still has the listed ETag, and also
+   the same version once a version is known.
+2. If the content is not as long as the listing says, the object is unread.
 3. If a digest hits, the other digests of the entry are computed in a second read.
-4. An object that may be a container is kept while it is read, if space is free, and then opened.
-5. If an object needs no digest, only its beginning and its end are read.
+4. An object that may be a container is kept on the disk while it is read, as soon as space is free,
+   and is opened then.
+5. If no digest of an object is needed, only the beginning and the end of the object are read.
 
-A reader is used by one thread.
+Only one thread may use a reader.
 """
 
 from __future__ import annotations
@@ -43,46 +44,49 @@ from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.values.work import Result, reason_of
 
-#: Bytes of one request: a broken connection loses at most this many.
+#: The number of bytes of one request; a broken connection loses at most this many bytes.
 RANGE_BYTES = 16 << 20
-#: A longer object is looked at before it is read, so that only possible containers need space.
+#: The beginning and the end of an object of more than this many bytes are read before the whole
+#: object, so that only possible containers take space on the disk.
 LARGE_BYTES = 1 << 20
 
 
 class StoppedError(Exception):
-    """The scan has ended: the object is not needed any more."""
+    """The scan has ended, so the result of the current read is not needed."""
 
 
 class Opener:
-    """Opens objects that may be containers, for several threads; only a few are open at a time.
+    """Opens objects that may be containers, for several threads.
 
-    Each container is opened by a process, which may take much memory.
+    A separate process opens each container, and may take much memory. So only as many containers
+    are open at a time as there are values in `members`.
     """
 
     def __init__(self, members: Sequence[Members], spool: Spool) -> None:
-        """Open containers with `members`, each for one thread at a time; `spool` keeps them."""
+        """Open containers with `members`, each by one thread at a time; keep them in `spool`."""
         self._spool = spool
         self._free: SimpleQueue[Members] = SimpleQueue()
         for one in members:
             self._free.put(one)
 
     def watch(self, stack: contextlib.ExitStack) -> Spooled:
-        """Return a store for a short object that may be a container, until `stack` is closed."""
+        """Return what keeps a short object that may be a container, until `stack` is closed."""
         kept = self._spool.keep()
         stack.callback(kept.close)
         return kept
 
     def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
-        """Return a store for an object of this size; this waits until space is free."""
+        """Return what keeps an object of `size` bytes; wait until that much space is free."""
         stack.enter_context(self._spool.reserved(size, is_stopped))
         kept = self.watch(stack)
         kept.keep_all()
         return kept
 
     def open(self, kept: Kept | str, path: str, result: Result) -> tuple[bool, bytes]:
-        """Check the members of an object that was kept; or count an object that is not opened.
+        """Check the members of an object that was kept, or count an object that is not opened.
 
-        Return whether the object is no container, and its members for a cache.
+        `kept` is the copy of the object, or the kind of an object that is not opened. Return
+        whether the object is no container, and the object's members for the cache.
         """
         members = self._free.get()
         try:
@@ -101,7 +105,7 @@ class Opener:
 
 
 class ObjectReader:
-    """Checks objects of one store, one after the other."""
+    """Checks objects of one store, one object after the other."""
 
     def __init__(
         self,
@@ -115,8 +119,9 @@ class ObjectReader:
     ) -> None:
         """Judge with `judge`; open containers with `opener`.
 
-        With `learns`, results have what scans remember of objects; with `keep_clean`, clean objects
-        are outcomes as well. A read is ended when `is_stopped` says that the scan has ended.
+        With `learns`, results contain records of the objects for the inventory. With `keep_clean`,
+        clean objects have outcomes as well. A read is ended when `is_stopped` returns that the scan
+        has ended.
         """
         self._store = store
         self._judge = judge
@@ -126,7 +131,7 @@ class ObjectReader:
         self._is_stopped = is_stopped
 
     def check(self, wanted: Wanted) -> Checked:
-        """Read an object and judge it, or say why it is unread.
+        """Read an object and judge it, or return the reason why the object is unread.
 
         Raises:
             StateError: an index cannot be read.
@@ -136,7 +141,7 @@ class ObjectReader:
             return self._check(wanted)
         except StoreError as error:
             return self._unread(wanted, error.reason)
-        except OSError as error:  # the local copy has failed
+        except OSError as error:  # the local copy of the object cannot be written or read
             return self._unread(wanted, reason_of(error))
 
     def _check(self, wanted: Wanted) -> Checked:
@@ -166,8 +171,8 @@ class ObjectReader:
                 and kept.finish() is None
                 and kept.failure == BEHIND
             ):
-                # Only the end of the object shows an archive: it is read again, and kept
-                # completely.
+                # Only the end of the object shows that the object is an archive. So the object is
+                # read again, and kept completely.
                 kept = opener.keep(stack, wanted.size, self._is_stopped)
                 read.whole((), kept)
             outcome = self._judge_digests(wanted, read, digests)
@@ -194,7 +199,7 @@ class ObjectReader:
         elif wanted.settled == BY_SIZE:
             result.ruled_out_by_size = 1
         else:
-            return  # the run counts this object at its end, if no object contradicts the store
+            return  # the run counts this object at its end, if no content contradicts the store
         if outcome.kind is Kind.CLEAN:
             result.clean = 1
         if outcome.kind is not Kind.CLEAN or self._keep_clean:
@@ -203,7 +208,7 @@ class ObjectReader:
     def _judge_digests(
         self, wanted: Wanted, read: _Read, digests: dict[Algorithm, bytes]
     ) -> Outcome:
-        """Judge an object by its digests; the other digests of an entry are computed first."""
+        """Judge an object by its digests; if a digest hits, compute the entry's other digests."""
         places: list[Place] = []
         for algorithm, words in self._judge.seal(digests).items():
             found = self._judge.find(algorithm, words.reshape(1, 2))
@@ -224,9 +229,9 @@ class ObjectReader:
         )
 
     def _look(self, read: _Read) -> tuple[bool, str]:
-        """Return whether an object may be a container, and its kind if that is not opened.
+        """Return whether an object may be a container, and else its kind if that is not opened.
 
-        The beginning and the end of the object are read.
+        Only the beginning and the end of the object are read.
         """
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
@@ -245,7 +250,8 @@ class ObjectReader:
         front = head[:FRONT_BYTES] if is_front(found) else b""
         may_be_one = has_behind(front, size, read_at)
         kind = not_opened(found) or kind_by_end(end)
-        # A front is not opened, but the archive behind it is opened: both are counted there.
+        # A front, such as a program before an archive, is not opened, but the archive behind the
+        # front is opened. Opening the archive counts both.
         may_be_one = may_be_one and (not kind or is_front(found))
         return may_be_one, "" if may_be_one else kind
 
@@ -255,7 +261,7 @@ class ObjectReader:
 
 
 class _Read:
-    """Reads of one object; `version` is the version that was read, once known."""
+    """Reads of one object; `version` is the version that was read, or None if it is unknown."""
 
     def __init__(self, store: Store, wanted: Wanted, is_stopped: Callable[[], bool]) -> None:
         self._store = store
@@ -264,11 +270,11 @@ class _Read:
         self.wanted = wanted
         self.version = wanted.version
         self.bytes_read = 0
-        #: The first byte of the object, once it was read.
+        #: The first byte of the object; 0 if it was not read yet.
         self.begin = 0
 
     def whole(self, plan: Plan, kept: Kept | None) -> dict[Algorithm, bytes]:
-        """Read the whole object once; return digests, and pass its bytes to `kept`."""
+        """Read the whole object; return the digests of `plan`, and pass all bytes to `kept`."""
         digester = Digester(plan)
 
         def sink(chunk: memoryview) -> None:
@@ -281,7 +287,7 @@ class _Read:
         return dict(zip(plan, digester.finish(), strict=True))
 
     def part(self, start: int, stop: int) -> bytes:
-        """Return some bytes of the object."""
+        """Return the bytes of the object from `start` to `stop`."""
         found = bytearray()
         self._get(start, stop, found.extend)
         return bytes(found)
@@ -312,6 +318,7 @@ class _Read:
         is_other = seen.size != self.wanted.size or count != stop - start
         if is_other or (version is not None and seen.version not in (None, version)):
             raise StoreError(Trouble.CHANGED, CHANGED)
-        # If the listing has no ETag, the first range gives it: so all ranges are of one object.
+        # If the listing has no ETag, the answer to the first request supplies the ETag, so that all
+        # ranges are of the same content.
         self._etag = self._etag or seen.etag
         self.version = version or seen.version

@@ -1,20 +1,22 @@
-"""Decide about each object of a page, in columns as far as possible.
+"""Decide about each object of a page of a listing, in columns as far as possible.
 
-1. An object that is known to be unreadable is unread.
-2. An object is clean if no entry has its size; an empty object is clean, too.
-3. If the ETags of the store are trusted, and every entry of this size has an MD5, an object with an
-   ETag that no entry has is clean. One object in a thousand is still read, and so is the first
-   object of a run.
-4. An unchanged object that was read before is looked up by its tags.
-5. Other objects are read or, without reading, unread; the reason says what is known.
+1. An object that the listing marks as unreadable is unread.
+2. An object is clean if no entry has its size. An empty object is clean, too.
+3. An object is clean by its ETag if the ETags of the store are trusted, every entry of the object's
+   size has an MD5, and no entry has the ETag as its MD5. Nevertheless one such object in a thousand
+   is read, and so is the first such object of a run.
+4. The tags of an unchanged object that was read before are looked up.
+5. Any other object is read. If reading is off, the object is unread, and the reason says what is
+   known of the object.
 
-If containers are opened, an object that is clean by 2 or 3 is still looked at, unless the cache
-knows that it is no container, or that it has no listed member.
+If containers are opened, the beginning and the end of an object that is clean by rule 2 or 3 are
+read nevertheless. They are not read if the cache knows that the object is no container, or that no
+member of the object is listed.
 
-S3 makes the ETag of an object that was uploaded whole from its MD5; Google does so, too. An ETag is
-not an MD5 if it has a dash (of parts), or another length. The ETag of an encrypted object looks
-like an MD5, but is not an MD5. So an ETag counts only if the configuration says that the ETags of a
-store are MD5s.
+S3 and Google use the MD5 of an object as its ETag if the object was uploaded in one request. An
+ETag is not an MD5 if it contains a dash, which shows an upload in parts, or if it has another
+length. The ETag of an encrypted object looks like an MD5, but is not an MD5. So an ETag is used as
+an MD5 only if the configuration says that the ETags of the store are MD5s.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ Uint8 = npt.NDArray[np.uint8]
 _HEX_CHARS = 32
 _MD5 = re.compile('"?([0-9A-Fa-f]{32})"?')
 
-#: The words for an outcome that rests on a digest of its store, by the scheme of the store.
+#: The text that names a store's digest as evidence for an outcome, by the scheme of the store.
 EVIDENCE = {"s3": "etag", "gs": "md5Hash"}
 
 
 def _all_alike(etags: Any) -> Uint8 | None:
-    """Return (n, 32) characters if n ETags all have that many, all in quotes or all without."""
+    """Return (n, 32) characters of n ETags if all have this length, and all or none have quotes."""
     count = len(etags)
     if not count or etags.null_count:
         return None
@@ -72,8 +74,8 @@ def _all_alike(etags: Any) -> Uint8 | None:
 
 
 def _of_hex(text: Uint8) -> Uint8 | None:
-    """Return n digests as (n, 16) bytes if (n, 32) characters are all hexadecimal."""
-    # This expression is faster than a table. The expression skips blanks, which leaves fewer bytes.
+    """Return n digests as (n, 16) bytes; None if a character of `text` is not hexadecimal."""
+    # This expression is faster than a table. `fromhex` skips blanks, which the length shows.
     with contextlib.suppress(ValueError):
         raw = bytes.fromhex(text.tobytes().decode("latin-1"))
         if 2 * len(raw) == text.size:
@@ -82,7 +84,7 @@ def _of_hex(text: Uint8) -> Uint8 | None:
 
 
 def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
-    """Return which of n ETags may be an MD5, and these m MD5s as (m, 16) bytes, in order."""
+    """Return which of n ETags may be MD5s, and the m MD5s as (m, 16) bytes, in the same order."""
     alike = _all_alike(etags)
     if alike is not None and (digests := _of_hex(alike)) is not None:
         return np.ones(len(etags), np.bool_), digests
@@ -92,9 +94,10 @@ def md5_claims(etags: Any) -> tuple[Flags, Uint8]:
     return flags, np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, _HEX_CHARS // 2)
 
 
-#: Of this many objects that their store's digests decide, one object is read.
+#: On average, one of this many objects that are clean by the digests of their store is read.
 SAMPLE = 1_000
-#: Up to this number of edges, pieces are cut out of a page.
+#: If the chosen rows of a page have at most this many edges, the rows are copied as slices of the
+#: page.
 MOST_EDGES = 64
 
 UNREAD = "--no-read: nothing but its content could tell"
@@ -105,9 +108,12 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 
 
 class Sorted(msgspec.Struct):
-    """A sorted page: counts, objects to be read, and a page of objects that wait for the end.
+    """A page of a listing after the decisions about its objects.
 
-    The waiting objects are clean by the digests of their store.
+    - `result`: the counts and outcomes of objects that are finished.
+    - `wanted`: the objects to be read.
+    - `by_store`: the objects that are clean by the digests of their store, as a page; they wait for
+      the end of the run.
     """
 
     result: Result
@@ -116,7 +122,7 @@ class Sorted(msgspec.Struct):
 
 
 class Sorter:
-    """Sorts the objects of one bucket."""
+    """Decides which objects of one bucket must be read."""
 
     def __init__(
         self,
@@ -131,12 +137,14 @@ class Sorter:
         looks: bool = False,
         keep_clean: bool = False,
     ) -> None:
-        """Sort objects of the bucket `store`.
+        """Make a sorter for the bucket `store`.
 
-        `chance` says which objects are read to check what their store says. `are_clean` returns
-        which containers have no listed member, by their known members. With `trusts`, an ETag that
-        may be an MD5 counts as an MD5. Without `reads`, no object is read. With `looks`, members of
-        containers count. With `keep_clean`, clean objects are outcomes as well.
+        - `chance` chooses the objects that are read to check the digests of their store.
+        - `are_clean` returns for the known members of each container whether no member is listed.
+        - With `reads`, objects may be read.
+        - With `trusts`, an ETag that may be an MD5 counts as an MD5.
+        - With `looks`, members of containers are checked.
+        - With `keep_clean`, clean objects have outcomes as well.
         """
         self._judge = judge
         self._store = store
@@ -147,11 +155,12 @@ class Sorter:
         self.trusts = trusts
         self._looks = looks
         self._keep_clean = keep_clean
-        #: How many objects the store's digest decides before the next object is read.
+        #: How many more objects the digest of the store decides before an object is read as a
+        #: sample.
         self._gap = 0
 
     def sort(self, page: Any) -> Sorted:
-        """Sort a page, with the columns of `objects.pages.SCHEMA`."""
+        """Decide about the objects of a page, which has the columns of `objects.pages.SCHEMA`."""
         count = page.num_rows
         result = Result(objects=count)
         sizes: Uint64 = page.column("size").to_numpy()
@@ -193,7 +202,7 @@ class Sorter:
             facts.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
 
     def _sample(self, by_store: Flags) -> Flags:
-        """Choose the objects that are read although their store's digest decides."""
+        """Choose a sample of the objects that the digest of the store decides, to be read."""
         sampled: Flags = np.zeros(len(by_store), np.bool_)
         rows = np.flatnonzero(by_store)
         if self._reads:
@@ -204,14 +213,15 @@ class Sorter:
         return sampled
 
     def _next_gap(self) -> int:
-        """Return how many objects to pass, so that each is chosen with the same chance."""
-        # A draw of the geometric distribution; numpy's generators take 7 MB to load.
+        """Return how many objects to skip, so that each object is equally likely to be chosen."""
+        # The formula draws from a geometric distribution. numpy's generators are not used, because
+        # loading them takes 7 MB.
         return int(math.log(1 - self._chance.random()) / math.log(1 - 1 / SAMPLE))
 
     def _go_through(
         self, page: Any, rows: npt.NDArray[np.intp], facts: _Facts, done: Sorted
     ) -> None:
-        """Decide about the remaining rows: by earlier reads, by reading, or as unread."""
+        """Count the known objects of the remaining rows; read the others, or report them unread."""
         store, result = self._store, done.result
         objects = list(objects_of(page, rows))
         known = self._known(objects, result)
@@ -234,7 +244,10 @@ class Sorter:
             done.wanted.append(wanted)
 
     def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
-        """Return whether all wanted digests of an object are known, and none is listed."""
+        """Return whether all wanted digests of an object are known.
+
+        `known` is None if the object was not read before, or if a list has one of its digests.
+        """
         if known is None:
             return False
         is_known = known.mask & PLAIN or known.members or known.not_opened
@@ -245,7 +258,7 @@ class Sorter:
     def _settle_known(
         self, wanted: Wanted, known: _Known, result: Result, *, by_store: bool
     ) -> None:
-        """Count an object that was read before, and its members."""
+        """Count an object that was read before, and the members of the object."""
         members = known.members if self._looks else 0
         result.members += members
         if self._looks:
@@ -259,9 +272,9 @@ class Sorter:
         result.believed_unchanged += count if known.is_believed else 0
 
     def _known(self, objects: Sequence[Wanted], result: Result) -> dict[int, _Known]:
-        """Return the records of objects that were read before, by their number.
+        """Return what is known of objects that were read before, by their index in `objects`.
 
-        No list is known to have these objects or their members.
+        Objects that a list has, or whose members a list has, are left out.
         """
         memory = self._memory
         found = None if memory is None else memory.find(self._store.namespace, objects)
@@ -272,7 +285,7 @@ class Sorter:
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
         if self._keep_clean or self._are_clean is None:
-            insides = {}  # the names of members are not known
+            insides = {}  # insides have no names of members, which outcomes need
         clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
         members = {
             number: counts_of(inside)
@@ -288,7 +301,7 @@ class Sorter:
         }
 
     def _why_unread(self, facts: _Facts, row: int) -> str:
-        """Return the reason for an object that is not read, with the known facts."""
+        """Return the reason why an object is not read, with what is known of the object."""
         name = EVIDENCE.get(self._store.scheme)
         if name is None or not facts.is_md5[row]:
             return NO_DIGEST
@@ -320,7 +333,7 @@ class Sorter:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A known object: a mask, whether it is only believed, its members, and kinds not opened."""
+    """A known object: mask, whether its record is only believed, members, kinds not opened."""
 
     mask: int
     is_believed: bool
@@ -329,10 +342,15 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct):
-    """The facts of each row of a page.
+    """What is known of each row of a page, as one flag for each row.
 
-    `possible`: some entry has the size of the object. The ETag may be an MD5, `decides` if so, and
-    may be listed. `by_store`: the object is clean by its ETag; `sampled`: it is read nevertheless.
+    - `possible`: some entry has the size of the object.
+    - `is_md5`: the ETag may be an MD5.
+    - `decides`: the ETag may be an MD5, and every entry of this size has an MD5.
+    - `is_listed`: an entry has the ETag as its MD5.
+    - `by_store`: the object is clean by its ETag.
+    - `only_by_store`: the object is clean by its ETag, and no part of it is read.
+    - `sampled`: the object is clean by its ETag, but is read as a sample.
     """
 
     possible: Flags
@@ -344,12 +362,13 @@ class _Facts(msgspec.Struct):
     sampled: Flags
 
 
-# Arrow's own ways to choose rows load `pyarrow.compute`, which takes 42 ms and 9 MB; Arrow's
-# conversion from numpy loads `numpy.ma`, which takes 50 ms.
+# Arrow's own functions to choose rows are not used, because they load `pyarrow.compute`, which
+# takes 42 ms and 9 MB. Arrow's conversion from numpy is not used, because it loads `numpy.ma`,
+# which takes 50 ms.
 
 
 def _chosen(page: Any, rows: Flags) -> Any:
-    """Return the rows of a page whose flag is set, at least one row."""
+    """Return the rows of a page whose flag is set; at least one flag must be set."""
     edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)).tolist()
     if len(edges) <= MOST_EDGES:
         runs = zip(edges[::2], edges[1::2], strict=True)
@@ -359,7 +378,7 @@ def _chosen(page: Any, rows: Flags) -> Any:
 
 
 def objects_of(page: Any, rows: npt.NDArray[np.intp]) -> Iterator[Wanted]:
-    """Yield some objects of a page, with no work assigned yet."""
+    """Yield the objects in some rows of a page; `plan` and other work is not set yet."""
     wholes, numbers = map(page.column, ("key", "size", "etag", "version")), rows.tolist()
     if 4 * len(numbers) < page.num_rows:
         columns = [[whole[number].as_py() for number in numbers] for whole in wholes]

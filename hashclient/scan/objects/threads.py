@@ -1,9 +1,9 @@
-"""Threads for buckets: one lists a bucket, several read objects, another distributes the work.
+"""Threads for a bucket: one thread lists it, several read objects, another yields results.
 
-Requests take long and the libraries let other threads run, so processes would gain nothing; and a
-process in which obstore has started must not be forked. All results come back through one queue.
-The threads are daemons, and stop at the next chunk once the scan has ended: a silent server must
-not delay Ctrl-C.
+Processes would be no faster than threads, because requests take long, and the libraries let other
+threads run meanwhile. Also, a process in which the library obstore has started must not be forked.
+All results are returned through one queue. The threads are daemons, and stop at the next chunk once
+the scan has ended, because a server that does not answer must not delay Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ from hashclient.scan.objects.reader import ObjectReader, StoppedError
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.system.background import start_thread
 
-#: Objects that wait to be read before more is listed.
+#: No more pages are listed while more than this many objects wait to be read.
 BACKLOG = 2_000
-#: How long a thread may take to stop before it is left alone.
+#: The seconds to wait for the threads to stop at the end of a scan.
 STOP_S = 2.0
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A page of a listing; None at its end."""
+    """A page of a listing; `batch` is None at the end of the listing."""
 
     batch: Any | None
 
 
-#: A result of a thread; an exception is the thread's last result.
+#: What a thread puts into the queue; after an exception, the thread puts nothing more.
 Event = Page | Checked | BaseException
 
 
 class Work(ABC):
-    """Lists one bucket and reads its objects, here or elsewhere; it is a context manager."""
+    """Lists one bucket and reads its objects, in this process or on other machines.
+
+    A value of this class is used as a context manager.
+    """
 
     def __init__(self) -> None:
-        #: Objects that wait or are being read.
+        #: The number of objects that wait to be read, or are being read.
         self.backlog = 0
         self._is_listed = False
 
@@ -51,28 +54,28 @@ class Work(ABC):
 
     @abstractmethod
     def __exit__(self, *_ended: object) -> None:
-        """Stop all unfinished work."""
+        """Stop all work that is unfinished."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all objects are listed, read and taken."""
+        """Whether the listing has ended, and the results of all objects were returned."""
         return self._is_listed and not self.backlog
 
     def end_listing(self) -> None:
-        """Expect no more pages: the listing has failed."""
+        """Note that no more pages come, because the listing has failed."""
         self._is_listed = True
 
     @abstractmethod
     def read(self, wanted: Wanted) -> None:
-        """Have an object read."""
+        """Let an object be read; its result will be returned by `next`."""
 
     @abstractmethod
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes within this many seconds."""
+        """Return the next result, or None if no result comes within this many seconds."""
 
 
 class Threads(Work):
-    """The threads of one bucket in this process."""
+    """The threads that list and read one bucket in this process."""
 
     def __init__(
         self,
@@ -80,10 +83,10 @@ class Threads(Work):
         make_reader: Callable[[Callable[[], bool]], ObjectReader],
         most: int,
     ) -> None:
-        """List `pages`, and read with up to `most` threads, each with a reader of `make_reader`.
+        """List `pages`, and read with up to `most` threads, each with a reader from `make_reader`.
 
-        `make_reader` is called in the caller's thread, with a function that returns whether the
-        scan has ended.
+        `make_reader` is called in the thread of the caller. Its argument is a function that returns
+        whether the scan has ended.
         """
         super().__init__()
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -98,7 +101,7 @@ class Threads(Work):
         self._owed = 0
 
     def __enter__(self) -> Self:
-        """Begin to list.
+        """Start the thread that lists.
 
         Raises:
             StateError: the system cannot start a thread.
@@ -117,7 +120,7 @@ class Threads(Work):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def read(self, wanted: Wanted) -> None:
-        """Have an object read.
+        """Let an object be read; its result will be returned by `next`.
 
         Raises:
             StateError: the system cannot start a thread.
@@ -134,7 +137,7 @@ class Threads(Work):
         self._todo.put(wanted)
 
     def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes within this many seconds.
+        """Return the next result, or None if no result comes within this many seconds.
 
         Raises:
             BaseException: the exception that a thread has raised.
@@ -163,7 +166,7 @@ class Threads(Work):
                 if self._stopped:
                     return
             self._events.put(Page(None))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the page would be
+        except BaseException as error:  # noqa: BLE001 - `next` raises it in place of a page
             self._events.put(error)
 
     def _read(self, reader: ObjectReader) -> None:
@@ -172,5 +175,5 @@ class Threads(Work):
                 self._events.put(reader.check(wanted))
         except StoppedError:
             return
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result would be
+        except BaseException as error:  # noqa: BLE001 - `next` raises it in place of a result
             self._events.put(error)

@@ -1,4 +1,4 @@
-"""The work on one object, and its result: values that pass between sorting and reading."""
+"""The work on one object, and its result: values that the sorter and the readers exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from hashclient.core.objecturi import key_text, version_text
 from hashclient.index.matcher import Plan
 from hashclient.scan.values.work import Result
 
-#: The evidence of an outcome, besides `read`.
+#: The possible evidence of an outcome, besides the names in `sorting.EVIDENCE`: `read` says that
+#: the content was read, `size` that no entry has the size, and `known` that the object is unchanged
+#: since an earlier read.
 READ = "read"
 BY_SIZE = "size"
 KNOWN = "known"
@@ -19,10 +21,12 @@ KNOWN = "known"
 class Wanted(msgspec.Struct, gc=False, array_like=True):
     """An object that must be read, or that may be a container.
 
-    `plan` are the algorithms to compute, none if its size or its ETag has decided. With `looks`,
-    its members count. With `is_claimed`, the object's ETag counts as its MD5, and the read checks
-    this. `settled` says how the object is counted if it need not be read: as `BY_SIZE`, or by the
-    store's digest. `page` is the number of the page that it was listed on.
+    - `plan`: the algorithms of the digests to compute; empty if the size or the ETag has decided.
+    - `looks`: whether the members of the object are checked.
+    - `is_claimed`: whether the ETag counts as the MD5 of the object, which the read then checks.
+    - `settled`: how the object is counted if its content need not be read: `BY_SIZE`, or the name
+      of the store's digest.
+    - `page`: the number of the page on which the object was listed.
     """
 
     key: str
@@ -37,26 +41,26 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
 
     @property
     def has_name(self) -> bool:
-        """Whether a version or a strong ETag identifies its exact bytes."""
+        """Whether a version or a strong ETag identifies the exact bytes of the object."""
         return self.version is not None or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
-        """Return the URI of the object, with the version that was read, if known."""
+        """Return the URI of the object, with the version that was read, if that is known."""
         return f"{bucket}/{key_text(self.key)}{version_text(version or self.version)}"
 
     def outcome(
         self, kind: Kind, bucket: str, *, reason: str | None = None, evidence: str | None = None
     ) -> Outcome:
-        """Return an outcome that does not depend on the object's content."""
+        """Return an outcome that does not depend on the content of the object."""
         path = self.uri(bucket)
         return Outcome(kind, path, self.size, reason=reason, is_object=True, evidence=evidence)
 
 
 class Checked(msgspec.Struct):
-    """The result for an object.
+    """The result of the check of one object.
 
-    With `contradicted`, its ETag is not the MD5 of its content. With `by_store`, the object is
-    clean by the store's digest, and not counted yet.
+    - `contradicted`: the ETag counted as the MD5 of the object, but the content has another MD5.
+    - `by_store`: the object is clean by the digest of its store, and is not counted yet.
     """
 
     result: Result
