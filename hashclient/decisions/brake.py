@@ -108,8 +108,8 @@ class _Turn:
         if before is not None:
             if before.state not in PROGRESS:
                 if not self._only_tell:
-                    # rule 4 of the module docstring: the match had ended, so its earlier release
-                    # does not count
+                    # By rule 4 of the module docstring, a release does not count after the match
+                    # has ended.
                     self.permits.take_back_release(case.id)
             elif self.permits.is_in_report(case.id):  # rule 5 of the module docstring
                 wanted.discard(Action.REPORT)

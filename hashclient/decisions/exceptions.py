@@ -127,7 +127,7 @@ class Exceptions:
 
     @property
     def lists(self) -> OpenLists:
-        """The lists; if a ruling is about one file, `also` asks for the SHA-256 of each match."""
+        """The lists; if a ruling is about one file, `also` requests the SHA-256 of matches."""
         also = int(Algorithm.SHA256) if self._book.has_files else 0
         return msgspec.structs.replace(self._lists, also=also)
 
@@ -191,11 +191,12 @@ class Exceptions:
         for ruling in rulings:
             if (
                 now < ruling.until  # condition 2 of the module docstring
-                # condition 3
+                # condition 3 of the module docstring
                 and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)
-                and self._is_known(hit, ruling, outcome)  # condition 4
-                and (not ruling.below or is_below(outcome, ruling.below))  # condition 5
-                and not ruling.waits  # condition 6
+                and self._is_known(hit, ruling, outcome)  # condition 4 of the module docstring
+                # condition 5 of the module docstring
+                and (not ruling.below or is_below(outcome, ruling.below))
+                and not ruling.waits  # condition 6 of the module docstring
             ):
                 return ruling
         return None
@@ -224,7 +225,7 @@ class Exceptions:
         return self._current[key]
 
     def _look_up(self, entries: Collection[tuple[str, str]]) -> None:
-        # imported here, because few runs have a ruling
+        # `fingerprints` is imported here because few runs have a ruling.
         from hashclient.index.fingerprints import fingerprints
 
         self._current |= dict.fromkeys(entries)
@@ -286,7 +287,7 @@ def is_below(outcome: Outcome, place: str) -> bool:
     if outcome.is_stream or outcome.origin is not None:
         return False
     path = outcome.path if outcome.is_object else os.path.realpath(outcome.path)
-    # `?` is escaped in a key, so a `?` in the URI starts the version
+    # A `?` in a key is escaped, so a `?` in the URI begins the version.
     if outcome.is_object and "?" not in place:
         path = path.partition("?")[0]
     if not f"{path}/".startswith(f"{place.removesuffix('/')}/"):

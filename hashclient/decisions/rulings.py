@@ -143,7 +143,8 @@ class Book:
     def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
         """Take the first line and all bytes of the file; without arguments, the book is empty."""
         self._head = head or _Head(RULINGS_FORMAT)
-        # the whole file, because copying megabytes would take longer than all other steps
+        # `_data` is the whole file, because copying megabytes would take longer than all other
+        # steps.
         self._data = data
         self._places = data.index(b"\n") + 1
         self._rest = data.index(b"\n", self._places) + 1
@@ -218,7 +219,7 @@ class Book:
     def _line(self, place: int) -> bytes:
         """Return, as JSON, the ruling whose line includes the position `place`."""
         start, end = self._data.rfind(b"\n", 0, place) + 1, self._data.index(b"\n", place)
-        # without the `[` before the first ruling, and without the `,` or `]` after the ruling
+        # The slice leaves out the `[` before the first ruling, and the `,` or `]` after the ruling.
         return self._data[max(start, self._rest + 1) : end - 1]
 
 

@@ -159,7 +159,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
     export, key = _verified(data)
     name = _trusted_name(session, key)  # condition 2 of the module docstring
     now, layout, sealer = session.now(), session.settings.layout, lists.sealer
-    if export.made > now + _AHEAD:  # condition 3
+    if export.made > now + _AHEAD:  # condition 3 of the module docstring
         raise VerificationError(
             f"the exceptions of {name} are from the future: {for_people(export.made)}",
             hint="the clock of that machine or of this machine is wrong",
@@ -169,7 +169,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
         book = load_book(layout, sealer)
         last = book.imports.versions.get(key, -1)
         since = book.imports.since
-        if export.version < last:  # condition 4
+        if export.version < last:  # condition 4 of the module docstring
             raise VerificationError(
                 f"the exceptions of {name} are of version {export.version}, which is older than"
                 f" version {last} that is here",

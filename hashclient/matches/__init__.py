@@ -1,1 +1,1 @@
-"""The record of matches: each match, and the actions on it."""
+"""The record of matches: a database of all matches and of the actions on each match."""

@@ -1,9 +1,9 @@
-"""Permits: which matched files may be acted upon, and because of which entry.
+"""Permits: they say which matched files may be acted upon, and because of which entry.
 
-A permit is written in the transaction that records its match, so several scans together cannot give
-too many permits; a kill can leave an unused permit. The time of a permit is when it was given or,
-if later, when the file was acted upon; a person's permit has no time. `decisions` decides which
-match gets a permit.
+A permit is written in the transaction that records its match, so several scans that run at once
+cannot exceed the limit; if a process is killed after this transaction, an unused permit can remain.
+The time of a permit is when the permit was given or, if later, when the file was acted upon; a
+permit that a person gave has no time. `decisions` decides which match gets a permit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hashclient.core.model import HeldEntry, Hit
 from hashclient.matches.selection import Selection
 from hashclient.matches.tables import HAS_HIT, MATCH, to_text
 
-#: An entry: the name of the list, and the entry's id.
+#: An entry: the name of its list, and the id of the entry.
 Entry = tuple[str, str]
 
 _PERMIT = "INSERT OR REPLACE INTO permit VALUES (?, ?, ?, ?)"
@@ -33,7 +33,7 @@ _USED = "SELECT count(*) FROM permit WHERE list = ? AND entry = ? AND time > ?"
 _USED_BY_FILES = "SELECT count(DISTINCT match) FROM permit WHERE time > ?"
 _PERMITS_OF = "SELECT list, entry FROM permit WHERE match = ? AND (time IS NULL OR time > ?)"
 _USE = "UPDATE permit SET time = ? WHERE time < ? AND match = ?"
-#: A report of the match is wanted or was made, and was not retracted since.
+#: Finds out whether a report of a match was requested or made, and was not retracted since.
 _IN_A_REPORT = """
 SELECT 1 FROM step s WHERE s.match = ? AND s.event IN (?, ?) AND NOT EXISTS (
     SELECT 1 FROM step b WHERE b.match = s.match AND b.event IN (?, ?) AND b.id > s.id
@@ -54,11 +54,15 @@ FROM (
 ) e JOIN hit h ON h.list = e.list AND h.entry = e.entry JOIN match m ON m.id = h.match
 WHERE h.withdrawn_generation IS NULL
 GROUP BY h.list, h.entry HAVING held > 0 ORDER BY held DESC, h.list, h.entry LIMIT ?
-"""  # noqa: S608 - ours
+"""  # noqa: S608 - only constants are inserted
 
 
 class Case(NamedTuple):
-    """A match that is about to be recorded: its id, its complete hits, and its earlier record."""
+    """A match that is about to be recorded.
+
+    `hits` are the complete hits of the match, and `before` is the earlier record of the match, if
+    the match has one.
+    """
 
     id: str
     hits: tuple[Hit, ...]
@@ -66,15 +70,20 @@ class Case(NamedTuple):
 
 
 class Permits(Selection):
-    """The record of matches, for decisions on what may be acted upon."""
+    """The record of matches, with methods for the permits."""
 
     def permit(self, rows: Sequence[tuple[str, Entry]], now: datetime | None) -> None:
-        """Permit acts on matches of an entry from `now` on; None if a person permits them."""
+        """Permit actions on matches because of an entry.
+
+        `now` is the time, or None if a person permits the actions.
+        """
         time = None if now is None else to_text(now)
         self._db.executemany(_PERMIT, [(match_id, *entry, time) for match_id, entry in rows])
 
     def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
-        """Note that matches are acted upon `now`: permits given before `before` get this time.
+        """Note that matches are acted upon `now`.
+
+        Permits of these matches that were given before `before` get the time `now`.
 
         Raises:
             StateError: the database cannot be written.
@@ -84,37 +93,39 @@ class Permits(Selection):
             self._db.executemany(_USE, [(*times, match_id) for match_id in match_ids])
 
     def forget_permits(self, until: datetime) -> None:
-        """Forget permits that do not count any more."""
+        """Remove the permits that were given until `until`, because they do not count any more."""
         self._db.execute("DELETE FROM permit WHERE time <= ?", (to_text(until),))
 
     def used(self, entry: Entry, since: datetime) -> int:
-        """Return how many files were acted upon after `since` because of an entry, or may be."""
+        """Return on how many files `entry` permitted actions, by permits after `since`."""
         return int(self._db.execute(_USED, (*entry, to_text(since))).fetchone()[0])
 
     def used_by_files(self, since: datetime) -> int:
-        """Return how many files were acted upon after `since`, or may be."""
+        """Return on how many files any entry permitted actions, by permits after `since`."""
         return int(self._db.execute(_USED_BY_FILES, (to_text(since),)).fetchone()[0])
 
     def permits_of(self, match_id: str, since: datetime) -> set[Entry]:
-        """Return the entries that let a match be acted upon, by permits after `since`."""
+        """Return the entries that permit actions on a match, by permits after `since`."""
         return set(self._db.execute(_PERMITS_OF, (match_id, to_text(since))))
 
     def is_in_report(self, match_id: str) -> bool:
-        """Return whether a report of a match is wanted or made."""
+        """Return whether a report of a match was requested or made, and was not retracted."""
         events = (REPORT_WANTED, REPORT_PREPARED, REPORT_RETRACTING, REPORT_RETRACTED)
         return self._db.execute(_IN_A_REPORT, (match_id, *events)).fetchone() is not None
 
     def has_entry(self, match_id: str, entry: Entry) -> bool:
-        """Return whether a match has an entry, withdrawn or not."""
+        """Return whether a match has hit an entry, even if the entry was withdrawn since."""
         return self._db.execute(HAS_HIT, (*entry, match_id)).fetchone() is not None
 
     def take_back_release(self, match_id: str) -> None:
-        """Remove the permit that a person gave for a match: the match has ended since."""
+        """Remove the permit that a person gave for a match that has ended since then."""
         query = "DELETE FROM permit WHERE match = ? AND time IS NULL"
         self._db.execute(query, (match_id,))
 
     def held(self, entry: Entry | None = None, most: int = -1) -> list[Match]:
-        """Return the held matches, of all entries or of one; only the first `most` that were found.
+        """Return at most `most` held matches, of all entries or of `entry`.
+
+        The matches that were recorded first come first.
 
         Raises:
             StateError: the database cannot be read.
@@ -125,7 +136,9 @@ class Permits(Selection):
             return list(self._matches(query, (*values, most)))
 
     def held_entries(self, most: int) -> tuple[HeldEntry, ...]:
-        """Return at most `most` entries with held matches, the entries with most matches first.
+        """Return at most `most` entries that have held matches.
+
+        Entries with the most held matches come first.
 
         Raises:
             StateError: the database cannot be read.
@@ -134,7 +147,7 @@ class Permits(Selection):
             return tuple(HeldEntry(*row) for row in self._db.execute(_HELD_ENTRIES, (most,)))
 
     def release(self, match: Match, now: datetime, by: str, reason: str) -> None:
-        """Let a held match be acted upon in spite of the limits, as a person has decided.
+        """Record that a person permits actions on a held match in spite of the limits.
 
         Raises:
             StateError: the database cannot be written.
@@ -145,6 +158,6 @@ class Permits(Selection):
             self.permit([(match.id, (h.list_name, h.entry)) for h in match.standing], None)
 
 
-#: Decides which matches of a policy with actions are held, in the transaction that records them:
-#: returns for each id whether the match is held.
+#: Decides which of the matches that are being recorded are held: returns, by the match id, whether
+#: the match is held.
 Hold = Callable[[Sequence[Case], Permits], Mapping[str, bool]]

@@ -1,8 +1,8 @@
-"""Removes matches that ended long ago, so that the database does not grow for ever.
+"""Removes matches that ended long ago, so that the database does not grow without end.
 
-Matches that are restored, purged or closed are settled: only these are removed. A match that is
-open, withdrawn, or reported and not acknowledged stays, however old it is. The audit log keeps what
-happened to each removed match.
+Only matches that are settled (restored, purged or closed) are removed. A match that is open,
+withdrawn, or reported and not acknowledged is never removed, however old the match is. The audit
+log keeps the history of each removed match.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ AND m.id NOT IN (SELECT value FROM json_each(?))
 AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.time >= ?)
 ORDER BY m.rowid LIMIT ?
 """
-#: The tables with rows of a match, before its own.
+#: The tables with rows that belong to a match, and the column with the match id; the table `match`
+#: comes last.
 _TABLES = (
     *((table, "match") for table in ("hit", "permit", "step", "stream")),
     ("match", "id"),
@@ -31,10 +32,10 @@ _UNUSED = "DELETE FROM standing WHERE number NOT IN (SELECT standing FROM match 
 
 
 class Pruner(MatchStore):
-    """The record of matches, for pruning; use it as a context manager."""
+    """The record of matches, with methods for pruning; used as a context manager."""
 
     def prunable(self, before: datetime, kept: Collection[str], most: int) -> list[str]:
-        """Return up to `most` matches that are settled and have no step since `before`.
+        """Return the ids of up to `most` settled matches that have no step since `before`.
 
         Matches in `kept` are left out.
 
@@ -47,7 +48,9 @@ class Pruner(MatchStore):
             return [match_id for (match_id,) in self._db.execute(_OLD, values)]
 
     def prune(self, ids: Collection[str]) -> int:
-        """Remove matches in one change, except matches that are open again; return their number.
+        """Remove matches in one transaction, except matches that are open again.
+
+        Return how many matches were removed.
 
         Raises:
             StateError: the database cannot be written.
@@ -69,7 +72,7 @@ class Pruner(MatchStore):
         return len(going)
 
     def compact(self) -> None:
-        """Give free space in the file back to the disk, if it is a large part of the file.
+        """Shrink the database file if more than a quarter of its pages are free.
 
         Raises:
             StateError: the database cannot be written.

@@ -1,4 +1,4 @@
-"""The matches that were found since the last look: new matches, and ended matches found again."""
+"""Selects recent matches: new matches, and matches that had ended and were found again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
-#: The newest row at the last look. The numbers of rows increase, except for a moment after the
-#: newest rows were removed. So the time counts as well, unless a clock that was ahead has written
-#: it. Reading begins at the end, so it is as fast with a million matches.
+#: The number of the newest row that the earlier look has seen. The numbers of rows increase, but
+#: the numbers of removed newest rows are used again. Therefore a row that is later than `since`
+#: also counts as new, unless the time of the row is after `now`, because a clock that was ahead has
+#: written the time. The query begins at the newest row, so the query is as fast in a database of a
+#: million matches as in a small database.
 _KNOWN = """
 coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
     AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)
 """
 _ROW = _KNOWN.format(key="rowid", table="match", time="first_seen")
 _STEP = _KNOWN.format(key="id", table="step", time="time")
-#: If a match was held when it was found, a later step `held` is not new. The plus keeps SQLite from
-#: using an index over the steps of all times.
+#: If a match was held when it was found, a later step `held` does not make the match new. The plus
+#: before `s.event` keeps SQLite from using the index by event, which has the steps of all times.
 _FOUND = f"""
 SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
 WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (
@@ -35,11 +37,11 @@ WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (
         OR (+s.event = '{MatchState.HELD}' AND o.state = '{MatchState.HELD}'))
 )
 ORDER BY m.id
-"""  # noqa: S608 - ours
+"""  # noqa: S608 - only constants are inserted
 
 
 class FoundMatch(msgspec.Struct, frozen=True):
-    """A match that was found: its id, state and path, and the lists with its file."""
+    """A match that was found: its id, state and path, and the names of the lists that it hits."""
 
     id: str
     state: MatchState
@@ -48,7 +50,7 @@ class FoundMatch(msgspec.Struct, frozen=True):
 
 
 class Recent(MatchStore):
-    """Opens the record of matches for recent matches; use it as a context manager."""
+    """The record of matches, with methods for recent matches; used as a context manager."""
 
     def last(self) -> tuple[int, int]:
         """Return the number of the newest match and of the newest step.
@@ -70,10 +72,10 @@ class Recent(MatchStore):
         since: datetime,
         now: datetime | None = None,
     ) -> Iterator[FoundMatch]:
-        """Yield the open matches found after the numbers `after`, or later than `since`.
+        """Yield the open matches in rows after the numbers `after`, or found later than `since`.
 
-        `until` is what `last` has returned. With `now`, a match after this time does not count as
-        later.
+        `until` is the result of `last`: rows that are newer are left out. With `now`, a match whose
+        time is after `now` does not count as found later than `since`.
 
         Raises:
             StateError: the database cannot be read.

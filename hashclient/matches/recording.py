@@ -1,8 +1,9 @@
-"""Writes the matches of a scan to the record of matches, many at once.
+"""Writes the matches of a scan to the record of matches, many matches in one transaction.
 
-A batch is looked up, compared and written by a few statements in all, since a scan can find a
-hundred thousand matches. Known matches are renewed. A file may be in a batch twice, by two paths to
-it; at its second path it is known.
+A batch of matches is looked up, compared and written by a few SQL statements in all, because a scan
+can find a hundred thousand matches. The rows of matches that are already recorded are updated. A
+batch may include a file twice, by two paths that lead to the file; at the second path, the file is
+already recorded.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ from hashclient.matches.rows import (
 from hashclient.matches.tables import ADD_STEP, COUNT_STREAM, to_text
 from hashclient.system.text import path_fields
 
-#: How many members of one file the history of a match names, and how many characters of a name.
+#: `MAX_MEMBERS_NOTED`: how many matching members of one file the history of a match names;
+#: `MAX_NAME_CHARS`: how many characters of a member's name are recorded.
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
-#: A path is bytes; it is passed to SQLite as text, if it is Unicode, because this takes less time.
+#: The column `path` contains bytes, but a Unicode path is passed to SQLite as text and cast to
+#: bytes, because SQLite's module passes text faster.
 _MATCH = "(?, CAST(? AS BLOB)" + ", ?" * 12 + ")"
-#: A batch that fails is rolled back as a whole: a statement of many rows needs no rollback of its
-#: own.
-ADD_MATCH = f"INSERT OR FAIL INTO match VALUES {_MATCH}"  # noqa: S608 - ours
+#: `OR FAIL` prevents that SQLite prepares a rollback for each statement of many rows, because a
+#: batch that fails is rolled back as a whole.
+ADD_MATCH = f"INSERT OR FAIL INTO match VALUES {_MATCH}"  # noqa: S608 - only constants are inserted
 _by_entry = operator.itemgetter(1, 2, 0)
-#: Number of paths in one range query.
+#: The number of neighbouring paths that one range query looks up.
 _SIDE_BY_SIDE = 64
 _ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
 _IS_REVIEWED = "SELECT 1 FROM step WHERE match = ? AND event IN (?, ?) LIMIT 1"
@@ -72,8 +75,9 @@ INSERT OR FAIL INTO hit (match, list, entry, category, algorithms, generation) V
 ON CONFLICT (list, entry, match) DO UPDATE SET
     category = excluded.category, algorithms = excluded.algorithms,
     generation = excluded.generation, withdrawn_generation = NULL, withdrawn_at = NULL
-"""  # noqa: S608 - ours
-#: Rows that one statement adds: each has 14 values, and older builds of SQLite take 999 values.
+"""  # noqa: S608 - only constants are inserted
+#: The number of rows that one statement adds: each row has 14 values, and older builds of SQLite
+#: accept 999 values in a statement.
 _TOGETHER = 64
 
 
@@ -81,7 +85,7 @@ _Rows = Sequence[Row]
 
 
 class Recording(Permits):
-    """The record of matches, for the writes of a scan."""
+    """The record of matches, with methods to write the matches of a scan."""
 
     def record(
         self,
@@ -92,11 +96,13 @@ class Recording(Permits):
         hold: Hold | None = None,
         since: datetime | None = None,
     ) -> list[MatchRef]:
-        """Record matches, all or none of them; return their records in the same order.
+        """Record all of `outcomes` in one transaction.
 
-        The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each, by
-        default from its path. `hold` decides which of them are held, by default none. `since` is
-        when the run began.
+        Return a reference to each match, in the same order.
+
+        The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each
+        outcome; by default, the place follows from the outcome's path. `hold` decides which of the
+        matches are held; by default, no match is held. `since` is the time at which the run began.
 
         Raises:
             StateError: the database cannot be written.
@@ -122,7 +128,7 @@ class Recording(Permits):
         hold: Hold | None,
         since: datetime | None,
     ) -> list[MatchRef]:
-        """Write outcomes at different paths."""
+        """Write outcomes that all have different paths."""
         known = self._known_at(paths_of(found))
         before = [self._known(one, known, key_id) if known else None for one in found]
         numbers = self._numbers_of([one.place.standing for one in found])
@@ -184,7 +190,10 @@ class Recording(Permits):
     def _steps_of(
         self, rows: Sequence[tuple[MatchRef, Found, Match | None]], key_id: str, time: str
     ) -> list[Row]:
-        """Return the steps in the stories of matches; each has its record before, and now."""
+        """Return the history steps for matches.
+
+        Each row has the match as it is now and as it was before.
+        """
         return [
             *(
                 (ref.id, time, event_of(old), detail_of(one, old))
@@ -214,7 +223,7 @@ class Recording(Permits):
         ]
 
     def _known(self, one: Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
-        """Return the file's record among `known`, if any: it has a tag or an entry of the file."""
+        """Return the match in `known` that has the file of `one`, by its tags or an entry."""
         for path in (one.place.path, one.place.reached):
             for match in known.get(path, ()) if path is not None else ():
                 if has_tags_of(one, match, key_id) or self._has_hit(match.id, one.hits):
@@ -225,10 +234,11 @@ class Recording(Permits):
         return self._db.execute(_IS_REVIEWED, (match_id, *Verdict)).fetchone() is not None
 
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
-        """Return the matches that should be at `paths`, by path.
+        """Return the matches that should be at `paths` according to the record, by path.
 
-        A first scan finds none. So neighbouring paths are looked up as one range; single paths are
-        only looked up if the range has a match.
+        The first scan of a directory finds no recorded matches in this directory. Therefore
+        neighbouring paths are looked up as one range, and single paths are only looked up if the
+        range has a match.
         """
         ordered = sorted([os.fsencode(path) for path in paths])
         wanted: list[bytes] = []
@@ -239,7 +249,10 @@ class Recording(Permits):
         return self._at(wanted)
 
     def _note_members(self, match_id: str, one: Found, time: str) -> None:
-        """Record which members of a file matched, each once; of many members only the first."""
+        """Record which members of a file matched, each once.
+
+        At most `MAX_MEMBERS_NOTED` members are recorded.
+        """
         query = "SELECT detail FROM step WHERE match = ? AND event = ?"
         noted = {detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))}
         for members, hits in one.members or ((one.outcome.members, one.hits),):
@@ -256,14 +269,15 @@ class Recording(Permits):
         self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
     ) -> None:
         self._add(ADD_MATCH, _MATCH, added)
-        # The hits are added in the order of the table: neighbours share a page.
+        # The hits are added in the order of the table's primary key, because neighbouring rows are
+        # in the same page of the database.
         self._add(_ADD_HIT, _HIT, sorted(hits, key=_by_entry))
         for statement, rows in ((_RENEW, renewed), (COUNT_STREAM, streams), (ADD_STEP, steps)):
             if rows:
                 self._db.executemany(statement, rows)
 
     def _add(self, statement: str, row: str, rows: _Rows) -> None:
-        """Add rows, many in each statement: SQLite's module releases Python's lock at each."""
+        """Add rows, many with each statement, because each statement releases Python's lock."""
         whole = len(rows) - len(rows) % _TOGETHER
         together = statement.replace(row, ", ".join([row] * _TOGETHER))
         for start in range(0, whole, _TOGETHER):

@@ -1,7 +1,7 @@
-"""The rows of matches that a scan found: values from outcomes, for `recording` to write.
+"""Turns the outcomes of a scan into rows of the record of matches, which `recording` writes.
 
-Several outcomes of one file, for example the members of a container, have one row. There may be
-very many rows, so the usual case of each function comes first and is short.
+Several outcomes of one file, for example the members of a container, get one row. There may be very
+many rows, so each function handles the usual case first and quickly.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ Row = tuple[Any, ...]
 
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
-#: SQLite's module binds values of its own types at once, but searches adapters for others, for
-#: example `bytes` and enumerations. So rows that come by the thousand avoid other types.
+#: Python's SQLite module binds `str`, `int` and `bytearray` values at once, but searches adapters
+#: for values of other types, for example `bytes` and enumerations. Therefore rows that are written
+#: by the thousand contain no values of other types.
 STATES = {state: state.value for state in MatchState}
 FOUND, HELD = STATES[MatchState.FOUND], STATES[MatchState.HELD]
 EXCEPTED = STATES[MatchState.EXCEPTED]
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """An outcome to be recorded: its place, and the entries that it hit; all hits are complete.
+    """An outcome that is to be recorded: its place, and its complete hits.
 
-    Outcomes of one file, for example the members of a container, are joined. `hits` are the hits of
-    all, `members` has the names and hits of each member, `count` is the number of outcomes.
-    Excepted outcomes have no hits there, unless all outcomes are excepted.
+    Several outcomes of one file, for example of the members of a container, are joined to one
+    `Found`. `hits` are the hits of all joined outcomes, `members` has the names and the hits of
+    each member, and `count` is the number of joined outcomes. `hits` leaves out the hits of
+    excepted outcomes, unless all joined outcomes are excepted.
     """
 
     outcome: Outcome
@@ -54,13 +56,16 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The file's path, and the path by which the scan reached it, if a link is on the way."""
+        """The file's path and, if it differs, the path with a symbolic link that the scan used."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
 
 def found_at(outcomes: Sequence[Outcome], places: Sequence[Place]) -> list[Found]:
-    """Return outcomes with their places, for the record: a member has the place of its file."""
+    """Return outcomes with their places, for recording.
+
+    A member gets the size and tags of its file.
+    """
     return joined(
         [
             Found(
@@ -76,17 +81,17 @@ def found_at(outcomes: Sequence[Outcome], places: Sequence[Place]) -> list[Found
 
 
 def place_of(outcome: Outcome) -> Place:
-    """Return the place of an outcome by its path; links in the path stay."""
+    """Return the place of an outcome by its path; symbolic links in the path are not resolved."""
     if outcome.is_stream:
         return Place(STREAM_PREFIX + outcome.path)
     if outcome.is_object:
         return Place(outcome.path)
-    # `abspath` does not change `//srv`, so a file could have two paths.
-    return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
+    # `abspath` keeps two leading slashes (`//srv`), which would give a file two paths.
+    return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - keeps links
 
 
 def hit_rows(matches: Iterable[tuple[str, Sequence[Hit]]]) -> list[Row]:
-    """Return the hits of matches, by their ids, as rows."""
+    """Return the hits of matches as rows; each match is given by its id and hits."""
     return [
         (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for match_id, hits in matches
@@ -95,7 +100,7 @@ def hit_rows(matches: Iterable[tuple[str, Sequence[Hit]]]) -> list[Row]:
 
 
 def paths_of(found: Sequence[Found]) -> list[str]:
-    """Return all paths of `found`, as their property `paths`."""
+    """Return all paths of all elements of `found`, as the property `paths` returns them."""
     return [
         path
         for one in found
@@ -104,16 +109,19 @@ def paths_of(found: Sequence[Found]) -> list[str]:
 
 
 def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
-    """Return the complete hits."""
+    """Return the hits that are complete."""
     if len(hits) == 1 and hits[0].complete:
         return hits
     return tuple(hit for hit in hits if hit.complete)
 
 
 def joined(found: list[Found]) -> list[Found]:
-    """Join neighbours of one file, because a file has one record even if many members match.
+    """Join neighbouring outcomes of one file.
 
-    Equal place and tags show that two outcomes are of one file. The order stays.
+    A file has one record, even if many of its members match.
+
+    Two outcomes are of one file if their places and tags are equal. The order of the outcomes does
+    not change.
     """
     if not [one for one in found if one.outcome.outer is not None]:  # the usual case: no members
         return found
@@ -121,7 +129,7 @@ def joined(found: list[Found]) -> list[Found]:
     for _, group in itertools.groupby(found, _file_of):
         first, *others = members = [*group]
         if others:
-            # If one outcome is not excepted, the file is a match.
+            # The file is a match if at least one outcome is not excepted.
             counting = [one for one in members if not one.is_excepted] or members
             first = msgspec.structs.replace(
                 counting[0],
@@ -144,7 +152,7 @@ def _file_of(one: Found) -> object:
 
 
 def without_repeats(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
-    """Cut a batch before a path that is in it already."""
+    """Cut a batch into parts, in each of which every path occurs only once."""
     paths = paths_of(found)
     if len(set(paths)) == len(paths):  # the usual case: no path occurs twice
         yield found
@@ -162,7 +170,7 @@ def without_repeats(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
 def new_row(
     one: Found, key_id: str, time: str, numbers: Mapping[str | None, int | None], ref: MatchRef
 ) -> Row:
-    """Return a match as a row of its table."""
+    """Return a new match as a row of the table `match`."""
     outcome, place = one.outcome, one.place
     path = place.path
     md5, sha1, sha256 = map(outcome.tags.get, _ALGORITHMS)
@@ -184,13 +192,16 @@ def new_row(
 
 
 def again(before: Match, seen: datetime) -> MatchRef:
-    """Return the renewed record of a match that is found again."""
+    """Return the reference to a known match that a scan has found again."""
     state = before.state if before.state in PROGRESS else MatchState.FOUND
     return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
 
 
-def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answer of a decision
-    """Return a record after a decision: a reported match stays reported."""
+def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - a decision's answer
+    """Return a match after a decision to hold it or not.
+
+    The state of a reported match does not change.
+    """
     state = ref.state
     if state in (MatchState.FOUND, MatchState.HELD):
         state = MatchState.HELD if held else MatchState.FOUND
@@ -200,12 +211,12 @@ def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answe
 def excepted_as(
     ref: MatchRef, one: Found, before: Match | None, since: datetime | None = None
 ) -> MatchRef:
-    """Return the record of an outcome that is excepted.
+    """Return the match of an excepted outcome; in most cases, its state becomes `EXCEPTED`.
 
-    An isolated or reported match does not change. A match with other entries may be a container
-    with other members: it stays a match until these members are excepted, too. A container also
-    stays a match if a member was recorded as a match `since` the run began: members may be in
-    several batches.
+    An isolated or reported match does not change. A match that has other entries, too, may be a
+    container with other matching members: it stays a match until these members are excepted, too. A
+    container also stays a match if one of its members was recorded as a match after the run began
+    (`since`), because the members may be in several batches.
     """
     if before is not None:
         if ref.state not in (MatchState.FOUND, MatchState.HELD):
@@ -229,9 +240,9 @@ def renewed_row(
     time: str,
     numbers: Mapping[str | None, int | None],
 ) -> Row:
-    """Return the row to write for a match that is found again."""
+    """Return the values that update the row of a known match that is found again."""
     outcome, place = one.outcome, one.place
-    # Tags that an earlier run has computed are kept.
+    # Tags that an earlier run has computed under the same key are kept.
     earlier = before.tags if key_id == before.key_id else {}
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
     head = (os.fsencode(place.path), outcome.size, state, key_id)
@@ -240,7 +251,7 @@ def renewed_row(
 
 
 def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
-    """Return whether a match shares a tag with `one`, and no tag of an algorithm differs."""
+    """Return whether a match and `one` have a tag in common, and no tag of an algorithm differs."""
     if match.key_id != key_id:
         return False
     tags = one.outcome.tags
@@ -249,24 +260,27 @@ def has_tags_of(one: Found, match: Match, key_id: str) -> bool:
 
 
 def needs_step(one: Found, before: Match | None) -> bool:
-    """Return whether the step has facts that the match does not have; see `Matches.story`."""
+    """Return whether a step has facts that the row of the match lacks; see `Matches.story`."""
     outcome = one.outcome
     if before is None:
         return any((one.place.reached, outcome.door, outcome.mail))
     if before.state is MatchState.EXCEPTED and one.is_excepted:
         return False
-    # A stream with the same content may come in another mail; a file on disk is always the same
-    # mail.
+    # A stream with the same content may be part of another mail than before; a file on disk always
+    # belongs to the same mail.
     return before.state not in PROGRESS or (outcome.is_stream and outcome.mail is not None)
 
 
 def event_of(before: Match | None) -> str:
-    """Return the event of an outcome's step; `SEEN_AGAIN` leaves the state as it is."""
+    """Return the event of an outcome's step.
+
+    `SEEN_AGAIN` does not change the state of the match.
+    """
     return SEEN_AGAIN if before is not None and before.state in PROGRESS else FOUND
 
 
 def detail_of(one: Found, before: Match | None) -> str:
-    """Return the detail of the step, as JSON."""
+    """Return the detail of an outcome's step, as JSON."""
     detail: dict[str, Any] = {} if before is None or before.state in PROGRESS else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)

@@ -1,7 +1,7 @@
 """Selects matches: by state, place, list and time.
 
-A scan, at its end, also selects the matches that should be in the directories that it has covered,
-to note missing files.
+At the end of a scan, this module also selects the matches that should be in the scanned directories
+according to the record, so that missing files are noted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import LEAVABLE, REPORT_PREPARED, REPORT_WANTED, Match
 from hashclient.matches.tables import MATCH, MatchStore, to_text
 
-#: Matches at a path or below it: `0` is the next character after `/`.
+#: The SQL condition for a path that is, or is below, a given path: `0` is the character after `/`.
 _BELOW = "(path = ? OR (path >= ? AND path < ?))"
 PAGE_ROWS = 500
 _LEAVABLE = (
@@ -35,10 +35,13 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Selects the matches that fit all conditions; an empty value, or None, is no condition.
+    """A selection of the matches that meet all conditions.
 
-    The matches are in one of `states`, and at one of `paths` (absolute) or below it. They hit an
-    entry of `list_name`, or only its `entry`, and a scan has seen them at `since` or later.
+    An empty value, or None, is no condition.
+
+    A selected match is in one of `states`, and is at or below one of `paths`, which are absolute. A
+    selected match hits an entry of the list `list_name`, or its entry `entry` if `entry` is set,
+    and a scan has seen the match at `since` or later.
     """
 
     states: tuple[MatchState, ...] = ()
@@ -68,7 +71,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Left(NamedTuple):
-    """An open match: the path, the identity of its place, and when it was seen last."""
+    """An open match: its id and path, the identity of its place, and when it was last seen."""
 
     id: str
     path: bytes
@@ -77,14 +80,14 @@ class Left(NamedTuple):
 
 
 class Selection(MatchStore):
-    """The record of matches, for selections."""
+    """The record of matches, with methods to select matches."""
 
     def find(
         self, states: Collection[MatchState] = (), choice: Choice | None = None
     ) -> Iterator[Match]:
-        """Yield the matches in any of `states`, or all, in the order they were first found.
+        """Yield the matches in any of `states`, or all matches, in the order of their recording.
 
-        With `choice`, only matches that it selects.
+        If `choice` is given, it selects the matches instead of `states`.
 
         Raises:
             StateError: the database cannot be read.
@@ -94,7 +97,7 @@ class Selection(MatchStore):
             yield from self._matches(f"{MATCH} WHERE {where} ORDER BY rowid", tuple(values))
 
     def ids(self, states: Collection[MatchState] = (), choice: Choice | None = None) -> list[str]:
-        """Return the ids of the matches that `find` yields, in its order.
+        """Return the ids of the matches that `find` would yield, in the same order.
 
         Raises:
             StateError: the database cannot be read.
@@ -105,7 +108,7 @@ class Selection(MatchStore):
             return [match_id for (match_id,) in rows]
 
     def known(self, match_ids: Sequence[str]) -> set[str]:
-        """Return which of the ids are recorded.
+        """Return which of `match_ids` are recorded.
 
         Raises:
             StateError: the database cannot be read.
@@ -115,9 +118,10 @@ class Selection(MatchStore):
             return {match_id for (match_id,) in self._many(query, match_ids)}
 
     def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
-        """Yield matches below `directory` that were not seen after `until`, by path.
+        """Yield the matches below `directory` that no scan has seen after `until`, by path.
 
-        Matches with an action under way, and matches without a recorded place, are left out.
+        Matches whose report is requested or prepared, and matches without a recorded place, are
+        left out.
 
         Raises:
             StateError: the database cannot be read.
@@ -139,7 +143,7 @@ class Selection(MatchStore):
     def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
         """Record that the files of matches are missing; return the matches that were changed.
 
-        Matches that another scan has seen meanwhile stay as they are.
+        Matches that another scan has seen since `left` was read are not changed.
 
         Raises:
             StateError: the database cannot be written.

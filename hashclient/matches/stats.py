@@ -1,7 +1,8 @@
-"""Counts of the record of matches for a time: by list, by category and by entry.
+"""Counts the recorded matches of a period: by list, by category and by entry.
 
-A match counts at the time when it was first found, for each list, category and entry that it hits.
-Precision is the share of the reviewed matches that were confirmed.
+A match belongs to the period in which it was first found, and is counted once for each list,
+category and entry that it hits. The precision is the fraction of the reviewed matches that were
+confirmed.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ WHERE m.first_seen >= ? AND m.first_seen < ? ORDER BY s.id
 """
 _HOLDS = frozenset({MatchState.HELD, RELEASED})
 _REVIEWS = frozenset(Verdict)
-#: The events at which each measured time ends.
+#: For each duration that is measured: the events at which the duration ends.
 _LEADS_TO = {
     "isolation": frozenset({MatchState.QUARANTINED}),
     "review": _REVIEWS,
     "report": frozenset({MatchState.REPORTED, MatchState.ACKNOWLEDGED}),
 }
-#: The counts that one line of the statistics has.
+#: The names of the counts in one line of the statistics.
 COUNTS = ("found", "held", "excepted", "confirmed", "rejected", "isolated", "reported")
 _BEGINNING, _END = "0001", "9999"
 
 
 class About(NamedTuple):
-    """The matches that are counted: all, or the matches of a list, a category or an entry."""
+    """A group of matches that is counted: all, or the matches of a list, category or entry."""
 
     list: str | None = None
     category: str | None = None
@@ -51,9 +52,10 @@ class About(NamedTuple):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """The counts of some matches.
+    """The counts of one group of matches.
 
-    `held` counts matches that were ever held; the others count the state now.
+    `held` counts the matches that were ever held; `excepted` counts the matches that are excepted
+    now.
     """
 
     about: About
@@ -69,7 +71,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class _Tally:
-    """The counts of some matches while they are read."""
+    """The counts of one group of matches while the matches are being read."""
 
     def __init__(self) -> None:
         self.found = self.held = self.excepted = 0
@@ -101,7 +103,7 @@ class _Tally:
 
 
 class _One(NamedTuple):
-    """A match: whether it was held or excepted, its decision, and the duration of each step."""
+    """A match: whether it was held or excepted, its verdict, and the seconds until each event."""
 
     held: bool
     excepted: bool
@@ -110,15 +112,15 @@ class _One(NamedTuple):
 
 
 class Statistics(Matches):
-    """The record of matches, for counts; use it as a context manager."""
+    """The record of matches, with methods to count; used as a context manager."""
 
     def lines(
         self, people: int, start: datetime | None = None, end: datetime | None = None
     ) -> list[Line]:
-        """Return the counts of the matches first found from `start` on and before `end`.
+        """Return the counts of matches that were first found at or after `start` and before `end`.
 
-        The first line counts all matches; then come lists, categories of lists, and entries.
-        `people` is how many persons decide about a match.
+        The first line counts all matches; the lines of lists, of categories and of entries follow
+        in this order. `people` is how many persons must give the same verdict about a match.
 
         Raises:
             StateError: the database cannot be read.
@@ -168,7 +170,7 @@ def _times(story: Sequence[Step], first: datetime) -> Iterator[tuple[str, float]
 
 
 def fields(line: Line) -> dict[str, Any]:
-    """Return a line as flat fields, in the order of the columns of CSV."""
+    """Return a line of the statistics as flat fields, in the order of the CSV columns."""
     flat: dict[str, Any] = {**line.about._asdict()}
     for name in COUNTS:
         flat[name] = getattr(line, name)

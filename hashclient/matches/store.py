@@ -1,11 +1,12 @@
-"""The record of matches: each match with its history, from found to finished.
+"""The record of matches: an SQLite file in the state directory with each match and its history.
 
-An SQLite file in the state directory. A record is about one file: a path, the sealed tags of the
-file (never a digest) and the entries that it matched. When a scan finds the file again, the record
-is renewed; after the file was isolated, another file at its path gets another record. Scans write
-records, `fetch` notes withdrawals in them, and quarantine and reports note their steps. Several
-processes may use the database at once; after a kill, each batch is completely written or not at
-all.
+The history of a match begins when the match is found and goes on until the match is settled. A
+match is about one file: it has a path, the sealed tags of the file (never a digest) and the entries
+that the file hits. When a scan finds the file again, the match is updated; if another file is at
+the path after the first file was isolated, the other file is recorded as another match. Scans
+record matches, `fetch` records which entries were withdrawn, and quarantine and reports record the
+steps that they do. Several processes may use the database at once; if a process is killed, each of
+its transactions is completely written or not at all.
 """
 
 from __future__ import annotations
@@ -62,9 +63,11 @@ _REVIEWS = (
 )
 _EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
-#: The history of a match begins with one of these steps; the first step may be left out.
+#: The history of a match begins with one of these events; the first step may be left out of the
+#: table.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
-#: A report that was prepared earlier does not count for a later request.
+#: Finds the requested reports that were not prepared after the request; a report that was prepared
+#: earlier than the request does not count.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
@@ -77,7 +80,7 @@ class Matches(Recording):
     """The record of matches of one state directory; use it as a context manager."""
 
     def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
-        """Record a match again after its record was lost; return False if the id is known.
+        """Record a match again whose record was lost; return False if the id is already recorded.
 
         Raises:
             StateError: the database cannot be written.
@@ -105,7 +108,9 @@ class Matches(Recording):
             return self._get(match_id)
 
     def look_up(self, match_id: str) -> Match | None:
-        """Return the match with this id, or None if it is missing, as after a loss of the record.
+        """Return the match with this id.
+
+        Return None if no match has this id, for example because the record was lost.
 
         Raises:
             StateError: the database cannot be read.
@@ -116,7 +121,7 @@ class Matches(Recording):
             return None
 
     def look_up_all(self, match_ids: Sequence[str]) -> dict[str, Match]:
-        """Return the recorded matches with these ids, by id, without their hits.
+        """Return the recorded matches with the ids `match_ids`, by id, without their hits.
 
         Raises:
             StateError: the database cannot be read.
@@ -126,7 +131,7 @@ class Matches(Recording):
             return {row[0]: self._match(row, ()) for row in rows}
 
     def story(self, match_id: str) -> list[Step]:
-        """Return the history of a match, in order.
+        """Return the steps in the history of a match, oldest first.
 
         Raises:
             UsageError: no match has this id.
@@ -139,8 +144,8 @@ class Matches(Recording):
 
     def _story(self, match_id: str) -> list[Step]:
         story = [parse_step(*row) for row in self._db.execute(_STORY, (match_id,))]
-        # A scan leaves out the first steps of most matches: the row of the match has the same
-        # facts.
+        # A scan does not write the first steps of most matches, because the row of the match has
+        # the same facts.
         text, state = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()
         first = datetime.fromisoformat(text)
         if not story or story[0].event not in _BEGINNINGS or story[0].detail.get("again"):
@@ -151,7 +156,7 @@ class Matches(Recording):
         return story
 
     def reviews(self, match_id: str) -> list[Step]:
-        """Return the steps of a match's history that are about reviews.
+        """Return the steps in a match's history that are reviews.
 
         Raises:
             StateError: the database cannot be read.
@@ -161,7 +166,7 @@ class Matches(Recording):
             return [parse_step(*row[1:]) for row in rows]
 
     def all_reviews(self) -> dict[str, list[Step]]:
-        """Return the steps about reviews, of all matches that were reviewed, by match.
+        """Return, by match id, the steps that are reviews, for all matches that were reviewed.
 
         Raises:
             StateError: the database cannot be read.
@@ -183,8 +188,9 @@ class Matches(Recording):
     ) -> Match:
         """Add a step to the history of a match; return the match in the resulting state.
 
-        Usual steps only lead forward: a reported match stays reported when it is quarantined
-        afterwards. `in_place` says whether the file is where it was found, if that has changed.
+        Usual steps only lead to later states: a reported match stays reported when the file is
+        quarantined afterwards. `in_place` says whether the file is now where it was found; None
+        means that the place has not changed.
 
         Raises:
             UsageError: no match has this id.
@@ -202,10 +208,10 @@ class Matches(Recording):
         state: MatchState,
         now: datetime,
     ) -> list[MatchState]:
-        """Add a step to the history of each match, as `change`; return the resulting states.
+        """Add a step to the history of each match, as `change` does; return the resulting states.
 
-        Each change has a recorded match, the detail, and whether the file is in place. The caller
-        has read the matches in the same `batch`.
+        Each change has a recorded match, the detail of its step, and whether its file is in place.
+        The caller has read the matches in the same transaction (see `batch`).
 
         Raises:
             StateError: the database cannot be written.
@@ -220,7 +226,7 @@ class Matches(Recording):
         return reached
 
     def note(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
-        """Add a step that does not change the state, for example a hold.
+        """Add a step that does not change the state of the match.
 
         Raises:
             UsageError: no match has this id.
@@ -235,9 +241,9 @@ class Matches(Recording):
     ) -> Match:
         """Note that the report that `detail` names is retracted, or is about to be retracted.
 
-        The match returns to its state without that report: open, unless another report still
-        counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a
-        report.
+        The state of the match becomes the state without this report: the match is open, unless
+        another report still counts. `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; for one
+        report, each of the two events is noted only once.
 
         Raises:
             UsageError: no match has this id.
@@ -257,12 +263,12 @@ class Matches(Recording):
     def seen_again(
         self, counts: Sequence[tuple[str, int, str | None, Sequence[str]]], now: datetime
     ) -> None:
-        """Note how often matches came again.
+        """Note how often the contents of known matches were seen again.
 
-        Each element has the id of a match, a count, the door of a file, and the ids of the last
-        mails that had the content.
+        Each element of `counts` has the id of a match, the number of times, the door (how the
+        content arrived) if the match is a file, and the ids of the last mails that had the content.
 
-        Matches that were removed meanwhile are skipped.
+        Matches that were removed from the record in the meantime are skipped.
 
         Raises:
             StateError: the database cannot be written.
@@ -278,9 +284,11 @@ class Matches(Recording):
                     self._step(match_id, SEEN_AGAIN, now, {"times": times, **said})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report of a match is wanted; return False if the note exists already.
+        """Note that a report of a match is requested.
 
-        A report that was retracted does not count: then a new report is wanted.
+        Return False if a report was already prepared.
+
+        A report that was retracted does not count, so a new report can be requested after it.
 
         Raises:
             UsageError: no match has this id.
@@ -300,7 +308,7 @@ class Matches(Recording):
             return True
 
     def wanting_report(self) -> dict[str, list[Match]]:
-        """Return the matches whose wanted report was not made yet, by destination.
+        """Return, by destination, the matches whose requested report is not prepared yet.
 
         Raises:
             StateError: the database cannot be read.
@@ -324,7 +332,9 @@ class Matches(Recording):
             return [entry for (entry,) in self._db.execute(query, (list_name,))]
 
     def of_entries(self, list_name: str, entries: Sequence[str]) -> list[tuple[Match, Hit]]:
-        """Return the standing matches of `entries` by path, each with the hit of one of `entries`.
+        """Return the matches that hit one of `entries`, by path, each match with this hit.
+
+        Hits of withdrawn entries are left out.
 
         Raises:
             StateError: the database cannot be read.
@@ -335,9 +345,10 @@ class Matches(Recording):
     def withdraw(
         self, list_name: str, entries: Sequence[str], generation: int, now: datetime
     ) -> None:
-        """Note that `generation` has withdrawn `entries`.
+        """Note that a list has withdrawn `entries` in its generation `generation`.
 
-        A match without any entry left is withdrawn, unless it is settled.
+        A match whose entries are all withdrawn gets the state `WITHDRAWN`, unless the match is
+        settled.
 
         Raises:
             StateError: the database cannot be written.
@@ -355,7 +366,9 @@ class Matches(Recording):
                     self._set_state(match_id, MatchState.WITHDRAWN)
 
     def list_again(self, match_id: str, hits: Sequence[Hit], now: datetime) -> Match:
-        """Note that a withdrawn match has `hits` again; it returns to its earlier state.
+        """Note that `hits` of a withdrawn match are on the list again.
+
+        The match gets its earlier state.
 
         Raises:
             UsageError: no match has this id.
@@ -363,7 +376,8 @@ class Matches(Recording):
         """
         with self._transaction():
             match = self._get(match_id)
-            if match.state is not MatchState.WITHDRAWN:  # the match was restored meanwhile
+            # The match may have been restored in the meantime.
+            if match.state is not MatchState.WITHDRAWN:
                 return match
             self._add_hits(match_id, hits)
             entries = [hit_fields(hit, ("list", "entry")) for hit in hits]
@@ -372,11 +386,11 @@ class Matches(Recording):
             return self._get(match_id)
 
     def _progress(self, match: Match) -> MatchState:
-        """Return the state of a match by its steps since it was last found."""
+        """Return the state of a match that follows from its steps since it was last found."""
         return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[tuple[Match, Hit]]:
-        """Return the matches that are withdrawn and not settled by path, with each of their hits.
+        """Return the withdrawn matches that are not settled by path, once for each withdrawn hit.
 
         Raises:
             StateError: the database cannot be read.
@@ -411,14 +425,14 @@ class Matches(Recording):
 
 
 def _after(present: MatchState, state: MatchState) -> MatchState:
-    """Return the state that a step to `state` leads to."""
+    """Return the state of a match in the state `present` after a step to `state`."""
     if state not in PROGRESS or present is MatchState.GONE:
         return state
     return max(state, present, key=PROGRESS.index) if present in PROGRESS else present
 
 
 def parse_step(time: str, event: str, detail: str) -> Step:
-    """Return a row of the table of steps.
+    """Return the step that a row of the table `step` describes.
 
     Raises:
         ValueError: the row is damaged.
@@ -427,7 +441,7 @@ def parse_step(time: str, event: str, detail: str) -> Step:
 
 
 def _parse_detail(text: str) -> dict[str, Any]:
-    """Return the detail of a step.
+    """Return the detail of a step, which is stored as JSON.
 
     Raises:
         ValueError: the text is not a JSON object.

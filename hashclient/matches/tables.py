@@ -1,6 +1,7 @@
-"""The file of the record of matches: its tables, transactions and rows.
+"""The database file of the record of matches: its tables, transactions and rows.
 
-`store` says what the record is for; this module opens, reads and changes it, a row at a time.
+`store` describes what the record of matches is used for; this module opens the file, and reads and
+changes single rows.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ COUNT_STREAM = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
 
-#: The query of `_matches`; conditions and order follow.
+#: The query of `_matches`; callers append conditions and an order.
 MATCH = (
     "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen,"
     " directory_inode, inode FROM match"
@@ -96,41 +97,45 @@ _HITS = (
 )
 HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
 _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover`"
-#: Values in one query; older builds of SQLite take 999.
+#: The number of values in one query; older builds of SQLite accept 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
-#: If a match was held when it was first found, only its state shows that. The next step may change
-#: the state, so a step `held` is written before the next step.
+#: If a match was held when it was first found, only the state of the match shows this, because no
+#: step is written. The next step may change the state, so a step `held` is written before the next
+#: step.
 _ADD_HELD = f"""
 INSERT INTO step (match, time, event, detail)
 SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m
 WHERE m.id = ? AND m.state = '{MatchState.HELD}'
 AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.event = m.state)
-"""  # noqa: S608 - ours
+"""  # noqa: S608 - only constants are inserted
 _EVENTS = frozenset((*MatchState, *BESIDE_STATE))
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _TWO_63, _TWO_64 = 1 << 63, 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 _NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
 _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
-#: Memory for the changes of a batch: a page that does not fit would be written too early, with a
-#: wait.
+#: Memory for the changed pages of a transaction, in KiB: a page that does not fit would be written
+#: before the end of the transaction, and the transaction would wait for the disk.
 _CACHE_KB = 8192
-#: Written data survives a power failure: the directory is synced, too.
+#: With `EXTRA`, committed data survives a power failure, because SQLite also syncs the directory.
 SYNCHRONOUS = "EXTRA"
 
 
 class MatchStore:
-    """The tables of one state directory; use it as a context manager."""
+    """The tables in one state directory; used as a context manager."""
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
-        """Open the database. A missing database is created; without `create`, it counts as empty.
+        """Open the database.
 
-        Readers should not create the file: a scan by another user could not write to it.
+        A missing database is created; without `create`, a missing database counts as empty.
+
+        Commands that only read should not create the file, because a scan by another user could not
+        write to this file.
 
         Raises:
-            StateError: the database cannot be opened, or another version wrote it.
+            StateError: the database cannot be opened, or another version of `hashclient` wrote it.
         """
         self._path = Layout(state_dir).matches
         with self._errors():
@@ -154,12 +159,16 @@ class MatchStore:
         refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
-        # A reader, too, may have to undo the unfinished change of a killed writer.
-        # Several threads may use it: a thread may wait for the disk while another thread continues.
+        # The database is opened for writing even to read, because the unfinished transaction of a
+        # killed writer may have to be rolled back. Several threads may use the connection: one
+        # thread may wait for the disk while another thread continues.
         return open_database(self._path, "rwc" if create else "rw", one_thread=False)
 
     def _make(self) -> int:
-        """Make the tables, unless another process has done so by now; return the version."""
+        """Create the tables, unless another process has created them in the meantime.
+
+        Return the version of the tables.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
@@ -216,12 +225,15 @@ class MatchStore:
         )
 
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
-        """Return the matches that should be at `paths`, by path; those seen last come first.
+        """Return, by path, the matches that should be at `paths`.
 
-        The matches come without their hits: a container may have a hundred thousand hits.
-        `_has_hit` looks for single hits.
+        Matches that were seen last come first.
+
+        The matches are returned without their hits, because a container may have a hundred thousand
+        hits. `_has_hit` looks single hits up.
         """
-        # The order holds within a path, since one query has all matches of a path.
+        # The matches of one path are in order, because a single query returns all matches of a
+        # path.
         found: dict[str, list[Match]] = {}
         for row in self._many(MATCH + _IN_PLACE_AT, paths):
             match = self._match(row, ())
@@ -229,14 +241,14 @@ class MatchStore:
         return found
 
     def _has_hit(self, match_id: str, hits: Sequence[Hit]) -> bool:
-        """Return whether a match has the entry of one of `hits`, withdrawn or not."""
+        """Return whether a match has the entry of one of `hits`, even a withdrawn entry."""
         return any(
             self._db.execute(HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
             for hit in hits
         )
 
     def _many(self, query: str, values: Sequence[Any]) -> list[Sequence[Any]]:
-        """Return the rows of a query with `IN (%s)` for any number of values."""
+        """Return the rows of a query that contains `IN (%s)`, for any number of values."""
         rows: list[Sequence[Any]] = []
         for start in range(0, len(values), _AT_ONCE):
             part = values[start : start + _AT_ONCE]
@@ -244,12 +256,18 @@ class MatchStore:
         return rows
 
     def _times_seen(self, match_id: str) -> int:
-        """Return how often a stream has matched; for a match taken over from a report, once."""
+        """Return how often a stream has matched.
+
+        Return 1 for a match that was taken over from a report.
+        """
         row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
         return 1 if row is None else int(row[0])
 
     def _numbers_of(self, standings: Iterable[str | None]) -> dict[str | None, int | None]:
-        """Return the number of each of these standings; add a row for a new standing."""
+        """Return the number of each place identity in `standings`.
+
+        New identities are added to the table.
+        """
         numbers: dict[str | None, int | None] = {None: None}
         for words in standings:
             if words not in numbers:
@@ -276,7 +294,7 @@ class MatchStore:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Make all changes in the block one transaction: all are kept, or none.
+        """Make all changes in the `with` block one transaction: all are written, or none.
 
         Raises:
             StateError: the database cannot be written.
@@ -285,12 +303,12 @@ class MatchStore:
             yield
 
     def close(self) -> None:
-        """Close the record."""
+        """Close the database."""
         self._db.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        if self._db.in_transaction:  # of a batch
+        if self._db.in_transaction:  # the transaction of `batch`
             yield
             return
         with self._errors():
@@ -339,7 +357,7 @@ def _hit(row: Sequence[Any]) -> Hit:
 
 
 def inodes_of(seen: Seen | None) -> tuple[int | None, int | None]:
-    """Return the inodes of directory and file as columns, whose numbers end at 2^63 - 1."""
+    """Return the inodes of directory and file as SQLite integers, which end at 2^63 - 1."""
     if seen is None:
         return None, None
     directory, inode = seen.directory_inode, seen.inode
@@ -353,5 +371,5 @@ def _inode(column: int | None) -> int | None:
 
 
 def to_text(time: datetime) -> str:
-    """Return a time in the form of the database: in UTC, to the second."""
+    """Return a time in the form that the database uses: in UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds")

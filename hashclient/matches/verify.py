@@ -1,7 +1,8 @@
-"""Verifies the record of matches: SQLite's own checks, and the rules of its rows.
+"""Verifies the record of matches: by SQLite's own checks, and by the rules for its rows.
 
-Pages of a database have no digests, so a changed byte that leaves a valid value is only found if an
-index has the value, too. Invalid values are found. The whole record is read.
+The pages of an SQLite database have no checksums, so a changed byte that leaves a valid value is
+only found if an index contains the value, too. Invalid values are always found. The whole record of
+matches is read.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ _TAG_BYTES = 16
 
 class _Checked(Matches):
     def verify(self) -> str | None:
-        """Return the first error, or None."""
+        """Return a description of the first error, or None."""
         with self._errors():
-            # 1
+            # check 1 of `verify_matches`
             if self._db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
                 return "its pages do not fit each other"
-            # 2
+            # check 2 of `verify_matches`
             if self._db.execute("PRAGMA foreign_key_check").fetchone() is not None:
                 return "a row belongs to a match that does not exist"
-            # 3
+            # check 3 of `verify_matches`
             for match in self._matches(MATCH, ()):
                 if not (_is_whole(match) and self._has_story(match)):
                     return f"match {printable(match.id)} is not whole"
         return None
 
     def _has_story(self, match: Match) -> bool:
-        """Return whether the steps of a match can be read, and include the step to its state."""
+        """Return whether a match's steps can be read, and include the step to its state."""
         story = self._story(match.id)
-        # The state `found` needs no step; each other state has a step.
+        # The state `found` needs no recorded step; each other state needs a recorded step.
         return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN
 
 
@@ -57,11 +58,11 @@ def _is_whole(match: Match) -> bool:
 def verify_matches(state_dir: Path) -> None:
     """Read the whole record of matches of a state directory, if it has a record.
 
-    1 SQLite checks its pages and indexes; 2 no row belongs to a missing match; 3 each match can be
-    read, with its hits and its history.
+    Check 1: SQLite checks the pages and indexes. Check 2: no row belongs to a missing match. Check
+    3: each match can be read, with its hits and its history.
 
     Raises:
-        StateError: the record is damaged, or cannot be read.
+        StateError: the record of matches is damaged, or cannot be read.
     """
     with _Checked(state_dir, create=False) as record:
         wrong = record.verify()
