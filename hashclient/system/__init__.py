@@ -1,1 +1,1 @@
-"""The operating system: files, locks, secrets, memory, file systems, and text for people."""
+"""Access to the operating system (files, locks, secrets, memory), and text for people."""

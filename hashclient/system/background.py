@@ -1,6 +1,7 @@
-"""Work in a thread, while another thread waits for it.
+"""Runs functions in threads while the calling thread waits for their results.
 
-The threads are daemon threads: Ctrl-C must not wait for a silent pipe or a slow server.
+The threads of this module are daemon threads, because Ctrl-C must not wait for a thread that reads
+a silent pipe or a slow server.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from hashclient.core.errors import StateError
 T = TypeVar("T")
 _In = TypeVar("_In")
 
-#: How many threads wait for the disk at once: one commit of the disk's journal serves all of them.
+#: How many threads call fsync at once; the file system makes all their files durable with one
+#: commit of its journal.
 _AT_ONCE = 8
-#: Seconds between two checks whether a thread that is waited for is still running.
+#: Seconds between two checks whether the awaited thread is still running.
 _LOOK_S = 1
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:
-    """Run `work`, which must not raise, in a thread of its own.
+    """Run `work`, which must not raise an exception, in a new thread.
 
     Raises:
         StateError: the system cannot start a thread.
@@ -40,10 +42,11 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 
 
 def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT_ONCE) -> list[T]:
-    """Return the results of `do` for all items; threads do several items, which wait for the disk.
+    """Return the results of `do` for all items; two or more items are processed in threads.
 
-    If the system cannot start so many threads, the threads that have begun do all items, or the
-    calling thread does.
+    `do` should wait for the disk or a network, because only then threads save time. If the system
+    cannot start `threads` threads, the threads that were started process all items; if none was
+    started, the calling thread processes all items.
     """
     if len(items) < 2:
         return [do(item) for item in items]
@@ -77,7 +80,8 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
         for task in tasks:
             task.result()
     finally:
-        # Wait for `running`, not for tasks: an interrupt may come before the newest is in `tasks`.
+        # Wait until `running` is empty, because an interrupt may come before the newest task is in
+        # `tasks`.
         with changed:
             left.clear()
             while not changed.wait_for(is_alone, _LOOK_S):
@@ -86,10 +90,10 @@ def together(do: Callable[[_In], T], items: Sequence[_In], *, threads: int = _AT
 
 
 class Task(Generic[T]):
-    """A piece of work that has begun, and its result."""
+    """A function that runs in a thread, and its result."""
 
     def __init__(self, work: Callable[[], T], name: str) -> None:
-        """Begin `work`.
+        """Begin `work` in a new thread.
 
         Raises:
             StateError: the system cannot start a thread.
@@ -97,27 +101,29 @@ class Task(Generic[T]):
         self._work = work
         self._results: list[T] = []
         self._error: BaseException | None = None
-        # After a signal has interrupted `Thread.join`, the next one would not wait.
+        # An event is used because a second call of `Thread.join` after an interrupted call does not
+        # wait.
         self._ended = Event()
         self._thread = start_thread(self._run, name)
 
     def _run(self) -> None:
         try:
             self._results.append(self._work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - `result` raises the exception
             self._error = error
         finally:
             self._ended.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most this many seconds; return whether the thread has ended, with its work.
+        """Wait for at most `seconds` seconds; return whether the work has ended.
 
-        A wait for the event alone was seen to last for ever, though the thread was gone.
+        The thread is checked as well as the event, because a wait for the event was seen to last
+        for ever after the thread had ended.
         """
         return self._ended.wait(seconds) or not self._thread.is_alive()
 
     def result(self) -> T:
-        """Wait for the end of the work; return its result, or raise its exception.
+        """Wait until the work has ended; return its result, or raise its exception.
 
         Raises:
             StateError: the thread ended without a result or an exception.
@@ -132,9 +138,10 @@ class Task(Generic[T]):
 
 
 def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
-    """Do `work`, if any, in a thread while the calling thread calls `here`; wait for both.
+    """Run `work` in a thread while the calling thread calls `here`; wait for both.
 
-    If the system cannot start a thread, `here` is called first, then `work` is done.
+    If `work` is None, only `here` is called. If the system cannot start a thread, `work` is called
+    before `here`.
     """
     if work is None:
         here()
@@ -152,10 +159,11 @@ def beside(work: Callable[[], None] | None, here: Callable[[], None]) -> None:
 
 
 def ahead(items: Iterator[T], room: int) -> Generator[T]:
-    """Yield `items`; a thread makes up to `room` items in advance.
+    """Yield `items`; a thread takes up to `room` items from the iterator in advance.
 
-    If making an item raises an exception, it is raised instead of yielding the item. The thread
-    helps if the time is spent in libraries that release Python's lock.
+    If the iterator raises an exception, this function raises the exception after the items before
+    it. The thread saves time only if the iterator runs code of libraries that release Python's
+    global lock.
 
     Raises:
         StateError: the system cannot start a thread.
@@ -174,7 +182,7 @@ def ahead(items: Iterator[T], room: int) -> Generator[T]:
                 if not wanted:
                     return
             ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the item would be
+        except BaseException as error:  # noqa: BLE001 - the consumer raises the exception
             ready.put(error)
 
     start_thread(make, "ahead")

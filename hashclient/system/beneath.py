@@ -1,15 +1,16 @@
-"""Directories held by descriptor, so that nobody can redirect us by renames or links.
+"""Keeps directories open by descriptor, so that renames and links of others cannot redirect access.
 
-A path is resolved by the kernel at each call, so another user who may write to a directory on the
-way can exchange its content between two calls. This module opens a directory once; every later step
-is relative to the descriptor and follows no link. Only the PATH that the user gave may lead through
-links (`Directory.given`): naming it was the user's decision.
+The kernel resolves a path at each call, so another user who may write to a directory of the path
+can exchange the names in this directory between two calls. This module opens a directory once;
+every later system call on names in the directory uses the descriptor and follows no link. Only
+`Directory.given` follows links, because the user has chosen the path that `Directory.given` opens.
 
-`openat2` opens a path of many components in one call; if the kernel lacks or forbids this call, the
-components are opened in turn. Functions raise the errors of the system. `strangers` finds out who
-else may write to the directories on the way.
+`openat2` opens a path of many components in one call; if the kernel lacks or forbids `openat2`, the
+components of the path are opened one after the other. The functions of this module raise `OSError`.
+The module `strangers` finds out which other users may write to the directories of a path.
 
-Limit: the owner of a held directory may move it. The descriptor still leads to the same directory.
+Limit: the owner of an open directory may move the directory. The descriptor still leads to the same
+directory after the move.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ import stat
 from collections.abc import Iterator
 from typing import Self
 
-#: Opens a directory only to hold it: the directory need not be readable.
+#: Flags that open a directory without the permission to read it.
 HELD_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
-#: The number of openat2(2), the same everywhere, and its `resolve` flags: linux/openat2.h.
+#: The number of the system call openat2(2) on all machines, and the `resolve` flags of openat2(2),
+#: from linux/openat2.h.
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
-#: Errors of a kernel before 5.6, or of a filter of system calls that does not know openat2.
+#: The errors of openat2(2) on a kernel before 5.6, or behind a seccomp filter that does not know
+#: openat2(2).
 _NO_OPENAT2 = frozenset({errno.ENOSYS, errno.EPERM})
-#: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
+#: Longest path that is passed to the kernel in one call, in bytes; PATH_MAX is 4096 bytes, with the
+#: final null byte.
 _MAX_PATH_BYTES = 4000
 
-#: From linux/fs.h; Python does not define these two constants.
+#: The flags of renameat2(2), from linux/fs.h; Python does not define them.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 #: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
@@ -43,7 +47,7 @@ _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 #: The errors of a file system without hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 
-#: Device and inode: what stays the same when a file or directory is renamed.
+#: The device and the inode of a file or directory, which stay the same when it is renamed.
 Identity = tuple[int, int]
 
 
@@ -53,18 +57,18 @@ def identity_of(status: os.stat_result) -> Identity:
 
 
 class Directory:
-    """An open directory, with the path that led to it, for messages; a context manager."""
+    """An open directory, and its path for messages; the context manager closes the directory."""
 
     __slots__ = ("fd", "path")
 
     def __init__(self, fd: int, path: str) -> None:
-        """Take over the descriptor `fd`."""
+        """Take over the descriptor `fd` of the directory with the path `path`."""
         self.fd = fd
         self.path = path
 
     @classmethod
     def given(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a directory that the user has just named; links on the way are followed.
+        """Open a directory that the user has just named; links in the path are followed.
 
         Raises:
             OSError: the path cannot be opened, or is no directory.
@@ -74,7 +78,7 @@ class Directory:
 
     @classmethod
     def plain(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a directory through no link.
+        """Open a directory whose path contains no link.
 
         Raises:
             OSError: a component is a link (ELOOP, with its path), is missing or is no directory.
@@ -83,7 +87,7 @@ class Directory:
         return cls(open_plain(path or ".", HELD_FLAGS), path)
 
     def beneath(self, rest: str) -> Directory:
-        """Open a directory below this directory, through no link and never above it.
+        """Open a directory below this directory by a path that contains no link.
 
         Raises:
             OSError: as `plain`; EXDEV if `rest` leads out of this directory.
@@ -95,11 +99,11 @@ class Directory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the directory."""
         os.close(self.fd)
 
     def path_of(self, name: str) -> str:
-        """Return the path of a name in this directory."""
+        """Return the path of the file `name` in this directory."""
         return os.path.join(self.path, name)  # noqa: PTH118 - any bytes
 
     def identity(self) -> Identity:
@@ -107,18 +111,18 @@ class Directory:
         return identity_of(os.fstat(self.fd))
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> int:
-        """Open a name in this directory; a link is refused.
+        """Open the file `name` in this directory; a link is refused.
 
         Raises:
-            OSError: the name cannot be opened; ELOOP for a link.
+            OSError: the file cannot be opened; ELOOP for a link.
         """
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
 
     def create(self, name: str, mode: int = 0o600) -> int:
-        """Create a regular file that nobody else has made, with `mode` whatever the umask is.
+        """Create a new regular file with exactly the mode `mode`, without regard to the umask.
 
         Raises:
-            FileExistsError: the name is taken, perhaps by a link.
+            FileExistsError: a file or link with this name exists.
             OSError: the file cannot be created.
         """
         fd = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -130,7 +134,7 @@ class Directory:
         return fd
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the status of a name, or of a link itself; None if the name does not exist.
+        """Return the status of the file or link `name`; None if the name does not exist.
 
         Raises:
             OSError: the status cannot be read.
@@ -141,7 +145,7 @@ class Directory:
             return None
 
     def names(self) -> list[str]:
-        """Return the names in this directory, in no order.
+        """Return the names in this directory, unsorted.
 
         Raises:
             OSError: the directory cannot be read.
@@ -153,7 +157,7 @@ class Directory:
             os.close(fd)
 
     def unlink(self, name: str) -> None:
-        """Remove a name that is no directory.
+        """Remove the name of a file that is not a directory.
 
         Raises:
             OSError: the name cannot be removed.
@@ -161,13 +165,14 @@ class Directory:
         os.unlink(name, dir_fd=self.fd)
 
     def unlink_if(self, name: str, identity: Identity) -> bool:
-        """Remove a name if it belongs to the file with this identity; return whether it did.
+        """Remove `name` if it belongs to the file with `identity`; return whether it was removed.
 
-        The name is moved aside first. So nobody can exchange the file between the check and the
-        removal; another file is put back.
+        The file is renamed to a random name before the final check, so nobody can exchange the file
+        between the check and the removal. If the renamed file has another identity, it gets its old
+        name again.
 
         Raises:
-            OSError: the name cannot be moved or removed.
+            OSError: the file cannot be renamed or removed.
         """
         status = self.status(name)
         if status is None or identity_of(status) != identity:
@@ -182,7 +187,7 @@ class Directory:
         return True
 
     def rename(self, source: str, target: str) -> None:
-        """Rename `source` in this directory to `target`; a file of that name is replaced.
+        """Rename `source` in this directory to `target`, and replace a file with the name `target`.
 
         Raises:
             OSError: the name cannot be renamed.
@@ -190,11 +195,11 @@ class Directory:
         os.replace(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def rename_noreplace(self, source: str, target: str) -> None:
-        """Rename a private name in this directory; see the function with this name."""
+        """Rename a private name in this directory; see the function `rename_noreplace`."""
         rename_noreplace(self.fd, source, target)
 
     def sync(self) -> None:
-        """Make changes of names durable.
+        """Make changes of names in this directory durable.
 
         Raises:
             OSError: the directory cannot be synced.
@@ -210,7 +215,7 @@ def sync_directory(directory: int) -> None:
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    except PermissionError:  # a directory that we may write to, but not read
+    except PermissionError:  # this process may write to the directory, but not read it
         os.sync()
         return
     try:
@@ -220,7 +225,7 @@ def sync_directory(directory: int) -> None:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """Open a path of any length through no link, not even at its end.
+    """Open a path of any length; no component of the path may be a link.
 
     Raises:
         OSError: a component is a link (ELOOP, with its path), or the path cannot be opened.
@@ -229,9 +234,9 @@ def open_plain(path: str, flags: int) -> int:
 
 
 def open_beneath(directory: int, rest: str, flags: int) -> int:
-    """Open a path of any length below an open directory: through no link, and never above it.
+    """Open a path of any length below an open directory; no component may be a link or `..`.
 
-    An empty `rest` is the directory itself.
+    An empty `rest` opens the directory itself.
 
     Raises:
         OSError: as `open_plain`; EXDEV if `rest` is absolute or has a component `..`.
@@ -242,7 +247,7 @@ def open_beneath(directory: int, rest: str, flags: int) -> int:
 
 
 def _open(directory: int | None, path: str, flags: int, resolve: int) -> int:
-    """Open a path in pieces that the kernel accepts; component by component if necessary."""
+    """Open a path in pieces that are short enough for the kernel."""
     rest, held = os.fsencode(path), None
     try:
         while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
@@ -260,8 +265,9 @@ def _open_piece(directory: int | None, path: bytes, flags: int, resolve: int) ->
     try:
         return openat2(directory, path, flags | os.O_CLOEXEC, resolve)
     except OSError as error:
-        # If a component is a link, only the walk by components finds which. EAGAIN: a rename on the
-        # way keeps the kernel from knowing whether the path stays beneath.
+        # ELOOP does not say which component is a link, so the components are opened one after the
+        # other. EAGAIN means that the kernel could not check, because of a rename at the same time,
+        # whether the path stays below the directory.
         if error.errno not in (*_NO_OPENAT2, errno.ELOOP, errno.EAGAIN):
             raise
     return _open_by_components(directory, path, flags)
@@ -321,10 +327,10 @@ def _libc() -> ctypes.CDLL:
 
 
 def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int:
-    """Call the system's openat2; None is the working directory.
+    """Call the system's openat2; None as `directory` means the working directory.
 
     Raises:
-        OSError: the call failed; ENOSYS if the kernel does not have it.
+        OSError: openat2(2) failed; ENOSYS if the kernel does not have openat2(2).
     """
     how = _OpenHow(flags, 0, resolve)
     at = -100 if directory is None else directory  # AT_FDCWD
@@ -341,7 +347,7 @@ def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int
 
 @contextlib.contextmanager
 def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
-    """Open the directory of an absolute path, through no link; yield it and the last name.
+    """Open the parent directory of an absolute path without links; yield it and the last component.
 
     Raises:
         OSError: as `Directory.plain`.
@@ -352,14 +358,16 @@ def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
 
 
 def move_aside(directory: int, name: str, private: str) -> None:
-    """Rename `name` to `private`, which nobody else uses, without replacing a file.
+    """Rename `name` to the name `private`, which no other program uses, without replacing a file.
 
-    If the file system cannot do this, `private` is made first and is then replaced. A hard link and
-    an unlink would be wrong: a file that takes the old name in between would be unlinked.
+    If the file system cannot rename without replacing, a new file `private` is made and then
+    replaced. A hard link and an unlink are not used, because the unlink could remove another file
+    that has got the old name after the link was made.
 
     Raises:
         FileExistsError: `private` exists.
-        NotADirectoryError: `name` is a directory, where only `private` could be replaced.
+        NotADirectoryError: `name` is a directory, and the file system cannot rename without
+            replacing.
         OSError: the file cannot be renamed.
     """
     try:
@@ -379,11 +387,12 @@ def move_aside(directory: int, name: str, private: str) -> None:
 
 
 def rename_noreplace(directory: int, source: str, target: str) -> None:
-    """Rename a private name in its directory, without ever replacing a file.
+    """Rename the private name `source` to `target` in a directory, without replacing a file.
 
-    If the file system cannot do this, a hard link is made and the old name unlinked: this has the
-    same effect, since nobody else uses the private name. Without hard links, too, somebody could
-    make `target` between the check and the rename.
+    If the file system cannot rename without replacing, a hard link `target` is made and `source` is
+    unlinked. The effect is the same as of a rename, because no other program uses `source`. If the
+    file system has no hard links either, another program could make `target` between the check for
+    `target` and the rename.
 
     Raises:
         FileExistsError: `target` exists.
@@ -409,7 +418,7 @@ def rename_noreplace(directory: int, source: str, target: str) -> None:
 
 
 def exchange(directory: int, name: str, other: str) -> bool:
-    """Exchange two names in one step; False if the file system cannot do that.
+    """Exchange two names in one step; return False if the file system cannot exchange names.
 
     Raises:
         OSError: the names cannot be exchanged.
@@ -424,10 +433,10 @@ def exchange(directory: int, name: str, other: str) -> bool:
 
 
 def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOREPLACE) -> None:
-    """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
+    """Call the system's renameat2 on names in `directory`, by default with RENAME_NOREPLACE.
 
     Raises:
-        OSError: the call failed; EINVAL or ENOSYS if it is not supported.
+        OSError: renameat2(2) failed; EINVAL or ENOSYS if the call or the flags are not supported.
     """
     function = getattr(_libc(), "renameat2", None)  # glibc 2.28, musl 1.2.6
     if function is None:

@@ -1,7 +1,7 @@
-"""A command that a long-running program starts from time to time, and does not wait for.
+"""Starts a command at intervals from a long-running program, which does not wait for the command.
 
-The program calls `look` often, which starts the command if it is time. A run of the command ends
-before the next run begins.
+The program calls `Beside.look` often; `look` starts the command when the interval has passed. Two
+runs of the command never overlap.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _REST_S = 30.0
 
 
 class Beside:
-    """A command that is run each `every_s` seconds, and soon after a change.
+    """A command that is run every `every_s` seconds, and soon after a change of `changed()`.
 
-    `changed` returns a value that differs after each change; by default nothing changes.
+    `changed` returns a value that differs from the value before if the command should run again; by
+    default, it always returns None.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Beside:
         changed: Callable[[], object] = lambda: None,
         at_once: bool = False,
     ) -> None:
-        """Begin to count the time; with `at_once`, the first `look` starts a run."""
+        """Start the first interval; with `at_once`, the first call of `look` starts a run."""
         self._command, self._shown = command, printable(" ".join(command))
         self._every_s = every_s
         self._changed = changed
@@ -41,7 +42,7 @@ class Beside:
         self._running: subprocess.Popen[bytes] | None = None
 
     def look(self) -> None:
-        """Note the end of a run, and begin the next if it is time."""
+        """Log the end of a run, and start the next run when the interval has passed."""
         if self._running is not None:
             if self._running.poll() is None:
                 return
@@ -62,7 +63,10 @@ class Beside:
             _log.info("cannot run: %s: %s", self._shown, error.strerror)
 
     def end(self, wait_s: float) -> None:
-        """End a run within this time. A killed run leaves each file old or new."""
+        """Terminate a run of the command, and kill it after `wait_s` seconds.
+
+        A killed run leaves no incomplete file, because hashclient replaces each file in one step.
+        """
         if self._running is None:
             return
         self._running.terminate()

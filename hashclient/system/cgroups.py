@@ -1,9 +1,10 @@
-"""The quotas of processor time and memory that a control group gives this process.
+"""The quotas of processor time and memory that control groups set for this process.
 
-With a quota the kernel still shows all processors and all memory. If a program starts one process
-for each processor, the kernel throttles all these processes together. Both hierarchies of groups
-are read: version 2 and version 1. A group cannot have more than the groups above it, so the files
-of all these groups are read. A file that cannot be read sets no limit.
+The kernel shows a process all processors and all memory of the machine even if a control group sets
+a quota. A program that starts one process for each processor is throttled if the quota is smaller.
+This module reads control groups of version 1 and of version 2. The files of all groups above a
+group are read, because the quota of a group is limited by the quotas of the groups above it. A file
+that cannot be read counts as no limit.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: Where the groups are mounted on today's systems, and the file that names our groups.
+#: The usual mount point of control groups, and the file that names the control groups of this
+#: process.
 MOUNTED = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-#: The kernel's numbers on the memory of the machine.
+#: The file in which the kernel shows the free and used memory of the machine.
 MEMINFO = Path("/proc/meminfo")
 
 
 def usable_processors(
     allowed: int, *, mounted: Path | None = None, own_groups: Path | None = None
 ) -> int:
-    """Return how many of `allowed` processors the quota of processor time is worth, rounded up."""
+    """Return how many of `allowed` processors the quota of processor time permits, rounded up."""
     quotas = [
         quota
         for group in _groups("cpu", mounted or MOUNTED, own_groups or OWN_GROUPS)
@@ -34,10 +36,10 @@ def usable_processors(
 def available_memory(
     *, mounted: Path | None = None, own_groups: Path | None = None, meminfo: Path | None = None
 ) -> int | None:
-    """Return how many bytes of memory can still be used without harm to other programs.
+    """Return how many bytes of memory are available to this process without swapping.
 
-    The result is the lowest of the kernel's number for the machine and the remaining bytes of each
-    group. Return None if no number is known.
+    The result is the minimum of MemAvailable of the machine and the unused bytes of each control
+    group. Return None if none of these numbers is known.
     """
     left = [
         free
@@ -51,12 +53,12 @@ def available_memory(
 
 
 def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
-    """Yield the directory of each of our groups, innermost first, of both versions.
+    """Yield the directory of each control group of this process, innermost first.
 
-    In version 1, these are the groups of `controller`.
+    Of version 1, only the groups of `controller` are yielded.
 
-    In a container, the path of a group may be its path on the host. Then only the directories of
-    our groups exist in this hierarchy.
+    In a container, `own_groups` may contain the path of a group on the host, whose directory does
+    not exist in the container. So the root of the mounted hierarchy is yielded, too.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -66,14 +68,14 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number, controllers) == ("0", ""):
-            # Where groups of version 1 are in use, version 2 may be mounted elsewhere.
+            # If groups of version 1 are in use, version 2 may be mounted at `unified`.
             roots = [mounted, mounted / "unified"]
         elif controller in controllers.split(","):
             roots = [mounted / controllers, mounted / controller]
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        if ".." in inner.parts:  # the path is outside of this namespace
+        if ".." in inner.parts:  # the group is outside of this cgroup namespace
             inner = PurePosixPath()
         for root in roots:
             for group in (inner, *inner.parents):
@@ -81,12 +83,12 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Return the quota of one group in processors, None if the group has none."""
+    """Return the quota of a control group as a number of processors; None means no quota."""
     try:
-        # Version 2: `max 100000`, or microseconds of processor time and of the period.
+        # Version 2: the quota or `max`, and the period, in microseconds.
         used, period = (group / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        # Version 1: two files; -1 means no quota.
+        # Version 1: quota and period are in two files; a quota of -1 means no quota.
         share = _number(group / "cpu.cfs_quota_us")
         of = _number(group / "cpu.cfs_period_us")
     else:
@@ -95,9 +97,9 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory_left(group: Path) -> int | None:
-    """Return how many bytes one group has left, None if the group has no limit.
+    """Return how many bytes a control group may still allocate; None if the group has no limit.
 
-    The kernel can free pages of files that were not used for a while, so these count as free.
+    Inactive pages of the page cache count as free, because the kernel can drop them.
     """
     for limit, used, idle in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -110,7 +112,7 @@ def _memory_left(group: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the numbers in a file of lines, each by the word before it."""
+    """Return the numbers in a file with lines of a name and a number, by name."""
     try:
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):

@@ -1,7 +1,8 @@
-"""Runs a program that the configuration names, with limits on its environment, time and output.
+"""Runs a program named in the configuration, with limits on its environment, time and output.
 
-The program gets its input as a file. The program gets only few variables of our environment, since
-others may hold keys and tokens. Error messages never contain its output.
+The standard input of the program is a file. The program gets only the environment variables in
+`_KEPT`, because other variables may contain keys and tokens. Error messages never contain output of
+the program.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Mapping, Sequence
 
 from hashclient.core.errors import ConfigError, UnreachableError
 
-#: The only variables of our environment that a program gets.
+#: The environment variables that are passed to a program.
 _KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
 _READ_BYTES = 1 << 16
 
 
 class _TooMuchError(Exception):
-    """The program writes more than it may."""
+    """The program wrote more than `most_bytes` bytes."""
 
 
 def run_command(
@@ -33,15 +34,16 @@ def run_command(
     of: str,
     most_bytes: int | None = None,
 ) -> bytes:
-    """Give bytes to a program on its standard input; return its output after its end.
+    """Run a program with `given` as its standard input; return its output.
 
-    `of` says whose program it is, for messages. Without `most_bytes`, nobody reads the output of
-    the program. After any error, the program and its children are killed.
+    `of` names the part of the configuration that names the program, for messages. `most_bytes` is
+    the limit of the output; without it, the output is discarded. After any error, the program and
+    its children are killed.
 
     Raises:
         ConfigError: the program is not named by an absolute path, or cannot be run.
-        UnreachableError: the program was not done in time, ended with another code than 0, or wrote
-            more.
+        UnreachableError: the program did not end within `limit_s` seconds, ended with another code
+            than 0, or wrote more than `most_bytes`.
     """
     if not words[0].startswith("/"):
         raise ConfigError(
@@ -50,8 +52,8 @@ def run_command(
         )
     end = time.monotonic() + limit_s
     try:
-        # The input is a file, not a pipe: the program gets all of it even if this process is
-        # killed.
+        # The input is a file, not a pipe, so the program gets the whole input even if this process
+        # is killed.
         with open(os.memfd_create("given"), "w+b") as stream:  # noqa: PTH123 - not a path
             stream.write(given)
             stream.seek(0)
@@ -75,7 +77,8 @@ def run_command(
             raise UnreachableError(f"command: writes more than {most_bytes} bytes") from error
         finally:
             if process.returncode is None:
-                # Nobody has waited for the process yet, so no other process can have its number.
+                # No code has waited for the process yet, so the kernel has not reused its process
+                # id.
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise UnreachableError(f"command: ended with {process.returncode}")
@@ -83,7 +86,7 @@ def run_command(
 
 
 def _read(process: subprocess.Popen[bytes], most_bytes: int, end: float) -> bytes:
-    """Return all that a program writes until its output is closed."""
+    """Return what a program writes until it closes its output."""
     assert process.stdout is not None
     output, fd = b"", process.stdout.fileno()
     poller = select.poll()

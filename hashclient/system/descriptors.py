@@ -1,8 +1,8 @@
-"""Open descriptors: errors if no more can be opened, and reading from pipes.
+"""File descriptors: the errors if no more can be opened, and reading from pipes.
 
-A pipe may be read before its bytes have come: then reading waits. Another process that shares a
-pipe can make it non-blocking for all. While it is empty, this pipe answers "not now", which is not
-its end.
+The functions that read a pipe wait until the pipe has bytes. Another process that shares the pipe
+can make the pipe non-blocking for all processes; a read of an empty non-blocking pipe fails with
+EAGAIN, which does not mean the end of the pipe.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import os
 import select
 import stat
 
-#: Errors for a lack of descriptors or memory, which may pass.
+#: The errors for a lack of descriptors or memory; a later try may succeed.
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def open_input(path: str | os.PathLike[str]) -> int:
-    """Open an input that the user names, for reading; wait for the writer of a pipe.
+    """Open an input that the user named, for reading; for a named pipe, wait for a writer.
 
-    The maker of a named pipe can let its reader wait for ever: so a named pipe must belong to us or
-    root. A pipe without a name, for example a pipe of a shell, may belong to anybody.
+    A named pipe must belong to root or to the user of this process, because another owner could let
+    the reader wait for ever. A pipe without a name, for example a pipe of a shell, may belong to
+    any user.
 
     Raises:
         OSError: the input cannot be opened; EACCES for a pipe of another user.
@@ -29,21 +30,23 @@ def open_input(path: str | os.PathLike[str]) -> int:
     try:
         status, itself = os.fstat(held), f"/proc/self/fd/{held}"
         is_named_pipe = stat.S_ISFIFO(status.st_mode) and os.readlink(itself).startswith("/")  # noqa: PTH115
-        # Imported here: man pages are made without the packages that this import needs.
+        # The import is here because man pages are built without the packages that `strangers`
+        # imports.
         from hashclient.system.strangers import trusted_users
 
         if is_named_pipe and status.st_uid not in trusted_users():
             raise OSError(errno.EACCES, "a pipe of another user", os.fspath(path))
-        # This opens the file that was checked: its path may lead to another file by now.
+        # /proc/self/fd leads to the checked file; the path may lead to another file by now.
         return os.open(itself, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(held)
 
 
 def read_at(fd: int, offset: int, count: int) -> bytes:
-    """Return the bytes of a file at an offset: `count` bytes, or fewer at its end.
+    """Return `count` bytes of a file from an offset on, or fewer bytes at the end of the file.
 
-    FUSE and network file systems may return fewer bytes at a time, so this reads again.
+    The file is read repeatedly, because FUSE and network file systems may return fewer bytes than
+    were requested.
 
     Raises:
         OSError: the bytes cannot be read.
@@ -58,7 +61,7 @@ def read_at(fd: int, offset: int, count: int) -> bytes:
 
 
 def read_some(fd: int, count: int) -> bytes:
-    """Return the next bytes, `count` at most; an empty result is the end.
+    """Return the next bytes of a descriptor, at most `count`; an empty result means the end.
 
     Raises:
         OSError: reading failed.
@@ -71,7 +74,7 @@ def read_some(fd: int, count: int) -> bytes:
 
 
 def read_into(fd: int, buffer: memoryview) -> int:
-    """Read the next bytes into `buffer` and return how many; 0 is the end.
+    """Read the next bytes of a descriptor into `buffer`, and return their number; 0 means the end.
 
     Raises:
         OSError: reading failed.

@@ -1,9 +1,10 @@
-"""Finds out whether a directory shows real names; encrypted without its key, it does not.
+"""Finds out whether a directory shows its real names, which an encrypted directory may not do.
 
 Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), for example home
-directories that are unlocked at login. Without the key, the directory shows other names, and the
-kernel reports every real name as missing. A directory that is encrypted under a policy of version 1
-counts as locked, since its key may be where no other process can see the key.
+directories that are unlocked at login. Without the key, an encrypted directory shows encoded names,
+and the kernel reports every real name as missing. A directory that is encrypted under an fscrypt
+policy of version 1 counts as locked, because the key of such a policy may be in a keyring that this
+process cannot see.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from fcntl import ioctl
 
 from hashclient.system.identity import attributes
 
-#: A number from linux/stat.h.
+#: The attribute of an encrypted file in statx(2), from linux/stat.h.
 _STATX_ATTR_ENCRYPTED = 0x800
-#: From linux/fscrypt.h: the policy of a directory, after the size of the buffer; in a policy of
-#: version 2, the key's identifier comes last.
+#: From linux/fscrypt.h: the request for the policy of a directory, the form of its argument, and
+#: the version 2 of a policy. The argument is the size of the buffer and then the policy, which ends
+#: with the identifier of the key in version 2.
 _GET_POLICY, _POLICY, _VERSION_2 = 0xC0096616, struct.Struct("=QB7x16s"), 2
-#: From linux/fscrypt.h, too: the request for the status of a key, and the answer.
+#: From linux/fscrypt.h: the request for the status of a key, and the form of its argument.
 _GET_KEY_STATUS, _KEY_STATUS = 0xC080661A, struct.Struct("=II32s24xI60x")
 _BY_IDENTIFIER, _PRESENT = 2, 2
 
 
 def shows_all_names(fd: int) -> bool:
-    """Return whether a name that an open directory does not show really does not exist."""
+    """Return whether an open directory shows the real names of all its files."""
     if not attributes(fd) & _STATX_ATTR_ENCRYPTED:
         return True
     try:

@@ -1,10 +1,12 @@
-"""Files that are complete after a crash.
+"""Writes files so that they are complete after a crash, and locks files.
 
-Every write of state goes through `write_atomic`: temporary file, fsync, rename, fsync of the
-directory. A kill at any instant leaves the old or the new file. Leftover temporary files start with
-`TEMP_PREFIX` and are swept by the next writer.
+`write_atomic` writes a temporary file, syncs it, renames it, and syncs its directory. If the
+process is killed at any time, the path leads to the old or to the new file. The names of temporary
+files begin with `TEMP_PREFIX`; the next writer removes temporary files that a killed process has
+left.
 
-Locks on files are between processes: the kernel frees them when a process ends for any reason.
+Locks on files exclude other processes; the kernel releases the locks of a process when the process
+ends for any reason.
 """
 
 from __future__ import annotations
@@ -27,22 +29,22 @@ if TYPE_CHECKING:
 
 
 TEMP_PREFIX = ".tmp-"
-#: The device /dev/null, on any Linux.
+#: The device number of /dev/null on Linux.
 _DEV_NULL = os.makedev(1, 3)
 _PIECE_BYTES = 1 << 16
-#: Longest file written by people that is read whole: a configuration, a key, a secret.
+#: Longest configuration, key or secret file that is read, in bytes.
 MAX_TEXT_BYTES = 1 << 20
-#: Longest file of our own state that is read whole.
+#: Longest file of the state directory that is read into memory as a whole, in bytes.
 MAX_STATE_BYTES = 1 << 28
 
 
 def fsync_dir(path: Path) -> None:
-    """Make renames in directory `path` durable."""
+    """Make changes of names in the directory `path` durable."""
     fsync(path, os.O_DIRECTORY)
 
 
 def fsync(path: Path, flags: int = 0) -> None:
-    """Make the bytes of a file durable, or the names in a directory.
+    """Make the content of a file, or the names in a directory, durable.
 
     Raises:
         OSError: the file or directory cannot be synced.
@@ -55,14 +57,14 @@ def fsync(path: Path, flags: int = 0) -> None:
 
 
 def make_durable(paths: Iterable[Path], *directories: Path) -> None:
-    """Make files durable, and then their names and the names in `directories`.
+    """Make files durable, then their names and all names in `directories`.
 
-    All files wait for the disk together, which takes little longer than waiting for a single file.
+    All files are synced at the same time, which takes little longer than syncing one file.
 
     Raises:
         StateError: at least one file or directory cannot be synced.
     """
-    from hashclient.system.background import together  # most commands write few files
+    from hashclient.system.background import together  # rarely needed
 
     files = list(paths)
     for group in (files, list({*directories, *(path.parent for path in files)})):
@@ -78,12 +80,12 @@ def _sync(path: Path) -> None:
 def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `path` when the block ends without an error.
 
-    Without `durable`, the caller has to sync the file.
+    Without `durable`, the caller must sync the file and its directory.
 
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
     """
-    from hashclient.system.beneath import Directory  # most commands write no file
+    from hashclient.system.beneath import Directory  # rarely needed
 
     with state_errors("cannot write", path):
         directory = Directory.given(path.parent)
@@ -95,7 +97,7 @@ def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Itera
 def file_in(
     directory: Directory, name: str, mode: int, *, durable: bool = True
 ) -> Iterator[IO[bytes]]:
-    """Open a new file that replaces `name` in a held directory, as `atomic_file`.
+    """Open a new file that replaces `name` in an open directory, as `atomic_file` does.
 
     Raises:
         StateError: as `atomic_file`.
@@ -121,7 +123,7 @@ def file_in(
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace `path` by `data`, whole or not at all; `durable` is as in `atomic_file`.
+    """Replace the content of `path` by `data` in one step; `durable` is as in `atomic_file`.
 
     Raises:
         StateError: as `atomic_file`.
@@ -131,7 +133,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = 
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, with one system call if the kernel takes all at once.
+    """Write all of `data` to a descriptor, with as many system calls as necessary.
 
     Raises:
         OSError: `data` cannot be written.
@@ -142,11 +144,11 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether `path` exists in the state directory.
+    """Return whether the file `path` of the state directory exists.
 
     Raises:
-        StateError: the path cannot be looked up, for example because a parent directory may not be
-            entered.
+        StateError: the status of the file cannot be read, for example because this process may not
+            enter a parent directory.
     """
     try:
         path.stat()
@@ -158,13 +160,13 @@ def is_there(path: Path) -> bool:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Read all of a file that is at most `max_bytes` long.
+    """Read a regular file that is at most `max_bytes` bytes long.
 
-    Pipes and devices are refused, since a pipe could block for ever and a device has no end. Only
-    `/dev/null` is read, which people name to say "nothing".
+    Pipes and devices are refused, because reading a pipe could block for ever, and a device has no
+    end. The exception is `/dev/null`, which users name as an empty file.
 
     Raises:
-        OSError: the file cannot be read, is no regular file, or is longer.
+        OSError: the file cannot be read, is not a regular file, or is longer than `max_bytes`.
     """
     with open_at_once(path) as stream:
         status = os.fstat(stream.fileno())
@@ -179,7 +181,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def refuse_irregular(path: Path) -> None:
-    """Refuse `path` unless it is a regular file or missing: a pipe would block its reader.
+    """Refuse `path` if it exists and is not a regular file, because a pipe would block its reader.
 
     Raises:
         OSError: the path is not a regular file, or its status cannot be read.
@@ -190,10 +192,10 @@ def refuse_irregular(path: Path) -> None:
 
 
 def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
-    """Read a file of `size` bytes to its end, or beyond `max_bytes`.
+    """Read a file of `size` bytes to its end, or until more than `max_bytes` bytes were read.
 
-    A file may be longer than its size says. A single read of `max_bytes` would allocate all that
-    memory at once, so the file is read in steps.
+    A file may contain more bytes than its status says. The file is read in pieces, because a single
+    read of `max_bytes` bytes would allocate `max_bytes` bytes of memory.
     """
     data = stream.read(min(size, max_bytes) + 1)
     while len(data) <= max_bytes and (more := stream.read(_PIECE_BYTES)):
@@ -205,7 +207,7 @@ def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file for reading.
 
     Raises:
-        OSError: the path cannot be opened, or is no regular file: a pipe could block for ever.
+        OSError: the path cannot be opened, or is not a regular file.
     """
     stream = open_at_once(path)
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -221,10 +223,10 @@ def open_at_once(path: Path) -> IO[bytes]:
 
 
 def make_private_dir(path: Path, *, durable: bool = True) -> Path:
-    """Create directory `path` and missing parents, for the owner only; return `path`.
+    """Make the directory `path` and missing parents with mode 0700; return `path`.
 
-    New directories are synced: if a power loss removed their names, synced files below them would
-    be lost, too. Without `durable`, the caller has to sync the directories.
+    The parents of new directories are synced, because a power loss could otherwise remove a new
+    directory with synced files in it. Without `durable`, the caller must sync the parents.
 
     Raises:
         StateError: the directory cannot be made.
@@ -233,9 +235,10 @@ def make_private_dir(path: Path, *, durable: bool = True) -> Path:
 
 
 def make_public_dir(path: Path) -> Path:
-    """Create directory `path` and missing parents: readable for all, writable for the owner.
+    """Make the directory `path` and missing parents with mode 0755; return `path`.
 
-    The umask does not matter: with 000 a plain `mkdir` would let everybody write to it.
+    The mode is set explicitly, because a plain `mkdir` under the umask 000 would let every user
+    write to the directory.
 
     Raises:
         StateError: the directory cannot be made.
@@ -252,23 +255,23 @@ def _make_dir(path: Path, mode: int, *, durable: bool) -> Path:
                     continue
                 try:
                     fsync_dir(directory.parent)
-                except PermissionError:  # a directory with write but no read permission
+                except PermissionError:  # this process may write to the directory, but not read it
                     os.sync()
     return path
 
 
 def sweep_temporary(directory: Path) -> None:
-    """Remove temporary files of killed writers in `directory`; hold the lock for this call."""
+    """Remove temporary files of killed writers; the caller holds the lock of writers."""
     for leftover in directory.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 
 
 def user_path(text: str) -> Path:
-    """Return the path for a text from a user, which may begin with `~`.
+    """Return the path that a user has typed; a `~` at its beginning is expanded.
 
     Raises:
-        ConfigError: the text has not the form of a path, or the home directory is not known.
+        ConfigError: the text contains a null byte, or the home directory is not known.
     """
     if "\0" in text:
         raise ConfigError(f"not a path: {printable(text)}")
@@ -282,7 +285,7 @@ def user_path(text: str) -> Path:
 
 
 def state_error(what: str, path: Path, error: OSError) -> StateError:
-    """Translate an error of the system on a state file into an error of ours."""
+    """Translate an `OSError` on a file of the state directory into a `StateError`."""
     return StateError(
         f"{what}: {printable(path)}: {error.strerror or error}", hint=hint_of(error.errno)
     )
@@ -290,10 +293,10 @@ def state_error(what: str, path: Path, error: OSError) -> StateError:
 
 @contextlib.contextmanager
 def state_errors(what: str, path: Path) -> Iterator[None]:
-    """Translate an error of the system in the block, as `state_error` does.
+    """Translate an `OSError` in the block into a `StateError`, as `state_error` does.
 
     Raises:
-        StateError: an error of the system has happened.
+        StateError: the block raised an `OSError`.
     """
     try:
         yield
@@ -303,7 +306,7 @@ def state_errors(what: str, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> Iterator[None]:
-    """Raise the exception that `translate` returns, for an error of the system in the block."""
+    """If the block raises an `OSError`, raise the exception that `translate` returns for it."""
     try:
         yield
     except OSError as error:
@@ -311,7 +314,7 @@ def translated(path: Path, translate: Callable[[Path, OSError], Exception]) -> I
 
 
 def hint_of(number: int | None) -> str | None:
-    """Return a hint for an error of the system on a state file; None for unknown errors."""
+    """Return a hint for an `errno` of an error on a state file; None for other numbers."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",
@@ -323,7 +326,7 @@ def hint_of(number: int | None) -> str | None:
     return hints.get(number or 0)
 
 
-#: Seconds between two tries to get a lock that is held: at first, and later.
+#: The first and the longest pause between two tries to lock a file, in seconds.
 FIRST_PAUSE_S = 0.001
 LAST_PAUSE_S = 0.02
 
@@ -335,13 +338,13 @@ def acquire(
     wait_s: float = 0.0,
     on_wait: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Lock an open file for this process alone or, with `shared`, for all readers.
+    """Take the exclusive lock or, with `shared`, the shared lock on an open file.
 
     Return False if other processes keep the file locked for `wait_s` seconds. Closing the file
     unlocks it. `on_wait` is called once when the wait begins.
 
     Raises:
-        OSError: the file cannot be locked; not every file system has locks.
+        OSError: the file cannot be locked, for example because its file system has no locks.
     """
     deadline = time.monotonic() + wait_s
     pause_s = FIRST_PAUSE_S
@@ -364,7 +367,7 @@ def _nothing() -> None:
 
 
 def release(fd: int) -> None:
-    """Unlock an open file that stays open.
+    """Unlock an open file without closing it.
 
     Raises:
         OSError: the file cannot be unlocked.
@@ -382,12 +385,12 @@ def writer_lock(
     hint: str | None = None,
     directory: int | None = None,
 ) -> Iterator[None]:
-    """Hold the lock file `path` alone; a missing file is made, and a link refused.
+    """Hold the exclusive lock on the file `path`; a missing file is made, a link is refused.
 
-    With `directory`, the name is looked up in this open directory.
+    If `directory` is given, it is the descriptor of the directory in which the file is opened.
 
-    `on_wait` is as for `acquire`. `busy` and `hint` are the message and hint when another process
-    holds the lock; the defaults are for a state directory.
+    `on_wait` is as for `acquire`. `busy` and `hint` are the message and the hint of the
+    `LockedError`; the defaults fit the lock of a state directory.
 
     Raises:
         LockedError: another process holds the lock for longer than `wait_s` seconds.

@@ -1,24 +1,30 @@
-"""Decides which file systems have sizes and times that can be relied on.
+"""Decides on which file systems a scan relies on the sizes and times of files.
 
-A scan does not open a file if no entry has its size, and does not read a file again if its status
-is unchanged. Both rules need a kernel that keeps the status itself. Files of proc and sysfs have
-size 0 or 4,096 whatever they contain. The status of a FUSE file comes from a program that an
-ordinary user may have mounted. A file system that this table does not know is not trusted: its
-files are read, so that no match is missed.
+A scan does not open a file if no entry has the size of the file, and does not read a file again if
+its status is unchanged. Both rules are safe only if the kernel itself maintains the status. Two
+examples show where the rules would miss a match: files of proc and sysfs have the size 0 or 4,096
+with any content, and the status of a FUSE file comes from a program that an ordinary user may have
+started. The files of a file system that is not in the table `_TRAITS` are always read, so that no
+match is missed.
 
 Times are less reliable than sizes. An unchanged status means an unchanged file only if each change
-sets ctime, and nobody can set ctime in another way. FAT has no ctime; in FUSE a program chooses the
-ctime; in an image of squashfs or iso9660 the maker of the image chose it. On tmpfs, a writable
-memory map that was first read from can be written to without any change of times, even if the map
-is made late. `identity` identifies a file system, since device numbers are used again.
+of the file sets ctime, and nothing else can set ctime. Examples of file systems with unreliable
+times:
 
-Limits: a file system that root has put on top of another file system (overlay, a loop device) is
-    trusted like any file system of its type, and a server of NFS or SMB is trusted like a disk.
+- FAT has no ctime;
+- a program chooses the ctime in FUSE;
+- the maker of an image of squashfs or iso9660 chose the ctime in the image;
+- on tmpfs, a process can write through a memory map that it has first read from, and no time
+  changes.
 
-The types of file systems are known by their number in statfs(2). The numbers are from
-linux/magic.h, and for file systems that are not part of Linux, from the headers of these. A type
-that is not in the table has no trait, so its sizes and times are not relied on. Mounts are read
-from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+The module `identity` identifies a file system, because the kernel reuses device numbers.
+
+Limits: a file system that root has mounted on top of another file system (overlay, a loop device)
+    is trusted like any file system of its type, and a server of NFS or SMB is trusted like a disk.
+
+The type of a file system is its magic number in statfs(2). The numbers are from linux/magic.h or,
+for file systems that are not part of Linux, from their own headers. Mounts are read from
+`/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 def parse_mountinfo(text: bytes) -> dict[int, Mount]:
-    """Read all mounts, by the number of the mount."""
+    """Return the mounts in the content of a mountinfo file, by mount number."""
     mounts = {}
     for line in text.split(b"\n"):
         left, _, right = line.partition(b" - ")
@@ -59,14 +65,14 @@ def parse_mountinfo(text: bytes) -> dict[int, Mount]:
 
 
 def unescaped(raw: bytes) -> bytes:
-    """Return a field unescaped: the kernel and mount(8) write white space and `\\` in octal."""
+    """Return a mountinfo field with its octal escapes of white space and `\\` decoded."""
     if b"\\" not in raw:
         return raw
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
 
 
 def mount_number(fd: int) -> int | None:
-    """Return the number in mountinfo of the mount that a file was opened on; None if unknown."""
+    """Return the number in mountinfo of the mount of an open file; None if it is not known."""
     try:
         text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
     except OSError:
@@ -76,7 +82,7 @@ def mount_number(fd: int) -> int | None:
 
 
 def mount_of(fd: int) -> Mount | None:
-    """Return the mount that a file was opened on; None if that is not known."""
+    """Return the mount of an open file; None if the mount is not known."""
     number = mount_number(fd)
     try:
         text = Path("/proc/self/mountinfo").read_bytes()
@@ -88,17 +94,19 @@ def mount_of(fd: int) -> Mount | None:
 EXT, BTRFS, XFS = 0xEF53, 0x9123683E, 0x58465342
 FUSE, NINE_P = 0x65735546, 0x01021997
 
-#: Sizes can be relied on even without a block device below.
+#: The trait of types whose sizes are reliable even without a block device.
 SIZES = 1
-#: Each change of a file sets its ctime, in the kernel or at a server. bcachefs is an exception: its
-#: snapshots share the numbers of device and inode.
+#: The trait of types on which each change of a file sets its ctime, in the kernel or at a server.
+#: bcachefs does not have this trait, because a file and its snapshots have the same device and
+#: inode numbers.
 CTIME = 2
-#: The local kernel makes each change itself, so it can report changes.
+#: The trait of types on which the local kernel makes each change itself, so that it can report
+#: changes.
 TELLS = 4
-#: Other machines can change files without asking this kernel: through a server, or on a shared
-#: disk.
+#: The traits of types on which other machines can change files without this kernel: through a
+#: server (NETWORK), or on a shared disk (CLUSTER).
 NETWORK, CLUSTER = 8, 16
-#: The file system lies on top of other file systems, and has no disk of its own.
+#: The trait of types that store their files on other file systems and have no disk of their own.
 STACKED = 32
 
 _TRAITS = {
@@ -144,7 +152,7 @@ _TRAITS = {
 
 
 def with_trait(trait: int) -> frozenset[int]:
-    """Return the numbers of the types that have a trait."""
+    """Return the magic numbers of the types that have the trait `trait`."""
     return frozenset(number for number, traits in _TRAITS.items() if traits & trait)
 
 
@@ -152,35 +160,36 @@ _T = TypeVar("_T")
 
 
 class SizeTrust(enum.Enum):
-    """How far the status of the files of a file system can be relied on."""
+    """How reliable the status of files on a file system is."""
 
-    #: Nothing is reliable: a file may have any number of bytes, and may change without a trace.
+    #: The status is not reliable: a file may have any number of bytes, and may change without a
+    #: change of its status.
     NONE = enum.auto()
-    #: As reliable as the server, since the scanning user has mounted the file system. Size 0 may
-    #: mean "not known", and a read may go beyond the size.
+    #: The status is as reliable as the server, because the scanning user has mounted the file
+    #: system. A size of 0 may mean "not known", and a read may return more bytes than the size.
     NONZERO = enum.auto()
-    #: The kernel keeps the sizes: no read goes beyond them.
+    #: The kernel maintains the sizes, and no read returns more bytes than the size.
     FULL = enum.auto()
 
 
-#: Plain names for these constants: looking up a member of an enumeration is ten times as slow.
+#: The members of `SizeTrust` as variables, because looking up a member of an enumeration is ten
+#: times as slow.
 NONE, NONZERO, FULL = SizeTrust
 
-#: The types without a block device whose sizes are trusted, the types whose ctime shows each
-#: change, and the types whose changes this kernel reports.
+#: The types with the traits SIZES, CTIME and TELLS.
 _TRUSTED, _KEEP_CTIME, _REPORT_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 
 
 def keeps_ctime(kind: int) -> bool:
-    """Return whether each change of a file sets its ctime, on a file system of type `kind`."""
+    """Return whether each change of a file sets its ctime on a file system of type `kind`."""
     return kind in _KEEP_CTIME
 
 
 def reports_changes(fd: int) -> bool:
-    """Return whether the kernel sees each change below an open directory, by any program.
+    """Return whether the kernel sees each change that any program makes below an open directory.
 
-    The kernel does not see changes by another machine on a network file system, or by a program
-    behind FUSE in its own store.
+    The kernel does not see changes that another machine makes on a network file system, or changes
+    that a FUSE program makes in its own storage.
     """
     try:
         return kind_of(fd) in _REPORT_CHANGES
@@ -189,7 +198,7 @@ def reports_changes(fd: int) -> bool:
 
 
 def trust_of(fd: int, device: int) -> SizeTrust:
-    """Return how far the file system of an open file is trusted; `device` is its `st_dev`."""
+    """Return how reliable the file system of an open file is; `device` is the file's `st_dev`."""
     try:
         kind = kind_of(fd)
         if kind == FUSE:
@@ -200,16 +209,16 @@ def trust_of(fd: int, device: int) -> SizeTrust:
 
 
 def trust_in(kind: int, device: int) -> SizeTrust:
-    """Return how far file systems of a type are trusted, but for FUSE; `device` is an `st_dev`."""
+    """Return how reliable a file system is by its type, which is not FUSE, and its `st_dev`."""
     if kind == NINE_P:
         return NONZERO
-    # A file system on a block device counts as a disk, in any format.
+    # Sizes on a block device are trusted, whatever the type of the file system.
     return FULL if kind in _TRUSTED or os.major(device) else NONE
 
 
 @functools.cache
 def _fstatfs() -> Callable[[int, array[int]], int] | None:
-    """Return the function of the C library; None in a Python without ctypes."""
+    """Return fstatfs(2) of the C library; None in a Python without ctypes."""
     try:
         import ctypes
 
@@ -224,7 +233,7 @@ def _fstatfs() -> Callable[[int, array[int]], int] | None:
 
 
 def kind_of(fd: int) -> int:
-    """Return the number of the type of the file system that an open file is on.
+    """Return the magic number of the file system of an open file.
 
     Raises:
         OSError: the type is not known.
@@ -246,17 +255,18 @@ def ask_at(
     follow: bool,  # noqa: FBT001 - passed on
     otherwise: _T,
 ) -> _T:
-    """Ask about the file system of a file in an open directory, whose `st_dev` just was `device`.
+    """Return the answer of `ask` about the file system of a file whose `st_dev` just was `device`.
 
-    `ask` is called with a descriptor, which may be of type O_PATH, and `device`; the answer is
-    `otherwise` if another file system is there by now.
+    The file is `name` in an open directory. `ask` is called with `device` and a descriptor, which
+    may be opened with O_PATH. Return `otherwise` if the file has another `st_dev` by now.
 
     Raises:
         OSError: the file cannot be found, or what `ask` raises.
     """
     if os.fstat(directory_fd).st_dev == device:
         return ask(directory_fd, device)
-    # Something is mounted on the file itself, or the file system is an overlay.
+    # File and directory have different device numbers, because something is mounted on the file, or
+    # because the file system is an overlay.
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(name, flags, dir_fd=directory_fd)
     try:
@@ -266,21 +276,22 @@ def ask_at(
 
 
 def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTrust:
-    """Return how far a FUSE file system is trusted by `user`.
+    """Return how reliable a FUSE file system is for the user `user`.
 
     `mounts` is `/proc/self/mountinfo`, as in proc_pid_mountinfo(5), and `uid_map` is
-    `/proc/self/uid_map`. A user other than root can mount FUSE, and is named there.
+    `/proc/self/uid_map`. A FUSE file system is reliable only if it is virtiofs, or if `user` has
+    mounted it, which the option `user_id` in mountinfo shows.
     """
     wanted = b"%d:%d" % (os.major(device), os.minor(device))
     for line in mounts.split(b"\n"):
-        # No field has a space or a newline: the kernel writes them in octal.
+        # Fields contain no space or newline, because the kernel escapes both in octal.
         mount, _, file_system = line.partition(b" - ")
         if mount.split(b" ")[2:3] != [wanted]:
             continue
         kind, _, options = (file_system + b"   ").split(b" ")[:3]
         if kind == b"virtiofs":  # shared by the host of a virtual machine
             return NONZERO
-        # In a user namespace other than the first, the number may be a number from outside.
+        # In a user namespace other than the first, `user_id` may be a number of another namespace.
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
         if same_numbers and b"user_id=%d" % user in options.split(b","):
             return NONZERO

@@ -1,21 +1,24 @@
-"""Identifies the file system of a file by a number that no other file system gets.
+"""Identifies the file system of a file by a number that no other file system has.
 
-`st_dev` is not enough. The next mount may get the same number; and if a file system is not on a
-single block device (btrfs, overlay, a network), its number may change at each start. So a file
-system is identified by the first item of this list that it has:
+`st_dev` does not identify a file system, because the kernel may give the same number to the next
+mount. If a file system is not on a single block device (btrfs, overlay, a network), its `st_dev`
+may also change at each start of the machine. So a file system is identified by the first of these
+facts that is known:
 
-1. its UUID, if the file system is on built-in disks; on btrfs the UUID of the subvolume, too, since
-   a snapshot has the inodes of its source;
-2. on ext4, if the kernel does not give the UUID, the number that statfs(2) makes of it;
-3. on a network, its type, the mounted source, and the directory of the source;
-4. otherwise the number of its mount, which is not used again until the machine is restarted.
+1. its UUID, if the file system is on built-in disks; on btrfs, also the UUID of the subvolume,
+   because a snapshot has the same inodes as its source;
+2. on ext4, if the kernel does not return the UUID, the number that statfs(2) computes from the
+   UUID;
+3. on a network, the type of the file system, the mounted source, and the directory of the source;
+4. otherwise the unique number of its mount, which the kernel does not reuse until the machine is
+   restarted.
 
-A UUID can be forged as easily as times. So portable media are identified by their mount only: loop
-devices, removable media, and devices on a bus for removable media. A file system mounted by a user
-is not identified at all, since the user may be able to write to its image past the file system.
-A file system that has no item of the list is not identified either.
+A UUID on portable media can be forged. So a file system on a loop device, on removable media, or on
+a bus for removable media is identified only by its mount. A file system that an ordinary user has
+mounted is not identified at all, because this user may be able to write to the image of the file
+system directly. A file system is not identified either if none of these facts is known.
 
-Limits: a bit-by-bit copy of a disk that replaces the original counts as the original.
+Limit: a bit-by-bit copy of a disk that replaces the original disk counts as the original disk.
 """
 
 from __future__ import annotations
@@ -50,42 +53,44 @@ from hashclient.system.filesystems import (
 )
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
-#: Types on which leases were tested against writes through maps made before and after the lease.
-#: xfs is left out: a user who may write to two files can exchange their contents without a change
-#: of times (`XFS_IOC_SWAPEXT`). overlay is left out: the kernel does not count a memory map of its
-#: files.
+#: The types on which a lease was tested to exclude writes through memory maps that were made before
+#: or after the lease. xfs is not in the set, because a user who may write to two files can exchange
+#: their contents without a change of times (`XFS_IOC_SWAPEXT`). overlay is not in the set, because
+#: the kernel grants a lease on an overlay file in spite of a writable memory map.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
-#: From linux/fs.h: the request, and the length of its answer.
+#: From linux/fs.h: the ioctl(2) request for the UUID, and the length of the answer.
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
-#: From linux/btrfs.h: the request, the length of its answer, and the offset of the UUID in the
-#: answer.
+#: From linux/btrfs.h: the ioctl(2) request about the file system, the length of the answer, and the
+#: place of the UUID in the answer.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
-#: The same three values for the request about the subvolume of a file. The number of a deleted
-#: subvolume may be used again after the file system is mounted again. The number of the first
-#: subvolume is never used again; this subvolume may have no UUID.
+#: From linux/btrfs.h: the ioctl(2) request about the subvolume of a file, the length of the answer,
+#: and the place of the UUID in the answer. btrfs may reuse the number of a deleted subvolume after
+#: the next mount of the file system. btrfs never reuses the number of the first subvolume, which
+#: may have no UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
-#: From xfs/xfs_fs.h: the same three values for the request about the geometry, for kernels before
-#: 6.9.
+#: From xfs/xfs_fs.h: the ioctl(2) request about the geometry, the length of the answer, and the
+#: place of the UUID in the answer; used for kernels before 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
-#: From linux/stat.h and linux/fcntl.h.
+#: Flags of statx(2), from linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _SYS = Path("/sys")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: A device with such a part in its path in /sys can be pulled out, or is not a disk.
+#: A device with one of these names in its path in /sys can be pulled out, or is not a disk.
 _LOOSE = r"/(usb|mmc|fw|pcmcia|virtual)"
-#: The most layers of device mapper and RAID that are followed.
+#: The highest number of nested device-mapper and RAID devices that are followed.
 _MAX_LAYERS = 16
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A file system: a number of 63 bits, which identifies it in the record of files.
+    """A file system: `number` has 63 bits, and identifies the file system in the inventory.
 
-    `proves` says whether a granted lease proves that nobody can change a file without a trace; if
-    `is_local` is False, a refused lease proves nothing either.
+    `proves` says whether a granted lease proves that nobody can change a file without a change of
+    its times. `is_local` is False if other machines can write to the file system; then a refused
+    lease proves nothing.
     """
 
     number: int
@@ -94,9 +99,9 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Facts:
-    """The facts of this machine about the mount of an open file; tests have other facts."""
+    """The facts of this machine about the mount of an open file; tests replace this class."""
 
-    #: Where mount(8) and udisks record who has mounted a file system.
+    #: The file in which mount(8) and udisks record which user has mounted a file system.
     utab = Path("/run/mount/utab")
 
     def kind_of(self, fd: int) -> int:
@@ -108,35 +113,35 @@ class Facts:
         return mount_of(fd)
 
     def unique_mount(self, fd: int) -> int | None:
-        """Return the number of the mount, as `unique_mount`."""
+        """Return the number of the mount, as the function `unique_mount`."""
         return unique_mount(fd)
 
     def boot_id(self) -> bytes:
-        """Return bytes that identify the machine since its start, as `boot_id`."""
+        """Return bytes that identify this start of the machine, as the function `boot_id`."""
         return boot_id()
 
     def disk_name(self, path: Path) -> bytes | None:
-        """Return bytes that distinguish a disk from copies, as `_disk_name`."""
+        """Return bytes that distinguish a disk from its copies, as `_disk_name`."""
         return _disk_name(path)
 
 
 class Identities:
-    """The file systems that one process meets.
+    """A cache of the identities of file systems, for one process.
 
-    The facts about a mount stay true for the life of the process, since the mount's number is not
-    used again.
+    The facts about a mount stay valid for the life of the process, because the kernel does not
+    reuse the unique number of a mount.
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
-        """Start without any file system; `facts` are the facts of this machine by default."""
+        """Begin with an empty cache; by default, `facts` are the facts of this machine."""
         self._facts = facts or Facts()
         self._known: dict[tuple[int, int, int], Identity | None] = {}
 
     def of(self, fd: int, device: int) -> Identity | None:
-        """Return the file system of an open file, whose `st_dev` is `device`.
+        """Return the identity of the file system of an open file, whose `st_dev` is `device`.
 
-        Return None if an unchanged status does not mean an unchanged file, or the file system
-        cannot be identified.
+        Return None if a file can change without a change of its status on this file system, or if
+        the file system cannot be identified.
         """
         try:
             kind = self._facts.kind_of(fd)
@@ -152,7 +157,7 @@ class Identities:
         return self._known[key]
 
     def at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> Identity | None:
-        """Return the file system of a file in an open directory; `device` is its `st_dev`."""
+        """Return the identity of the file system of the file `name`, whose `st_dev` is `device`."""
         try:
             return ask_at(self.of, name, directory_fd, device, follow, None)
         except OSError:
@@ -162,7 +167,7 @@ class Identities:
 def _identify(
     facts: Facts, fd: int, kind: int, mount: int, device: int, number: int
 ) -> Identity | None:
-    """Identify a file system; the numbers in comments are the numbers of the module's list."""
+    """Identify a file system; the comments name the numbers of the list in the module."""
     name = None
     if kind in _NETWORK:
         name = _export_of(facts.mount_of(fd))  # 3
@@ -184,13 +189,13 @@ def _number_of(name: bytes) -> int:
 
 
 def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> bytes | None:
-    """Return a lasting identification of a file system on built-in disks; else None."""
+    """Return a lasting identification of a file system on built-in disks; None for other disks."""
     within: bytes | None = b""
     try:
         if kind == BTRFS:
             within = _subvolume_of(fd)
-            # Files of btrfs have device numbers without a device, and btrfs may have any number of
-            # disks.
+            # The `st_dev` of a btrfs file belongs to no block device, and a btrfs file system may
+            # have several disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
             text = uuid.hex()
             parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
@@ -210,10 +215,10 @@ def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> byte
 
 
 def _subvolume_of(fd: int) -> bytes | None:
-    """Return a lasting identification of a btrfs subvolume; None if it has none.
+    """Return a lasting identification of a file's btrfs subvolume; None if there is no UUID.
 
     Raises:
-        OSError: the kernel does not know this request (before version 4.18).
+        OSError: the kernel is older than 4.18 and does not know the request.
     """
     info = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
     uuid = info[_SUBVOLUME_UUID]
@@ -221,9 +226,10 @@ def _subvolume_of(fd: int) -> bytes | None:
 
 
 def told_uuids(directory_fd: int) -> list[bytes]:
-    """Return the UUID of the file system of an open directory; empty if the kernel has none.
+    """Return a list with the UUID of a directory's file system; empty if the kernel knows no UUID.
 
-    The descriptor need not be open for reading, but the directory must be readable.
+    The descriptor may be opened with O_PATH, but this process must be allowed to read the
+    directory.
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
@@ -239,7 +245,7 @@ def told_uuids(directory_fd: int) -> list[bytes]:
 
 
 def _asked_uuid(fd: int, kind: int) -> bytes:
-    """Return the UUID from the kernel; empty, without an error, if the kernel has none."""
+    """Return the UUID of a file's file system; empty, without an error, if it is not known."""
     with contextlib.suppress(OSError):
         return ioctl(fd, _GET_UUID, bytes(_UUID_BYTES))[1:]
     with contextlib.suppress(OSError):
@@ -249,10 +255,10 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
 
 
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:
-    """Return text that distinguishes a block device from copies; None if not built in.
+    """Return text that distinguishes a block device from its copies; None if it is not built in.
 
-    `path` is the device's place in /sys. A volume of the device mapper has a number there, which
-    differs from the number of its snapshots.
+    `path` is the directory of the device in /sys. For a volume of the device mapper, the text
+    contains the volume's UUID, which differs from the UUIDs of its snapshots.
 
     Raises:
         OSError: the device does not exist.
@@ -264,7 +270,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     if below and layers < _MAX_LAYERS:
         names = [_disk_name(disk, layers + 1) for disk in below]
         own = _read(path / "dm/uuid")
-        # A volume of the device mapper without a UUID may be a snapshot of another volume on these
+        # A device-mapper volume without a UUID may be a snapshot of another volume on the same
         # disks.
         if None in names or (not own and (path / "dm").exists()):
             return None
@@ -278,7 +284,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
 
 
 def _is_users(mount: Mount | None, utab: Path) -> bool:
-    """Return whether a user has mounted the file system, by the records of mount(8) and udisks."""
+    """Return whether an ordinary user has mounted a file system, by the table `utab`."""
     if mount is None:
         return True
     for line in (_read(utab) or b"").splitlines():
@@ -293,31 +299,31 @@ def _is_users(mount: Mount | None, utab: Path) -> bool:
 
 
 def _export_of(mount: Mount | None) -> bytes | None:
-    """Return the type, source and directory of a network mount."""
+    """Return the type, source and source directory of a network mount."""
     if mount is None:
         return None
     return b"\0".join([b"network", mount.kind.encode(), mount.source, mount.root])
 
 
 def boot_id() -> bytes:
-    """Return bytes that identify this machine since its start; empty if that is unknown."""
+    """Return bytes that identify this start of the machine; empty if they are not known."""
     return _read(_BOOT_ID) or b""
 
 
 def unique_mount(fd: int) -> int | None:
-    """Return the number of the mount that a file was opened on; it is not used again.
+    """Return the unique number of the mount of an open file, which the kernel does not reuse.
 
-    Return None if the kernel does not know this request (before version 6.8).
+    Return None if the kernel is older than 6.8 and does not know the unique number.
     """
     status = _status(fd)
     if status is None:
         return None
-    # The mask is the first word of 32 bits in either byte order; the mount's number is at 144.
+    # In struct statx, the mask is the first word of 32 bits, and the mount number is at byte 144.
     return status[18] if memoryview(status).cast("B").cast("I")[0] & _STATX_MNT_ID_UNIQUE else None
 
 
 def attributes(fd: int) -> int:
-    """Return the statx(2) attributes of an open file; none if the kernel does not have the call."""
+    """Return the statx(2) attributes of an open file; 0 if the kernel does not have statx(2)."""
     status = _status(fd)
     return 0 if status is None else status[1]
 
@@ -325,14 +331,13 @@ def attributes(fd: int) -> int:
 def is_mount_root(fd: int) -> bool:
     """Return whether an open file or directory is the root of a mount.
 
-    Return False with a kernel before 5.8, which does not say this. Nobody can rename a path with
-    this form.
+    Return False with a kernel before 5.8, which does not have this attribute.
     """
     return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 
 
 def born_ns(fd: int) -> int | None:
-    """Return when an open file was made, in nanoseconds; None if its file system does not say."""
+    """Return the birth time of an open file in nanoseconds; None if it is not known."""
     status = _status(fd)
     if status is None or not status[0] & _STATX_BTIME:
         return None
@@ -340,7 +345,7 @@ def born_ns(fd: int) -> int | None:
 
 
 def _status(fd: int) -> array[int] | None:
-    """Return the answer of statx(2) about an open file in words of 64 bits; None if it fails."""
+    """Return the result of statx(2) for an open file in words of 64 bits; None after an error."""
     statx = _statx()
     status = array("Q", bytes(256))
     return status if statx is not None and statx(fd, status) == 0 else None
@@ -348,7 +353,7 @@ def _status(fd: int) -> array[int] | None:
 
 @functools.cache
 def _statx() -> Callable[[int, array[int]], int] | None:
-    """Return the function of the C library; None if the library has no such function."""
+    """Return statx(2) of the C library; None if the library does not have statx(2)."""
     try:
         import ctypes
 
@@ -364,7 +369,7 @@ def _statx() -> Callable[[int, array[int]], int] | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the stripped text of a kernel file; None if it cannot be read."""
+    """Return the stripped content of a file of the kernel; None if it cannot be read."""
     try:
         return path.read_bytes().strip()
     except OSError:

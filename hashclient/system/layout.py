@@ -1,8 +1,8 @@
-"""The paths in a state directory; each path is named in this module and nowhere else.
+"""The paths of all files in a state directory; no other module names such a path.
 
-Other modules get a path from the `Layout` in the settings. `FILES` says what each file is for; a
-test compares `FILES` with the files of a real state, and `docs/operations/where-things-are.md`
-shows it.
+Other modules get a path from the `Layout` in the settings. `FILES` describes the purpose of each
+file. A test compares `FILES` with the files of a real state directory, and
+`docs/operations/where-things-are.md` contains the table `FILES`.
 """
 
 from __future__ import annotations
@@ -17,46 +17,47 @@ SEAL_KEY_NAME = "seal.key"
 MATCHES_NAME = "matches.db"
 INVENTORY_NAME = "inventory.db"
 MOUNTS_NAME = "mounts.json"
-#: In the folder of a list.
+#: Names of files in the folder of a list.
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = "staging.json"
 CHECKS_NAME = "checks.json"
-#: In the folder of the known good files.
+#: Names of files in the folder of known good digests.
 SOURCES_NAME = "sources.json"
 LISTED_NAME = "listed.json"
-#: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.
+#: The pinned root of trust in the folder of a provider, and files in its folder of TUF metadata.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
-#: Beside the metadata of a provider: the lists that it refuses to our credential.
+#: The file in the folder of a provider with the lists that the provider refuses to our credential.
 DENIED_NAME = "denied.json"
 TIMESTAMP_NAME = "timestamp.json"
-#: In the folder of the fleet.
+#: Names of files in the folder of the fleet.
 PUBLISHED_NAME = "published.json"
 KNOWN_NAME = "known.json"
 KNOWN_LOCK_NAME = "known.lock"
-#: In the folder of the audit log.
+#: The current file of the audit log, in the folder of the audit log.
 LOG_NAME = "log.jsonl"
-#: A closed file of the audit log, by its number.
+#: The name of a full file of the audit log, to which nothing is written any more; `{}` is its
+#: number.
 CLOSED_LOG_NAME = "log-{:06}.jsonl"
 CLOSED_LOG_PATTERN = re.compile(r"log-([0-9]{6,12})\.jsonl")
 AUDIT_KEY_NAME = "key.pem"
 AUDIT_PUBLIC_KEY_NAME = "key.pub"
-#: In the folder of an item in quarantine.
+#: Names of files in the folder of an item in quarantine.
 ITEM_NAME = "item.json"
 EVIDENCE_NAME = "evidence.age"
-#: In the folder of the quarantine.
+#: The file in the folder of the quarantine with the items whose files were restored.
 RESTORED_NAME = "restored.json"
-#: In the folder of the quarantine, of all reports, of notices, of alerts or of the fleet.
+#: Names of lock files in the folders of the quarantine, reports, notices, alerts and the fleet.
 ROOM_LOCK_NAME = "lock"
 PREPARE_LOCK_NAME = "prepare.lock"
-#: In the folder of a report.
+#: Names of files and folders in the folder of a report.
 RECORD_NAME = "report.json"
 DOCUMENT_NAME = "document.json"
 SEALED_DIR = "sealed"
 
 
 class _Below:
-    """A path below the state directory."""
+    """An attribute of `Layout` that is a path below the state directory."""
 
     def __init__(self, *parts: str) -> None:
         self._parts = parts
@@ -66,53 +67,56 @@ class _Below:
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The paths below the state directory `root`. This class reads and makes no files."""
+    """The paths of files and folders below the state directory `root`."""
 
     root: Path
 
-    #: The version of the state, and which hashclient can read it.
+    #: The file with the version of the state, and with the version of hashclient that can read it.
     state = _Below("state.json")
-    #: The backup of a migration that has not succeeded yet.
+    #: The folder with the backup of a migration that has not succeeded yet.
     backup = _Below("migration")
-    #: The same backup while it is made or removed; no code relies on it.
+    #: The folder of the backup of a migration while the backup is made or removed; no code reads
+    #: it.
     new_backup = _Below("migration.new")
-    #: The writers' lock.
+    #: The lock file of commands that write lists, trust, the configuration or a migration.
     lock = _Below("lock")
-    #: The key that turns digests into tags, unless another key is configured.
+    #: The file with the key that turns digests into tags, unless the configuration names another
+    #: key.
     seal_key = _Below(SEAL_KEY_NAME)
-    #: The indexes, one folder for each list.
+    #: The folder of the indexes, with one folder for each list.
     lists = _Below("lists")
-    #: The index of known good files.
+    #: The folder of the index of known good files.
     known_good = _Below("known-good")
-    #: Roots of trust and verified metadata, one folder for each provider.
+    #: The folder of roots of trust and verified metadata, with one folder for each provider.
     trust = _Below("trust")
-    #: The record of matches.
+    #: The database with the record of matches.
     matches = _Below(MATCHES_NAME)
-    #: The cache (inventory): what scans remember of files and of objects in buckets.
+    #: The database with the inventory, the cache of scans about files and objects in buckets.
     inventory = _Below(INVENTORY_NAME)
-    #: Notices, one file for each provider.
+    #: The folder of notices, with one file for each provider.
     notices = _Below("notices")
-    #: The lock of writers of notices.
+    #: The lock file of commands that write notices.
     notices_lock = _Below("notices", ROOM_LOCK_NAME)
-    #: The mounted file systems that earlier scans have seen.
+    #: The file with the mounted file systems that earlier scans have seen.
     mounts = _Below(MOUNTS_NAME)
-    #: The lock of writers of `mounts`.
+    #: The lock file of commands that write `mounts`.
     mounts_lock = _Below("mounts.lock")
-    #: The audit log and its keys.
+    #: The folder of the audit log and its keys.
     audit = _Below("audit")
-    #: The quarantine: isolated, sealed files, one folder for each item.
+    #: The folder of the quarantine (isolated and sealed files), with one folder for each item.
     quarantine = _Below("quarantine")
-    #: Unnamed files that hold possible containers for a moment.
+    #: The folder of temporary files, mostly without names, for data that may be a container.
     spool = _Below("spool")
-    #: Added facts about sources, sealed; one file for each match.
+    #: The folder of sealed facts about the sources of files, with one file for each match.
     facts = _Below("facts")
-    #: Waiting and sent reports, one folder for each.
+    #: The folder of waiting and sent reports, with one folder for each report.
     reports = _Below("reports")
-    #: The exceptions that people have made.
+    #: The file with the exceptions that people have made.
     exceptions = _Below("decisions", "exceptions.json")
-    #: The outbox of alerts.
+    #: The file with the alerts that wait to be sent.
     alerts = _Below("alerts", "outbox.json")
-    #: The documents that this machine has published, and the last documents of other machines.
+    #: The folder of facts about the status that this machine has published, and about other
+    #: machines.
     fleet = _Below("fleet")
 
     def provider(self, name: str) -> Path:
@@ -126,8 +130,8 @@ class Layout(msgspec.Struct, frozen=True):
     def metadata(self, provider: str) -> Path:
         """Return the folder of the verified metadata of a provider.
 
-        This folder does not contain the pinned root, since a file in it may have the name of any
-        role.
+        The pinned root is not in this folder, because each metadata file is named after its TUF
+        role, which may have any name.
         """
         return self.provider(provider) / "metadata"
 
@@ -143,7 +147,7 @@ class Layout(msgspec.Struct, frozen=True):
 _NAME = r"[a-z0-9][a-z0-9._-]*"
 _ID = r"[a-z0-9]{10}"
 
-#: The purpose of each file, by a pattern of its path below the state directory.
+#: The purpose of each file in the state directory, by a regular expression for its path.
 FILES: Mapping[str, str] = {
     r"config\.toml": "the configuration, if --state-dir is given and --config is not",
     r"state\.json": "the version of the state, and which hashclient can read it",

@@ -1,15 +1,15 @@
-"""Asks the kernel, by a lease, whether anybody can change a file without a change of its times.
+"""Finds out by a lease whether any process can change a file without a change of its times.
 
 A write through a shared memory map sets the times of a file only when the kernel makes the page
-writable. After the first write, the same process can write to the page again and again without a
-change of times. A read lease (fcntl(2), `F_SETLEASE`) is refused while the file is open for writing
-anywhere, and a writable map counts as open. So if a lease is granted before a file is read, nobody
-has a writable page of the file. To change the file later, a process must open it first, and this
-change sets the times.
+writable. After the first write, the same process can write to the page again without a change of
+times. The kernel refuses a read lease (fcntl(2), `F_SETLEASE`) on a file while any process has the
+file open for writing or has a writable map of it. So if a lease is granted before a file is read,
+no process has a writable page of the file. To change the file later, a process must first open the
+file for writing, and then its first write sets the times.
 
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
-SIGIO to the holder. SIGIO ends a process that does not ignore it. So the lease is returned at once,
-or after one short read. If the holder keeps somebody waiting for longer than
+SIGIO to the holder. SIGIO ends a process that does not ignore the signal. This program releases a
+lease at once, or after one short read. If the holder makes another process wait for longer than
 `/proc/sys/fs/lease-break-time` seconds (45 by default, at least 1), the kernel breaks the lease.
 """
 
@@ -21,17 +21,17 @@ from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
-#: Types on which tests showed that a lease keeps every writer out: ext2 to ext4, btrfs, xfs. Not
-#: overlay, because a map there belongs to another file; not network file systems, because other
-#: machines do not ask this kernel.
+#: The types on which tests showed that a lease excludes every writer: ext2 to ext4, btrfs, xfs.
+#: overlay is not in the set, because a memory map of an overlay file belongs to a file below the
+#: overlay. Network file systems are not in the set, because other machines do not ask this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
 
 
 def can_lease() -> bool:
-    """Make this process ignore SIGIO; False if the process handles SIGIO: then it must not lease.
+    """Make this process ignore SIGIO; return False if it must not lease, because it handles SIGIO.
 
-    Only the main thread can change the handling of signals; a program that scans in other threads
-    may call this before.
+    Only the main thread can change the handling of signals, so a program that scans in other
+    threads should call this function first in the main thread.
     """
     handler = signal.getsignal(signal.SIGIO)
     if handler is signal.SIG_DFL:
@@ -44,16 +44,17 @@ def can_lease() -> bool:
 
 
 def hold(fd: int) -> bool | None:
-    """Take a lease: True if nobody has the file open for writing; writers wait from then on.
+    """Take a read lease; return True if no process has the file open for writing.
 
-    `fd` is open for reading only; closing it ends the lease. Return None if the kernel does not
-    say: another user owns the file and this process has no CAP_LEASE, or the file system has no
+    While the lease is held, processes that open the file for writing must wait. `fd` is open only
+    for reading; closing `fd` ends the lease. Return None if no lease is possible, because another
+    user owns the file and this process does not have CAP_LEASE, or because the file system has no
     leases.
     """
     try:
         if F_RDLCK:
             fcntl(fd, F_SETLEASE, F_RDLCK)
-        else:  # F_RDLCK is 0 nearly everywhere; an argument takes time: Python tries a string first
+        else:  # F_RDLCK is 0 on most machines; the call without it is faster
             fcntl(fd, F_SETLEASE)
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None
@@ -61,7 +62,7 @@ def hold(fd: int) -> bool | None:
 
 
 def keeps_out(fd: int) -> bool:
-    """Return whether a lease on a file keeps it unchanged for as long as the lease is held."""
+    """Return whether a file cannot change while a lease on the file is held, by its file system."""
     try:
         return kind_of(fd) in _KEEPS_OUT
     except OSError:
@@ -69,12 +70,12 @@ def keeps_out(fd: int) -> bool:
 
 
 def is_unwritable(fd: int) -> bool | None:
-    """Return the result of `hold`, and return the lease at once."""
+    """Return the result of `hold`, and release the lease at once."""
     return hold(fd) and let_go(fd)
 
 
 def let_go(fd: int) -> bool:
-    """Return the lease from `hold`; False if the kernel has broken it meanwhile."""
+    """Release the lease from `hold`; return False if the kernel has broken the lease meanwhile."""
     try:
         fcntl(fd, F_SETLEASE, F_UNLCK)
     except OSError:

@@ -1,4 +1,4 @@
-"""The error for an address where listening is not possible: the same for all commands."""
+"""The error message of all commands for an address at which they cannot listen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from hashclient.core.errors import StateError
 
 
 def cannot_listen(where: str, error: OSError, *, hint: str | None = None) -> StateError:
-    """Return our error for a failure to listen at the address `where`.
+    """Return the `StateError` for a failure to listen at the address `where`.
 
-    `hint` is for a port in use; the default hint says that another daemon may be there. The text of
-    the error is not used: some libraries repeat the address in it.
+    `hint` is the hint if the port is in use; by default, the hint says that another daemon may use
+    the port. The text of `error` is not used, because some libraries repeat the address in the
+    text.
     """
     code = error.errno or 0
     # an error of a name lookup has no errno

@@ -1,18 +1,19 @@
-"""Internal log messages, through the standard `logging` below the name `hashclient`.
+"""Internal log messages, sent to loggers of the standard `logging` module below `hashclient`.
 
-Messages for users come from the command line, and permanent records go to the audit log. A log
-message may hold counts and the names of lists and providers, but never a digest, a credential or
-content of a file. Only `info` and `debug` are used: a fault is an error or an outcome.
+Messages for users are printed by the command-line interface, and permanent records are in the audit
+log. A log message may contain counts and the names of lists and providers, but never a digest, a
+credential or content of a file. Only the levels `info` and `debug` are used, because a fault is
+reported as an exception or as an outcome.
 
-Importing `logging` is slow, and a listener must have imported it. So this module uses `logging`
-only if the program has imported it already.
+This module uses `logging` only if the program has already imported `logging`, because the import is
+slow, and without the import no handler can exist.
 """
 
 from __future__ import annotations
 
 import sys
 
-#: The name above the names of all loggers.
+#: The name of the parent of all loggers of hashclient.
 NAME = "hashclient"
 _INFO, _DEBUG = 20, 10
 
@@ -23,11 +24,11 @@ class Log:
     __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        """Name the part of the program that logs."""
+        """Use the logger for the part `name` of the program."""
         self._name = f"{NAME}.{name}"
 
     def info(self, message: str, *values: object) -> None:
-        """Log a finished step; `message` is formatted with `values` by `%` if anybody listens."""
+        """Log a finished step; `logging` formats `message` with `values` by `%`."""
         self._say(_INFO, message, values)
 
     def debug(self, message: str, *values: object) -> None:
@@ -36,7 +37,7 @@ class Log:
 
     def _say(self, level: int, message: str, values: tuple[object, ...]) -> None:
         logging = sys.modules.get("logging")
-        # Another thread may be importing `logging` at this moment: then no listener exists yet.
+        # `getLogger` is missing while another thread is importing `logging`.
         get_logger = getattr(logging, "getLogger", None)
         if get_logger is not None:
             get_logger(self._name).log(level, message, *values)

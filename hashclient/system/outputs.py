@@ -1,19 +1,20 @@
-"""Output files that a user names: outputs, keys, tokens, bundles.
+"""Writes files that a user names, for example outputs, keys, tokens and bundles.
 
-The directory of an output file may belong to others, who may exchange its content at any moment. So
-the directory is opened step by step and then held by descriptor, with these rules:
+Other users may be able to write to the directory of an output file, and exchange its files at any
+time. So the components of the path are opened one after the other, the directory is used by its
+descriptor, and these rules are applied:
 
-1. A link is followed only if nobody but root and us may change it: in a directory that only we may
-   write to, with a path that only we may change; never in /tmp.
-2. In a directory that others may write to, an existing file is written to only if it is ours or
-   root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
-3. If others may change a directory above, but not the directory itself, no existing file is written
-   to or replaced: they may have exchanged the path. Only programs in a group of the system may
-   change the path (rule 3 of `strangers`).
-4. Links of /proc, for example behind /dev/stdout and /dev/fd, lead to open files: they are always
-   followed.
+1. A link is followed only if nobody except root and the user of this process may change the link,
+   its directory, or the path to it. So a link in /tmp is never followed.
+2. In a directory that other users may write to, an existing file is written to only if root or the
+   user of this process owns it. A regular file must also have only one name.
+3. If other users may change a directory above the directory of the file, an existing file is not
+   written to or replaced, because these users may have exchanged directories of the path. A group
+   of the system that has only programs as members is trusted (rule 3 of `strangers`).
+4. Links in /proc, to which for example /dev/stdout and /dev/fd lead, are always followed, because
+   they lead to open files.
 
-`strangers` defines which other users count. A new file is made only if its name is free.
+The module `strangers` decides which users are other users. A new file never replaces a file.
 """
 
 from __future__ import annotations
@@ -38,26 +39,28 @@ from hashclient.system.strangers import (
 )
 from hashclient.system.text import printable
 
-#: Links that are followed on the way; the kernel follows as many.
+#: The highest number of links that are followed in a path; the limit of the kernel is the same.
 _MOST_LINKS = 40
-#: How often others may make and remove a name while we look for it.
+#: How often `Place.open` tries again if other programs make and remove the file at the same time.
 _MOST_TRIES = 100
 _HINT = "choose a directory that only you may write to, or give the real path of the file"
 
 
 class Place:
-    """The place of a named file: its directory, which is held open, and a name in it."""
+    """The place of a file that a user named: an open directory, and a name in it."""
 
     def __init__(self, path: str) -> None:
-        """Begin at the root or at the working directory."""
+        """Open the root for an absolute `path`, the working directory for a relative path."""
         start = "/" if path.startswith("/") else "."
         self.name = ""
         self.directory = Directory.given(start)
-        #: Who else could change the path up to this directory; None if nobody could.
+        #: The first place at which other users may change the path to the directory; None if they
+        #: cannot.
         self._changes_way: Stranger | None = None
-        #: The same, but groups of the system are trusted.
+        #: Like `_changes_way`, but groups of the system that have only programs as members are
+        #: trusted.
         self._moves_on_way: Stranger | None = None
-        #: Who else may add names to this directory.
+        #: The directory as a place to which other users may add names; None if they cannot.
         self._adds_names: Stranger | None = None
         self._changes_here: Stranger | None = None
         self.is_of_proc = False
@@ -71,7 +74,7 @@ class Place:
         self.is_of_proc = status.st_dev == _device_of_proc()
 
     def enter(self, name: str, *, follow: bool = False) -> None:
-        """Go on to a directory; a link is followed only if `follow` is set."""
+        """Open the directory `name` in the present directory; follow a link only with `follow`."""
         flags = HELD_FLAGS if follow else HELD_FLAGS | os.O_NOFOLLOW
         inner = os.open(name, flags, dir_fd=self.directory.fd)
         os.close(self.directory.fd)
@@ -82,29 +85,30 @@ class Place:
         self._look()
 
     def restart(self) -> None:
-        """Go back to the root."""
+        """Replace the present directory by the root."""
         os.close(self.directory.fd)
         self.directory = Directory.given("/")
         self._look()
 
     def check_link(self, name: str) -> None:
-        """Refuse a link that others may have put in its place.
+        """Refuse the link `name` in the present directory if other users may have made it.
 
         Raises:
-            UsageError: others may change the link.
+            UsageError: other users may change the link.
         """
         if (who := self._changes_way or self._adds_names) is not None:
             shown = printable(self.directory.path_of(name))
             raise UsageError(f"a link that {who.who} may have made: {shown}", hint=_HINT)
 
     def check_way(self) -> None:
-        """Refuse an existing file if others may have led us to its directory.
+        """Refuse an existing file if other users may have changed the path to its directory.
 
-        Other users can only exchange directories with the same parent, since links are not
-        followed. So this function trusts groups of the system.
+        Other users can only exchange directories in the same parent directory, because links that
+        they may change are not followed. So this function trusts groups of the system that have
+        only programs as members.
 
         Raises:
-            UsageError: others may have led us to this directory.
+            UsageError: other users may have changed the path.
         """
         if self.is_of_proc or self._changes_here is not None:
             return
@@ -117,10 +121,10 @@ class Place:
             )
 
     def check(self, status: os.stat_result) -> None:
-        """Refuse to write to a file that others may have put there.
+        """Refuse to write to an existing file that other users may have made.
 
         Raises:
-            UsageError: others may have put the file there.
+            UsageError: other users may have made the file.
         """
         self.check_way()
         if self.is_of_proc:
@@ -150,10 +154,10 @@ class Place:
             return None
 
     def open(self, mode: int = 0o666) -> int:
-        """Open the file for writing, and make a missing file; an existing file is not emptied.
+        """Open the file for writing; make a missing file, and do not truncate an existing file.
 
         Raises:
-            UsageError: the rules of this module forbid to write to the file.
+            UsageError: the rules of this module forbid writing to the file.
             OSError: the file cannot be opened.
         """
         for _ in range(_MOST_TRIES):
@@ -187,14 +191,14 @@ class Place:
         return fd
 
     def _open_waiting(self, error: OSError) -> int:
-        """Open a pipe that has no reader yet, as a shell does; for any other file raise `error`."""
+        """Open a pipe and wait for its reader, as a shell does; for another file, raise `error`."""
         held = self.directory.open(self.name, os.O_PATH)
         try:
             status = os.fstat(held)
             self.check(status)
             if not stat.S_ISFIFO(status.st_mode):
                 raise error
-            # This opens the checked file itself; its name could lead to another file by now.
+            # /proc/self/fd leads to the checked file; its name could lead to another file by now.
             return os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
         finally:
             os.close(held)
@@ -214,11 +218,12 @@ def _device_of_proc() -> int | None:
 
 @contextlib.contextmanager
 def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[Place]:
-    """Yield the place of a named file; a link in its own place is followed only with `follow`.
+    """Yield the place of a file; if the last component is a link, follow it only with `follow`.
 
     Raises:
-        UsageError: a link on the way may have been made by others.
-        OSError: a directory is missing or closed, or the path does not end with a file name.
+        UsageError: the path contains a link that other users may have made.
+        OSError: a directory is missing or may not be entered, or the path does not end with a file
+            name.
     """
     text = os.fspath(path)
     place = Place(text)
@@ -251,11 +256,11 @@ def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[P
 
 @contextlib.contextmanager
 def named_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
-    """Hold a named directory; links on its way are followed as `place_of` says.
+    """Open a directory that a user named; links in its path are followed as in `place_of`.
 
     Raises:
-        UsageError: a link on the way may have been made by others.
-        OSError: the directory is missing or closed.
+        UsageError: the path contains a link that other users may have made.
+        OSError: the directory is missing or may not be entered.
     """
     with place_of(f"{os.fspath(path)}/.tmp-", follow=False) as place:
         yield place.directory
@@ -263,7 +268,7 @@ def named_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
 
 @contextlib.contextmanager
 def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
-    """Make a directory for us alone, and hold it.
+    """Make a directory with mode 0700 and open it.
 
     Raises:
         OSError: the directory cannot be made, or somebody has put another directory in its place.
@@ -271,8 +276,8 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
         status = os.fstat(made.fd)
-        # If somebody exchanged our file for another of our directories, others might have access to
-        # that directory.
+        # Another user may have exchanged the new directory for another directory of this user, to
+        # which other users have access.
         is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
         if not is_ours or made.names():
             raise OSError(errno.EBUSY, "somebody has exchanged it", made.path)
@@ -280,11 +285,11 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
 
 
 def give_name(directory: Directory, temporary: str, name: str, held: int) -> None:
-    """Rename the file open as `held` from a temporary name, and sync the name.
+    """Rename the file open as `held` from `temporary` to `name`, and sync the directory.
 
     Raises:
-        FileExistsError: the name is taken.
-        OSError: the file cannot be renamed, or somebody has exchanged it.
+        FileExistsError: a file `name` exists.
+        OSError: the file cannot be renamed, or another program has exchanged it.
     """
     directory.rename_noreplace(temporary, name)
     status = directory.status(name)
@@ -295,14 +300,15 @@ def give_name(directory: Directory, temporary: str, name: str, held: int) -> Non
 
 @contextlib.contextmanager
 def placed_directory(path: Path) -> Iterator[Path]:
-    """Yield the path of a new directory that is named `path` when the block ends without an error.
+    """Yield a new directory, which is renamed to `path` when the block ends without an error.
 
-    The yielded path leads to the new directory itself, even if others put something in its place.
+    The yielded path in /proc/self/fd leads to the new directory even if other users rename the
+    directory.
 
     Raises:
-        UsageError: the way leads through a link that others may have made.
-        FileExistsError: the name is taken.
-        OSError: the directory cannot be made, or somebody has exchanged it.
+        UsageError: the path contains a link that other users may have made.
+        FileExistsError: a file or directory `path` exists.
+        OSError: the directory cannot be made, or another program has exchanged it.
     """
     temporary = f"{TEMP_PREFIX}{os.urandom(8).hex()}"
     with named_directory(path.parent) as parent, new_directory(parent, temporary) as made:
@@ -321,7 +327,7 @@ def placed_directory(path: Path) -> Iterator[Path]:
 
 def _empty(directory: Directory) -> None:
     """Remove the content of a directory that only we may write to."""
-    import shutil  # the import of shutil is slow, and this call is rare
+    import shutil  # imported here because the import is slow and rarely needed
 
     with contextlib.suppress(OSError):
         for name in directory.names():
@@ -337,13 +343,13 @@ def _is_link(directory: Directory, name: str) -> bool:
 
 @contextlib.contextmanager
 def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """Open a new file that replaces a named file when the block ends without an error.
+    """Open a new file, which replaces the file `path` when the block ends without an error.
 
-    A link with this name is replaced as well.
+    If `path` is a link, the link is replaced and not followed.
 
     Raises:
-        UsageError: the way leads through a link that others may have made, or to an existing file
-            to which others may have led us.
+        UsageError: the path contains a link that other users may have made, or the file exists and
+            other users may have changed the path to it.
         StateError: as `files.atomic_file`.
     """
     with contextlib.ExitStack() as stack:
@@ -355,7 +361,7 @@ def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a directory for us alone at a named place, unless something is there already.
+    """Make the directory `path` with mode 0700, unless a file or directory `path` exists.
 
     Raises:
         UsageError: the directory cannot be made.
@@ -373,7 +379,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> Identity:
-    """Write a new file, and return its identity; after a failure, remove the file.
+    """Write a new file, and return its device and inode; after a failure, remove the file.
 
     Raises:
         UsageError: the file exists, or cannot be written.

@@ -1,7 +1,7 @@
-"""How processes and threads spend their time: running, or waiting for a processor or else.
+"""Measures how long processes and threads run, and how long they wait for a processor.
 
-The times come from the scheduler (`/proc/PID/schedstat`), in nanoseconds. The times show whether a
-process is slow because the machine is busy or because the storage is slow.
+The times are read from `/proc/PID/schedstat` of the scheduler, in nanoseconds. The times show
+whether a process is slow because the machine is busy or because the storage is slow.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-#: From linux/posix-timers.h: the clock of a process is the complement of its number, and these
-#: bits.
+#: From linux/posix-timers.h: the lowest bits of the clock id of a process; the higher bits are the
+#: complement of its process id.
 _PROCESS_CLOCK = 2
 
 
 class Busy(NamedTuple):
-    """How long a process ran, how long it waited for a processor, and how often it got one.
+    """How long a process ran, how long it waited for a processor, and how often it got a processor.
 
-    The waiting time and the number are 0 if the kernel does not count them.
+    `queued_s` and `slices` are 0 if the kernel does not count them.
     """
 
     ran_s: float
@@ -31,7 +31,7 @@ class Busy(NamedTuple):
 
 
 def busy_of(pid: int) -> Busy | None:
-    """Return how busy a process was so far; None if the process does not exist."""
+    """Return the times of a process since its start; None if the process does not exist."""
     with contextlib.suppress(OSError, ValueError):
         ran, queued, slices, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
         return Busy(int(ran) / 1e9, int(queued) / 1e9, int(slices))
@@ -42,10 +42,10 @@ def busy_of(pid: int) -> Busy | None:
 
 
 class Allowance:
-    """A time limit for the thread that makes it; waits for a processor do not count."""
+    """A time limit for the calling thread; time of waiting for a processor does not count."""
 
     def __init__(self, seconds: float) -> None:
-        """Start the time now."""
+        """Start to measure the time of the calling thread; the limit is `seconds`."""
         self._thread = threading.get_native_id()
         self._seconds = seconds
         self._queued = self._queued_s()
@@ -54,17 +54,17 @@ class Allowance:
 
     @property
     def spent_s(self) -> float:
-        """The seconds since the beginning, without the time of waiting for a processor."""
+        """The seconds since the start, without the time of waiting for a processor."""
         return time.monotonic() - self._began - (self._queued_s() - self._queued)
 
     @property
     def is_spent(self) -> bool:
-        """Whether all of the time is used."""
+        """Whether the time limit is reached."""
         now = time.monotonic()
         if now < self._until:
             return False
         left = self._seconds - self.spent_s
-        self._until = now + left  # asking the kernel takes longer than asking the clock
+        self._until = now + left  # reading /proc takes longer than reading the clock
         return left <= 0
 
     def _queued_s(self) -> float:
@@ -73,9 +73,9 @@ class Allowance:
 
 
 def is_runnable(pid: int) -> bool:
-    """Return whether a process runs, or could run if a processor was free.
+    """Return whether a process is running, or waits for a processor.
 
-    The kernel adds a wait to the times of the process only when it runs again.
+    `busy_of` does not show a present wait, because the kernel counts a wait only after its end.
     """
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"
@@ -83,16 +83,16 @@ def is_runnable(pid: int) -> bool:
 
 
 def children_of(parents: Collection[int]) -> list[tuple[int, int]]:
-    """Return the processes that `parents` have started, each after the process that has started it.
+    """Return the child processes of `parents`, as pairs of parent and child.
 
-    The function looks at every process of the machine, so it should not be called often.
+    This function reads a file for every process of the machine, so it should not be called often.
     """
     found: list[tuple[int, int]] = []
     for name in os.listdir("/proc"):  # noqa: PTH208 - not sorted, and no objects
         if not name.isdigit():
             continue
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name of a program, in parentheses, may hold anything.
+            # The name of the program, in parentheses, may contain spaces and parentheses.
             fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
             if (parent := int(fields[1])) in parents:
                 found.append((parent, int(name)))

@@ -1,12 +1,13 @@
-"""Opens files with the rights of another user, so that the kernel decides what that user may read.
+"""Opens files with the user id and groups of another user, so that the kernel checks access.
 
 For access to files, a thread takes the user's id, group and other groups (setfsuid(2),
-setgroups(2)) and drops its capabilities. Only this thread changes, and only for the block: the user
-cannot kill or trace the thread. Modes, access control lists, closed parents, links and special
-rules of file systems all count as they do for the user.
+setgroups(2)) and drops its capabilities. Only this thread is changed, and only for the duration of
+a block; the user cannot kill or trace the thread. The kernel applies modes, access control lists,
+directories that may not be entered, links, and special rules of file systems as for a process of
+the user.
 
-Limits: labels of SELinux and AppArmor stay the labels of this process. The process needs CAP_SETUID
-    and CAP_SETGID, as root has them.
+Limits: SELinux and AppArmor still apply the labels of this process. The process needs CAP_SETUID
+    and CAP_SETGID, which root has.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-#: The number of setgroups(2) by machine. The C library's function changes all threads; the system
-#: call changes only the calling thread.
+#: The number of the system call setgroups(2) by machine. The system call is used because it changes
+#: only the calling thread, and the function of the C library changes all threads.
 _SYS_SETGROUPS = {
     "x86_64": 116,
     "aarch64": 159,
@@ -33,18 +34,19 @@ _SYS_SETGROUPS = {
     "armv7l": 206,
     "i686": 206,
 }
-#: The layout of capabilities with 64 bits: linux/capability.h.
+#: The version number of capability sets with 64 bits, from linux/capability.h.
 _CAPABILITIES_3 = 0x20080522
-#: An id that no user has: for this id, setfsuid(2) only returns the present id.
+#: An id that no user has; with this id, setfsuid(2) only returns the present id.
 _NOBODY = ctypes.c_uint32(0xFFFFFFFF)
 
 
-#: Returns a context manager in whose block a thread has the rights of this process again.
+#: A function that returns a context manager, in whose block the thread has the ids of this process
+#: again.
 Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Rights(msgspec.Struct, frozen=True):
-    """The ids by which the kernel decides about access to files."""
+    """The user id and group ids by which the kernel checks access to files."""
 
     uid: int
     gid: int
@@ -61,7 +63,7 @@ class _Head(ctypes.Structure):
 
 
 class _Set(ctypes.Structure):
-    """Two words of each kind of set: effective, permitted, inheritable."""
+    """The capability sets: two times the words of the effective, permitted and inheritable set."""
 
     _fields_ = (("words", ctypes.c_uint32 * 6),)
 
@@ -89,10 +91,10 @@ def _set_capabilities(wanted: _Set) -> None:
 
 
 def _take(rights: Rights) -> None:
-    """Take ids for access to files, in this thread.
+    """Set the ids for access to files, in this thread.
 
     Raises:
-        OSError: not all rights were taken.
+        OSError: not all ids were set.
     """
     libc = _libc()
     groups = (ctypes.c_uint32 * len(rights.groups))(*rights.groups)
@@ -100,20 +102,19 @@ def _take(rights: Rights) -> None:
     _called(libc.syscall(number, ctypes.c_long(len(rights.groups)), groups), "setgroups")
     for function, wanted in ((libc.setfsgid, rights.gid), (libc.setfsuid, rights.uid)):
         function(ctypes.c_uint32(wanted))
-        # setfsuid returns the id from before, and no error.
+        # setfsuid(2) reports no error, so the id is read by a second call.
         if function(_NOBODY) & 0xFFFFFFFF != wanted:
             raise OSError(f"cannot take the id {wanted}")
 
 
 @contextlib.contextmanager
 def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
-    """Give this thread the rights of another user for the block; with None, change nothing.
+    """Give this thread the ids of another user for the block; with None, change nothing.
 
-    The block gets a function that returns a context manager: in the block of the latter, the thread
-    has its own rights again.
+    The yielded function returns a context manager, in whose block the thread has its own ids again.
 
     Raises:
-        OSError: this process may not take these rights; then nothing is changed.
+        OSError: this process may not set these ids; the thread has its own ids.
     """
     if rights is None:
         yield contextlib.nullcontext
@@ -124,7 +125,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
         try:
             _take(rights)
             none = _Set.from_buffer_copy(before)
-            # only the effective set; the permitted set brings the rights back
+            # only the effective set is emptied; `leave` needs the permitted set
             none.words[0] = none.words[3] = 0
             _set_capabilities(none)
         except BaseException:
@@ -134,7 +135,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
     def leave() -> None:
         _set_capabilities(before)
         _take(own)
-        _set_capabilities(before)  # with root's id the kernel gives some capabilities back
+        _set_capabilities(before)  # taking root's id changes some capabilities
 
     @contextlib.contextmanager
     def ourselves() -> Iterator[None]:
@@ -153,7 +154,7 @@ def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
 
 @functools.cache
 def can_act_as_others() -> bool:
-    """Return whether this process may take the rights of any other user."""
+    """Return whether this process may set the ids of any other user."""
     if not sys.platform.startswith("linux") or platform.machine() not in _SYS_SETGROUPS:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Reading files that hold a secret, and keeping secret keys out of messages."""
+"""Reads files that contain a secret, and removes secret keys from messages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hashclient.core.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, open_at_once, read_bounded
 from hashclient.system.text import printable
 
-#: The environment variable in which systemd names the directory of a unit's credentials.
+#: The environment variable in which systemd passes the directory of a unit's credentials.
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-#: A secret key of age, or a private key in PEM up to its end; line breaks may be escaped. The key
-#: may be cut or mistyped. The name of a file, for example `age-secret-key-2026.txt`, does not
-#: match: a key of age has a body in Bech32, and the first line of PEM has the usual beginning, or
-#: at least the usual end.
+#: A regular expression for a secret key of age, or for a private key in PEM up to its last line.
+#: Line breaks may be escaped, and the key may be cut or mistyped. The name of a file, for example
+#: `age-secret-key-2026.txt`, does not match, because a key of age needs a part in Bech32, and a key
+#: in PEM needs the beginning or the end of the first line of PEM.
 _SHAPES = (
     r"AGE-SECRET-KEY-(?:PQ-)?1(?=[0-9]*[A-Z])(?:[02-9AC-HJ-NP-Z]{6}|[0-9A-Z]{40})[0-9A-Z]*"
     r"|(?:-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
@@ -29,12 +29,12 @@ _SHAPES = (
 
 @functools.cache
 def _secret_key() -> re.Pattern[str]:
-    """Return the pattern, compiled late: that takes a millisecond, and hardly any run needs it."""
+    """Return `_SHAPES` compiled; the compilation takes a millisecond and is rarely needed."""
     return re.compile(_SHAPES, re.IGNORECASE | re.DOTALL)
 
 
 def holds_secret_key(text: str) -> bool:
-    """Return whether `text` contains a secret key, or the first words of a secret key."""
+    """Return whether `text` contains a secret key, or the beginning of a secret key."""
     return bool(secret_keys(text))
 
 
@@ -44,7 +44,7 @@ def secret_keys(text: str) -> list[str]:
 
 
 def without_secret_keys(text: str) -> str:
-    """Return `text` for a message, with a short text in place of each secret key."""
+    """Return `text` with each secret key replaced by `(a secret key)`, for a message."""
     return _secret_key().sub("(a secret key)", text) if _may_hold(text) else text
 
 
@@ -53,17 +53,18 @@ def _may_hold(text: str) -> bool:
 
 
 def forbidden_bits(path: Path, environ: Mapping[str, str]) -> int:
-    """Return the permissions that the file of a secret may not have."""
-    # systemd lets a unit's user read its credentials by an access control list, whose mask shows as
-    # the group's bits; the directory itself is closed to all others.
+    """Return the permission bits that must not be set on the secret file `path`."""
+    # systemd lets the user of a unit read its credentials by an access control list, whose mask
+    # appears as the permission bits of the group. Other users may not enter the directory of the
+    # credentials.
     return 0o007 if str(path.parent) == environ.get(CREDENTIALS_DIRECTORY) else 0o077
 
 
 def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
-    """Read a secret file, which only its owner may be able to read.
+    """Read a file with a secret; refuse it if users other than its owner may read it.
 
     `what` names the secret in messages, for example `token file`; `forbidden` are the permission
-    bits that must be unset.
+    bits that must not be set.
 
     Raises:
         ConfigError: the file does not exist, cannot be read or others can read it.

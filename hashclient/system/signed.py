@@ -1,7 +1,7 @@
-"""Signed documents of two lines: a JSON object, and a key with its Ed25519 signature of that line.
+"""Signed documents of two lines: a JSON object, and a public key with the Ed25519 signature.
 
-Each kind of document has a tag, which comes first in the signed bytes: so a signature for another
-use is not valid for it.
+Each kind of document has a tag, which is put before the signed bytes, so that a signature for one
+kind of document is not valid for another kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 T = TypeVar("T")
-#: A public key, or a SHA-256, in hexadecimal.
+#: A public key or a SHA-256 digest, in hexadecimal.
 Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -36,8 +36,8 @@ def sign_document(document: object, tag: bytes, key: Ed25519PrivateKey) -> bytes
 def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> tuple[T, str]:
     """Return the content of a document, and the public key that has signed it.
 
-    1. It has at most `max_bytes`, and two lines, each a JSON object; the first object is of its
-       `kind`.
+    1. The document has at most `max_bytes` bytes and exactly two lines. Each line is a JSON object,
+       and the first object is of the type `kind`.
     2. The key in the second line has signed the first line.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Opening SQLite databases of the state directory."""
+"""Opens and copies the SQLite databases of the state directory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from hashclient.system.text import excerpt, printable
 if TYPE_CHECKING:
     import sqlite3
 
-#: Seconds that a writer of a database waits for another; transactions take milliseconds.
+#: Seconds that a writer of a database waits for another writer; transactions take milliseconds.
 BUSY_TIMEOUT_S = 10.0
 
 
 def open_database(
     path: Path, mode: Literal["ro", "rw", "rwc"], *, one_thread: bool = True
 ) -> sqlite3.Connection:
-    """Open an SQLite file; the caller begins and ends transactions. `rwc` makes a private file.
+    """Open an SQLite file without automatic transactions; the mode `rwc` makes a missing file.
 
-    Without `one_thread`, several threads may use it, one at a time.
+    A new file has the mode 0600. Without `one_thread`, several threads may use the connection, but
+    not at the same time.
 
     Raises:
         OSError, sqlite3.Error: the file cannot be opened.
     """
-    import sqlite3  # most commands need no database
+    import sqlite3  # imported here because most commands need no database
 
     # SQLite would block on a pipe before it checks the type of the file.
     for suffix in ("", "-journal", "-wal", "-shm"):
         refuse_irregular(path.with_name(path.name + suffix))
     if mode == "rwc":
         make_private_dir(path.parent)
-        # SQLite makes files as the umask allows; this file is for its owner only.
+        # The file is made here with mode 0600, because SQLite would use the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(
@@ -47,13 +48,14 @@ def open_database(
 def explain(error: Exception) -> tuple[str, str | None]:
     """Return the text of an error of the system or SQLite, and a hint if the file may be good.
 
-    A file that cannot be opened or written, or is in use, should not be thrown away.
+    A database that cannot be opened or written, or that is in use, may be undamaged and should be
+    kept.
     """
     import sqlite3
 
     if isinstance(error, OSError):
         return error.strerror or excerpt(error), hint_of(error.errno)
-    # An error of the Python module has no code: it could not decode a value.
+    # An error without a code is raised by the Python module, which could not decode a value.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_BUSY:
         return excerpt(error), "another process is writing to it; try again later"

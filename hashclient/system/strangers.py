@@ -1,21 +1,23 @@
-"""Finds out who else may change the target of a path: users besides root and us.
+"""Finds out whether users other than root and the user of this process may change a path.
 
-A directory is safe from others if its owner is root or us, and if nobody else may write to the
-directory. A sticky directory, for example /tmp, is safe, too: everybody may add names, but only the
-owner of a name may exchange it, and this owner is checked next. A name that is missing in a sticky
-directory is not safe: others may make it at any moment. ssh(1) has this rule for its files. The
-rules for groups:
+A directory is safe if its owner is root or the user of this process, and if no other user may write
+to the directory. A sticky directory, for example /tmp, is also safe: all users may add names, but
+only the owner of a file may rename the file, and the owner of the next component is checked as
+well. A name that is missing in a sticky directory is not safe, because other users may make it at
+any time. ssh(1) checks its files by the same rule. These are the rules for groups with write
+permission:
 
-1. The private group of a user, without other members, counts as the user.
-2. A group of the system (below 1000) without members is trusted: for example `staff`, which may
-   write to /usr/local on an older Debian.
-3. All other groups are others. Only for `outputs`, there is one exception: a group of the system
-   whose only members are programs may exchange names on a path. An example is `syslog`, which may
-   write to /var/log on Ubuntu. For configuration and state, this exception does not apply.
+1. The private group of a user, which has no other members, counts as the user.
+2. A group of the system (an id below 1000) without members is trusted. An example is `staff`, which
+   may write to /usr/local on an older Debian.
+3. All other groups count as other users. There is one exception, which only the module `outputs`
+   uses: a group of the system is trusted to exchange names in a path if its only members are
+   programs. An example is `syslog`, which may write to /var/log on Ubuntu. The exception does not
+   apply to the paths of configuration and state.
 
-Limits: only the present rights are checked. Anyone who could write a moment ago may still hold a
-file open. Limit: if a directory service does not list its users, these users are not seen in groups
-of the system.
+Limits: only the present permissions are checked, and a user who had write permission earlier may
+still have a file open. If a directory service does not list its users, these users are not found as
+members of a group of the system.
 """
 
 from __future__ import annotations
@@ -28,16 +30,18 @@ from collections.abc import Iterator
 
 import msgspec
 
-#: Links that are followed on the way; the kernel follows as many.
+#: The highest number of links that are followed in a path; the limit of the kernel is the same.
 _MOST_LINKS = 40
-#: Users and groups below are made by the system for its programs: SYS_GID_MAX of login.defs(5).
+#: The lowest id of a person or group of persons; lower ids belong to programs of the system
+#: (SYS_GID_MAX in login.defs(5)).
 _FIRST_OF_PEOPLE = 1000
 
 
 class Stranger(msgspec.Struct, frozen=True):
-    """A place that others may change: its path, who the others are, as text, and its foreign owner.
+    """A file or directory that other users may change: its path, and who these users are, as text.
 
-    `is_missing`: others may only add names to this directory, and the wanted name is missing.
+    `uid` is the owner, if another user owns the file or directory. With `is_missing`, other users
+    may only add names to the directory, and the wanted name is missing in it.
     """
 
     path: str
@@ -49,14 +53,15 @@ class Stranger(msgspec.Struct, frozen=True):
 def stranger_on(
     path: str | os.PathLike[str], known: frozenset[int] = frozenset()
 ) -> Stranger | None:
-    """Return the first place on the way to `path`, itself included, that others may change.
+    """Return the first component of `path` that other users may change, or None.
 
-    Links are followed; a link and the directories on the way to it count as well. If something is
-    missing, the way ends at the directory that would have it, and who may add names there counts,
-    too. The users `known` count as us.
+    Links are followed, and the links and the components of their targets are checked, too. If a
+    component is missing, the last component that is checked is the directory in which it is
+    missing, and the function also checks who may add names to this directory. The users `known` are
+    trusted.
 
     Raises:
-        OSError: something on the way cannot be looked at, or links lead in a circle (ELOOP).
+        OSError: the status of a component cannot be read, or links lead in a circle (ELOOP).
     """
     for at, status in _way(path):
         if status is None:
@@ -67,10 +72,10 @@ def stranger_on(
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
-    """Return where `path` leads now, and the first place where others may change a link on it.
+    """Return the real path of `path`, and the first component that lets others change a link.
 
-    The place is None if the way has no link that others may change. A single walk finds both
-    results, so a link that appears or disappears meanwhile counts for both.
+    The component is None if other users may change no link in the path. Both results are found in
+    one pass over the path, so they agree about a link that appears or disappears during the call.
 
     Raises:
         OSError: as `stranger_on`.
@@ -90,12 +95,13 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
 
 
 def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield each place on the way to `path`, also links and their targets, with its status.
+    """Yield each component of `path`, also of the targets of links, with its status.
 
-    If a place is missing, the last place is the directory that lacks it, without a status.
+    If a component is missing, the directory in which it is missing is yielded last, without a
+    status.
 
     Raises:
-        OSError: a place cannot be looked at, or links lead in a circle (ELOOP).
+        OSError: the status of a component cannot be read, or links lead in a circle (ELOOP).
     """
     full = os.path.abspath(path) if not os.path.isabs(path) else os.fspath(path)  # noqa: PTH100, PTH117
     rest = full.split("/")[::-1]
@@ -129,10 +135,10 @@ def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | N
 def stranger_at(
     path: str, status: os.stat_result, known: frozenset[int] = frozenset()
 ) -> Stranger | None:
-    """Return who besides root and us may change the file or directory at `path`, by its status."""
+    """Return which other users may change the file or directory `path`, by its status, or None."""
     if status.st_uid not in (*trusted_users(), *known):
         return Stranger(path, _user(status.st_uid), status.st_uid)
-    if stat.S_ISLNK(status.st_mode):  # the mode of a link means nothing
+    if stat.S_ISLNK(status.st_mode):  # the mode of a link has no meaning
         return None
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return None
@@ -144,15 +150,16 @@ def stranger_at(
 
 
 def is_shared(status: os.stat_result, ours: tuple[int, int]) -> bool:
-    """Return whether others than `ours` may add names to a directory, for example /tmp.
+    """Return whether users other than `ours` may add names to a directory, for example /tmp.
 
-    The private group of a user counts as others here, since recognising it takes long.
+    This function does not trust the private group of a user, because it takes long to recognise a
+    private group.
     """
     return status.st_uid not in ours or bool(status.st_mode & 0o022)
 
 
 def adds_names_at(path: str, status: os.stat_result) -> Stranger | None:
-    """Return who may add names to a directory whose names only their owners may change."""
+    """Return which other users may add names to a sticky directory, or None."""
     if not status.st_mode & stat.S_ISVTX:
         return None
     if status.st_mode & stat.S_IWOTH:
@@ -169,7 +176,7 @@ def trusted_users() -> tuple[int, int]:
 
 @functools.cache
 def _is_private(group: int, user: int) -> bool:
-    """Return whether a group is root's group, or has only one user: rules 1 and 2."""
+    """Return whether a group is root's group, or is trusted by rule 1 or 2 of this module."""
     if group == 0 or (group < _FIRST_OF_PEOPLE and _users_in(group) == frozenset()):
         return True
     import grp
@@ -177,14 +184,14 @@ def _is_private(group: int, user: int) -> bool:
 
     try:
         entry = grp.getgrgid(group)
-    # the group is unknown, as in a container whose files come from elsewhere: compare numbers
+    # in a container, the group of a mounted file may have no name: compare the ids
     except KeyError:
         return group == user or group in (os.getegid(), *os.getgroups())
     try:
         owner = pwd.getpwuid(user)
     except KeyError:
         return False
-    # Debian's rule: the group is the user's own and has its name.
+    # On Debian, the private group of a user is the user's main group and has the user's name.
     return (
         owner.pw_gid == group
         and entry.gr_name == owner.pw_name
@@ -193,7 +200,7 @@ def _is_private(group: int, user: int) -> bool:
 
 
 def is_for_programs(status: os.stat_result) -> bool:
-    """Return whether only root, we, and programs of the system may write to a directory: rule 3."""
+    """Return whether rule 3 of this module trusts all users who may write to a directory."""
     if status.st_mode & stat.S_IWOTH or status.st_uid not in trusted_users():
         return False
     users = _users_in(status.st_gid) or frozenset()
@@ -202,7 +209,7 @@ def is_for_programs(status: os.stat_result) -> bool:
 
 @functools.cache
 def _users_in(group: int) -> frozenset[int] | None:
-    """Return the users in a group, listed or by their main group; None if the group is unknown."""
+    """Return the members of a group, and users with this main group; None for an unknown group."""
     import grp
     import pwd
 

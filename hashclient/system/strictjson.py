@@ -1,8 +1,9 @@
-"""Parses JSON strictly: only documents that mean the same to every parser.
+"""Parses JSON strictly, so that a document has the same meaning for every parser.
 
-The standard parser accepts more than JSON: if a key occurs twice, it uses the last value, and `NaN`
-is a number. Signed, compared or stored documents must not mean different things to different
-parsers. The caller limits the length; Python limits numbers and depth.
+Python's parser accepts more than JSON: it uses the last value of a key that occurs twice, and reads
+`NaN` as a number. Signed, compared or stored documents must not have different meanings for
+different parsers. The caller limits the length of a document; Python limits the digits of a number
+and the depth of nesting.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import re
 from typing import Any
 
-#: A lone surrogate: half of a character beyond the first 65,536.
+#: An escaped surrogate, which without its other half is half of a character beyond U+FFFF.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -24,8 +25,8 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON document in UTF-8.
 
     Raises:
-        ValueError: the document is not JSON; or an object has a key twice, a number is not finite
-            or has too many digits, a text has half a character, or nesting is too deep.
+        ValueError: the document is not JSON, an object has the same key twice, a number is not
+            finite or has too many digits, a text contains a lone surrogate, or nesting is too deep.
     """
     text = data.decode("utf-8")
     try:
@@ -40,7 +41,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, for a decoder.
+    """Return the object with these pairs of keys and values; `json` calls this function.
 
     Raises:
         DoubledKeyError: the object has the same key twice.
@@ -52,7 +53,7 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def finite(text: str) -> float:
-    """Return a number, for a decoder.
+    """Return the number in `text`; `json` calls this function.
 
     Raises:
         ValueError: the number is not finite.

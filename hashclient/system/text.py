@@ -1,4 +1,4 @@
-"""Text for people and records: printable paths, excerpts of foreign texts, and times."""
+"""Text for people and records: printable paths, excerpts of untrusted text, and times."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-#: How much of a path a log repeats. System calls accept 4,096 bytes; trees can be deeper.
+#: The longest part of a path that is written to a log, in characters. A path can be longer than the
+#: 4,096 bytes that a system call accepts.
 MAX_LOGGED_PATH_CHARS = 1 << 14
 
 
-#: How much a message repeats of a text that somebody else wrote.
+#: The longest part of an untrusted text that is repeated in a message, in characters.
 MAX_EXCERPT_CHARS = 200
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return `path` in a form that is safe on a terminal, whatever its bytes.
+    """Return `path` in a form that is safe to print on a terminal, whatever bytes it contains.
 
-    Control characters and bytes that are not UTF-8 are shown as `\\xNN`, backslashes doubled.
+    Control characters and bytes that are not UTF-8 are shown as `\\xNN`, and backslashes are
+    doubled.
     """
     text = os.fspath(path)
     if text.isprintable() and "\\" not in text:
@@ -31,20 +33,20 @@ def printable(path: str | os.PathLike[str]) -> str:
         elif char.isprintable():
             shown.append(char)
         else:
-            # Bytes that are not UTF-8 become the same bytes again; text from elsewhere may have
-            # other lone surrogates, which represent no byte.
+            # A surrogate from U+DC80 to U+DCFF represents a byte that is not UTF-8. Other lone
+            # surrogates, which untrusted text may contain, represent no byte.
             errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
             shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
     return "".join(shown)
 
 
 def as_unicode(typed: str) -> str:
-    """Return a text of a person for records in JSON: no lone surrogates, as in bytes not UTF-8."""
+    """Return typed text without lone surrogates, which stand for bytes that are not UTF-8."""
     return typed.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def is_unicode(path: str) -> bool:
-    """Return whether the bytes of a path are UTF-8, by its text with surrogateescape."""
+    """Return whether the bytes of a path, decoded with surrogateescape, are UTF-8."""
     if path.isascii():
         return True
     try:
@@ -55,9 +57,10 @@ def is_unicode(path: str) -> bool:
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
+    """Return the JSON fields that represent `path` (decoded with surrogateescape) without loss.
 
-    `path` is the path as text; `path_b64` holds its bytes if they are not UTF-8.
+    The field `path` is the path as text; `path_b64` is set only if the path is not UTF-8, and
+    contains its bytes in base64.
     """
     if path.isascii():
         return {"path": path}
@@ -70,7 +73,7 @@ def path_fields(path: str) -> dict[str, str]:
 
 
 def path_of(path: str, path_b64: str | None) -> str:
-    """Return the path from the two fields that `path_fields` made, decoded with surrogateescape.
+    """Return the path, decoded with surrogateescape, from the two fields of `path_fields`.
 
     Raises:
         ValueError: `path_b64` is not base64.
@@ -81,9 +84,9 @@ def path_of(path: str, path_b64: str | None) -> str:
 
 
 def log_path_fields(path: str) -> dict[str, str]:
-    """Return the fields for `path`, for a place with limited space; a very long path is cut.
+    """Return the JSON fields of `path_fields` for a log; a very long path is cut.
 
-    Anybody who can make files can make paths of any length.
+    Paths are cut because a user can make paths of any length.
     """
     if len(path) <= MAX_LOGGED_PATH_CHARS:
         return path_fields(path)
@@ -91,46 +94,47 @@ def log_path_fields(path: str) -> dict[str, str]:
 
 
 def excerpt(text: object) -> str:
-    """Return the beginning of a text from elsewhere, for example a library, safe on a terminal."""
+    """Return the beginning of an untrusted text, in a form that is safe to print on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
 
 
 def first_of(words: Sequence[str], count: int = 10) -> str:
-    """Return the first words of a list that may be long, and the number of the others."""
+    """Return the first `count` words of a list as text, with the number of the remaining words."""
     more = len(words) - count
     return ", ".join(words[:count]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the word in `known` that `word` may misspell, or None."""
-    import difflib  # imported only after a typing error
+    """Return the word in `known` that is most similar to the misspelt `word`, or None."""
+    import difflib  # imported here because it is rarely needed
 
     found = difflib.get_close_matches(word[:MAX_EXCERPT_CHARS], list(known), 1, 0.7)
     return found[0] if found else None
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with the name of what it counts: `1 file`, `2,000 files`, `3 matches`."""
+    """Return a number with a noun: `1 file`, `2,000 files`, `3 matches`."""
     ending = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun if count == 1 else plural or noun + ending}"
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts texts by the numbers in them: `web-2` comes before `web-10`."""
-    # A number with more digits is the larger number, and may have more digits than `int` reads.
+    """Return a sort key that orders texts by the numbers in them: `web-2` before `web-10`."""
+    # Numbers are compared by their count of digits and then as text, because `int` refuses a number
+    # with very many digits.
     parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split("([0-9]+)", text))
     return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
 
 
 class _Zone:
-    """The zone that people see: UTC, or the local zone of this process."""
+    """The time zone of times that are shown to people: UTC, or the local zone of this process."""
 
     is_local = False
 
 
 def show_local_time(*, wanted: bool) -> None:
-    """Show people local times from now on, or UTC, in this process and its later children."""
+    """Set whether `for_people` uses local time, in this process and in processes forked later."""
     _Zone.is_local = wanted
 
 
@@ -150,7 +154,7 @@ def for_programs(time: datetime) -> str:
 
 
 def _in_utc(time: datetime) -> datetime:
-    """Return a time in UTC; times beyond Python's first and last year stay as they are."""
+    """Return a time in UTC; a time outside of Python's range is returned unchanged."""
     try:
         return time.astimezone(UTC)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Formats with a version in their name, for example `hashclient-index/1`."""
+"""Names of file formats with a version, for example `hashclient-index/1`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_newer(format_: str, known: str) -> bool:
 
 
 def format_of(document: bytes) -> str:
-    """Return the `format` of a JSON object with any content; empty if it has no format."""
+    """Return the field `format` of a JSON object; empty if the field is missing."""
     try:
         return msgspec.json.decode(document, type=_Any).format
     except (ValueError, RecursionError):
@@ -31,9 +31,9 @@ class _Any(msgspec.Struct, frozen=True):
 
 
 def older(path: Path, version: str, then: str = "") -> StateError:
-    """Return the error for state in a format from before the first release, which no code reads.
+    """Return the error for a file in a format from before the first release, which cannot be read.
 
-    `then` says what to do after the file was moved away.
+    `then` is added to the hint; it says what to do after the file was moved away.
     """
     return StateError(
         f"written before the first release, in the format {version}, which is not read: "

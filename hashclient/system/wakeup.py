@@ -1,4 +1,4 @@
-"""Signals that end a wait: a descriptor becomes readable as soon as a signal has come."""
+"""Lets signals end a wait, by a descriptor that becomes readable when a signal arrives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[int]:
-    """Call functions for signals during the block; yield a descriptor for `wait`."""
+    """Call the function in `handlers` for each signal; yield a descriptor for `wait`."""
 
     def handle(number: int, _: FrameType | None) -> None:
         handlers[signal.Signals(number)]()
@@ -31,8 +31,8 @@ def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[
 
 
 def wait(woken: int, others: Sequence[int], seconds: float | None) -> list[int]:
-    """Wait for a signal, or for readable descriptors; return which of `others` are readable."""
-    # Not `select`, which refuses descriptors above 1,023.
+    """Wait for a signal or a readable descriptor; return the readable descriptors of `others`."""
+    # `poll` is used because `select` refuses descriptors above 1,023.
     waiting = select.poll()
     for fd in (woken, *others):
         waiting.register(fd, select.POLLIN)
