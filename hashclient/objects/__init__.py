@@ -1,1 +1,1 @@
-"""Objects in buckets: naming a store, listing it, reading ranges of one object."""
+"""Objects in the buckets of object stores: listing a bucket, and reading ranges of one object."""

@@ -1,7 +1,8 @@
-"""Answers to botocore that cannot last or grow for ever.
+"""Limits the time and the length of each answer that botocore receives.
 
-botocore limits each read of a socket, but not the sum of all, and keeps an answer of any length. A
-store that sends one byte a minute, or a listing without end, would hold a scan or fill the memory.
+botocore limits the time of each single read from a socket, but not the time of a whole answer, and
+keeps an answer of any length in memory. Without these limits, a store that sends one byte a minute,
+or a listing without an end, would stop a scan or fill the memory.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from urllib3.exceptions import HTTPError
 
 from hashclient.objects.interface import CHUNK_BYTES, TIMEOUT_S
 
-#: A page has 1,000 objects at most, whose keys have 1,024 bytes: escaped, some 7 MB.
+#: The longest answer in memory, in bytes: a page has at most 1,000 objects with keys of 1,024
+#: bytes, which take about 7 MB when the keys are escaped.
 MAX_ANSWER_BYTES = 32 << 20
 
 
 class BoundedSession(URLLib3Session):  # type: ignore[misc]
-    """Sends requests as botocore does; answers are bounded."""
+    """Sends requests as botocore does, and limits the time and length of each answer."""
 
     def send(self, request: Any, **_: Any) -> Any:
         """Return the answer to a request, with its whole body unless the caller streams the body.
@@ -33,19 +35,19 @@ class BoundedSession(URLLib3Session):  # type: ignore[misc]
         answer = super().send(request)
         answer.raw = _Body(answer.raw)
         if not streams:
-            assert answer.content is not None  # it is read here, and kept
+            assert answer.content is not None  # `content` reads the body and keeps it in memory
         return answer
 
 
 class _Body:
-    """The body of an answer."""
+    """The body of an answer, whose time is limited to `TIMEOUT_S`."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._ends = time.monotonic() + TIMEOUT_S
 
     def read(self, amt: int = CHUNK_BYTES) -> Any:
-        """Return the bytes that have come, up to `amt`; none at the end."""
+        """Return up to `amt` bytes that have arrived; return no bytes at the end of the body."""
         if time.monotonic() > self._ends:
             raise ReadTimeoutError(endpoint_url="")
         try:
@@ -54,7 +56,11 @@ class _Body:
             raise ConnectionClosedError(endpoint_url="", error=error) from None
 
     def stream(self) -> Iterator[bytes]:
-        """Yield the whole body, which the caller keeps in memory."""
+        """Yield the whole body in chunks.
+
+        A body of more than `MAX_ANSWER_BYTES` is refused, because the caller keeps the body in
+        memory.
+        """
         count = 0
         while chunk := self.read():
             count += len(chunk)

@@ -1,17 +1,19 @@
-"""Listings of Google and Azure with every key exactly, also keys that obstore cannot name.
+"""Lists the exact keys in buckets of Google and Azure, including keys that obstore cannot name.
 
-obstore fails at a page with a key of this kind, and returns none of the page's objects. But only
-obstore has the credentials and signs requests. So obstore sends its requests to an address of this
-process:
+obstore fails at a page that has a key which obstore cannot name, and returns none of the page's
+objects. But only obstore has the credentials for the store and signs requests. Therefore obstore
+sends its requests to a relay at a local address of this process:
 
-1. obstore requests a page there, with a signature for the store.
-2. This process sends the request to the store, unchanged.
-3. In the answer, each key is written in hexadecimal digits, which obstore can name.
-4. obstore reads the page and requests the next page. This process decodes the keys.
+1. obstore requests a page from the relay, with a signature for the store.
+2. The relay sends the request to the store, unchanged.
+3. In the answer, the relay replaces each key by hexadecimal digits, which obstore can name.
+4. obstore reads the page from the relay, and requests the next page. This module decodes the keys
+   from the digits.
 
-Other programs on this machine cannot use the address: a request needs a secret in the name of its
-client. Requests to the address stay within this machine: if a proxy would get them, this module
-lists nothing. Limit: objects with these keys can be listed, but not read.
+Other programs on this machine cannot use the relay, because a request needs a secret in its
+`User-Agent` header. Requests to the relay must not leave this machine: if a proxy would receive
+these requests, this module lists nothing. Limit: objects with keys that obstore cannot name can be
+listed, but not read.
 """
 
 from __future__ import annotations
@@ -40,33 +42,34 @@ from hashclient.objects.pages import SCHEMA
 from hashclient.objects.ranges import is_plain
 from hashclient.system.background import start_thread
 
-#: A page has 5,000 objects at most, whose keys have 1,024 characters.
+#: The longest page, in bytes: a page has at most 5,000 objects with keys of 1,024 characters.
 MAX_PAGE_BYTES = 64 << 20
-#: How often the relay checks whether it must end.
+#: How often the relay checks whether it must end, in seconds.
 POLL_S = 0.02
-#: Headers of a request that only concern the connection to this process.
+#: Headers of a request that only concern the connection between obstore and the relay.
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "host", "user-agent"})
-#: Variables that name a proxy for addresses without TLS.
+#: Environment variables, in lower case, that name a proxy for addresses without TLS.
 _PROXIES = frozenset({"all_proxy", "http_proxy"})
 
-#: The key of an object in a page, of Google and of Azure, which escapes some.
+#: Finds the key of each object in a page of Google (`Key`) or Azure (`Name`); Azure escapes some
+#: keys.
 _KEY = re.compile(rb'<(Key|Name)( Encoded="(?:true|false)")?>([^<]*)</')
-#: How a page begins, of Google and of Azure.
+#: The root elements of pages, of Google and of Azure.
 _ROOTS = (b"<ListBucketResult", b"<EnumerationResults")
-#: The prefix of a key written in digits: it sorts after all keys that obstore can name.
+#: The prefix of a key in hexadecimal digits, which sorts after all keys that obstore can name.
 _MARK = "\U0010ffff".encode()
 
 
 class NoExactListingError(Exception):
-    """A proxy would get the requests, or a key cannot be decoded."""
+    """Keys cannot be listed exactly, because of a proxy or because a key cannot be decoded."""
 
 
 def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield pages of all keys that begin with `prefix` and come behind `after`.
+    """Yield pages of all keys that begin with `prefix` and sort after `after`.
 
     Raises:
         StoreError: the store failed.
-        NoExactListingError: a proxy is set.
+        NoExactListingError: a proxy would receive the requests, or a key cannot be decoded.
     """
     if has_proxy():
         raise NoExactListingError
@@ -84,7 +87,9 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
 
 
 def has_leading_slash(bucket: Other) -> bool:
-    """Return whether some key begins with a slash, which obstore leaves out; False if unknown.
+    """Return whether any key begins with a slash, which obstore would drop.
+
+    False if this is unknown.
 
     Raises:
         StoreError, NoExactListingError: see `exact_pages`.
@@ -92,7 +97,7 @@ def has_leading_slash(bucket: Other) -> bool:
     if not has_proxy():
         for page in exact_pages(bucket, "", None):
             for key in page.column("key").to_pylist():
-                if key >= b"/":  # sorted: later keys are greater
+                if key >= b"/":  # keys are sorted, so all later keys are greater
                     return bool(key < b"0")
     return False
 
@@ -105,7 +110,10 @@ def has_proxy() -> bool:
 
 
 def _namable(key: str) -> str:
-    """Return the longest folder at the beginning of a key that obstore can name; "" for none."""
+    """Return the longest folder at the beginning of a key that obstore can name.
+
+    "" if there is none.
+    """
     folder = key
     while folder and not is_plain(folder):
         folder = folder.rpartition("/")[0]
@@ -113,23 +121,23 @@ def _namable(key: str) -> str:
 
 
 def key_of(name: bytes) -> bytes:
-    """Return the key that was written in digits.
+    """Return the key that the relay wrote in hexadecimal digits.
 
     Raises:
-        NoExactListingError: the key was not written in digits.
+        NoExactListingError: the key was not written in hexadecimal digits.
     """
     mark, _, digits = name.partition(_MARK)
     if mark or not digits:
         raise NoExactListingError
     try:
         return bytes.fromhex(digits.decode())
-    except ValueError:  # the store itself has written the mark
+    except ValueError:  # the key in the store itself contains the prefix `_MARK`
         raise NoExactListingError from None
 
 
 @contextlib.contextmanager
 def _relayed(endpoint: str) -> Iterator[tuple[str, str]]:
-    """Provide an address of this process for a store, and the name that a client needs."""
+    """Run a relay to a store; yield the relay's address, and the secret that its client needs."""
     real = urlsplit(endpoint)
     relay = _Relay(f"{real.scheme}://{real.netloc}")
     with contextlib.closing(relay.store), relay:
@@ -142,7 +150,7 @@ def _relayed(endpoint: str) -> Iterator[tuple[str, str]]:
 
 
 class _Relay(ThreadingTCPServer):
-    """An address of this process; it passes each request on to the store at `origin`."""
+    """A server at a local address; the server passes each request on to the store at `origin`."""
 
     daemon_threads = True
 
@@ -157,10 +165,10 @@ class _Relay(ThreadingTCPServer):
         )
 
     def handle_error(self, *_: object) -> None:
-        """Print nothing: obstore notices that the answer is missing."""
+        """Print nothing about an error in a request: obstore notices that the answer is missing."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Send a request on; return the status and the body for obstore."""
+        """Send a request to the store; return the status and the body that obstore gets."""
         body = bytearray()
         try:
             with self.store.stream("GET", self._origin + target, headers=headers) as got:
@@ -174,18 +182,18 @@ class _Relay(ThreadingTCPServer):
             return got.status_code, bytes(body)
         is_cut = b"<IsTruncated>true" in body and b"<NextContinuationToken>" not in body
         if is_cut or not any(root in body for root in _ROOTS):
-            return 400, b""  # obstore would treat the answer as the last page
+            return 400, b""  # obstore would take the answer for the last page
         return 200, in_digits(bytes(body))
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers obstore."""
+    """Answers the requests that obstore sends to the relay."""
 
     server: _Relay
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer a request for a page."""
+        """Answer a request for a page, if the request has the secret."""
         given, status, body = self.headers.get("User-Agent", ""), 403, b""
         if hmac.compare_digest(given.encode(), self.server.secret.encode()):
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _OWN_HEADERS}
@@ -197,11 +205,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: a target may have a signature."""
+        """Print nothing about requests, because a request target may contain a signature."""
 
 
 def in_digits(page: bytes) -> bytes:
-    """Return a page with each key in digits; a page that is not text is returned unchanged."""
+    """Return a page with each key replaced by hexadecimal digits.
+
+    A page that is not XML is returned unchanged.
+    """
     return _KEY.sub(_element_in_digits, page)
 
 
@@ -211,7 +222,8 @@ def _element_in_digits(found: re.Match[bytes]) -> bytes:
         text = unquote_to_bytes(text)
     elif b"&" in text:
         try:
-            # The text has one element; it cannot declare anything.
+            # The parsed text is a single element without declarations, so it cannot declare
+            # entities.
             text = (ET.fromstring(b"<a>%b</a>" % text).text or "").encode()  # noqa: S314
         except ET.ParseError:
             return found[0]

@@ -1,8 +1,8 @@
-"""Failures of a store, in our own words.
+"""Translates failures of an object store into texts of this project.
 
-Errors of the clients hold addresses, headers, keys, and output of credential helpers: none of that
-is passed on. Our text depends on the class of the failure, the HTTP status, and the code of the
-store, if this code is known.
+Errors of botocore and obstore may contain addresses, headers, keys, and output of credential
+helpers, so no part of such an error is passed on. The text of a failure depends only on the class
+of the error, the HTTP status, and the store's error code, if this code is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HINT_EXTRA = "`pip install '.[objects]'` in a checkout installs the clients of o
 
 
 class Trouble(enum.Enum):
-    """The kind of a failure, if a caller acts on it."""
+    """The kind of a failure, as far as callers act differently on it."""
 
     GONE = enum.auto()
     CHANGED = enum.auto()
@@ -27,7 +27,7 @@ class Trouble(enum.Enum):
 
 
 class StoreError(Exception):
-    """A request to a store has failed; the text is for people."""
+    """A request to a store has failed; `reason` is a text for people."""
 
     def __init__(self, trouble: Trouble, reason: str) -> None:
         super().__init__(reason)
@@ -90,22 +90,23 @@ _BY_STATUS: dict[int, tuple[Trouble, str]] = {
     429: (Trouble.OTHER, _BUSY),
     503: (Trouble.OTHER, _BUSY),
 }
-#: An answer in an error of obstore: the status, and then the body.
+#: Finds the HTTP status in the text of an obstore error; the body of the answer follows the status.
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
-#: The message of obstore about an answer with another status than 206.
+#: The text of an obstore error if the answer to a range request has another status than 206.
 _NOT_PARTIAL = "Received non-partial response when range requested"
 _CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
 
 
 def missing_extra(error: ImportError) -> UsageError:
-    """Return the error for a missing library that only object stores need."""
+    """Return the error for a missing library that is only needed for object stores."""
     name = (error.name or "obstore").partition(".")[0]
     return UsageError(f"object stores need {name}, which is not installed", hint=HINT_EXTRA)
 
 
 def of_obstore(error: BaseException) -> StoreError:
-    """Return the failure for an error of obstore, without the error's text."""
-    # The code of the store comes first: a 403 for an object in an archive is no lack of permission.
+    """Return the failure for an error of obstore, without the text of the error."""
+    # The store's error code takes precedence over the HTTP status, because a store also answers 403
+    # for an archived object, to which permission is not missing.
     text = str(error)
     status = _STATUS.search(text)
     if status is not None:
@@ -118,7 +119,7 @@ def of_obstore(error: BaseException) -> StoreError:
     return StoreError(*found)
 
 
-#: Errors that come before any answer, by the name of their class.
+#: Failures before any answer of the store, by the class name of the error.
 _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "ValueError": (Trouble.NAME, NAME),
     "InvalidPathError": (Trouble.NAME, NAME),
@@ -126,7 +127,7 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "FileNotFoundError": (Trouble.GONE, GONE),
     "PreconditionError": (Trouble.CHANGED, CHANGED),
     "PermissionDeniedError": (Trouble.DENIED, DENIED),
-    # errors of botocore before any answer
+    # errors of botocore before any answer of the store
     "ParamValidationError": (Trouble.NAME, NAME),
     "UnicodeEncodeError": (Trouble.NAME, NAME),
     "NoCredentialsError": (Trouble.OTHER, NO_CREDENTIALS),
@@ -137,12 +138,12 @@ _BY_CLASS: dict[str, tuple[Trouble, str]] = {
     "UnauthorizedSSOTokenError": (Trouble.OTHER, _EXPIRED),
 }
 
-#: Errors of botocore about a text that botocore cannot read, by the name of their class.
+#: The class names of errors that botocore raises for an address or an answer that it cannot parse.
 _OF_FORM = frozenset({"ResponseParserError", "ValueError"})
 
 
 def of_botocore(error: BaseException) -> StoreError:
-    """Return the failure for an error of botocore, without the error's text."""
+    """Return the failure for an error of botocore, without the text of the error."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

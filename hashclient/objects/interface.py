@@ -1,8 +1,8 @@
-"""The interface of all stores: a bucket that is read in ranges, limits of time, metadata.
+"""The interface of all object stores, with limits of time and the metadata of an object.
 
-A store is opened before its first request. Many threads may use a store at once. botocore and
-obstore have the same limits of time and the same number of attempts; no other module repeats a
-request. No module of this package keeps or shows credentials.
+A `Store` opens its client at the first request. Many threads may use a store at once. botocore and
+obstore use the same timeouts and the same number of attempts; no other module repeats a request. No
+module of the package `objects` stores or shows credentials.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import msgspec
 from hashclient.core.objecturi import Scheme
 from hashclient.objects.failures import CHANGED, StoreError, Trouble, missing_extra
 
-#: How often a failed request is made again, and for how long in all.
+#: `RETRIES`: how often a failed request is repeated; `RETRY_S`: for how many seconds in all.
 RETRIES = 4
 RETRY_S = 60
-#: How long one request may take.
+#: `TIMEOUT_S`: how long an answer may take, in seconds; `CONNECT_S`: how long a connection may take
+#: to open, in seconds.
 TIMEOUT_S = 60
 CONNECT_S = 10
-#: Bytes that are passed on at a time.
+#: How many bytes are passed on at a time.
 CHUNK_BYTES = 1 << 18
 
-#: Called with bytes as they arrive.
+#: Called with each chunk of bytes when the chunk arrives.
 Sink = Callable[[memoryview], Any]
 
 
@@ -39,14 +40,15 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Store(ABC):
-    """A bucket in a store.
+    """A bucket in an object store.
 
-    Each call raises `UsageError` if a library is not installed. It raises `StoreError` if no
-    credentials are found, if the configuration cannot be used, or if the store fails.
+    Each method raises `UsageError` if a library that the store needs is not installed. Each method
+    raises `StoreError` if no credentials are found, if the configuration is invalid, or if the
+    store fails.
     """
 
     def __init__(self, scheme: Scheme, bucket: str) -> None:
-        """Nothing is looked up yet."""
+        """Remember the bucket, without any request to the store."""
         self.scheme = scheme
         self.bucket = bucket
         self._lock = threading.Lock()
@@ -59,8 +61,8 @@ class Store(ABC):
 
     @property
     def client(self) -> Any:
-        """The client, with the credentials and the endpoint that its library finds."""
-        with self._lock:  # several threads may make the first call at once
+        """The client library's client; the library finds the credentials and the endpoint."""
+        with self._lock:  # several threads may use the client for the first time at once
             if self._client is None:
                 try:
                     self._client = self._open()
@@ -70,7 +72,7 @@ class Store(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """Return the client."""
+        """Create and return the client."""
 
     @property
     @abstractmethod
@@ -91,19 +93,22 @@ class Store(ABC):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Pass on the bytes in a `span` of an object that has this ETag and version, if given.
+        """Pass the bytes in the range `span` of an object to `sink`.
 
-        A span of None means the whole object: not every store accepts the whole length as a range.
-        The caller counts the bytes. If the object has changed, the call raises an error.
+        `etag` and `version`, if given, must be those of the object.
+
+        `span` is (start, stop); None means the whole object, because some stores do not accept the
+        whole length as a range. The caller checks the number of bytes. If the object has another
+        ETag than `etag`, the method raises `StoreError`.
         """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write an object in one step: readers see the old or the new object."""
+        """Write an object in one step, so that readers see either the old or the new object."""
 
 
 def quoted(etag: str | None) -> str | None:
-    """Return an ETag in quotes: some stores leave the quotes out of their listings only."""
+    """Return an ETag in quotes, because some stores leave out the quotes, but only in listings."""
     if etag is None or etag.startswith(('"', "W/")):
         return etag or None
     return f'"{etag}"' if etag else None
@@ -115,10 +120,10 @@ def condition(etag: str | None) -> str | None:
 
 
 def verify_etag(seen: Seen, etag: str | None) -> None:
-    """Check that an object is the wanted object, even if its store ignores conditions.
+    """Check that an object has the wanted ETag, because some stores ignore conditions in requests.
 
     Raises:
-        StoreError: it is another object.
+        StoreError: the object has another ETag.
     """
     if etag is not None and seen.etag != etag:
         raise StoreError(Trouble.CHANGED, CHANGED)

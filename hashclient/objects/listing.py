@@ -1,15 +1,17 @@
-"""The objects in a bucket, page by page.
+"""Lists the objects in a bucket, page by page.
 
-1. A URI names an object and all objects below it, as a path names a file or a folder; with a slash
-   at its end, it names only the objects below.
-2. The client of each store lists its buckets. For Google and Azure, `exact` lists pages with a key
-   that obstore cannot name, and buckets with keys that begin with a slash.
-3. Keys come in the order of their bytes. A key out of order means that the store repeats itself:
-   the listing ends there.
+1. A URI names an object and all objects below it, as a path names a file or a folder; a URI with a
+   slash at its end names only the objects below it.
+2. botocore lists the buckets of S3, and obstore lists the buckets of Google and Azure. The module
+   `exact` lists pages of Google and Azure that have a key which obstore cannot name, and buckets
+   that have keys which begin with a slash.
+3. Keys are listed in the order of their bytes. A key that is out of order means that the store
+   repeats keys:
+   in this case, the listing ends.
 
-Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key. Behind a
-proxy, obstore also drops a slash at the beginning of a key, and the end of a listing of Google is
-not confirmed.
+Limits: directory buckets of S3 are not sorted, so they cannot be listed. obstore drops a slash at
+the end of a key. If a proxy is set, obstore also drops a slash at the beginning of a key, and this
+module cannot confirm that a listing of Google was complete.
 """
 
 from __future__ import annotations
@@ -29,28 +31,28 @@ from hashclient.objects.pages import page_of
 from hashclient.objects.ranges import is_plain
 from hashclient.objects.s3 import S3
 
-#: This many pages are joined into one page.
+#: How many pages are joined into one page.
 TOGETHER = 4
-#: At most this many pages may be empty, for example after many deletions.
+#: How many empty pages a listing may have, for example after many deletions.
 MAX_EMPTY = 1_000
 REPEATED = "the store repeats keys that it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
 
 
 class ListingEndedError(Exception):
-    """A listing stopped before its end; the text says why."""
+    """A listing stopped before its end; the error's text says why."""
 
 
 def list_pages(
     store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
 ) -> Iterator[Any]:
-    """Yield pages of the objects that `uri` names, in the order of keys; only those after `after`.
+    """Yield pages of the objects that `uri` names, sorted by key; keys up to `after` are left out.
 
-    With `all_versions`, each version of an object is a row, except marks of deletion.
+    With `all_versions`, each version of an object is a row; delete markers are left out.
 
     Raises:
         ListingEndedError: the listing stopped before its end, or could not begin.
-        UsageError: the store has no list of versions.
+        UsageError: the store cannot list versions.
     """
     if all_versions and store.scheme != "s3":
         raise UsageError(
@@ -71,9 +73,11 @@ def list_pages(
 
 
 def _together(pages: Iterator[Any]) -> Iterator[Any]:
-    """Yield the first page; then join several pages into one, which costs less.
+    """Yield the first page at once.
 
-    An error that ends the pages early is raised after all earlier pages.
+    Later pages are joined into larger pages, which are cheaper to process.
+
+    An error that ends the listing early is raised after all pages before the error were yielded.
     """
     waiting: list[Any] = []
     try:
@@ -91,7 +95,7 @@ def _together(pages: Iterator[Any]) -> Iterator[Any]:
 
 
 def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Iterator[Any]:
-    """Yield pages that have rows.
+    """Yield the pages that have rows, and check the order of keys.
 
     Raises:
         ListingEndedError: keys are out of order, or too many pages are empty.
@@ -105,34 +109,36 @@ def _in_order(pages: Iterator[Any], scheme: str, *, all_versions: bool) -> Itera
             continue
         keys = page.column("key")
         begin = keys[0].as_py()
-        # Azure has another order. The versions of one key may fill more than a page.
+        # Azure sorts keys differently. With all versions, the versions of one key may fill more
+        # than a page.
         is_back = floor is not None and begin < floor and scheme != "az"
         if is_back or (begin == floor and not all_versions):
             raise ListingEndedError(REPEATED)
-        # obstore may have left out slashes in the page.
+        # The last key of a page of obstore may lack its slash, so the first key is compared.
         floor = keys[-1].as_py() if scheme == "s3" else begin
         yield page
 
 
 def _page_of_one(store: Store, uri: ObjectUri) -> Iterator[Any]:
-    """Yield a page with the object that `uri` names; yield nothing if it does not exist."""
+    """Yield a page with the object that `uri` names; yield nothing if the object does not exist."""
     row: list[Any] = [uri.key, 0, None, uri.version, None]
     try:
         seen = store.head(uri.key, uri.version)
-        # The latest version may change before it is read: a changed ETag then shows this.
+        # If the latest version changes before the object is read, the ETag is different.
         row[1:3] = seen.size, seen.etag
     except StoreError as error:
         if error.trouble is Trouble.GONE:
             return
         if error.trouble not in (Trouble.DENIED, Trouble.NAME):
-            raise  # an object without permission may exist
+            raise  # an error that is not about this object
         row[4] = error.reason
     yield page_of([tuple(row)])
 
 
 def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: bool) -> Iterator[Any]:
-    """Yield pages of the object that `uri` names, and of the objects below it."""
-    # The prefix `a` would also match `ab`: so list the keys below, and ask for the object itself.
+    """Yield pages of the object that `uri` names, and of the objects below this object."""
+    # The prefix `a` would also match the key `ab`, so the keys below `a/` are listed, and the
+    # object `a` is requested singly.
     prefix = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
     is_one = prefix != uri.key and (after is None or os.fsencode(after) < os.fsencode(uri.key))
     if not isinstance(store, S3):
@@ -156,11 +162,11 @@ def _pages(store: Store, uri: ObjectUri, after: str | None, *, all_versions: boo
 
 
 def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield pages from obstore, and from `exact` if obstore fails.
+    """Yield the pages of obstore; if obstore fails at a key, yield the remaining pages of `exact`.
 
     Raises:
         StoreError: the store failed.
-        ListingEndedError: a key cannot be listed at all.
+        ListingEndedError: a key can be listed neither by obstore nor by `exact`.
     """
     from hashclient.objects.exact import (
         NoExactListingError,
@@ -183,7 +189,7 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
                 if confirms:
                     yield from _behind(store, prefix, highest)
                 return
-            except StoreError as error:  # the keys of that page are listed again
+            except StoreError as error:  # `exact` lists the keys of the failed page
                 if error.trouble is not Trouble.NAME:
                     raise
         yield from exact_pages(store, prefix, after)
@@ -192,9 +198,11 @@ def _pages_of_other(store: Other, prefix: str, after: str | None) -> Iterator[An
 
 
 def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
-    """Yield pages of the keys behind `last`, the last key that obstore has listed: usually none.
+    """Yield pages of the keys after `last`, the last key of obstore's listing.
 
-    From Google, obstore takes any XML for the last page; `exact` takes only pages.
+    Usually there are none.
+
+    obstore takes any XML answer of Google for the last page, but `exact` only accepts pages.
 
     Raises:
         StoreError, NoExactListingError: see `exact_pages`.
@@ -202,6 +210,6 @@ def _behind(store: Other, prefix: str, last: bytes) -> Iterator[Any]:
     from hashclient.objects.exact import exact_pages
 
     for page in exact_pages(store, prefix, os.fsdecode(last)):
-        # obstore has listed keys that end with a slash, but without it.
+        # obstore has already listed keys that end with a slash, but without the slash.
         is_new = [key.rstrip(b"/") > last for key in page.column("key").to_pylist()]
         yield page.filter(pa.array(is_new, pa.bool_()))

@@ -1,4 +1,4 @@
-"""Buckets of Google and Azure, by obstore, which finds their credentials."""
+"""Buckets of Google and Azure: obstore lists and reads them, and finds the credentials."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from hashclient.objects import ranges
 from hashclient.objects.interface import Seen, Sink, Store
 
-#: Objects a page: as many as a store gives at a time.
+#: The number of objects in a page: as many as a store returns at a time.
 PAGE_OBJECTS = 1_000
-#: Variables that name an endpoint, by scheme; a test endpoint may have no TLS.
+#: Environment variables that name an endpoint, by URI scheme; a test endpoint may have no TLS.
 _ENDPOINTS = {
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-#: The only variable from which obstore takes the account; obstore does not report its value.
+#: The only environment variable from which obstore takes the Azure account, and whose value obstore
+#: does not report.
 _ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
 
 
@@ -27,7 +28,7 @@ class Other(Store):
         return self.open_at(None)
 
     def open_at(self, endpoint: str | None, **options: Any) -> Any:
-        """Return the bucket for obstore, perhaps at another `endpoint`."""
+        """Return obstore's client for the bucket, by default at the store's usual endpoint."""
         name = "base_url" if self.scheme == "gs" else "endpoint"
         config = {} if endpoint is None else {"config": {name: endpoint}}
         is_http = (endpoint or self._endpoint or "").startswith("http://")
@@ -66,16 +67,16 @@ class Other(Store):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Pass on bytes of an object; see `Store`."""
+        """Pass on bytes of an object; see `Store.read`."""
         return ranges.read(self.client, key, span, sink, etag=etag, version=version)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object; see `Store`."""
+        """Write an object; see `Store.put`."""
         ranges.put(self.client, key, data)
 
 
 def listed(bucket: Any, prefix: str, after: str | None) -> Iterator[Any]:
-    """Yield pages of obstore's listing of a bucket that is open.
+    """Yield the pages of obstore's listing; `bucket` is obstore's client.
 
     Raises:
         StoreError: the store failed, or has a key that obstore cannot name.

@@ -1,4 +1,4 @@
-"""A page of a listing, as columns: no Python object is made for a single row."""
+"""A page of a listing as columns of Arrow, so that no Python object is made for each row."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-#: A row for each object, with its ETag with or without quotes; `note` says why the object cannot be
-#: read, if this is already known.
+#: The columns of a page, with a row for each object: `etag` is with or without quotes; `note` says
+#: why the object cannot be read, if the reason is already known.
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.binary(), nullable=False),
@@ -24,22 +24,26 @@ SCHEMA = pa.schema(
 def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
     """Return a page of rows with the columns of `SCHEMA`; the last columns may be missing.
 
-    Keys are decoded with surrogateescape.
+    The keys in `rows` are strings that were decoded with `surrogateescape`.
     """
     columns = zip(*((os.fsencode(key), *others) for key, *others in rows), strict=True)
-    # Not strict: the table may have fewer columns, or no column if it has no rows.
+    # `strict` is False because the rows may have fewer columns than `SCHEMA`, and because no rows
+    # have no columns.
     given = zip(SCHEMA, columns, strict=False)
     return page_of_columns(len(rows), **{f.name: pa.array(values, f.type) for f, values in given})
 
 
 def page_of_columns(count: int, **columns: Any) -> Any:
-    """Return a page of `count` rows from columns of Arrow; a column that is missing is empty."""
+    """Return a page of `count` rows from columns of Arrow.
+
+    A missing column is filled with nulls.
+    """
     arrays = []
     for field in SCHEMA:
         column = columns.get(field.name)
         if column is None:
             column = pa.nulls(count, field.type)
-        elif column.type != field.type:  # `cast` loads `pyarrow.compute`
+        elif column.type != field.type:  # `cast` would load `pyarrow.compute`
             column = column.cast(field.type)
         arrays.append(column)
     return pa.record_batch(arrays, schema=SCHEMA)

@@ -1,7 +1,7 @@
-"""Ranges of objects, by obstore: in any store, its reads cost a twentieth of botocore's.
+"""Reads ranges of objects by obstore, in any store; a read costs a twentieth of botocore's time.
 
-Limit: obstore can neither list nor read a key with an empty part or a part `.` or `..`. It drops a
-slash at the beginning or the end of a key.
+Limit: obstore can neither list nor read a key that has an empty part, or a part `.` or `..`,
+between slashes. obstore drops a slash at the beginning or the end of a key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from hashclient.objects.interface import (
     verify_etag,
 )
 
-#: Keys that obstore returns unchanged: no part is empty or a dot, and all characters are printable.
+#: Matches keys that obstore returns unchanged: no part is empty, `.` or `..`, and no character is a
+#: control character.
 _PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
 _PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
 
@@ -41,10 +42,10 @@ def is_plain(key: str) -> bool:
 def open_bucket(
     scheme: Scheme, bucket: str, config: dict[str, Any], *, is_http: bool, **options: Any
 ) -> Any:
-    """Return a bucket for obstore.
+    """Return obstore's client for a bucket.
 
-    `config` has settings that obstore does not find itself. With `is_http`, the store has no TLS;
-    `options` go to obstore's client.
+    `config` has the settings that obstore does not find itself. With `is_http`, the endpoint has no
+    TLS; `options` are options for obstore's HTTP client.
 
     Raises:
         StoreError: the bucket cannot be opened.
@@ -86,7 +87,9 @@ def read(
     etag: str | None,
     version: str | None,
 ) -> Seen:
-    """Pass on bytes of an object in a `span`, or the whole object; see `Store.read`.
+    """Pass the bytes of an object in the range `span`, or of the whole object, to `sink`.
+
+    See `Store.read`.
 
     Raises:
         StoreError: the object has changed, or cannot be read.
@@ -130,7 +133,7 @@ def _seen(got: Any) -> Seen:
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Translate errors of obstore; some of its errors are Python's own."""
+    """Translate errors of obstore, some of which have Python's own exception classes."""
     from obstore.exceptions import BaseError
 
     try:

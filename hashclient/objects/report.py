@@ -1,15 +1,17 @@
-"""Objects from a report instead of a listing: S3 Inventory, or any table of keys and sizes.
+"""Takes objects from a report, not a listing: S3 Inventory, or a table of keys and sizes.
 
-1. A `manifest.json` names the bucket, the columns, and files with their MD5s. Each file is fetched
-   into a file without a name, compared with its MD5, and read piece by piece. The format is
+1. An S3 Inventory is given by its `manifest.json`, which names the bucket, the columns, and the
+   files of the report with their MD5s. Each file of the inventory is downloaded into a file without
+   a name, compared with its MD5, and read in batches of rows. The format of an inventory is
    Parquet, or CSV with keys that are escaped as in a URL.
-2. Any other report is one Parquet or CSV file, given by path or URI. The file has columns `key` and
-   `size`, and perhaps `etag` and `version`; its keys are not escaped.
-3. Only the latest version of a key counts, unless all versions are wanted; marks of deletion are
-   ignored.
+2. Any other report is one Parquet or CSV file, which is given by a path or a URI. The file of such
+   a report has the columns `key` and `size`, and possibly `etag` and `version`; its keys are not
+   escaped.
+3. Only the latest version of each key is used, unless all versions are wanted; delete markers are
+   left out.
 
-A report may be old. If an object has changed after the report, the read of the object detects this,
-and the object is unread.
+A report may describe an earlier state of the bucket. If an object has changed since the report was
+made, the read of the object detects this, and the object counts as unread.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ from hashclient.objects.stores import open_store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
-#: The name in S3 of the file that names the other files.
+#: The key or path of a manifest, which names the files of an inventory.
 _MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TABLE_BYTES = 1 << 40
-#: Rows that are read together.
+#: The number of rows in a batch.
 ROWS = 50_000
 _RANGE_BYTES = 16 << 20
 _BLOCK_BYTES = 4 << 20
@@ -49,7 +51,8 @@ _BLOCK_BYTES = 4 << 20
 NO_SIZE = "the report does not say how long it is"
 DAMAGED = "the report cannot be read: {}"
 
-#: The names of columns in reports of S3, as CSV and as Parquet, and in other tables.
+#: The columns that are used: by the lower-case name of a column in a report, what the column
+#: contains.
 _COLUMNS = {
     "key": "key",
     "size": "size",
@@ -79,9 +82,10 @@ class Report:
     """A report of the objects in one bucket."""
 
     def __init__(self, where: str, uri: ObjectUri | None, *, make_file: Callable[[], int]) -> None:
-        """Read the manifest, or open the table, at `where`, a path or a URI.
+        """Read the manifest, or note the table, at `where`, which is a path or a URI.
 
-        `uri` is the bucket of a table. `make_file` returns a descriptor of an empty file.
+        `uri` is the bucket that a table describes. `make_file` returns the descriptor of a new
+        empty file.
 
         Raises:
             UsageError: the report cannot be read, or its bucket is unknown.
@@ -137,7 +141,8 @@ class Report:
         except StoreError as error:
             raise ListingEndedError(DAMAGED.format(error.reason)) from None
         except (OSError, ValueError, pa.ArrowException) as error:
-            # The text of Arrow's errors is not passed on: it may have any content of the file.
+            # The text of an Arrow error is not passed on, because it may contain any part of the
+            # file.
             known = error.strerror if isinstance(error, OSError) and error.strerror else "damaged"
             raise ListingEndedError(DAMAGED.format(known.lower())) from None
 
@@ -177,7 +182,7 @@ class Report:
             raise ListingEndedError(DAMAGED.format("a file of it differs from its manifest"))
 
     def _table(self) -> Iterator[Any]:
-        """Read one local file, or an object."""
+        """Yield the batches of a table, which is a local file or an object."""
         with self._open_table() as stream:
             is_parquet = stream.read(4) == b"PAR1"
             stream.seek(0)
@@ -237,11 +242,11 @@ def _unusable(where: str, why: str) -> UsageError:
 def _fetch(
     store: Store, key: str, version: str | None, most: int, sink: Callable[[memoryview], Any]
 ) -> None:
-    """Pass all bytes of an object to `sink`; the object may have up to `most` bytes.
+    """Pass all bytes of an object to `sink`; an object with more than `most` bytes is refused.
 
     Raises:
         StoreError: the object cannot be read.
-        ValueError: the object is longer, or a range has a wrong length.
+        ValueError: the object is longer than `most`, or a range has a wrong length.
     """
     count = 0
 
@@ -267,7 +272,7 @@ def _fetch(
 
 
 def _parquet(source: Any) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # this module takes memory that a listing does not need
+    import pyarrow.parquet as pq  # `pyarrow.parquet` takes memory that a listing does not need
 
     with pq.ParquetFile(source) as file:
         _refuse_other(file.schema_arrow.names)
@@ -290,17 +295,17 @@ def _csv(stream: Any, names: list[str] | None) -> Iterator[Any]:
 
 
 def _refuse_other(names: Sequence[str]) -> None:
-    """Refuse a table without keys and sizes, even if it has no rows.
+    """Refuse a table that has no column `key` or no column `size`, even if the table has no rows.
 
     Raises:
-        ListingEndedError: the table has no keys and sizes.
+        ListingEndedError: the table has no column `key` or no column `size`.
     """
     if not {"key", "size"} <= {_COLUMNS.get(name.lower()) for name in names}:
         raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
 
 
 def _flags(column: Any) -> Any:
-    """Return a column of truth values, which CSV has as text."""
+    """Return a column as booleans; in CSV, the column contains text."""
     if not pa.types.is_boolean(column.type):
         column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
     return pc.fill_null(column, fill_value=False)
@@ -313,14 +318,14 @@ def _sizes(column: Any) -> Any:
 
 
 def _texts(column: Any) -> Any:
-    """Return a column of texts, without nulls."""
+    """Return a column as strings; empty strings are replaced by nulls."""
     column = column.cast(pa.string())
     is_empty = pc.equal(pc.binary_length(column), 0)
     return pc.if_else(is_empty, pa.scalar(None, pa.string()), column)
 
 
 def _unescaped(keys: Any) -> Any:
-    """Return keys that were escaped as in a URL."""
+    """Return the keys of a CSV inventory, which are escaped as in a URL, without escapes."""
     if not pc.any(pc.match_substring_regex(keys, "[%+]")).as_py():
         return keys
     plain = [unquote_to_bytes(key.replace(b"+", b" ")) for key in keys.to_pylist()]

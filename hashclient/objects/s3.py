@@ -1,10 +1,11 @@
-"""Buckets of S3: botocore lists objects, and obstore reads what it can name (`ranges`).
+"""Buckets of S3: botocore lists objects, and obstore (see `ranges`) reads most objects.
 
-botocore finds credentials, region and endpoint where AWS's own tools do: variables, profiles,
-single sign-on, roles of a machine. botocore lists and reads every key, and knows versions,
-deletions and holds. A page of a listing is requested by a URL that botocore has signed, and this
-module reads the columns from the answer. This costs a tenth of botocore's parser. If the answer is
-not a page of the usual form, botocore itself requests the page again, and reports the error.
+botocore finds credentials, region and endpoint in the same places as AWS's own tools: environment
+variables, profiles, single sign-on, and roles of a machine. botocore can list and read every key,
+and can use versions, deletions and legal holds. For speed, this module requests each page of a
+listing by a URL that botocore has signed, and takes the columns out of the answer with regular
+expressions. This way costs a tenth of the time of botocore's parser. If the answer does not have
+the usual form of a page, botocore requests the page again, and reports the error.
 """
 
 from __future__ import annotations
@@ -42,46 +43,48 @@ from hashclient.objects.interface import (
     verify_etag,
 )
 
-#: Endpoints of Amazon itself, and endpoints that are found by the region alone.
+#: `_AMAZON`: endpoints of Amazon; `_USUAL`: endpoints that obstore finds by the region.
 _AMAZON = re.compile(r"https://[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _USUAL = re.compile(r"https://s3(?:\.[a-z0-9-]+)?\.amazonaws\.com")
-#: The region for stores without a region.
+#: The region that is used if no region is configured.
 _DEFAULT_REGION = "us-east-1"
 _YES = frozenset({"1", "true", "yes", "on"})
-#: Seconds after which credentials are requested again; botocore renews credentials before they
-#: expire.
+#: The number of seconds after which obstore requests the credentials again; botocore renews
+#: credentials before they expire.
 CREDENTIALS_S = 300
 
-#: How long the URL of a page may be used: clocks may differ by so much.
+#: How long the signed URL of a page is valid, in seconds, so that the clocks of store and client
+#: may differ by as much.
 URL_S = 900
 
-#: The texts of a page: the texts of its objects, and the mark of the next page.
+#: Patterns for the answer with a page: key, ETag and size of an object, and the signs that the page
+#: is the last or not.
 _KEY, _ETAG = (re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"ETag"))
 _SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
-#: The part of an object in an answer: its first and last byte, and the length of the object.
+#: The range in an answer: its first and last byte, and the length of the object.
 _PART = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
-#: An object has fewer bytes than this: lengths have 64 bits.
+#: The limit for the length of an object, in bytes: lengths have 64 bits.
 _MOST_BYTES = 1 << 64
-#: How stores write the quotes around an ETag.
+#: The escapes with which stores write the quotes around an ETag.
 _QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
-#: A bucket or prefix with few keys has no more pages than this.
+#: The most pages that `names` requests, for a prefix with few keys.
 MOST_PAGES = 1_000
 
-#: An object of a listing: its key, size, ETag and version.
+#: An object in a listing: its key, size, ETag and version.
 Row = tuple[str, int, str | None, str | None]
-#: A page, and the request for the next; None at the end.
+#: A page, and the parameters of the request for the next page; None after the last page.
 _Page = tuple[Any, dict[str, str] | None]
 
 
 class S3(Store):
-    """A bucket of S3; `client` is botocore's."""
+    """A bucket of S3; `client` is a client of botocore."""
 
     def __init__(self, bucket: str) -> None:
-        """Nothing is looked up yet."""
+        """Remember the bucket, without any request to the store."""
         super().__init__("s3", bucket)
         self._is_quick = True
 
@@ -102,7 +105,7 @@ class S3(Store):
                 connect_timeout=CONNECT_S,
                 read_timeout=TIMEOUT_S,
                 retries={"total_max_attempts": RETRIES + 1, "mode": "standard"},
-                # A URL would have an older signature otherwise.
+                # Without `s3v4`, botocore would sign URLs with an older kind of signature.
                 signature_version=botocore.UNSIGNED if unsigned else version or "s3v4",
                 user_agent_extra=f"hashclient/{__version__}",
             )
@@ -126,8 +129,8 @@ class S3(Store):
         if _USUAL.fullmatch(endpoint) is None:
             config["endpoint"] = endpoint
         else:
-            # S3 returns the region of the bucket; without permission for this request, the
-            # configured region is used.
+            # S3 returns the region of the bucket; if the credentials do not permit this request,
+            # the configured region is used.
             with contextlib.suppress(StoreError), _errors():
                 found = client.head_bucket(Bucket=self.bucket).get("BucketRegion")
                 config["region"] = found or region
@@ -141,12 +144,12 @@ class S3(Store):
 
     @property
     def is_amazon(self) -> bool:
-        """Whether the store is Amazon's own."""
+        """Whether the endpoint belongs to Amazon."""
         return _AMAZON.fullmatch(self.client.meta.endpoint_url) is not None
 
     @property
     def namespace(self) -> str:
-        """A text that differs from the text of a bucket of the same name in another store."""
+        """A text that distinguishes this bucket from buckets of the same name in other stores."""
         endpoint = self.client.meta.endpoint_url
         return f"s3 {'' if _USUAL.fullmatch(endpoint) else endpoint} {self.bucket}"
 
@@ -169,7 +172,7 @@ class S3(Store):
         etag: str | None = None,
         version: str | None = None,
     ) -> Seen:
-        """Pass on bytes of an object; see `Store`."""
+        """Pass on bytes of an object; see `Store.read`."""
         client = self.client
         if ranges.is_plain(key):
             return ranges.read(self._ranges, key, span, sink, etag=etag, version=version)
@@ -188,11 +191,11 @@ class S3(Store):
         return seen
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object; see `Store`."""
+        """Write an object; see `Store.put`."""
         self.call("put_object", Key=key, Body=data)
 
     def pages(self, prefix: str, after: str | None) -> Iterator[Any]:
-        """Yield pages of the objects whose keys begin with `prefix` and come after `after`."""
+        """Yield pages of the objects whose keys begin with `prefix` and sort after `after`."""
         more: dict[str, str] | None = {} if after is None else {"StartAfter": after}
         while more is not None:
             asked = {"Prefix": prefix, **more}
@@ -200,7 +203,7 @@ class S3(Store):
             yield page
 
     def _quickly(self, asked: dict[str, str]) -> _Page | None:
-        """Request a page by a URL; return None if the answer has an unusual form."""
+        """Request a page by a signed URL; return None if the answer has an unusual form."""
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
 
@@ -219,16 +222,18 @@ class S3(Store):
         return _page_in(got.content) if got.status_code == 200 else None
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Yield the part of keys after `prefix`, up to a slash: for few keys, without pyarrow.
+        """Yield the rest of each key that begins with `prefix` and has no further slash.
+
+        For few keys, without pyarrow.
 
         Raises:
-            StoreError: the store failed, or repeats itself.
+            StoreError: the store failed, or repeats keys.
         """
         more: dict[str, str] | None = {}
         last = ""
         for _ in range(MOST_PAGES):
             found, more = self._listed({"Prefix": prefix, "Delimiter": "/", **(more or {})})
-            keys = [key for key, *_ in found]  # no keys if a page has only folders
+            keys = [key for key, *_ in found]  # a page may have only folders, and no keys
             if keys and keys[0] <= last:
                 break
             yield from (key[len(prefix) :] for key in keys)
@@ -244,13 +249,13 @@ class S3(Store):
         return page_of(rows), more
 
     def _listed(self, asked: dict[str, str]) -> tuple[list[Row], dict[str, str] | None]:
-        """Return the objects of a page as botocore gives them, and the request for the next."""
+        """Return the objects of a page that botocore parses, and the next page's parameters."""
         got = self.call("list_objects_v2", **asked)
         marks = {"ContinuationToken": "NextContinuationToken"}
         return _rows(got, "Contents"), _next_of(got, marks)
 
     def versions(self, prefix: str, after: str | None) -> Iterator[list[Row]]:
-        """Yield all versions of these objects, by pages."""
+        """Yield all versions of the objects whose keys begin with `prefix`, page by page."""
         marks = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
         more: dict[str, str] | None = {} if after is None else {"KeyMarker": after}
         while more is not None:
@@ -262,7 +267,7 @@ class S3(Store):
 
 
 def _rows(got: Any, name: str) -> list[Row]:
-    """Return the objects of a page.
+    """Return the objects in a page that botocore has parsed.
 
     Raises:
         StoreError: an object has no key or no valid length.
@@ -277,13 +282,16 @@ def _rows(got: Any, name: str) -> list[Row]:
 
 
 def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
-    """Return the request for the page after `got`; None if `got` says that it is the last page.
+    """Return the parameters of the request for the page after `got`.
 
-    botocore takes any answer for a page: so an empty answer, or a page of HTML from a proxy, must
-    not count as the end.
+    Return None if `got` is marked as the last page.
+
+    botocore takes any answer for a page, so an empty answer, or an HTML page from a proxy, must not
+    count as the last page.
 
     Raises:
-        StoreError: the page does not say how the listing goes on.
+        StoreError: the page neither is marked as the last page nor says how to request the next
+            page.
     """
     more = {name: got[mark] for name, mark in marks.items() if got.get(mark)}
     if got.get("IsTruncated") is False:
@@ -294,7 +302,7 @@ def _next_of(got: Any, marks: dict[str, str]) -> dict[str, str] | None:
 
 
 def _page_in(answer: bytes) -> _Page | None:
-    """Return the page in an answer of S3; None if the answer has an unusual form."""
+    """Return the page in an answer of S3; return None if the answer has an unusual form."""
     import pyarrow as pa
 
     from hashclient.objects.pages import page_of_columns
@@ -321,10 +329,10 @@ def _page_in(answer: bytes) -> _Page | None:
 
 
 def _seen(got: Any, span: tuple[int, int] | None = None) -> Seen:
-    """Return the metadata in an answer to a request for a `span`, or for all, of an object.
+    """Return the metadata in an answer to a request for the range `span`, or for the whole object.
 
     Raises:
-        StoreError: the answer has another part of the object, or a length that is impossible.
+        StoreError: the answer has another range of the object, or an impossible length.
     """
     size, part = got.get("ContentLength", -1), got.get("ContentRange")
     if span is not None or part is not None:
@@ -339,14 +347,17 @@ def _seen(got: Any, span: tuple[int, int] | None = None) -> Seen:
 
 
 def _named(key: str, version: str | None) -> dict[str, str]:
-    """Return the parameters that name an object."""
-    with _errors():  # a lone surrogate is no character: botocore would fail later
+    """Return the request parameters that name an object."""
+    with _errors():  # a lone surrogate cannot be encoded, and botocore would fail later
         key.encode()
     return {"Key": key} if version is None else {"Key": key, "VersionId": version}
 
 
 def _present(credentials: Any) -> dict[str, Any]:
-    """Return credentials of botocore for obstore; botocore lets several threads ask at once."""
+    """Return the credentials of botocore for obstore.
+
+    Several threads may request the credentials at once.
+    """
     frozen = credentials.get_frozen_credentials()
     return {
         "access_key_id": frozen.access_key,
@@ -358,13 +369,13 @@ def _present(credentials: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Translate errors of botocore and of its libraries."""
+    """Translate errors of botocore and of the libraries that botocore uses."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.parsers import ResponseParserError
 
     known = (BotoCoreError, ClientError, HTTPClientError, OSError, ValueError)
     try:
         yield
-    # botocore follows a redirect that leads to itself until Python stops it.
+    # botocore follows a redirect that leads to itself until Python raises `RecursionError`.
     except (*known, ResponseParserError, RecursionError) as error:
         raise of_botocore(error) from None

@@ -1,1 +1,1 @@
-"""Watched folders: files in the folders are checked when they change."""
+"""Watched directories and buckets: files and objects are checked when they change."""

@@ -1,9 +1,11 @@
-"""Watches buckets: checks objects as their events come, and lists the buckets from time to time.
+"""Watches buckets: checks objects when events about them arrive.
 
-Each object is checked as in a program with an open checker: recorded, logged and acted upon before
-its event is removed from its source. So if this process dies, its events come again; and a match
-that comes again has the same record. A listing at the same time finds objects whose event never
-came.
+Scheduled listings find the other objects.
+
+Each object is checked by a `ContentChecker`: the outcome is recorded, logged and acted upon before
+the event is removed from its source. Therefore, if this process dies, the source sends the event
+again, and a match that is found again updates the same record. A listing of the bucket, which runs
+beside, finds objects whose event was lost.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ from hashclient.system.text import printable
 from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.events import WAIT_S, Event, Events
 
-#: Objects that are checked at a time, and events that may wait for that.
+#: `CHECKS`: how many objects are checked at the same time; `_MOST_EVENTS`: how many events may be
+#: in work or waiting.
 CHECKS = 16
 _MOST_EVENTS = 4 * CHECKS
-#: How often the check of an unreadable object is repeated if no dead-letter queue takes its event.
+#: How often the check of an unreadable object is repeated if the queue has no dead-letter queue.
 ATTEMPTS = 5
-#: Seconds of rest after a failure of the source, and seconds in which commands beside must end.
+#: `RETRY_S`: the pause after a failure of the source, in seconds; `STOP_S`: the seconds in which
+#: the commands `beside` must end.
 RETRY_S, STOP_S = 10.0, 5.0
 
 
 class BucketWatch:
-    """Checks the objects that events name, below some URIs, until a signal."""
+    """Checks the objects below some URIs that events name, until a signal arrives."""
 
     def __init__(
         self,
@@ -45,11 +49,13 @@ class BucketWatch:
         on_failure: Callable[[HashclientError], None],
         beside: Sequence[Beside] = (),
     ) -> None:
-        """Check with `checker`, which stays the caller's; events of other objects are passed over.
+        """Check objects with `checker`, which the caller closes.
 
-        `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
-        upon; `on_failure` with each error on the way. The commands `beside` are run from time to
-        time.
+        Events of objects that are not below one of `below` are removed from the source.
+
+        `on_outcome` is called with each outcome that is not clean, after the outcome is recorded
+        and acted upon; `on_failure` is called with each error. The commands `beside` are run at
+        regular times.
         """
         self._checker = checker
         self._below = [(uri.bucket_text, uri.key) for uri in below]
@@ -62,7 +68,7 @@ class BucketWatch:
         self._running: dict[Future[list[Checked]], Event] = {}
 
     def run(self) -> None:
-        """Watch until SIGTERM or SIGINT, or until the source ends."""
+        """Watch until SIGTERM or SIGINT arrives, or until the source ends."""
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_stop)
         with woken_by(handlers) as woken, ThreadPoolExecutor(CHECKS, "hashclient-event") as pool:
             try:
@@ -82,7 +88,10 @@ class BucketWatch:
         self._stopping = True
 
     def _take(self, pool: ThreadPoolExecutor, woken: int) -> bool:
-        """Take events, and remove checked events from the source; return whether more may come."""
+        """Take events, and remove checked events from the source.
+
+        Return False if the source has ended.
+        """
         self._settle(None if len(self._running) >= _MOST_EVENTS else 0.0)
         doubt, self._doubt = self._doubt, self._checker.doubt
         if self._doubt is not None:
@@ -92,7 +101,8 @@ class BucketWatch:
             wait(woken, [], RETRY_S)
             return True
         try:
-            # With checks under way, the wait also ends with a check.
+            # While checks are running, `take` does not wait, because `_settle` waits until a check
+            # or the time ends.
             came = self._events.take(0.0 if self._running else WAIT_S)
         except (ConfigError, UnreachableError) as error:
             self._on_failure(error)
@@ -115,7 +125,7 @@ class BucketWatch:
         return [self._checker.check(uri.text) for uri in wanted]
 
     def _is_below(self, uri: ObjectUri) -> bool:
-        """Return whether a watched URI names an object: itself, or all below it."""
+        """Return whether an object is at or below one of the watched URIs."""
         return any(
             uri.bucket_text == bucket
             and (not key or uri.key == key or uri.key.startswith(key.rstrip("/") + "/"))
@@ -123,7 +133,10 @@ class BucketWatch:
         )
 
     def _settle(self, wait_s: float | None) -> None:
-        """Show checked objects, and remove their events; wait for the first object on request."""
+        """Report the outcomes of finished checks, and remove their events.
+
+        `wait_s` is how long to wait for the first check to finish.
+        """
         ended, _ = wait_for(self._running, wait_s, FIRST_COMPLETED)
         done = []
         for future in ended:
@@ -139,14 +152,17 @@ class BucketWatch:
             return
         try:
             self._events.done(done)
-        except (ConfigError, UnreachableError) as failure:  # the queue sends the events again
+        except (ConfigError, UnreachableError) as failure:  # the queue will send the events again
             self._on_failure(failure)
 
     def _is_done(self, event: Event, checked: Sequence[Checked]) -> bool:
-        """Show the outcomes of an event, and return whether it need not come again."""
+        """Report the outcomes of an event.
+
+        Return whether the event can be removed from its source.
+        """
         is_done = True
         for answer in checked:
-            # An object that was deleted since its event came is not missed.
+            # An object that was deleted since its event was sent does not count as unread.
             is_gone = any(one.outcome.reason == NO_OBJECT for one in answer.found)
             is_unread = answer.kind is Kind.UNREAD and not is_gone
             is_done = is_done and not is_unread

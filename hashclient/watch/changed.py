@@ -1,9 +1,10 @@
-"""Changed files as the source of a scan; files that are gone again are ignored.
+"""Changed files as the source of a scan; files that do not exist any more are left out.
 
-The kernel has reported names in a watched directory. By now, the directory's owner may have put a
-link, or another directory, in place of the directory or above it. So the directory is opened
-through no link, and the scan reads only files in the opened directory. These are the files that
-have the names now, even if the owner gives the names to other files before they are read.
+The kernel has reported names of files in a watched directory. Since the report, the owner of the
+directory may have replaced the directory, or a directory above it, by a symbolic link or by another
+directory. Therefore the directory is opened without following links, and the scan reads only files
+in the opened directory. The files that are read are the files that have the reported names now,
+even if the owner exchanges the files before the read.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
-#: A directory is listed if at least this many of its names are wanted; at most this many times as
-#: many names are read from it.
+#: `LISTED_FROM`: a directory is listed if at least this many of its names are wanted;
+#: `LISTED_TIMES`: at most this many times as many names are read from the listing.
 LISTED_FROM = 16
 LISTED_TIMES = 4
-#: The directory is gone, or something else is in its place: that was reported, too.
+#: Errors that mean that the directory does not exist any more, or was replaced; the kernel has also
+#: reported this change.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class ChangedFiles:
-    """The files at absolute `paths`, which led through no link when they were reported."""
+    """The files at `paths`, which are absolute and had no symbolic link when they were reported."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
 
     @property
     def arguments(self) -> Sequence[str]:
-        """The number of files, for the log, in place of their paths."""
+        """The number of files, which the log has instead of the paths."""
         return [f"{len(self._paths)} changed files"]
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield the files by directory."""
+        """Yield the existing files in tasks, grouped by directory."""
         task: Task = []
         names = 0
         for path, group in itertools.groupby(self._paths, os.path.dirname):
@@ -69,14 +71,17 @@ class ChangedFiles:
             yield task
 
     def close(self) -> None:
-        """Do nothing: no resource is open."""
+        """Do nothing, because no resource is open."""
 
 
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
-    """Return which names of the paths in a directory still exist, with their inodes.
+    """Return the inodes of the files at `paths`, all in one directory, by name.
 
-    For many names the directory is listed: a status for each name would take a fifth of the time of
-    its check. An inode is 0 if it cannot be found out.
+    Missing files are left out.
+
+    If many names are wanted, the directory is listed, because a system call for the status of each
+    name would take a fifth of the time of the file's check. An inode is 0 if the status of the file
+    cannot be read.
     """
     listed: dict[str, int] = {}
     if len(paths) >= LISTED_FROM:
@@ -98,6 +103,6 @@ def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
 def _inode(directory: Directory, name: str) -> int | None:
     try:
         status = directory.status(name)
-    except OSError:  # the file exists, and may be unread
+    except OSError:  # the file exists, but may turn out to be unreadable
         return 0
     return None if status is None else status.st_ino

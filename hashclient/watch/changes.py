@@ -1,24 +1,25 @@
-"""Changes in trees from inotify(7): names of changed files, or a note that some were missed.
+"""Watches directory trees by inotify(7): notes names of changed files, or missed changes.
 
-The kernel reports one directory at a time, so each directory has a watch. A new directory is
-watched before it is listed: a file that came in between is reported twice rather than never. If
-more changes than the kernel's queue holds, or if no more directories may be watched, changes are
-missed; only a scan of everything finds them.
+inotify reports changes in one directory, not in a tree, so each directory gets its own watch. A new
+directory is watched before it is listed, so that a file that is created in between is reported
+twice, and is not missed. Changes are missed if there are more changes than the kernel's queue can
+store, or if the kernel allows no more watches; only a scan of all trees finds missed changes.
 
-The kernel does not report three things, so they are checked from time to time: whether each root is
-still the watched directory, which file systems are mounted below it, and whether a directory that
-could not be read can be read now. A directory that may not be read is reported like a file; a scan
-then reports it as unread.
+The kernel does not report three things, so this module checks them at regular times: whether each
+root is still the watched directory, which file systems are mounted below the roots, and whether a
+directory that could not be read has become readable. A directory that may not be read is reported
+like a changed file, so that a scan reports the directory as unread.
 
-Limits: these changes are not reported: a write through a shared memory map, a write through a hard
-link elsewhere, a write to a file that stays open, a new length that is set by path (truncate(2)),
-and a change by another machine on a network file system (such trees are refused). The kernel does
-not report either that a file has become readable.
+Limits: the following changes are not reported: a write through a shared memory map, a write through
+a hard link outside the trees, a write to a file that is not closed, a new length that is set by
+path (truncate(2)), and a change by another machine on a network file system (trees on such a file
+system are refused). The kernel also does not report that a file has become readable.
 
-IN_MODIFY would report the third and fourth. The flag is not used, because it is reported for each
-write(2). So if a program writes to two files in turn, as fast as it can, its reports take a quarter
-of a processor and fill the kernel's queue. And a file that stays open, for example a log or a
-database, would be read again from its beginning after each of its lines.
+The flag IN_MODIFY would report writes to files that are not closed, and truncate(2). IN_MODIFY is
+not used, because the kernel reports it for each write(2). With IN_MODIFY, a program that writes to
+two files in turn, as fast as it can, would cause reports that take a quarter of a processor and
+fill the kernel's queue. With IN_MODIFY, a file that stays open, for example a log or a database,
+would be read again from its beginning after each of its lines.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from hashclient.system.text import printable
 
 _log = Log("watch")
 
-#: A file was written and closed, moved here, or linked here; a directory came, went or moved.
+#: The reports that a watch asks for: a file was written and closed, moved into the directory, or
+#: linked there; a subdirectory was created, deleted or moved.
 _MASK = int(
     flags.CLOSE_WRITE
     | flags.MOVED_TO
@@ -53,22 +55,26 @@ _MASK = int(
     | flags.ONLYDIR
     | flags.EXCL_UNLINK
 )
-#: Plain numbers: to compare an event with members of an enumeration takes longer than all else that
-#: is done with it.
+#: The flags are plain integers, because a comparison with members of an enumeration takes longer
+#: than all other work for a report.
 _OVERFLOW = int(flags.Q_OVERFLOW)
 _GONE = int(flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT)
 _MOVED, _IS_DIRECTORY, _MOVED_FROM = (
     int(flag) for flag in (flags.MOVE_SELF, flags.ISDIR, flags.MOVED_FROM)
 )
-#: Every report except the report of a file that was written, linked or moved to a place.
+#: The flags of all reports except the report of a file that was written, linked or moved into a
+#: directory.
 _UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
-#: How many directories that may not be read are tried in one look: some 3 ms.
+#: How many unreadable directories `look_around` tries to open at a time, which takes about 3 ms.
 _MOST_TRIED = 1000
 _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
 class _State(NamedTuple):
-    """The directory at a place; if it is missing, the first value is the number of the error."""
+    """The directory at the path of a root.
+
+    If the directory cannot be opened, `device` is the error number and `inode` is 0.
+    """
 
     device: int | None
     inode: int
@@ -76,38 +82,43 @@ class _State(NamedTuple):
 
 
 class Changes:
-    """The changes below directories."""
+    """The changes below some directories."""
 
     def __init__(self, roots: Sequence[str], *, without: Sequence[str] = ()) -> None:
-        """Watch `roots`, absolute paths of directories, except for trees below `without`.
+        """Watch `roots`, which are absolute paths of directories.
+
+        Trees below `without` are left out.
 
         Raises:
-            UsageError: a root is no directory, or its changes are not reported.
-            StateError: the kernel watches no more directories.
+            UsageError: a root is no directory, or the kernel does not report the changes below a
+                root.
+            StateError: the kernel's limit of watches or of inotify instances is reached.
         """
         self._roots = roots
-        # Each change is compared with these paths, so paths that have nothing to do with a root are
-        # left out.
+        # Each change is compared with `_without`, so paths that are neither above nor below a root
+        # are left out.
         tops = tuple(f"{root.rstrip('/')}/" for root in roots)
         self._without = tuple(
             below
             for below in (f"{path.rstrip('/')}/" for path in without)
             if below.startswith(tops) or any(top.startswith(below) for top in tops)
         )
-        #: The watched directories by number and by path, the same in both.
+        #: The watched directories: `_paths` has the path by the number of the watch, `_numbers` has
+        #: the number by the path.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        #: Directories that may not be read; the next directories to try come first.
+        #: Directories that may not be read; the directories that are tried next come first.
         self._closed: dict[str, None] = {}
-        #: Files that have changed since they were last taken.
+        #: The files that have changed since the last call of `take`.
         self._files: set[str] = set()
-        #: Since the last scan of everything: whether changes were missed, except by an overflow;
-        #: and whether the changes were more than the kernel keeps.
+        #: `missed`: whether changes were missed since the last scan of all trees, other than by an
+        #: overflow; `overflowed`: whether the kernel's queue has overflowed since this scan.
         self.missed = self.overflowed = False
-        #: Whether all directories are watched; the system may refuse more at any time.
+        #: Whether all directories are watched; the kernel may refuse a new watch at any time.
         self.is_whole = True
         self._is_starting = True
-        #: The mounts below the roots, and the places where the kernel does not see all changes.
+        #: `_mounted`: the mounts at and below the roots; `unseen`: the mount points below which the
+        #: kernel does not report all changes.
         self._mounted: frozenset[tuple[int, str]] = frozenset()
         self._states: list[_State] = []
         self._mountinfo, self._mounts_then = b"", self._mounted
@@ -122,7 +133,8 @@ class Changes:
         try:
             for root in roots:
                 self._begin(root)
-            # Files that exist already are for the first scan.
+            # The first scan reads the files that already exist, so the files found here are
+            # dropped.
             self.look_again()
         except BaseException:
             self.close()
@@ -136,20 +148,20 @@ class Changes:
         self.close()
 
     def close(self) -> None:
-        """End watching."""
+        """Close the inotify instance."""
         self._inotify.close()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when `read` finds reports."""
+        """Return the descriptor that becomes readable when `read` would find reports."""
         return int(self._inotify.fileno())
 
     @property
     def directories(self) -> int:
-        """How many directories are watched."""
+        """The number of watched directories."""
         return len(self._paths)
 
     def _begin(self, root: str) -> None:
-        """Begin to watch a requested tree."""
+        """Check that the tree at a root can be watched."""
         try:
             is_reported = _reports(root)
         except OSError as error:
@@ -165,7 +177,7 @@ class Changes:
             )
 
     def look_again(self) -> None:
-        """Watch all present directories that are not watched yet; missed changes stay noted."""
+        """Watch all directories that are not watched yet, and forget all noted changes."""
         self.missed = self.overflowed = False
         self.is_whole = True
         self._files.clear()
@@ -182,7 +194,7 @@ class Changes:
     def look_around(self) -> bool:
         """Check the things that the kernel does not report; return whether changes were missed.
 
-        The files in directories that have become readable count as changed.
+        The files in directories that have become readable count as changed files.
         """
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
@@ -202,15 +214,15 @@ class Changes:
             except OSError as error:
                 if error.errno == errno.EACCES:
                     self._closed[path] = None
-                # Other files that exist now were reported; or the report was lost, and everything
-                # is scanned.
+                # If `path` has another error now, the kernel has reported the change; if the report
+                # was lost, a scan of all trees follows.
                 continue
             self._files.update(self._add(path))
 
     def _state_of(self, root: str) -> _State:
-        """Return the directory at `root` now, and whether it is the watched directory.
+        """Return the state of the directory at `root`, and whether this directory is watched.
 
-        A second watch of the watched directory gives the same number.
+        If the directory is already watched, adding a watch returns the same number.
         """
         try:
             fd = _open(root)
@@ -224,7 +236,7 @@ class Changes:
         finally:
             os.close(fd)
         if number not in self._paths:
-            self._remove(number)  # `_add` watches it, with all below
+            self._remove(number)  # `_add` watches the directory with all directories below it
         is_watched = number == self._numbers.get(root)
         return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 
@@ -233,7 +245,7 @@ class Changes:
             self._inotify.rm_watch(number)
 
     def _mounts(self) -> frozenset[tuple[int, str]]:
-        """Return the mounts at the roots and below: numbers and places."""
+        """Return the mounts at and below the roots, as mount numbers and mount points."""
         try:
             text = Path("/proc/self/mountinfo").read_bytes()
         except OSError:
@@ -250,7 +262,10 @@ class Changes:
         return self._mounts_then
 
     def read(self) -> bool:
-        """Read the kernel's reports; return whether changes were missed until now."""
+        """Read the kernel's reports.
+
+        Return whether changes were missed since the last scan of all trees.
+        """
         paths, add, is_without = self._paths, self._files.add, self._is_without
         some_without = bool(self._without)
         for number, mask, _, name in self._inotify.read(timeout=0):
@@ -268,11 +283,12 @@ class Changes:
         return self.missed or self.overflowed
 
     def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
-        """Take a report about a watched directory, a directory in it, or a file that left."""
+        """Handle a report about a watched directory, a subdirectory, or a file that has left."""
         if mask & _GONE:
             self._forget(number)
         elif mask & _MOVED:
-            # A root that was moved; the watch of the parent reports any other directory.
+            # A root was moved away; for any other directory, the watch of the parent directory
+            # reports the move.
             if directory in self._roots:
                 self._drop_tree(directory)
                 self.missed = True
@@ -280,12 +296,12 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may have got this path at once, and the report of this may have been
-            # read already: for example if two directories are exchanged.
+            # Another directory may already have this path, and its report may have been read
+            # before: for example, if two directories were exchanged.
             self._files.update(self._add(path))
 
     def take(self) -> set[str]:
-        """Return the files that have changed, and begin a new collection."""
+        """Return the files that have changed since the last call, and forget them."""
         files, self._files = self._files, set()
         return files
 
@@ -293,7 +309,7 @@ class Changes:
         return f"{path}/".startswith(self._without) if self._without else False
 
     def _add(self, top: str) -> Iterator[str]:
-        """Watch a directory and all below; yield the files that are there."""
+        """Watch a directory and all directories below it; yield the files in these directories."""
         waiting = [top]
         while waiting:
             path = waiting.pop()
@@ -339,28 +355,32 @@ class Changes:
         return number
 
     def _failed(self, path: str, error: OSError) -> None:
-        """Note that a directory, or a part of it, cannot be watched; ignore missing directories."""
+        """Note that a directory, or a part of it, cannot be watched.
+
+        A missing directory is ignored.
+        """
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             _log.info("cannot watch %s: %s", printable(path), error.strerror)
             self.is_whole = False
 
     def _note(self, number: int, path: str) -> None:
-        """Note that the directory at `path` has the watch `number`."""
+        """Record that the directory at `path` has the watch `number`."""
         before, other = self._paths.get(number), self._numbers.get(path)
         if before is not None and before != path:
-            del self._numbers[before]  # a moved directory keeps its watch
+            del self._numbers[before]  # a directory that was moved keeps its watch
         if other is not None and other != number:
-            # The directory that was at this path has gone. If that directory is still in a tree,
-            # its new place will be reported, and it then gets another watch.
+            # The directory that was at this path before is not there any more. If the directory
+            # that was at this path is still in a watched tree, the kernel reports its new path, and
+            # the directory gets a new watch.
             del self._paths[other]
             self._remove(other)
         self._paths[number], self._numbers[path] = path, number
 
     def _full(self, path: str) -> None:
-        """No more directories may be watched.
+        """Handle that the kernel allows no more watches.
 
         Raises:
-            StateError: the limit was reached from the start.
+            StateError: the limit was reached while the first watches were added.
         """
         message = f"cannot watch {printable(path)}: the system's limit of watches is reached"
         if self._is_starting:
@@ -376,7 +396,10 @@ class Changes:
             self.missed = True
 
     def _drop_tree(self, top: str) -> None:
-        """End the watch of a directory that was moved away; its new place may get another watch."""
+        """End the watches in a directory tree that was moved away.
+
+        At its new path, the tree may be watched again.
+        """
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)
@@ -385,7 +408,9 @@ class Changes:
 
 
 def _open(path: str) -> int:
-    """Open a directory through no link, so that nobody can have another tree watched.
+    """Open a directory, following no symbolic links.
+
+    With a link, somebody could have another tree watched.
 
     Raises:
         OSError: the directory cannot be opened.
@@ -394,7 +419,7 @@ def _open(path: str) -> int:
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool | None:
-    """Return whether an entry is a directory; None if the system does not tell."""
+    """Return whether an entry is a directory; return None if the file system does not tell."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -402,7 +427,10 @@ def _is_directory(entry: os.DirEntry[str]) -> bool | None:
 
 
 def _is_reported(path: str) -> bool:
-    """Return whether changes below a directory are reported; True if the directory is gone."""
+    """Return whether changes below a directory are reported.
+
+    Return True if the directory cannot be opened.
+    """
     try:
         return _reports(path)
     except OSError:
@@ -410,7 +438,7 @@ def _is_reported(path: str) -> bool:
 
 
 def _reports(path: str) -> bool:
-    """Return whether changes below a directory are reported.
+    """Return whether the kernel reports all changes below a directory.
 
     Raises:
         OSError: the directory cannot be opened.

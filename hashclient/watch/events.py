@@ -1,7 +1,8 @@
-"""Events of buckets: which objects are new, from a queue or from the lines of another program.
+"""Events that name new objects in buckets, from a queue or from another program's output.
 
-An event is removed from its source by `done` when its object is checked. A queue gives other events
-again, and moves events that fail repeatedly to its dead-letter queue, by its redrive policy.
+When the objects of an event are checked, `done` removes the event from its source. The queue sends
+an event that was not removed again; by its redrive policy, the queue moves an event that was sent
+too often to its dead-letter queue.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ from hashclient.core.errors import ConfigError, UnreachableError, UsageError
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.system.text import printable
 
-#: Seconds that one question waits for events: a signal is handled only after it.
+#: How long one call of `take` waits for events, in seconds; a signal is handled only after the
+#: call.
 WAIT_S = 2
-#: SQS gives or takes at most this many messages at a time.
+#: The most messages that one request to SQS may return or delete.
 _MOST = 10
-#: Types of content of SQS: JSON, or XML in the older protocol.
+#: Matches the content types of SQS answers: JSON, or XML in the older protocol.
 _OF_SQS = re.compile(r"json|\bxml")
-#: The errors of reading a message that is not a notification; a body may be nested very deeply.
+#: The errors that occur when a message is parsed that is no notification; for example, the body may
+#: be nested too deeply.
 _NO_EVENT = (KeyError, TypeError, AttributeError, ValueError, UsageError, RecursionError)
 _NO_QUEUE = "not the address of a queue: {}"
 
 
 class Event(msgspec.Struct, frozen=True):
-    """New objects, and the mark by which their source knows the event.
+    """An event: the new objects, and the `mark` by which the source knows the event.
 
-    `times` is how often the event was given so far. `is_read` is False for an unknown form.
+    `times` is how often the source has sent the event so far. `is_read` is False if the event has
+    an unknown form.
     """
 
     objects: tuple[ObjectUri, ...]
@@ -46,28 +50,34 @@ class Event(msgspec.Struct, frozen=True):
 class Events(Protocol):
     """A source of events."""
 
-    #: Whether a source moves events away that fail again and again.
+    #: Whether the source moves events that fail repeatedly to a dead-letter queue.
     has_dead_letters: bool
 
     def take(self, wait_s: float) -> Sequence[Event] | None:
-        """Return the next events, none after `wait_s`; None at the end."""
+        """Return the next events.
+
+        Return an empty sequence after `wait_s` seconds, and None if the source has ended.
+        """
 
     def done(self, events: Sequence[Event]) -> None:
-        """Tell the source not to return these events again."""
+        """Tell the source that `events` were checked and must not be returned again."""
 
 
 class Lines:
-    """URIs on lines that another program writes; each is given once."""
+    """Events from lines that another program writes, each with the URI of an object.
+
+    Each line is returned once.
+    """
 
     has_dead_letters = False
 
     def __init__(self, fd: int) -> None:
-        """Read `fd`, which stays the caller's."""
+        """Read lines from the descriptor `fd`, which the caller closes."""
         self._fd = fd
         self._rest: bytes | None = b""
 
     def take(self, wait_s: float) -> Sequence[Event] | None:
-        """Return the objects of the lines that are there; see `Events`."""
+        """Return the objects of the lines that have arrived; see `Events.take`."""
         if self._rest is None:
             return None
         waiting = select.poll()
@@ -82,18 +92,19 @@ class Lines:
         return [_event_of_line(os.fsdecode(line)) for line in lines if line.strip()]
 
     def done(self, events: Sequence[Event]) -> None:
-        """Do nothing: a line is read once."""
+        """Do nothing, because each line is read only once."""
 
 
 class Queue:
-    """A queue of SQS that the events of buckets go to."""
+    """A queue of Amazon SQS that receives the events of buckets."""
 
     def __init__(self, address: str) -> None:
         """Find the queue: `sqs://NAME`, or `sqs://ACCOUNT/NAME` for a queue of another account.
 
         Raises:
             UsageError: the address has another form, or botocore is not installed.
-            ConfigError: no credentials are found, or the credentials see no queue of this name.
+            ConfigError: no credentials are found, or no queue of this name is visible with the
+                credentials.
             UnreachableError: SQS cannot be reached.
         """
         account, _, name = address.removeprefix("sqs://").rpartition("/")
@@ -114,7 +125,7 @@ class Queue:
         self.has_dead_letters = "RedrivePolicy" in got.get("Attributes", {})
 
     def take(self, wait_s: float) -> Sequence[Event]:
-        """Return the next events; see `Events`.
+        """Return the next events; see `Events.take`.
 
         Raises:
             ConfigError: the credentials are refused, or the queue does not exist any more.
@@ -130,10 +141,10 @@ class Queue:
             return [_event_of(message) for message in got.get("Messages", ())]
 
     def done(self, events: Sequence[Event]) -> None:
-        """Delete messages; messages that cannot be deleted are given again.
+        """Delete the messages of events; SQS sends messages again that cannot be deleted.
 
         Raises:
-            ConfigError, UnreachableError: as by `take`.
+            ConfigError, UnreachableError: the errors of `take`.
         """
         for first in range(0, len(events), _MOST):
             some = events[first : first + _MOST]
@@ -143,7 +154,8 @@ class Queue:
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         got = getattr(self._sqs, operation)(QueueUrl=self._url, **arguments)
-        # For botocore, a page of a proxy, or nothing, is an answer without messages.
+        # botocore takes an empty answer, or the HTML page of a proxy, for an answer without
+        # messages.
         if not _OF_SQS.search(got["ResponseMetadata"]["HTTPHeaders"]["content-type"]):
             raise LookupError
         return got
@@ -193,14 +205,14 @@ def _event_of(message: Any) -> Event:
 
 
 def _objects_in(body: Any) -> Iterator[ObjectUri]:
-    """Yield the new objects in a notification of S3, of SNS or of EventBridge.
+    """Yield the new objects in a notification of S3, SNS or EventBridge.
 
-    Amazon's documents describe the forms: "Event message structure" (keys as in a query of a URL),
-    and "EventBridge event message structure" (unescaped keys).
+    Amazon documents these forms as "Event message structure" (keys are escaped as in the query of a
+    URL) and "EventBridge event message structure" (keys are not escaped).
 
     Raises:
         KeyError, TypeError, AttributeError, ValueError, UsageError: the body is not a notification
-            in one of the forms.
+            in one of these forms.
     """
     if body.get("Type") == "Notification":
         yield from _objects_in(msgspec.json.decode(body["Message"]))

@@ -1,8 +1,8 @@
-"""Watches trees: checks changed files a moment later, and everything after missed changes.
+"""Watches directory trees: checks changed files, and scans all trees if changes were missed.
 
-The checks are scans like any other: the same cache, records, policy and log. A first scan of
-everything finds changes from before the watch. A file that changes again and again is checked after
-a quiet moment.
+The checks are usual scans, with the same cache, records, policy and log. A first scan of all trees
+finds changes that were made before the watch began. A file that changes repeatedly is checked after
+it has not changed for the settle time.
 """
 
 from __future__ import annotations
@@ -30,31 +30,33 @@ from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
 
-#: How often a file that changes while it is read is checked again before it counts as unread.
+#: How often a file that changes while it is being read is checked before the file counts as unread.
 ATTEMPTS = 5
-#: The most files in one scan, so that later changes do not wait for too long.
+#: The most files in one scan of changed files, so that later changes do not wait too long.
 MOST_FILES = 50_000
-#: Seconds between two scans of everything if some directories cannot be watched.
+#: Seconds between two scans of all trees if some directories cannot be watched.
 PARTLY_S = 300.0
-#: A file that changes all the time is checked after this many times the settle time.
+#: A file that changes all the time is checked after `MOST_SETTLES` times the settle time.
 MOST_SETTLES = 10
-#: Seconds between a report of the kernel and reading it, since many reports come together. In this
-#: time, 100,000 files a second fill an eighth of the kernel's queue in its usual length.
+#: Seconds between the arrival of a report from the kernel and the read of the reports, because many
+#: reports arrive together. During `GATHER_S`, reports of 100,000 files a second fill an eighth of
+#: the kernel's queue at its default length.
 GATHER_S = 0.01
-#: Seconds of rest after a check of changed files. Each check costs some 0.1 s, even of few files,
-#: so few checks of many files cost less. The rest is no longer than the settle time; after a check
-#: that took longer, it is as long as that check, up to the second number.
+#: `REST_S`: the pause after a check of changed files, in seconds; `MOST_REST_S`: the longest pause.
+#: Each check costs about 0.1 s, even for few files, so a pause that collects more files for one
+#: check saves time. The pause is at most the settle time, except after a check that took longer
+#: than the pause: then the pause is as long as the check, up to `MOST_REST_S`.
 REST_S, MOST_REST_S = 1.0, 3.0
-#: Seconds between two checks for unreported changes and for new lists.
+#: Seconds between two checks for changes that the kernel does not report, and for new lists.
 LOOK_S = 2.0
-#: Seconds to wait after a failure that may pass, for example a full disk.
+#: Seconds to wait after a failure that may be temporary, for example a full disk.
 RETRY_S = 10.0
-#: Seconds in which a command that runs beside must end.
+#: Seconds in which a command in `beside` must end when the watch ends.
 STOP_S = 5.0
 
 
 class Watch(Observer):
-    """Checks files that change below directories, until a signal."""
+    """Checks files that change below some directories, until a signal arrives."""
 
     def __init__(
         self,
@@ -71,14 +73,16 @@ class Watch(Observer):
         on_unseen: Callable[[str], None] = lambda _: None,
         beside: Sequence[Beside] = (),
     ) -> None:
-        """Check a file `settle_s` seconds after its last change, and everything each `rescan_s`.
+        """Check each file `settle_s` seconds after its last change.
 
-        `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
-        upon; `on_failure` with each error; `on_scan` after a scan of everything. `on_lists` is
-        called when the lists differ from the lists of the scan before, or when some lists are not
-        complete any more. `on_unseen` is called with each directory below which the kernel does not
-        see all changes. `options` are the options of all scans. The commands `beside` are run from
-        time to time.
+        All trees are scanned every `rescan_s` seconds.
+
+        `on_outcome` is called with each outcome that is not clean, after the outcome is recorded
+        and acted upon; `on_failure` is called with each error; `on_scan` is called after each scan
+        of all trees. `on_lists` is called when the lists differ from the lists of the previous
+        scan, or when other lists are missing than before. `on_unseen` is called with each directory
+        below which the kernel does not report all changes. `options` are the options of all scans.
+        The commands `beside` are run at regular times.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -94,12 +98,14 @@ class Watch(Observer):
         self._on_unseen = on_unseen
         self._beside = beside
         self._stopping = False
-        #: The waiting files, each with the time from which it may be checked; the first of these
-        #: times, or an earlier time; and for each file the time by which it must be checked.
+        #: `_due`: the time from which each waiting file may be checked; `_first_due`: the first of
+        #: these times, or an earlier time; `_latest`: the time by which each waiting file must be
+        #: checked.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
-        #: When the last change came; and since when the changes were more than the kernel keeps.
+        #: `_changed_at`: when the last change arrived; `_overflowed_at`: when the kernel's queue
+        #: overflowed, or None.
         self._changed_at = 0.0
         self._overflowed_at: float | None = None
         self._unseen: frozenset[str] = frozenset()
@@ -108,7 +114,9 @@ class Watch(Observer):
         self._attempts: dict[str, int] = {}
 
     def run(self, on_ready: Callable[[int], None]) -> None:
-        """Watch until SIGTERM or SIGINT; `on_ready` is called with the number of directories.
+        """Watch until SIGTERM or SIGINT.
+
+        `on_ready` is called with the number of watched directories.
 
         Raises:
             UsageError: a directory cannot be watched.
@@ -140,7 +148,7 @@ class Watch(Observer):
                 time.sleep(GATHER_S)
                 self._take_in()
             now = time.monotonic()
-            # Fewer directories may be watched than at the last scan of everything.
+            # The kernel may allow fewer watches now than at the last scan of all trees.
             rescan_at = min(rescan_at, now + self._next_rescan_s)
             missed = self._changes.missed
             if now >= look_at:
@@ -152,17 +160,20 @@ class Watch(Observer):
             if self._changes.overflowed and self._overflowed_at is None:
                 self._overflowed_at = now
             if missed or now >= self._all_due(rescan_at):
-                # Changes stay missed until a scan of everything succeeds.
+                # If the scan fails, the changes still count as missed, and the scan is repeated.
                 done = self._everything()
                 rescan_at = time.monotonic() + (self._next_rescan_s if done else RETRY_S)
             elif now >= self._some_due(rested_at):
                 rested_at = self._look_at_due(now)
 
     def _look_at_due(self, now: float) -> float:
-        """Check the files that are due, and return when the next files may be checked."""
+        """Check the files that are due.
+
+        Return the time from which the next files may be checked.
+        """
         due = sorted((moment, path) for path, moment in self._due.items() if moment <= now)
-        # Files that have waited longest come first: nobody can keep a file waiting by changing
-        # other files.
+        # The files that have waited longest are checked first, so that nobody can delay the check
+        # of a file by changing other files.
         chosen = sorted(path for _, path in due[:MOST_FILES])
         if chosen:
             self._look_at(chosen)
@@ -177,10 +188,12 @@ class Watch(Observer):
         return min(self._settle_s, REST_S)
 
     def _all_due(self, rescan_at: float) -> float:
-        """Return when the next scan of everything is due: at `rescan_at`, or after an overflow.
+        """Return when the next scan of all trees is due.
 
-        After an overflow the scan waits until the trees are at rest: a scan of files that are still
-        being written would be of no use.
+        After an overflow, it is due before `rescan_at`.
+
+        After an overflow, the scan waits until no more changes arrive, because a scan of files that
+        are still being written would be useless.
         """
         if self._overflowed_at is None:
             return rescan_at
@@ -188,7 +201,10 @@ class Watch(Observer):
         return min(at_rest, self._overflowed_at + self._pause_s * MOST_SETTLES, rescan_at)
 
     def _some_due(self, rested_at: float) -> float:
-        """Return when changed files must be checked; never, if a scan of everything is due."""
+        """Return when changed files must be checked.
+
+        Infinity if an overflow requires a scan of all trees.
+        """
         return max(self._first_due, rested_at) if self._overflowed_at is None else float("inf")
 
     @property
@@ -198,12 +214,12 @@ class Watch(Observer):
         return min(self._rescan_s, PARTLY_S)
 
     def _are_other_lists(self) -> bool:
-        """Return whether the lists have changed: a clean file may be listed now."""
+        """Return whether the lists have changed, so that a clean file may be listed now."""
         before, self._folders = self._folders, self._client.session.list_folders()
         return before != self._folders
 
     def _take_in(self) -> None:
-        """Note the changed files."""
+        """Read the kernel's reports, and note when each changed file is due."""
         self._changes.read()
         now = time.monotonic()
         files = self._changes.take()
@@ -216,7 +232,7 @@ class Watch(Observer):
             self._is_due(path, min(now + self._settle_s, latest))
 
     def _is_excluded(self, path: str) -> bool:
-        """Return whether a scan of everything would leave out a file, by its name or a folder's."""
+        """Return whether a scan would exclude a file, by the name of the file or of a directory."""
         if self._excluded is None:
             return False
         roots = [r for r in self._roots if r == "/" or path.startswith(f"{r}/")]
@@ -236,7 +252,10 @@ class Watch(Observer):
         self._first_due = min(self._first_due, moment)
 
     def _everything(self, *, first: bool = False) -> bool:
-        """Scan everything, with the cache, to find missed changes; return whether it succeeded."""
+        """Scan all trees, with the cache, to find missed changes.
+
+        Return whether the scan succeeded.
+        """
         self._folders = self._client.session.list_folders()
         self._overflowed_at = None
         self._changes.look_again()
@@ -264,10 +283,10 @@ class Watch(Observer):
         return run is not None
 
     def _is_led_away(self, root: str) -> bool:
-        """Return whether a link is now on the path to a root, and report it.
+        """Return whether a symbolic link is now on the path to a root, and report the link.
 
-        When the watch began, the path had no link. So somebody has made the link since, and nobody
-        has asked to watch its target.
+        The path to the root had no symbolic link when the watch began. Therefore somebody has made
+        the link since the watch began, and nobody has asked to watch the target of the link.
         """
         try:
             os.close(open_plain(root, HELD_FLAGS))
@@ -282,7 +301,7 @@ class Watch(Observer):
         return False
 
     def _look_at(self, paths: Sequence[str]) -> None:
-        """Check changed files."""
+        """Check changed files, and remove them from the files that wait."""
         for path in paths:
             del self._due[path]
             self._latest.pop(path, None)
@@ -299,15 +318,15 @@ class Watch(Observer):
         must: bool = False,
         paths: Sequence[str] = (),
     ) -> Run | None:
-        """Run one scan to its end, and report the outcomes.
+        """Run one scan to its end, and report its outcomes.
 
         Raises:
-            HashclientError: the scan cannot begin, and `must` is set.
+            HashclientError: the scan cannot begin, and `must` is true.
         """
         front = FrontEnd(observer=self, stops={_Stopped: ExitCode.TERMINATED})
         try:
             with begin(front) as run:
-                run.summary.allow_empty = True  # it is normal that a folder waits for files
+                run.summary.allow_empty = True  # a watched folder is often empty
                 lists = (run.summary.lists, run.summary.missing)
                 if lists != self._lists:
                     self._lists = lists
@@ -319,7 +338,7 @@ class Watch(Observer):
             if must:
                 raise
             self._on_failure(error)
-            # These files are not checked yet, so they stay in the queue.
+            # The files in `paths` were not checked, so they are due again after `RETRY_S`.
             moment = time.monotonic() + RETRY_S
             for path in paths:
                 if path not in self._due:
@@ -340,10 +359,10 @@ class Watch(Observer):
             self._on_outcome(handled)
 
     def progressed(self) -> None:
-        """Read changes during a scan, since the kernel's queue is short.
+        """Read the kernel's reports during a scan, because the kernel's queue is short.
 
         Raises:
-            _Stopped: the watch is to stop.
+            _Stopped: the watch has to end.
         """
         if self._stopping:
             raise _Stopped
@@ -354,5 +373,5 @@ class Watch(Observer):
         self._on_failure(error)
 
 
-class _Stopped(Exception):  # noqa: N818 - no error
-    """The watch is to stop."""
+class _Stopped(Exception):  # noqa: N818 - it is no error
+    """Raised in a scan when the watch has to end."""
