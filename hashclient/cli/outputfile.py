@@ -128,7 +128,7 @@ class OutputFile:
         Without `again`, FILE is never opened again, and `warn` is called with a warning and a hint.
 
         Raises:
-            UsageError, LockedError: as `prepare`.
+            UsageError, LockedError: see `prepare`.
             OutputError: writing failed.
         """
         if path is None:
@@ -270,7 +270,7 @@ def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str
     """Write a result to stdout, or in one step to the file `output`; no line for an empty text.
 
     Raises:
-        UsageError, OutputError: as `replace`.
+        UsageError, OutputError: see `replace`.
     """
     if output is not None:
         replace(output, f"{text}\n".encode(errors="backslashreplace") if text else b"")

@@ -184,7 +184,7 @@ def _publish_files(
     """Publish the entries of files, and show the result.
 
     Raises:
-        HashclientError: as `Repository.publish`.
+        HashclientError: see `Repository.publish`.
     """
     try:
         done = repository.publish(

@@ -1,7 +1,8 @@
-"""Changes of clients: under the repository's lock, and in its log before they count.
+"""Adds, changes and revokes clients, under the lock of the repository.
 
-A new token is written to a file of its own before the repository knows its hash: if the command is
-killed in between, the token in the file does not count.
+Each change is recorded in the log of the repository before the change takes effect. A new token is
+written to its file before its hash is stored in the repository: if the command is killed between
+these two writes, the server does not accept the token.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hashclient.system.text import for_programs
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A token that a client was given; it is a secret."""
+    """A new token of a client; the token is a secret."""
 
     client: str
     token: str
@@ -33,7 +34,7 @@ def all_clients(repository: Repository) -> tuple[Client, ...]:
     """Return all clients, including revoked clients.
 
     Raises:
-        StateError: no repository is there, or the file of clients cannot be read.
+        StateError: the repository does not exist, or the file of clients cannot be read.
     """
     repository.require()
     return Clients(repository.clients_file, repository.clock).all()
@@ -47,15 +48,15 @@ def add_client(
     lists: tuple[str, ...] | None = None,
     key: str | None = None,
 ) -> Given:
-    """Add a client; write its token into the new file `output`, if given.
+    """Add a client; write the token of the client into the new file `output`, if given.
 
-    The client may fetch the `lists`; with None, it may fetch all present and later lists. `key`
-    signs the client's feedback.
+    The client may fetch the `lists`; with None, it may fetch all present and later lists. `key` is
+    the public key that verifies the client's feedback.
 
     Raises:
-        UsageError: a client has that name, the name or the key is not allowed, a list does not
-            exist, or `output` exists.
-        StateError: no repository is there, or a file cannot be read or written.
+        UsageError: a client with this name exists, the name or the key is not allowed, a list does
+            not exist, or `output` exists.
+        StateError: the repository does not exist, or a file cannot be read or written.
         AuditError: the change cannot be recorded; nothing was changed.
     """
     _check_lists(repository, lists)
@@ -70,11 +71,11 @@ def add_client(
 def rotate_client(
     repository: Repository, name: str, valid: timedelta, overlap: timedelta, output: Path | None
 ) -> Given:
-    """Give a client a new token, as `add_client`; older tokens expire after `overlap`.
+    """Make a new token for a client, as `add_client` does; older tokens expire after `overlap`.
 
     Raises:
         UsageError: no client has this name, the client was revoked, or `output` exists.
-        StateError, AuditError: as `add_client`.
+        StateError, AuditError: see `add_client`.
     """
     return _give(
         repository, "client-rotated", name, output, lambda c: c.with_rotated(name, valid, overlap)
@@ -82,21 +83,21 @@ def rotate_client(
 
 
 def revoke_client(repository: Repository, name: str) -> None:
-    """Revoke a client: it may not fetch any more.
+    """Revoke a client: the server refuses all requests of the client from now on.
 
     Raises:
         UsageError: no client has this name, or the client was revoked.
-        StateError, AuditError: as `add_client`.
+        StateError, AuditError: see `add_client`.
     """
     _change(repository, "client-revoked", {"client": name}, lambda c: c.with_revoked(name))
 
 
 def set_lists(repository: Repository, name: str, lists: tuple[str, ...] | None) -> None:
-    """Let a client fetch only these lists, or all lists.
+    """Let a client fetch only the `lists`, or all lists if `lists` is None.
 
     Raises:
         UsageError: no client has this name, the client was revoked, or a list does not exist.
-        StateError, AuditError: as `add_client`.
+        StateError, AuditError: see `add_client`.
     """
     _check_lists(repository, lists)
     data = {"client": name, "lists": "all" if lists is None else ", ".join(lists)}
@@ -104,11 +105,11 @@ def set_lists(repository: Repository, name: str, lists: tuple[str, ...] | None) 
 
 
 def note_key(repository: Repository, name: str, key: str) -> None:
-    """Note the key that signs the feedback of a client.
+    """Store the public key that verifies the feedback of a client.
 
     Raises:
         UsageError: no client has this name, the client was revoked, or the key is not allowed.
-        StateError, AuditError: as `add_client`.
+        StateError, AuditError: see `add_client`.
     """
     data = {"client": name, "key": key}
     _change(repository, "client-key", data, lambda c: c.with_key(name, key))
@@ -147,7 +148,8 @@ def _give(
             repository.log.announce(event, lambda: data)
             clients.write(changed)
         except BaseException:
-            # The rename may have been done already, so the token may be valid: its file stays.
+            # The file of clients may have been replaced already, so the new token may be valid:
+            # then the file of the token stays.
             if output is not None and made is not None and not _may_count(clients, newest):
                 with contextlib.suppress(OSError, UsageError):
                     remove_new(output, made)

@@ -1,8 +1,9 @@
-"""Compares a repository with a served copy: the same, behind, ahead, or forked.
+"""Compares a repository with a copy on a server: the same, behind, ahead, or forked.
 
-Two hosts that publish the same repository sign different metadata under the same versions. Metadata
-are never changed under their versions, so a fork shows in the newest version that both sides have.
-Bytes from elsewhere count as a fork only if keys of this repository have signed them.
+A fork arises if two hosts publish the same repository: they sign different metadata under the same
+version. Metadata of a published version never change, so a fork is found by comparing the newest
+version that the repository and the copy both have. Different metadata in the copy count as a fork
+only if keys of this repository have signed the metadata.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ State = Literal["same", "behind", "ahead", "forked", "foreign"]
 
 
 class Elsewhere(Protocol):
-    """Returns files of the place, by addresses that begin with its base."""
+    """Fetches files of the copy, by addresses that begin with the base address of the copy."""
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes of a file; an error with `status` 404: the file does not exist."""
+        """Return the bytes of a file; an error has `status` 404 if the file does not exist."""
 
 
 class RoleElsewhere(msgspec.Struct, frozen=True):
-    """The versions of a role here and elsewhere; None if the role is missing.
+    """The versions of a role in this repository (`here`) and in the copy (`elsewhere`).
 
-    `state` compares the place elsewhere with this repository. `forked`: keys of this repository
-    have signed other metadata under the same version. `foreign`: keys of this repository have not
-    signed the metadata.
+    A version is None if the role is missing. `state` says how the copy differs from this
+    repository. The state `forked` means that keys of this repository have signed other metadata
+    under the same version. The state `foreign` means that no keys of this repository have signed
+    the metadata.
     """
 
     role: str
@@ -48,9 +50,9 @@ def compare(repository: Repository, place: Elsewhere, base: str) -> tuple[RoleEl
     """Return the roles of a repository, compared with the files below the address `base`.
 
     Raises:
-        StateError: no repository is there, or the repository is corrupt.
-        UnreachableError, AuthorisationError: the place cannot be asked.
-        VerificationError: the place does not return metadata.
+        StateError: the repository does not exist or is corrupt.
+        UnreachableError, AuthorisationError: the copy cannot be fetched.
+        VerificationError: a fetched file is not metadata.
     """
     return _Comparison(repository, place, base.rstrip("/")).roles()
 
@@ -82,7 +84,8 @@ class _Comparison:
             state = "behind" if (here or 0) > (elsewhere or 0) else "ahead"
         if here is not None and elsewhere is not None:
             both = min(here, elsewhere)
-            # A timestamp has one name for all versions.
+            # All versions of the timestamp have the same file name, so only the newest can be
+            # fetched.
             found = None if name == "timestamp" and here != elsewhere else self._get(name, both)
             known = self._roles.directory / metadata_file(name, both)
             if found is not None and known.exists():
@@ -94,12 +97,13 @@ class _Comparison:
         return RoleElsewhere(name, here, elsewhere, state)
 
     def _get(self, role: str, version: int = 0) -> Metadata[Any] | None:
-        """Return metadata from elsewhere; None if that version does not exist there."""
+        """Return metadata of the copy; None if the copy does not have this version."""
         name = metadata_file(role, version)
         try:
             data = self._place.get(f"{self._base}/metadata/{name}", MAX_STATE_BYTES)
         except (UnreachableError, AuthorisationError) as error:
-            # 403: the token is not for this list; some servers answer so if a file does not exist.
+            # 403 means that the token is not for this list; some servers also answer 403 for a
+            # missing file.
             if getattr(error, "status", None) in (403, 404):
                 return None
             raise

@@ -1,8 +1,9 @@
-"""Questions about lists, and about drafts compared with files of the user; nothing is changed.
+"""Answers questions about lists, and compares drafts with files of the user.
 
-Questions need no lock: segments never change, and an unreferenced segment stays for a day. Answers
-hold counts, ids and numbers of rows, never a digest. An id may be withdrawn and added again, so the
-order of segments counts. Ids are compared by their 64-bit hashes, as everywhere here.
+Nothing is changed. Questions need no lock, because segments never change and an unreferenced
+segment is kept for a day. Answers contain counts, ids and numbers of rows, never a digest. Segments
+have to be read in their order, because an id may be withdrawn and added again. Ids are compared by
+their 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from hashclient.trust.provenance import Provenance
 
 
 class Listing:
-    """Collects additions and withdrawals of a list, or of some generations; they come in order."""
+    """Collects the additions and withdrawals of a list, or of some generations, in their order."""
 
     def __init__(self, *, with_ids: bool) -> None:
-        """Begin with nothing; ids are kept for `difference`."""
+        """Begin without events; `with_ids` keeps the ids, which `difference` needs."""
         self._with_ids = with_ids
         self._ids: list[Strings] = []
         self._categories: dict[str, int] = {}
@@ -66,7 +67,7 @@ class Listing:
         self._parts.append((entry_hashes(ids), *columns))
 
     def _events(self) -> tuple[Int64, Int64, tuple[npt.NDArray[Any], ...]]:
-        """Return the first and the last event of each id, by their numbers; and all columns."""
+        """Return the positions of the first and last event of each id, and the columns of all."""
         hashes, *columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         order = np.argsort(hashes, kind="stable")
         differ = np.diff(hashes[order]) != 0
@@ -98,7 +99,7 @@ class Listing:
     def difference(self, list_name: str, first: int, last: int) -> Difference:
         """Return the changed entries in the segments after `first`, up to and with `last`.
 
-        Entries that were added and withdrawn in between are left out.
+        Entries that were both added and withdrawn in these segments are left out.
         """
         begin, end, (came, _, _, codes) = self._events()
         # An id whose first event is a withdrawal was listed before; an id whose last event is an
@@ -116,7 +117,7 @@ class Listing:
 
 
 def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
-    """Return the changes of each generation, or of each joined range."""
+    """Return the changes of each generation, or of each range of joined generations."""
     found: dict[tuple[int, int], list[int]] = {}
     for segment in segments:
         counts = found.setdefault((segment.first, segment.last), [0, 0])
@@ -125,11 +126,11 @@ def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
 
 
 def overview(repository: Repository, list_name: str) -> Overview:
-    """Return a list in numbers.
+    """Return the counts of a list: entries, categories, algorithms, keys and generations.
 
     Raises:
         UsageError: no list has this name.
-        StateError: no repository is there, or the repository is corrupt.
+        StateError: the repository does not exist or is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -143,12 +144,12 @@ def overview(repository: Repository, list_name: str) -> Overview:
 def difference(
     repository: Repository, list_name: str, first: int, last: int | None = None
 ) -> Difference:
-    """Return the changes of a list from generation `first` to `last`, or to the newest.
+    """Return the changes of a list from generation `first` to `last`, or to the newest generation.
 
     Raises:
         UsageError: the list or a generation does not exist; a generation may have been joined with
-            others.
-        StateError: no repository is there, or the repository is corrupt.
+            other generations.
+        StateError: the repository does not exist or is corrupt.
     """
     roles = _roles_with(repository, [list_name])
     index = repository.files.current(roles, list_name)
@@ -163,7 +164,7 @@ def find(repository: Repository, questions: Questions, lists: Sequence[str] = ()
 
     Raises:
         UsageError: no list has this name.
-        StateError: no repository is there, or the repository is corrupt.
+        StateError: the repository does not exist or is corrupt.
     """
     roles = _roles_with(repository, lists)
     for name in lists or sorted(roles.lists):
@@ -181,10 +182,11 @@ def _roles_with(repository: Repository, lists: Sequence[str]) -> Roles:
 
 
 class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
-    """A list of a draft compared with files: ids of entries that the draft adds, sorted.
+    """The entries that a draft adds to a list, compared with files of digests.
 
-    `missing` entries are in no row; `differing` entries are in a row that also has a different
-    digest or size. All other `added` entries are in the files.
+    `added` is the number of entries that the draft adds. `missing` has the sorted ids of the
+    entries that are in no row of the files. `differing` has the sorted ids of the entries that are
+    in a row with a different digest or size. The rest of the added entries are in the files.
     """
 
     list_name: str
@@ -201,14 +203,14 @@ class Comparison(msgspec.Struct, frozen=True, rename={"list_name": "list"}):
 def compare_draft(
     directory: Path, questions: Questions
 ) -> tuple[Draft, tuple[Comparison, ...], tuple[str, ...]]:
-    """Verify a draft, and look for its new entries in the files that `questions` asks about.
+    """Verify a draft, and look for the entries that it adds in the files of `questions`.
 
     An entry is in the files if a row has a digest of the entry, and no digest or size that differs
-    from the entry's. Return the draft, a comparison for each list, and the rows that are no new
+    from the entry. Return the draft, a comparison for each list, and the rows that match no new
     entry of the draft.
 
     Raises:
-        UsageError, VerificationError, StateError: as `load_draft`.
+        UsageError, VerificationError, StateError: see `load_draft`.
     """
     listings: dict[str, Listing] = {}
 

@@ -1,7 +1,7 @@
-"""A change of a list: new segments, the index that names the segments, and the record for the log.
+"""Computes a change of a list: new segments, the index that names them, and the log record.
 
-This module computes the whole change before any file is written; `repository` signs and publishes
-the change.
+The whole change is computed before any file is written. `hashclient.provider.repository` signs and
+publishes the change.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from hashclient.provider.screen import Named
 from hashclient.system.text import printable
 from hashclient.trust.provenance import Provenance
 
-#: Number of withdrawn ids that are named in the log.
+#: The largest number of withdrawn ids that a record of the log names.
 MAX_LOGGED_IDS = 100
-#: Bytes of a line that are read: an id, white space around it, and one byte more to notice a longer
-#: line.
+#: The number of bytes that are read of a line: enough for an id with white space around it, and for
+#: noticing a longer line.
 _LINE_BYTES = 4 * MAX_ENTRY_ID_BYTES
 _BOM = b"\xef\xbb\xbf"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The next state of a list: its index, new segments, and the replaced segments.
+    """The next state of a list: the index, new segments, and the segments that they replace.
 
-    `event` and `data` are the change's record in the log.
+    `event` and `data` are the record of the change in the log.
     """
 
     list_name: str
@@ -66,11 +66,11 @@ class Change(msgspec.Struct, frozen=True):
     event: str
     data: dict[str, Any]
     replaced: tuple[Segment, ...] = ()
-    #: The origin and terms of the entries; None for the origin and terms that the list has already.
+    #: The origin and terms of the entries; None keeps the present origin and terms of the list.
     provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the files, and add their names to the role of the list, which exists.
+        """Write the files, and add their names to the role of the list; the role exists already.
 
         Raises:
             StateError: a file cannot be written.
@@ -93,10 +93,11 @@ def addition(
     again: bool = True,
     may_be_empty: bool = False,
 ) -> tuple[Published, Change | None]:
-    """Compute the change that adds entries or, with `replace`, makes them the whole list.
+    """Compute the change that adds entries; with `replace`, they become the whole list.
 
-    Return None if the entries are the whole list already or, without `again`, if all are on the
-    list. A replacement without entries is refused, unless it `may_be_empty`.
+    Return None for the change if `replace` would change nothing, or if `again` is false and all
+    entries are on the list already. A replacement without entries is refused, unless `may_be_empty`
+    is true.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or the sources have no entries.
@@ -130,7 +131,7 @@ def addition(
     hashes = entries.hashes()
     entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
     entries.check_categories(doubles.categories, list_name)
-    # Withdrawals come before additions: an id may be in both.
+    # Withdrawals come before additions, because the same id may be withdrawn and added.
     segments = [*withdrawals(current.generation + 1, withdrawn), *entries.segments]
     change = entries.rows - len(withdrawn)
     checksum = checksum_of(hashes) - checksum_of(gone)
@@ -164,10 +165,11 @@ def withdrawal(
 ) -> tuple[Published, Change]:
     """Compute the change that withdraws entries; the caller has called `check_entry_ids` before.
 
-    With `generation`, the change withdraws the listed entries that this generation added.
+    If `generation` is given, the change withdraws the listed entries that this generation added.
 
     Raises:
-        UsageError: an entry is not on the list, or no entry of the generation is left.
+        UsageError: an entry is not on the list, or the list has no entry of the generation any
+            more.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -211,13 +213,13 @@ def reversion(
 ) -> tuple[Published, Change]:
     """Compute the change that undoes a generation.
 
-    An entry that a later generation changes stays: an id that was withdrawn or added since is left
-    as it is. Entries come back with their ids and all properties; if `may_return` is given, only
-    the entries with these ids come back.
+    An id that a later generation has added or withdrawn is left as it is. Entries that the
+    generation withdrew are added again with the same ids and properties; if `may_return` is given,
+    only the ids in `may_return` are added again.
 
     Raises:
-        UsageError: the generation does not exist, was joined with others, or has no change left to
-            undo, or an entry may not come back.
+        UsageError: the generation does not exist, was joined with other generations, or has no
+            change left to undo; or an entry may not be added again.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -265,7 +267,7 @@ def reversion(
 def consolidation(
     files: ListFiles, roles: Roles, list_name: str, keep_newest: int
 ) -> tuple[Consolidated, Change | None]:
-    """Compute which segments are joined; None if no join is useful.
+    """Compute the change that joins segments; the change is None if no join is useful.
 
     Raises:
         StateError: published files cannot be read.
@@ -290,10 +292,10 @@ def consolidation(
 
 
 def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
-    """Yield the ids in files, one a line; empty lines are passed over.
+    """Yield the ids in files that have one id a line; empty lines are skipped.
 
     Raises:
-        UsageError: a line is no id, or a file cannot be read.
+        UsageError: a line is not an id, or a file cannot be read.
     """
     for name, stream in sources:
         number = 0
@@ -318,12 +320,12 @@ def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
 def changes_of(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int
 ) -> tuple[Strings, Strings]:
-    """Return the ids that a generation added, and the ids that it withdrew.
+    """Return the ids that a generation added, and the ids that the generation withdrew.
 
-    An id that a later generation has added or withdrawn is in neither group.
+    An id that a later generation has added or withdrawn is left out of both results.
 
     Raises:
-        UsageError: the generation does not exist, or was joined with others.
+        UsageError: the generation does not exist, or was joined with other generations.
         StateError: published files cannot be read.
     """
     segments_between(index, generation - 1, generation)
@@ -344,7 +346,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
     """Return the segments that lead from generation `first` of a list to generation `last`.
 
     Raises:
-        UsageError: a generation does not exist, or was joined with others.
+        UsageError: a generation does not exist, or was joined with other generations.
     """
     if not 0 <= first <= last <= index.generation:
         raise UsageError(
@@ -369,7 +371,7 @@ def check_entry_ids(entry_ids: Sequence[str]) -> None:
     """Check ids of entries that somebody wants to withdraw.
 
     Raises:
-        UsageError: no ids, a text that is no id, or an id given twice.
+        UsageError: `entry_ids` is empty, has a text that is not an id, or has an id twice.
     """
     if not entry_ids:
         raise UsageError("no entries to withdraw")
@@ -426,7 +428,7 @@ def _cut(generation: int, kind: Literal["add", "withdraw"], table: Any) -> list[
 def _earlier_rows(
     files: ListFiles, roles: Roles, index: ListIndex, generation: int, wanted: Uint64
 ) -> Any:
-    """Return the entries of the hashes `wanted` as they were last added before a generation."""
+    """Return the entries whose ids have the hashes `wanted`, as last added before `generation`."""
     import pyarrow as pa
 
     found = [add_schema().empty_table()]
@@ -445,5 +447,5 @@ def _some(entries: Entries, rows: Int64) -> Some | None:
 
 
 def _category_of(list_name: str) -> str:
-    """Return the category of entries that have none: the list's name, if it is allowed."""
+    """Return the category for entries without one: the list's name if allowed, else the default."""
     return list_name if is_category(list_name) else DEFAULT_CATEGORY

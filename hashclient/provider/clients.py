@@ -1,11 +1,11 @@
-"""The clients that may fetch, with bearer tokens; a repository only keeps hashes of the tokens.
+"""The clients that may fetch, and their bearer tokens, of which only hashes are stored.
 
-A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
-bits. So many bits cannot be guessed, so a fast hash of the token is safe; the id in the token is a
-salt. The file of clients has two hashes of each token. This program compares SHA-256. The other
-hash is the MD5 of the whole header, the only hash that nginx can compute without extra modules
-(`serverconfig`). It only has to be impossible to find an input for a given hash. For MD5 this is
-still impossible, although it is easy to make two inputs with the same hash.
+A token is `hc1.<id>.<secret>`: the id selects the stored hashes, the secret is 256 random bits. A
+fast hash of the token is safe, because 256 random bits cannot be guessed and the id acts as a salt.
+The file of clients has two hashes of each token: this program compares the SHA-256 of the token;
+nginx compares the MD5 of the whole header, because nginx can compute no other hash without extra
+modules (`serverconfig`). MD5 is safe for this purpose, because nobody can find an input for a given
+MD5, although it is easy to make two inputs with the same MD5.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ _OF_LIST = re.compile(
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The record of a token: its id (16 hexadecimal digits), two hashes, and its times.
+    """The record of a token: its id (16 hexadecimal digits), two hashes, and two times.
 
-    `sha256` is of the token, hexadecimal; `header_md5` of `Bearer <token>`, base64url.
+    `sha256` is the hash of the token, in hexadecimal; `header_md5` is the hash of `Bearer <token>`,
+    in base64url.
     """
 
     id: str
@@ -57,10 +58,10 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A client and its tokens: two tokens while a new token replaces an old one.
+    """A client and its tokens; it has two tokens while a new token replaces an old token.
 
-    `feedback_key` is the public key, hexadecimal, that signs the client's feedback. The client may
-    fetch the `lists`, or all lists.
+    `feedback_key` is the public key that verifies the client's feedback, in hexadecimal. The client
+    may fetch the `lists`, or all lists if `lists` is None.
     """
 
     name: str
@@ -90,18 +91,19 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Clients:
-    """The clients of a repository. A writer holds its lock from reading to writing."""
+    """The clients of a repository. A writer locks the repository before reading the clients."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Keep the clients in the file `path`, which need not exist yet."""
+        """Read and write the clients in the file `path`, which need not exist yet."""
         self._path = path
         self._clock = clock
 
     def all(self) -> tuple[Client, ...]:
-        """Return all clients by name, including revoked clients.
+        """Return all clients, sorted by name, including revoked clients.
 
         Raises:
-            StateError: the file cannot be read, is damaged or of a newer version.
+            StateError: the file cannot be read, is damaged, or was written by a newer version of
+                hashclient.
         """
         try:
             data = read_regular(self._path, MAX_STATE_BYTES)
@@ -118,13 +120,14 @@ class Clients:
         lists: tuple[str, ...] | None = None,
         key: str | None = None,
     ) -> tuple[str, tuple[Client, ...]]:
-        """Return a token for a new or a revoked client, and all clients with this client.
+        """Return a token for a new or a revoked client, and all clients including this client.
 
-        The client may fetch the `lists`, or all lists. `key` is only checked: `with_key` notes it.
+        The client may fetch the `lists`, or all lists if `lists` is None. `key` is only checked
+        here: `with_key` stores it.
 
         Raises:
-            UsageError: a client has that name, the name is not allowed, or `key` cannot be the
-                client's own.
+            UsageError: a client with this name exists, the name is not allowed, or `key` is not a
+                key or is the key of another client.
             StateError: the file cannot be read.
         """
         if not is_name(name):
@@ -154,7 +157,7 @@ class Clients:
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
-            StateError: as `with_added`.
+            StateError: see `with_added`.
         """
         clients = {client.name: client for client in self.all()}
         client = _existing(clients, name)
@@ -169,11 +172,11 @@ class Clients:
         return text, _with(clients, changed)
 
     def with_revoked(self, name: str) -> tuple[Client, ...]:
-        """Return all clients, the named client without its tokens.
+        """Return all clients, and mark the client `name` as revoked, without tokens.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
-            StateError: as `with_added`.
+            StateError: see `with_added`.
         """
         clients = {client.name: client for client in self.all()}
         client = _existing(clients, name)
@@ -182,22 +185,22 @@ class Clients:
         return _with(clients, changed)
 
     def with_lists(self, name: str, lists: tuple[str, ...] | None) -> tuple[Client, ...]:
-        """Return all clients; the named client may now fetch `lists`, or all lists.
+        """Return all clients, after letting the client `name` fetch the `lists`, or all lists.
 
         Raises:
             UsageError: no client has this name, or the client was revoked.
-            StateError: as `with_added`.
+            StateError: see `with_added`.
         """
         clients = {client.name: client for client in self.all()}
         return _with(clients, msgspec.structs.replace(_existing(clients, name), lists=lists))
 
     def with_key(self, name: str, key: str) -> tuple[Client, ...]:
-        """Return all clients; the named client now has the key that signs its feedback.
+        """Return all clients, after storing `key` as the `feedback_key` of the client `name`.
 
         Raises:
-            UsageError: no client has this name, the client was revoked, or `key` is not a key, or
-                is the key of another client.
-            StateError: as `with_added`.
+            UsageError: no client has this name, the client was revoked, `key` is not a key, or
+                `key` is the key of another client.
+            StateError: see `with_added`.
         """
         clients = {client.name: client for client in self.all()}
         client = _existing(clients, name)
@@ -228,20 +231,20 @@ class Clients:
 
 
 class Doorkeeper:
-    """Knows at each request which clients may fetch; sees changes of the file."""
+    """Decides which client sent a request; reads the file of clients again when it has changed."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Read the file `path` at the first request, and when it has changed."""
+        """Use the file of clients at `path`, which is read at the first request."""
         self._path = path
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
         self._tokens: dict[str, tuple[Client, Token]] = {}
 
     def who(self, header: bytes) -> Client | None:
-        """Return the client that sends `header`; None if no client may fetch with this header.
+        """Return the client whose token is in `header`; None if no valid token is in `header`.
 
         Raises:
-            StateError: the file of clients cannot be read; then no client may fetch.
+            StateError: the file of clients cannot be read; the server then refuses the request.
         """
         found = _HEADER.fullmatch(header)
         if found is None:
@@ -269,7 +272,7 @@ class Doorkeeper:
 
 
 def list_at(path: str) -> str | None:
-    """Return the list of a path below the server's root; None for files for all clients."""
+    """Return the list that a path on the server belongs to; None for files for all clients."""
     found = _OF_LIST.fullmatch(path)
     name = found and (found["folder"] or found["role"])
     return None if name in (*TOP_LEVEL_ROLE_NAMES, NOTICES) else name
@@ -281,7 +284,7 @@ def _with(clients: dict[str, Client], changed: Client) -> tuple[Client, ...]:
 
 
 def _check_key(clients: dict[str, Client], name: str, key: str) -> None:
-    """Refuse a text that cannot be the key of the client `name`."""
+    """Refuse a text that is not a public key, or is the key of a client other than `name`."""
     if not KEY_PATTERN.fullmatch(key):
         raise UsageError(
             "not a public key: 64 hexadecimal digits are expected",
@@ -310,7 +313,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
     """Read the file of clients.
 
     Raises:
-        StateError: the file is damaged, or a newer version has written it.
+        StateError: the file is damaged, or was written by a newer version of hashclient.
     """
     try:
         document = parse_json(data)

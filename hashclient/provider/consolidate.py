@@ -1,11 +1,11 @@
-"""Consolidation: few large segments replace many small segments of a list, with the same entries.
+"""Consolidation: a few large segments replace many small segments with the same entries.
 
-Clients download a segment once, so a new client should find few, and a client that is up to date
-should download no entry again. So the newest generations are not joined. Older generations are
-joined by size, like the client's own index: a range of generations is joined with all older ranges
-after it, unless the range is more than `RATIO` times as large as all of these. So the number of
-ranges grows only with the logarithm of the list, and so does the number of times that an entry is
-written again.
+A new client should have few segments to download, and a client that is up to date should download
+no entry again. So the newest generations are not joined. Older generations are joined by size: a
+range of generations is joined with all later ranges up to the newest generations, unless the range
+has more than `RATIO` times as many entries as these later ranges together. So the number of ranges,
+and the number of times that an entry is written again, grow only with the logarithm of the number
+of entries.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RATIO = 4
-#: The newest generations that are not joined: a client that fetches as often as the provider
-#: publishes, and misses at most this many generations, never builds the list again.
+#: The number of newest generations that are not joined. A client that misses at most this many
+#: generations never has to build the list again.
 KEEP_NEWEST = 50
 
-#: Segments of the same generations: they are joined or left alone together.
+#: The segments of a range of generations; either all of these segments are joined, or none.
 Range = list[Segment]
 
 
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
-    """Return the neighbouring ranges to join; fewer than two ranges mean that a join is useless.
+    """Return the neighbouring ranges to join; with fewer than two ranges, a join is useless.
 
-    The search for the first range to join begins at the oldest range. If a small withdrawal follows
-    each publication, the newest range is small, and a search from there would never join the
-    earlier ranges.
+    The search for the first range to join begins at the oldest range. A search from the newest
+    range would never join the earlier ranges if a small withdrawal followed each publication,
+    because the newest range would always be small.
     """
     ranges = [list(group) for _, group in groupby(segments, key=lambda s: (s.first, s.last))]
     old = [r for r in ranges if r[0].last <= generation - keep_newest]
@@ -48,10 +48,11 @@ def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: in
 
 
 def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> list[NewSegment]:
-    """Return the segments that replace `ranges`; `read` returns a segment's bytes.
+    """Return the segments that replace `ranges`; `read` returns the bytes of a segment.
 
-    Entries that were added and withdrawn again in between are left out. Withdrawals of earlier
-    entries stay, and come before the additions, since an id may have been added again.
+    Entries that were both added and withdrawn in `ranges` are left out. Withdrawals of entries from
+    before `ranges` are kept, and come before the additions, because the same id may have been added
+    again.
     """
     import pyarrow as pa
 
@@ -64,7 +65,7 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
 def left_of(
     segments: Iterable[Segment], read: Callable[[Segment], bytes]
 ) -> tuple[pa.Table, list[str]]:
-    """Return the entries that segments leave listed, and the older ids that the segments withdraw.
+    """Return the entries that `segments` add and do not withdraw, and the older ids they withdraw.
 
     `read` returns a segment's bytes.
     """
@@ -88,7 +89,7 @@ def left_of(
 
 
 def table_of(data: bytes) -> pa.Table:
-    """Return all rows of a segment, with the columns that segments of its kind have here."""
+    """Return all rows of a segment, with the columns that this module needs."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,13 +1,14 @@
 """The directory of a repository: its lock, its log, and the published roles.
 
-A web server publishes `public/`, `keys/` stays private, clients get `root.json` in another way.
-`repository` has the changes that people ask for; each change is made under the lock.
+A web server publishes `public/`. The directory `keys/` stays private. Clients get `root.json` in
+another way than from the web server. `hashclient.provider.repository` makes the changes that people
+ask for; each change is made under the lock.
 
-The log is in the client's format, in `log/`. A change is recorded, durably, before clients can see
-it: every published change is in the log. A record names the change that was
-about to be published; `timestamp` in it is the version of the timestamp. If the change failed, a
-record `change-failed` follows; after a kill, the next record with the same version shows it.
-`docs/audit-log.md` has the format.
+The log in `log/` has the format of a client's audit log, which `docs/audit-log.md` describes. A
+change is recorded durably before clients can see the change, so every published change is in the
+log. The field `timestamp` of a record is the version of the role timestamp that the change
+publishes. If the change fails, a record `change-failed` follows. If the command is killed before it
+publishes the change, the next record has the same version of timestamp.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES
 
 _DEFAULT_VALIDITY = Validity()
-#: A role with less than this share of its validity left expires soon; a daily `renew` with all keys
-#: prevents this.
+#: A role that has less than this share of its validity left counts as expiring soon. If all keys
+#: are on this machine, a daily `renew` keeps every role above this share.
 SOON = 1 / 4
 
 
 class RepositoryDirectory:
-    """A repository, which need not be there yet."""
+    """The directory of a repository; the repository need not exist yet."""
 
     def __init__(
         self,
@@ -51,9 +52,10 @@ class RepositoryDirectory:
         operator: str | None = None,
         passphrases: Passphrases | None = None,
     ) -> None:
-        """Name a repository; `create` makes it, the other methods check that it exists.
+        """Store the path; `Repository.create` makes the repository, other methods need it to exist.
 
-        `operator` is the name for the log; `passphrases` open the keys.
+        `operator` is the name of the person that records in the log name; `passphrases` decrypt the
+        keys.
         """
         self.directory = directory
         self.public = directory / "public"
@@ -85,7 +87,7 @@ class RepositoryDirectory:
             )
 
     def refuse_inside(self) -> None:
-        """Refuse a new repository inside another repository, which could publish its keys.
+        """Refuse a new repository inside another repository, which could publish the new keys.
 
         Raises:
             UsageError: the new repository would be inside another repository.
@@ -110,15 +112,15 @@ class RepositoryDirectory:
         return directory / "public" / "metadata" / "timestamp.json"
 
     def load(self) -> Roles:
-        """Return the published roles, with their keys, for changes.
+        """Return the published roles with their keys, ready for a change.
 
         Raises:
-            StateError: no repository is there, or the repository is corrupt.
+            StateError: the repository does not exist or is corrupt.
         """
         self.require()
         with own_hints("cannot read", self.directory):
             roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
-        # The default record, for a publication that announces no other record.
+        # This record is written if a publication does not announce a more specific record.
         self.announce(roles, "repository-changed")
         return roles
 
@@ -126,7 +128,7 @@ class RepositoryDirectory:
         """Return the published roles and lists.
 
         Raises:
-            StateError: no repository is there, or the repository is corrupt.
+            StateError: the repository does not exist or is corrupt.
         """
         roles = self.load()
         role_states = []
@@ -149,17 +151,18 @@ class RepositoryDirectory:
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
         """Return the roles that expire soon or have expired, the time, and the work to do.
 
-        The work is None if the keys are here: then `renew` is enough.
+        The advice says how the role can be signed. The advice is None if the keys of the role are
+        on this machine, because `renew` is enough to sign such a role.
 
         Raises:
-            StateError: as `status`.
+            StateError: see `status`.
         """
         roles = self.load()
         found = roles.expiry.with_less_than(SOON, roles.ends())
         return [(role, at, roles.wanting(role)) for role, at in found]
 
     def closed(self) -> list[Path]:
-        """Return the folders that a web server of another account cannot enter.
+        """Return the folders that a web server under another user account cannot enter.
 
         Raises:
             StateError: the status of a folder cannot be read.
@@ -168,11 +171,11 @@ class RepositoryDirectory:
 
     @contextlib.contextmanager
     def changing_roles(self) -> Iterator[Roles]:
-        """Yield the published roles for a change, as `changing` and `load`.
+        """Yield the published roles for a change, while the repository is locked.
 
         Raises:
             LockedError: another process holds the lock.
-            StateError: no repository is there, the repository is corrupt, or the disk fails.
+            StateError: the repository does not exist or is corrupt, or the disk fails.
         """
         self.require()
         with self.changing():
@@ -180,7 +183,7 @@ class RepositoryDirectory:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock for a change, and remove files that a killed change has left.
+        """Lock the repository for a change, and remove files that a killed change has left.
 
         Raises:
             LockedError: another process holds the lock.
@@ -205,9 +208,10 @@ class RepositoryDirectory:
                 raise
 
     def _discard_keys(self) -> None:
-        """Remove the keys that a failed command has made, except published keys.
+        """Remove the keys that a failed command has made, except keys that are published.
 
-        A disk may fail after the rename; the published state decides.
+        The published metadata decide which keys are kept, because a disk may fail after the new
+        metadata were published.
         """
         if not self._keys.made:
             return
@@ -216,11 +220,11 @@ class RepositoryDirectory:
             try:
                 published = self.load().key_files()
             except StateError:
-                return  # the published state is unknown: a needless key does no harm
+                return  # which keys are published is unknown, and a needless key does no harm
         self._keys.discard(self._keys.made - published)
 
     def announce(self, roles: Roles, event: str, **data: Any) -> None:
-        """Record a change just before clients can see it, with its versions."""
+        """Set the record that is written just before clients can see a change of `roles`."""
 
         def with_versions() -> dict[str, Any]:
             root, timestamp = roles.root.signed, roles.timestamp.signed
@@ -237,14 +241,14 @@ class RepositoryDirectory:
         data: dict[str, Any],
         change: Change | None = None,
     ) -> None:
-        """Write a `change` of the roles `changed`, record it as `event` and publish it.
+        """Write a `change` of the roles `changed`, record the change as `event`, and publish it.
 
-        With `draft`, the next versions are written into this directory instead, and the draft is
-        recorded.
+        If `draft` is given, the next versions are written into the directory `draft` instead of
+        being published, and the log records the draft.
 
         Raises:
             UsageError: the draft cannot be written.
-            StateError: as `publish`.
+            StateError: see `publish`.
         """
         if draft is not None:
             self.log.announce("draft-made", lambda: {"roles": sorted(changed)})
@@ -257,12 +261,12 @@ class RepositoryDirectory:
         roles.commit(changed)
 
 
-#: A log file that is longer than this is closed, and the log continues in a new file.
+#: The size in bytes from which a log file is closed and the log continues in a new file.
 MAX_FILE_BYTES = 64 << 20
 
 
 class ChangeLog:
-    """The log of one repository; its writer holds the repository's lock."""
+    """The log of one repository; a caller that records must have locked the repository."""
 
     def __init__(
         self, directory: Path, clock: Callable[[], datetime], operator: str | None
@@ -282,11 +286,11 @@ class ChangeLog:
         self._log.append([Event(event, {"operator": self.operator, **data})], durable=True)
 
     def begin(self) -> None:
-        """Begin a command: it has announced no change yet."""
+        """Begin a command, which has not announced a change yet."""
         self._announced = None
 
     def announce(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
-        """Record a change, with the result of `data`, unless the command has recorded a change."""
+        """Record a change with the result of `data`, if this command has not recorded a change."""
         if self._announced is None:
             self.record(event, **data())
             self._announced = event

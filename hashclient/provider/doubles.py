@@ -1,8 +1,8 @@
-"""Doubles: entries that occur twice in a publication, or are listed already.
+"""Finds doubles: entries that occur twice in a publication, or are listed already.
 
-Doubles are allowed, and clients accept them, but most doubles are mistakes: a file that was given
-twice, or an export that repeats earlier exports. So the program counts the entries that are listed
-already. Digests are compared by their first eight bytes, which is enough for a count.
+Clients accept doubles, but most doubles are mistakes: a file was given twice, or an export repeats
+earlier exports. So a publication reports the number of doubles. Digests are compared by their first
+eight bytes, which is enough for counting.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Int64 = np.typing.NDArray[np.int64]
 
 
 class NewDigests:
-    """The digests of the entries that will be published, by the row of each entry."""
+    """The digests of the entries that will be published, each with the row of its entry."""
 
     def __init__(self) -> None:
-        """Begin with no entry."""
+        """Begin without entries."""
         self._parts: dict[Algorithm, list[tuple[Uint64, Int64]]] = {a: [] for a in Algorithm}
 
     def add(self, batch: DigestBatch, first: int) -> None:
-        """Take the entries of `batch`; `first` is the row of its first entry."""
+        """Add the entries of `batch`; `first` is the row of the first entry in `batch`."""
         for algorithm, (values, rows) in batch.digests.items():
             self._parts[algorithm].append((keys_of(values), rows.astype(np.int64) + first))
 
@@ -40,15 +40,16 @@ class NewDigests:
 
 
 class Doubles:
-    """Finds which new entries are doubles; gets the listed entries segment by segment."""
+    """Finds which new entries are doubles of entries of the list or of each other."""
 
     def __init__(self, new: NewDigests, count: int) -> None:
-        """Look for doubles of the `count` entries in `new`."""
+        """Look for doubles among the `count` entries in `new`."""
         self._count = count
         self._new = new.by_algorithm()
-        #: Keys of a listed entry, and the hash of its id.
+        #: Per algorithm: the keys (see `keys_of`) of listed digests, and the hashes of their entry
+        #: ids.
         self._listed: dict[Algorithm, list[tuple[Uint64, Uint64]]] = {a: [] for a in Algorithm}
-        #: Categories of all entries that were shown.
+        #: Categories of all entries that `add` has received.
         self.categories: set[str] = set()
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:

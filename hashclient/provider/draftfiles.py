@@ -1,6 +1,6 @@
-"""The files of a draft, verified: its own files, and the new files of lists and notices.
+"""Reads and verifies the files of a draft: new files of lists, and new notices.
 
-The errors of `drafts` have the same meaning in this module.
+The functions raise the errors that `hashclient.provider.drafts.load_draft` describes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ListChange(msgspec.Struct, frozen=True):
-    """The change of a list in a draft, counted in its files: `categories` are of added entries.
+    """The change of a list in a draft: numbers of entries, counted in the new files.
 
-    `replaced` is the number of earlier files that new files replace, as in a consolidation.
+    `categories` has the number of added entries of each category. `replaced` is the number of
+    earlier files that new files replace, as a consolidation does.
     """
 
     generation: int
@@ -66,9 +67,10 @@ def verify_list(
     files: dict[str, Path],
     to: Sequence[Shown],
 ) -> ListChange | None:
-    """Verify the new files of a list, and add them to `files`; return None without new files.
+    """Verify the new files of a list, and add them to `files`; return None if no file is new.
 
-    One file at a time is in memory. The contents of the files are shown to each element of `to`.
+    Only one file at a time is in memory. The contents of the files are passed to each element of
+    `to`.
     """
     old = {} if before is None else before.signed.targets
     if role.signed.delegations is not None:
@@ -160,7 +162,7 @@ def _read_signed(path: Path, target: TargetFile) -> bytes:
 
     Raises:
         UsageError: the file cannot be read.
-        VerificationError: the bytes are not the signed bytes.
+        VerificationError: the file does not have the length and the SHA-256 that the role signs.
     """
     data = read_file(path, MAX_SEGMENT_BYTES)
     digest = hashlib.sha256(data).hexdigest()
@@ -180,7 +182,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:
-    """Return the error for a draft that cannot be read."""
+    """Return the UsageError for a draft that cannot be read because of `error` at `path`."""
     return UsageError(
         f"cannot read the draft: {printable(path)}: {error.strerror or error}",
         hint="a draft is a directory that --draft has made",
@@ -188,7 +190,7 @@ def unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def refuse(what: str) -> NoReturn:
-    """Raise the error for a refused draft, with the reason."""
+    """Raise the VerificationError for a refused draft, with the reason `what`."""
     raise VerificationError(
         f"the draft is refused: {what}",
         hint="the draft was changed, or is not a draft; make it again",

@@ -1,7 +1,7 @@
-"""Makes drafts, signs them, and accepts drafts that enough people have signed.
+"""Makes drafts, signs drafts, and accepts drafts that enough people have signed.
 
-A draft has the snapshot and the timestamp only if their keys are elsewhere; otherwise both are
-signed here when the draft is published.
+A draft contains the snapshot or the timestamp only if this machine lacks the keys of that role;
+otherwise, this machine signs the role when the draft is published.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from hashclient.trust.additions import NOTICES
 
 
 class Change(Protocol):
-    """A change with files, of a list or of the notices."""
+    """A change of a list or of the notices, with its new files."""
 
     def write(self, files: ListFiles, roles: Roles) -> None:
-        """Write the files, and name them in their role."""
+        """Write the files, and add their names to the role that signs the files."""
 
 
 def write_draft(
@@ -68,8 +68,9 @@ def write_draft(
 ) -> None:
     """Write a draft of the roles `changed`, signed with the keys that are on this machine.
 
-    The draft includes the snapshot and the timestamp if their keys are elsewhere. `change` has the
-    files of the change, if any. The draft appears whole or not at all.
+    The draft includes the snapshot or the timestamp if its keys are not on this machine. `change`
+    has the new files, if the draft changes a list or the notices. If the command fails, no draft is
+    left.
 
     Raises:
         UsageError: `directory` exists, or cannot be made.
@@ -126,7 +127,7 @@ def published_bytes(roles: Roles, role: str) -> bytes | None:
 
 
 def _roles_to_sign(roles: Roles, changed: Collection[str]) -> list[str]:
-    """Return the roles of a draft: the changed roles, and followers whose keys are elsewhere."""
+    """Return `changed`, and the snapshot or timestamp if this machine cannot sign them."""
     following = with_naming(changed).difference(changed)
     return sorted({*changed, *(name for name in following if roles.wanting(name) is not None)})
 
@@ -160,9 +161,9 @@ def check_place(directory: Path | None) -> None:
 
 
 def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
-    """Check that a change can be written: as a draft to a new place, or else signed here.
+    """Check that a change can be written as a `draft`, or else signed on this machine.
 
-    `signer` is the role that signs the change, besides snapshot and timestamp.
+    `signer` is the role that signs the change, in addition to snapshot and timestamp.
 
     Raises:
         UsageError: a file or a directory is at the path of the draft.
@@ -174,7 +175,7 @@ def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
 
 
 def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[Signer]:
-    """Return the signers of a role that are here; a key that cannot be opened is left out."""
+    """Return signers for the keys on this machine, except keys that cannot be decrypted."""
     found = []
     for keyid in {keyid: None for policy in policies for keyid in policy.keys}:
         with contextlib.suppress(StateError):
@@ -183,11 +184,11 @@ def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[S
 
 
 def open_signer(draft: Draft, key_file: Path, passphrases: Passphrases) -> tuple[Signer, list[str]]:
-    """Open a key that signs a draft; return it, and the roles that it has to sign.
+    """Open a key for signing a draft; return its signer, and the roles that the key has to sign.
 
     Raises:
         UsageError: the key has signed the draft already.
-        VerificationError: the key counts for none of its roles.
+        VerificationError: the key may not sign any role of the draft.
         StateError: the key cannot be read or opened.
     """
     signer, _ = load_private(key_file, passphrases)
@@ -209,7 +210,7 @@ def open_signer(draft: Draft, key_file: Path, passphrases: Passphrases) -> tuple
 
 
 def sign_draft(draft: Draft, signer: Signer, roles: Collection[str]) -> Draft:
-    """Sign `roles` of a draft as it was loaded, and return it with these signatures.
+    """Sign `roles` of a loaded draft, and return the draft with the new signatures.
 
     Raises:
         UsageError: a signature cannot be written.
@@ -226,7 +227,7 @@ def _write_signature(
 ) -> Signature:
     signature: Signature = signer.sign(metadata.signed_bytes)
     file = SignatureFile(role, signature.keyid, signature.signature)
-    # A person who passes the draft on may have left out an empty folder.
+    # The folder may be missing, because a person who copied the draft left out empty folders.
     folder = directory / "signatures"
     make_folder(folder)
     path = folder / f"{role}-{signature.keyid[:16]}.json"
@@ -235,14 +236,14 @@ def _write_signature(
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A draft that may be published: its changed roles, and the signed roles that result."""
+    """A draft that may be published: `changed` roles, and the `signed` roles to publish."""
 
     draft: Draft
     changed: set[str]
     signed: dict[str, Metadata[Any]]
 
     def record(self) -> dict[str, Any]:
-        """Return the data of its record in the log."""
+        """Return the data of the record `draft-published` in the log."""
         lists = {
             name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
             for name, c in self.draft.lists.items()
@@ -255,7 +256,7 @@ class Taken(msgspec.Struct, frozen=True):
         return {**found, "signers": {n: sorted(self.draft.signed_by(n)) for n in self.signed}}
 
     def published(self) -> Draft:
-        """Return the draft with only the roles that result from it."""
+        """Return the draft with only the roles in `signed`, which are taken from the draft."""
         roles = {name: self.draft.roles[name] for name in self.signed}
         return msgspec.structs.replace(self.draft, roles=roles)
 
@@ -265,14 +266,14 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
     1. The draft is complete, by the rules of `load_draft`.
     2. Snapshot and timestamp are taken from the draft if their keys are not on this machine.
-    3. Each role of the draft is the next version of the published role. If a kill came between the
-       roles of a draft and its root, the root alone is left.
-    4. Keys of the published roles have signed the draft, as many keys as have to sign.
+    3. Each role of the draft is the next version of the published role. If an earlier publication
+       of the draft was killed after all roles except the root, only the root is published.
+    4. Enough of the keys that the published roles name have signed each role of the draft.
     5. No role of the draft has expired.
 
     Raises:
         UsageError: the draft cannot be read.
-        VerificationError: the draft is refused, or follows another generation.
+        VerificationError: the draft is refused, or was made for an earlier published state.
         StateError: too few people have signed, the draft has expired, or a file cannot be written.
     """
     draft = load_draft(directory)  # 1
@@ -301,9 +302,10 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of snapshot and timestamp are taken from the draft.
 
-    If this machine has the keys of snapshot or timestamp, it signs them. They then name published
-    files by their hashes, and another publication does not invalidate the draft. The exception is
-    `kept`: roles that get other keys.
+    If this machine has the keys of snapshot or timestamp, it signs a new version of these roles. So
+    the new version names the published files by their hashes, and the draft stays valid if another
+    change is published before the draft. The roles `kept` are always taken from the draft, because
+    they get other keys.
 
     Raises:
         StateError: a role is not in the draft, and its keys are not on this machine.
@@ -320,7 +322,7 @@ def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) 
 
 
 def _left_of(draft: Draft, now: Mapping[str, Metadata[Any]]) -> set[str]:
-    """Return the roles of a draft that are not published yet: all, or its root."""
+    """Return the roles of a draft that are not published yet: all roles, or only the root."""
     published = {
         name
         for name, role in draft.roles.items()
@@ -361,7 +363,7 @@ def _require_signed(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -
 
 
 def _copy(path: Path, target: Path, public: Path) -> None:
-    """Copy a new file of a list; its name has its digest, and both were verified.
+    """Copy a new file of a draft, whose name contains its verified digest.
 
     Raises:
         VerificationError: the file has changed since it was verified.
@@ -376,10 +378,10 @@ def _copy(path: Path, target: Path, public: Path) -> None:
 
 
 def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
-    """Check that options for keys of people fit; `is_new`: the role gets its first keys now.
+    """Check that the options for public keys of people fit to each other.
 
     Raises:
-        UsageError: the options do not fit.
+        UsageError: the options contradict each other or the state of the role.
     """
     if keys.public and not is_new:
         raise UsageError(

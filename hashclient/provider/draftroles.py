@@ -1,10 +1,10 @@
 """The roles of a draft: whose keys have to sign each role, and which fields may change.
 
-A change needs new versions of the roles that it changes, then of the snapshot, which names these
-roles, then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft
-name roles of the same draft by the version alone: a length and a hash would depend on who will
-sign. TUF lets a provider decide whether to give length and hash. The errors of `drafts` have the
-same meaning in this module.
+A change needs new versions of the changed roles, of the snapshot, which names the changed roles,
+and of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name roles
+of the same draft only by version, without length and hash, because length and hash depend on the
+signatures, which are added later. TUF allows metadata without length and hash. The functions raise
+the errors that `hashclient.provider.drafts.load_draft` describes.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from hashclient.trust.additions import (
     longest_of,
 )
 
-#: Snapshot and timestamp name other roles, and are signed with every change.
+#: The roles that name other roles by version and are signed with every change.
 NAMING = ("snapshot", "timestamp")
 _KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Keys; at least `threshold` of these keys have to sign.
+    """A group of keys, of which at least `threshold` have to sign a role.
 
-    Keys with `may` are allowed to sign but need not: they are about to be replaced, but a client
-    that fetched just before still verifies the role with these keys.
+    If `may` is true, the keys are allowed to sign, but need not sign. These keys are about to be
+    replaced, and a client that does not have the new root yet verifies the role with these keys.
     """
 
     keys: dict[str, Key]
@@ -67,12 +67,12 @@ class Policy(msgspec.Struct, frozen=True):
 def policies_of(
     role: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> list[Policy]:
-    """Return whose keys have to sign `role` of a draft, or may.
+    """Return the groups of keys that have to sign, or may sign, `role` of a draft.
 
-    A root has two groups of keys that have to sign: the keys of the root before, and its own keys.
-    A role that gets other keys from a root has two groups, too; but the new keys alone are enough,
-    since the old keys may be lost. `before` has the published roles, `roles` the roles of the
-    draft.
+    Two groups of keys have to sign a root: the keys of the previous root, and the keys of the new
+    root. If a new root gives a role other keys, only the new keys have to sign the role, and the
+    old keys may sign, because the old keys may be lost. `before` has the published roles, `roles`
+    has the roles of the draft.
     """
     if role not in TOP_LEVEL_ROLE_NAMES:
         described, keys = delegated(newest("targets", before, roles))[role]
@@ -89,18 +89,18 @@ def policies_of(
 def newest(
     name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> Metadata[Any]:
-    """Return a role of the draft, or else the published role."""
+    """Return the role `name` of the draft, or the published role if the draft lacks it."""
     return roles[name] if name in roles else before[name]
 
 
 def policy_of(delegator: Any, role: Any) -> Policy:
-    """Return the keys that sign a role, as the role above it says."""
+    """Return the keys and the threshold that `delegator` names for the role `role`."""
     keys = {keyid: delegator.keys[keyid] for keyid in role.keyids if keyid in delegator.keys}
     return Policy(keys, role.threshold)
 
 
 def with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
-    """Return the roles to which a root gives other keys than the root before."""
+    """Return the roles to which the root `new` gives other keys than the root `old`."""
     return [
         name
         for name in ("root", "targets", "snapshot", "timestamp")
@@ -110,7 +110,7 @@ def with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
 
 
 def notices_of(targets: Metadata[Any]) -> Targets | None:
-    """Return the delegation to the role of notices in targets, or None without one."""
+    """Return the delegation in targets to the role of notices; None if it does not exist."""
     try:
         return delegator_of(targets.signed)
     except (RepositoryError, ValueError, TypeError, RecursionError):
@@ -118,7 +118,7 @@ def notices_of(targets: Metadata[Any]) -> Targets | None:
 
 
 def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:
-    """Return the roles that targets name (the lists, and the role of notices), with their keys."""
+    """Return the roles that targets name (lists, and the role of notices), with their keys."""
     found = {}
     delegator = notices_of(targets)
     for one in (targets.signed, *([] if delegator is None else [delegator])):
@@ -131,7 +131,7 @@ def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str
 
 
 def known_keys(before: Mapping[str, Metadata[Any]]) -> set[str]:
-    """Return the ids of all keys that root and targets name before the draft."""
+    """Return the ids of all keys that the published root and targets name."""
     listed = (key for _, keys in delegated(before["targets"]).values() for key in keys)
     return {*before["root"].signed.keys, *listed}
 
@@ -157,7 +157,7 @@ def is_signed(
     root: Metadata[Any],
     named: Mapping[str, tuple[DelegatedRole, dict[str, Key]]],
 ) -> bool:
-    """Return whether enough keys have signed a role, which root names or is among `named`."""
+    """Return whether enough keys have signed a role; `root` or `named` says which keys count."""
     if name in TOP_LEVEL_ROLE_NAMES:
         policy = policy_of(root.signed, root.signed.roles[name])
     else:
@@ -167,7 +167,7 @@ def is_signed(
 
 
 def is_valid(key: Key, signature: Signature, role: Metadata[Any]) -> bool:
-    """Return whether a signature is of this key and of this role."""
+    """Return whether `key` has made the `signature` over the bytes of `role`."""
     try:
         key.verify_signature(signature, role.signed_bytes)
     except (UnverifiedSignatureError, BadSignatureError, ValueError):
@@ -182,7 +182,7 @@ def _below_snapshot(changed: Collection[str]) -> list[str]:
 
 
 def with_naming(changed: Collection[str]) -> set[str]:
-    """Return the roles of a change, with snapshot and timestamp if they have to follow."""
+    """Return `changed` with snapshot and timestamp, if new versions of these are needed."""
     found = set(changed)
     if _below_snapshot(found) or "snapshot" in found:
         found |= {*NAMING}
@@ -196,7 +196,7 @@ def name_changed(meta: dict[str, MetaFile], roles: Mapping[str, Metadata[Any]]) 
 
 
 def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) -> int | None:
-    """Return the version of the snapshot that the timestamp of a draft names; None if unchanged.
+    """Return the version of the snapshot for the timestamp of a draft; None if unchanged.
 
     `before` is the published timestamp, `roles` are the roles of the draft.
     """
@@ -207,12 +207,12 @@ def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) 
 
 
 def is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
-    """Return whether metadata is of the kind that a role of this name has."""
+    """Return whether `role` is metadata of the type that a role with this name needs."""
     return isinstance(role.signed, _KINDS.get(name, Targets))
 
 
 def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
-    """Verify that earlier metadata is signed by keys that its root and targets name."""
+    """Verify that the metadata in `before/` is signed by keys that its root and targets name."""
     for name, role in before.items():
         if not is_of_its_kind(name, role):
             refuse("earlier metadata is of another kind")
@@ -227,7 +227,7 @@ def verify_before(before: Mapping[str, Metadata[Any]]) -> None:
 def verify_delegations(
     before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> None:
-    """Verify that root and targets change keys and lists only of roles in the draft."""
+    """Verify that root and targets change the keys only of roles that are in the draft."""
     old = delegated(before["targets"])
     new = delegated(newest("targets", before, roles))
     if "targets" in roles:
@@ -256,7 +256,7 @@ def verify_delegations(
 
 
 def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
-    """Verify that snapshot and timestamp name the roles of the draft, and others as before."""
+    """Verify that snapshot and timestamp name the roles of the draft, and change nothing else."""
     for name in {"snapshot", "timestamp"}.intersection(roles):
         if name not in before:
             refuse(f"earlier metadata of role {name} is missing")
@@ -274,7 +274,7 @@ def verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metad
 
 
 def unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that TUF lacks; fields of targets are checked separately."""
+    """Return the fields of a role that TUF and this program do not define."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
     if name == "root":
         longest(role)
@@ -303,7 +303,7 @@ def longest(root: Metadata[Any]) -> timedelta | None:
 
 
 def ended_by(targets: Metadata[Any]) -> frozenset[str]:
-    """Return the names of lists that have ended, as targets say."""
+    """Return the names of the lists that `targets` name as ended."""
     try:
         return ended_lists(targets.signed)
     except RepositoryError as error:

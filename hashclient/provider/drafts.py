@@ -1,31 +1,34 @@
-"""A draft: a change that is written, and is published after enough people have signed it elsewhere.
+"""Loads and verifies drafts: changes that are published after enough people have signed them.
 
-A draft is a directory that may be passed on in any way: its parts are signed, or compared with
-signed parts.
+A draft is a directory. It may be copied in any way, because each file that counts is signed or is
+compared with a signed file.
 
-    draft.json      its format, who made it and when: for people, not verified
-    before/         root, targets and the roles that change, as they are published, signed
-    roles/          to be signed: the roles that change, without signatures
+    draft.json      the format, who made the draft and when; for people, not verified
+    before/         root, targets and the roles that change, as published and signed
+    roles/          the new versions of the roles that change, without signatures
     files/          the new files of a list, or a new notice
-    signatures/     one file a signature, which may also be sent back alone
+    signatures/     one file a signature; a person may send back this file only
 
-Loading a draft verifies it, as far as that is possible from the draft alone:
+`load_draft` makes these checks, which need only the files of the draft:
 
-1. The metadata in `before/`, except the root, is signed correctly: by the keys of the root, or, for
-   lists and notices, by the keys that targets name. People who sign compare the root with the one
-   they know.
-2. Each role is the next version of the earlier role, and has no other fields than that role.
-3. A list keeps its published files. New files are complete in the draft: their digests are in the
-   role, and they are read as a client reads them. Notices follow the same rules as lists.
-4. Targets keep all delegations to lists and notices, and their keys, except for roles in the draft
-   and ended lists; a root keeps all roles in the same way.
-5. A snapshot names the same roles as before, and the roles of the draft by their new versions; a
-   timestamp names the next snapshot.
-6. Each signature is made by a key that counts for its role, is valid for exactly these bytes, and
-   occurs once.
+1. The metadata in `before/`, except the root, is signed correctly: lists and notices by the keys
+   that targets name, other roles by the keys that the root names. A person who signs the draft
+   compares the root with a root that the person knows.
+2. Each role in `roles/` is the next version of the role in `before/`. The fields that TUF does not
+   define are equal in both versions.
+3. A list keeps its published files, unless new files replace them. All new files are in the draft:
+   their digests are in the role, and the code that reads them is the code that a client uses. The
+   rules for notices are the same.
+4. Targets keep the delegations to lists and notices, and the keys of lists and notices, except for
+   ended lists and for roles in the draft. A root keeps the keys of all roles, except for roles in
+   the draft.
+5. A snapshot names the same roles as the published snapshot, and names the roles of the draft by
+   their new versions. A timestamp names the next snapshot.
+6. Each signature is valid for the bytes of a role in the draft. The key that made the signature
+   counts for this role and has signed it once.
 
-A person who may write to the directory can exchange it at any time. So each file is read once, and
-`Draft.digest` identifies all bytes that were read and will be signed.
+A person who may write to the directory can exchange files at any time. So each file is read once,
+and `Draft.digest` identifies all bytes that were read and will be signed.
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ MAX_SIGNATURES = 1000
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`draft.json`."""
+    """The contents of `draft.json`: the format, the time, and the person who made the draft."""
 
     format: str
     made: datetime
@@ -87,7 +90,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file in `signatures/`: a signature of the role `role`, hexadecimal."""
+    """A file in `signatures/`: the signature `sig` of the role `role`, in hexadecimal."""
 
     role: str
     keyid: str
@@ -95,7 +98,7 @@ class SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A verified draft; `signatures` are by role and by the id of the key."""
+    """A verified draft; `signatures` maps each role to its signatures by the id of the key."""
 
     directory: Path
     head: Head
@@ -103,20 +106,20 @@ class Draft(msgspec.Struct, frozen=True):
     roles: dict[str, Metadata[Any]]
     lists: dict[str, ListChange]
     notices: NoticeChange | None
-    #: The new files, by target name.
+    #: The paths of the new files in the draft, by target name.
     files: dict[str, Path]
     signatures: dict[str, dict[str, Signature]]
-    #: The sha256 of the root before the draft, as `provider status` shows it.
+    #: The SHA-256 of the root in `before/`, in the form that `hashclient provider status` shows.
     root_sha256: str
 
     @property
     def digest(self) -> str:
-        """The SHA-256 that identifies the draft: its roles, and their earlier versions.
+        """The SHA-256 that identifies the roles of the draft and their earlier versions.
 
-        The digest is computed over lines as `sha256sum` prints them, sorted by name: one line for
-        each file in `before/` and `roles/`, with the SHA-256 of the bytes that are signed in it.
-        The roles name the new files by their digests. Signatures do not count, so the digest is the
-        same for all who sign.
+        The digest is computed over lines in the format of `sha256sum`, sorted by name. Each file in
+        `before/` and `roles/` has one line, with the SHA-256 of the signed bytes of the file. The
+        digest covers the new files, because the roles contain their digests. The digest does not
+        cover signatures, so all people who sign see the same digest.
         """
         lines = [
             f"{hashlib.sha256(role.signed_bytes).hexdigest()}  {folder}/{name}.json\n"
@@ -130,7 +133,7 @@ class Draft(msgspec.Struct, frozen=True):
         return set(self.signatures.get(role, {}))
 
     def with_other_keys(self) -> list[str]:
-        """Return the roles that have other keys than before, including new lists."""
+        """Return the roles to which the draft gives other keys, including new lists."""
         found = []
         if "targets" in self.roles:
             old, new = delegated(self.before["targets"]), delegated(self.roles["targets"])
@@ -146,7 +149,7 @@ class Draft(msgspec.Struct, frozen=True):
         return sorted(ended_by(self.roles["targets"]) - ended_by(self.before["targets"]))
 
     def signed(self) -> dict[str, Metadata[Any]]:
-        """Return the roles with their signatures, as they are published."""
+        """Return the roles with their signatures, in the form in which they are published."""
         return {
             name: Metadata(metadata.signed, dict(sorted(self.signatures[name].items())))
             for name, metadata in self.roles.items()
@@ -154,14 +157,15 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _name: ()) -> Draft:
-    """Read and verify a draft; the numbers are those above.
+    """Read and verify a draft; comments have the numbers of the checks in the module's docstring.
 
-    For each list, `to` returns the objects that get the contents of the list's new files.
+    `to` is called with the name of each list, and returns the objects that receive the contents of
+    the list's new files.
 
     Raises:
         UsageError: the directory is not a draft, or cannot be read.
         VerificationError: a check fails.
-        StateError: a newer version has written the draft.
+        StateError: the draft was written by a newer version of hashclient.
     """
     head = _load_head(directory)
     before, before_bytes = _load_roles(directory / "before")
@@ -201,10 +205,10 @@ def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _n
 
 
 def verify_digest(draft: Draft, shown: str) -> None:
-    """Check that a draft has the digest `shown`, which somebody has seen.
+    """Check that a draft has the digest `shown`, which was shown to the person who signs.
 
     Raises:
-        VerificationError: it is another draft.
+        VerificationError: the draft has another digest.
     """
     if shown.lower() != draft.digest:
         raise VerificationError(
@@ -215,10 +219,10 @@ def verify_digest(draft: Draft, shown: str) -> None:
 
 
 def verify_root(draft: Draft, known: bytes) -> None:
-    """Check that a draft follows the root that somebody knows, or a later root that follows it.
+    """Check that the root in `before/` is the root `known`, or a later root that follows it.
 
     Raises:
-        VerificationError: the draft is of another repository.
+        VerificationError: the draft belongs to another repository.
     """
     if hashlib.sha256(known).hexdigest() == draft.root_sha256:
         return
@@ -265,7 +269,7 @@ def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes
         data[name] = read_file(path, MAX_STATE_BYTES)
         try:
             found[name] = Metadata.from_bytes(data[name])
-            _ = found[name].signed_bytes  # a value that cannot be signed, for example a fraction
+            _ = found[name].signed_bytes  # fails if a value cannot be signed, such as a fraction
         except (RepositoryError, ValueError, RecursionError) as error:
             raise VerificationError(f"the draft is not valid: {printable(path)}") from error
     return found, data

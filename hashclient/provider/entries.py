@@ -1,8 +1,8 @@
-"""The entries of one publication: checked, numbered and encoded as segments.
+"""Checks and numbers the entries of one publication, and encodes them as segments.
 
-Rows come in batches from files of digests. The results are bytes that a client will accept: before
-a file is written, the client's own parser reads every segment. `changes` compares with the list,
-and writes.
+The input is batches of rows from files of digests. The client's own parser reads every segment
+before a file is written, so clients accept the segments. `hashclient.provider.changes` compares the
+entries with the list, and writes the segments.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CATEGORIES_HINT = "nothing was published; use fewer, and put finer ones into th
 
 
 class NewSegment(msgspec.Struct, frozen=True):
-    """A segment and its file."""
+    """A segment, and the bytes of its file."""
 
     segment: Segment
     data: bytes
@@ -55,14 +55,14 @@ class NewSegment(msgspec.Struct, frozen=True):
 def new_segment(
     generation: int, kind: Literal["add", "withdraw"], number: int, table: pa.Table
 ) -> NewSegment:
-    """Encode `table` as segment `number` of its kind in a generation."""
+    """Encode `table` as the segment of a generation that has this kind and `number`."""
     name = f"g{generation:06d}-{kind}-{number:03d}.parquet"
     segment = Segment(name, kind, table.num_rows, generation, generation)
     return NewSegment(segment, encode_segment(table))
 
 
 def made_id(generation: int, number: int) -> str:
-    """Return the id of an entry that was given without id: the `number`-th of its generation."""
+    """Return the id for the `number`-th entry of a generation, which was given without an id."""
     return f"{generation}-{number}"
 
 
@@ -70,12 +70,13 @@ class Entries(msgspec.Struct):
     """Gathers batches of digests into the `add` segments of one generation."""
 
     generation: int
-    #: The category of entries that have none.
+    #: The category for entries that were given without a category.
     category: str = DEFAULT_CATEGORY
     segments: list[NewSegment] = msgspec.field(default_factory=list)
     ids: list[Strings] = msgspec.field(default_factory=list)
     rows: int = 0
-    #: The origin of rows: the first row of each batch, the file, the line numbers.
+    #: The number of the first row of each batch; `origins` has the file and the line numbers of
+    #: each batch.
     starts: list[int] = msgspec.field(default_factory=list)
     #: Rows that have a digest of the empty file.
     empty: list[int] = msgspec.field(default_factory=list)
@@ -86,7 +87,7 @@ class Entries(msgspec.Struct):
     pending: list[pa.Table] = msgspec.field(default_factory=list)
 
     def add(self, batch: DigestBatch, name: str) -> None:
-        """Take the rows of `batch`, read from the file called `name`."""
+        """Add the rows of `batch`, which was read from the file `name`."""
         self.empty += (rows_of_the_empty_file(batch.digests) + self.rows).tolist()
         self.digests.add(batch, self.rows)
         self.starts.append(self.rows)
@@ -97,7 +98,7 @@ class Entries(msgspec.Struct):
             self._encode(SEGMENT_ENTRIES)
 
     def finish(self) -> None:
-        """Make the last segment of the remaining rows.
+        """Encode the remaining rows as the last segments.
 
         Raises:
             UsageError: an entry breaks a rule of the format, or has a digest of the empty file.
@@ -113,7 +114,7 @@ class Entries(msgspec.Struct):
             )
 
     def _encode(self, at_least: int) -> None:
-        """Make segments of the pending rows as long as at least `at_least` rows are left."""
+        """Encode pending rows as segments while at least `at_least` rows are left."""
         import pyarrow as pa
 
         table = pa.concat_tables(self.pending)
@@ -121,7 +122,7 @@ class Entries(msgspec.Struct):
             part = table.slice(0, SEGMENT_ENTRIES)
             new = new_segment(self.generation, "add", len(self.segments), part)
             try:
-                # Reading it back as a client does finds each break of a rule of the format.
+                # The client's parser finds each entry that breaks a rule of the format.
                 for batch in parse_add_segment(new.data, new.segment):
                     self.ids.append(batch.ids)
                     self.categories.update(by_category(batch))
@@ -132,7 +133,7 @@ class Entries(msgspec.Struct):
         self.pending = [table] if table.num_rows else []
 
     def _broken_rule(self, part: pa.Table, error: VerificationError) -> UsageError:
-        """Say which line has the entry that breaks a rule of the format."""
+        """Return the error that names the line with the entry that breaks a rule of the format."""
         first = sum(new.segment.entries for new in self.segments)
         columns = part.column("entry_id").to_pylist(), part.column("category").to_pylist()
         for row, (entry_id, category) in enumerate(zip(*columns, strict=True), first):
@@ -148,18 +149,19 @@ class Entries(msgspec.Struct):
             low, high = (
                 (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
             )
-        # Too many categories are not the error of one entry.
+        # If the entry is valid by itself, the segment has too many categories, and no line is
+        # wrong.
         if not _is_valid(part.slice(low, 1)):
             return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
         return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
 
     def read(self) -> Iterator[AddBatch]:
-        """Yield the entries as they would be published, in their order."""
+        """Yield the entries in the form and the order in which they would be published."""
         for new in self.segments:
             yield from parse_add_segment(new.data, new.segment)
 
     def where(self, row: int) -> str:
-        """Return the file and the line that a row comes from."""
+        """Return the file and the line from which a row was read, as `file:line`."""
         batch = bisect.bisect_right(self.starts, row) - 1
         name, lines = self.origins[batch]
         return f"{printable(name)}:{lines[row - self.starts[batch]]}"
@@ -170,7 +172,7 @@ class Entries(msgspec.Struct):
         return np.concatenate([none, *(entry_hashes(ids) for ids in self.ids)])
 
     def check_unique(self, hashes: Uint64, live: Uint64) -> None:
-        """Refuse an entry whose id occurs before it, or is `live` on the list (sorted hashes)."""
+        """Refuse an id that occurs twice or is on the list; `live` has the hashes of listed ids."""
         order = np.argsort(hashes, kind="stable")
         ordered = hashes[order]
         again = order[1:][ordered[1:] == ordered[:-1]]
@@ -184,7 +186,7 @@ class Entries(msgspec.Struct):
                 )
 
     def check_categories(self, listed: Collection[str], list_name: str) -> None:
-        """Refuse more categories than a list may have; `listed` categories count, too."""
+        """Refuse more categories than a list may have; `listed` has the categories of the list."""
         count = len({*self.categories, *listed})
         if count > MAX_CATEGORIES:
             raise UsageError(
@@ -214,9 +216,9 @@ def _is_valid(table: pa.Table) -> bool:
 
 
 def _table(batch: DigestBatch, generation: int, number: int, category: str) -> pa.Table:
-    """Return the rows of `batch` in the form of an `add` segment; the first has `number`.
+    """Return the rows of `batch` as a table for an `add` segment; rows count from `number`.
 
-    Entries without a category get `category`.
+    An entry without a category gets `category`.
     """
     import pyarrow as pa
 

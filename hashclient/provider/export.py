@@ -1,8 +1,9 @@
-"""Writing a bundle: all published files in one file, for clients without a network.
+"""Writes a bundle: one file with all published files, for clients without a network.
 
-A bundle has the current metadata, every root, and the files of the lists: all files, or only the
-files that a client at a given generation lacks. Clients verify a bundle like answers of a web
-server, so it must be fetched before the timestamp expires. The format is in `lists.bundle`.
+A bundle contains the current metadata, every root, and files of the lists: all files, or only the
+files that a client at a given generation lacks. A client verifies a bundle as strictly as the
+answers of a web server, so the client has to import the bundle before the timestamp expires.
+`hashclient.lists.bundle` describes the format.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
 from hashclient.trust.additions import ended_lists
 
-#: Roles that sign files: `targets`, and the roles it delegates to, which the snapshot names.
+#: The name of the role targets in a snapshot; all other names in a snapshot are of lists or of the
+#: role of notices.
 _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and the generation that a client needs, if any."""
+    """A list in a bundle: its generation, and the generation that a client needs, or None."""
 
     name: str
     generation: int
@@ -51,9 +53,10 @@ class ExportedList(msgspec.Struct, frozen=True):
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """A written bundle: how many files of how many bytes, and which lists.
+    """The facts about a written bundle: the number of files, their bytes, and the lists.
 
-    `until` is the earliest expiry of its metadata: after that, clients refuse the bundle.
+    `until` is the earliest expiry of the metadata in the bundle; clients refuse the bundle after
+    this time.
     """
 
     files: int
@@ -63,7 +66,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file below `public/`: its bytes, or its signed length and digest."""
+    """A file below `public/`, with its bytes, or with its signed length and digest."""
 
     name: str
     signed: MetaFile | TargetFile | None = None
@@ -71,17 +74,18 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
-    """Write the published files of the repository in `directory` to `to`, for its owner only.
+    """Write the published files of the repository in `directory` to `to`, readable by its owner.
 
-    For a list in `since`, the bundle leaves out the segments that a client at that generation, or a
-    later generation, has already. If these segments are not known any more, the whole list is
-    written, and `Exported.lists` says so. The same repository gives the same bytes.
+    `since` maps lists to generations. The bundle leaves out the segments of a list that a client at
+    this generation, or at a later generation, has already. If consolidation has joined these
+    segments with later segments, the whole list is written, and `Exported.lists` says so. Two
+    exports of an unchanged repository have equal bytes.
 
     Raises:
-        UsageError: the list or the generation does not exist, or `to` is something other than a
-            file, or is inside the repository.
-        StateError: no repository is there, the repository is being changed or is corrupt, or `to`
-            cannot be written; then an earlier file `to` stays.
+        UsageError: the list or the generation does not exist, or `to` is not a regular file, or is
+            inside the repository.
+        StateError: the repository does not exist, is being changed or is corrupt, or `to` cannot be
+            written; then an earlier file `to` stays.
     """
     public = directory / "public"
     if not (public / "metadata" / "timestamp.json").exists():
@@ -99,8 +103,8 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
             hint="the bundle could replace a published file, or be published: write it elsewhere",
         )
     busy = f"another process is changing {printable(directory)}"
-    # With the lock, a new root is never read together with an old timestamp. Segments never change,
-    # and are kept long enough.
+    # The lock prevents that a new root is read together with an old timestamp. The segments need no
+    # lock, because segments never change and are kept for a day after their replacement.
     lock = writer_lock(directory / "lock", busy=busy, hint="wait until it has finished")
     with own_hints("cannot read", directory), lock:
         found = _Published(public, since)
@@ -132,7 +136,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
 
 
 class _Published:
-    """The published files in the order of a bundle, and the facts about them."""
+    """The published files in the order of the bundle, their lists, and their earliest expiry."""
 
     def __init__(self, public: Path, since: Mapping[str, int]) -> None:
         self._public = public
@@ -156,7 +160,7 @@ class _Published:
         gone = {f"{name}.json" for name in ended_lists(signed)}
         for name, meta in snapshot.meta.items():
             if name in gone:
-                continue  # no client asks for this root: its expiry does not matter
+                continue  # no client asks for a role of an ended list
             targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
                 self._add_targets(name.removesuffix(".json"), targets)
@@ -173,12 +177,13 @@ class _Published:
 
     def _metadata(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
         data = _read(self._public, _File(f"metadata/{name}", signed))
-        # The bytes are kept, since the next timestamp has the same name and may replace it.
+        # The bytes are kept, because the next timestamp has the same file name and may replace this
+        # file.
         self.files.append(_File(f"metadata/{name}", signed, data))
         return parse_metadata(data, kind, self._public / "metadata" / name).signed
 
     def _counted(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
-        """Add metadata whose expiry counts; the expiry of old roots does not count."""
+        """Add metadata whose expiry limits `until`; the expiry of old roots does not limit it."""
         found = self._metadata(kind, name, signed)
         self._expiries.append(found.expires)
         return found
@@ -199,7 +204,7 @@ class _Published:
 
 
 def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]]:
-    """Return the generation that a client needs, and the targets that it has already.
+    """Return the generation that a client needs, and the targets that the client has already.
 
     If a client needs the whole list, return None and an empty set.
     """
@@ -232,10 +237,10 @@ def _target(target: TargetFile) -> _File:
 
 
 def _read(public: Path, file: _File) -> bytes:
-    """Return the bytes of a file, as they are signed.
+    """Return the bytes of a file, after comparing them with the signed length and digest.
 
     Raises:
-        StateError: the file has other bytes, or cannot be read.
+        StateError: the bytes are not the signed bytes, or the file cannot be read.
     """
     data = read_public(public / file.name)
     if file.signed is not None:

@@ -1,8 +1,9 @@
-"""Feedback of clients: verified, kept by client, and added up by entry.
+"""Verifies the feedback of clients, stores it by client, and adds it up by entry.
 
-A file replaces all earlier files of its client. A file counts if a recorded key of a client has
-signed it for this repository, and if it was made after the client's last file. So no file counts
-twice, and no older file counts again. Clients that were revoked do not count.
+A file of feedback replaces all earlier files of the same client. A file counts if a recorded key of
+a client has signed the file for this repository, and if the file was made after the client's last
+file. So no file counts twice, and an older file never replaces a newer file. The feedback of
+revoked clients does not count.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import for_people, printable
 
 _MAX_BYTES = 1 << 30
-#: How far the clock of a client may be ahead of the clock of this machine.
+#: The time by which the clock of a client may be ahead of the clock of this machine.
 _AHEAD = timedelta(hours=1)
 
 
 class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The last feedback of a client, and the SHA-256 of its file."""
+    """The last feedback of a client, and the SHA-256 of the file of this feedback."""
 
     made: datetime
     sha256: str
@@ -46,8 +47,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tally(msgspec.Struct, frozen=True):
     """The counts of an entry over all clients.
 
-    `rejected_by` is how many clients rejected matches of the entry or set the entry aside;
-    `proposed` says whether somebody should look at the entry and perhaps withdraw it.
+    `rejected_by` is the number of clients that rejected matches of the entry or set the entry
+    aside. `proposed` says whether the entry is proposed for withdrawal.
     """
 
     list: str
@@ -65,11 +66,12 @@ class Tally(msgspec.Struct, frozen=True):
 def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
     """Count a file of feedback; return the name of its client, and the counts.
 
-    1. The file verifies, and its key is recorded for a client that was not revoked.
-    2. The file is for this repository: the client has pinned a root of this repository. The file is
-    not from the future: otherwise, no later file of the client would count until that
-       time. The file is not from the future: otherwise no later file of the client would count
-       until that time.
+    1. The signature of the file is valid, and a client that was not revoked has the key that made
+       the signature.
+    2. The file is for this repository: it names a root of this repository as the root that the
+       client has pinned.
+    3. The file is not from the future. Otherwise no later file of the client would count until the
+       time of the file.
     4. The file is newer than the client's last file.
 
     Raises:
@@ -111,7 +113,7 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 
 
 def tallies(repository: Repository, least: int) -> list[Tally]:
-    """Return the counts by entry over all clients; the entry that most clients reject comes first.
+    """Return the counts of each entry over all clients; the most rejected entry comes first.
 
     An entry is proposed for withdrawal if `least` clients reject it, no client confirms it, and it
     is on its list.

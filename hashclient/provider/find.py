@@ -1,8 +1,8 @@
 """Finds entries of the published lists, by their ids or by digests in a file.
 
-The user has the digests; the answer names their entries, and the kinds of digests that agree, never
-a digest. Lists are read segment by segment, so memory grows with questions and answers only, not
-with the lists.
+An answer names the entries that have a digest in the file, and the algorithms of the equal digests,
+but contains no digest. Lists are read segment by segment, so the memory depends on the number of
+questions and answers, and not on the size of the lists.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hashclient.provider.doubles import is_in, keys_of
 from hashclient.provider.results import Answer, Entry
 from hashclient.system.text import printable
 
-#: The most questions: each takes some 600 bytes of memory.
+#: The largest number of questions; a question takes some 600 bytes of memory.
 MAX_ASKED = 1_000_000
 
 
 class Questions:
-    """The questions: ids, and rows with digests."""
+    """The ids and the rows with digests that the user asks about."""
 
     def __init__(self, ids: Sequence[str] = ()) -> None:
         """Ask for the entries `ids`.
@@ -49,23 +49,24 @@ class Questions:
         for number, text in enumerate(ids):
             self._ids.setdefault(text.encode(), []).append(number)
         self._hashes = np.unique(entry_hashes(np.array([*self._ids], "S64")))
-        #: By algorithm: the first eight bytes of each digest that is asked for, and the numbers of
-        #: the questions that have this digest.
+        #: For each algorithm: the first eight bytes of each digest in the questions, and the
+        #: numbers of the questions that have this digest.
         self._digests: dict[Algorithm, dict[bytes, list[int]]] = {a: {} for a in Algorithm}
         self._keys: dict[Algorithm, Uint64] = {}
         self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}
-        #: Entries that were asked for, each with the number of its question.
+        #: Found entries, each with the number of its question.
         self._hits: list[tuple[int, Entry]] = []
-        #: Numbers of the hits in the list that is read, by id: a withdrawal applies to the latest
-        #: hit.
+        #: For each id: the indices in `_hits` of entries of the list that is being read. A
+        #: withdrawal applies to the latest of these entries.
         self._here: dict[bytes, list[int]] = {}
         self._list = ""
 
     def ask(self, sources: Iterable[tuple[str, BinaryIO]], reading: Reading) -> None:
-        """Ask for the entries that have digests of the rows of files.
+        """Add each row of files of digests as a question.
 
         Raises:
-            UsageError: a file is not understood, or the files have more than `MAX_ASKED` rows.
+            UsageError: a file is not in a known format, or the files have more than `MAX_ASKED`
+                rows.
         """
         for name, stream in sources:
             for batch in read_digests(stream, name, reading):
@@ -91,11 +92,11 @@ class Questions:
                 self._digests[algorithm].setdefault(digest, []).append(start + row)
 
     def begin(self, list_name: str) -> None:
-        """Begin another list."""
+        """Begin to search the list `list_name`; `add` and `withdraw` receive its segments."""
         self._list, self._here = list_name, {}
 
     def add(self, batch: AddBatch, segment: Segment) -> None:
-        """Look for the questions among entries that were added to the list."""
+        """Search entries that were added to the list for entries that the questions ask about."""
         pairs: set[tuple[int, int]] = set()
         for row in np.flatnonzero(np.isin(entry_hashes(batch.ids), self._hashes)).tolist():
             pairs |= {(row, n) for n in self._ids.get(bytes(batch.ids[row]), ())}

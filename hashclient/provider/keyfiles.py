@@ -1,9 +1,10 @@
-"""Files of private and public keys: Ed25519 in PEM; a passphrase may encrypt a private key.
+"""Reads and writes Ed25519 keys in PEM files; a passphrase may encrypt a private key.
 
-An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
-rounds hardly slow down somebody who has stolen the file, so the passphrase has to be long. A key
-that was made with `openssl pkcs8 -topk8 -scrypt` is read as well. The caller provides a
-`Passphrases`, which finds passphrases; a passphrase is never an argument of a command.
+An encrypted key has the form PKCS#8 that OpenSSL writes (PBES2: AES-256-CBC under PBKDF2). The
+passphrase has to be long, because the 2,048 rounds of PBKDF2 hardly slow down somebody who has
+stolen the file. A key that was made with `openssl pkcs8 -topk8 -scrypt` can be read, too. The
+caller passes a `Passphrases`, which asks for passphrases; a passphrase is never an argument of a
+command, because other users can see arguments.
 """
 
 from __future__ import annotations
@@ -33,21 +34,22 @@ from hashclient.system.outputs import remove_new, replaced_file, write_new
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
-#: Limits of a new passphrase. Six words of a list of 7,776 have more than the minimum.
+#: Limits of a new passphrase, in bytes. Six random words from a list of 7,776 words are longer than
+#: the minimum.
 MIN_PASSPHRASE_BYTES = 16
 MAX_PASSPHRASE_BYTES = 1023
 
-#: The member of a key in root and targets that names the person who keeps it.
+#: The field of a key in root and targets that names the person who has the private key.
 NAME_FIELD = "hashclient-name"
 
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 
 class Passphrases:
-    """The passphrases of one command: each is asked for once, and also tried for the next keys."""
+    """The passphrases of one command; each is asked for once and tried for all later keys."""
 
     def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
-        """`ask` is called with the name of a key file; it returns None for no passphrase."""
+        """Store `ask`, which gets the name of a key file and returns a passphrase or None."""
         self._ask = ask
         self._known: list[bytes] = []
 
@@ -56,7 +58,7 @@ class Passphrases:
         self._known.append(passphrase)
 
     def open(self, path: Path, data: bytes) -> tuple[Ed25519PrivateKey, bytes]:
-        """Return the private key in `data`, of the file `path`, and the passphrase that opens it.
+        """Decrypt the private key `data` of the file `path`; return the key and its passphrase.
 
         Raises:
             StateError: no passphrase is known, the passphrase is wrong, or the key is damaged.
@@ -81,11 +83,11 @@ class Passphrases:
 
 
 def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, bytes | None]:
-    """Read a private key; return it and its passphrase, None without a passphrase.
+    """Read a private key; return the key, and its passphrase or None.
 
     Raises:
-        StateError: the file cannot be read, other users can read it, it is not an Ed25519 key, or
-            it cannot be decrypted.
+        StateError: the file cannot be read, can be read by other users, is not an Ed25519 key, or
+            cannot be decrypted.
     """
     try:
         data = read_secret(path, "signing key")
@@ -109,7 +111,7 @@ def is_encrypted(data: bytes) -> bool:
 
 
 def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
-    """Return the file of a private key; `passphrase` encrypts it unless that is None."""
+    """Return a private key as PEM, encrypted with `passphrase` unless `passphrase` is None."""
     how: KeySerializationEncryption = (
         NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
     )
@@ -117,7 +119,7 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def load_public(path: Path) -> SSlibKey:
-    """Read a public key; the key gets the name of its file, and this name is signed, too.
+    """Read a public key, and store the name of the file in the key, where it will be signed.
 
     Raises:
         UsageError: the file cannot be read, or is not a public Ed25519 key.
@@ -140,7 +142,7 @@ def load_public(path: Path) -> SSlibKey:
 
 
 def name_of(key: Key) -> str | None:
-    """Return the name that the metadata give to a key, or None."""
+    """Return the name of the person in the field `NAME_FIELD` of a key, or None."""
     name = key.unrecognized_fields.get(NAME_FIELD)
     return name if isinstance(name, str) and is_name(name) else None
 
@@ -149,7 +151,7 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
     """Write a new private key and its public key into new files; return the key's id.
 
     Raises:
-        UsageError: a file exists, or cannot be written; then neither file is left.
+        UsageError: a file exists already, or cannot be written; neither new file is left.
     """
     key = Ed25519PrivateKey.generate()
     made = write_new(output, private_bytes(key, passphrase))
@@ -166,11 +168,11 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
 def change_passphrase(
     path: Path, passphrases: Passphrases, wanted: Callable[[], bytes | None]
 ) -> None:
-    """Encrypt the private key in `path` with the passphrase that `wanted` returns, or decrypt it.
+    """Encrypt the key in `path` with the passphrase that `wanted` returns; decrypt it if None.
 
     Raises:
-        StateError: the key cannot be read, opened or written; then the file is unchanged.
-        UsageError: another user may have exchanged the path, see `replaced_file`.
+        StateError: the key cannot be read, decrypted or written; the file is unchanged.
+        UsageError: another user may have exchanged the file at `path`, see `replaced_file`.
     """
     signer, _ = load_private(path, passphrases)
     key = load_pem_private_key(signer.private_bytes, None)

@@ -1,4 +1,4 @@
-"""The number of keys of a role, and the validity of their signatures."""
+"""The number of keys of a role, and how long the signatures of each role are valid."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Clock = Callable[[], datetime]
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """How many keys a role has, and how many of them have to sign.
+    """The number of keys of a role, and how many of these keys have to sign.
 
-    `public` has the public keys of people who keep their private keys, and sign elsewhere.
+    `public` has the public keys of people who sign drafts on their own machines.
     """
 
     count: int = 1
@@ -36,27 +36,27 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Validity(msgspec.Struct, frozen=True):
-    """How long signatures are valid. With a short time, clients soon notice a frozen repository."""
+    """How long signatures are valid; a short time lets clients soon notice a frozen repository."""
 
     root: timedelta = timedelta(days=365)
     targets: timedelta = timedelta(days=365)
     lists: timedelta = timedelta(days=90)
     snapshot: timedelta = timedelta(days=30)
     timestamp: timedelta = timedelta(days=7)
-    #: The longest validity that a new root allows for snapshot and timestamp, for example before a
-    #: holiday.
+    #: The longest validity that a new root allows for snapshot and timestamp. A provider may use
+    #: such a long validity once, for example before a holiday.
     longest: timedelta = timedelta(days=60)
 
     def of(self, role: str) -> timedelta:
-        """Return the validity of `role`, which may be the name of a list."""
+        """Return how long a signature of `role` is valid; `role` may be the name of a list."""
         validity: timedelta = getattr(self, role if role in TOP_LEVEL_ROLE_NAMES else "lists")
         return validity
 
 
 class Expiry:
-    """The time at which new signatures expire, and which roles are due to be signed again.
+    """Computes when new signatures expire, and which roles are due to be signed again.
 
-    `ends` are the roles with the time until which each is signed.
+    The argument `ends` of the methods maps each role to the time at which its signatures expire.
     """
 
     def __init__(self, clock: Clock, validity: Validity) -> None:
@@ -66,15 +66,15 @@ class Expiry:
         self._until: datetime | None = None
 
     def of(self, role: str) -> datetime:
-        """Return until when a signature of `role` that is made now is valid."""
+        """Return the time at which a signature of `role` expires if it is made now."""
         usual = self._clock().replace(microsecond=0) + self._validity.of(role)
         return max(usual, self._until or usual)
 
     def hold_until(self, until: datetime, root: Root) -> None:
-        """Return a validity for signatures that end at `until`, if `root` allows it.
+        """Make new signatures valid until at least `until`, if `root` allows this validity.
 
         Raises:
-            UsageError: the root does not allow it, or `until` has passed.
+            UsageError: the root does not allow a validity until `until`, or `until` has passed.
             StateError: the field of the root is not a number of days.
         """
         try:
@@ -94,11 +94,11 @@ class Expiry:
     def with_less_than(
         self, share: float, ends: Mapping[str, datetime]
     ) -> list[tuple[str, datetime]]:
-        """Return roles with less than this share of their validity left, each with its end."""
+        """Return the roles with less than `share` of their validity left, and when they expire."""
         now = self._clock()
         return [(r, at) for r, at in ends.items() if at - now < self._validity.of(r) * share]
 
     def due(self, ends: Mapping[str, datetime]) -> list[str]:
-        """Return the roles that have less than half their validity left, or that end too early."""
+        """Return the roles with less than half their validity left, or that expire too early."""
         half = dict(self.with_less_than(1 / 2, ends))
         return [r for r, at in ends.items() if r in half or (self._until and at < self._until)]

@@ -1,4 +1,4 @@
-"""The private keys of a repository: files in `keys/`; a file may be kept elsewhere for a while."""
+"""The private keys of a repository, which are files in the directory `keys/`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hashclient.system.text import counted, printable
 
 
 class KeyStore:
-    """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
+    """Ed25519 keys in a private directory; a key has the file `<role>-<start of the id>.pem`.
 
-    A file may be kept elsewhere (offline) while it is not needed for signing.
+    The file of a key may be moved to offline storage while the key is not needed for signing.
     """
 
     def __init__(self, directory: Path, passphrases: Passphrases | None = None) -> None:
@@ -34,7 +34,7 @@ class KeyStore:
         return self.directory / f"{role}-{keyid[:16]}.pem"
 
     def generate(self, role: str, count: int) -> list[Key]:
-        """Make and store `count` new keys for `role`; return their public halves."""
+        """Make and store `count` new keys for `role`; return the public keys."""
         make_private_dir(self.directory)
         made: list[Key] = []
         if self.passphrase is not None:
@@ -70,7 +70,7 @@ class KeyStore:
             )
 
     def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:
-        """Check as `signers` does, but do not open keys under a passphrase.
+        """Check that enough keys are on this machine, without decrypting encrypted keys.
 
         Raises:
             StateError: fewer than `threshold` keys are on this machine, or a key is not usable.
@@ -98,12 +98,13 @@ class KeyStore:
         return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
 
     def protect_as(self, role: str, keyids: Sequence[str]) -> None:
-        """Encrypt new keys with the passphrase of the present keys of `keyids`.
+        """Encrypt new keys with the passphrase that encrypts the keys `keyids` of `role`.
 
-        Without a passphrase, or if new keys have a passphrase already, nothing changes.
+        Nothing changes if the keys `keyids` are not encrypted, or if a passphrase for new keys is
+        set already.
 
         Raises:
-            StateError: a key cannot be opened.
+            StateError: a key cannot be decrypted.
         """
         for path in [self._path(role, keyid) for keyid in keyids]:
             if self.passphrase is None and self._is_closed(path):
@@ -116,7 +117,7 @@ class KeyStore:
         return signer
 
     def discard(self, names: Collection[str]) -> None:
-        """Remove key files where possible."""
+        """Remove the key files `names`, and ignore files that cannot be removed."""
         for name in names:
             with contextlib.suppress(OSError):
                 (self.directory / name).unlink()

@@ -1,7 +1,7 @@
-"""The files of the lists in a repository: an index and segments for each, with signed names.
+"""Reads and writes the files of the lists in a repository: the indexes and the segments.
 
-This module reads, writes and counts the files of lists; `keys` signs the files, and makes a change
-visible. Segments never change, and an unreferenced segment stays for a while.
+`hashclient.provider.roles` signs the files and makes a change visible. Segments never change. A
+segment that no index names any more is kept for `UNREFERENCED_S` seconds.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from hashclient.provider.roles import Roles
 from hashclient.system.files import state_errors, write_atomic
 from hashclient.trust.provenance import Provenance, note, provenance_of
 
-#: Seconds for which an unreferenced file stays: longer than any fetch.
+#: The number of seconds for which an unreferenced file is kept; a fetch takes less time.
 UNREFERENCED_S = 86_400
 
 
 class Shown(Protocol):
-    """Gets the entries that were added to a list, and the ids of withdrawn entries, in order."""
+    """Receives the entries added to a list and the ids of withdrawn entries, in order."""
 
     def add(self, batch: AddBatch, segment: Segment, /) -> None:
         """Receive entries that were added."""
@@ -53,10 +53,10 @@ class Shown(Protocol):
 
 
 class ListFiles:
-    """The files below `public/targets` of a repository; its lock is the caller's."""
+    """The files below `public/targets` of a repository, which the caller has locked."""
 
     def __init__(self, directory: Path, clock: Clock) -> None:
-        """Read and write below `directory`."""
+        """Read and write files below `directory`."""
         self.directory = directory
         self._clock = clock
 
@@ -94,9 +94,9 @@ class ListFiles:
     def live_hashes(self, roles: Roles, index: ListIndex, *to: Shown) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
-        The 64-bit hashes of the checksum represent the ids. In one of 300,000 lists with 10 million
-        ids, two ids have the same hash: then the later id is refused, and the provider has to
-        choose another id. All entries are also passed to each element of `to`.
+        The hashes are the 64-bit hashes that the checksum of a list uses. In one of 300,000 lists
+        with 10 million ids, two ids have the same hash; the later id is refused, and the provider
+        has to choose another id. All entries are also passed to each element of `to`.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
@@ -116,10 +116,10 @@ class ListFiles:
         return live
 
     def show(self, roles: Roles, list_name: str, segments: Sequence[Segment], to: Shown) -> None:
-        """Show the contents of `segments` to `to`, in order.
+        """Pass the contents of `segments` to `to`, in order.
 
         Raises:
-            StateError: as `batches`.
+            StateError: see `batches`.
         """
         for segment, batch in self.batches(roles, list_name, segments):
             show(batch, segment, to)
@@ -143,7 +143,7 @@ class ListFiles:
     def next_index(
         self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int
     ) -> ListIndex:
-        """Return the index after a change by `entries` entries and a sum of hashes, `checksum`.
+        """Return the index after a change of the number of entries and of the checksum.
 
         Raises:
             UsageError: the list would be larger than the format allows.
@@ -193,7 +193,7 @@ class ListFiles:
     ) -> None:
         """Write the files of a generation, and add their names to the role of the list.
 
-        Without a `provenance`, the earlier provenance stays.
+        If `provenance` is None, the earlier provenance is kept.
 
         Raises:
             StateError: a file cannot be written.
@@ -208,7 +208,7 @@ class ListFiles:
             self.write_target(target, data)
 
     def write_target(self, target: TargetFile, data: bytes) -> None:
-        """Write a file under its signed name.
+        """Write a file under the name that the signed target has.
 
         Raises:
             StateError: the file cannot be written.
@@ -250,7 +250,7 @@ def parse_segment(data: bytes, segment: Segment) -> Iterator[AddBatch | Strings]
 
 
 def show(batch: AddBatch | Strings, segment: Segment, to: Shown) -> None:
-    """Show a batch of a segment to `to`."""
+    """Pass a batch of a segment to `to`."""
     if isinstance(batch, AddBatch):
         to.add(batch, segment)
     else:

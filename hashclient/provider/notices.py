@@ -1,8 +1,9 @@
-"""Notices of a provider: published, replaced and cancelled, under a role with its own keys.
+"""Publishes, replaces and cancels notices of a provider, in a role that has its own keys.
 
-The first notice makes the role. A notice is taken out of the role some time after it has expired,
-so that the role does not grow. Cancelled and replaced notices stay until then, so that a client
-that was away gets them. Texts are checked by the rules of the clients (`notices.document`).
+The first notice creates the role. A notice is removed from the role some time after the expiry of
+the notice, so that the role does not grow. Cancelled and replaced notices are also kept until their
+removal, so that a client that was offline receives them. The texts of notices are checked by the
+rules of the clients (`hashclient.notices.document`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from hashclient.provider.roles import Roles
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES
 
-#: Values of fields that a new notice does not give.
+#: The values of the fields that the user does not set in a new notice.
 DEFAULTS: Mapping[str, Any] = {
     "status": Status.ACTUAL,
     "language": "en",
@@ -51,15 +52,15 @@ DEFAULTS: Mapping[str, Any] = {
     "lists": (),
 }
 DEFAULT_LIFE = timedelta(days=30)
-#: An expired notice is taken out of the role after this time. Clients that fetch less often see the
-#: expiry in the notice itself.
+#: The time from the expiry of a notice to its removal from the role. A client that fetches less
+#: often than this sees the expiry in the notice itself.
 REMOVED_AFTER = timedelta(days=30)
 
 _ONE_KEY = Keys()
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a notice from a user; None means the earlier or the default value."""
+    """The fields of a notice that the user sets; None means the earlier or the default value."""
 
     id: str | None = None
     sender: str | None = None
@@ -77,28 +78,29 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     lists: tuple[str, ...] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Return the given fields, by name."""
+        """Return the fields that are not None, by name."""
         return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
 class NoticeBoard:
-    """The notices in one repository."""
+    """Changes the notices in one repository."""
 
     def __init__(self, repository: Repository) -> None:
-        """Read nothing yet."""
+        """Store the repository; nothing is read yet."""
         self.repository = repository
 
     def publish(
         self, said: Said, now: datetime, *, keys: Keys = _ONE_KEY, draft: Path | None = None
     ) -> Notice:
-        """Publish a new notice. The first notice makes the role, with `keys`.
+        """Publish a new notice. The first notice creates the role of notices, with `keys`.
 
-        With `draft`, a new directory, the change is written there, for others to sign.
+        If `draft` is given, the change is written as a draft into this new directory instead of
+        being published.
 
         Raises:
             UsageError: the notice breaks a rule of the format, or its id was used before.
-            StateError: no repository is there, a key is missing, or a file cannot be written; the
-                old state is still published.
+            StateError: the repository does not exist, a key is missing, or a file cannot be
+                written; the old state is still published.
         """
         with self.repository.changing_roles() as roles:
             check_public(keys, draft, is_new=roles.notices is None)
@@ -107,11 +109,11 @@ class NoticeBoard:
     def update(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Replace the notices `ids` by a new notice; `said` overrides fields of the first.
+        """Replace the notices `ids` by a new notice; fields that `said` lacks are copied.
 
         Raises:
-            UsageError: as `publish`; or a notice in `ids` is not published, or has ended.
-            StateError: as `publish`.
+            UsageError: see `publish`; also if a notice in `ids` is not published, or has ended.
+            StateError: see `publish`.
         """
         with self.repository.changing_roles() as roles:
             old = self._earlier(roles, ids, now)
@@ -121,26 +123,27 @@ class NoticeBoard:
     def cancel(
         self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
     ) -> Notice:
-        """Cancel the notices `ids`; `said` may give the reason.
+        """Cancel the notices `ids` by a new notice; `said` may contain the reason.
 
         Raises:
-            UsageError: as `update`.
-            StateError: as `publish`.
+            UsageError: see `update`.
+            StateError: see `publish`.
         """
         with self.repository.changing_roles() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0])
-            # A Cancel must be published for as long as the notices that it ends.
+            # A notice of type Cancel has to be published for as long as the notices that it
+            # cancels.
             values["expires"] = max(notice.expires for notice in old)
             values["headline"] = f"Cancelled: {values['headline']}"[: LINES["headline"]]
             values |= {"description": "", "instruction": ""} | said.given()
             return self._publish(roles, Type.CANCEL, values, old, now, draft)
 
     def standing(self, now: datetime) -> list[Standing]:
-        """Return the published notices with their state, the newest first.
+        """Return the published notices with their states, the newest notice first.
 
         Raises:
-            StateError: no repository is there, or the repository is corrupt.
+            StateError: the repository does not exist or is corrupt.
         """
         return self._standing(self.repository.load(), now)
 
@@ -163,7 +166,8 @@ class NoticeBoard:
         require_ready(roles, draft, "targets" if is_new else NOTICES)
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
-        # The notice is dated after the notices that it refers to, even if another clock was ahead.
+        # The time of the new notice has to be after the times of the notices that it refers to,
+        # even if these were published on a machine whose clock was ahead.
         sent = max([sent, *(notice.sent + timedelta(seconds=1) for notice in old)])
         if "sender" not in values:
             if not known:
@@ -172,7 +176,8 @@ class NoticeBoard:
                     hint="a name that only you have, such as lists@example.org",
                 )
             values["sender"] = known[0].sender
-        # The severity is required: unknown severity counts as the highest at clients.
+        # The severity is required, because clients treat an unknown severity as the highest
+        # severity.
         for name in ("event", "headline", "severity"):
             if name not in values:
                 raise UsageError(f"a notice needs --{name}")
@@ -245,7 +250,7 @@ class NoticeBoard:
 
 
 class _Addition(msgspec.Struct, frozen=True):
-    """A change that adds a notice to its role, which exists."""
+    """A change that adds a notice to the role of notices, which exists already."""
 
     notice_id: str
     data: bytes
@@ -263,7 +268,7 @@ class _Addition(msgspec.Struct, frozen=True):
 
 
 def _inherited(notice: Notice) -> dict[str, Any]:
-    """Return the default fields of a notice that refers to `notice`."""
+    """Return the fields that a new notice copies from the earlier `notice`."""
     own = {"format", "id", "sent", "type", "references"}
     return {k: v for k, v in msgspec.structs.asdict(notice).items() if k not in own}
 

@@ -1,9 +1,9 @@
-"""The published files on the disk: folders for a web server of another account, and reading them.
+"""Reads the published files, and sets the modes of their folders for the web server's account.
 
-`public/` is made for all to read, whatever the umask. Folders below `public/` get the mode of
-`public/` itself: if it is closed to all but a group, later folders are, too. No signature is
-verified here: the directory belongs to the provider, so only damage by a disk or a person has to be
-found.
+All accounts may read a new `public/`, whatever the umask is. New folders below `public/` get the
+mode of `public/`, so a provider can let only a group read the files by changing the mode of
+`public/`. The functions that read verify no signature, because the provider owns the directory, and
+only damage by a disk or a person has to be found.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from hashclient.system.files import (
 )
 from hashclient.system.text import excerpt, printable
 
-#: Anybody may read published files, so that a web server under another user can read them.
+#: The modes of published files and folders: all accounts may read them, because the web server may
+#: run under another account.
 PUBLIC_MODE = 0o644
 PUBLIC_DIR_MODE = 0o755
 
 
 def make_open_dir(path: Path) -> None:
-    """Create `path`, and missing parents, so that all accounts may read them, whatever the umask.
+    """Create `path` and missing parents, readable for all accounts, whatever the umask is.
 
     Raises:
         StateError: the directory cannot be made.
@@ -47,7 +48,7 @@ def make_open_dir(path: Path) -> None:
 
 
 def make_public_root(public: Path) -> None:
-    """Create `public/` of a new repository; a killed command may have made it before.
+    """Create `public/` of a new repository, if a killed command has not created it before.
 
     Raises:
         StateError: the directory cannot be made.
@@ -59,7 +60,8 @@ def make_public_root(public: Path) -> None:
 def make_folder_below(public: Path, path: Path) -> None:
     """Create the folder `path` below `public`; new folders get the mode of `public`.
 
-    A command that was killed, or a command of another version, may have left these folders closed.
+    The mode of existing folders is also set, because a killed command, or another version of
+    hashclient, may have left folders that the web server cannot read.
 
     Raises:
         StateError: the folder cannot be made, or its mode cannot be set.
@@ -71,14 +73,14 @@ def make_folder_below(public: Path, path: Path) -> None:
             if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
-                # Only the owner of a folder can change its mode; another account that can write to
-                # it cannot.
+                # Only the owner of a folder can change the mode of the folder, so this fails for
+                # another account that may write to the folder.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
-    """Yield folders that keep other accounts from published files, first those above `public`.
+    """Yield the folders that other accounts cannot enter, the folders above `public` first.
 
     Raises:
         StateError: the status of a folder cannot be read.
@@ -101,14 +103,14 @@ def _set_mode(folder: Path, mode: int) -> None:
 
 Kind = TypeVar("Kind", Root, Timestamp, Snapshot, Targets)
 
-#: Spelled as TUF spells it, so that each version has one name.
+#: A version number without leading zeros, as in TUF, so that each version has only one name.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 RESTORE_HINT = "restore the repository from a copy"
 
 
-#: Hints for errors of the operating system, for a repository. The functions of `system.files` are
-#: for the state directory of a client.
+#: Hints for errors of the operating system in a repository. The hints of `hashclient.system.files`
+#: are about the state directory of a client.
 _HINTS = {
     errno.ENOSPC: "free some space and try again; clients still get the earlier publication",
     errno.EDQUOT: "the disk quota is used up; clients still get the earlier publication",
@@ -121,11 +123,11 @@ _HINTS = {
 
 @contextlib.contextmanager
 def own_hints(what: str, directory: Path) -> Iterator[None]:
-    """Give errors of the operating system the hints of a repository.
+    """Replace the hints of errors of the operating system by hints for a repository.
 
     Raises:
-        StateError: an error of the block, with another hint; an `OSError` becomes a StateError with
-            `what` and `directory`.
+        StateError: an error in the `with` block, with another hint; the message for an `OSError`
+            contains `what` and `directory`.
     """
     try:
         yield
@@ -155,7 +157,7 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
     """Return the metadata in the file at `path`, whose bytes are `data`.
 
     Raises:
-        StateError: the bytes are no metadata, or metadata of another kind.
+        StateError: the bytes are not metadata, or are metadata of another kind than `kind`.
     """
     try:
         found: Metadata[Any] = Metadata.from_bytes(data)
@@ -173,7 +175,7 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
 
 
 def metadata_file(role: str, version: int) -> str:
-    """Return the name of the published file with a version of a role, or of a list's role."""
+    """Return the name of the published file with this version of a role."""
     return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
 
 
@@ -200,7 +202,7 @@ def read_published(directory: Path) -> dict[str, Metadata[Any]]:
 
 
 def root_versions(directory: Path) -> list[int]:
-    """Return the versions of the roots in `directory`, in order; similar names do not count.
+    """Return the versions of the roots in `directory`, in order; other files are ignored.
 
     Raises:
         OSError: the directory cannot be read.

@@ -1,9 +1,9 @@
-"""Replaces a list by a source: withdraws entries that the source lacks, adds the others.
+"""Makes a list equal to a source: withdraws entries that the source lacks, adds missing entries.
 
-Equal entries are left alone, so that clients download the difference only. Entries are equal if
-digests, size and category are equal, and the id if the source has ids; the time of adding does not
-count. Ids and contents are compared by 64-bit hashes. Entries that differ only in their ids are
-counted: afterwards the list has as many of these entries as the source.
+Entries that are equal in the list and in the source are not changed, so that clients download only
+the difference. Entries are equal if their digests, size and category are equal and, if the source
+has ids, their ids are equal. Ids and contents are compared by 64-bit hashes. If several entries of
+the source have the same contents, the list gets the same number of entries with these contents.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint32, Uin
 from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 
-#: Odd, so that a multiplication by this number never maps two hashes to the same hash.
+#: A factor for hashes. It is odd, so that no two hashes have the same product modulo 2**64.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _WIDTHS = {a: a.digest_bytes for a in Algorithm}
 
 
 class Listed:
-    """The listed entries; it is called with all additions and withdrawals, in order."""
+    """The entries of a list; `add` and `withdraw` receive all changes of the list, in order."""
 
     def __init__(self) -> None:
-        """Begin without entries."""
+        """Begin with an empty list."""
         self._parts: list[tuple[Strings, Uint64, Uint64]] = []
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:
@@ -49,13 +49,13 @@ class Listed:
     def difference(
         self, batches: Sequence[Named], category: str, *, may_be_empty: bool = False
     ) -> tuple[list[Named], Strings]:
-        """Return the rows that are not listed, and the ids of listed entries that the source lacks.
+        """Return the rows of the source to add, and the ids of the listed entries to withdraw.
 
-        `category` is the category of entries that have no category. If several entries are equal,
-        the first entries stay.
+        A row without a category gets `category`. If the list has more equal entries than the
+        source, the entries that were added first are kept.
 
         Raises:
-            UsageError: the source has no entry, unless it `may_be_empty`.
+            UsageError: the source has no entry, and `may_be_empty` is false.
         """
         if not (may_be_empty or any(batch.count for _, batch in batches)):
             raise UsageError(
@@ -65,11 +65,13 @@ class Listed:
             )
         ids, hashes, contents = self._columns()
         named, theirs, pairs = _of_source([batch for _, batch in batches], category)
-        # Entries with an id in the source are the same by their ids as well, and come first.
+        # Rows with an id are compared first: such a row equals a listed entry with the same id and
+        # the same contents.
         ours = _pairs(hashes, contents)
         stays = np.isin(ours, pairs[named])
         listed = named & np.isin(pairs, ours) & (_numbers(pairs) == 0)
-        # Other entries are paired by equal contents: the first with the first, and so on.
+        # Rows without an id are compared by contents: the n-th row equals the n-th remaining listed
+        # entry with the same contents.
         left, rows = np.flatnonzero(~stays), np.flatnonzero(~named)
         here = _pairs(_numbers(contents[left]), contents[left])
         there = _pairs(_numbers(theirs[rows]), theirs[rows])
@@ -83,7 +85,7 @@ class Listed:
         return new, ids[~stays]
 
     def has_all(self, batches: Iterable[AddBatch], generation: int) -> bool:
-        """Return whether all entries of a new `generation` are listed; their ids count if given."""
+        """Return whether all entries of a new `generation` are listed, including any given ids."""
         _, hashes, contents = self._columns()
         pairs = _pairs(hashes, contents)
         first = 1
@@ -111,11 +113,12 @@ class Listed:
 def _of_source(
     batches: Sequence[DigestBatch], category: str
 ) -> tuple[npt.NDArray[np.bool_], Uint64, Uint64]:
-    """Return which rows of the source have an id; hashes of their contents, and of both."""
+    """Return for each row: whether it has an id, its hash of contents, its hash of both."""
     texts: list[str] = []
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:
-        # The text may be one character longer than the limit: a longer id equals no valid id.
+        # An id is cut to one character more than the limit, so that a too long id equals no valid
+        # id.
         texts += [
             (t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count
         ]
@@ -127,7 +130,7 @@ def _of_source(
 
 
 def _numbers(values: Uint64) -> Uint64:
-    """Return for each value how many equal values come before it."""
+    """Return for each value the number of equal values before this value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.searchsorted(ordered, ordered)

@@ -1,10 +1,14 @@
-"""The provider's side: makes and changes the repository of signed hash lists.
+"""Makes and changes a provider's repository of signed hash lists.
 
-Every list has a role and keys of its own; each change of a list is one new generation in new,
-immutable segments. `directory` has the lock, the log and the roles. `keys` signs, and makes a
-change visible in one instant. `listfiles` has the files of lists; `lists.wire` and `docs/format.md`
-describe the wire format. One publication holds its encoded segments in memory: some 70 MB a million
-entries with three digests.
+Every list has its own role and its own keys. Each change of a list is a new generation with new
+segments, which never change later. A publication needs some 70 MB of memory for each million
+entries with three digests, because all encoded segments are in memory. `hashclient.lists.wire` and
+`docs/format.md` describe the wire format. Other modules of `hashclient.provider` do parts of the
+work:
+
+- `directory` locks the repository, records changes in the log and loads the roles.
+- `roles` signs the roles, and makes a change visible to clients at one instant.
+- `listfiles` reads and writes the files of lists.
 """
 
 from __future__ import annotations
@@ -49,16 +53,17 @@ from hashclient.system.text import first_of, nearest, printable
 from hashclient.trust.additions import MAX_ENDED, NOTICES
 from hashclient.trust.provenance import MAX_TERMS_CHARS, is_terms
 
-#: The hint for a key that is here but cannot be opened.
+#: The hint for a key that is on this machine but cannot be decrypted.
 OPEN_KEY = "give the passphrase of its key"
-#: Files that a killed `create` leaves. Clients come later.
+#: The names of files that a killed `create` may leave. `clients.json` is missing here, because
+#: clients can be added only after `create`.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()
 
 
 class Repository(RepositoryDirectory):
-    """The repository in one directory. Each method that writes holds the lock until it returns."""
+    """The repository in one directory. Each method that writes locks the repository meanwhile."""
 
     def create(
         self,
@@ -67,18 +72,20 @@ class Repository(RepositoryDirectory):
         passphrase: bytes | None = None,
         longest: timedelta | None = None,
     ) -> None:
-        """Make the repository: keys, roles, no list. A `passphrase` encrypts all keys.
+        """Make the repository with keys and roles, without a list. `passphrase` encrypts all keys.
 
-        The root allows the time `longest` for snapshot and timestamp, by default the normal limit.
+        `longest` is the longest validity that the root allows for snapshot and timestamp; None
+        means the default limit.
 
         Raises:
-            UsageError: the directory has a repository or other files, or is inside a repository.
+            UsageError: the directory contains a repository or other files, or is inside a
+                repository.
             StateError: the repository cannot be written.
         """
         self.refuse_inside()
         with own_hints("cannot make repository", self.directory):
             make_open_dir(self.directory)
-            # Files of a killed `create` may be there.
+            # Files that a killed `create` left are allowed.
             present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
             if not present:
                 make_public_root(self.public)
@@ -120,25 +127,30 @@ class Repository(RepositoryDirectory):
         terms: str | None = None,
         share: Share | None = None,
     ) -> Published:
-        """Add the entries of `sources`, files of digests with their names, as a new generation.
+        """Add the entries of `sources` as a new generation of a list.
 
-        The first publication of a list makes its role, with `list_keys`. An entry without an id
-        gets `<generation>-<number>`, an entry without a category gets `category`, or the list's
-        name. Doubles are published, and counted. `reading` says how files are read, and which rows
-        count; `known_good` are files of digests that must not be on a list. With `replace`, listed
-        entries that the sources lack are withdrawn, and unchanged entries stay; without a
-        difference, no new generation is made. `dry_run` checks all and writes nothing. With
-        `draft`, a new directory, the change is written there, for others to sign. Without
-        `may_be_new`, a new list is made only if the repository has none yet. Without `again`,
-        nothing is published if all entries are listed already. `terms` are signed with the list,
-        and stay in force. With `share`, the list has the entries that another provider lists, and
-        `sources` is empty.
+        The first publication of a list creates the role of the list. An entry without an id gets
+        the id `<generation>-<number>`. Doubles are published and counted.
+
+        - `sources`: files of digests, with their names.
+        - `list_keys`: the keys of a new list.
+        - `reading`: how files are read, and which rows are chosen.
+        - `category`: the category for entries without a category; by default the list's name.
+        - `known_good`: files of digests that must not be on a list.
+        - `replace`: withdraw the listed entries that the sources lack, and leave equal entries
+          unchanged; if nothing differs, no new generation is made.
+        - `dry_run`: make all checks, and write nothing.
+        - `draft`: write the change as a draft into this new directory instead of publishing it.
+        - `may_be_new`: if false, a new list is created only in a repository without lists.
+        - `again`: if false, nothing is published if all entries are listed already.
+        - `terms`: the terms of use, which are signed with the list and with its later generations.
+        - `share`: republish the entries of another provider's list; `sources` is empty.
 
         Raises:
-            UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
-                id is on the list; nothing was written.
-            StateError: no repository is there, a key is missing, or a file cannot be written; the
-                old state is still published.
+            UsageError: an entry breaks a rule of the format, has a digest of the empty file, or has
+                an id that is on the list already; nothing was written.
+            StateError: the repository does not exist, a key is missing, or a file cannot be
+                written; the earlier state is still published.
         """
         check_list_name(list_name)
         if terms is not None and not is_terms(terms):
@@ -211,14 +223,14 @@ class Repository(RepositoryDirectory):
         generation: int | None = None,
         draft: Path | None = None,
     ) -> Published:
-        """Withdraw entries of a list as one new generation; with `draft`, write a draft.
+        """Withdraw entries of a list in a new generation; with `draft`, write a draft.
 
-        With `generation`, all entries that this generation added are withdrawn; `entry_ids` is
-        empty then.
+        If `generation` is given, all entries that this generation added are withdrawn, and
+        `entry_ids` is empty.
 
         Raises:
             UsageError: no list has this name, or an id is not on the list or is given twice.
-            StateError: as `publish`.
+            StateError: see `publish`.
         """
         if generation is None:
             check_entry_ids(entry_ids)
@@ -228,16 +240,16 @@ class Repository(RepositoryDirectory):
             return done
 
     def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
-        """Undo a generation of a list as one new generation; with `draft`, write a draft.
+        """Undo a generation of a list in a new generation; with `draft`, write a draft.
 
-        Entries that the generation added are withdrawn if they are still listed; entries that it
-        withdrew come back.
+        Entries that the generation added are withdrawn if they are still listed. Entries that the
+        generation withdrew are added again.
 
         Raises:
             UsageError: the list or generation does not exist, the generation has no change left to
                 undo, or another provider, whose list is republished, has withdrawn entries that
-                would come back.
-            StateError: as `publish`.
+                would be added again.
+            StateError: see `publish`.
         """
         with self._changing_list(list_name, draft) as roles:
             ids = may_return(self.sources / list_name, roles, self.files)
@@ -248,12 +260,12 @@ class Repository(RepositoryDirectory):
     def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
         """End a list: clients remove it, and withdraw its matches. With `draft`, write a draft.
 
-        The role `targets` contains the end. The list's name is not used again, its files stay, and
-        its keys are removed.
+        The role `targets` says that the list has ended. The name of the list cannot be used again,
+        the files of the list are kept, and the keys of the list are removed.
 
         Raises:
             UsageError: no list has this name.
-            StateError: as `publish`.
+            StateError: see `publish`.
         """
         with self._changing_list(list_name, draft, "targets") as roles:
             if len(roles.ended) >= MAX_ENDED:
@@ -266,15 +278,16 @@ class Repository(RepositoryDirectory):
     def consolidate(
         self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
     ) -> Consolidated:
-        """Join small segments of a list into large segments; generation and entries stay.
+        """Join small segments of a list into large segments, without changing the entries.
 
-        The `keep_newest` generations are left as they are. Files that no index names any more stay
-        for at least a day, for clients that are fetching; a later consolidation removes them. With
-        `draft`, the change is written to that directory, for others to sign.
+        The segments of the newest `keep_newest` generations are not joined. Files that no index
+        names any more are kept for at least a day, because clients may be fetching them; a later
+        consolidation removes these files. If `draft` is given, the change is written as a draft
+        into this directory instead of being published.
 
         Raises:
             UsageError: no list has this name.
-            StateError: as `publish`.
+            StateError: see `publish`.
         """
         with self._changing_list(list_name, draft) as roles:
             if draft is None:
@@ -288,7 +301,7 @@ class Repository(RepositoryDirectory):
     def _changing_list(
         self, name: str, draft: Path | None, signer: str | None = None
     ) -> Iterator[Roles]:
-        """Yield the published roles for a change of a list, which its role or `signer` signs."""
+        """Yield the published roles for a change of a list; `signer` or the list's role signs."""
         with self.changing_roles() as roles:
             require_list(roles, name)
             require_ready(roles, draft, signer or name)
@@ -297,14 +310,14 @@ class Repository(RepositoryDirectory):
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
 
-        Return the draft without the roles that this machine has signed in its place (snapshot and
-        timestamp).
+        Return the draft without the snapshot and the timestamp if this machine has signed new
+        versions of these roles instead of publishing the versions in the draft.
 
         Raises:
             UsageError: the directory is not a draft.
-            VerificationError: the draft was changed, follows another generation, or has signatures
-                of other keys.
-            StateError: too few people have signed the draft, or as `publish`.
+            VerificationError: the draft was changed, was made for an earlier published state, or
+                has signatures of other keys.
+            StateError: too few people have signed the draft; see also `publish`.
         """
         with self.changing_roles() as roles:
             taken = take_draft(roles, self.files, directory, self.clock)
@@ -329,14 +342,14 @@ class Repository(RepositoryDirectory):
     ) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.
 
-        Clients learn the new keys automatically. The old keys are removed; as many new keys are
-        made, with the same threshold, unless `wanted` says otherwise. Keys of people need a
-        `draft`, which these people sign. A new root may set `longest`, the limit of the validity of
-        snapshot and timestamp.
+        Clients accept the new keys without action by users. The old keys are removed. The number of
+        new keys and the threshold stay the same, unless `wanted` says otherwise. Public keys of
+        people in `wanted` need a `draft`, which these people sign. `longest` sets the longest
+        validity of snapshot and timestamp in a new root.
 
         Raises:
-            UsageError: no role has this name, or a draft lacks keys of people.
-            StateError: as `publish`.
+            UsageError: no role has this name, or `draft` is given without public keys of people.
+            StateError: see `publish`.
         """
         with self.changing_roles() as roles:
             if role not in roles.names():
@@ -360,13 +373,13 @@ class Repository(RepositoryDirectory):
             self.put(roles, {role, role_above(role)}, draft, "keys-rotated", {"role": role})
 
     def draft_renewal(self, draft: Path, until: datetime | None = None) -> list[str]:
-        """Write a draft of the due roles whose keys are elsewhere; return these roles.
+        """Write a draft of the due roles whose keys are not on this machine; return these roles.
 
-        With `until`, roles that expire before then are due as well.
+        If `until` is given, roles that expire before `until` are due as well.
 
         Raises:
-            UsageError: no role is due whose keys are elsewhere, or the draft cannot be written.
-            StateError: as `publish`.
+            UsageError: no due role lacks keys on this machine, or the draft cannot be written.
+            StateError: see `publish`.
         """
         with self.changing_roles() as roles:
             if until is not None:
@@ -381,13 +394,14 @@ class Repository(RepositoryDirectory):
             return sorted(elsewhere)
 
     def renew(self, until: datetime | None = None) -> Renewed:
-        """Sign the timestamp again, and each role past half of its validity, or expired.
+        """Sign the timestamp again, and each role that is past half of its validity.
 
-        With `until`, roles that would expire before this time are signed, and are valid until then.
+        If `until` is given, roles that expire before `until` are also signed, and new signatures
+        are valid at least until `until`.
 
         Raises:
-            UsageError: the root does not allow a validity of this length.
-            StateError: as `publish`.
+            UsageError: the root does not allow a validity until `until`.
+            StateError: see `publish`.
         """
         with self.changing_roles() as roles:
             if until is not None:

@@ -1,6 +1,6 @@
-"""Results of a provider's commands: changes, and the published state.
+"""The results of the commands of a provider: changes, and the published state.
 
-A field has the same name in the JSON output of the command.
+A field has the same name in the JSON output of the command, unless the class renames the field.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from hashclient.trust.provenance import Provenance
 
 
 class Some(msgspec.Struct, frozen=True):
-    """Some of the given entries: their number, and the file and line of the first entry."""
+    """A group of entries of the sources: its size, and `file:line` of the first entry."""
 
     count: int
     first: str
 
 
 class Published(msgspec.Struct, frozen=True):
-    """The result of a change: `changed` entries were added or withdrawn, `live` are now listed.
+    """The result of a change of a list.
 
-    Of the added entries, `listed` are the entries whose digests were all on the list before, and
-    `repeated` the entries whose digests all occur earlier in the sources.
+    `changed` is the number of added or withdrawn entries. `live` is the number of entries that are
+    now listed. `listed` are the added entries whose digests were all on the list before. `repeated`
+    are the added entries whose digests all occur earlier in the sources.
     """
 
     list_name: str
@@ -32,7 +33,7 @@ class Published(msgspec.Struct, frozen=True):
     live: int
     listed: Some | None = None
     repeated: Some | None = None
-    #: Entries that were also withdrawn, because the source lacks them.
+    #: The number of entries that a replacement has withdrawn, because the source lacks them.
     withdrawn: int = 0
     #: The number of added entries of each category.
     categories: dict[str, int] = {}
@@ -43,7 +44,7 @@ class Consolidated(
     frozen=True,
     rename={"list_name": "list", "before": "segments_before", "after": "segments"},
 ):
-    """The result of a consolidation: a list's number of segments before and after."""
+    """The result of a consolidation: the number of segments of a list `before` and `after`."""
 
     list_name: str
     generation: int
@@ -62,7 +63,7 @@ class RoleStatus(msgspec.Struct, frozen=True):
 
 
 class ListStatus(msgspec.Struct, frozen=True):
-    """A list as it is published."""
+    """The published state of a list."""
 
     name: str
     generation: int
@@ -72,9 +73,10 @@ class ListStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
-    """The published state; with `root_sha256`, a client's operator checks a received root.
+    """The published state of a repository.
 
-    `ended` are the names of lists that were published once.
+    An operator of a client compares a received root with `root_sha256`. `ended` has the names of
+    the ended lists.
     """
 
     root_sha256: str
@@ -84,9 +86,10 @@ class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """Roles that were signed again, and roles that are due but whose keys are not here.
+    """The roles that were `signed` again, and the due roles that were `skipped`.
 
-    `wanting` has, for each of these roles, the keys that are enough to sign it.
+    A role is skipped if its keys are not on this machine. `wanting` has an advice for each skipped
+    role: the keys that are needed to sign the role.
     """
 
     signed: tuple[str, ...]
@@ -95,7 +98,7 @@ class Renewed(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """How many entries the generations `first` to `last` of a list have added and withdrawn."""
+    """The numbers of entries that the generations `first` to `last` added and withdrew."""
 
     first: int
     last: int
@@ -108,10 +111,11 @@ class Overview(
     frozen=True,
     rename={"name": "list", "sized": "with_size", "steps": "generations"},
 ):
-    """A list in numbers: `live` entries; `sized` of these entries have a size.
+    """The counts of a list.
 
-    `categories` and `algorithms` count the entries of each category and algorithm, by name; `steps`
-    are the generations; some of the generations may be joined.
+    `live` is the number of listed entries, and `sized` is the number of listed entries that have a
+    size. `categories` and `algorithms` have the number of entries of each category and algorithm,
+    by name. `steps` has the changes of each generation, or of each range of joined generations.
     """
 
     name: str
@@ -124,15 +128,15 @@ class Overview(
     keys: int
     threshold: int
     steps: tuple[Step, ...]
-    #: The origins of the entries, the first origin first, and the terms of use.
+    #: The terms of use, and the origins of the entries, beginning with the original provider.
     provenance: Provenance = Provenance()
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The changes from generation `first` to `last`: ids of entries, each sorted.
+    """The sorted ids of the entries that changed from generation `first` to `last`.
 
-    `renewed` were withdrawn and added again in between. `categories` counts the added entries by
-    category.
+    `renewed` has the ids of entries that were withdrawn and added again between the two
+    generations. `categories` has the number of added entries of each category.
     """
 
     list_name: str
@@ -145,12 +149,13 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry that somebody asked for: its list and properties, without its digests.
+    """An entry that answers a question: its list and properties, without its digests.
 
-    The entry was added in a generation from `first` to `last`; it was withdrawn in a generation of
-    the range `withdrawn`, or is still listed. `algorithms` are the labels of the digests that it
-    has. If the question has digests, `agree` has the labels of digests that are equal on both
-    sides, and `differ` the labels of unequal digests; both may contain `size`.
+    The entry was added in a generation from `first` to `last`. `withdrawn` is the range of
+    generations in which the entry was withdrawn; it is None if the entry is still listed.
+    `algorithms` has the labels of the digests of the entry. If the question has digests, `agree`
+    has the labels of the digests that are equal in the question and in the entry, and `differ` has
+    the labels of the unequal digests; `agree` or `differ` may also contain `size`.
     """
 
     list_name: str
@@ -166,12 +171,12 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def is_listed(self) -> bool:
-        """Whether the entry is on the list now, and nothing differs."""
+        """Whether the entry is listed now, and nothing in the question differs from the entry."""
         return self.withdrawn is None and not self.differ
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer for an id, or for a row of a file: `asked` is the id, or `file:line`."""
+    """The answer to a question; `asked` is an id, or `file:line` of a row with digests."""
 
     asked: str
     entries: tuple[Entry, ...]

@@ -1,10 +1,10 @@
-"""The signed metadata of a provider: its roles, their keys, and how changes are published.
+"""Changes, signs and publishes the metadata of a provider's roles.
 
-A change is published by a new `timestamp.json`: all other files of the change are written before
-it, under new names. So a kill at any instant leaves the earlier published state, and the next
-change overwrites leftover files. A new root is the exception, since clients look for it by number:
-before the root, the metadata that it requires are published, signed by the old and the new keys.
-Other modules handle the content of lists, and the lock.
+A new `timestamp.json` publishes a change: all other files of the change are written before the
+timestamp, under new names. So if the command is killed at any instant, the earlier state is still
+published, and the next change overwrites leftover files. A new root is visible without a new
+timestamp, because clients look for the next root by its number. So the metadata that a new root
+requires are published before the root, signed by the old and the new keys.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from hashclient.trust.additions import (
 
 
 class Roles:
-    """The newest metadata of every role, and the means to change and publish it.
+    """The newest metadata of every role, with methods that change and publish the metadata.
 
-    Callers hold the repository's lock, change the `signed` parts in place, and `commit`.
+    A caller locks the repository, changes the `signed` parts of roles in place, and calls `commit`.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Roles:
         self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
         self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
         self.targets: Metadata[Targets] = roles.pop("targets")
-        #: The delegation from the targets to the role of notices, or None.
+        #: The delegation from targets to the role of notices; None if the role does not exist.
         self._delegator = delegator_of(self.targets.signed)
         self.notices: Metadata[Targets] | None = None
         if self._delegator is not None:
             self.notices = roles.pop(NOTICES, None)
-        #: The names of ended lists; the snapshot still names their roles.
+        #: The names of ended lists; the snapshot still names the roles of ended lists.
         self.ended = ended_lists(self.targets.signed)
         self.lists: dict[str, Metadata[Targets]] = {
             name: metadata for name, metadata in roles.items() if name not in self.ended
         }
-        #: Called before a file is written that clients see at once.
+        #: Called before a timestamp or a root is written, because clients see these files at once.
         self.announce: Callable[[], None] = lambda: None
 
     @classmethod
@@ -91,7 +91,7 @@ class Roles:
         root_keys: Keys,
         longest: timedelta | None = None,
     ) -> Roles:
-        """Make and publish the first metadata: no list yet."""
+        """Make and publish the first metadata, without a list."""
         signed: dict[str, Any] = {
             "root": Root(consistent_snapshot=True),
             "timestamp": Timestamp(),
@@ -134,7 +134,7 @@ class Roles:
         return ["root", "targets", "snapshot", "timestamp", *self._delegated()]
 
     def ends(self) -> dict[str, datetime]:
-        """Return until when each role is signed, in the order of `names`."""
+        """Return the time at which each role expires, in the order of `names`."""
         return {role: self.metadata(role).signed.expires for role in self.names()}
 
     def _delegated(self) -> list[str]:
@@ -152,7 +152,7 @@ class Roles:
         return self.targets.signed if role in self.lists else self.root.signed
 
     def add_notices(self, keys: Keys) -> Metadata[Targets]:
-        """Make the role of notices, with keys of its own; `commit` has to follow."""
+        """Make the role of notices with its own keys; the caller then calls `commit`."""
         self.notices = Metadata(Targets())
         self.notices.signed.version = 0
         self._delegator = new_delegator(keys.threshold)
@@ -167,7 +167,7 @@ class Roles:
         return delegations.roles
 
     def key_policy(self, role: str) -> tuple[list[str], int]:
-        """Return the key ids of `role` and its threshold."""
+        """Return the key ids of `role`, and the number of keys that have to sign `role`."""
         described = self._described(role)
         return described.keyids, described.threshold
 
@@ -186,7 +186,7 @@ class Roles:
                 raise
 
     def wanting(self, role: str) -> str | None:
-        """Return the advice for signing `role`; None if its keys are here."""
+        """Return how `role` can be signed; None if enough of its keys are on this machine."""
         try:
             self.keys.check(role, *self.key_policy(role))
         except StateError as error:
@@ -202,7 +202,7 @@ class Roles:
         return True
 
     def key_files(self) -> set[str]:
-        """Return the names of the key files that count for a role."""
+        """Return the names of the key files of all roles."""
         return {
             self.keys.name_of(role, keyid)
             for role in self.names()
@@ -210,7 +210,7 @@ class Roles:
         }
 
     def add_list(self, name: str, keys: Keys) -> None:
-        """Give list `name` a role and keys of its own; `commit` has to follow."""
+        """Make a role with its own keys for the list `name`; the caller then calls `commit`."""
         self.lists[name] = Metadata(Targets())
         self.lists[name].signed.version = 0
         self.delegations()[name] = DelegatedRole(
@@ -219,14 +219,17 @@ class Roles:
         self._add_keys(name, keys)
 
     def _add_keys(self, role: str, keys: Keys) -> None:
-        """Give a new role its keys: keys of people, or new keys, encrypted as the targets' keys."""
+        """Add the public keys of people to a new role, or make keys for the new role.
+
+        The passphrase that encrypts the keys of targets also encrypts the made keys.
+        """
         if not keys.public:
             self.keys.protect_as("targets", self.key_policy("targets")[0])
         for key in keys.public or self.keys.generate(role, keys.count):
             self._delegator_of(role).add_key(key, role)
 
     def end_list(self, name: str) -> None:
-        """Say that list `name` has ended; then the caller calls `commit`, or writes a draft."""
+        """Mark the list `name` as ended; the caller then calls `commit`, or writes a draft."""
         for keyid in list(self.key_policy(name)[0]):
             self.targets.signed.revoke_key(keyid, name)
         del self.delegations()[name], self.lists[name]
@@ -234,7 +237,7 @@ class Roles:
         end(self.targets.signed, self.ended)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give a role other keys, of people or new keys; then the caller commits or drafts it."""
+        """Replace the keys of `role`; the caller then calls `commit`, or writes a draft."""
         delegator = self._delegator_of(role)
         for keyid in list(self.key_policy(role)[0]):
             delegator.revoke_key(keyid, role)
@@ -243,12 +246,12 @@ class Roles:
         self._described(role).threshold = keys.threshold
 
     def delegate(self) -> None:
-        """Name the role of notices and its keys in the targets, if the role exists."""
+        """Write the role of notices and its keys into targets, if the role of notices exists."""
         if self._delegator is not None:
             delegate(self.targets.signed, self._delegator)
 
     def _replace(self, role: str, metadata: Metadata[Any]) -> None:
-        """Use metadata of a role that was signed elsewhere."""
+        """Replace the metadata of a role by metadata that were signed on another machine."""
         if role in TOP_LEVEL_ROLE_NAMES or (role == NOTICES and self._delegator is not None):
             setattr(self, role, metadata)
         else:
@@ -264,15 +267,15 @@ class Roles:
     ) -> None:
         """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
 
-        `signers` sign their roles, whatever the policy says; a role in `given` was signed elsewhere
-        and is written unchanged.
+        `signers` maps a role to signers that sign the role instead of the role's keys on this
+        machine. A role in `given` was signed on another machine and is written unchanged.
 
         Raises:
-            StateError: a signing key is not on this machine, or a file cannot be written; then
-                nothing is published.
+            StateError: a signing key is not on this machine, or a file cannot be written; nothing
+                is published.
         """
         signers, given = signers or {}, given or {}
-        if "targets" in given:  # root and targets come first: they define which roles exist
+        if "targets" in given:  # targets come first, because they define which lists exist
             self._replace("targets", given["targets"])
         else:
             self.delegate()
@@ -293,16 +296,16 @@ class Roles:
         signers: Sequence[Signer] | None = None,
         given: Mapping[str, Metadata[Any]] | None = None,
     ) -> None:
-        """Sign and write a new root, or write the root in `given`; clients see it at once."""
+        """Sign and write a new root, or write the root in `given`; clients see the root at once."""
         self._sign("root", signers, given or {})
 
     def _sign(
         self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
     ) -> bytes:
-        """Sign the next version of a role, unless `given`; write it, and return its bytes.
+        """Sign the next version of a role, or take the role from `given`; write and return it.
 
         Raises:
-            StateError: as `commit`.
+            StateError: see `commit`.
         """
         if role in given:
             self._replace(role, given[role])
@@ -318,7 +321,7 @@ class Roles:
         return self._write(role, metadata)
 
     def _write(self, role: str, metadata: Metadata[Any]) -> bytes:
-        """Write signed metadata of a role; return its bytes. Clients see two roles at once.
+        """Write signed metadata of a role; return the bytes of the file.
 
         Raises:
             StateError: the metadata cannot be written.
@@ -339,10 +342,10 @@ class Roles:
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp again, and each role past half of its validity.
 
-        Return the signed roles, and the due roles that have a key elsewhere.
+        Return the signed roles, and the due roles that lack a key on this machine.
 
         Raises:
-            StateError: as `commit`.
+            StateError: see `commit`.
         """
         due = self.expiry.due(self.ends())
         elsewhere = set(due) - {"timestamp", "snapshot"}

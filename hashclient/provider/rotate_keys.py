@@ -1,4 +1,4 @@
-"""Replaces the keys of a role by new keys, so that clients follow by themselves."""
+"""Replaces the keys of a role by new keys, which clients accept without action by users."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ def role_above(role: str) -> str:
 
 
 def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
-    """Replace all keys of `role` by new keys, as many as before unless `wanted` says more.
+    """Replace all keys of `role` by new keys; `wanted` may change their number and threshold.
 
-    The old keys are removed. A rotation of the root needs the root's old keys. A rotation of
-    another role needs the keys of the role above it, so that a lost key can be replaced.
+    The old keys are removed. A rotation of the keys of the root needs the old keys of the root. A
+    rotation of the keys of another role needs only the keys of the role that names these keys, so
+    that lost keys can be replaced.
 
     Raises:
-        StateError: as `Roles.commit`; then the old keys stay in force.
+        StateError: see `Roles.commit`; the old keys stay valid.
     """
     old, threshold = list(roles.key_policy(role)[0]), roles.key_policy(role)[1]
     wanted = wanted or Keys(len(old), threshold)
@@ -34,16 +35,16 @@ def rotate_keys(roles: Roles, role: str, wanted: Keys | None = None) -> None:
     new = roles.key_policy(role)[0]
     both = [*old_signers, *roles.keys.signers(role, new, wanted.threshold)]
     if above == "targets":
-        # One timestamp switches delegation and role together.
+        # One new timestamp publishes the new keys in targets and the role that the new keys signed.
         roles.commit({"targets", role})
     elif role == "root":
         # The keys of the earlier root and the keys of the new root sign the new root.
         roles.commit_root(both)
     else:
-        # 1. The metadata that the new root requires is written first; until the root is written,
-        # the keys of the old root count. (If the old keys are lost, clients refuse this metadata
-        # until the root is written.)
+        # 1. The metadata that the new root requires are written first. Until the root is written,
+        #    clients verify these metadata with the old keys. If the old keys are lost, clients
+        #    refuse these metadata until the root is written.
         roles.commit({role}, {role: both})
-        # 2. The new root puts the new keys in force.
+        # 2. From the new root on, clients verify the role with the new keys.
         roles.commit_root()
     roles.keys.retire(role, new)

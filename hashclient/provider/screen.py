@@ -1,8 +1,9 @@
-"""Rows that are not published: digests of the empty file, and of known good files.
+"""Leaves out rows that must not be published: digests of the empty file or of known good files.
 
-No list may have these rows: clients refuse the empty file, and users refuse known good files. These
-rows are skipped and counted like unusable rows, up to the same bound; beyond it, no row is
-published. However long the lists of known good files are, they are read in one pass.
+Clients refuse a list with a digest of the empty file, and a match of a known good file is a false
+alarm. These rows are skipped and counted like rows that cannot be used; if more rows are skipped
+than `Reading.max_bad` allows, nothing is published. Lists of known good files may be very long,
+because they are read once, batch by batch.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def read_screened(
     reading: Reading,
     known_good: Iterable[tuple[str, BinaryIO]] | None,
 ) -> Iterable[Named]:
-    """Read files of digests, and leave out rows that must not be published.
+    """Read files of digests, without the rows that must not be published.
 
     Raises:
-        UsageError: a file is not understood, or too many rows are skipped; also while reading.
+        UsageError: a file is not in a known format, or too many rows are skipped; also while
+            iterating.
     """
     read = (
         (name, batch) for name, stream in sources for batch in read_digests(stream, name, reading)
@@ -45,10 +47,11 @@ def read_screened(
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 
-    If no row may be skipped, these rows stay, and the publication is refused.
+    If `reading` allows no skipped row, these rows are not left out, and the publication refuses
+    them later with the name of the line.
 
     Raises:
-        UsageError: too many rows are skipped; also while reading.
+        UsageError: too many rows are skipped; also while iterating.
     """
     for name, batch in batches:
         rows = rows_of_the_empty_file(batch.digests) if reading.max_bad else np.zeros(0, np.uint32)
@@ -60,11 +63,11 @@ def without_known_good(
 ) -> Iterator[Named]:
     """Yield batches without rows that have a digest of a known good file.
 
-    `known_good` are files of digests with their names. All batches are held in memory until the
-    known good files are read.
+    `known_good` are files of digests with their names. All batches are in memory while the known
+    good files are read.
 
     Raises:
-        UsageError: as `without_empty_file`; or a list of known good files cannot be read.
+        UsageError: too many rows are skipped, or a list of known good files cannot be read.
     """
     held = list(batches)
     digests = _Digests(held)
@@ -85,7 +88,7 @@ def _without(
 
 
 class _Digests:
-    """The digests of batches, and which of them are known good."""
+    """The digests of batches, and for each row whether it has a digest of a known good file."""
 
     def __init__(self, held: list[Named]) -> None:
         self._counts = [batch.count for _, batch in held]
@@ -106,15 +109,15 @@ class _Digests:
                 self._columns[algorithm] = keys[order], values[order], rows[order]
 
     def look_for(self, batch: DigestBatch) -> None:
-        """Note the digests of `batch`."""
+        """Find the rows that have a digest of `batch`, which is from a list of known good files."""
         for algorithm, (values, _) in batch.digests.items():
             if algorithm not in self._columns:
                 continue
             keys, ours, rows = self._columns[algorithm]
             theirs = keys_of(values)
             places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
-            # The first eight bytes distinguish nearly all digests; the other bytes are compared for
-            # the rest.
+            # The digests are compared by their first eight bytes, and whole only if these bytes are
+            # equal.
             alike = {values[n].tobytes() for n in np.flatnonzero(keys[places] == theirs)}
             wanted = np.unique(theirs[keys[places] == theirs])
             for n in np.flatnonzero(np.isin(keys, wanted)) if alike else ():
@@ -122,7 +125,7 @@ class _Digests:
                     self._is_found[rows[n]] = True
 
     def found(self) -> Iterator[Int64]:
-        """Yield for each batch the rows that were found."""
+        """Yield for each batch the rows that have a digest of a known good file."""
         start = 0
         for count in self._counts:
             yield np.flatnonzero(self._is_found[start : start + count])

@@ -1,9 +1,9 @@
-"""A server for trials of a repository: HTTPS and a bearer token, on loopback only.
+"""An HTTPS server for trying out a repository with bearer tokens, on loopback addresses only.
 
-The server has the same interface as a real provider's web server, so that a client can be set up
-and tested on one machine. A repository for others belongs behind a real web server. Only regular
-files below `public/` are served, to clients with the token for trials, or with a token of the
-repository; folders are not listed.
+The server has the same interface as the web server of a real provider, so that a client can be set
+up and tested on the same machine. A real provider publishes a repository with a normal web server.
+The server sends only regular files below `public/`, and lists no folders. A request needs the token
+for trials, or a token of a client in the repository.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
-#: A certificate that would expire while the server is in use is made again at the server's start.
+#: At its start, the server makes a new certificate if the old certificate expires within this time.
 CERTIFICATE_MARGIN = timedelta(days=7)
-#: Seconds that a connection may be idle.
+#: The number of seconds for which a connection may be idle.
 IDLE_S = 30.0
 COPY_BYTES = 1 << 18
 
@@ -50,7 +50,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """The addresses and files that a client needs to reach the server."""
+    """The address of the server, and the files that a client needs for connecting to it."""
 
     url: str
     ca: Path
@@ -79,13 +79,14 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._doorkeeper = doorkeeper
         self.log = log
         super().__init__(address, _Handler)
-        # The thread of the connection makes the handshake: a slow handshake delays no other client.
+        # The thread of each connection makes the TLS handshake, so that a slow handshake does not
+        # delay other clients.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
 
     def refusal(self, header: bytes, path: str) -> HTTPStatus | None:
-        """Return why a request is refused, by its header and its path; None if it is allowed."""
+        """Return the status that refuses a request with this header and path; None allows it."""
         if hmac.compare_digest(header, self.expected):
             return None
         try:
@@ -108,11 +109,13 @@ def open_server(
 ) -> Iterator[tuple[TrialServer, Endpoint]]:
     """Listen on `bind`, a `host:port` of this machine's loopback; port 0 means any free port.
 
-    Keys, certificates and token are made below the repository's `keys/serve/` when missing.
+    If keys, certificates or the token are missing below `keys/serve/` of the repository, they are
+    made.
 
     Raises:
         UsageError: the address is not a loopback address.
-        StateError: `bind` cannot be used, no repository is there, or a file cannot be written.
+        StateError: `bind` cannot be used, the repository does not exist, or a file cannot be
+            written.
     """
     address = _loopback_address(bind)
     repository.require()
@@ -127,7 +130,8 @@ def open_server(
     try:
         context.load_cert_chain(pair)
     except (ssl.SSLError, OSError):
-        # Half of an older pair, or damage: a new pair only needs a new --ca at the client.
+        # The key and the certificate do not belong together, or a file is damaged. New certificates
+        # are made; the client then needs the new file for its option --ca.
         _make_certificates(ca, pair, clock())
         context.load_cert_chain(pair)
     token = read_secret(token_file, "token file").strip()
@@ -160,13 +164,14 @@ def _loopback_address(bind: str) -> tuple[str, int]:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_S
-    # Header and body are sent together: otherwise each small answer waits 40 ms for a delayed ACK.
+    # The header and the body are sent together, because otherwise each small answer would wait 40
+    # ms for a delayed TCP acknowledgement.
     wbufsize = COPY_BYTES
     disable_nagle_algorithm = True
     server: TrialServer
 
     def version_string(self) -> str:
-        """Return the name only."""
+        """Return the name of the server without a version."""
         return "hashclient-trial"
 
     def do_GET(self) -> None:
@@ -176,16 +181,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._serve(with_body=False)
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        # The request line and the status, never a header.
+        # Log the request line and the status. Headers are never logged, because they contain
+        # tokens.
         status = code.value if isinstance(code, HTTPStatus) else code
         self.server.log(f"{self.client_address[0]}: {printable(self.requestline)}: {status}")
 
     def log_error(self, *_args: Any) -> None:
-        """Log nothing more: the status is enough."""
+        """Log nothing, because `log_request` logs the status."""
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
-            self.close_connection = True  # a body is not read, so the bytes behind it are unknown
+            self.close_connection = True  # the body is not read, so no next request can be found
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
         if (refusal := self.server.refusal(given, self.path)) is not None:
             self._refuse(refusal, ("WWW-Authenticate", "Bearer"))
@@ -215,13 +221,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._copy(stream.fileno(), start, end)
 
     def _open(self) -> int | None:
-        """Open the file at the path; return None if clients must not get it."""
+        """Open the file at the path of the request; return None if it must not be sent."""
         if not _SAFE_PATH.fullmatch(self.path) or ".." in self.path:
             return None
         try:
             with Directory.given(self.server.public) as public:
                 fd = open_beneath(public.fd, self.path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:  # among others, a link somewhere below public/
+        except OSError:  # for example because of a symbolic link below public/
             return None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -229,9 +235,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fd
 
     def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
-        """Return start, end, and whether they are a part of the file; None for an invalid range.
+        """Return the start and end to send, and whether to send a part; None for an invalid range.
 
-        A header other than one range of bytes is ignored, as RFC 9110 says.
+        A header `Range` that is not a single range of bytes is ignored, as RFC 9110 allows.
         """
         match = _RANGE.fullmatch(self.headers["Range"] or "")
         condition = self.headers["If-Range"]
@@ -248,7 +254,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         while start < end:
             block = os.pread(fd, min(COPY_BYTES, end - start), start)
             if not block:
-                self.close_connection = True  # the file was cut: the client notices
+                self.close_connection = True  # the file got shorter, and the client notices this
                 return
             self.wfile.write(block)
             start += len(block)
@@ -277,7 +283,7 @@ def _is_certificate_good(path: Path, now: datetime) -> bool:
 
 
 def _make_certificates(ca_file: Path, pair_file: Path, now: datetime) -> None:
-    """Make an authority, and a certificate that it signs; the authority's key is not kept."""
+    """Make an authority and a certificate signed by it, and discard the authority's key."""
     from trustme import CA
 
     authority = CA(organization_name="hashclient trial authority")

@@ -1,10 +1,11 @@
-"""The configuration of a web server that lets in the clients of a repository: nginx, or Apache.
+"""Writes the configuration of nginx or Apache that lets the clients of a repository fetch.
 
-Without extra modules, neither server can compute a SHA-256 of a header, but both can compute an MD5
-of any text: nginx by its module `secure_link`, which each nginx package has, Apache in expressions.
-A token's hash says to which client the token belongs. So the configuration holds hashes and no
-token, checks the expiry of each token and the lists that it is for, and needs no other process.
-Without a token a client gets 401, with a token for other lists 403.
+The configuration contains hashes of tokens, but no token. It finds the client by the hash of the
+token in a request, and checks the expiry of the token and the lists that the client may fetch,
+without another process. The hashes are MD5: without extra modules, nginx and Apache cannot compute
+a SHA-256 of a header, but nginx can compute an MD5 with its module `secure_link`, which each nginx
+package contains, and Apache can compute an MD5 in expressions. A client without a token gets the
+status 401, a client with a token for other lists gets the status 403.
 """
 
 from __future__ import annotations
@@ -22,24 +23,26 @@ from hashclient.provider.clients import TOKEN_PATTERN, Client, Token
 from hashclient.system.text import printable
 from hashclient.trust.additions import NOTICES
 
-#: The number of rows that fit into the tables that nginx makes by default.
+#: The number of rows that always fit into nginx's `map` tables of default size.
 MANY = 100
-#: Apache compares with its local time, which may be so much behind UTC: tokens end up to a day
-#: early, and never late.
+#: Apache compares the expiry of tokens with the local time, which may be this much behind UTC. So
+#: the configuration sets an earlier expiry: Apache refuses a token up to a day before its expiry,
+#: but never accepts a token after its expiry.
 _BEHIND = timedelta(hours=12)
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-#: The paths that each token gives access to. A server may be set to keep double slashes.
+#: The paths that every client may fetch. Slashes may be doubled, because a server may be configured
+#: to keep double slashes.
 _FOR_ALL = (
     rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
     rf"|/+targets/+{NOTICES}/"
 )
-#: A name that no list can have, for paths that belong to no list and are not open to all. A token
-#: for some lists gets nothing there.
+#: A name that no list can have. It stands for paths that belong to no list and are not in
+#: `_FOR_ALL`, so that a client that may fetch only some lists cannot fetch these paths.
 _NO_LIST = "/"
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where the lists are served: a host name, files on the server, and a port."""
+    """The site that serves the lists: a host name, paths of files on the server, and a port."""
 
     name: str
     public: Path
@@ -49,9 +52,10 @@ class Site(msgspec.Struct, frozen=True):
 
 
 def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part for nginx that says who may fetch: it changes with each client.
+    """Return the part of nginx's configuration with the tokens, which changes with each client.
 
-    Tokens that have expired at `now` are left out; nginx itself checks the expiry of the others.
+    Tokens that have expired at `now` are left out. For all other tokens, nginx checks the expiry at
+    each request.
     """
     tokens = [*_tokens(clients, now)]
     pattern = TOKEN_PATTERN.replace("(", "(?<lists_token_id>", 1)
@@ -60,8 +64,8 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
     limited = [(client, token) for client, token in tokens if client.lists is not None]
     ids = [f"    {token.id} {token.id};" for _, token in limited]
     allowed = [f'    "{t.id} {name}" 0;' for client, t in limited for name in client.lists or ()]
-    # nginx's default suffices for some hundreds of tokens; another file may have set the size
-    # already.
+    # The size of nginx's tables is set only if there are many rows, because another file of the
+    # configuration may have set the size already, and nginx refuses a second setting.
     rows = max(len(tokens), len(allowed))
     size = 1 << (8 * rows).bit_length()
     sizes = f"map_hash_max_size {size};\nmap_hash_bucket_size 256;\n" * (rows > MANY)
@@ -103,7 +107,7 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
 
 
 def nginx_server(site: Site) -> str:
-    """Return the part of nginx's configuration that serves the lists; this part does not change.
+    """Return the part of nginx's configuration that serves the lists and needs no later change.
 
     Raises:
         UsageError: a name or a path cannot be written into a configuration.
@@ -135,7 +139,7 @@ server {{
 
 
 def apache_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part for Apache that says who may fetch; it belongs into the virtual host."""
+    """Return the part of Apache's configuration with the tokens, for use in a virtual host."""
     lines = [
         "# Made by `hashclient provider server-config apache`: hashes of tokens, and no token.",
         "SetEnvIfExpr \"md5(req('Authorization')) =~ /^(.+)$/\" LISTS_HASH=$1",
@@ -152,7 +156,7 @@ def apache_clients(clients: Sequence[Client], now: datetime) -> str:
 
 
 def apache_server(site: Site, clients: str) -> str:
-    """Return the virtual host that serves the lists to `clients`, for Apache.
+    """Return an Apache virtual host that serves the lists; `clients` is the path of the tokens.
 
     Raises:
         UsageError: a name or a path cannot be written into a configuration.
@@ -203,7 +207,8 @@ def _apache(clients: Sequence[Client], now: datetime, site: Site | None) -> str:
     return first if site is None else apache_server(site, first)
 
 
-#: The configuration for each kind of server, from the clients, the time, and a site if given.
+#: For each kind of server: the function that returns a configuration for the clients at a time, and
+#: with a site if a site is given.
 SERVERS: Mapping[str, Callable[[Sequence[Client], datetime, Site | None], str]] = {
     "nginx": _nginx,
     "apache": _apache,
@@ -223,10 +228,10 @@ def _name(site: Site) -> str:
 
 
 def _path(path: Path) -> str:
-    """Return a path in the form that the servers need.
+    """Return a path that can be written into the configuration of nginx or Apache.
 
     Raises:
-        UsageError: the path is not absolute, or has a character with a meaning in the
+        UsageError: the path is not absolute, or has a character with a special meaning in the
             configuration.
     """
     text = str(path)

@@ -1,21 +1,21 @@
-"""Republishes a list of another provider: its live entries, verified as a client verifies them.
+"""Republishes the listed entries of another provider's list, verified as by a client.
 
-The directory REPO/sources/LIST/ has these files:
+A republished list LIST has these files in the directory REPO/sources/LIST/:
 
-    root.json       the root of the other provider, as it was given; never replaced
-    metadata/       its metadata, so that no older state is taken later (`trust`)
-    source.json     which list, which of its entries, and ids that stay out
+    root.json       the other provider's root, as the user gave it; never replaced
+    metadata/       the other provider's metadata, so that an older state is refused (`trust`)
+    source.json     the name of the list, the condition for its entries, ids that stay out
 
-1. The bundle, or the copy of a public directory, is verified from the pinned root, and the list's
-   generation is not older than the last republished generation.
-2. All segments are verified and parsed; number and checksum of the live entries agree with the
-   list's index.
-3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
-   out until they are added here again.
-4. The other entries that `where` chooses become the whole list (`replace`), in memory.
+1. The bundle, or the copy of a public directory, is verified with the pinned root. The generation
+   of the list must not be older than the last republished generation.
+2. All segments are verified and parsed. The number and the checksum of the listed entries have to
+   agree with the index of the list.
+3. Entries that people withdrew from the list in this repository stay out, although the other
+   provider still lists these entries, until people add the entries again in this repository.
+4. The rest of the entries, if `where` chooses them, replace the entries of the list (`replace`).
 
-So entries that the other provider withdraws are withdrawn here. The list's metadata have its origin
-and terms (`trust.provenance`).
+So an entry that the other provider withdraws is also withdrawn in this repository. The metadata of
+the list contain the origin and the terms of the entries (`trust.provenance`).
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ FORMAT = "hashclient-source/1"
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`source.json`: a list of another provider, and which of its entries are republished.
+    """The contents of `source.json`: a list of another provider, and the entries to republish.
 
-    `where` is a condition as for `--where`; without a condition, all entries are chosen. `left_out`
-    are the ids that were withdrawn here, although the other provider still lists them.
+    `where` is a condition in the syntax of the option `--where`; None chooses all entries.
+    `left_out` has the ids that people withdrew in this repository, although the other provider
+    still lists them.
     """
 
     list: str
@@ -85,23 +86,23 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Share:
-    """Republishes a list of another provider, from a copy of that provider's files."""
+    """Republishes a list of another provider from a copy of the other provider's files."""
 
     def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
-        """Read from `copy`; `folder` is in `sources/`, and need not exist.
+        """Use the files in `copy`; `folder` is a directory in `sources/` that need not exist yet.
 
-        Without `writes`, nothing is stored in the folder, as for a dry run.
+        If `writes` is false, nothing is stored in the folder, because the command is a dry run.
         """
         self._folder, self._copy, self._clock, self._writes = folder, copy, clock, writes
         self.source: Source | None = load_source(folder)
         self._root = _read(folder / "root.json") if self.source else None
-        #: After `files` was called: the origins and terms of the other list, and how many entries
-        #: stay out.
+        #: Set by `files`: the origins and terms of the other provider's list, and the number of
+        #: entries that stay out.
         self._provenance = Provenance()
         self.left_out = 0
 
     def begin(self, root: bytes | None, list_name: str | None, where: str | None) -> None:
-        """Choose and remember the list to republish: its provider's root, its name, its entries.
+        """Choose the list to republish: the root of its provider, its name, and its entries.
 
         Raises:
             UsageError: the root is not known, another list is republished already, or `where` is
@@ -135,7 +136,7 @@ class Share:
         return Reading(where=None if where is None else parse_where(where))
 
     def is_from(self) -> bool:
-        """Return whether the copy is of the provider whose list is shared on, by its root."""
+        """Return whether the copy contains the pinned root of the provider of the list."""
         if self._root is None:
             return False
         version = parse_metadata(self._root, Root, self._folder / "root.json").signed.version
@@ -146,7 +147,7 @@ class Share:
             return False
 
     def files(self, roles: Roles, files: ListFiles) -> Iterator[tuple[str, BinaryIO]]:
-        """Yield the entries as a file of digests; the repository's lock is held.
+        """Yield the entries as a file of digests; the caller has locked the repository.
 
         Raises:
             VerificationError, StaleError, UnreachableError: a client would refuse the copy.
@@ -173,11 +174,11 @@ class Share:
             yield f"list {self.source.list}", stream
 
     def provenance(self, generation: int) -> Provenance:
-        """Return the note for a new generation of the list, after `files`."""
+        """Return the origin and terms for a new `generation` of the list, after `files`."""
         return msgspec.structs.replace(self._provenance, followed=generation)
 
     def keep(self) -> None:
-        """Remember the republished list; the repository's lock is held.
+        """Store which list is republished; the caller has locked the repository.
 
         Raises:
             StateError: the file cannot be written.
@@ -225,7 +226,7 @@ class Share:
 
 
 def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles) -> set[str]:
-    """Return the ids that people have withdrawn from the list of `folder`, and not added again.
+    """Return the ids that people withdrew from the list of `folder` and did not add again.
 
     Raises:
         StateError: published files cannot be read.
@@ -243,13 +244,13 @@ def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles)
 
 
 def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
-    """Return the ids that may come back to a republished list, or None for all ids.
+    """Return the ids that a reversion may add again to a list, or None for all ids.
 
-    An entry that the other provider has withdrawn may not come back. All ids may come back to other
-    lists.
+    If a list republishes another provider's list, an entry that the other provider has withdrawn
+    may not be added again. If a list is not republished, all ids may be added again.
 
     Raises:
-        StateError: the record of the republished list, or a published file, cannot be read.
+        StateError: `source.json` or a published file cannot be read.
     """
     if not files.provenance(roles, folder.name).followed:
         return None
@@ -258,10 +259,11 @@ def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
 
 
 def load_source(folder: Path) -> Source | None:
-    """Return which list of another provider a list republishes; None if it republishes none.
+    """Return the contents of `source.json`; None if the list republishes no other list.
 
     Raises:
-        StateError: the file cannot be read, is damaged, or was written by a newer version.
+        StateError: the file cannot be read, is damaged, or was written by a newer version of
+            hashclient.
     """
     path = folder / "source.json"
     if not path.exists():
@@ -287,7 +289,8 @@ def _entries_of(trust: Trust, index: ListIndex) -> pa.Table:
     """Return the live entries of a list as a table.
 
     Raises:
-        VerificationError: a file is not as it is signed, or breaks a rule of the format.
+        VerificationError: the bytes of a file are not the signed bytes, or break a rule of the
+            format.
     """
 
     def read(segment: Segment) -> bytes:
