@@ -1,1 +1,1 @@
-"""A run: its parts are made and joined, and its outcomes are recorded and acted upon."""
+"""A run of a scan or lookup: start it, record its outcomes, and act on its matches."""

@@ -1,8 +1,9 @@
-"""Accept for a while that certain content of containers cannot be read.
+"""Rules that accept for a limited time that certain content of containers cannot be read.
 
-Pure: a rule names paths, one reason and a last day. The rule turns an outcome that is unread for
-    that reason into an outcome of its own kind, which is counted and logged apart. The rule does
-    not change outcomes of content that was read, so a match stays a match.
+A rule names paths, one reason and a last day. The rule turns an outcome that is unread for this
+reason into an outcome of the kind `ACCEPTED`, which is counted and logged separately. The rule does
+not change outcomes of content that was read, so a match stays a match. The functions of this module
+have no side effects.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from hashclient.scan.values.work import NOT_THERE
 
 
 def ignoring_missing(outcome: Outcome) -> Outcome:
-    """Return an outcome; if the file no longer exists, it is skipped, not unread."""
+    """Return the outcome, as skipped instead of unread if the file no longer exists."""
     if outcome.kind is Kind.UNREAD and outcome.reason == NOT_THERE and not outcome.members:
         return msgspec.structs.replace(outcome, kind=Kind.SKIPPED, reason="not there any more")
     return outcome
 
 
 def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:
-    """Return a function that applies the `rules` that still count to an outcome."""
+    """Return a function that applies those `rules` to an outcome whose last day is not past."""
     compiled = [
         (re.compile(fnmatch.translate(rule.path)), rule) for rule in rules if today <= rule.until
     ]

@@ -1,9 +1,10 @@
-"""Acting on matches, as the policy or the command line says: isolate the file, prepare a report.
+"""Actions on matches, by the policy or the command line: isolate the file, prepare a report.
 
-`policy` decides; this module acts, on one match at a time, before the match is shown. A file is not
-isolated because of a list that has expired, since a withdrawal may be waiting; a person decides
-then. Reports are only prepared: a scan uses no network. The wish for a report is first noted in the
-record of matches, so that a kill loses no wish.
+The module `policy` decides which actions are wanted. This module acts on one match after the other,
+before the match is shown. A match of a list that has expired does not isolate a file, because the
+provider may have withdrawn the entry: a person decides in this case. A report is only prepared and
+not sent, because a scan uses no network. That a report is wanted is first written to the record of
+matches, so that a killed process loses no report.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
     from hashclient.quarantine.vault import Quarantine, Taken
     from hashclient.reporting.report import Report
 
-#: More matches than this become several reports.
+#: The most matches in one report; more matches are divided among several reports.
 REPORT_MATCHES = 1000
-#: If a file is isolated later than this after its record, the brake counts it from now on.
+#: If a file is isolated later than this after its match was recorded, the brake counts the
+#: isolation at its own time, and not at the time of the record.
 LATE = timedelta(minutes=10)
 
 
 class Responder:
-    """Acts on the matches of one scan."""
+    """Does the actions on the matches of one scan."""
 
     def __init__(
         self,
@@ -53,14 +55,14 @@ class Responder:
         quarantine_all: bool = False,
         only_tell: bool = False,
     ) -> None:
-        """Act in `session`, on hits of `lists`.
+        """Act in `session` on hits of `lists`.
 
-        `quarantine_all` isolates every match, whatever the policy says. With `only_tell`, nothing
-        is done, and outcomes name the actions that would be done.
+        `quarantine_all` isolates the file of every match, with any policy. With `only_tell`, no
+        action is done, and outcomes name the actions that would be done.
 
         Raises:
-            ConfigError: files should be isolated, but the recipients for their seal are missing or
-                unusable; or a rule names an unknown list.
+            ConfigError: files must be isolated, but the recipients for their encryption are missing
+                or unusable; or a rule names an unknown list.
         """
         settings = session.settings
         rules = settings.config.policy
@@ -73,34 +75,35 @@ class Responder:
         self._settings = settings
         self._rules = Policy(rules)
         self._policy = Policy(rules, quarantine_all=quarantine_all)
-        #: Decides which matches of this scan wait for a person, when they are recorded.
+        #: Decides, when matches of this scan are recorded, which matches wait for a person.
         self.decision = Brake(settings.config.brake, self._policy, only_tell=only_tell)
         self._takes_containers = settings.config.quarantine.isolate_containers
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
         self._quarantine: Quarantine | None = None
-        #: The notes of `want_reports`: by the id of a match, whether a report is to be made.
+        #: What `want_reports` has noted: by the id of a match, whether a report must be made.
         self._noted: dict[str, bool] = {}
-        #: The batch that is acted upon, from the next outcome on.
+        #: The outcomes of the current batch that have not been acted upon yet.
         self._batch: deque[Recorded] = deque()
-        #: The matches whose files were isolated last, or are being isolated; and the results that
-        #: no outcome has yet.
+        #: `_taking`: the ids of the matches whose files were isolated last, or are being isolated.
+        #: `_taken`: by the id of a match, the result of an isolation that no outcome has yet.
         self._taking: frozenset[str] = frozenset()
         self._taken: dict[str, Taken | HashclientError] = {}
-        #: The new records of these matches.
+        #: The records of the matches in `_taken`, as they are after the isolation.
         self._refs: dict[str, MatchRef] = {}
-        #: The last match acted upon in this batch, the result of each action, and its new record.
-        #: Members of one container have one match, so one action is for all successive members.
+        #: `_last_id`: the id of the match that was acted upon last in this batch. `_acted`: the
+        #: result of each action on the match. `_since`: the record of the match after the actions.
+        #: Members of one container have one match, so one action counts for all successive members.
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
-        #: Why an action failed, if one did: the reason of the worst failure.
+        #: The exit code of the worst failure of an action, or None if no action failed.
         self.failed: ExitCode | None = None
 
     def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
-        """Yield the held matches at the front of `ready`, which wait for a person, and remove them.
+        """Remove the held matches at the front of `ready`, which wait for a person, and yield them.
 
-        Very many matches may be held, so they are taken and yielded together.
+        All these matches are yielded before the next action, because very many matches may be held.
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
@@ -112,9 +115,9 @@ class Responder:
         return map(self.respond, batch)
 
     def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
-        """Act on one outcome and return the outcome with the results of the actions.
+        """Act on one outcome; return the outcome with the results of the actions.
 
-        When the run is `ended`, no file is isolated any more.
+        If the run has `ended`, no more files are isolated.
         """
         outcome, record = recorded.outcome, recorded.record
         while self._batch and self._batch.popleft() is not recorded:
@@ -124,7 +127,7 @@ class Responder:
             return Handled(outcome, record, _held(wanted))
         if record is not None and record.id in self.decision.would_hold:
             return Handled(outcome, record, _held(wanted, "it would be held"))
-        # The wish for a report is noted before the file is removed, because no later scan finds the
+        # The report is noted as wanted before the file is removed, because no later scan finds the
         # file.
         acted = {
             action: self._act(recorded, action, ended=ended)
@@ -135,7 +138,7 @@ class Responder:
             only = msgspec.structs.replace(outcome, reason="would only be recorded")
             return Handled(only, record)
         in_order = tuple(acted[action] for action in Action if action in acted)
-        # The wish for a report does not change the match.
+        # To note that a report is wanted does not change the record of the match.
         if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
             if self._since is None:
                 self._since = self._refs.pop(record.id, record)
@@ -143,11 +146,11 @@ class Responder:
         return Handled(outcome, record, in_order)
 
     def want_reports(self, found: Iterable[Recorded]) -> None:
-        """Begin a batch: note all wishes for reports of its outcomes, and wait for the disk once.
+        """Begin a batch: note the reports that its outcomes want, and wait for the disk only once.
 
-        The files of the batch are isolated together, too, when `respond` gets the first of them.
-
-        A note that fails is tried again with each outcome, and its failure is shown there.
+        When `respond` gets the first outcome of the batch whose file must be isolated, the files of
+        the batch are isolated together. If the notes fail, each outcome tries its note again, and
+        shows the failure.
         """
         self._noted.clear()
         self._taken.clear()
@@ -174,7 +177,7 @@ class Responder:
         return record.held or (self._only_tell and record.state is MatchState.HELD)
 
     def _may_take(self, outcome: Outcome) -> bool:
-        """Return whether the lists that are not stale are enough to isolate the file."""
+        """Return whether the hits of lists that are not stale are enough to isolate the file."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._policy.actions_for(
             msgspec.structs.replace(outcome, hits=hits)
@@ -232,9 +235,10 @@ class Responder:
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)
 
     def _take_from(self, first: Recorded, record: MatchRef, matches: Matches) -> None:
-        """Isolate the file of a match, and the files of the next matches in the batch.
+        """Isolate the file of a match, and the files of the following matches in the batch.
 
-        A match whose wish for a report could not be noted waits for its turn.
+        A match for which no note says that a report is wanted is not isolated before its turn,
+        because the note must be written first.
         """
         from hashclient.quarantine.store import AT_ONCE
 
@@ -272,12 +276,12 @@ class Responder:
         return Action.REPORT in self._policy.actions_for(outcome)
 
     def _may_isolate(self, outcome: Outcome) -> bool:
-        """Return whether only the state of the machine can prevent the isolation of a file."""
+        """Return whether a file must be isolated, unless the state of the machine prevents it."""
         is_alone = self._takes_containers or not outcome.members
         return is_alone and not outcome.is_stream and self._may_take(outcome)
 
     def _report(self, record: MatchRef) -> str:
-        """Note that a report is wanted, unless a note or a report exists; return which exists."""
+        """Note that a report is wanted, unless a note or report exists; return a text about it."""
         wanted = self._noted.pop(record.id, None)
         if wanted is None:
             with Matches(self._settings.state_dir) as matches:
@@ -290,10 +294,11 @@ class Responder:
         return f"{record.state} already" if is_reported else "in a report already"
 
     def end(self) -> Iterator[Report]:
-        """Prepare the reports that are wanted, also those of runs that were killed.
+        """Prepare the reports that are wanted, including those of runs that were killed.
 
         Raises:
-            HashclientError: a report cannot be prepared, and stays wanted; others are prepared.
+            HashclientError: a report cannot be prepared, and is still wanted; the other reports
+                were prepared.
         """
         if self._only_tell:
             return
@@ -313,7 +318,7 @@ class Responder:
         return name
 
     def _open_quarantine(self) -> Quarantine:
-        # Most scans have no match, and need no quarantine.
+        # `Quarantine` is imported here, because most scans have no match, and need no quarantine.
         from hashclient.quarantine.vault import Quarantine
 
         if self._quarantine is None:
@@ -333,9 +338,9 @@ def prepare_wanted(
 ) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
-    Reports of matches that wait for a review stay wanted, unless `unreviewed` matches may be sent
-    as well. If a report cannot be prepared, it stays wanted, and its error is yielded; other
-    reports are prepared.
+    Reports of matches that wait for a review stay wanted, unless `unreviewed` is set. If a report
+    cannot be prepared, the report stays wanted, its error is yielded, and the other reports are
+    prepared.
     """
     settings = session.settings
     if not is_there(settings.layout.matches):
@@ -358,10 +363,10 @@ def prepare_wanted(
 
 
 def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
-    """Return why no action is done on a file behind a link of another user.
+    """Return why a file behind another user's link is not isolated, or None if it may be isolated.
 
-    Links in paths of the user are followed. But other users must not choose by a link which files
-    are isolated.
+    The links in the paths of the user are followed. But other users must not choose by a link which
+    files are isolated.
     """
     if match.path == place_of(outcome).path:
         return None
@@ -379,7 +384,7 @@ def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
 
 
 def _with_it(outcome: Outcome) -> str:
-    """Return a text about the file that is isolated because of a member of a container."""
+    """Return a text about the container that is isolated because of one of its members."""
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1
@@ -395,7 +400,7 @@ _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}
 def _held(
     wanted: tuple[Action, ...], how: str = "held, it waits for a person"
 ) -> tuple[Acted, ...]:
-    """Return the results for a held match: one value for the same actions."""
+    """Return the results for a held match; the results for the same actions are one object."""
     return tuple(
         Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: {how}") for action in wanted
     )

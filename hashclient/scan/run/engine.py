@@ -1,7 +1,7 @@
-"""The second pipeline: a source lists inputs, an executor checks them, outcomes are yielded.
+"""The pipeline of a scan: a source lists inputs, an executor checks them, outcomes are yielded.
 
-This module joins source and executor, and keeps the summary up to date; it never prints. `start`
-chooses the executor, and makes all other parts.
+This module connects the source and the executor, and keeps the summary up to date. It prints
+nothing. `start` chooses the executor, and makes all other parts.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from hashclient.scan.values.work import Advance, Result
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: After a look at the progress, the pause is this many times as long as the look: so looks take at
-#: most a twentieth of the time.
+#: After the caller has shown the progress, the next time is at least this many times as long after
+#: as the showing took. So showing the progress takes at most a twentieth of the time.
 TICK_SHARE = 20
 
 
 class Progress(msgspec.Struct):
     """The numbers that a display may show while a scan runs.
 
-    `reading` are the large files that are being read, with the bytes read of each: these are not in
-    the summary yet.
+    `reading`: the large files that are being read, with the number of bytes that were read of each;
+    these bytes are not in the summary yet.
     """
 
     summary: Summary
@@ -51,7 +51,7 @@ class Progress(msgspec.Struct):
 
     @property
     def bytes_ahead(self) -> int:
-        """How many bytes were read and are not counted yet."""
+        """How many bytes were read that the summary does not count yet."""
         return sum(self.reading.values())
 
     def advance(self, news: Advance) -> None:
@@ -60,20 +60,21 @@ class Progress(msgspec.Struct):
             self.reading[news.path] = self.reading.get(news.path, 0) + news.bytes_ahead
 
     def count(self, result: Result) -> None:
-        """Add the counts of a result; a file that is named in it is not ahead any more."""
-        if result.reported.path is not None:  # other results have files that are still read
+        """Add the counts of a result; its bytes are then counted in the summary only."""
+        # a result without a path belongs to no file in `reading`
+        if result.reported.path is not None:
             self.reading.pop(result.reported.path, None)
         self.summary.add_counts(result)
         self.summary.counts[Kind.CLEAN] += result.clean
 
 
 class _Checkers:
-    """Makes the checkers of a scan; see `Checkers`."""
+    """Makes the checkers of a scan; implements `executors.interface.Checkers`."""
 
     def __init__(
         self, judge: Judge, options: ScanOptions, memory: Memory, containers: Options | None
     ) -> None:
-        """Have files judged by `judge`; files that `memory` knows unchanged are not read."""
+        """Judge files with `judge`; do not read files that `memory` knows unchanged."""
         self._judge = judge
         self._options = options
         self._memory = memory
@@ -82,7 +83,7 @@ class _Checkers:
         self._opened: list[Members] = []
 
     def __call__(self, on_bytes: OnBytes | None) -> Checker:
-        """Make a checker, in the process that uses it."""
+        """Make a checker; called in the process that uses the checker."""
         return Checker(
             self._judge,
             cache=self._memory.open(),
@@ -95,7 +96,7 @@ class _Checkers:
         )
 
     def members(self) -> Members | None:
-        """Make an opener of containers; None if containers are not opened."""
+        """Make an opener of containers; return None if containers are not opened."""
         if self._containers is None:
             return None
         keep_clean = self._options.show_clean
@@ -103,7 +104,7 @@ class _Checkers:
         return self._opened[-1]
 
     def close(self) -> None:
-        """Close everything that checkers of this process have open, before a fork."""
+        """Close, before a fork, everything that checkers of this process have open."""
         self._memory.close()
         for made in self._opened:
             made.close()
@@ -123,15 +124,20 @@ def scan(
     containers: Options | None = None,
     accept: Rules = as_they_are,
 ) -> Generator[Outcome | Progress]:
-    """Check what `source` lists; yield outcomes as they are found, and `progress` at times.
+    """Check what `source` lists; yield outcomes when they are found, and regularly `progress`.
 
-    Only the `options` about reading files have an effect here. Clean files are yielded with
-    `show_clean` and counted always. The summary in `progress` is kept up to date, also when the
-    iteration is ended early. `executor` runs the checking, by default on this machine. After all
-    listed files are checked, the trees `again` name the files that were moved meanwhile, and this
-    process checks these files. A `stream` comes first and `objects` come last; both are read in
-    this process. Members of containers are checked as `containers` says, and only with it; `accept`
-    returns outcomes as the configuration accepts them, and as people have ruled.
+    Of the `options`, only those about reading files are used. Clean files are always counted, but
+    are yielded only with `show_clean`. The summary in `progress` is kept up to date, also if the
+    iteration ends early.
+
+    - `executor` runs the checking; by default, files are checked on this machine.
+    - `again`: after all listed files are checked, these trees return the files that were moved
+      meanwhile, and this process checks these files.
+    - `stream` is checked before all other inputs, in this process.
+    - `objects` are checked after all other inputs, in this process.
+    - `containers`: if given, members of containers are checked with these options.
+    - `accept` returns outcomes as the configuration accepts them, and as rulings of people change
+      them.
 
     Raises:
         StateError: worker processes keep dying.
@@ -152,8 +158,8 @@ def scan(
         parts.insert(0, stream.check(judge, make.members(), keep_clean=keep_clean))
     of_objects: Generator[Result | Outcome | Advance] | None = None
     if objects is not None:
-        # The check of objects begins after all forks: its libraries start threads, which live in
-        # one process only.
+        # The check of objects begins after all forks, because its libraries start threads, which a
+        # fork does not copy.
         of_objects = objects.check(judge, make.members, keep_clean=keep_clean)
         parts.append(of_objects)
     try:
@@ -170,8 +176,8 @@ def scan(
                     again.lose(item.lost)
                 progress.count(item)
                 for outcome in accept(item.outcomes) if item.outcomes else ():
-                    # Clean outcomes are in the count already, even if the caller does not want
-                    # them.
+                    # Clean outcomes are counted in `progress.count` already, even if the caller
+                    # does not want them.
                     if outcome.kind is not Kind.CLEAN:
                         summary.add(outcome)
                     yield outcome
@@ -179,8 +185,9 @@ def scan(
             summary.elapsed_s = now - started
             if now >= due:
                 yield progress
-                # The caller has written records. If this took long, the next time is later, so that
-                # workers do not wait for a slow disk too often.
+                # While `progress` was yielded, the caller has written records. If this took long,
+                # `progress` is yielded later next time, so that workers seldom wait for a slow
+                # disk.
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:

@@ -1,20 +1,22 @@
-"""Which matches are gone: a scan has covered their place and does not find them any more.
+"""Finds matches that are gone: a scan has covered their place, and does not find them any more.
 
 A match is gone if all these conditions are true:
 
-1. The path of the match lies below a PATH of a scan that came to its end.
-2. The way from there to the file is followed directory by directory, without a symbolic link. The
-   scan has listed each directory on the way: none was excluded, failed, or was on another file
-   system that the scan had to leave out.
-3. The last directory on the way is that of the file, or above it, and it is the same directory of
-   the same file system as when the file matched. So an unmounted share makes no match gone. The
-   directory shows its names: if it is encrypted, its key is loaded.
-4. The directory does not have the name, or the name is no regular file. A link with an existing
-   target proves nothing: the file may have been moved, and this path may still lead to it.
+1. The path of the match lies below a PATH of a scan that has ended regularly.
+2. The path is followed from this PATH to the file, directory by directory, and no directory on the
+   way is a symbolic link. The scan has listed each directory on the way: no directory was excluded,
+   could not be read, or was on another file system that the scan had to omit.
+3. The last directory on the way that exists is the directory of the file, or above it. It is the
+   same directory of the same file system as when the file matched, so that an unmounted share makes
+   no match gone. The names in the directory are readable: if the directory is encrypted, its key is
+   loaded.
+4. The directory does not contain the name, or the name is no regular file. A link whose target
+   exists proves nothing, because the file may have been moved, and its old path may still lead to
+   it.
 
-If a scan has not found an open match below a PATH again, it looks at the name of the match, and
-opens each of these directories once. Without these matches, a scan pays only for one query to the
-record.
+If a scan does not find an open match below a PATH again, the scan looks at the name of the match,
+and opens each directory on the way once. If there are no such matches, the scan only needs one
+query of the record of matches.
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONB
 
 
 class _End(NamedTuple):
-    """The end of a way: the open directory, the rest of the way, and the name in the walk."""
+    """The last directory on a way that exists.
+
+    - `fd`: the descriptor of the directory.
+    - `rest`: the parts of the way that do not exist.
+    - `named`: the path of the directory, as the walk named it.
+    """
 
     fd: int
     rest: bytes
@@ -46,10 +53,10 @@ class _End(NamedTuple):
 def find_gone(
     matches: Selection, coverage: Coverage, grounds: Mounts, started: datetime
 ) -> Iterator[Left]:
-    """Yield matches that are gone after a scan that `started` then and covered `coverage`.
+    """Yield the matches that are gone after a scan that began at `started` and covered `coverage`.
 
     Raises:
-        StateError: the record cannot be read.
+        StateError: the record of matches cannot be read.
     """
     for named, real in coverage.roots:
         if coverage.has_failed(named):
@@ -64,13 +71,13 @@ def find_gone(
 
 
 class _Way:
-    """The way from a PATH to the directories of its matches, which are visited in order."""
+    """The way from a PATH to the directories of its matches, which are visited in order of path."""
 
     def __init__(self, named: str, real: str, coverage: Coverage) -> None:
         self._named, self._real, self._coverage = named, real, coverage
         self._directory: bytes | None = None
         self._end: _End | None = None
-        #: The place of the current directory, once it was looked up.
+        #: The place of the current directory; None if it was not looked up yet.
         self._standing: Place | None = None
 
     def close(self) -> None:
@@ -80,7 +87,7 @@ class _Way:
         self._directory = self._end = self._standing = None
 
     def lacks(self, one: Left, grounds: Mounts) -> bool:
-        """Return whether a match is gone, by the conditions of the module."""
+        """Return whether a match is gone, by the four conditions of the module."""
         directory, _, name = one.path.rpartition(b"/")
         if directory != self._directory:
             self.close()
@@ -103,7 +110,7 @@ class _Way:
         return self._standing.is_at(one.standing)  # 3
 
     def _go(self, directory: bytes) -> _End | None:
-        """Go as far as directories exist; None if the scan has not covered the way."""
+        """Open the directories of a way that exist; return None if the scan has not covered it."""
         root = os.fsencode(self._real).rstrip(b"/")
         parts = [part for part in directory[len(root) :].split(b"/") if part]
         named = self._named
@@ -136,7 +143,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Return whether a name has no file (or directory), and no link with an existing target.
+    """Return whether a name is no regular file (or directory), and no link to an existing target.
 
     Raises:
         OSError: the status of the name cannot be read.

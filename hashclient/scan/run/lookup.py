@@ -1,8 +1,9 @@
-"""Looking up digests that were computed elsewhere: batches of digests come in, outcomes come out.
+"""Looking up digests that another program has computed: judge digests, yield outcomes.
 
-Rows are judged as files are. A row may have several digests, which must then agree with one entry,
-and a size, which rules out entries of another size. A row that agrees with no entry is clean only
-if its digests suffice for every entry: `gaps` finds rows whose digests do not.
+A row of digests is judged as a file is. A row may have several digests, which must then all agree
+with one entry. A row may have a size: entries of another size then do not match. A row that agrees
+with no entry is clean only if its digests suffice for every entry. `Gaps` finds the rows whose
+digests do not suffice.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.importfile import Reading
 
-#: Batches that are read ahead while a batch is judged.
+#: The number of batches that are read ahead while one batch is judged.
 AHEAD = 2
 
 
@@ -43,18 +44,20 @@ def lookup(
     keep_clean: bool = False,
     rule: Rule = as_it_is,
 ) -> Generator[Outcome]:
-    """Look up every row; yield outcomes as they are found, clean ones only with `keep_clean`.
+    """Look up every row; yield outcomes when they are found, clean outcomes only with `keep_clean`.
 
-    `rule` returns an outcome as people have ruled it.
+    - `batches` are given with the name of the file from which they were read.
+    - `rule` returns an outcome as rulings of people change it.
 
-    `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
-    are unread, or clean if `summary` says that gaps are accepted; in this case they are yielded
+    A gap of a list is a set of entries without the algorithms that a row has. A row that a gap
+    concerns is unread. If `summary` says that gaps are accepted, the row is clean, and is yielded
     like clean rows. At the end, `summary` has the gaps. The path of an outcome is the file name of
-    its row or, without a name, its digest: the digest is the user's, not from a list.
+    its row. For a row without a name, the path is the digest that the user gave, and not a digest
+    of a list.
 
     Raises:
-        UsageError: the batches' reader refuses its input.
-        StateError: the system cannot start the thread that reads.
+        UsageError: the reader of `batches` refuses its input.
+        StateError: the system cannot start the thread that reads batches.
     """
     judge = lists.judge()
     gaps = Gaps(lists.indexes)
@@ -96,13 +99,14 @@ def batches_of(
     on_failure: Callable[[UsageError], None],
     reading: Reading | None = None,
 ) -> Iterator[tuple[str, DigestBatch]]:
-    """Yield `digests`, in hexadecimal, and the digests in `files`, with the name of their source.
+    """Yield hexadecimal `digests`, and the digests in `files`, each with the name of their source.
 
-    `-` among the files is `stdin`, if given. Without a `reading`, all rows of files count.
+    If `stdin` is given, the file name `-` means `stdin`. Without a `reading`, all rows of files are
+    used.
 
     Raises:
-        UsageError: a file cannot be read to its end; raised after all others were read.
-            `on_failure` is called with further errors.
+        UsageError: a file cannot be read to its end; raised after all other files were read. If
+            several files fail, `on_failure` is called with the errors of all but the first.
     """
     errors: list[UsageError] = []
     for name in ([None] if digests else []) + list(files):
@@ -136,7 +140,8 @@ def _content(path: str, reading: Reading | None) -> Iterator[tuple[str, DigestBa
 def _read(
     stream: BinaryIO, name: str, reading: Reading | None
 ) -> Iterator[tuple[str, DigestBatch]]:
-    # This imports readers of all kinds of files; most lookups have digests as arguments.
+    # `importfile` is imported here, because it imports readers of all kinds of files, and most
+    # lookups have digests as arguments.
     from hashclient.lists.importers.importfile import Reading
     from hashclient.lists.importers.registry import read_digests
 
@@ -147,7 +152,7 @@ def _read(
 def _outcome(source: str, batch: DigestBatch, row: int, hits: tuple[Hit, ...]) -> Outcome:
     digests: dict[Algorithm, bytes] = {}
     for algorithm, (values, rows) in batch.digests.items():
-        # A search takes time, and is useless if every row has this digest.
+        # If every row has a digest of this algorithm, the search is skipped, because it takes time.
         full = len(rows) == batch.count
         position = row if full else int(rows.searchsorted(np.uint32(row)))
         if position < len(rows) and rows[position] == row:

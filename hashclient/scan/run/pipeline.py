@@ -1,8 +1,9 @@
 """One run: every outcome is recorded, then acted upon, and only then yielded.
 
 The command line, or a program that uses the library, iterates over a `Run`. The caller gets an
-outcome after its match was recorded, logged, and handled by the policy. However a run ends, all
-outcomes until then are recorded and logged exactly once, and the end of the run is logged.
+outcome after its match was recorded, logged, and handled by the policy. All outcomes up to the end
+of a run are recorded and logged exactly once, and the end of the run is logged, even if the run is
+interrupted or fails.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ if TYPE_CHECKING:
     from hashclient.scan.sources.trees import Coverage
     from hashclient.session import Session
 
-#: Outcomes are recorded in batches, at the latest when this many are waiting.
+#: Outcomes are recorded in batches of at most this many outcomes.
 BATCH = 4096
-#: The number of outcomes that are returned at once to a caller that takes several.
+#: The most outcomes in a list that `Run.portions` yields.
 PORTION = 512
 
 
 class Guard(Protocol):
-    """Holds signals back during work that must not be interrupted."""
+    """Delays signals during work that must not be interrupted."""
 
     def held(self) -> AbstractContextManager[None]:
-        """Let the first signal wait until the end of the block; a second signal comes through."""
+        """Delay the first signal until the end of the block; a second signal interrupts it."""
 
     def barred(self) -> AbstractContextManager[None]:
-        """Let all signals wait until the end of the block, which ends by itself and soon."""
+        """Delay all signals until the end of the block, which must be short and end by itself."""
 
     def last(self) -> AbstractContextManager[None]:
-        """Drop the first signal in the block, and all signals after it: the run ends anyway."""
+        """Ignore signals from the first signal in the block on; the run is ending anyway."""
 
 
 class Unguarded:
-    """The guard of a program that does not handle signals by exceptions: it does nothing."""
+    """A guard that does nothing, for programs that do not turn signals into exceptions."""
 
     def held(self) -> AbstractContextManager[None]:
         """Do nothing."""
@@ -64,33 +65,33 @@ class Unguarded:
 
 
 class Observer:
-    """Is called with all events of a run besides outcomes; this class ignores them."""
+    """Has a method for each event of a run besides outcomes; this class ignores all events."""
 
     def progressed(self) -> None:
-        """Outcomes were given out, or time has passed."""
+        """Outcomes were yielded, or time has passed."""
 
     def failed(self, error: HashclientError) -> None:
-        """Something besides the inputs failed, for example writing the log; the run goes on."""
+        """Something other than an input failed, for example writing the log; the run continues."""
 
     def file_system_changed(self, path: str) -> None:
-        """Another file system than before is mounted at `path`."""
+        """Another file system than at the last scan is mounted at `path`."""
 
     def noticed(self, text: str) -> None:
-        """The user should know something about the machine; the run continues."""
+        """`text` tells the user something about the machine; the run continues."""
 
     def prepared(self, report: Report) -> None:
-        """A report that the policy wants is prepared."""
+        """A report that the policy wants was prepared."""
 
     def ending(self, run: Run) -> None:
-        """All outcomes are recorded and logged, the summary is complete; signals still wait."""
+        """All outcomes are recorded and logged; the summary is complete; signals are delayed."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True):
-    """Connects a run to its front end; by default, to none.
+    """Connects a run to its front end, such as the command line; by default there is no front end.
 
-    `stops` are the exceptions by which a signal ends the run early, with their exit codes: the run
-    then comes to a regular end, and only `summary.stopped` shows the signal. Any other interruption
-    goes on to the caller.
+    `stops` contains the exceptions by which a signal ends the run early, with their exit codes. The
+    run then ends regularly, and only `summary.stopped` shows the signal. Any other exception is
+    raised in the caller.
     """
 
     guard: Guard = msgspec.field(default_factory=Unguarded)
@@ -101,9 +102,9 @@ class FrontEnd(msgspec.Struct, frozen=True):
 def exceptions_of(
     session: Session, lists: OpenLists, summary: Summary, observer: Observer
 ) -> Exceptions:
-    """Return the exceptions for a run; if exceptions cannot be used, the run has failed.
+    """Return the exceptions for a run; if the exceptions cannot be used, the run has failed.
 
-    In a failed run, matches that would be excepted are matches.
+    In a failed run, a match that an exception would except stays a match.
     """
     from hashclient.decisions.exceptions import Exceptions
 
@@ -115,12 +116,13 @@ def exceptions_of(
 
 
 class Run(Iterator[Handled]):
-    """The outcomes of one scan or lookup, each recorded and acted upon; then its summary.
+    """The outcomes of one scan or lookup, each recorded and acted upon, and the summary.
 
-    A run can be iterated over once. Use it as a context manager, or call `close`, to end it early.
+    A run can be iterated over once. To end a run early, use the run as a context manager, or call
+    `close`.
     """
 
-    #: Whether outcomes that are recorded together come by path, or in the given order.
+    #: Whether outcomes that are recorded together are sorted by path, or stay in the given order.
     _by_path = False
 
     def __init__(
@@ -133,7 +135,7 @@ class Run(Iterator[Handled]):
         actions: Responder | None = None,
         front: FrontEnd | None = None,
     ) -> None:
-        """Handle `outcomes`, which keep `summary` up to date.
+        """Record, act upon and yield `outcomes`, whose generator keeps `summary` up to date.
 
         `arguments` are logged as the arguments of the run.
         """
@@ -146,20 +148,21 @@ class Run(Iterator[Handled]):
         self._arguments = arguments
         self._actions = actions
         self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
-        #: Outcomes to be recorded. Below: recorded outcomes that wait for actions, and outcomes to
-        #: be given out.
+        #: `_waiting`: outcomes to be recorded. `_ready`: recorded outcomes that wait for actions.
+        #: `_done`: outcomes to be yielded.
         self._waiting: list[Outcome] = []
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
         self._found: collections.Counter[Kind] = collections.Counter()
         self._is_over = False
         self._cause: BaseException | None = None
-        #: Yields while `_done` is not empty, so that the caller takes all of it.
+        #: A generator that yields None whenever `_done` is not empty, so that the caller empties
+        #: `_done`.
         self._results = self._handle()
 
     @property
     def exit_code(self) -> ExitCode:
-        """The verdict so far; final once all is iterated over."""
+        """The exit code for the outcomes so far; final after the last outcome was yielded."""
         return self.summary.exit_code
 
     def __iter__(self) -> Self:
@@ -169,17 +172,17 @@ class Run(Iterator[Handled]):
         """Return the next outcome.
 
         Raises:
-            HashclientError: the run failed; raised after all outcomes.
+            HashclientError: the run failed; raised after all outcomes were yielded.
         """
         while not self._done:
             next(self._results)
         return self._done.popleft()
 
     def portions(self) -> Iterator[list[Handled]]:
-        """Yield outcomes in portions, as they come, for a caller that writes them together.
+        """Yield lists of outcomes as soon as they come, for a caller that writes several at once.
 
         Raises:
-            HashclientError: the run failed; raised after all outcomes.
+            HashclientError: the run failed; raised after all outcomes were yielded.
         """
         for first in self:
             portion = [first]
@@ -194,25 +197,25 @@ class Run(Iterator[Handled]):
         self.close()
 
     def close(self) -> None:
-        """End the run early, unless it is over: matches so far are recorded and logged."""
+        """End the run early, unless it has ended; matches until now are recorded and logged."""
         self._results.close()
 
     def interrupt(self, error: BaseException) -> None:
-        """Handle an interruption in the caller as if it had happened here.
+        """Handle an exception that interrupted the caller as if it was raised in the run.
 
-        If the run `stops` by the interruption, the next iteration ends the run.
+        If `stops` contains the exception, the next iteration ends the run.
 
         Raises:
-            BaseException: `error`, if the run was ending already, or if this error does not stop
-                it.
+            BaseException: `error`, if the run was ending already, or if `stops` does not contain
+                `error`.
         """
         with contextlib.suppress(StopIteration):
             self._results.throw(error)
 
     def give_up(self, error: BaseException) -> None:
-        """End the run at once because of `error`; no more outcomes are yielded.
+        """End the run at once because of `error`; yield no more outcomes.
 
-        Matches until then are recorded and logged, and count.
+        The matches until then are recorded, logged and counted.
         """
         self._cause = error
         self._results.close()
@@ -223,7 +226,7 @@ class Run(Iterator[Handled]):
         ending = (KeyboardInterrupt, GeneratorExit, HashclientError, *self._stops)
         try:
             yield from self._gather()
-            # The run ends anyway: this comes too late.
+            # Signals are ignored from here, because the run is ending anyway.
             with self._guard.last():
                 yield from self._flush()
                 self._settle()
@@ -235,19 +238,21 @@ class Run(Iterator[Handled]):
                 self._observer.ending(self)
                 self._is_over = True
         except ending as error:
-            # A second signal while the end was shown, or the caller has stopped iterating.
+            # Either a second signal came while the end was shown, or the caller has stopped
+            # iterating.
             self._give_up(self._cause or error)
             raise
         if self.failure is not None:
             raise self.failure
 
     def _gather(self) -> Generator[None]:
-        """Give out outcomes as they come, until the last outcome, a signal or a failure."""
+        """Yield outcomes as they come, until the last outcome, a signal or a failure."""
         try:
-            # Whatever ends the loop, the workers end with it.
+            # The workers end with the generator of the outcomes, whatever ends the loop.
             with contextlib.closing(self._outcomes):
-                # Workers are at work while the start is logged. No outcome is given out before this
-                # point, and a signal in this time loses no outcome.
+                # Workers are already checking files while the start of the run is logged. No
+                # outcome is yielded before the start is logged, and a signal until then loses no
+                # outcome.
                 first: list[Outcome | Progress] = []
                 try:
                     first += itertools.islice(self._outcomes, 1)
@@ -274,10 +279,11 @@ class Run(Iterator[Handled]):
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
     def _flush(self) -> Generator[None]:
-        """Record the present outcomes, act on them, and give them out.
+        """Record the waiting outcomes, act on them, and yield them.
 
-        Acting can take long and may be interrupted; then every outcome is still given out, but
-        without further actions. Signals are held back while the caller handles an outcome.
+        Actions can take long and may be interrupted. After an interruption every outcome is still
+        yielded, but no more actions are done. Signals are delayed while the caller handles an
+        outcome.
         """
         with self._guard.held():
             self._keep()
@@ -302,11 +308,12 @@ class Run(Iterator[Handled]):
                     yield
 
     def _keep(self) -> None:
-        """Record and count the present outcomes, which are acted upon or yielded next."""
-        # After a second signal these outcomes would be recorded and logged again.
+        """Record and count the waiting outcomes, which are acted upon or yielded next."""
+        # All signals are delayed, because a second signal would cause these outcomes to be recorded
+        # and logged twice.
         with self._guard.barred():
             if self._by_path:
-                # Workers end in any order; so at least the outcomes of one batch are sorted.
+                # Workers end in any order, so the outcomes of each batch are sorted.
                 self._waiting.sort(key=_by_path_bytes(self._waiting))
             kept = self._recorder.keep(self._waiting)
             self._waiting.clear()
@@ -317,16 +324,16 @@ class Run(Iterator[Handled]):
                 self._ready.extend(kept)
 
     def _settle(self) -> None:
-        """Count exactly the matches and conflicts that were recorded, also excepted matches.
+        """After a signal, count the matches, conflicts and excepted matches that were recorded.
 
-        A signal may come after an outcome was counted and before it is recorded.
+        A signal may come after an outcome was counted, and before the outcome is recorded.
         """
         if self.summary.stopped is not None:
             for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED):
                 self.summary.counts[kind] = self._found[kind]
 
     def _finish(self) -> None:
-        """Prepare the reports that are wanted, and count failures."""
+        """Prepare the reports that are wanted, and count the failures."""
         if self._actions is None:
             return
         try:
@@ -338,11 +345,11 @@ class Run(Iterator[Handled]):
         self.summary.failed = self.summary.failed or self._actions.failed
 
     def _note_gone(self) -> None:
-        """Note which earlier matches are gone; only scans of trees show that."""
+        """Note which earlier matches are gone; only scans of trees can show this."""
 
     def _give_up(self, error: BaseException) -> None:
         if isinstance(error, HashclientError):
-            # A failure to write at the very end counts as well.
+            # A failure to write output at the very end of the run is counted as well.
             self.summary.failed, self.summary.failure = error.exit_code, error.message
         self._done.clear()
         if self._is_over:
@@ -356,22 +363,22 @@ class Run(Iterator[Handled]):
             self._recorder.end()
 
     def _code_of(self, error: BaseException) -> ExitCode:
-        """Return the exit code for the exception that ended the run; by default that of ^C."""
+        """Return the exit code for the exception that ended the run; by default that of Ctrl-C."""
         codes = (code for kind, code in self._stops.items() if isinstance(error, kind))
         return next(codes, ExitCode.INTERRUPTED)
 
 
 def _by_path_bytes(outcomes: Sequence[Outcome]) -> Callable[[Outcome], str | bytes]:
-    """Return a key that sorts outcomes by the bytes of their paths."""
+    """Return a key function that sorts outcomes by the bytes of their paths."""
     path_of = operator.attrgetter("path")
-    # Bytes have the order of their text, unless some are not UTF-8.
+    # Text sorts like its bytes if all paths are ASCII.
     if "".join(map(path_of, outcomes)).isascii():
         return path_of
     return lambda outcome: os.fsencode(outcome.path)
 
 
 class Scan(Run):
-    """The outcomes of one scan: see `Run`. `progress` shows how far the scan has come."""
+    """The outcomes of one scan: see `Run`. `progress` contains the numbers so far."""
 
     _by_path = True
 
@@ -409,5 +416,5 @@ class Scan(Run):
 
     @property
     def is_mount_missing(self) -> bool:
-        """Whether a file system is missing that an earlier scan has seen; final at the end."""
+        """Whether a file system of an earlier scan is missing; final at the end of the run."""
         return self._mounts.is_missing

@@ -1,7 +1,7 @@
 """Recording a run: its entries in the audit log, and its matches in the record of matches.
 
-A run shows its outcomes even if the log or the record cannot be written. The failure is shown once,
-counts in the exit code, and the run continues.
+A run shows its outcomes even if the log or the record cannot be written. The failure is shown once
+and counts in the exit code, and the run continues.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ if TYPE_CHECKING:
 
 _log = Log("scan")
 
-#: The most characters of a run's arguments that are logged: the record must fit in one line.
+#: The most characters of the arguments of a run that are logged, because a log record must fit in
+#: one line.
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
-#: If at most this many matches are recorded together, each match gets its own signature.
+#: If at most this many matches are recorded together, each log record gets its own signature.
 SIGNED_EACH = 64
-#: The number of matches that are noted as gone together.
+#: The number of matches that are noted as gone in one transaction.
 GONE_BATCH = 512
-#: The outcomes that are recorded, unless they are of a lookup.
+#: The kinds of outcomes that are written to the record of matches, except outcomes of a lookup.
 _REMEMBERED = (Kind.MATCH, Kind.EXCEPTED)
-#: The outcomes that are logged one by one, and the names of their events.
+#: The kinds of outcomes that are logged one by one, with the names of their log events.
 _LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)}
 
 
 class RunRecord:
-    """The record of one scan or lookup."""
+    """Writes the log and the record of matches for one scan or lookup."""
 
     def __init__(
         self,
@@ -67,12 +68,13 @@ class RunRecord:
         decision: Decision | None = None,
         brief: bool = False,
     ) -> None:
-        """`command` is `scan` or `lookup`; `on_failure` is called once for each failing place.
+        """`command` is `scan` or `lookup`; `on_failure` is called once for the log and the record.
 
-        The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
-        files; by default their paths are used. `decision` says which matches are held. With
-        `brief`, one record called `command` is logged at the end, and no record at the start: for
-        small runs that come often.
+        - `key_id` identifies the key that seals the tags of outcomes.
+        - `places_of` returns the places of files; by default the paths of outcomes are used.
+        - `decision` decides which matches are held.
+        - With `brief`, only one record is logged, at the end, with the name `command`: this is for
+          small runs that are frequent.
         """
         self._is_brief = brief
         self._arguments: Sequence[str] = ()
@@ -86,11 +88,11 @@ class RunRecord:
         self._started = session.now()
         self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
-        #: Failures that are not reported yet.
+        #: Failures that were not reported yet.
         self._failures: list[AuditError | StateError] = []
 
     def start(self, arguments: Sequence[str]) -> None:
-        """Log that the run starts, with its arguments (never digests) and the lists it uses."""
+        """Log the start of the run, its arguments (never digests), and the lists that it uses."""
         if self._is_brief:
             self._arguments = arguments
             return
@@ -107,16 +109,17 @@ class RunRecord:
         self._report_failures()
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
-        """Record and log the matches among `outcomes`; return all outcomes, with their records.
+        """Record and log the matches among `outcomes`; return all outcomes with their records.
 
-        A match of a lookup has no file to remember. A kill between the record and the log leaves a
-        match that the next scan logs.
+        A match of a lookup is logged only, because it has no file. If the process is killed between
+        the record and the log, the next scan logs the match.
         """
         kept = self._remember(outcomes)
         if events := self._events_of(kept):
-            # A report contains single signed records. A signature takes longer than all other work
-            # to record a match. So of many records only the last is signed, and its signature
-            # covers the others; preparing a report later signs each record that the report needs.
+            # A report contains single signed records of the log. A signature takes longer than all
+            # other work to record a match. So if there are many matches, only the last record is
+            # signed, and its signature covers the records before it. The preparation of a report
+            # later signs each record that the report needs.
             reportable = any(k.record is not None for k in kept)
             sign_each = reportable and len(events) <= SIGNED_EACH
             self._log(events, durable=True, sign_each=sign_each)
@@ -129,7 +132,7 @@ class RunRecord:
         return kept
 
     def _remember(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
-        """Record the matches among outcomes; return all outcomes, with their records."""
+        """Record the matches among outcomes; return all outcomes with their records."""
         chosen = () if self._matches_failed else [o for o in outcomes if _is_remembered(o)]
         found: Sequence[MatchRef] = ()
         if chosen:
@@ -149,7 +152,8 @@ class RunRecord:
         return [Recorded(o, next(refs, None) if _is_remembered(o) else None) for o in outcomes]
 
     def _open(self, *, create: bool = True) -> Matches:
-        # Most runs have no match, and need no record of matches.
+        # `Matches` is imported here, because most runs have no match, and need no record of
+        # matches.
         from hashclient.matches.store import Matches
 
         return Matches(self._session.settings.state_dir, create=create)
@@ -161,7 +165,7 @@ class RunRecord:
         return lambda cases, permits: decision.decide(cases, permits, now)
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
-        """Record and log how often outcomes came again, and in which last mails."""
+        """Record and log how often outcomes were found again, and in which mails most recently."""
         if not counts:
             return
         rows = [
@@ -193,17 +197,17 @@ class RunRecord:
         ]
 
     def _report_failures(self) -> None:
-        """Count and report what failed since the last call."""
+        """Count and report the failures since the last call."""
         failures, self._failures = self._failures, []
         for error in failures:
             self._summary.fail(error)
             self._on_failure(error)
 
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
-        """Log and record that the matches from `find` are gone.
+        """Log and record that the matches that `find` yields are gone.
 
-        `find` is called with the record of matches and the time when the run began. After a kill
-        between the log and the record, the next scan notes the match again.
+        `find` is called with the record of matches and the time when the run began. If the process
+        is killed between the log and the record, the next scan notes the match again.
         """
         path = self._session.settings.layout.matches
         if self._matches_failed or self._audit_failed or not is_there(path):
@@ -225,7 +229,7 @@ class RunRecord:
             self._report_failures()
 
     def end(self) -> None:
-        """Log the end of the run, and the basis of its verdict; only the first time."""
+        """Log the end of the run, and what its verdict is based on; later calls do nothing."""
         if self._ended:
             return
         self._ended = True
@@ -273,7 +277,7 @@ class RunRecord:
         self._report_failures()
 
     def _name_held(self) -> None:
-        """Note in the summary which entries have held matches, and how many."""
+        """Note in the summary which entries have held matches, and how many each entry has."""
         try:
             with self._open(create=False) as matches:
                 self._summary.held_entries = matches.held_entries(HELD_ENTRIES + 1)
@@ -293,15 +297,18 @@ class RunRecord:
 
 
 def _is_remembered(outcome: Outcome) -> bool:
-    """Return whether an outcome is a match that the record of matches keeps, excepted or not."""
+    """Return whether an outcome is written to the record of matches."""
     return outcome.kind in _REMEMBERED and outcome.origin is None
 
 
 class MatchEvents:
-    """Log entries of matches and conflicts. There may be very many events: most need no encoder."""
+    """Makes the log entries of matches and conflicts; most are made without a JSON encoder.
+
+    This is faster, because there may be very many matches.
+    """
 
     def __init__(self) -> None:
-        """Nothing is prepared yet."""
+        """Prepare no parts yet; the parts of a hit are made when the hit is first logged."""
         self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
 
     def of(self, recorded: Recorded) -> Event | Encoded:
@@ -350,7 +357,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
 
 
 def _member_fields(outcome: Outcome) -> dict[str, Any]:
-    """Return the names of a member of a container, as many as a line of the log holds."""
+    """Return the names of a member of a container, each cut so that a line of the log is enough."""
     if not outcome.members:
         return {}
     from hashclient.matches.recording import MAX_NAME_CHARS
@@ -364,11 +371,11 @@ def _accepted(outcome: Outcome) -> Event:
 
 
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return fields with the `arguments` that a line of the log holds, and the number of others.
+    """Return the `arguments` that fit in a line of the log, and the number of other arguments.
 
-    A shell makes arguments of the names in a directory, so anyone who can make files there can make
-    more arguments than a line of the log holds. These arguments must not keep matches out of the
-    log.
+    A shell turns the names in a directory into arguments, so anyone who can create files in the
+    directory can cause more arguments than fit in a line of the log. Too many arguments must not
+    prevent that matches are logged.
     """
     room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
     for argument in arguments:

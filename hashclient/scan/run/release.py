@@ -1,7 +1,8 @@
-"""Decisions of a person about recorded matches: held matches are released, others are excepted.
+"""Decisions of a person about recorded matches: release a held match, or except a match.
 
-The log is written first, so a kill cannot leave a match released or excepted but not logged. After
-a kill the next scan that finds the file acts upon it, since the record has the release.
+The log is written first, so a killed process cannot leave a match that is released or excepted but
+not logged. If the process is killed before the actions on a released match, the next scan that
+finds the file does the actions, because the release is in the record.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.text import path_fields
 
-#: How many matches are released by one change of the record.
+#: The number of matches that are released in one transaction.
 AT_ONCE = 512
 _EXCEPTABLE = (MatchState.FOUND, MatchState.HELD)
 
 
 def except_open(session: Session, rule: Rule) -> int:
-    """Record the exceptions of `rule` for open matches without an action; return how many.
+    """Record the exceptions of `rule` for open matches without an action; return their number.
 
     Raises:
-        AuditError, StateError: log or record cannot be written.
+        AuditError, StateError: the log or the record of matches cannot be written.
     """
     if not is_there(session.settings.layout.matches):
         return 0
@@ -44,7 +45,7 @@ def except_open(session: Session, rule: Rule) -> int:
 
 
 def _except(session: Session, batch: Sequence[Match], rule: Rule) -> list[Match]:
-    """Record that open matches without an action are excepted, if `rule` says so."""
+    """Record which open matches without an action `rule` excepts; return these matches."""
     now = session.now()
     with Matches(session.settings.state_dir) as matches, matches.batch():
         known = [matches.look_up(match.id) for match in batch]
@@ -70,12 +71,13 @@ def release(
     reason: str,
     rule: Rule,
 ) -> Iterator[Handled]:
-    """Release matches and act on them by the policy; yield each with the results.
+    """Release matches and act on them by the policy; yield each match with its results.
 
     A match that is not held any more, or that `rule` excepts, is skipped.
 
     Raises:
-        AuditError, StateError: log or record cannot be written; then no more actions are done.
+        AuditError, StateError: the log or the record of matches cannot be written; no more actions
+        are done then.
     """
     rest = iter(chosen)
     while batch := list(itertools.islice(rest, AT_ONCE)):

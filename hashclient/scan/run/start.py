@@ -1,4 +1,4 @@
-"""Starts a scan: makes its parts from the settings and the options, and joins them."""
+"""Starts a scan: makes its parts from the settings and the options, and connects them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
     from hashclient.scan.run.actions import Responder
 
 
-#: Bytes of disk for objects that may be containers, until they are opened.
+#: The bytes of disk space for objects that may be containers, which are kept until they are opened.
 SPOOL_BYTES = 4 << 30
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """The inputs of a scan. A `stream` comes first, then files and trees, `sources`, `objects`."""
+    """The inputs of a scan: a stream, `paths` of files and trees, sources, and objects.
+
+    The inputs are checked in this order.
+    """
 
     paths: Sequence[str] = ()
     sources: Sequence[Source] = ()
@@ -61,10 +64,10 @@ def start_scan(
     lists: OpenLists | None = None,
     front: FrontEnd | None = None,
 ) -> Scan:
-    """Return a scan that has not begun, by default with the `lists` that should be here.
+    """Return a scan that has not begun, by default with the lists of the configuration.
 
     Raises:
-        UsageError: nothing is given to check, or options contradict each other.
+        UsageError: no input is given, or options contradict each other.
         StateError: no list can be used.
         ConfigError: the seal key, a recipient, a certificate or a rule of the policy is wrong.
     """
@@ -138,7 +141,8 @@ def start_scan(
 
 def _places_at(mounts: Mounts) -> Callable[[Sequence[Outcome]], list[Place]]:
     def at(outcomes: Sequence[Outcome]) -> list[Place]:
-        from hashclient.scan.run.whereabouts import places_of  # few scans have a match
+        # imported here, because few scans have a match
+        from hashclient.scan.run.whereabouts import places_of
 
         return places_of(outcomes, mounts)
 
@@ -156,18 +160,19 @@ def objects_of(
     after: str | None = None,
     report: str | None = None,
 ) -> Objects | None:
-    """Return the scan of the objects at `uris`, or in a `report`; None if both are missing.
+    """Return the scan of the objects at `uris` or in a `report`; None if both are missing.
 
-    The tags of the inventory are sealed under the key `key_id`. `reads`, `all_versions` and `after`
-    are as in `Request`; `report` is the path or URI of an inventory report.
+    `key_id` identifies the key that seals the tags of the inventory. `reads`, `all_versions` and
+    `after` have the same meaning as in `Request`. `report` is the path or URI of an inventory
+    report.
 
     Raises:
-        UsageError: a library is missing, or the report is for something else.
+        UsageError: a library is missing, or the report does not belong to the URI.
     """
     if not uris and report is None:
         return None
     for library in ("obstore", "botocore", "arro3"):
-        if find_spec(library) is None:  # fail before the scan begins
+        if find_spec(library) is None:  # an error here comes before the scan begins
             from hashclient.objects.failures import missing_extra
 
             raise missing_extra(ImportError(name=library))
@@ -204,12 +209,12 @@ def _executor_of(
     containers: Options | None,
     on_notice: Callable[[str], None],
 ) -> Executor:
-    """Return the executor that `options` ask for; no connection and no process is started yet.
+    """Return the executor that `options` name, before it starts a connection or a process.
 
-    A cluster lists and reads the `objects` as well.
+    An executor on a cluster lists and reads `objects` as well.
 
     Raises:
-        UsageError: the executor is unknown, or does not support other options.
+        UsageError: the executor is unknown, or does not support one of the other options.
         ConfigError: the certificates for a cluster are missing, or cannot be used.
     """
     if options.executor not in (None, PROCESSES):
@@ -236,7 +241,7 @@ def _executor_of(
 
 
 def _rules(session: Session, options: ScanOptions) -> Rules:
-    """Return the rules of the configuration and the options."""
+    """Return the rules about outcomes from the configuration and the options."""
     rules: Rules = as_they_are
     if accept := session.settings.config.accept:
         rules = _each(accepting(accept, session.now().date()))
@@ -252,7 +257,7 @@ def _then(first: Rules, second: Rules) -> Rules:
 
 
 def _responder(session: Session, options: ScanOptions, lists: OpenLists) -> Responder | None:
-    """Return the `Responder` of a scan; None if no match needs an action."""
+    """Return the `Responder` of a scan; None if no match can need an action."""
     wants = options.quarantine or bool(session.settings.config.policy)
     if not options.policy_check and not (options.actions and wants):
         return None

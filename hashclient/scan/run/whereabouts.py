@@ -1,10 +1,10 @@
 """Where files that matched are: their paths without links, and the identity of their places.
 
-A file has one record, whichever path a scan has used, and actions happen at its real place. Each
-directory is looked at once for each batch. The directory must be the one in which the file was
-read; behind a link, the file must be the file that was read. Otherwise the path of the scan is
-kept, and the place is unknown: somebody may have put a link or another directory there, so that
-other files are recorded or acted upon.
+A file has one record, whichever of its paths a scan has used, and actions use the path without
+links. Each directory is opened once for each batch. The directory at the path must be the directory
+in which the file was read; behind a link, the file must be the file that was read. Otherwise the
+path of the scan is recorded, and the place is unknown, because somebody may have put a link or
+another directory in the path, so that other files would be recorded or acted upon.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Directory(NamedTuple):
-    """The path of a directory, without links and without a slash at its end.
+    """A directory of files that matched; `path` has no links and no slash at its end.
 
-    `standing` is as in `core.match.Place`.
+    `standing` has the same meaning as in `core.match.Place`.
     """
 
     path: str
@@ -36,7 +36,7 @@ class _Directory(NamedTuple):
     status: os.stat_result
 
     def has(self, name: str, seen: Seen) -> bool:
-        """Return whether a directory has the file that was read; behind a link, as `name`."""
+        """Return whether the directory has the file that was read, behind a link as `name`."""
         if seen.directory_inode is not None:
             return seen.is_directory(self.status)
         try:
@@ -48,7 +48,10 @@ class _Directory(NamedTuple):
 
 
 def places_of(outcomes: Sequence[Outcome], mounts: Mounts) -> list[Place]:
-    """Return the places of outcomes, in their order; a stream or an object has seen no file."""
+    """Return the places of outcomes, in the same order.
+
+    The place of a stream or an object, for which no file was read, is its path.
+    """
     known: dict[str, _Directory | None] = {}
     return [
         place_of(one) if one.seen is None else _place(one.path, one.seen, known, mounts)
@@ -60,11 +63,12 @@ def _place(path: str, seen: Seen, known: dict[str, _Directory | None], mounts: M
     met, slash, name = path.rpartition("/")
     if name in ("", ".", ".."):
         return Place(_plain(path))
-    # Without a link, the file was opened in its own directory; another file may have its name now.
+    # A file that was not read through a link was opened in its own directory, and only this
+    # directory is compared, because another file may have the name now.
     if seen.directory_inode is None and _is_link(path):
         try:
             met, slash, name = os.path.realpath(path).rpartition("/")
-        except OSError:  # the name is no link any more
+        except OSError:  # the name is not a link any more
             return Place(_plain(path))
     if met not in known:
         known[met] = _directory_at(met + slash, mounts)
@@ -88,7 +92,7 @@ def _directory_at(path: str, mounts: Mounts) -> _Directory | None:
         if real is None:
             return None
         return _Directory(real.rstrip("/"), mounts.standing_of(fd), os.fstat(fd))
-    except OSError:  # a server or a FUSE process refuses to answer now
+    except OSError:  # a file server or a FUSE process refuses to answer
         return None
     finally:
         os.close(fd)
@@ -98,7 +102,8 @@ def _is_link(path: str) -> bool:
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
-        # The path is too long for one call, or gone again: isolation refuses links anyway.
+        # The path is too long for one call, or does not exist any more. The result does not matter,
+        # because isolation refuses links anyway.
         return False
 
 
