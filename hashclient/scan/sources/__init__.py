@@ -1,1 +1,1 @@
-"""Sources of inputs."""
+"""Sources: a source lists the inputs of a scan."""

@@ -1,19 +1,19 @@
-"""Directories of other users are looked at again at the end of a scan.
+"""A second look, at the end of a scan, at directories that other users may write to.
 
 A walk lists one directory after the other. A user who may write to two of these directories can
-move a file from a directory that is not listed yet to a directory that was listed. So for each
-directory that others may write to, the walk notes the time of its last change, and its entries.
-After all files are checked, the status of each of these directories is read again. A changed
-directory is listed again, at one instant. New entries that are older than the scan are walked and
-checked, and so are `lost` entries, which were listed, but missing at the time of the read. After a
-change, the pass over the directories begins again. If no directory has changed since its listing,
-all listings together show one instant, and no file was missed. A directory that changes without end
-is unread.
+move a file from a directory that is not listed yet to a directory that was listed already. So for
+each directory that other users may write to, the walk notes the time of the directory's last
+change, and its entries. After all files are checked, the status of each noted directory is read
+again. A changed directory is listed again, at one instant. New entries that are older than the scan
+are walked and checked. `lost` entries, which were listed, but were missing when they should be
+read, are walked and checked, too. After a change, the pass over the directories begins again. If no
+directory has changed since it was listed, all listings together show one instant, and no file was
+missed. A directory that changes in each pass is unread.
 
-Limits: a file that was made during the scan is not looked for. Directories that only root and we
-may write to are not noted. The scan of a busy server also ends: after `LOOKS` passes over all
-directories, or after `ROUNDS` passes over a few. A user who moves a file at the right time in each
-pass has hidden the file.
+Limits: a file that was created during the scan is not looked for. A directory that only root and
+the user of the scan may write to is not noted. So that the scan of a busy server ends, there are at
+most `LOOKS` passes over all directories, or `ROUNDS` passes over a few directories. A user who
+moves a file at the right time in each pass can hide the file.
 """
 
 from __future__ import annotations
@@ -46,42 +46,52 @@ from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.work import Identity, Item, reason_of
 
-#: The most passes over all directories if they are many, and over changed directories.
+#: `LOOKS`: the most passes over all directories if they are many. `ROUNDS`: the most passes over
+#: all directories if they are few, and over changed directories.
 LOOKS, ROUNDS = 3, 12
-#: Bytes of notes in memory; more notes are written to a file without a name.
+#: The bytes of notes that are kept in memory; more notes are written to a file without a name.
 MOST_BYTES = 1 << 24
-#: Notes of some hundred directories: a pass over all of them takes milliseconds.
+#: Directories whose notes have at most this many bytes are few: a pass over some hundred
+#: directories takes milliseconds.
 FEW_BYTES = 1 << 16
 
-#: A note begins with: the device; the inode (0 if another note counts); the time when the directory
-#: was changed; the number of its walk; whether a later change may have the same time; and the
-#: lengths of the path and of the marks, which come next.
+#: The beginning of a note:
+#:
+#: - the device and the inode of the directory; inode 0 says that a later note has replaced this
+#:   note;
+#: - the time of the directory's last change;
+#: - the index of its walk in `_walkers`;
+#: - whether a later change may have the same time;
+#: - the length of the path in bytes, and the length of the marks in bytes.
+#:
+#: The path and the marks follow the beginning.
 _HEAD = struct.Struct("=QQqI?Iq")
 _REPLACED = bytes(16)
-#: In place of the length of marks, this number says that the marks were too many.
+#: In place of the length of the marks, this number says that the directory has too many entries for
+#: marks.
 TOO_MANY = -1
-#: Entries that the pass looks for.
+#: The types of entries that a pass looks for.
 _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
 
 
 class Walker(Protocol):
-    """The walk of a tree, which continues later."""
+    """The walk of a tree, which can continue at the end of the scan."""
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
-        """Walk the entries of a directory that are still to be read, and note it again."""
+        """Walk the entries of a directory that must still be read, and note the directory again."""
 
 
 class Again:
-    """Notes of directories that others may write to."""
+    """The notes of directories that other users may write to."""
 
     def __init__(self) -> None:
-        """Nothing is noted yet."""
+        """Start without notes."""
         self._walkers: list[Walker] = []
         #: The inodes of listed files for which another file was read.
         self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
-        #: The time of the last listing after which a change may be unnoticed.
+        #: The last time at which a directory was listed that may change again without a new time.
         self._young_ns = 0
 
     def note(self, walker: Walker, frame: Frame) -> None:
@@ -93,7 +103,8 @@ class Again:
         if not self._walkers or self._walkers[-1] is not walker:
             self._walkers.append(walker)
         changed_ns = frame.status.st_ctime_ns
-        # If the directory had this time at the earlier listing, the clock has moved since then.
+        # If the directory had the same time of change at its earlier listing, the clock has moved
+        # on since, so that a later change has a later time.
         is_young = frame.opened_ns - TICK_NS <= changed_ns != frame.changed_ns
         if is_young:
             self._young_ns = lagging_ns()
@@ -111,22 +122,25 @@ class Again:
             self._move_to_file(self._notes)
 
     def _move_to_file(self, notes: io.BytesIO) -> None:
-        import tempfile  # a slow import that few walks need
+        import tempfile  # imported here, because the import is slow and few walks need it
 
         try:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the notes are
-        except FileNotFoundError:  # no directory can be written to: the notes stay in memory
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        # no directory for temporary files can be written to, so the notes stay in memory
+        except FileNotFoundError:
             self._most_bytes = sys.maxsize
             return
         file.write(notes.getvalue())
         self._notes = file
 
     def close(self) -> None:
-        """Forget all notes."""
+        """Delete all notes."""
         self._notes.close()
 
     def found(self, lister: Lister) -> Iterator[Item | None]:
-        """Yield items that were moved to directories after the listing; None means: check them now.
+        """Yield items that were moved to directories after their listing.
+
+        None tells the caller to check the items until here before the next item.
 
         Raises:
             OSError: the notes cannot be read or written.
@@ -144,12 +158,15 @@ class Again:
                 return
 
     def _wait(self) -> None:
-        """Wait until a change gets a later time than the listing."""
+        """Wait until a change of a directory gets a later time than the directory's listing."""
         while 0 < (left_ns := self._young_ns + TICK_NS - lagging_ns()) <= TICK_NS:
             time.sleep(left_ns / 1e9)
 
     def _look(self, at: int, end: int, lister: Lister, *, is_last: bool) -> Iterator[Item]:
-        """Compare directories with notes: list changed directories; in the last pass, report."""
+        """Compare directories with their notes; list changed directories again.
+
+        In the last pass, a changed directory is unread.
+        """
         while at < end:
             self._notes.seek(at)
             head = _HEAD.unpack(self._notes.read(_HEAD.size))
@@ -167,7 +184,7 @@ class Again:
                     raise MovedError
                 found = self._listed_again(path, (device, inode), marks)
             except OSError as error:
-                # If a directory is gone, or elsewhere, the directory above has changed.
+                # If a directory is gone, or was moved, its parent directory has changed, too.
                 if error.errno not in GONE:
                     found = Outcome(Kind.UNREAD, path, reason=reason_of(error))
             self._notes.seek(here)
@@ -180,7 +197,7 @@ class Again:
                 yield from self._walkers[number].walk_late(found, lister)
 
     def _listed_again(self, path: str, identity: Identity, marks: frozenset[int]) -> Frame:
-        """Open and list a directory; its unlisted and lost entries are still to be read.
+        """Open and list a directory again; its new and lost entries must still be read.
 
         Raises:
             OSError: the directory is gone, or cannot be read.
@@ -207,10 +224,10 @@ class Again:
 
 
 def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
-    """Return the time of a directory's last change; None if only opening it shows this.
+    """Return the time of a directory's last change; None if the path is too long for one call.
 
     Raises:
-        OSError: the directory is missing; with `ESTALE`, another directory is there.
+        OSError: the directory is missing; with `ESTALE`, another directory is at the path.
     """
     if size > MAX_PATH_BYTES:
         return None

@@ -1,15 +1,17 @@
-"""Opening directories, and finding listed files again, also while somebody renames them.
+"""Opening directories and finding listed files again, even while somebody renames them.
 
-A scan lists a directory, and opens it and its files later. The owner may exchange two names in
-between, and exchange them back. So an opened file or directory counts only if it has the listed
-inode. Otherwise the directory above is listed again, at one instant (`snapshot`), which shows where
-the listed inode is now (`where_now`); `ROUNDS` limits how often. A file that was replaced, for
-example by an editor that saves, does not count as missed: the new file under its name is checked.
+A scan lists a directory, and opens the directory and its files later. The owner of the directory
+may exchange two names in the meantime, and exchange them back. So an opened file or directory is
+used only if it has the listed inode. Otherwise the parent directory is listed again, at one instant
+(`snapshot`), which shows where the listed inode is now (`where_now`). There are at most `ROUNDS`
+such attempts. A file that was replaced, for example by an editor that saves, is not missed, because
+the new file under its name is checked.
 
-Limits: nobody looks for a file that was moved to another directory. If an older file has its name
-now (`is_older`), the listed file is unread; if a new file has its name, the listed file counts as
-replaced. A server of a network file system, or a program behind FUSE, may change a directory while
-the kernel lists it. Any user may do this if the directory has more than a million names.
+Limits: a file that was moved to another directory is not looked for. If an older file has its name
+now (`is_older`), the listed file is unread. If a new file has its name, the listed file was
+replaced. A server of a network file system, or a FUSE program, may change a directory while the
+kernel lists it. If a directory has more than a million names, any user may change it while it is
+listed.
 """
 
 from __future__ import annotations
@@ -29,52 +31,57 @@ from hashclient.system.identity import born_ns, is_mount_root
 T = TypeVar("T")
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
-#: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
+#: The longest path, in bytes, that is passed to the kernel in one call. PATH_MAX is 4096 bytes,
+#: including the final NUL.
 MAX_PATH_BYTES = 4000
 
-#: How often a listed file is looked for: if somebody exchanges two names all the time, half of the
-#: attempts find the wrong file.
+#: The number of attempts to find a listed file. If somebody exchanges two names all the time, half
+#: of the attempts find the wrong file.
 ROUNDS = 12
-#: How often a directory is looked for if it is not visible.
+#: The number of attempts to find a directory that its parent directory does not show.
 _ROUNDS_WITHOUT = 3
-#: Errors of a name that is gone, or that another kind of file has now.
+#: The errors for a name that does not exist any more, or that now belongs to a file of another
+#: type.
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
-#: A time longer than any tick of the clock for file times, and the longest tick.
+#: `TICK_NS`: the longest tick of the clock that gives files their times, in nanoseconds. `TICK_S`:
+#: a time that is longer than any tick, in seconds.
 TICK_S, TICK_NS = 0.02, 10_000_000
 #: The number of CLOCK_REALTIME_COARSE in linux/time.h.
 _COARSE_CLOCK = 5
-#: Bytes of a directory that one call reads: at first (enough for most directories), and at most.
+#: The size of the buffer for one call that reads a directory: `_FIRST_BYTES` at first, which is
+#: enough for most directories, and at most `_MOST_BYTES`.
 _FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26
-#: `struct linux_dirent64` before the name: inode, offset, length, type.
+#: The struct `linux_dirent64` up to the name: inode, offset, length, type.
 _HEAD = struct.Struct("=QqHB")
 
-#: A name in a directory, its type as in `st_mode`, and its inode.
+#: An entry of a directory: its name, its type as in `st_mode`, and its inode.
 Entry = tuple[str, int, int]
 
 
 class MovedError(OSError):
-    """A file or directory that was listed was not found again: names kept changing."""
+    """A listed file or directory was not found again, because names kept changing."""
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, MOVED)
 
 
 def lagging_ns() -> int:
-    """Return the time now; later changes have a time at most `TICK_NS` before it.
+    """Return a time that a later change precedes by at most `TICK_NS`.
 
-    The clock that gives files their times lags behind, by more than a tick if it is held up.
+    The clock that gives files their times is late, by more than a tick if the machine was suspended
+    or busy.
     """
     return min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
 
 
 def open_directory(path: str, *, follow: bool = False) -> int:
-    """Open a directory of any depth; an empty path means the current directory.
+    """Open a directory, however long its path is; an empty path is the current directory.
 
     Raises:
         OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    if len(path) <= MAX_PATH_BYTES // 4:  # a character has four bytes at most
+    if len(path) <= MAX_PATH_BYTES // 4:  # one character takes at most four bytes
         return os.open(path or ".", flags)
     rest, fd = os.fsencode(path), None
     try:
@@ -90,10 +97,10 @@ def open_directory(path: str, *, follow: bool = False) -> int:
 
 
 def with_status(fd: int) -> tuple[int, os.stat_result]:
-    """Return an open directory and its status.
+    """Return the descriptor of an open directory, and the status of the directory.
 
     Raises:
-        OSError: the status cannot be read; the directory is then closed.
+        OSError: the status cannot be read; the descriptor is closed.
     """
     try:
         return fd, os.fstat(fd)
@@ -103,19 +110,18 @@ def with_status(fd: int) -> tuple[int, os.stat_result]:
 
 
 def is_same(status: os.stat_result, identity: Identity) -> bool:
-    """Return whether a directory with this status is the listed directory."""
+    """Return whether a directory with this status is the directory with this identity."""
     return status.st_ino == identity[1] and identity[0] in (None, status.st_dev)
 
 
 def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
     """Open a directory that was listed before, even if its name has changed since.
 
-    Links on the way are followed: they may lead to the same directory, and to no other. Without an
-    `identity`, the present directory is opened.
+    Links in the path are followed, because they cannot lead to a directory with another identity.
+    Without an `identity`, the directory at the path is opened.
 
     Raises:
-        OSError: the directory cannot be opened; for a `MovedError`, another directory was in its
-            place.
+        OSError: the directory cannot be opened; `MovedError`: another directory is at the path.
     """
     try:
         fd, status = with_status(open_directory(path, follow=True))
@@ -130,11 +136,13 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
     try:
         return _find_listed(path, identity, failure)
     finally:
-        del failure  # its traceback has this frame: a cycle, which would keep all that callers have
+        # the traceback of `failure` refers to this frame, a cycle that would keep objects of
+        # callers alive
+        del failure
 
 
 def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, os.stat_result]:
-    """Open a directory that was listed, and is not at its path now: see `open_listed`."""
+    """Open a listed directory that is not at its path now; see `open_listed`."""
     missing = 0
     for number in range(ROUNDS):
         try:
@@ -156,14 +164,14 @@ def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, 
     try:
         raise failure
     finally:
-        del failure  # see `open_listed`
+        del failure  # as in `open_listed`
 
 
 def _open_beside(path: str, identity: Identity) -> int | None:
-    """Open the directory with an inode, in the directory where it was; None if not found.
+    """Open the directory with this identity in its former parent directory; None if not found.
 
     Raises:
-        OSError: one of the two directories cannot be opened.
+        OSError: the directory or its former parent directory cannot be opened.
     """
     above, _, _ = path.rstrip("/").rpartition("/")
     fd = open_directory(above or ("/" if path.startswith("/") else ""), follow=True)
@@ -177,11 +185,11 @@ def _open_beside(path: str, identity: Identity) -> int | None:
 
 
 def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
-    """Return the status at each path, or its error; links are followed.
+    """Return for each path the status of its file, or the error; links are followed.
 
-    If somebody exchanges two paths in this time, both may show the same file. So equal paths are
-    compared again, a few times, until they differ. The paths may stay equal, because different
-    names can lead to one file.
+    If somebody exchanges two paths during the calls, both paths may show the same file. So paths
+    with the same file are examined again, at most `ROUNDS` times, until the files differ. The files
+    may stay the same, because two paths can lead to one file.
     """
     found = [_looked_at(path) for path in paths]
     for _ in range(ROUNDS):
@@ -207,7 +215,9 @@ def _looked_at(path: str) -> os.stat_result | OSError:
 
 
 def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
-    """Return whether names in a directory may have changed since it was opened, with a status.
+    """Return whether names in a directory may have changed since it was opened with a status.
+
+    `before` is the status when the directory was opened, at `opened_ns`.
 
     Raises:
         OSError: the status of the directory cannot be read.
@@ -215,14 +225,16 @@ def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
     now = os.fstat(fd)
     if (now.st_mtime_ns, now.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
         return True
-    # The clock of these times moves in steps of some milliseconds.
+    # A change in the same tick of the clock may have the same time, so a recent time may hide a
+    # change.
     return max(now.st_mtime_ns, now.st_ctime_ns) >= opened_ns - TICK_S * 1e9
 
 
 def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | None:
-    """Return the present name of a listed inode, with the inode; if gone, the inode of `name`.
+    """Return the present name of a listed inode, and the inode.
 
-    None if `name` is gone, too.
+    If no entry has the inode, return `name` and the inode that `name` has now. Return None if
+    `name` does not exist either.
     """
     elsewhere = replaced = None
     for found, _, number in now:
@@ -236,42 +248,43 @@ def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | 
 
 
 def is_older(fd: int, name: str, since_ns: int) -> bool:
-    """Return whether an entry of an open directory was made before a time.
+    """Return whether an entry of an open directory was created before a time.
 
-    A new file under the name of a listed file was saved over it. An older file was moved there,
-    perhaps in exchange, so the listed file may still exist. False if the file system does not know
-    when a file was made.
+    A new file under the name of a listed file was saved in place of the listed file. An older file
+    was moved to the name, perhaps by exchanging two names, so the listed file may still exist. The
+    result is False if the file system does not record when a file was created.
     """
     born = _born_ns(fd, name)
     return born is not None and born < since_ns - TICK_S * 1e9
 
 
 def is_newer(fd: int, name: str, since_ns: int) -> bool:
-    """Return whether a file in an open directory was made after a time.
+    """Return whether an entry of an open directory was created after a time.
 
-    False if the file is gone, or if the file system does not know when a file was made. The clock
-    for file times lags behind, so a file that was made just after the time may count as older.
+    The result is False if the file is gone, or if the file system does not record when a file was
+    created. The clock that gives files their times is late, so a file that was created just after
+    the time may have an earlier time.
     """
     born = _born_ns(fd, name)
     return born is not None and born > since_ns
 
 
 def _born_ns(fd: int, name: str) -> int | None:
-    """Return when a file was made; None if the file is gone or its file system does not say."""
+    """Return when a file was created; None if the file is gone, or the time is not recorded."""
     return _asked(fd, name, born_ns)
 
 
 def is_mounted_on(fd: int, name: str) -> bool:
     """Return whether something is mounted on a name in an open directory.
 
-    The directory then shows the inode of the hidden file below the mount, even if both are on one
-    file system.
+    In this case, the directory shows the inode of the file that the mount hides, even if both are
+    on one file system.
     """
     return _asked(fd, name, is_mount_root) or False
 
 
 def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
-    """Return the answer to a question about a name in an open directory; None if it is gone."""
+    """Return `question` of the file at a name in an open directory; None if the file is gone."""
     try:
         opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
@@ -283,11 +296,12 @@ def _asked(fd: int, name: str, question: Callable[[int], T]) -> T | None:
 
 
 def inode_of(fd: int, name: str) -> int | None:
-    """Return the inode of a name in an open directory that shows another inode for it.
+    """Return the inode of the file at a name, if its directory shows another inode for the name.
 
-    Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
-    the directory has changed meanwhile: two names may have been exchanged. Also None if only this
-    name differs, since something is mounted on it. The search takes some time.
+    Some file systems have different inode numbers for entries of directories and for files: FAT,
+    some FUSE file systems and some overlays. The result is None if the directory has changed
+    meanwhile, because two names may have been exchanged. The result is also None if something is
+    mounted on the name, because then only this name differs. The function waits for `TICK_S`.
 
     Raises:
         OSError: the directory cannot be read.
@@ -295,7 +309,7 @@ def inode_of(fd: int, name: str) -> int | None:
     if is_mounted_on(fd, name):
         return None
     before = os.fstat(fd)
-    # Whatever changes from now on has another time.
+    # After this pause, every change of the directory has a new time.
     time.sleep(TICK_S)
     try:
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -310,7 +324,7 @@ def inode_of(fd: int, name: str) -> int | None:
 def snapshot(fd: int) -> list[Entry]:
     """Return the entries of an open directory at one instant, as far as the kernel can tell.
 
-    During one call nobody can rename, so one call must return all names.
+    The kernel does not rename entries during one call, so one call must return all names.
 
     Raises:
         OSError: the directory cannot be read, or was removed.
@@ -324,8 +338,8 @@ def snapshot(fd: int) -> list[Entry]:
         size = _FIRST_BYTES
         while True:
             pieces = [read(opened, size)]
-            # A file system that returns names in pieces, as FUSE does, never returns more in one
-            # call.
+            # A file system that returns names in pieces, such as FUSE, never returns more in one
+            # call, however large the buffer is.
             may_fit = len(pieces[0]) > size // 2 and size < _MOST_BYTES
             while pieces[-1]:
                 pieces.append(read(opened, size))
@@ -360,10 +374,10 @@ def _type_in(fd: int, name: bytes) -> int:
 def type_of(entry: os.DirEntry[str]) -> int:
     """Return the type of an entry, as in `st_mode`.
 
-    The type that a directory gives for a name is believed if the entry will be opened: then its
-    true type shows. An entry that would be skipped is looked at first, since a manipulated disk may
-    call a file a link. If the type cannot be found out, since the entry has vanished, say, it
-    counts as a file.
+    If the entry will be opened, the type that the directory contains is used, because opening the
+    entry shows its true type. If the entry would be skipped, its status is read first, because a
+    manipulated disk may call a file a link. If the type cannot be determined, for example because
+    the entry has vanished, the entry is treated as a file.
     """
     try:
         if entry.is_file(follow_symlinks=False):
@@ -377,7 +391,7 @@ def type_of(entry: os.DirEntry[str]) -> int:
 
 @functools.cache
 def _getdents() -> Callable[[int, int], bytes] | None:
-    """Return a function that reads at most so many bytes of entries; None if unavailable."""
+    """Return a function that reads entries into at most `most` bytes; None if unavailable."""
     try:
         import ctypes
 
@@ -398,7 +412,7 @@ def _getdents() -> Callable[[int, int], bytes] | None:
 
 
 def is_glibc() -> bool:
-    """Return whether the C library is that of GNU."""
+    """Return whether the C library is the GNU C library."""
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
     except (ValueError, OSError):

@@ -1,9 +1,9 @@
-"""A directory that a walk is in: its listed entries, and entries that are not read yet.
+"""A directory that a walk is in: its listed entries, and the entries that are not read yet.
 
-If names change while a directory is read, the kernel may show neither the old name of a file nor
-the new one. So a directory that has changed during the listing is listed once more, in one call of
-the kernel (`missed`). Limit: if a changed directory has very many names, missed files cannot be
-found.
+If names change while a directory is read, the kernel may return neither the old name of a file nor
+the new name. So a directory that has changed during its listing is listed once more, in one call of
+the kernel (`missed`). Limit: if a changed directory has more than `MOST_LISTED` names, missed files
+cannot be found.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from hashclient.scan.sources.finding_again import (
 from hashclient.scan.sources.listing import OF_ONE, Chunk, Lister, Listing
 from hashclient.scan.values.work import NO_INODES
 
-#: One call of the kernel lists this many names at one instant: the C library has a buffer of 32
-#: KiB, and a name takes 280 bytes at most. Other libraries may have smaller buffers.
+#: One call of the kernel lists at least this many names at one instant, because the GNU C library
+#: has a buffer of 32 KiB, and a name takes at most 280 bytes. Other C libraries may have smaller
+#: buffers.
 AT_ONCE = 100 if is_glibc() else 0
-#: The inodes of a directory that are kept until it is read to its end.
+#: The most inodes of a directory that are kept until the directory is read to its end.
 MOST_LISTED = 1 << 22
 
 
 def mark_of(entry: Entry) -> int:
-    """Return a mark that shows whether an entry was listed; for a directory, its name counts."""
+    """Return a number that identifies an entry: the inode, for a directory also its name."""
     name, mode, inode = entry
     return hash((name, inode)) & (1 << 64) - 1 if mode == stat.S_IFDIR else inode
 
 
 def chunk_of(entries: Sequence[Entry]) -> Chunk:
-    """Return entries by their types."""
+    """Return entries, divided into files and other entries."""
     files = [entry for entry in entries if entry[1] == stat.S_IFREG]
     return Chunk(
         [name for name, _, _ in files],
@@ -51,17 +52,24 @@ def chunk_of(entries: Sequence[Entry]) -> Chunk:
 
 
 class Frame(msgspec.Struct):
-    """A directory that a walk is in: its remaining entries, and the files since the last group.
+    """A directory that a walk is in: its entries that are not yielded yet, and its listed inodes.
 
-    Without `fd` the directory is closed, and its remaining entries are in memory. `status` is the
-    status of the directory, and `opened_ns` the time, before the first read. `names` are files with
-    their `inodes`, `rest` other entries that were read, and `chunks` entries that are not read yet:
-    if the directory `is_listed`, they are in memory. `listed` are the inodes of `count` entries so
-    far, unless they are too many; inodes that were gone at the second listing are removed. `ahead`
-    has subdirectories that threads read already, `later` has subdirectories that threads may read.
-    If others may write to the directory, it `is_shared`, and `marks` has the marks of its
-    subdirectories. If it is listed again, `changed_ns` is its time of change at the earlier
-    listing.
+    - `fd`: the descriptor of the directory; None if the directory is closed, and its remaining
+      entries are in memory.
+    - `status`: the status of the directory before its first read, at `opened_ns`.
+    - `chunks`: the entries that are not read yet; if `is_listed` is set, these entries are in
+      memory.
+    - `names`, `inodes`: files that were read, but not yielded yet.
+    - `rest`: other entries that were read, but not handled yet.
+    - `count`: the number of entries that were read.
+    - `listed`: the inodes of these entries; empty if `count` exceeds `MOST_LISTED`. A second
+      listing removes inodes that have left the directory.
+    - `ahead`: the subdirectories that threads are reading already.
+    - `later`: the subdirectories that threads may read.
+    - `is_shared`: whether other users may write to the directory.
+    - `marks`: if `is_shared` is set, the marks of the subdirectories.
+    - `changed_ns`: if the directory is listed again, the time of its last change at the earlier
+      listing.
     """
 
     path: str
@@ -99,7 +107,7 @@ class Frame(msgspec.Struct):
             self.listed.clear()
 
     def take_in(self, chunk: Chunk) -> None:
-        """Take the entries of a chunk, which nobody else may use; `rest` is empty."""
+        """Add the files of a chunk, which only this frame may use; `rest` must be empty."""
         if self.names:
             self.names += chunk.names
             self.inodes.extend(chunk.inodes)
@@ -107,7 +115,7 @@ class Frame(msgspec.Struct):
             self.names, self.inodes = chunk.names, chunk.inodes
 
     def take(self, count: int) -> tuple[list[str], array[int]]:
-        """Return up to this many files, with their inodes."""
+        """Remove and return up to `count` files, with their inodes."""
         names, inodes = self.names, self.inodes
         if len(names) <= count:
             self.names, self.inodes = [], NO_INODES
@@ -116,11 +124,11 @@ class Frame(msgspec.Struct):
         return names[:count], inodes[:count]
 
     def lists(self, inode: int) -> bool:
-        """Return whether one of the directory's entries had an inode."""
+        """Return whether a listed entry of the directory had an inode."""
         return any(inode in part for part in self.listed)
 
     def whole(self) -> Iterator[Chunk]:
-        """Yield the rest of the directory's entries, and entries that were missed.
+        """Yield the entries that are not read yet, and entries that the listing has missed.
 
         Raises:
             OSError: the directory cannot be read; raised after the readable entries.
@@ -133,10 +141,10 @@ class Frame(msgspec.Struct):
             yield missed
 
     def missed(self) -> Chunk | None:
-        """Return entries that the listing may have missed; call it once, when all entries are read.
+        """Return the entries that the listing may have missed; called once, at its end.
 
-        If names change while a directory is read, the kernel may show neither the old name of a
-        file nor the new one. A listing in one call of the kernel misses no name.
+        If names change while a directory is read, the kernel may return neither the old name of a
+        file nor the new name. A listing in one call of the kernel misses no name.
 
         Raises:
             OSError: the directory cannot be read again, or has changed and has too many names.
@@ -149,7 +157,8 @@ class Frame(msgspec.Struct):
             raise MovedError
         listed, now = set(itertools.chain.from_iterable(self.listed)), snapshot(self.fd)
         new = [entry for entry in now if entry[2] not in listed]
-        # Other inodes have left the directory: an inode that comes back was not renamed within it.
+        # An inode that is not in `now` has left the directory. If it returns, it was not renamed
+        # within the directory, so it is not kept in `listed`.
         self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
@@ -162,7 +171,7 @@ class Frame(msgspec.Struct):
             self.ahead[self.later.popleft()] = listing
 
     def listing_of(self, name: str, lister: Lister) -> Listing | None:
-        """Return a subdirectory if it was begun ahead; begin the next subdirectories."""
+        """Return the listing of a subdirectory if a thread has it; let threads begin others."""
         listing = self.ahead.pop(name, None)
         if self.later:
             if self.later[0] == name:

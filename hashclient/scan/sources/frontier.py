@@ -1,9 +1,9 @@
-"""Admission: decides which directories of a tree a scan enters, and which it leaves out.
+"""Decides which directories of a tree a scan enters, and which directories it omits.
 
-Three cases need a decision: the beginning of a tree, the border to another file system, and a
-followed link. The process that distributes work decides here, before any directory below is listed.
-A worker of a cluster lists directories until a decision is needed, and returns the remaining
-directories.
+Three cases need a decision: the beginning of a tree, the border to another file system, and a link
+that is followed. The process that distributes work makes the decision, before any directory below
+is listed. A worker of a cluster lists directories until a decision is needed, and returns the
+directories that are left.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ OTHER_FILE_SYSTEM = "other file system"
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
-    """Return a test of (directory, name) against shell patterns.
+    """Return a function that tests a directory and a name against shell patterns.
 
-    A pattern without a slash is matched against the name alone, a pattern with a slash against the
-    path as it is reported; `*` matches slashes too.
+    A pattern without a slash is matched against the name only. A pattern with a slash is matched
+    against the path as it is reported. `*` also matches slashes.
     """
     names = [fnmatch.translate(p) for p in patterns if "/" not in p]
     paths = [fnmatch.translate(p.rstrip("/")) for p in patterns if "/" in p]
@@ -60,25 +60,27 @@ def kind_of(mode: int) -> str:
 
 
 class Frontier:
-    """Decides about each directory of one tree whether the walk enters it."""
+    """Decides for each directory of one tree whether the walk enters the directory."""
 
     def __init__(self, options: ScanOptions, mounts: Mounts | None = None) -> None:
         """Use the options; a directory that differs from its record in `mounts` is unread."""
         self._one_file_system = options.one_file_system
         self._mounts = mounts
-        #: Directories that are looked at when the walk meets them: present and former mount points.
+        #: The paths that need a decision when the walk meets them: present and former mount points.
         self.points: frozenset[str] = frozenset()
-        #: The device of the tree's own directory, once it is open.
+        #: The device of the top directory of the tree; -1 before this directory is open.
         self._device = -1
-        #: Directories entered through links: each is entered so once, which ends every loop.
+        #: The directories that were entered through links. Each directory is entered through a link
+        #: only once, which ends every loop of links.
         self._followed: set[Identity] = set()
 
     def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
-        """Begin with the open directory of the tree; return an objection to it.
+        """Begin with the tree's open top directory; return an outcome if the directory is unread.
 
-        The directory is entered anyway.
+        The walk enters the directory even if an outcome is returned.
         """
-        # The device is known only now that the directory is open: opening mounts an automount.
+        # The device is read only after the directory was opened, because opening mounts an
+        # automount.
         self._device = status.st_dev
         if self._mounts is None:
             return None
@@ -87,8 +89,8 @@ class Frontier:
         return self._objection(path, fd, given=True)
 
     def is_border(self, path: str, fd: int, status: os.stat_result, above: os.stat_result) -> bool:
-        """Return whether an open directory, below one of status `above`, needs a decision."""
-        # Automounts come while the walk goes on: another device, too, is a reason to look.
+        """Return whether an open directory needs a decision; its parent has the status `above`."""
+        # Automounts appear during the walk, so another device is also a reason for a decision.
         return status.st_dev != above.st_dev or path in self.points
 
     def cross(
@@ -104,13 +106,14 @@ class Frontier:
         return None if reason is None else Outcome(Kind.UNREAD, path, reason=reason)
 
     def is_beyond(self, status: os.stat_result) -> bool:
-        """Return whether a directory is on another file system, and the tree stays on one."""
+        """Return whether a directory is on a file system that `one_file_system` excludes."""
         return self._one_file_system and status.st_dev != self._device
 
     def follows(self, target: Identity, entered: Sequence[Frame]) -> bool:
-        """Return whether a link to a directory is followed, and note that it is.
+        """Return whether the walk follows a link to a directory; if so, note the directory.
 
-        The link is not followed if the walk is in that directory, or was there by another link.
+        The link is not followed if the walk is in the directory that the link leads to, or has
+        entered this directory by another link.
         """
         if target in self._followed or any(frame.identity == target for frame in entered):
             return False
@@ -118,11 +121,11 @@ class Frontier:
         return True
 
     def takes(self, path: str, inode: int, above: Frame) -> Start | None:
-        """Return a `Start` if another process lists the directory with `inode` in `above`."""
+        """Return a `Start` if another process must list the directory with `inode` in `above`."""
         return None
 
     def bounded(
         self, path: str, inode: int, above: Frame | None, chunks: Iterator[Chunk]
     ) -> Iterator[Chunk] | Start:
-        """Return the entries of a directory, or a `Start` if another process lists it."""
+        """Return the entries of a directory, or a `Start` if another process must list it."""
         return chunks

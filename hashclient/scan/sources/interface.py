@@ -1,13 +1,17 @@
-"""The interface of sources: they list the inputs of a scan.
+"""The interface of sources, which list the inputs of a scan.
 
-A source runs in the process that distributes work. A source names inputs, in batches, and never
-looks at an input or opens it; checkers do this. `tests/contract/test_sources.py` checks the
-contract for each source. Every input is named once or is an outcome. A directory that cannot be
-listed is unread. A batch is of a useful size, or has the inputs that were listed in a useful time.
-Memory does not grow with the number of inputs.
+A source runs in the process that distributes work. A source yields the names of inputs, in batches,
+and never opens an input; checkers do this. `tests/contract/test_sources.py` checks the contract for
+each source:
 
-To add a source, write a module here with a class, add a row to `tests/contract/test_sources.py`,
-and open the source in `cli/scan` or give it to `Client.scan(sources=…)`.
+- Every input is named once, or has an outcome.
+- A directory that cannot be listed is unread.
+- A batch has about `TASK_NAMES` names, or fewer if listing takes long.
+- Memory use does not grow with the number of inputs.
+
+To add a source, write a module with its class in this package, add a row to
+`tests/contract/test_sources.py`, and open the source in `cli/scan`, or pass it to
+`Client.scan(sources=…)`.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from typing import Protocol
 from hashclient.core.model import Outcome
 from hashclient.scan.values.work import TASK_NAMES, Group, Task
 
-#: Characters of directory names in a task: deep trees have long paths.
+#: The most characters of directory names in a task: directories in deep trees have long paths.
 TASK_CHARS = 1 << 14
-#: Seconds to wait for a task to be full, if listing inputs takes long.
+#: The seconds to wait until a task is full, if listing inputs takes long.
 TASK_S = 0.05
 
 
@@ -33,19 +37,19 @@ class Source(Protocol):
         """The arguments of the user."""
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes."""
+        """Yield tasks of about `TASK_NAMES` names, and outcomes of skipped or unread inputs."""
 
     def close(self) -> None:
         """Save notes for the next scan; called once, when the scan has ended."""
 
 
 class TaskBuilder:
-    """Joins small groups into tasks of a useful size, or smaller ones after a useful time."""
+    """Joins groups into tasks of about `TASK_NAMES` names, or fewer after `TASK_S` seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: The groups since the last full task.
+        #: The groups that were added since the last full task.
         self.groups: Task = []
-        #: How many tasks were full.
+        #: The number of full tasks so far.
         self.full = 0
         self._clock = clock
         self._until = 0.0
@@ -53,7 +57,7 @@ class TaskBuilder:
         self._chars = 0
 
     def add(self, group: Group) -> Task | None:
-        """Add a group; return the task if it is full now, and begin the next."""
+        """Add a group; if the task is full now, return the task and begin a new task."""
         now = self._clock()
         if not self.groups:
             self._until = now + TASK_S

@@ -2,9 +2,10 @@
 
 A walk reads one directory after the other, which is fast if the kernel has the directories in
 memory. If each request takes milliseconds, threads open and read the next directories of the walk
-ahead, and look up types that a directory does not contain. If a thread cannot open or read a
-directory, the walk tries it itself, so the walk reports errors in its own order. Limits: the number
-of directories that are open ahead, and of names read ahead from each.
+ahead. Threads also read the types of entries if a directory does not contain the types. If a thread
+cannot open or read a directory, the walk tries again itself, so that the walk reports errors in its
+own order. The number of directories that are open ahead is limited, and so is the number of names
+that are read ahead from each directory.
 """
 
 from __future__ import annotations
@@ -35,42 +36,45 @@ from hashclient.system.background import start_thread, together
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
-#: An open directory, its status, and when it was opened.
+#: The descriptor of an open directory, its status, and the time when the directory was opened.
 Open = tuple[int, os.stat_result, int]
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """Some entries of a directory: the names of files with their inodes, and all others."""
+    """Some entries of a directory: the names and inodes of files, and all other entries."""
 
     names: list[str]
     inodes: array[int]
     others: list[Entry]
 
 
-#: Entries that are read at a time: at first, at most, and at most if each takes long.
+#: The number of entries that are read at a time: at first, at most, and at most on slow storage.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
-#: A step of the walk counts as a wait if it takes longer than the first number of seconds, plus the
-#: second number for each entry.
+#: A step of the walk is a wait if it takes longer than `STEP_S` seconds, plus `ENTRY_S` seconds for
+#: each entry.
 STEP_S, ENTRY_S = 0.0005, 0.000005
-#: Listing is slow if, among the last steps, waits outnumber others by the first number; the
-#: difference is counted up to the second number.
+#: A counter of steps rises by two with each wait, up to `MOST_STEPS`, and falls by one with each
+#: other step. Listing becomes slow when the counter exceeds `SLOW_STEPS`, and is slow until the
+#: counter is 0.
 SLOW_STEPS, MOST_STEPS = 3, 8
-#: Directories that are read ahead, each by a thread: in one directory, and in all.
+#: The most directories that are read ahead, each by one thread: `OF_ONE` within one directory, and
+#: `OF_ALL` in all.
 OF_ONE, OF_ALL = 16, 64
-#: Names of a directory that are read ahead.
+#: The number of names that are read ahead from one directory.
 NAMES_AHEAD = 512
-#: The share of the descriptors of this process that directories read ahead may take, two for each.
+#: The share of this process's file descriptors that directories which are read ahead may use; each
+#: of these directories uses two descriptors.
 _DESCRIPTOR_SHARE = 0.125
-#: Entries of unknown type that one thread is given at a time.
+#: The number of entries of unknown type that one thread gets at a time.
 _SLICE = 4
 
 
 def typed(entries: Sequence[os.DirEntry[str]]) -> Chunk:
-    """Return entries by their types, as `type_of` finds them."""
+    """Return entries, divided into files and other entries by `type_of`."""
     names: list[str] = []
     inodes: list[int] = []
     others: list[Entry] = []
-    # If names are listed, this loop takes most of the time.
+    # This loop takes most of the time of a listing, so it avoids function calls.
     for entry in entries:
         try:
             is_file = entry.is_file(follow_symlinks=False)
@@ -85,30 +89,31 @@ def typed(entries: Sequence[os.DirEntry[str]]) -> Chunk:
 
 
 class Lister:
-    """Reads directories for one walk, and knows whether it waits for the storage."""
+    """Reads directories for one walk, and measures whether the walk waits for the storage."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without threads; they need `may_thread`."""
+        """Begin without threads; threads are only started if `may_thread` is set."""
         self._clock = clock
         self._steps = 0
         self._count = FIRST_ENTRIES
-        #: The directories that are read ahead and not taken yet.
+        #: The listings that threads were given, and that the walk has not taken yet.
         self._ahead: set[Listing] = set()
         self._threads = 0
-        #: The walk sets this after its caller has forked the workers.
+        #: Whether threads may be started; the walk sets this after its caller has forked the
+        #: workers.
         self.may_thread = False
-        #: Whether listing has waited recently.
+        #: Whether the walk has recently waited for the storage.
         self.is_slow = False
 
     @functools.cached_property
     def _waiting(self) -> SimpleQueue[Listing | None]:
-        """The directories that no thread has begun, and None for each thread that must end."""
-        from queue import SimpleQueue  # few walks need this module
+        """The listings that no thread has begun, and None for each thread that must end."""
+        from queue import SimpleQueue  # imported here, because few walks need it
 
         return SimpleQueue()
 
     def note(self, seconds: float, entries: int = 0) -> None:
-        """Note how long a step has taken: to open a directory, or to read so many entries."""
+        """Note the duration of a step: opening a directory, or reading a number of entries."""
         if seconds > STEP_S + ENTRY_S * entries:
             self._steps = min(MOST_STEPS, self._steps + 2)
             self.is_slow = self.is_slow or self._steps > SLOW_STEPS
@@ -123,7 +128,8 @@ class Lister:
         """Open a subdirectory of an open directory.
 
         Raises:
-            OSError: the path cannot be opened, is no directory, or is a link without `follow`.
+            OSError: the path cannot be opened, is no directory, or is a link and `follow` is not
+                set.
         """
         began = self._clock()
         opened = open_in(directory_fd, name, follow=follow)
@@ -131,7 +137,7 @@ class Lister:
         return opened
 
     def read(self, fd: int) -> Iterator[Chunk]:
-        """Yield the entries of an open directory, some at a time.
+        """Yield the entries of an open directory, some entries at a time.
 
         Raises:
             OSError: the directory cannot be read to its end; raised after the readable entries.
@@ -143,7 +149,7 @@ class Lister:
                 most = SLOW_ENTRIES if waits else self._count
                 try:
                     raw.extend(itertools.islice(entries, most))
-                except OSError as error:  # `raw` keeps the entries before it
+                except OSError as error:  # `raw` has the entries that were read before the error
                     failure = error
                 if raw:
                     chunk = self._typed_together(raw) if waits else typed(raw)
@@ -155,7 +161,7 @@ class Lister:
                     return
 
     def _typed_together(self, entries: Sequence[os.DirEntry[str]]) -> Chunk:
-        """Return entries as `typed` does; use threads if the first look takes long."""
+        """Return entries as `typed` does; use threads if the type of the first entry takes long."""
         began = self._clock()
         first, rest = typed(entries[:1]), entries[1:]
         if self._clock() - began < STEP_S:
@@ -164,10 +170,11 @@ class Lister:
         return _joined([first, *together(typed, slices, threads=len(slices))])
 
     def ahead(self, directory_fd: int, name: str) -> Listing | None:
-        """Begin to open and read a directory in an open directory; None if it is not read ahead."""
+        """Let a thread open and read a directory in an open directory; None if threads are busy."""
         if not self._has_threads or len(self._ahead) >= _room():
             return None
-        waiting = self._waiting  # made before a thread needs it: two could be made
+        # created in this thread, because two threads could create two queues
+        waiting = self._waiting
         try:
             if self._threads <= len(self._ahead):
                 start_thread(self._serve, "list")
@@ -184,9 +191,9 @@ class Lister:
             listing.run()
 
     def take(self, listing: Listing) -> tuple[Open, Iterator[Chunk]] | None:
-        """Return a directory that was opened ahead, and its entries; both are the caller's now.
+        """Return a directory that was opened ahead, and its entries; the caller must close it.
 
-        None if the directory could not be opened: the caller must try itself.
+        None says that the thread could not open the directory: the caller must open it.
         """
         self._ahead.discard(listing)
         found = listing.found.get()
@@ -196,11 +203,11 @@ class Lister:
 
     @property
     def _has_threads(self) -> bool:
-        """Whether listing waits and threads are allowed."""
+        """Whether listing is slow, and threads are allowed."""
         return self.is_slow and self.may_thread
 
     def close(self) -> None:
-        """Close all directories that were opened ahead, now or at the end of their threads."""
+        """Close all directories that were opened ahead, now or when their threads end."""
         for listing in self._ahead:
             listing.leave()
         for _ in range(self._threads):
@@ -208,10 +215,10 @@ class Lister:
 
 
 def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
-    """Open a subdirectory of an open directory, and return its status as well.
+    """Open a subdirectory of an open directory; return its descriptor, its status, and the time.
 
     Raises:
-        OSError: the path cannot be opened, is no directory, or is a link without `follow`.
+        OSError: the path cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     opened_ns = lagging_ns()
@@ -222,13 +229,15 @@ class Listing:
     """A directory that a thread opens, and begins to read."""
 
     def __init__(self, directory_fd: int, name: str) -> None:
-        """Open `name` in an open directory, whose descriptor this object closes."""
+        """Open `name` in an open directory, whose descriptor is closed by this object."""
         from queue import SimpleQueue
 
         self._directory_fd, self._name = directory_fd, name
-        #: What a thread has found, or its error; None if it could not open the directory.
+        #: The result of the thread: the open directory and its entries, or an exception that the
+        #: walk raises; None if the thread could not open the directory.
         self.found: SimpleQueue[tuple[Open, Iterator[Chunk]] | BaseException | None] = SimpleQueue()
-        #: A lock for the descriptor, and for the mark that the directory is not wanted.
+        #: The lock for `_fd`, and for `_left`, which says that the walk does not need the
+        #: directory.
         self._lock = threading.Lock()
         self._fd, self._left = -1, False
 
@@ -236,7 +245,7 @@ class Listing:
         """Open the directory and read its first names, in a thread."""
         try:
             self.found.put(self._begun())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - `Lister.take` raises it
             self.found.put(error)
 
     def _begun(self) -> tuple[Open, Iterator[Chunk]] | None:
@@ -249,7 +258,7 @@ class Listing:
         chunks = Lister().read(opened[0])
         try:
             kept, failures = read_ahead(chunks, NAMES_AHEAD)
-        except BaseException:  # without memory, for example: the walk gets the error
+        except BaseException:  # for example, no memory is left; `Lister.take` raises the exception
             os.close(opened[0])
             raise
         with self._lock:
@@ -260,7 +269,7 @@ class Listing:
         return opened, given_out([_joined(kept)], failures, chunks)
 
     def leave(self) -> None:
-        """Close the directory, now or when the thread has finished its read."""
+        """Close the directory, now or when the thread has finished reading."""
         with self._lock:
             self._left = True
             if self._fd >= 0:
@@ -268,7 +277,7 @@ class Listing:
 
 
 def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OSError]]:
-    """Read until there are more than `most` entries; return them, and the error at the end."""
+    """Read more than `most` entries, if there are so many; return the entries, and an error."""
     kept: list[Chunk] = []
     try:
         for chunk in chunks:
@@ -284,7 +293,7 @@ def read_ahead(chunks: Iterator[Chunk], most: int) -> tuple[list[Chunk], list[OS
 def given_out(
     kept: Sequence[Chunk], failures: Sequence[OSError], rest: Iterator[Chunk]
 ) -> Iterator[Chunk]:
-    """Yield the entries read ahead, then raise the error at their end, or yield the others."""
+    """Yield the entries that were read ahead; then raise their error, or yield the rest."""
     yield from kept
     for failure in failures:
         raise failure

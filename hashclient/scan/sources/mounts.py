@@ -1,22 +1,27 @@
-"""The file systems of earlier scans, so that a scan notices a missing mount.
+"""The file systems of earlier scans, by which a scan notices that a mount is missing.
 
 An unmounted share is an empty directory, and a scan of this directory would prove nothing. So a
-small file (`remembered`) keeps, for each given directory and each mount point that a scan meets,
-the file system and the directory in it. `_objection` judges a directory whose identity has changed:
+small file (`remembered`) contains the file system of each directory that a user gave, and of each
+mount point that a scan met, and the place of the directory in its file system. `_objection` judges
+a directory whose identity has changed:
 
 1. The same directory of the same file system is correct.
-2. Below autofs, the walk itself sees whether opening a directory mounts a file system.
-3. A former mount point counts as not mounted. Exception: a bind mount of the file system around it,
-   if the directory is not empty, because other namespaces may not have this mount.
-4. Another, empty file system may have been mounted by mistake: the former file system is missing.
-5. Another file system with files has replaced the former file system, which is forgotten.
+2. A directory below autofs is correct, because the walk itself sees whether opening the directory
+   mounts a file system.
+3. A former mount point where nothing is mounted is not correct. Exception: a bind mount of the
+   surrounding file system, if the directory is not empty, because other mount namespaces may lack
+   this mount.
+4. Another file system that is empty is not correct, because it may have been mounted by mistake:
+   the former file system is missing.
+5. Another file system with files is correct: it has replaced the former file system, which is
+   forgotten.
 
-A file system stays missing until it is mounted again or a user runs `inventory forget`.
+A file system is missing until it is mounted again, or until a user runs `inventory forget`.
 
-File systems are identified by UUID, by the number that statfs(2) gives, or by the source of the
-mount. One equal identifier is enough, since names of disks may change when a machine starts. Only
-hashes of the identifiers are kept: the source of a mount can have a password in its name. Limits: a
-mount point behind a link, or a mounted file, is never noticed as missing.
+A file system is identified by its UUID, by the number that statfs(2) returns, or by the source of
+the mount. One equal identifier is enough, because the names of disks may change when a machine
+starts. Only hashes of the identifiers are stored, because the source of a mount can contain a
+password. Limits: a missing mount is not noticed if its mount point is behind a link, or is a file.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from hashclient.system.text import path_fields, printable
 
 DAY_S = 86_400
 
-#: File systems of the kernel itself, which have no files that a scan would miss.
+#: File systems of the kernel, whose files no scan needs.
 _PSEUDO = frozenset(
     {
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs"),
@@ -46,8 +51,8 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
-#: For these file systems, statfs(2) gives a number made from the UUID; for others, the number is
-#: made from the device.
+#: The types of file systems for which statfs(2) returns a number that is made from the UUID; for
+#: other types, the number is made from the device.
 _NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
 UNIDENTIFIED = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
@@ -56,8 +61,8 @@ _BY_UUID = "/dev/disk/by-uuid"
 class Mounts:
     """The remembered directories, and the directories that one scan meets.
 
-    A failure is reported once and never stops a scan; but while the earlier file systems are
-    unknown, the scan is not complete.
+    A failure is reported once and never stops a scan. But while the file systems of earlier scans
+    are unknown, the scan is incomplete.
     """
 
     def __init__(
@@ -68,10 +73,10 @@ class Mounts:
         on_failure: Callable[[StateError], None] = lambda _: None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Read the remembered directories in `state_dir`.
+        """Read the remembered directories from `state_dir`.
 
-        `on_change` is called with the path of a directory that has changed its file system without
-        an objection.
+        `on_change` is called with the path of a directory that is on another file system than
+        before, if there is no objection.
         """
         self._state_dir = state_dir
         self._today = int(now() // DAY_S)
@@ -81,13 +86,13 @@ class Mounts:
         self._seen: dict[str, Record] = {}
         self._mountinfo = b""
         self._mounts: dict[int, Mount] = {}
-        #: The present mount points and the remembered directories, ascending.
+        #: The present mount points and the remembered directories, in ascending order.
         self._watched: list[str] = []
         self._uuids: dict[bytes, list[bytes]] = {}
-        #: Why the earlier file systems are unknown, if so: then no file system can be noticed as
-        #: missing.
+        #: Why the file systems of earlier scans are unknown, or None. If they are unknown, no
+        #: missing file system can be noticed.
         self.unknown: StateError | None = None
-        #: Whether a file system that was scanned before is missing.
+        #: Whether a file system of an earlier scan is missing.
         self.is_missing = False
         try:
             self._records = by_path(state_dir)
@@ -98,7 +103,7 @@ class Mounts:
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that need a `look`.
 
-        The paths of these mount points begin like `path`.
+        The returned paths begin with `path`.
         """
         real = real_path(fd)
         if real is None:
@@ -113,13 +118,14 @@ class Mounts:
         return frozenset(found)
 
     def look(self, fd: int, *, given: bool) -> str | None:
-        """Note where an open directory is; return why it is not the directory of the last scan.
+        """Note where an open directory is; return a reason if this differs from the last scan.
 
-        A directory `given` by the user is always kept, others if they are mount points.
+        A directory that was `given` by the user is always remembered; another directory is
+        remembered if it is a mount point.
         """
         now = self._record_of(fd)
         if now is None:
-            # The scan has no record to compare with, or no way to compare.
+            # Either the scan remembers no directory, or the directory cannot be compared.
             return UNIDENTIFIED if self._records and not _can_identify(fd) else None
         path = now.real_path
         before = self._records.get(path)
@@ -135,7 +141,7 @@ class Mounts:
         return None
 
     def save(self) -> None:
-        """Write the directories of this scan, if any has changed."""
+        """Write the directories of this scan to the file, if a directory has changed."""
         changed = {
             path: record
             for path, record in self._seen.items()
@@ -150,10 +156,11 @@ class Mounts:
             self._on_failure(error)
 
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
-        """Return the identity of `rest` in an open directory: see `core.match.Place`.
+        """Return an identity of `rest` in an open directory; see `core.match.Place`.
 
-        A name that another file system may get is useless here, because all matches on the old file
-        system would count as gone. None if there is no permanent name.
+        Only names of a file system that no other file system can get are used. Otherwise all
+        matches on the old file system could seem to be gone. The result is None if there is no such
+        name.
         """
         path, mount = real_path(fd), self._mount_of(fd)
         if path is None or mount is None:
@@ -171,11 +178,11 @@ class Mounts:
         """Yield the names of a file system that no other file system can get.
 
         Raises:
-            OSError: the file system cannot be asked.
+            OSError: the status of the file system cannot be read.
         """
         if mount.source.startswith(b"/dev/"):
-            # Another disk may get the name of the device later, and with most kinds also the
-            # number.
+            # Another disk may get the name of the device later, and with most types of file systems
+            # also the number.
             number = os.fstatvfs(fd).f_fsid if mount.kind in _NUMBERED_BY_UUID else 0
             uuids = self._uuids_at(mount.source) or told_uuids(fd)
             yield from (b"uuid " + uuid for uuid in uuids)
@@ -207,7 +214,7 @@ class Mounts:
         )
 
     def _names(self, mount: Mount, fd: int) -> Iterator[bytes]:
-        """Yield the names by which a file system may be known."""
+        """Yield the names by which a file system may be recognized."""
         yield b"source " + mount.source
         if not mount.source.startswith(b"/dev/"):
             return
@@ -222,13 +229,13 @@ class Mounts:
         return self._uuids[source]
 
     def _mount_of(self, fd: int) -> Mount | None:
-        """Return the mount of an open directory; None if it cannot be found out."""
+        """Return the mount of an open directory; None if the mount cannot be determined."""
         number = mount_number(fd)
         self._read_mountinfo()
         return None if number is None else self._mounts.get(number)
 
     def _read_mountinfo(self) -> None:
-        """Look again: mounts come and go while a scan runs, and their numbers are used again."""
+        """Read the mounts again: mounts change during a scan, and their numbers are reused."""
         try:
             text = Path("/proc/self/mountinfo").read_bytes()
         except OSError:
@@ -240,18 +247,18 @@ class Mounts:
 
 
 def _objection(before: Record, now: Record, is_empty: Callable[[], bool]) -> str | None:
-    """Return why this is not the directory of the last scan; the module explains the numbers."""
-    if _is_same(before, now):  # 1
+    """Return why this is not the directory of the last scan, by the rules of the module."""
+    if _is_same(before, now):  # rule 1
         return None
     if now.kind == "autofs" or before.point == now.point == "/":  # rule 2, or the root
         return None
-    if now.point_bytes < before.point_bytes:  # 3
+    if now.point_bytes < before.point_bytes:  # rule 3
         if set(before.names) & set(now.names) and not is_empty():
             return None
         return f"not mounted: a file system was here ({printable(before.kind)})"
-    if is_empty():  # 4
+    if is_empty():  # rule 4
         return f"not mounted: another file system was here ({printable(before.kind)})"
-    return None  # 5
+    return None  # rule 5
 
 
 def _is_same(before: Record, now: Record) -> bool:
@@ -259,7 +266,7 @@ def _is_same(before: Record, now: Record) -> bool:
 
 
 def _inner(path: str, mount: Mount, rest: bytes = b"") -> bytes | None:
-    """Return the path inside of its file system of `rest` in a directory; None if it lies above."""
+    """Return the path of `rest` inside its file system; None if it is above the mount point."""
     if mount.point != "/" and path != mount.point and not path.startswith(f"{mount.point}/"):
         return None
     inside = os.fsencode(path)[len(os.fsencode(mount.point)) :].strip(b"/")
@@ -280,7 +287,7 @@ def _hash(kind: str, value: bytes) -> str:
 
 
 def real_path(fd: int) -> str | None:
-    """Return the path of an open directory without links; None if it was removed, or unknown."""
+    """Return the path of an open directory without links; None if it was removed or is unknown."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         return path if path.startswith("/") and os.fstat(fd).st_nlink else None
@@ -289,7 +296,7 @@ def real_path(fd: int) -> str | None:
 
 
 def _can_identify(fd: int) -> bool:
-    """Return whether proc gives the paths of open directories, and the mounts."""
+    """Return whether /proc shows the paths of open directories, and the mounts."""
     try:
         os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         for name in (f"fdinfo/{fd}", "mountinfo"):
@@ -302,7 +309,8 @@ def _can_identify(fd: int) -> bool:
 def _is_empty(fd: int) -> bool:
     """Return whether an open directory is empty; an unreadable directory counts as not empty."""
     try:
-        # Not through `fd` itself: the walk needs its position in the directory.
+        # The directory is opened again, because reading `fd` would move its position, which the
+        # walk needs.
         again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
         try:
             with os.scandir(again) as entries:

@@ -1,13 +1,14 @@
-"""Names of files from another program: one a line, or separated by NUL.
+"""Names of files from another program, one name in a line, or separated by NUL.
 
-A name is taken byte for byte and is relative to the current directory. A name from the list counts
-as named by the user, as an argument does: a link is followed. The file is not looked at here. A
-directory is unread, never walked: `find` also lists its files, and each file would be checked once
-for each level.
+A name is used byte for byte, and is relative to the current directory. A name in the list is
+treated like an argument of the user: a link is followed. This source does not open the files. A
+directory is unread and never walked, because `find` also lists the files in the directory, and each
+file would be checked once for each level.
 
-A line ends in LF. All other bytes belong to the name. So a list from another system may lead to
-missing files, which are unread, but never to other files. A line with a NUL, or with a CR at its
-end, is unread as well: the CR may belong to the name or to the line end. Empty names are ignored.
+A line ends in LF; all other bytes belong to the name. So a list from another operating system may
+name files that do not exist, which are unread, but never names wrong files. A line with a NUL, or
+with a CR at its end, is unread as well, because the CR may belong to the name or to the end of the
+line. Empty names are ignored.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from hashclient.system.beneath import identity_of
 from hashclient.system.descriptors import read_some
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: Bytes read at a time.
+#: The number of bytes that are read from the list at a time.
 CHUNK_BYTES = 1 << 18
-#: Longest name: paths below deep directories are longer than the 4096 bytes of one system call.
+#: The longest name, in bytes. Paths in deep directories may be longer than the 4096 bytes of one
+#: system call.
 MAX_NAME_BYTES = 1 << 16
-#: This much of a longer name is shown.
+#: The number of bytes of a longer name that are shown.
 _SHOWN_BYTES = 256
 
 NUL_IN_LINE = "holds NUL: if the names are separated by NUL, give --null"
@@ -46,9 +48,10 @@ class Names:
     def __init__(
         self, fd: int, name: str, *, null: bool = False, exclude: tuple[str, ...] = ()
     ) -> None:
-        """Read from `fd`, which outcomes call `name`; it stays the caller's.
+        """Read from `fd`, which the caller must close, and which outcomes call `name`.
 
-        With `null`, names are separated by NUL. Names that match one of `exclude` are skipped.
+        With `null`, names are separated by NUL. Names that match a pattern in `exclude` are
+        skipped.
         """
         self._fd = fd
         self._name = name
@@ -57,7 +60,7 @@ class Names:
 
     @property
     def arguments(self) -> list[str]:
-        """The source of the names."""
+        """The list of names, as an argument of the user."""
         return [f"--files-from {self._name}"]
 
     def batches(self) -> Iterator[Task | Outcome]:
@@ -107,7 +110,7 @@ class Names:
         return None
 
     def _blocks(self) -> Iterator[list[bytes] | Outcome]:
-        """Yield names that are not empty, in blocks; a name that is too long is cut."""
+        """Yield the names that are not empty, in blocks; cut a name that is too long."""
         separator = b"\0" if self._null else b"\n"
         tail, missing, too_long = b"", 0, False
         try:
@@ -136,13 +139,13 @@ class Names:
             yield Outcome(Kind.UNREAD, self._name, reason=f"list of names: {CUT_SHORT}")
 
     def close(self) -> None:
-        """Save nothing: names are given again each time."""
+        """Save nothing, because the user gives the names for each scan."""
 
 
 def _identified(groups: list[Group]) -> Iterator[Group]:
-    """Yield groups with the files that now have their names, before these can be exchanged.
+    """Yield groups with the inodes that the names have now, before names can be exchanged.
 
-    If others may not write to a directory, its identity alone is enough.
+    If other users may not write to a directory, only the identity of the directory is added.
     """
     ours = trusted_users()
     directories = looked_at([group.directory or "." for group in groups])
@@ -165,7 +168,7 @@ def _identified(groups: list[Group]) -> Iterator[Group]:
 
 
 def _bytes_ahead(fd: int) -> int:
-    """Return how many bytes a regular file still has, by its size; 0 for anything else."""
+    """Return how many bytes a regular file still has, by its size; 0 for other files."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return 0

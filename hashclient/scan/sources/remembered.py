@@ -23,25 +23,29 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: The most directories in the file; beyond that, directories that are no mount points are dropped
-#: first, then the oldest.
+#: The most directories in the file. If there are more, directories that are no mount points are
+#: removed first, and then the directories that were not seen for the longest time.
 MAX_RECORDS = 4_096
-#: Directories with longer paths are not kept.
+#: A directory with a path of more than this many bytes is not remembered.
 MAX_PATH_BYTES = 4_096
 LOCK_WAIT_S = 10.0
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class DamagedMountsError(StateError):
-    """The content of the file has changed on the disk; scans begin a new file."""
+    """The content of `mounts.json` has changed on the disk; the next scan writes a new file."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a directory was when it was last scanned.
 
-    `path` is absolute, without links; `path_b64` holds its bytes if these are not UTF-8.
-    `point_bytes` is the length of the mount point in it. `kind` is the type of the file system,
-    `names` identify it, and `inner` identifies the directory inside of it.
+    - `path`: absolute and without links.
+    - `path_b64`: the bytes of the path if they are not UTF-8.
+    - `point_bytes`: the length of the mount point, which is the beginning of the path.
+    - `kind`: the type of the file system.
+    - `names`: hashes that identify the file system.
+    - `inner`: a hash that identifies the directory inside the file system.
+    - `seen_day`: the day of the scan, counted from 1970.
     """
 
     path: str
@@ -74,7 +78,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(state_dir: Path) -> list[Record]:
-    """Return the remembered directories, by path.
+    """Return the remembered directories, sorted by path.
 
     Raises:
         StateError: the file cannot be read.
@@ -84,7 +88,7 @@ def load(state_dir: Path) -> list[Record]:
 
 
 def below(paths: Iterable[str], roots: Iterable[str]) -> list[str]:
-    """Return the `paths` that are in `roots` or below a root, sorted; all are absolute."""
+    """Return the `paths` that are in `roots` or below a root, sorted; all must be absolute."""
     beginnings = tuple(root.rstrip("/") + "/" for root in roots)
     return sorted(path for path in paths if f"{path}/".startswith(beginnings))
 
@@ -102,21 +106,22 @@ def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
 
 
 def add(state_dir: Path, changed: Mapping[str, Record]) -> None:
-    """Remember directories, by path, in place of their earlier records.
+    """Remember directories, by path; replace their earlier records.
 
     Raises:
         StateError: the file cannot be read or written.
     """
     with _locked(state_dir):
-        # Another scan may have written meanwhile.
+        # Another scan may have written the file since this scan has read it.
         records: dict[str, Record] = {}
-        with contextlib.suppress(DamagedMountsError):  # the damage was reported; replace the file
+        # a damaged file was reported already, and is replaced
+        with contextlib.suppress(DamagedMountsError):
             records = by_path(state_dir)
         _store(state_dir, {**records, **changed})
 
 
 def by_path(state_dir: Path) -> dict[str, Record]:
-    """Return the remembered directories; see `load`."""
+    """Return the remembered directories by path; see `load`."""
     path = Layout(state_dir).mounts
     try:
         document = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Document)

@@ -1,4 +1,4 @@
-"""The trees of a scan: from the paths a user gave to groups of names worth checking."""
+"""The trees of a scan: turn the paths that a user gave into groups of names to check."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Group, Identity, Item, Task, reason_of
 
-#: The most trees, and the most directories that could not be listed, in memory.
+#: The most trees, and the most directories that could not be listed, that are kept in memory.
 MAX_COVERED = 10_000
 
 
 class Coverage:
-    """The trees of a finished walk, and the directories in them that it could not list.
+    """The trees of a finished walk, and the directories in them that could not be listed.
 
-    The coverage only has trees and failures: listed names cost nothing.
+    The names that were listed are not stored, so that the coverage needs little memory.
     """
 
     def __init__(self, options: ScanOptions) -> None:
-        """No tree is covered yet."""
-        #: The trees: their paths as given, and their paths without links.
+        """Start without a tree."""
+        #: The trees: for each tree its path as given, and its path without links.
         self.roots: list[tuple[str, str]] = []
         self.one_file_system = options.one_file_system
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._failed: set[str] = set()
 
     def begin(self, tree: str) -> None:
-        """Note that the walk of the tree at a path is complete."""
+        """Note that the walk covers the tree at a path."""
         if len(self.roots) < MAX_COVERED:
-            # A link on the way may be exchanged now and lead nowhere: then no match is gone there.
+            # A link in the path may have been exchanged, and lead nowhere. Then the tree is not
+            # covered, and no match in it is gone.
             with contextlib.suppress(OSError):
                 self.roots.append((tree, os.path.realpath(tree)))
 
@@ -52,7 +53,7 @@ class Coverage:
             self._failed.add(directory)
 
     def note(self, item: Item) -> None:
-        """Note a directory that could not be listed, if an item of a walk says so."""
+        """Note a directory that could not be listed, if an item of a walk is such an outcome."""
         if isinstance(item, Outcome) and item.kind is Kind.UNREAD:
             self.fail(item.path)
 
@@ -66,7 +67,7 @@ class Coverage:
 
 
 class Tree(NamedTuple):
-    """A given directory: its path and its identity."""
+    """A directory that a user gave: its path and its identity."""
 
     path: str
     identity: Identity
@@ -85,25 +86,25 @@ class Trees:
     ) -> None:
         """List `paths`; with `mounts`, a directory whose file system has changed is unread.
 
-        If the source `looks_again`, directories that others may write to are noted for `again`.
+        With `looks_again`, directories that other users may write to are noted for `again`.
         """
         self._paths = paths
         self._options = options
         self._mounts = mounts
-        #: The trees that were covered; final at the end of the walk.
+        #: The trees that were covered; complete at the end of the walk.
         self.coverage = Coverage(options)
         self._again = Again()
         self._notes = self._again if looks_again else None
 
     @property
     def arguments(self) -> Sequence[str]:
-        """The paths."""
+        """The paths that the user gave."""
         return self._paths
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
+        """Yield tasks of about `TASK_NAMES` names, and outcomes of skipped or unread inputs.
 
-        A path that is a link is followed: the user named it. Regular files are only listed here;
+        A path that is a link is followed, because the user named it. Regular files are only listed;
         they may change or vanish before they are opened. A directory whose file system has changed
         is unread, but its present files are listed.
         """
@@ -114,7 +115,8 @@ class Trees:
                     yield item
                 elif isinstance(item, Group) and (task := tasks.add(item)) is not None:
                     yield task
-                    # A caller that takes a second task has already forked its workers.
+                    # A caller that requests a second task has already forked its workers, so
+                    # threads may be started.
                     lister.may_thread = tasks.full >= 2
             if tasks.groups:
                 yield tasks.groups
@@ -134,7 +136,7 @@ class Trees:
                 yield item
 
     def given(self) -> Iterator[Tree | Group | Outcome]:
-        """Yield the file or tree at each path."""
+        """Yield the file or tree at each path, or its outcome."""
         for path, status in zip(self._paths, looked_at(self._paths), strict=True):
             if isinstance(status, OSError):
                 yield Outcome(Kind.UNREAD, path, reason=reason_of(status))
@@ -147,14 +149,14 @@ class Trees:
                 yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
 
     def lose(self, inodes: Iterable[int]) -> None:
-        """Note listed files for which another file was read; see `again`."""
+        """Note the inodes of listed files for which another file was read; see `again`."""
         self._again.lost.update(inodes)
 
     def again(self) -> Iterator[Task | Outcome]:
-        """Yield files that were moved after they were listed; see `again`.
+        """Yield files that were moved after they were listed; see the module `again`.
 
-        Call this after all batches are checked. Each task must be checked before the next one is
-        requested.
+        The caller must have checked all batches before, and must check each task before it requests
+        the next task.
         """
         tasks = TaskBuilder()
         try:
@@ -168,13 +170,13 @@ class Trees:
                 elif tasks.groups:
                     yield tasks.groups
                     tasks = TaskBuilder()
-        except OSError as error:  # the notes cannot be read
+        except OSError as error:  # the notes cannot be read or written
             for path in self._paths:
                 self.coverage.fail(path)
                 yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
 
     def close(self) -> None:
-        """Save the notes of `mounts`, as far as the walk has come."""
+        """Save the notes of `mounts` up to the point that the walk has reached."""
         self._again.close()
         if self._mounts is not None:
             self._mounts.save()

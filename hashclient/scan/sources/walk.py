@@ -1,10 +1,10 @@
 """The walk of a tree: directories are listed one after the other, depth first.
 
-The walk only lists; checkers look at the files. The walk keeps one name at a time and a limited
-number of open directories, so its memory does not grow with the tree. Directories are opened from
-their parents, piece by piece if a path is longer than the kernel takes at once, and never through a
-link that has replaced a directory. The frontier decides about each directory. The process that
-distributes work and a worker of a cluster use the same walk.
+The walk only lists files; checkers read them. The walk keeps one name at a time and a limited
+number of open directories, so its memory does not grow with the tree. A directory is opened from
+its parent directory, and never through a link that has replaced the directory. A path that is too
+long for one call of the kernel is opened in pieces. The frontier decides which directories are
+entered. The process that distributes work uses this walk, and so does a worker of a cluster.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ from hashclient.scan.values.work import (
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: Directories that are open at a time; directories further up are read to their end, and closed.
+#: The most directories of the walk that are open at the same time. A directory further up is read
+#: to its end, and closed.
 OPEN_DEPTH = 32
 EXCLUDED = "excluded"
-#: Why the target of a link cannot be followed.
+#: Reasons why a link is skipped, by the error of reading the status of its target.
 _NOWHERE = {
     errno.ELOOP: "loop of symbolic links",
     errno.ENOENT: "dangling symbolic link",
@@ -75,20 +76,23 @@ class Walk:
         again: Again | None = None,
         base: str = "",
     ) -> None:
-        """List directories that `frontier` admits, and note directories of others in `again`.
+        """List the directories that `frontier` admits.
 
-        Relative paths are below `base`, if that is given.
+        `again` gets a note of each directory that other users may write to.
+
+        Relative paths are below `base`, if `base` is given.
         """
         self._frontier = frontier
         self._base = base
         self._follow = options.follow_symlinks
         self._lister = lister
         self._again = again
-        #: Directories that were entered during the passes of `again`; None before.
+        #: The directories that were entered during the passes of `again`; None before these passes.
         self._late: set[tuple[int, int]] | None = None
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._stack: list[Frame] = []
-        #: File systems whose directories show other inodes for subdirectories than these have.
+        #: The devices of file systems whose directories show other inodes for subdirectories than
+        #: the subdirectories have.
         self._differing: set[int] = set()
         self._since_ns = time.time_ns()
         self._ours = trusted_users()
@@ -98,21 +102,24 @@ class Walk:
     ) -> Iterator[Item]:
         """Yield groups of names, and outcomes of paths that are not listed.
 
-        If another directory is there now, it is walked, and the directory with `identity` is
-        unread. The path itself may be a link, with `follow`.
+        If another directory than that with `identity` is at `path` now, the other directory is
+        walked, and the directory with `identity` is unread. With `follow`, the path itself may be a
+        link.
         """
         first = self._enter(path, follow=follow)
         if first is None and identity is not None and self._stack:
             fd, status = self._stack[-1].fd, self._stack[-1].status
-            # An automount appears when it is opened.
+            # The identity also changes if opening the directory mounts an automount.
             if fd is not None and not is_same(status, identity) and not is_mount_root(fd):
                 first = Outcome(Kind.UNREAD, path, reason=MOVED)
         yield from self._go_on(first)
 
     def walk_listed(self, path: str, inode: int, above: int) -> Iterator[Item]:
-        """Yield the same for a directory that was listed before; `above` is its parent's inode.
+        """Yield items as `walk` does, for a directory that was listed before.
 
-        An inode of 0 is not known.
+        `inode` is that of the directory, and `above` that of its parent directory.
+
+        An inode of 0 is unknown.
         """
         directory = os.path.split(path)[0]
         opened_ns = lagging_ns()
@@ -127,14 +134,14 @@ class Walk:
         yield from self._go_on(self._enter(path, frame=frame, inode=inode, follow=False))
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
-        """Yield new entries of a directory that are older than the scan; see `again`."""
+        """Yield the new entries of a directory that are older than the scan; see `again`."""
         self._late = set() if self._late is None else self._late
         self._lister = lister
         self._stack.append(frame)
         yield from self._go_on()
 
     def _go_on(self, first: Outcome | Start | None = None) -> Iterator[Item]:
-        """Walk the directories on the stack; yield `first` before, if given."""
+        """Yield `first`, if given; then walk the directories on the stack."""
         try:
             if first is not None:
                 yield first
@@ -148,7 +155,7 @@ class Walk:
                     os.close(frame.fd)
 
     def _advance(self, frame: Frame) -> Iterator[Item]:
-        """Read from `frame` until a directory in it is entered, or until its end."""
+        """Read from `frame` until the walk enters a directory in it, or until its end."""
         depth = len(self._stack)
         try:
             while True:
@@ -158,7 +165,8 @@ class Walk:
                         yield outcome
                     if len(self._stack) > depth:
                         return
-                # Workers must not wait for the rest of a slow directory.
+                # Groups are yielded before the end of a slow directory, so that workers do not wait
+                # for the rest.
                 while len(frame.names) >= TASK_NAMES or (frame.names and self._lister.is_slow):
                     yield self._group(frame)
                 chunk = next(frame.chunks, None)
@@ -176,7 +184,7 @@ class Walk:
                 if self._lister.is_slow:
                     self._look_ahead(frame, chunk)
         except OSError as error:
-            # The directory was removed, or its medium fails, in the middle of the listing.
+            # The directory was removed, or its storage failed, during the listing.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
         while frame.names:
             yield self._group(frame)
@@ -194,10 +202,10 @@ class Walk:
         return self._excluded is not None or self._late is not None
 
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
-        """Return a new chunk without the directories that are left out.
+        """Return a new chunk without the entries that are omitted.
 
-        Left out are excluded directories and, in the passes of `again`, directories that were made
-        since the walk began.
+        Excluded entries are omitted. In the passes of `again`, entries that are no directories are
+        omitted if they were created since the walk began.
         """
         kept: list[Entry] = []
         names = chunk.names
@@ -214,12 +222,12 @@ class Walk:
         return chunk_of(kept)
 
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
-        """Begin to read the directories of a new chunk ahead."""
+        """Let threads begin to read the directories of a new chunk."""
         frame.later.extend([name for name, mode, _ in chunk.others if mode == stat.S_IFDIR])
         frame.look_ahead(self._lister)
 
     def _park(self, frame: Frame) -> Iterator[Outcome]:
-        """Close a directory until the walk comes back to it."""
+        """Close a directory until the walk returns to it; keep its remaining entries in memory."""
         if frame.fd is None:
             return
         kept: list[Chunk] = []
@@ -236,7 +244,7 @@ class Walk:
         frame.fd = None
 
     def _group(self, frame: Frame) -> Group:
-        """Take the next group of names."""
+        """Remove and return the next group of names."""
         names, inodes = frame.take(TASK_NAMES)
         return Group(frame.path, names, self._follow, frame.identity, inodes)
 
@@ -262,7 +270,8 @@ class Walk:
         if self._frontier.is_beyond(status):
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         if stat.S_ISREG(status.st_mode):
-            # The inode of the link says nothing of the file.
+            # The listed inode is that of the link, and not that of the file, so the inode of the
+            # file is unknown.
             frame.take_in(Chunk([name], array("Q", [0]), []))
             return None
         if not stat.S_ISDIR(status.st_mode):
@@ -282,11 +291,16 @@ class Walk:
         target: tuple[int, int] | None = None,
         listing: Listing | None = None,
     ) -> Outcome | Start | None:
-        """Put directory `path` on the stack, or return why not; it was listed in `frame`.
+        """Put the directory at `path` on the stack, or return an outcome or a start instead.
 
-        In its parent the directory had `inode`, or the directory that a link leads to was `target`.
-        The directory may have been opened ahead, as `listing`. A directory that has replaced the
-        listed directory is entered, too, and the outcome says so.
+        - `frame`: the directory in which the directory was listed; None for the top directory of a
+          tree.
+        - `inode`: the inode that the directory had in `frame`; 0 if unknown.
+        - `target`: for a link, the identity of the directory to which the link led.
+        - `listing`: the directory as a thread has opened it ahead, if so.
+
+        If another directory has replaced the listed directory, the other directory is entered, and
+        the outcome says so.
         """
         begun = None if listing is None else self._lister.take(listing)
         lost: str | None = None
@@ -309,8 +323,10 @@ class Walk:
         except OSError as error:
             if not inode or frame is None or error.errno not in GONE:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
-            if self._late is not None:  # wherever it is now, that directory has changed
-                if self._again is not None:  # also where it was listed, if it comes back
+            # wherever the directory is now, its new parent directory has changed
+            if self._late is not None:
+                # it is also looked for where it was listed, in case it returns
+                if self._again is not None:
                     self._again.lost.add(inode)
                 return None
             try:
@@ -341,7 +357,7 @@ class Walk:
         frame: Frame | None,
         target: Identity | None,
     ) -> tuple[bool, Outcome | Start | None]:
-        """Return whether an open directory is entered, and an outcome; see `_enter`."""
+        """Return whether to enter an open directory, and an outcome; see `_enter`."""
         identity = (status.st_dev, status.st_ino)
         if target not in (None, identity):
             return False, Outcome(Kind.UNREAD, path, reason=MOVED)
@@ -372,7 +388,8 @@ class Walk:
     def _is_listed(self, fd: int, status: os.stat_result, frame: Frame, inode: int) -> bool:
         """Return whether an open directory may be the directory that `frame` lists with an inode.
 
-        Under a mount, the inode is that of the hidden directory.
+        If something is mounted on the directory, `inode` is that of the directory that the mount
+        hides.
         """
         device = status.st_dev
         return (
@@ -385,14 +402,14 @@ class Walk:
     def _find(
         self, path: str, frame: Frame, inode: int, failure: OSError
     ) -> tuple[str, Open, str | None]:
-        """Open a listed directory whose name has changed; return its path.
+        """Open a listed directory whose name has changed; return its path and the directory.
 
-        If the listed directory is gone, the directory that has its name now is opened. If this
-        directory has come from elsewhere, the reason why the listed directory is unread is
-        returned, too.
+        If the listed directory is gone, the directory that has its name now is opened. If the
+        opened directory was moved to the name from another directory, the third value is the reason
+        why the listed directory is unread; otherwise it is None.
 
         Raises:
-            OSError: the directory cannot be opened; it is `failure` if the directory is gone.
+            OSError: the directory cannot be opened; `failure` is raised if the directory is gone.
         """
         name = path.rpartition("/")[2]
         with self._held(frame) as parent:
@@ -421,7 +438,7 @@ class Walk:
 
     @contextlib.contextmanager
     def _held(self, frame: Frame) -> Iterator[int]:
-        """Yield the descriptor of a directory, which is opened again if it was closed.
+        """Yield the descriptor of a directory; open the directory again if it was closed.
 
         Raises:
             OSError: the directory cannot be opened.
@@ -436,5 +453,5 @@ class Walk:
             os.close(fd)
 
     def _where(self, path: str) -> str:
-        """Return the text that says where a path is looked for."""
+        """Return the path at which a listed path is opened."""
         return f"{self._base}/{path}" if self._base and not path.startswith("/") else path
