@@ -1,1 +1,1 @@
-"""The content of archives and mail, opened without trust in their claims."""
+"""Opens archives and mail, without trusting any claim in these files."""

@@ -1,9 +1,10 @@
-"""Archives behind other bytes: in self-extractors, behind pictures and documents.
+"""Finds archives behind other bytes: in self-extractors, and behind pictures and documents.
 
-`sniffing` finds where these archives may be. This module searches all bytes for the marks that
-kinds declare for this purpose. The expander of a kind decides whether an archive begins at a mark,
-and how long the archive is. An archive of an unopened kind is reported. The zip expander itself
-finds a zip behind other bytes.
+`sniffing` decides for which files a search for such archives is needed. This module searches all
+bytes of the file for the marks (`in_programs`) that kinds declare for this purpose. The expander of
+a kind decides whether an archive begins at a mark, and how long the archive is. An archive of a
+kind that is not opened is reported as not opened. This module does not search for zip, because the
+zip expander itself finds a zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from hashclient.containers.interface import (
 from hashclient.containers.kind import Kind
 
 _WINDOW_BYTES = 1 << 20
-#: The most archives that are opened in one file, and the most marks without an archive that are
-#: looked at: more cannot occur by chance, and the rest is unread.
+#: `_MAX_ARCHIVES`: the most archives that are opened in one file; `MAX_MARKS`: the most marks that
+#: are tried and are no archive. More marks do not occur by chance, and the rest of such a file is
+#: unread.
 _MAX_ARCHIVES, MAX_MARKS = 64, 10_000
 
 
@@ -33,26 +35,31 @@ class Begun(Expander, Protocol):
     """An expander of a kind that may be behind other bytes."""
 
     def length(self, data: Data) -> int:
-        """Return the length of the archive at the beginning; 0 if no archive begins here.
+        """Return the length of the archive at the beginning of `data`.
 
-        If no checksum shows where the archive ends, return the length of all bytes.
+        Return 0 if no archive begins there.
+
+        If no field or checksum shows where the archive ends, return the length of all bytes.
         """
         ...
 
 
 class Behind:
-    """Archives of other kinds than zip, behind anything."""
+    """Opens archives of all kinds except zip that are behind other bytes."""
 
     name = "behind"
     seeks = True
 
     def __init__(self, kinds: Sequence[tuple[Kind, Begun | None]]) -> None:
-        """Open archives of these kinds, which have marks in programs, each with its expander."""
+        """`kinds` are the kinds with a mark `in_programs`, each with its expander.
+
+        None means not opened.
+        """
         self._kinds = kinds
         self._longest = max(kind.in_programs_at + len(kind.in_programs) for kind, _ in kinds)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of all archives, and each kind that is not opened."""
+        """Yield the members of all archives, and report archives of kinds that are not opened."""
         for kind, expander, part in self._found(cast(Data, data)):
             if expander is None:
                 yield Unlisted(b"", Why.NOT_OPENED, kind.name)
@@ -63,16 +70,16 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
-        """Yield archives with kind and expander, except archives inside another archive.
+        """Yield each archive with its kind and expander, except archives inside another archive.
 
-        Within an archive without a sure end, archives of other kinds are found: most programs
-        search for one kind, and pass over the others.
+        If no field shows where an archive ends, archives of other kinds are still searched behind
+        its beginning, because most programs search for one kind and pass over other kinds.
         """
         kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
         marks = MAX_MARKS
         window = b""
-        places: dict[str, int] = {}  # the next mark of each kind in the window
-        ends: dict[str, int] = {}  # the end of the last archive of each kind
+        places: dict[str, int] = {}  # by kind: where the next mark is in the window
+        ends: dict[str, int] = {}  # by kind: where the last archive of the kind ends
         while start < data.size:
             if start >= begin + _WINDOW_BYTES:
                 begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)
@@ -90,10 +97,11 @@ class Behind:
                 start = beyond
                 continue
             part, lengths = part_of(data, at), []
-            # Marks of several kinds may be at one offset: a false mark must not hide a true mark.
+            # Marks of several kinds may be at one offset, so a mark that is no archive must not
+            # hide another mark.
             for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
-                    kinds.remove((kind, None))  # one mark is enough to report an unopened kind
+                    kinds.remove((kind, None))  # an unopened kind is reported only once
                     del places[kind.name]
                     yield kind, None, part
                 elif length := expander.length(part):

@@ -1,11 +1,12 @@
-"""Cabinets as cabextract reads them: with short blocks, and several in one file.
+"""Reads cabinets as cabextract does: with short blocks, and with several cabinets in one file.
 
-libarchive calls short blocks damaged. libarchive reads all other cabinets, and all members that are
-not compressed by MSZIP, but only the first cabinet of a file.
+libarchive treats a cabinet with short blocks as damaged, so this module reads the folders of such a
+cabinet itself if they are stored or compressed by MSZIP. libarchive reads all other cabinets, but
+only the first cabinet of a file.
 
-Limits: a cabinet in an archive is a stream, and libarchive reads only its first cabinet: later
-    cabinets in this stream are unread. A member whose folder began in another cabinet is unread, as
-    in libarchive.
+Limits: a cabinet within an archive is a stream, of which libarchive reads only the first cabinet,
+    so later cabinets in this stream are unread. A member whose data begins in another cabinet is
+    unread, because libarchive does not read it.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from hashclient.containers.libarchive import Libarchive
 
 _MARK = b"MSCF"
 _BEGIN = _MARK + bytes(4)
-#: Cabinets of one file that are read, and marks without a cabinet that are looked at.
+#: `_MAX_CABINETS`: the most cabinets of one file that are read; `_MAX_MARKS`: the most marks that
+#: are tried and are no cabinet.
 _MAX_CABINETS, _MAX_MARKS = 64, 10_000
-#: place of the first file; numbers of folders and files, flags
+#: the header: offset of the first file entry; numbers of folders and files; flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
-#: numbers of folders and files
+#: the header: numbers of folders and files
 _BEGINNING = Struct("<26x2H6x")
-#: bytes kept free in the header, each folder, each block
+#: the reserve fields: bytes reserved in the header, in each folder, and in each block
 _RESERVE = Struct("<H2B")
-#: place and number of blocks, compression
+#: a folder: offset of its first block, number of its blocks, compression
 _FOLDER, _STORED, _MSZIP, _LZX, _COMPRESSION = Struct("<L2H"), 0, 1, 3, 15
-#: length, place in the folder, number of the folder
+#: a file entry: length, offset in the unpacked folder, number of the folder
 _FILE = Struct("<2LH6x")
-#: length in the cabinet, length of the unpacked bytes
+#: a block: length in the cabinet, length of the unpacked bytes
 _BLOCK = Struct("<4x2H")
 _BLOCK_BYTES = 32_768
 _MAX_NAME_BYTES, _MOST_OF_NAME = 257, 255
@@ -46,14 +48,14 @@ class _Folder(msgspec.Struct, frozen=True):
     start: int
     blocks: int
     compression: int
-    reserve: int  # bytes kept free in each block
+    reserve: int  # bytes reserved in each block
 
 
 class _Marks(Forward):
-    """A position in bytes, and a search for the marks of cabinets from there."""
+    """A position in bytes, from which the marks of cabinets can be searched."""
 
     def find(self) -> bool:
-        """Go on to the next mark; return False at the end."""
+        """Move to the next mark of a cabinet; return False if no mark follows."""
         while (found := self._buffer.find(_MARK, self._at)) < 0:
             self._at = max(len(self._buffer) - len(_MARK) + 1, self._at)
             if not self._more():
@@ -63,7 +65,7 @@ class _Marks(Forward):
 
 
 class _Passing:
-    """A stream, and the position of the last mark of a cabinet in it."""
+    """A stream that passes its bytes on, and notes the position of the last mark of a cabinet."""
 
     def __init__(self, stream: Forward) -> None:
         self._stream = stream
@@ -71,7 +73,7 @@ class _Passing:
         self.length = self.last = 0
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next bytes of the stream."""
         piece = self._stream.some(count)
         text = self._rest + piece
         if (at := text.rfind(_MARK)) >= 0:
@@ -82,13 +84,13 @@ class _Passing:
 
 
 class Cab(Libarchive):
-    """Cabinets."""
+    """The expander of cabinets."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """See `Expander`. Behind a cabinet, cabextract looks for the mark of another cabinet.
+        """See `Expander`. After a cabinet, cabextract searches for the mark of another cabinet.
 
-        If the cabinet cannot end where its header says, or has a name that is too long, cabextract
-        searches all bytes behind its mark.
+        If a cabinet's header gives an impossible end, or if a member's name is too long, cabextract
+        searches all bytes after the mark of this cabinet.
         """
         if not hasattr(data, "read_at"):
             yield from self._in_stream(data)
@@ -126,20 +128,23 @@ class Cab(Libarchive):
             yield Unlisted(b"", Why.UNSUPPORTED, "cab: another cabinet behind it")
 
     def _one(self, whole: Data) -> Iterator[list[Member] | Unlisted]:
-        if whole.size > len(_BEGIN):  # programs skip the reserved bytes
+        # Programs skip the reserved bytes of the header, so these bytes are replaced by zeros.
+        if whole.size > len(_BEGIN):
             whole = Joined(_BEGIN, whole, len(_BEGIN), whole.size - len(_BEGIN))
         folders = _short(whole)
         yield from _members(whole, folders) if folders else super().members(whole)
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: all cabinets up to the end are one archive."""
+        """See `behind.Begun`; the cabinet and all cabinets behind it count as one archive."""
         return data.size if _length(data) else 0
 
 
 def _length(data: Data) -> int:
-    """Return the length of the cabinet here, if its first folder is where its header says.
+    """Return the length of a cabinet.
 
-    Programs ignore the other fields: the version, and an impossible length.
+    Return 0 if its header does not lead to a possible first folder.
+
+    Programs ignore the version in the header, and a length that is impossible.
     """
     head = data.read_at(0, _HEADER.size)
     if len(head) < _HEADER.size:
@@ -153,17 +158,17 @@ def _length(data: Data) -> int:
 
 
 def _is_refused(found: list[Member] | Unlisted) -> bool:
-    """Return whether a member has a name with which cabextract takes a cabinet for other bytes."""
+    """Return whether a member's name is so long that cabextract does not accept the cabinet."""
     return not isinstance(found, Unlisted) and len(found[0].name) > _MOST_OF_NAME
 
 
 def _says(head: bytes) -> int:
-    """Return the length of a cabinet in bytes, as its header says."""
+    """Return the length of a cabinet, in bytes, that its header states."""
     return int.from_bytes(head[8:12], "little")
 
 
 def _short(data: Data) -> list[_Folder]:
-    """Return the folders of a cabinet if a block in them, except the last block, is short."""
+    """Return the folders of a cabinet if a block before the last block of a folder is short."""
     folders = _folders(data)
     is_short = False
     for folder in folders:
@@ -183,7 +188,7 @@ def _folders(data: Data) -> list[_Folder]:
 
 
 def _table(data: Data, most: int = 1 << 16) -> list[_Folder]:
-    """Return the folders of a cabinet with a header, `most` at most."""
+    """Return at most `most` folders of a cabinet; the header must be complete."""
     head = data.read_at(0, 40)
     _, count, _, flags = _HEADER.unpack_from(head)
     at, of_folder, of_block = _HEADER.size, 0, 0
@@ -201,7 +206,7 @@ def _table(data: Data, most: int = 1 << 16) -> list[_Folder]:
 
 
 def _blocks(data: Data, folder: _Folder) -> Iterator[tuple[int, int, int]]:
-    """Yield position, number and uncompressed length of the bytes of each block."""
+    """Yield the offset, the packed length and the unpacked length of each block."""
     at = folder.start
     for _ in range(folder.blocks):
         head = data.read_at(at, _BLOCK.size)
@@ -230,7 +235,7 @@ def _members(data: Data, folders: list[_Folder]) -> Iterator[list[Member] | Unli
 
 
 def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[bytes]:
-    """Yield the bytes of a member.
+    """Yield the bytes of a member, which begins at `place` in its unpacked folder.
 
     Raises:
         NotReadError: the bytes are damaged.
@@ -254,7 +259,7 @@ def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[byte
 
 
 def _inflated(packed: bytes, before: bytes, length: int) -> bytes:
-    """Return a block of MSZIP, which may repeat bytes of the block before."""
+    """Return the unpacked bytes of an MSZIP block, which may repeat bytes of the previous block."""
     if not packed.startswith(b"CK"):
         raise NotReadError(Why.DAMAGED, "cab: a block that is not compressed")
     try:

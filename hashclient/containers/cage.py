@@ -1,9 +1,10 @@
-"""The worker's side: starts, asks and replaces the process that opens containers.
+"""The worker's side of the container process: starts, asks and replaces this process.
 
-The process is started as a program of its own, never forked, so that it gets no keys and lists from
-the worker's memory. The process gets a pair of sockets and nothing else. If the process dies, the
-present file is unread and the worker goes on. The answers of the process count only for this file,
-and only if they are possible.
+The container process is started as a new program, and not forked, so that it does not inherit keys
+and lists in the worker's memory. The container process inherits one end of a socket pair and no
+other open file. If the container process dies, the file that it was opening is unread, and the
+worker continues with a new process. The messages of the container process are only used for the
+file that was sent to it, and only if their values are possible.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ from hashclient.system.process import is_debugged
 
 _log = Log("containers")
 
-#: Seconds until the process must be sandboxed; a machine without free memory takes long.
+#: Seconds within which a new process must be sandboxed; a machine without free memory takes long.
 START_S = 60.0
-#: If this many processes in a row end before they open a file, no more are started.
+#: After this many processes in a row that ended before they had opened a file, no process is
+#: started.
 MAX_VAIN_STARTS = 4
-#: Names of nested containers, the outermost first.
+#: The names of nested containers, the outermost container first.
 Chain = tuple[bytes, ...]
 
-#: Calls the function that starts the process, in a thread: the kernel ends the process when that
-#: thread ends.
+#: Calls the given function, which starts the process, in a suitable thread: the kernel ends the
+#: process when the thread that started the process ends.
 Starting = Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]]
 
 _DIED = "the process that opened it has died"
@@ -69,7 +71,7 @@ _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask i
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """A member: the names of its containers (outermost first), its `Row`, and its mail."""
+    """A member: its containers' names (outermost first), its `Row`, and its outermost mail."""
 
     chain: Chain
     row: Row
@@ -77,7 +79,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cage:
-    """Opens containers for one worker, in a process that starts with the first container."""
+    """Opens containers for one worker, in a process that is started for the first container."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Cage:
         masks_of: Callable[[Sequence[int | None]], bytes],
         starting: Starting | None = None,
     ) -> None:
-        """`masks_of` returns, as masks, the algorithms to compute for members of some sizes."""
+        """`masks_of` returns bit masks of the algorithms to compute for members of given sizes."""
         self.options = options
         self._starting = starting
         self._masks_of = masks_of
@@ -93,11 +95,11 @@ class Cage:
         self._channel: Channel | None = None
         self._vain_starts = 0
         self._is_stopped = False
-        #: The parts of the sandbox in force; None before the first process is started.
+        #: The parts of the sandbox that took effect; None before the first process is started.
         self.locks: Locks | None = None
 
     def close(self) -> None:
-        """End the process at once."""
+        """Kill the process now; the next call of `open` starts a new process."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -107,7 +109,10 @@ class Cage:
             self._process = None
 
     def stop(self) -> None:
-        """End the process for good, from another thread; `open` then fails soon."""
+        """Kill the process and start no other, from another thread.
+
+        A running `open` then fails soon.
+        """
         self._is_stopped = True
         process = self._process
         if process is not None:
@@ -115,20 +120,21 @@ class Cage:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no file was opened to its end since the process was last started."""
+        """Whether no file was opened completely since the process was last started."""
         return self._vain_starts > 0
 
     def open(
         self, fd: int, size: int, job: Job, on_found: Callable[[Sequence[Found]], None]
     ) -> int:
-        """Open the file `fd` of `size` bytes; call `on_found` with its members as they come.
+        """Open the file `fd` of `size` bytes; `on_found` is called with its members as they arrive.
 
-        Returns the number of decoded bytes.
+        Return the number of decoded bytes.
 
         Raises:
             NotReadError: the file was not read to its end, because the process died or took too
-                long; earlier results count.
-            OSError: memory or descriptors for the process are missing now; no member was found yet.
+                long; members that were already found are valid.
+            OSError: the system lacks memory or descriptors for the process at the moment; no member
+                was found yet.
         """
         deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
@@ -146,14 +152,15 @@ class Cage:
             why = self._how_it_ended(str(error))
             raise NotReadError(Why.FAILED, why) from error
         finally:
-            # A signal may also have interrupted the job: its later messages would belong to no job.
+            # If `done` is None, the job may have been interrupted, and its later messages would be
+            # taken for messages of the next job.
             if done is None or done.is_tired:
                 self.close()
 
     def _follow(
         self, channel: Channel, deadline: float, on_found: Callable[[Sequence[Found]], None]
     ) -> Done:
-        """Take the messages of the process until the end of a job."""
+        """Handle the messages of the process until the job is done."""
         chains: dict[int, Chain] = {0: ()}
         mails: dict[int, Mail] = {}
         most = self.options.limits.members + 1
@@ -162,7 +169,8 @@ class Cage:
             channel.set_timeout(max(0.001, deadline - time.monotonic()))
             message = decode_to_worker(channel.receive())
             if isinstance(message, Rows):
-                # A member may have a second row, for contents that are unreadable.
+                # A member may have a second row, which says that some of its contents are
+                # unreadable.
                 rows += len(message.rows)
                 if rows > 4 * most:
                     raise BrokenError("it says too much")
@@ -177,7 +185,7 @@ class Cage:
                     chains[number] = (*self._chain(chains, parent), name)
                     if len(chains[number]) > self.options.limits.depth + 1:
                         raise BrokenError("it makes no sense")
-                    # A mail server knows the outermost mail.
+                    # The outermost mail is kept, because a mail server knows this mail.
                     if (outermost := mails.get(parent) or mail) is not None:
                         mails[number] = outermost
                 on_found([self._found(chains, mails, row) for row in message.rows])
@@ -190,7 +198,7 @@ class Cage:
                 raise BrokenError("it makes no sense")
 
     def _found(self, chains: dict[int, Chain], mails: dict[int, Mail], row: Row) -> Found:
-        """Check a row and return the place of its member."""
+        """Check a row; return its member with the names of its containers."""
         if not 0 <= row.mask <= 7 or len(row.digests) != _DIGEST_BYTES[row.mask]:
             raise BrokenError("it makes no sense")
         if not 0 <= (row.size or 0) < 2**63 or (row.mask and row.size is None):
@@ -212,7 +220,7 @@ class Cage:
         return chain
 
     def _how_it_ended(self, said: str) -> str:
-        """Return how the process has ended, in words."""
+        """Return a text that says how the process has ended."""
         process = self._process
         if process is None:
             return _DIED
@@ -227,11 +235,11 @@ class Cage:
         return "the process that opened it sent an impossible message"
 
     def _start(self) -> Channel:
-        """Start the process, and wait until it is locked up.
+        """Start the process, and wait until its sandbox has taken effect.
 
         Raises:
             NotReadError: the process cannot be started, or cannot be sandboxed as required.
-            OSError: descriptors or memory are missing now.
+            OSError: the system lacks descriptors or memory at the moment.
         """
         if self._vain_starts >= MAX_VAIN_STARTS:
             raise NotReadError(Why.FAILED, "the process that opens containers keeps dying")
@@ -256,7 +264,8 @@ class Cage:
         except (OSError, BrokenError, msgspec.MsgspecError) as error:
             self.close()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
-                # No container has caused this failure: the next container tries again.
+                # The failure was not caused by a container, so the next container tries to start a
+                # process again.
                 self._vain_starts -= 1
                 raise
             raise self._not_started(error) from error
@@ -280,11 +289,12 @@ class Cage:
 
 
 def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the process with one end of a pair of sockets, and no other descriptor of ours."""
+    """Start the process with one end of a socket pair, and no other open file of the worker."""
     if not sys.executable:
         raise FileNotFoundError(2, "no python to run")
-    # The process imports from the same places as this process; the environment is ignored.
-    paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - no link is followed
+    # The process imports modules from the directories in `sys.path` of the worker; environment
+    # variables are ignored.
+    paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - keeps links
     for module, depth in ((__file__, 2), (str(msgspec.__file__), 1)):
         home = str(Path(module).absolute().parents[depth])
         if home not in paths:

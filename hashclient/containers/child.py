@@ -1,8 +1,9 @@
-"""The process that opens containers: started for one worker, sandboxed, and given file by file.
+"""The process that opens containers: it is started for one worker, and receives file by file.
 
-The process has no key, no list and no index, because it is started and not forked. In the sandbox
-it can open no file, so all modules are loaded before. A hostile file may take the process over at
-any time: the worker believes its answers only about the present file.
+The process has no key, no list and no index in memory, because it is started and not forked. The
+process cannot open files in its sandbox, so all modules are imported before the sandbox takes
+effect. A hostile file may take over the process at any time, so the worker uses the answers of the
+process only for the file that it has sent.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from hashclient.containers.registry import Registry
 from hashclient.containers.sandbox import die_with_parent, lock
 from hashclient.core.model import Mail
 
-#: Seconds of processor time in which a reader must read a byte or find a member.
+#: Seconds of processor time within which a reader must read a byte or find a member.
 STALL_S = 60
 
-#: Codecs for names; each is a Python module, which cannot be loaded later. The first is for
-#: Python's reader of encoded words, the next two are for names in images of disks, in documents,
-#: stores and 7z; the others are used for names of files in mail.
+#: Codecs for names, which are loaded in advance, because each codec is a Python module and no
+#: module can be imported in the sandbox. Python's parser of encoded words uses the first codec; the
+#: next two are for names in disk images, documents, mail stores and 7z; all further codecs are for
+#: names of files in mail.
 _CODECS = (
     *("raw-unicode-escape", "utf-16-le", "utf-16-be", "utf-8", "utf-7", "ascii", "latin-1"),
     *("iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-9", "iso-8859-15", "koi8-r", "koi8-u"),
@@ -55,14 +57,15 @@ _CODECS = (
 
 
 class Stall:
-    """Ends the reading of a file if its reader runs, but reads no byte and finds no member.
+    """Stops a reader that uses processor time, but reads no byte and finds no member.
 
-    Hostile bytes may cause an endless loop in a reader. The limit of time is an hour, for large
-    files; in this time the loop would use a processor.
+    Hostile bytes may send a reader into an endless loop. The time limit for a file is an hour,
+    because files may be large, and without this class an endless loop would occupy a processor for
+    this hour.
     """
 
     def __init__(self, interval_s: float = STALL_S) -> None:
-        """Look every `interval_s` seconds of processor time, from now on."""
+        """Check the progress every `interval_s` seconds of processor time, from now on."""
         self._steps: Callable[[], int] | None = None
         self._last = -1
         signal.signal(signal.SIGPROF, self._look)
@@ -70,7 +73,7 @@ class Stall:
 
     @contextlib.contextmanager
     def watching(self, steps: Callable[[], int]) -> Iterator[None]:
-        """Watch one file; `steps` returns a number that grows while its reader makes progress."""
+        """Check one file; `steps` returns a number that grows while the reader makes progress."""
         self._steps, self._last = steps, -1
         try:
             yield
@@ -87,7 +90,7 @@ class Stall:
 
 
 class FileData(Anywhere):
-    """A file that was handed over open; it is read by position."""
+    """A file that the worker has sent as an open descriptor; it is read by position."""
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
@@ -95,7 +98,7 @@ class FileData(Anywhere):
         self.bytes_read = 0
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there; see `Data`."""
+        """Return the bytes at `offset`; see `Data.read_at`."""
         wanted = min(count, self.size - offset)
         if wanted <= 0:
             return b""
@@ -112,7 +115,7 @@ class FileData(Anywhere):
 
 
 class Out:
-    """Gathers results into messages."""
+    """Collects results, and sends them to the worker in messages."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -122,7 +125,7 @@ class Out:
         self._last = 0
 
     def ask(self, sizes: Sequence[int]) -> bytes:
-        """See `Sink`."""
+        """Ask the worker for masks; see `driver.Sink`."""
         self.flush()
         self._channel.send(Ask(list(sizes)))
         answer = decode_to_child(self._channel.receive())
@@ -131,19 +134,19 @@ class Out:
         return answer.masks
 
     def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
-        """See `Sink`."""
+        """Add a container; see `driver.Sink`."""
         self._last += 1
         self._containers.append((self._last, parent, name, mail))
         self._count(name)
         return self._last
 
     def row(self, row: Row) -> None:
-        """See `Sink`."""
+        """Add a row; see `driver.Sink`."""
         self._rows.append(row)
         self._count(row.name)
 
     def flush(self) -> None:
-        """Send the results gathered so far."""
+        """Send the collected results."""
         if self._rows or self._containers:
             self._channel.send(Rows(self._containers, self._rows))
             self._containers, self._rows, self._names_bytes = [], [], 0
@@ -156,7 +159,7 @@ class Out:
 
 
 def serve(channel: Channel, setup: Setup, registry: Registry, stall: Stall) -> None:
-    """Open one file after the other, until the other side ends."""
+    """Open file after file that the worker sends, until the worker closes the channel."""
     while True:
         job = decode_to_child(channel.receive())
         if not isinstance(job, Job):
@@ -182,15 +185,16 @@ def serve(channel: Channel, setup: Setup, registry: Registry, stall: Stall) -> N
             out.flush()
         finally:
             os.close(fd)
-        # The limit of time is for the whole process: time used so far would be missing for the next
-        # file.
+        # The kernel limits the processor time of the whole process, so a process that has used much
+        # time is replaced before the next file.
         is_tired = time.process_time() > setup.limits.time_s
         channel.send(Done(driver.bytes_out, is_tired))
 
 
 def main(fd: int) -> None:
-    """Serve the process at the other end of the socket `fd`."""
-    # The terminal sends Ctrl-C to the whole group; the worker decides.
+    """Serve the worker at the other end of the socket `fd`."""
+    # Ctrl-C in a terminal signals all processes of the group, but the worker decides when this
+    # process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
     with contextlib.suppress(BrokenError, KeyboardInterrupt):
@@ -199,13 +203,14 @@ def main(fd: int) -> None:
             return
         die_with_parent(setup.parent)
         with contextlib.suppress(locale.Error):
-            # Names in archives are passed on unchanged; in another locale some would be lost.
+            # Names in archives are passed on unchanged; in another locale, libarchive would lose
+            # some names.
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         registry = Registry(setup.passwords)
         load_charsets()
         for codec in _CODECS:
             "".encode(codec)
-        # No module can be loaded later, so a traceback is not printed either.
+        # Python would import modules to print a traceback, and the sandbox does not permit imports.
         sys.tracebacklimit = 0
         stall = Stall()
         locks = lock(setup.limits.memory_mib * MIB, 2 * setup.limits.time_s)

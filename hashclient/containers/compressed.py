@@ -1,9 +1,10 @@
-"""A compressed file: gzip, bzip2, xz, legacy lzma, and zstd if Python has it.
+"""Expanders of compressed files: gzip, bzip2, xz, legacy lzma, and zstd if Python supports zstd.
 
-Each file is a container with one member: the content of all its streams, one after the other, as in
-the programs of these formats. Bytes after the last stream are ignored, as by these programs; but if
-a stream of another kind follows, which some programs join, this stream is unread. No size is
-claimed: the size in gzip is modulo four gigabytes, and only of the last stream.
+Each compressed file is a container with one member, which is the decoded content of all its
+streams, one after the other, as the usual programs decode them. Bytes after the last stream are
+ignored, as the usual programs do; but a following stream of another kind, which some programs
+decode as well, is read too or is reported as unread. The member has no claimed size, because the
+size in a gzip file is modulo four gigabytes and only counts the last stream.
 """
 
 from __future__ import annotations
@@ -27,62 +28,67 @@ from hashclient.containers.interface import (
 )
 from hashclient.containers.kinds import is_lzma_header
 
-#: Bytes read at the beginning of each stream; later reads grow. With large first reads, many small
-#: streams one after the other would copy a whole block each.
+#: The size of the first read of each stream, in bytes; later reads are larger. With larger first
+#: reads, a file of many small streams would copy a whole block for each stream.
 _FIRST_BYTES = 2 << 10
 
-#: The length of a header, and the most bytes of a header with its extra field, name and comment.
+#: `_GZIP_HEADER_BYTES`: the length of a gzip header without optional fields;
+#: `_MAX_GZIP_HEADER_BYTES`: the most bytes of a header with its extra field, name and comment.
 _GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
-#: Checksum and length of the decoded bytes.
+#: a gzip trailer: the checksum and the length of the decoded bytes
 _GZIP_TRAILER = Struct("<2L")
 _GZIP = b"\x1f\x8b"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # the byte before is 0x50 to 0x5f
-#: Streams that `zstd`, or Python's module `lzma`, joins to a stream of another kind.
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # preceded by a byte from 0x50 to 0x5f
+#: Matches the beginnings of streams that `zstd`, or Python's module `lzma`, decodes after a stream
+#: of another kind.
 _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|"
     rb"\x02\x21\x4c\x18|LZIP"
 )
-#: Streams that gzip alone joins: `.Z`, pack and lzh.
+#: The beginnings of streams that only gzip decodes after a gzip stream: `.Z`, pack and lzh.
 _JOINED_BY_GZIP = (b"\x1f\x9d", b"\x1f\x1e", b"\x1f\xa0")
-#: Python's module joins streams of these kinds, and ignores streams of other kinds behind them.
+#: The kinds that Python's module `lzma` decodes one after the other; the module ignores streams of
+#: other kinds behind them.
 _JOINED_BY_PYTHON = frozenset({"xz", "lzma"})
 _FOLLOWS = "a stream of another kind follows that of {}"
-#: The length field of an .lzma that does not say how many bytes decode: the usual case.
+#: The length field of an .lzma file that does not state its decoded length, which is the usual
+#: case.
 _NO_LENGTH = b"\xff" * 8
-#: The kind of a member shows in this many decoded bytes; the window is large enough for them.
+#: `_TOLD_BYTES`: the decoded bytes in which the kind of a member shows; `_TOLD_WINDOW`: a window
+#: that is large enough to decode them.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
 class _Input:
-    """The compressed bytes, in pieces; a part of a piece can be given back."""
+    """The compressed bytes, in pieces; the end of the last piece can be given back."""
 
     def __init__(self, data: Data | Stream) -> None:
         self._bytes = Forward(data)
         self._step = _FIRST_BYTES
-        #: Whether all streams of the kind were read.
+        #: Whether all streams of this kind were read.
         self.is_behind = False
 
     def piece(self) -> bytes:
-        """Return the next bytes; none at the end only."""
+        """Return the next bytes; no bytes mean the end of the input."""
         piece = self._bytes.some(self._step)
         self._step = min(4 * self._step, PIECE_BYTES)
         return piece
 
     def give_back(self, count: int) -> None:
-        """Move back over bytes of the last piece, and begin with small pieces again."""
+        """Give back the last `count` bytes of the last piece; the next pieces are small again."""
         self._bytes.back(count)
         self._step = _FIRST_BYTES
 
     def skip(self, count: int) -> None:
-        """Skip bytes that `peek` has returned."""
+        """Skip `count` bytes that `peek` has returned."""
         self._bytes.take(count)
 
     def zeros(self) -> int:
-        """Skip zero bytes; return their number."""
+        """Skip zero bytes; return how many were skipped."""
         count = 0
         while piece := self.piece():
             rest = piece.lstrip(b"\0")
@@ -93,24 +99,25 @@ class _Input:
         return count
 
     def peek(self, count: int) -> bytes:
-        """Return the next bytes, fewer only at the end, and stay here."""
+        """Return the next `count` bytes without taking them; fewer bytes only at the end."""
         return self._bytes.peek(count)
 
 
 class _Compressed:
-    """The base of all compressed kinds: one member, made of streams."""
+    """The base class of all compressed kinds: one member, which is made of streams."""
 
     name = ""
-    #: How a stream begins.
+    #: The bytes with which each stream begins.
     mark = b""
     seeks = False
-    #: Whether some program joins a stream of another kind to a stream of this kind.
+    #: Whether some program decodes a stream of another kind after a stream of this kind.
     is_joined = True
-    #: Beginnings of other streams that only the program of this kind joins.
+    #: The beginnings of streams that only the program of this kind decodes after a stream of this
+    #: kind.
     joins: tuple[bytes, ...] = ()
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the only member."""
+        """Yield the only member; yield it again if it continues with streams of another kind."""
         source = _Input(data)
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
@@ -131,7 +138,7 @@ class _Compressed:
     def _joined(self, source: _Input, only: Collection[str] = ()) -> Iterator[bytes]:
         """Yield the bytes of the streams of this kind, then of the next kind behind them.
 
-        If `only` names kinds, a stream of another kind ends the file.
+        If `only` names kinds, a stream of a kind that is not in `only` ends the file.
         """
         kind = self
         while True:
@@ -147,7 +154,7 @@ class _Compressed:
             kind = following
 
     def begins(self, rest: bytes) -> bool:
-        """Return whether a stream of this kind begins like these bytes, of `HEAD_BYTES` at most."""
+        """Return whether `rest`, the next bytes, begin a stream of this kind."""
         return rest.startswith(self.mark)
 
     def _name_of(self, source: _Input) -> bytes:
@@ -171,12 +178,15 @@ class _Compressed:
 
 
 def is_joined(rest: bytes) -> bool:
-    """Return whether the bytes are a stream of another kind that some program joins."""
+    """Return whether `rest` begins a stream that some program decodes after another kind."""
     return _JOINED.match(rest) is not None or Lzma().sniff(rest[:HEAD_BYTES])
 
 
 class Gzip(_Compressed):
-    """gzip: members one behind the other, padded with zero bytes or followed by anything."""
+    """gzip: several streams may follow each other.
+
+    Zero bytes or other bytes may follow the streams.
+    """
 
     name = "gzip"
     mark = _GZIP + b"\x08"
@@ -186,7 +196,7 @@ class Gzip(_Compressed):
         return _gzip_header(source)[1]
 
     def streams(self, source: _Input) -> Iterator[bytes]:
-        """See `_Compressed`."""
+        """Yield the decoded bytes of all gzip streams; see `_Compressed.streams`."""
         error = ""
         while True:
             length, _, is_right = _gzip_header(source)
@@ -201,7 +211,8 @@ class Gzip(_Compressed):
             source.give_back(len(decoder.unused_data))
             trailer = source.peek(_GZIP_TRAILER.size)
             source.skip(len(trailer))
-            # Some programs check both sums and the length, some only one sum, some no sum.
+            # Programs differ: they check both checksums and the length, only one checksum, or
+            # nothing.
             if not is_right:
                 error = "gzip: the checksum of its header does not agree"
             elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
@@ -211,16 +222,17 @@ class Gzip(_Compressed):
                 source.is_behind = True
                 break
             if zeros:
-                # gzip stops at the padding, other programs go on after it.
+                # gzip stops at zero bytes, but other programs decode streams after zero bytes.
                 error = error or "gzip goes on behind padding"
         if error:
             raise NotReadError(Why.DAMAGED, error)
 
 
 def _gzip_header(source: _Input) -> tuple[int, bytes, bool]:
-    """Return the length of a header, the name in it, and whether its own checksum is right.
+    """Return a gzip header's length, the name in the header, and whether its checksum is right.
 
-    The length is 0 if the header has no end. Unknown flags are ignored.
+    The length is 0 if the end of the header cannot be found. Unknown flags in the header are
+    ignored.
     """
     head = source.peek(_GZIP_HEADER_BYTES)
     at, name = _GZIP_HEADER_BYTES, b""
@@ -244,7 +256,7 @@ def _gzip_header(source: _Input) -> tuple[int, bytes, bool]:
 
 
 class Bzip2(_Compressed):
-    """bzip2: streams one behind the other."""
+    """bzip2: several streams may follow each other."""
 
     name = "bzip2"
     is_joined = False
@@ -257,7 +269,7 @@ class Bzip2(_Compressed):
 
 
 class Xz(_Compressed):
-    """xz: streams one behind the other, padded with zero bytes by fours."""
+    """xz: several streams may follow each other, with zero bytes in groups of four between them."""
 
     name = "xz"
     mark = _XZ
@@ -271,7 +283,7 @@ class Xz(_Compressed):
 
 
 def _tells(head: bytes) -> bool:
-    """Return whether the beginning of an .lzma decodes."""
+    """Return whether the beginning of an .lzma file can be decoded."""
     decoder, told = decoding.lzma_alone(), 0
     pieces = iter((head,))
     try:
@@ -285,25 +297,29 @@ def _tells(head: bytes) -> bool:
 
 
 class Lzma(_Compressed):
-    """The legacy `.lzma`, which has no mark: valid fields, and a beginning that decodes."""
+    """The legacy format `.lzma`, which is recognised by its fields and by decoding."""
 
     name = "lzma"
 
     def begins(self, rest: bytes) -> bool:
-        """See `_Compressed`."""
+        """Return whether `rest` begins an .lzma stream; see `_Compressed.begins`."""
         return self.sniff(rest)
 
     def sniff(self, head: bytes) -> bool:
-        """Recognise the kind by the rules of xz for guessing, and by decoding the first bytes.
+        """Recognise .lzma by the rules of `xz` for its fields, and by decoding the first bytes.
 
-        EMF pictures have these fields too, and a window of 2 GiB, but they do not decode.
+        The rules alone do not suffice: EMF pictures have valid fields, and a window of 2 GiB, but
+        cannot be decoded.
         """
         if not is_lzma_header(head):
             return False
         if head[5:13] == _NO_LENGTH and head[1:5] != _NO_LENGTH[:4]:
-            return True  # 12 bytes are as sure as a mark; busybox returns bytes before damage
+            # Twelve fixed bytes are as sure as a mark; the rest may be damaged, because busybox
+            # returns the bytes before the damage.
+            return True
         window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
-        # If the length is too small, busybox returns the bytes before the end.
+        # The bytes are also decoded without the stated length, because busybox returns the bytes
+        # before the end even if the stated length is too small.
         return any(
             _tells(head[:1] + window.to_bytes(4, "little") + size + head[13:])
             for size in {head[5:13], _NO_LENGTH}
@@ -314,7 +330,10 @@ class Lzma(_Compressed):
 
 
 class Zstd(_Compressed):
-    """zstd: frames one behind the other, some of them empty; if Python reads zstd."""
+    """zstd: several frames may follow each other, and some may be empty.
+
+    Only if Python supports zstd.
+    """
 
     name = "zstd"
 
@@ -326,10 +345,10 @@ class Zstd(_Compressed):
         return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)
 
 
-#: The kinds of streams that are read behind a stream of another kind.
+#: The kinds of streams that are decoded after a stream of another kind.
 _JOINED_HERE = (Gzip(), Xz(), Lzma())
 
 
 def _following(rest: bytes) -> _Compressed | None:
-    """Return the kind of a stream that begins like these bytes, if it is joined here."""
+    """Return the kind of `_JOINED_HERE` whose streams begin like `rest`; None if no kind fits."""
     return next((kind for kind in _JOINED_HERE if kind.begins(rest)), None)

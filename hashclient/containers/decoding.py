@@ -1,7 +1,8 @@
-"""Compressed bytes made plain, a bounded piece at a time.
+"""Decodes compressed bytes, in pieces of limited size.
 
-Every method of the standard library behind one protocol, and one loop that drives it. The memory is
-two pieces and the window that the method declares, up to `MAX_WINDOW_BYTES`.
+All compression methods of the standard library are used through one protocol, `Decoder`, and by one
+loop, `decoded`. The decoding needs memory for two pieces and for the window that the compressed
+data declares, up to `MAX_WINDOW_BYTES`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import NotReadError, Why
 
-#: Bytes of the first piece: enough to recognise the kind of a member, in a few microseconds.
+#: The size of the first piece, in bytes: enough to recognise the kind of a member, and decoded
+#: within microseconds.
 FIRST_PIECE_BYTES = 1 << 10
-#: `xz -9` needs 65 MiB; a stream that declares more is not read.
+#: The largest window: `xz -9` needs 65 MiB, and a stream that declares a larger window than this
+#: limit is not read.
 MAX_WINDOW_BYTES = 192 << 20
 MAX_WINDOW_LOG = 27
 
@@ -30,17 +33,17 @@ def _optional(name: str) -> Any:
         return None
 
 
-#: This library is faster than zlib, with the same interface.
+#: `isal` has the interface of zlib and is faster.
 _zlib: Any = _optional("isal.isal_zlib") or zlib
-_zstd: Any = _optional("compression.zstd")  # Python 3.14
+_zstd: Any = _optional("compression.zstd")  # since Python 3.14
 HAS_ZSTD = _zstd is not None
 crc32: Callable[[bytes, int], int] = _zlib.crc32
 
-#: The errors of decoders; `not_read` says what each means.
+#: The exceptions of all decoders; `not_read` translates them.
 ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
-    OSError,  # errors of bz2
+    OSError,  # raised by bz2
     MemoryError,
     EOFError,
     ValueError,
@@ -50,11 +53,11 @@ ERRORS: tuple[type[Exception], ...] = (
 
 
 class Decoder(Protocol):
-    """The form of a compressed stream that `bz2`, `lzma` and `compression.zstd` share."""
+    """A decoder of one stream, with the interface of `bz2`, `lzma` and `compression.zstd`."""
 
     @property
     def eof(self) -> bool:
-        """Whether the decoder has met the end of its stream."""
+        """Whether the decoder has reached the end of its stream."""
         ...
 
     @property
@@ -64,50 +67,53 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """The input that follows the end of the stream."""
+        """The input after the end of the stream."""
         ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """Take `data`, and return up to `max_length` bytes."""
+        """Decode `data`, and return up to `max_length` decoded bytes."""
         ...
 
 
 def inflater(wbits: int) -> Any:
-    """Return an object as `zlib.decompressobj` does."""
+    """Return a decompression object, as `zlib.decompressobj` does."""
     return _zlib.decompressobj(wbits)
 
 
 def brief_inflater(wbits: int) -> Any:
-    """Return an inflater for few bytes: `isal` is faster with many, but takes longer to begin."""
+    """Return a decompression object for few bytes.
+
+    `isal` is faster for many bytes, but slower to start.
+    """
     return zlib.decompressobj(wbits)
 
 
 class Inflater:
-    """Deflate as a `Decoder`: bare, or in another form by `wbits` of zlib."""
+    """A `Decoder` of deflate: of bare deflate, or of zlib's other formats that `wbits` selects."""
 
     def __init__(self, wbits: int = -15) -> None:
-        """Begin before the first byte."""
+        """Create a decoder that has read nothing yet."""
         self._inflater = inflater(wbits)
         self._rest = b""
         self.needs_input = True
 
     @property
     def eof(self) -> bool:
-        """Whether the decoder has met the end of its stream."""
+        """Whether the decoder has reached the end of its stream."""
         return bool(self._inflater.eof)
 
     @property
     def unused_data(self) -> bytes:
-        """The input that follows its end."""
+        """The input after the end of the stream."""
         return bytes(self._inflater.unused_data)
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """Take `data`, and return up to `max_length` bytes."""
+        """Decode `data`, and return up to `max_length` decoded bytes."""
         inflater = self._inflater
         rest = self._rest
         out: bytes = inflater.decompress(rest + data if rest else data, max_length)
         self._rest = rest = inflater.unconsumed_tail
-        # After a full piece, the window may still contain bytes.
+        # If `out` has the full length, zlib may have further decoded bytes.
         self.needs_input = not rest and len(out) < max_length
         return out
 
@@ -123,12 +129,12 @@ def bzip2() -> Decoder:
 
 
 def xz() -> Decoder:
-    """Return a decoder of one xz stream, which checks its sums."""
+    """Return a decoder of one xz stream; the decoder verifies the checksums."""
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW_BYTES)
 
 
 def lzma_alone() -> Decoder:
-    """Return a decoder of the legacy `.lzma`."""
+    """Return a decoder of the legacy format `.lzma`."""
     return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_WINDOW_BYTES)
 
 
@@ -140,10 +146,12 @@ def zstd() -> Decoder:
 
 
 def bare_lzma(properties: bytes) -> Decoder:
-    """Return a decoder of bare LZMA, whose five bytes of properties are given.
+    """Return a decoder of LZMA data without a header.
+
+    `properties` are the five bytes of properties.
 
     Raises:
-        NotReadError: the properties are invalid, or need more memory than is allowed.
+        NotReadError: the properties are invalid, or require more memory than is permitted.
     """
     number, window = properties[0], int.from_bytes(properties[1:5], "little")
     if number >= 9 * 5 * 5:
@@ -161,12 +169,12 @@ def bare_lzma(properties: bytes) -> Decoder:
 def decoded(
     decoder: Decoder, read: Callable[[], bytes], *, needs_end: bool = True
 ) -> Iterator[bytes]:
-    """Yield the decoded bytes of all that `read` returns, until `decoder` meets its end.
+    """Yield the decoded bytes of all input that `read` returns, until the end of the stream.
 
-    Without `needs_end`, the end of the input is an end, too.
+    Without `needs_end`, the end of the input also ends the stream.
 
     Raises:
-        NotReadError: the data is damaged, or needs more memory than is allowed.
+        NotReadError: the data is damaged, or requires more memory than is permitted.
     """
     raw = read()
     most = FIRST_PIECE_BYTES
@@ -190,7 +198,7 @@ def decoded(
 
 
 def not_read(error: Exception) -> NotReadError:
-    """Return what an error of a decoder means."""
+    """Return the `NotReadError` for an exception of a decoder."""
     text = str(error).lower()
     if isinstance(error, MemoryError) or "memory" in text or "window" in text:
         return NotReadError(Why.LIMIT, f"compressed data: {text}")

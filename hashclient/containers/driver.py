@@ -1,10 +1,10 @@
-"""Works through a container: digests its members, and opens containers among the members.
+"""Reads a container: computes digests of its members, and opens the containers among the members.
 
-Runs in the sandboxed process. The driver enforces the limits, asks once per directory which members
-to digest, reads each member once, and passes the results on. The driver knows no list and judges
-nothing. A member that cannot be read gets a row with the reason, and the other members are still
-read. The bytes before the error count as well: many programs extract them, some without an error
-message.
+The driver runs in the sandboxed process. The driver enforces the limits, asks once per directory
+which members need digests, reads each member once, and passes the results on. The driver has no
+list and does not decide about matches. A member that cannot be read gets a row with the reason, and
+the driver continues with the next member. The digest of the bytes before an error is reported as
+well, because many programs extract these bytes, and some programs do not show an error.
 """
 
 from __future__ import annotations
@@ -44,19 +44,22 @@ from hashclient.core.digests import Digester
 from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Mail
 
-#: Number of sizes in one question for masks.
+#: The most sizes in one request for masks.
 ASK_AT_ONCE = 100_000
 
 
 class Registry(Protocol):
-    """Knows which expander reads which kind; `registry` has the only implementation."""
+    """Knows which expander reads which kind; the module `registry` has the only implementation."""
 
     def named(self, kind: str) -> list[Expander]:
-        """Return the expander of a kind, or none."""
+        """Return the expander of a kind in a list.
+
+        The list is empty if the kind has no expander.
+        """
         ...
 
     def most_members(self, name: str) -> int | None:
-        """Return how many members one container of a kind may have; None without a limit."""
+        """Return how many members one container of a kind may have; None means no limit."""
         ...
 
     def has_readings(self, name: str) -> bool:
@@ -66,43 +69,49 @@ class Registry(Protocol):
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
     ) -> list[Expander]:
-        """Return the expanders of bytes with this beginning and end; the best comes first."""
+        """Return the expanders for bytes with this beginning and end.
+
+        The most suitable expander comes first.
+        """
         ...
 
 
 class Sink(Protocol):
-    """Takes the results."""
+    """Receives the results of the driver."""
 
     def ask(self, sizes: Sequence[int]) -> bytes:
-        """Return the masks of algorithms for members of these sizes."""
+        """Return for each size the mask of the algorithms to compute for a member of this size."""
         ...
 
     def container(self, parent: int, name: bytes, mail: Mail | None = None) -> int:
-        """Return the number of a container found in `parent`; `mail` describes a mail."""
+        """Return a number for a new container in `parent`.
+
+        `mail` describes a container that is a mail.
+        """
         ...
 
     def row(self, row: Row) -> None:
-        """Take one member."""
+        """Take the row of one member."""
         ...
 
 
 class Spool(Anywhere):
-    """The bytes of a nested container, in memory, readable at any place."""
+    """The bytes of a nested container, kept in memory so that they can be read at any offset."""
 
     def __init__(self, content: bytearray) -> None:
         self._content = memoryview(content)
         self.size = len(content)
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
+        """Return the bytes at `offset`; see `Data.read_at`."""
         return bytes(self._content[offset : offset + count])
 
 
 class Tee(Buffered):
-    """A member that is read once: while it is read, it is examined, digested, kept and expanded.
+    """A member that is read once, and examined, digested, kept and expanded during this read.
 
-    The bytes are digested as they are read, by any reader. An error is an end to readers; it is
-    kept in `error`.
+    Each byte is added to the digests when it is read, whichever reader reads it. If an error
+    occurs, readers see the end of the bytes, and the error is kept in `error`.
     """
 
     def __init__(
@@ -118,15 +127,18 @@ class Tee(Buffered):
         self._watching: InProgram | None = None
         self.length = 0
         self.error: NotReadError | None = None
-        #: The last bytes: at least `END_MARK_BYTES`.
+        #: The last bytes that were read, at least `END_MARK_BYTES` if so many were read.
         self.end = b""
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes; see `Stream`."""
+        """Return the next bytes; see `Stream.read`."""
         return self.some(count)
 
     def keep(self) -> None:
-        """Keep all bytes, up to the limit; no byte may have been read before."""
+        """Keep all bytes in memory, up to `spool_bytes`.
+
+        The first bytes may only have been peeked at.
+        """
         self._spool = bytearray(self._buffer)
         self._watching = InProgram(self._buffer)
         self._watching.watch(self._buffer)
@@ -134,30 +146,30 @@ class Tee(Buffered):
             self._spool = None
 
     def drain(self) -> None:
-        """Read to the end."""
+        """Read to the end of the member."""
         self._buffer = b""
         self._at = 0
         while self._block():
             pass
 
     def spooled(self) -> Spool | None:
-        """Return the kept bytes; None if they exceed the limit."""
+        """Return the kept bytes; return None if they exceed the limit."""
         return None if self._spool is None else Spool(self._spool)
 
     @property
     def hides_archive(self) -> bool:
-        """Whether the bytes exceed the limit, and are a program that may contain an archive."""
+        """Whether the bytes exceed the limit and are a program that may contain an archive."""
         return self._spool is None and self._watching is not None and self._watching.has_found()
 
     @property
     def tail(self) -> bytes:
-        """The last bytes that were kept, or that came last."""
+        """The last kept bytes or, if the limit is exceeded, the last bytes that were read."""
         if self._spool is not None:
             return bytes(self._spool[-TAIL_BYTES:])
         return self._tail
 
     def digests(self) -> bytes:
-        """Return the digests of the bytes read, one behind the other."""
+        """Return the digests of all bytes that were read, concatenated."""
         return b"" if self._digester is None else b"".join(self._digester.finish())
 
     def _block(self) -> bytes:
@@ -187,7 +199,7 @@ class Tee(Buffered):
 
 
 class Driver:
-    """Opens one file and all containers in it."""
+    """Opens one file, and all containers in this file."""
 
     def __init__(
         self, registry: Registry, limits: Limits, job: Job, sink: Sink, *, verify_sizes: bool
@@ -198,18 +210,19 @@ class Driver:
         self._sink = sink
         self._verify_sizes = verify_sizes
         self._budget = Budget(limits, job.size)
-        #: Digests of other readings that were opened, and how many other readings are open now.
+        #: `_opened`: digests of the alternative readings that were opened; `_open_readings`: how
+        #: many alternative readings are being read now.
         self._opened: set[bytes] = set()
         self._open_readings = 0
 
     @property
     def bytes_out(self) -> int:
-        """The bytes that came out of all containers so far."""
+        """The number of bytes that were decoded from all containers so far."""
         return self._budget.bytes_out
 
     @property
     def steps(self) -> int:
-        """See `Budget.steps`."""
+        """A number that grows with the progress; see `Budget.steps`."""
         return self._budget.steps
 
     def run(self, open_data: Callable[[], Data]) -> None:
@@ -235,12 +248,12 @@ class Driver:
         depth: int,
         among: Sequence[Expander],
     ) -> None:
-        """Work through one container; an error that ends it early becomes a row.
+        """Read one container; an error that ends the container early is reported as a row.
 
-        `among` are its expanders, `expander` included.
+        `among` are all expanders that read this container, including `expander`.
 
         Raises:
-            LimitError: a limit for the whole file is reached.
+            LimitError: a limit for the whole file is exceeded.
         """
 
         def work() -> None:
@@ -275,9 +288,10 @@ class Driver:
         self._guarded(container, b"", work)
 
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
-        """Return whether a member's first bytes show that no container is in or behind it.
+        """Return whether the first bytes show that a member neither is nor hides a container.
 
-        Other members, and unreadable members, stay undecided: they are read completely.
+        If the first bytes cannot be read, or the size of the member is not known, return False, and
+        the member is read completely.
         """
         if member.kind or member.size is None:
             return False
@@ -288,16 +302,16 @@ class Driver:
                 head = head_of(ISO_HEAD_BYTES)
         except LimitError:
             raise
-        except Exception:  # noqa: BLE001 - the reader says what is wrong
+        except Exception:  # noqa: BLE001 - the full read reports the error
             return False
         self._budget.take(len(head))
         return not look(head)
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
-        """Run a step; a failure becomes a row.
+        """Call `work`; an exception is reported as a row.
 
         Raises:
-            LimitError: a limit for the whole file is reached.
+            LimitError: a limit for the whole file is exceeded.
         """
         try:
             work()
@@ -308,21 +322,22 @@ class Driver:
         except MemoryError:
             self._unread(container, name, Why.LIMIT, self._memory_text())
         except Exception as error:  # noqa: BLE001 - whatever an expander raises
-            # Hostile bytes can cause unexpected errors; their contents are then unread.
+            # Hostile bytes can cause unexpected exceptions in an expander; the contents are
+            # reported as unread.
             self._unread(container, name, Why.DAMAGED, f"cannot be parsed: {type(error).__name__}")
 
     def _memory_text(self) -> str:
         return f"more than {self._limits.memory_mib} MiB of memory"
 
     def _masks(self, members: Sequence[Member], expander: Expander) -> bytes:
-        """Return the algorithms to compute for members of one directory."""
+        """Return, for each member of one directory, the mask of the algorithms to compute."""
         job = self._job
         if job.forced or job.one_mask is not None:
             mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
             return bytes([mask]) * len(members)
         if len(members) == 1 and not expander.seeks:
-            # A stream yields members one by one: one question for each would cost more than
-            # digesting all.
+            # An expander of a stream yields members one by one, and a request for each member would
+            # cost more than computing all digests.
             return bytes([job.any_mask])
         sizes = [
             NO_CLAIM if m.size is None or (self._verify_sizes and not m.is_exact) else m.size
@@ -343,12 +358,12 @@ class Driver:
         once: bool,
         among: Sequence[Expander],
     ) -> None:
-        """Read one member as far as needed, and open it if it is a container.
+        """Read one member as far as necessary, and open it if it is a container.
 
-        `once` is set within another reading: bytes that were already opened as a reading are then
-        not opened again. A mailbox is also read as one mail. If the text of this mail is the rest
-        of the mailbox, the text is opened only as a mailbox; otherwise each message would be read
-        again for each message before it.
+        `once` is true within an alternative reading: bytes that were already opened as an
+        alternative reading are not opened again. A mailbox is also read as a single mail. If the
+        text of this single mail is the rest of the mailbox, the text is opened only as a mailbox,
+        because otherwise each message would be read again for each message before it.
         """
         once |= member.is_again
         name = _name(member)
@@ -396,14 +411,14 @@ class Driver:
         *,
         once: bool,
     ) -> None:
-        """Open a member that must be completely in memory, or whose end must be examined.
+        """Open a member that must be completely in memory, or whose last bytes must be examined.
 
-        With `once`, nothing is done if the same bytes were opened in this way.
+        With `once`, nothing is opened if the same bytes were already opened by the same expanders.
         """
         tee.keep()
         tee.drain()
         if not found or is_front(look(head)):
-            # Only the end of a long member is kept.
+            # If the member exceeds the memory limit, only its last bytes were kept.
             whole = tee.spooled()
             read_at = _nothing_at if whole is None else whole.read_at
             picked = self._registry.pick(head, tee.tail, tee.length, read_at)
@@ -425,7 +440,10 @@ class Driver:
             self._open_readings -= once
 
     def _is_new(self, tee: Tee, found: list[Expander]) -> bool:
-        """Note how a member is opened; False if these bytes were already opened in this way."""
+        """Note which expanders open a member.
+
+        Return False if the same expanders already opened its bytes.
+        """
         whole = tee.spooled()
         if whole is None:
             return True
@@ -447,7 +465,7 @@ class Driver:
         )
 
     def _not_opened(self, container: int, kind: str) -> None:
-        """Pass on that a file or member contains other files, and is not opened."""
+        """Report that a file or member is of a kind that contains other files but is not opened."""
         self._sink.row(Row(container, b"", None, not_opened=kind))
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
@@ -455,10 +473,10 @@ class Driver:
 
 
 def _nothing_at(_offset: int, _count: int) -> bytes:
-    """Return no bytes: they are not kept."""
+    """Return no bytes, because the bytes of the member were not kept."""
     return b""
 
 
 def _name(member: Member) -> bytes:
-    """Return the name of a member; without a name, its offset."""
+    """Return the name of a member; if it has no name, return its offset as text."""
     return member.name[:MAX_NAME_BYTES] or (b"@%d" % member.offset if member.offset else b"")

@@ -1,6 +1,6 @@
-"""Text files that begin with a file in uuencode, yEnc or BinHex.
+"""The expander of text files that begin with a file in uuencode, yEnc or BinHex.
 
-Limit: an encoded file after other text is only looked for in mail.
+Limit: encoded files that follow other text are only searched for in mail.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hashclient.containers.mimebinary import FileFinder
 
 
 class Encoded:
-    """A text that begins with an encoded file."""
+    """The expander of a text that begins with an encoded file."""
 
     name = "encoded"
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the encoded files; first, the whole text is read."""
+        """Yield the encoded files, after the whole text was read."""
         source, finder = Forward(data), FileFinder()
         for _ in finder.watch(iter(lambda: source.some(PIECE_BYTES), b"")):
             pass

@@ -1,7 +1,8 @@
-"""A form that a browser sends (`multipart/form-data`): each part is a member, byte by byte.
+"""A form that a browser has sent (`multipart/form-data`): each part of the form is a member.
 
-The body alone, as a proxy passes it on, is enough: its first line is the boundary. Servers differ
-about `Content-Transfer-Encoding` and about multiparts in a part, so both readings count.
+The body of the request is enough, because its first line is the boundary; for example, a proxy
+passes on the body without its header. Servers treat `Content-Transfer-Encoding`, and multiparts
+within a part, in different ways, so such parts are listed in both readings.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from hashclient.containers.mail import read_again
 from hashclient.containers.mailreadings import Kept, Stored, first_way, other_ways
 from hashclient.containers.mimelines import Boundaries, Lines
 
-#: Levels of multiparts inside each other.
+#: The most levels of nested multiparts.
 MAX_DEPTH = 8
 
 
 class Form:
-    """Bodies of requests that have a form."""
+    """The expander of request bodies that contain a form."""
 
     name = "form"
     seeks = False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the parts one by one; the caller reads each part before it takes the next."""
+        """Yield the parts one by one; the caller reads each part before it takes the next part."""
         lines = Lines(data)
         boundary = lines.peek(HEAD_BYTES).partition(b"\n")[0].rstrip()[2:]
         yield from _parts(lines, (boundary,), 1)
@@ -49,7 +50,7 @@ def _parts(
         name, position, kept = fields.name or b"part-%d" % number, lines.position, Kept()
         once = kept.watch(lines.body(stack, guesses=False))
         yield [Member(name, None, is_exact=False, chunks=partial(iter, once), offset=position)]
-        for _ in once:  # read the bytes that the caller left
+        for _ in once:  # read the bytes of the part that the caller has not read
             pass
         if lines.is_doubtful or not fields.has_end or fields.rest or fields.is_disputed:
             yield Unlisted(

@@ -1,8 +1,9 @@
-"""Bytes read forwards: exact counts for headers, large pieces for the bytes between them.
+"""Reads bytes forwards: exact counts for headers, and large pieces for the bytes between headers.
 
-Unneeded bytes are skipped if the bytes can be read at any offset. Blocks are small after a jump,
-and grow while all bytes are read. So a container whose headers alone are needed costs little more
-than its headers. At most two blocks are in memory.
+Bytes that are not needed are skipped without a read if the source can be read at any offset. The
+first block after a skip is small, and further blocks grow while all bytes are read. Therefore a
+container of which only the headers are needed costs little more than a read of its headers. At most
+two blocks are in memory.
 """
 
 from __future__ import annotations
@@ -15,36 +16,38 @@ from hashclient.containers.interface import Data, Stream
 
 FIRST_BYTES = 4 << 10
 PIECE_BYTES = 256 << 10
-#: Bytes of a stream that are kept for a second read.
+#: The most bytes of a stream that are kept for a second read.
 MAX_AHEAD_BYTES = 16 << 20
 
 
 def in_pieces(data: bytes) -> Iterator[bytes]:
-    """Yield bytes that are in memory, as chunks of a member."""
+    """Yield the bytes of a member that is in memory, in pieces."""
     for at in range(0, len(data), PIECE_BYTES):
         yield data[at : at + PIECE_BYTES]
 
 
 class Buffered:
-    """Bytes that come in blocks, and bytes read ahead: `_buffer` from `_at` on.
+    """A source that is read in blocks.
 
-    A subclass provides the blocks, and may search the buffer.
+    The bytes that were read ahead are in `_buffer` from `_at` on.
+
+    A subclass implements `_block`, and may search the buffer.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing read."""
+        """Create the buffer without reading anything."""
         self._buffer = b""
         self._at = 0
         self._is_over = False
 
     def _block(self) -> bytes:
-        """Return the next block; none at the end."""
+        """Return the next block; no bytes mean the end."""
         raise NotImplementedError
 
     def _more(self) -> bool:
-        """Read a block behind the bytes that are left; return False at the end.
+        """Append further blocks to the bytes that are left in the buffer; return False at the end.
 
-        Several small blocks are read at once, since each read moves the bytes that are left.
+        Several small blocks are read together, because each call copies the bytes that are left.
         """
         if self._is_over:
             return False
@@ -64,23 +67,26 @@ class Buffered:
         return bool(count)
 
     def _fill(self, count: int) -> None:
-        """Read the next `count` bytes into the buffer, fewer only at the end."""
+        """Read ahead until the buffer has the next `count` bytes, or the source ends."""
         while len(self._buffer) - self._at < count and self._more():
             pass
 
     def peek(self, count: int) -> bytes:
-        """Return the next `count` (few) bytes, fewer only at the end, and stay here."""
+        """Return the next `count` (few) bytes without taking them; fewer bytes only at the end."""
         if self._at + count > len(self._buffer):
             self._fill(count)
         return self._buffer[self._at : self._at + count]
 
     def has_more_than(self, count: int) -> bool:
-        """Return whether more than `count` bytes follow; they are kept, and not copied."""
+        """Return whether more than `count` bytes follow.
+
+        These bytes are buffered, not taken or copied.
+        """
         self._fill(count + 1)
         return len(self._buffer) - self._at > count
 
     def take(self, count: int) -> bytes:
-        """Return the bytes that `peek` would return, and move behind them."""
+        """Take the next `count` bytes and return them; fewer bytes only at the end."""
         if self._at + count > len(self._buffer):
             self._fill(count)
         at = self._at
@@ -94,7 +100,7 @@ class Buffered:
         self._at -= count
 
     def some(self, most: int) -> bytes:
-        """Return 1 to `most` bytes that need no wait; no bytes mean the end."""
+        """Take and return 1 to `most` bytes with at most one read; no bytes mean the end."""
         at = self._at
         if at == len(self._buffer):
             self._buffer = self._block()
@@ -105,19 +111,19 @@ class Buffered:
 
 
 class Forward(Buffered):
-    """A position in a container."""
+    """A position in a container, which moves forwards."""
 
     def __init__(self, data: Data | Stream) -> None:
-        """Begin at the beginning."""
+        """Begin at the beginning of `data`."""
         super().__init__()
         self._stream = data
         self._data = cast(Data, data) if hasattr(data, "read_at") else None
-        self._next = 0  # the place of the bytes behind the buffer
+        self._next = 0  # the offset behind the bytes in the buffer
         self._step = FIRST_BYTES
 
     @property
     def position(self) -> int:
-        """How many bytes were taken."""
+        """How many bytes were taken or skipped."""
         return self._next - len(self._buffer) + self._at
 
     def _block(self) -> bytes:
@@ -130,9 +136,11 @@ class Forward(Buffered):
         return block
 
     def ahead(self, count: int) -> Callable[[], Iterator[bytes]] | None:
-        """Return an iterator of the next `count` bytes, and stay here.
+        """Return a function that iterates over the next `count` bytes.
 
-        None if the bytes can be read only once, and are more than `MAX_AHEAD_BYTES`.
+        The position stays unchanged.
+
+        Return None if the source is a stream and `count` is more than `MAX_AHEAD_BYTES`.
         """
         if count <= MAX_AHEAD_BYTES:
             return partial(in_pieces, self.peek(count))
@@ -153,14 +161,14 @@ class Forward(Buffered):
         return count - left
 
     def skip_zeros(self, unit: int) -> None:
-        """Skip whole units of zero bytes, as far as has been read ahead."""
+        """Skip zero bytes, in multiples of `unit`, that are already in the buffer."""
         rest = self._buffer[self._at :]
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         self._at += zeros - zeros % unit
 
 
 def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
-    """Yield `count` bytes from `start` on, fewer only if the data ends before."""
+    """Yield `count` bytes from offset `start` on; fewer bytes only if the data ends earlier."""
     end = start + count
     while piece := data.read_at(start, min(PIECE_BYTES, end - start)):
         yield piece
@@ -168,27 +176,30 @@ def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
 
 
 class Anywhere:
-    """Bytes that can be read at any place, and also as a stream; a subclass has `read_at`."""
+    """Bytes that can be read at any offset, and also as a stream.
+
+    A subclass implements `read_at`.
+    """
 
     _position = 0
     size: int
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes at `offset`; see `Data`."""
+        """Return `count` bytes at `offset`; see `Data.read_at`."""
         raise NotImplementedError
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes; see `Stream`."""
+        """Return the next bytes; see `Stream.read`."""
         piece = self.read_at(self._position, count)
         self._position += len(piece)
         return piece
 
 
 class Joined(Anywhere):
-    """Some bytes, then a part of other data, then more bytes."""
+    """The concatenation of some bytes, a part of other data, and more bytes."""
 
     def __init__(self, head: bytes, data: Data, start: int, length: int, tail: bytes = b"") -> None:
-        """Join `head`, `length` bytes of `data` at `start`, and `tail`."""
+        """Concatenate `head`, `length` bytes of `data` from `start` on, and `tail`."""
         self._head = head
         self._data = data
         self._start = start
@@ -196,18 +207,18 @@ class Joined(Anywhere):
         self.size = len(head) + length + len(tail)
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
+        """Return `count` bytes at `offset`; see `Data.read_at`."""
         end = min(offset + count, self.size)
         first, behind = len(self._head), self.size - len(self._tail)
         found = self._head[offset:end]
         if (at := max(offset, first)) < (until := min(end, behind)):
             found += self._data.read_at(self._start + at - first, until - at)
             if len(found) < until - offset:
-                return found  # the data ends too early
+                return found  # `data` ends before `tail` would begin
         return found + self._tail[max(0, offset - behind) : max(0, end - behind)]
 
 
 def part_of(data: Data, start: int, most: int | None = None) -> Joined:
-    """Return data from a place on, `most` bytes at most."""
+    """Return the data from offset `start` on, at most `most` bytes."""
     left = data.size - start
     return Joined(b"", data, start, left if most is None else min(most, left))

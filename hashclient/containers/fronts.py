@@ -1,13 +1,14 @@
-"""Bytes that may be in front of an archive, and the places in programs where an archive can begin.
+"""Fronts: files that may have an archive behind them, and where archives can begin in programs.
 
-Pictures, films, documents and programs are files of their own, and programs for archives still open
-an archive behind them. A search of all bytes would cost as much as a digest, so three places are
-searched: the end, where a zip has its directory and rar and 7z have their last header; the place
-behind the last section of a program; and the resources of a program for Windows.
+Pictures, films, documents and programs are files by themselves, and archive programs still open an
+archive that is appended to such a file. A search of all bytes would cost as much as a digest, so
+only three places are searched: the end of the file, where a zip has its directory and rar and 7z
+have their last header; the bytes after the last section of a program; and the resources of a
+program for Windows.
 
-Limits: behind bytes of an unknown kind, only a zip near the end is found (`sniffing.tail_bytes`). A
-rar or 7z with other bytes behind it, and a cab, are only found in programs. `behind` checks the
-archives found here.
+Limits: behind bytes of an unknown kind, only a zip near the end of the file is found
+(`sniffing.tail_bytes`). A rar or 7z that is followed by other bytes, and a cab, are only found in
+programs. `behind` checks whether the places that this module yields contain archives.
 """
 
 from __future__ import annotations
@@ -19,34 +20,36 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
-#: How programs begin, for Windows and DOS, and for Linux.
+#: The first bytes of programs: for Windows and DOS, and for Linux.
 PROGRAMS = b"MZ", b"\x7fELF"
-#: Bytes at the beginning that show where a program ends.
+#: How many bytes at the beginning of a program are read to find out where the program ends.
 FRONT_BYTES = 1 << 12
-#: How many bytes behind a program, and of its resources, are searched. 7-Zip looks for the
-#: beginning of an archive in as many bytes; programs without an archive end before.
+#: How many bytes after a program, and how many bytes of its resources, are searched. 7-Zip searches
+#: as many bytes for the beginning of an archive, and ends earlier only in programs without an
+#: archive.
 SEARCHED_BYTES = 8 << 20
-#: The last bytes of a 7z: for a packed header, its method and checksum; for another header, the
-#: attributes of all members.
+#: Marks in the last bytes of a 7z: a packed header ends with its method and checksum, and another
+#: header ends with the attributes of all members.
 _ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
 _END_OF_7Z = re.compile(
     rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
     rb"|\x15[\x06-\xff]\x01\x00(?:.{4})+)\x00\x00\Z)"
 )
-#: offset of the header; in it: number of sections, length of the optional header
+#: `_PE_AT`: the offset of the PE header; `_PE`: the PE header with the number of sections and the
+#: length of the optional header
 _PE_AT, _PE = Struct("<60xL"), Struct("<4s2xH12xH2x")
-#: the size and the place of a section of a program for Windows, behind its name
+#: a section of a program for Windows: its name, its size and its offset
 _SECTION = Struct("<8s8x2L16x")
-#: Of a program for DOS: bytes in the last page, and the number of pages.
+#: the header of a program for DOS: the bytes in the last page, and the number of pages
 _DOS = Struct("<2x2H")
-#: Of ELF: places and sizes of its tables; by class, and in either order of bytes.
+#: the ELF header, with the offsets and sizes of its tables, by the ELF class (32 or 64 bits)
 _ELF = {1: "28x2L6x5H", 2: "32x2Q6x5H"}
 _ELF_SEGMENT = {1: "4xL8xL", 2: "8xQ16xQ"}
 
 
 def ends_as_7z(last: bytes) -> bool:
-    """Return whether the last KiB of a file ends as 7z does."""
-    # Programs and images also end in zeros, but most of them have neither mark.
+    """Return whether `last`, the last KiB of a file, ends like a 7z."""
+    # Programs and images also end in zeros, but most of them contain neither of the two marks.
     return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
@@ -78,14 +81,14 @@ KINDS = (
         *(b"FLV", b"FWS", b"CWS", b"\x30\x26\xb2\x75"),
         *(bytes([0xFF, second]) for second in range(0xF1, 0xFC)),
     ),
-    Kind("film", (Mark(4, (b"ftyp",)),), is_front=True),  # the first four bytes vary
+    Kind("film", (Mark(4, (b"ftyp",)),), is_front=True),  # any four bytes precede `ftyp`
     _front(
         "document",
         *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),
         *(b"<!DOC", b"<!doc", b"<html", b"<HTML", b"<svg", b"<?xml"),
     ),
-    # Files that resemble a container without being one, and a program of Chrome, which is a zip
-    # behind a signature.
+    # Files that resemble a container without being a container, and an extension of Chrome, which
+    # is a zip after a signature.
     Kind(
         "nearly an archive",
         (
@@ -105,9 +108,9 @@ KINDS = (
 
 
 def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the places in a program that are searched for archives, and their lengths.
+    """Yield the offset and length of each place in a program that is searched for archives.
 
-    `head` are the first `FRONT_BYTES` of a file of `size` bytes.
+    `head` contains the first `FRONT_BYTES` of a file of `size` bytes.
     """
     if not head.startswith(PROGRAMS):
         return
@@ -119,15 +122,16 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
         else:
             end = _elf(head)
     except (struct.error, OverflowError):
-        end = 0  # the program is cut off, or hides its parts
+        end = 0  # the program is cut off, or its tables are invalid
     if not 0 <= end <= size:
-        end = 0  # programs for archives find an archive wherever a program claims to end
+        # If the stated end is impossible, the whole program is searched, as archive programs do.
+        end = 0
     if end < size:
         yield end, min(SEARCHED_BYTES, size - end)
 
 
 def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
-    """Return where a program for Windows or DOS ends, and where its resources are."""
+    """Return where a program for Windows or DOS ends, and its resources' offset and length."""
     (at,) = _PE_AT.unpack_from(head)
     if head[at : at + 4] != b"PE\0\0":
         last, pages = _DOS.unpack_from(head)
@@ -144,7 +148,7 @@ def _windows(head: bytes) -> tuple[int, tuple[int, int] | None]:
 
 
 def _elf(head: bytes) -> int:
-    """Return where a program of Linux ends: behind its last section, or last segment."""
+    """Return where a program for Linux ends: after its last section or its last segment."""
     width, order = head[4:5], head[5:6]
     order_sign = ">" if order == b"\2" else "<"
     kind = 1 if width == b"\1" else 2

@@ -1,15 +1,16 @@
-"""Containers: bytes that hold members, read without trust in their claims.
+"""The interface of expanders: they read containers without trusting any claim in the bytes.
 
-An expander knows one kind of container. The expander lists members and returns their bytes; the
-expander computes nothing, judges nothing and opens no path. The driver calls the expander again for
-nested containers, digests, and keeps the limits. `tests/contract/test_expanders.py` tests the
-contract of each expander. Every member that a usual program would extract is listed. A member that
-cannot be read to its end raises `NotReadError` at that point, and other members are still read if
-possible. Memory is bounded for any bytes.
+Each expander reads one kind of container. An expander lists members and returns their bytes; an
+expander computes no digests, decides nothing about matches, and opens no path. The driver computes
+digests, enforces limits, and calls expanders again for nested containers.
+`tests/contract/test_expanders.py` tests the contract of each expander. An expander lists each
+member that a usual program would extract. If a member cannot be read to its end, its `chunks` raise
+`NotReadError` after the readable bytes, and the expander still lists other members if possible. The
+memory that an expander uses is limited, whatever the bytes are.
 
-To add an expander, write a module here with a class, and add a row to `kinds`. Bytes can be of
-several kinds at once (a zip after a tar): they are opened as each of these kinds. An ordinary file
-must not be taken for a container.
+To add an expander, write a module in the package `containers` with its class, and add a row to
+`kinds`. A file can be of several kinds at once (for example, a zip that follows a tar); such a file
+is opened as each of these kinds. A file that is no container must not be recognised as a container.
 """
 
 from __future__ import annotations
@@ -20,30 +21,33 @@ from typing import Protocol
 
 import msgspec
 
-#: Bytes at the beginning of each file by which its kind is recognised; the mark of iso9660 lies at
-#: 32 KiB.
+#: `HEAD_BYTES`: the bytes at the beginning of each file by which its kind is recognised;
+#: `ISO_HEAD_BYTES`: the bytes that are needed for iso9660, whose mark is at 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: Bytes at the end of a file in which the end of a zip is searched, behind a program, a script or a
-#: picture: enough for a comment, and for as many bytes behind it. unzip finds the end of a zip in
-#: the last 66,000 bytes and more.
+#: The bytes at the end of a file in which the end of a zip is searched, if the file begins with a
+#: program, a script or a picture: enough for the comment of the zip, and for as many bytes after
+#: the comment. unzip searches for the end of a zip in at least the last 66,000 bytes.
 TAIL_BYTES = (128 << 10) + 22
 
 
 class Why(enum.StrEnum):
-    """Why something inside a container was not read; the words of `[scan] accept`."""
+    """Why something inside a container was not read.
+
+    The values are the words of `[scan] accept`.
+    """
 
     ENCRYPTED = "encrypted"
     DAMAGED = "damaged"
     LIMIT = "limit"
-    UNSUPPORTED = "unsupported"  # no expander reads the method or the kind
-    NOT_OPENED = "not-opened"  # a kind that is not opened, and that the configuration refuses
-    MISSING = "missing"  # the library that reads it is not installed
-    FAILED = "failed"  # the process that opened it has ended, or cannot be started
+    UNSUPPORTED = "unsupported"  # no expander supports the compression method or the kind
+    NOT_OPENED = "not-opened"  # the kind is not opened, and the configuration does not accept this
+    MISSING = "missing"  # the library that reads the kind is not installed
+    FAILED = "failed"  # the process that opens containers has ended, or cannot be started
 
 
 class NotReadError(Exception):
-    """A member, or a whole container, that cannot be read to its end; `detail` is for people."""
+    """A member, or a whole container, cannot be read to its end; `detail` is a text for people."""
 
     def __init__(self, why: Why, detail: str) -> None:
         super().__init__(detail)
@@ -52,10 +56,10 @@ class NotReadError(Exception):
 
 
 class Stream(Protocol):
-    """Bytes that can be read once."""
+    """Bytes that can be read only once, forwards."""
 
     def read(self, count: int) -> bytes:
-        """Return up to `count` bytes; none at the end only.
+        """Return up to `count` bytes; no bytes mean the end.
 
         Raises:
             NotReadError: the bytes cannot be read.
@@ -64,7 +68,7 @@ class Stream(Protocol):
 
 
 class Data(Stream, Protocol):
-    """Bytes that can be read anywhere: a file, or a member that was spooled."""
+    """Bytes that can be read at any offset: a file, or a member that was copied into memory."""
 
     @property
     def size(self) -> int:
@@ -72,7 +76,7 @@ class Data(Stream, Protocol):
         ...
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes at a place, fewer only at the end.
+        """Return `count` bytes at `offset`; fewer bytes only at the end.
 
         Raises:
             NotReadError: the bytes cannot be read.
@@ -80,24 +84,26 @@ class Data(Stream, Protocol):
         ...
 
 
-#: No kind of container has this name.
+#: The name of no kind: no expander opens a member of this kind.
 NEVER = "never"
 
 
 class Member(msgspec.Struct, frozen=True):
-    """One member, as its container lists it.
+    """A member, as its container lists it.
 
-    `name` is as in the container, any bytes; `offset` distinguishes members with the same name, and
-    is shown for members without an entry in a directory. `size` is the claimed length in bytes,
-    None without a claim. With `is_exact`, extraction always returns this number of bytes: if no
-    entry has this size, the member is ruled out for certain, otherwise only by a claim. `chunks`
-    reads the member, once; in a stream, it is used before the next member is taken. `kind` names
-    the expander that opens the member, if the container declares the kind (a message in a message).
-    `kind` is `NEVER` for another reading of bytes that are opened already. Otherwise `kind` is
-    empty, and the bytes show the kind. `head` returns the first bytes, as many as requested or all
-    bytes, if this costs less than `chunks`. With `is_again`, this member is another reading of an
-    earlier member's bytes: only one of several readings with the same bytes is opened, since each
-    may have further readings.
+    `name` is the name in the container and may be any bytes; `offset` distinguishes members with
+    the same name, and is shown for members that are in no directory of the container. `size` is the
+    length in bytes that the container claims; None means no claim. `is_exact` means that extraction
+    always returns `size` bytes, so that a size that no entry has rules the member out with
+    certainty, and not only by a claim. `chunks` returns the bytes of the member and can be called
+    only once; in a stream, `chunks` must be used before the next member is taken. `kind` names the
+    expander that opens the member if the container declares the kind (for example, a message in a
+    message). `kind` is `NEVER` for an alternative reading of bytes that are already opened. If
+    `kind` is empty, the first bytes of the member show its kind. `head` returns the requested
+    number of first bytes, or all bytes if the member is shorter; it is None if these bytes would
+    cost as much as `chunks`. `is_again` means that this member is an alternative reading of an
+    earlier member's bytes: of several equal alternative readings, only one is opened, because each
+    may lead to further readings.
     """
 
     name: bytes
@@ -111,9 +117,9 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """An unreadable part of a container that has or may have a member: the name and the reason.
+    """An unreadable part of a container that may have members: its name, and why it is unreadable.
 
-    With `NOT_OPENED` as the reason, `detail` is the name of a kind.
+    If `why` is `NOT_OPENED`, `detail` is the name of a kind.
     """
 
     name: bytes
@@ -122,9 +128,12 @@ class Unlisted(msgspec.Struct, frozen=True):
 
 
 class Expander(Protocol):
-    """Lists and reads one kind of container. `seeks` says that it needs `Data`, not a `Stream`.
+    """Lists and reads the members of one kind of container.
 
-    If the marks of a kind are not certain (`kind.Sure`), its expander also has a method `sniff`.
+    `seeks` says that the expander needs `Data`, because a `Stream` is not enough.
+
+    If the marks of a kind are not certain (see `kind.Sure`), its expander also has a method
+    `sniff`.
     """
 
     @property
@@ -134,13 +143,13 @@ class Expander(Protocol):
 
     @property
     def seeks(self) -> bool:
-        """Whether all bytes must be available at once."""
+        """Whether the expander must read at any offset, so that it needs `Data`."""
         ...
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members, in batches if a directory names them, singly in a stream.
+        """Yield the members: in batches if a directory lists them, one by one in a stream.
 
         Raises:
-            NotReadError: the container cannot be read any further.
+            NotReadError: the rest of the container cannot be read.
         """
         ...

@@ -1,11 +1,14 @@
-"""Images of optical disks: one image may have several trees, and each system shows another tree.
+"""The expander of optical disk images.
 
-libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 9660. The places of
-files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
-A tree of HFS is not read, and is reported as unread. An image that claims another block length than
-2,048 bytes is read with 2,048 bytes, because most programs ignore the claim, and is also reported
-as unread. An image with several trees of one kind is reported as unread, too. Limit: if a file is
-in several trees under different names, only one name is shown.
+An image may have several trees, of which each system shows one.
+
+libarchive reads the tree of Rock Ridge or, if there is no Rock Ridge, the tree of Joliet or ISO
+9660. This module compares the places of files in the trees, and also reads a tree that has other
+files; `udf` reads trees of UDF. A tree of HFS is not read, and is reported as unread. An image that
+states another block length than 2,048 bytes is read with blocks of 2,048 bytes, because most
+programs ignore the stated length, and is also reported as unread. An image with several trees of
+the same kind is reported as unread, too. Limit: if a file has different names in several trees,
+only one of these names is reported.
 """
 
 from __future__ import annotations
@@ -26,26 +29,27 @@ _ROOT_AT, _ESCAPE_AT = 156, 88
 _BLOCK_AT, _USUAL_BLOCK = 128, _SECTOR.to_bytes(2, "little")
 _IS_DIRECTORY, _GOES_ON = 0x02, 0x80
 _RECORD_BYTES, _RECORD_NAME_AT = 34, 33
-#: A directory of this many bytes names a million files.
+#: The longest directory, in bytes: enough for a million files.
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_DIRECTORIES = 100_000
-#: All directories together have at most this many times the size of the image, because no two
-#: directories share bytes.
+#: All directories together may have at most this many times the size of the image; in a valid
+#: image, no two directories share bytes.
 _READ_AGAIN = 4
-#: The places of the marks of HFS and HFS+, and the beginning of a map of partitions.
+#: `_HFS_AT`, `_HFS_MARKS`: where HFS and HFS+ have their marks; `_MAP_AT`, `_MAP_MARK`: where a
+#: partition map begins.
 _HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
 _MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
 _HFS_PARTITION = b"Apple_HFS"
 
-#: The place and length of a file, in bytes.
+#: The offset and the length of a file, in bytes.
 Place = tuple[int, int]
 
 
 class DiskImage(Libarchive):
-    """Images of ISO 9660 or UDF."""
+    """The expander of images of ISO 9660 or UDF."""
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of the usual tree, then of trees with other files."""
+        """Yield the members of the usual tree, and of other trees that have other files."""
         data = cast(Data, data)
         roots = dict(_roots(data))
         usual: set[Place] = set()
@@ -57,7 +61,8 @@ class DiskImage(Libarchive):
                 text = "an image of a disk: blocks of another length"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             if len({(kind, _place(root)) for kind, root in _roots(data)}) > len(roots):
-                text = "an image of a disk: several trees of one kind"  # systems choose other trees
+                # Systems differ about which of the trees they show.
+                text = "an image of a disk: several trees of one kind"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
@@ -72,7 +77,10 @@ class DiskImage(Libarchive):
             yield Unlisted(b"", Why.UNSUPPORTED, "a tree of HFS in an image of a disk")
 
     def _usual(self, data: Data) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of the usual tree; others may read what libarchive refuses."""
+        """Yield the members of the usual tree.
+
+        If libarchive refuses the image, read it with new descriptors.
+        """
         is_begun = False
         try:
             for found in super().members(data):
@@ -85,13 +93,13 @@ class DiskImage(Libarchive):
 
 
 def _with_tidied(data: Data) -> Data:
-    """Return an image with new descriptors that contain only the fields that matter."""
+    """Return the image with new volume descriptors, which contain only the necessary fields."""
     head = data.read_at(0, _FIRST_SECTOR * _SECTOR)
     for kind, root in dict(_roots(data)).items():
         escape = b"%/E" if kind == _SUPPLEMENTARY else b""
         fields = bytes([kind]) + b"CD001\1" + bytes(73) + _both(data.size // _SECTOR, 4) + escape
         fields = fields.ljust(120, b"\0") + _both(1, 2) * 2 + _both(_SECTOR, 2)
-        # The image must have tables of paths, but libarchive does not read them.
+        # The new descriptor must refer to path tables, but libarchive does not read these tables.
         fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
         fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
         head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")
@@ -100,18 +108,18 @@ def _with_tidied(data: Data) -> Data:
 
 
 def _both(number: int, width: int) -> bytes:
-    """Return a number in both byte orders."""
+    """Return a number in both byte orders, one after the other."""
     return number.to_bytes(width, "little") + number.to_bytes(width, "big")
 
 
 def _roots(data: Data) -> Iterator[tuple[int, bytes]]:
-    """Yield the kind of each tree of ISO 9660, and the record of its root."""
+    """Yield the kind of each ISO 9660 tree (primary or supplementary), and its root record."""
     for volume in _volumes(data):
         yield volume[0], volume[_ROOT_AT : _ROOT_AT + _RECORD_BYTES]
 
 
 def _volumes(data: Data) -> Iterator[bytes]:
-    """Yield the descriptors that have a tree.
+    """Yield the volume descriptors that have a tree.
 
     Raises:
         NotReadError: the image has too many descriptors.
@@ -128,12 +136,13 @@ def _volumes(data: Data) -> Iterator[bytes]:
 
 
 def _place(record: bytes) -> Place:
-    start = int.from_bytes(record[2:6], "little") + record[1]  # skip extended attributes
+    # The bytes of a file follow its extended attributes.
+    start = int.from_bytes(record[2:6], "little") + record[1]
     return start * _SECTOR, int.from_bytes(record[10:14], "little")
 
 
 def _files(data: Data, root: bytes) -> set[Place]:
-    """Return the places of all files in a tree.
+    """Return the places of all files in the tree below `root`.
 
     Raises:
         NotReadError: the tree has too many directories, a directory has too many bytes, or many
@@ -159,9 +168,11 @@ def _files(data: Data, root: bytes) -> set[Place]:
                     seen.add(place)
                     left.append(place)
                 continue
-            if before is not None:  # the next part of a file
+            if before is not None:  # this record is the next part of the file before
                 if place[1] and place[0] != before[0] + before[1]:
-                    files.add((-1 - _place(root)[0], 0))  # an entry that makes the trees differ
+                    # The parts are not adjacent, so an impossible place is added, which makes the
+                    # trees differ.
+                    files.add((-1 - _place(root)[0], 0))
                 place = before[0], before[1] + place[1]
             before = place if record[25] & _GOES_ON else None
             if place[1] and before is None:
@@ -174,7 +185,7 @@ def _files(data: Data, root: bytes) -> set[Place]:
 
 
 def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
-    """Yield the records of a directory, except the records of itself and of the directory above."""
+    """Yield the records of a directory, without those of the directory itself and its parent."""
     for offset in range(0, size, _SECTOR):
         sector = data.read_at(start + offset, _SECTOR)
         at = 0
@@ -186,12 +197,12 @@ def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
 
 
 def _has_rock_ridge(data: Data, root: bytes | None) -> bool:
-    """Return whether the first record of the root says that longer names follow."""
+    """Return whether the first record of the root directory announces Rock Ridge names."""
     return root is not None and b"SP\7\1\xbe\xef" in data.read_at(_place(root)[0], 256)
 
 
 def _has_hfs(data: Data, files: set[Place]) -> bool:
-    """Return whether the image has a tree of HFS: around the image, or in a partition."""
+    """Return whether the image has a tree of HFS: for the whole image, or in a partition."""
     if data.read_at(_HFS_AT, 2) in _HFS_MARKS:
         return True
     for number in range(_MAX_PARTITIONS):
@@ -201,4 +212,4 @@ def _has_hfs(data: Data, files: set[Place]) -> bool:
         start = int.from_bytes(entry[8:12], "big") * _MAP_AT
         if entry[48:].startswith(_HFS_PARTITION) and data.read_at(start + _HFS_AT, 2) in _HFS_MARKS:
             return not any(place <= start < place + size for place, size in files)
-    return True  # a tree may be in a later partition
+    return True  # a tree of HFS may be in a later partition

@@ -1,9 +1,10 @@
-"""The declaration of a kind of container: the form of the rows in `kinds`, `unopened`, `fronts`.
+"""The classes with which `kinds`, `unopened` and `fronts` declare kinds of containers.
 
-A row contains the bytes by which files of the kind are recognised, and how certain these bytes are;
-the expander that opens the files; and how an archive of the kind is found behind other bytes.
-`sniffing` is compiled from the rows, `registry` makes the expanders, and `meaning` decides which
-older records of a scan are still valid. So a new kind needs a module with an expander, and a row.
+Each row declares one kind in three parts: the marks by which files of the kind are recognised, and
+how certain the marks are; the expander that opens the files; and how an archive of the kind is
+found behind other bytes. `sniffing` compiles the rows to a quick test, `registry` creates the
+expanders, and `meaning` decides which earlier records of a scan are still valid after a change of a
+row. Therefore a new kind only needs a row, and a module with an expander if the kind is opened.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from collections.abc import Callable
 
 import msgspec
 
-#: In place of an offset: the mark may be anywhere among the first bytes.
+#: A value of `Mark.at`, which means that the mark may be anywhere in the first bytes.
 ANYWHERE = -1 << 20
 
 
 class Mark(msgspec.Struct, frozen=True):
     """Bytes by which a kind is recognised.
 
-    `at` is the offset from the beginning; from the end if it is negative; or `ANYWHERE`. One of
-    `literals` is at that offset. Instead of literals, a mark at `ANYWHERE` has `may_be`, a quick
-    test of a buffer and its used length. If many files have the literals, `pattern` is an
-    expression that their beginning must match, and `is_one` checks the literals as well. `differs`
-    is a quick test, an expression of Python: it is true for most `data` that have the first two
-    bytes of a literal and do not match. `is_one` checks further conditions in the first KiB, or
-    with `reaches` in the first `interface.ISO_HEAD_BYTES`; if these bytes are too short, it may
-    raise `struct.error` or `IndexError`.
+    `at` is the offset of the mark: from the beginning, or from the end if it is negative, or
+    `ANYWHERE`. One of `literals` must be at this offset. A mark at `ANYWHERE` has `may_be` instead
+    of literals: a quick test, which gets a buffer and its used length. If the literals also occur
+    in many files of other kinds, `pattern` is a regular expression that the beginning must match;
+    `is_one` must check the literals as well. `differs` is the text of a Python expression for a
+    quick test: it is true for most `data` that begin with the first two bytes of a literal and are
+    not of the kind. `is_one` checks further conditions in the first KiB, or, if `reaches` is set,
+    in the first `interface.ISO_HEAD_BYTES`; if the bytes are too short, `is_one` may raise
+    `struct.error` or `IndexError`.
     """
 
     at: int
@@ -40,14 +42,14 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """The last bytes of a file of a kind, and what else must be true of its last KiB."""
+    """`last`: the last bytes of a file of a kind; `is_one`: a check of the last KiB of the file."""
 
     last: bytes
     is_one: Callable[[bytes], bool] | None = None
 
 
 class Sure(enum.Enum):
-    """How far a mark of an opened kind can be trusted."""
+    """How certainly the marks of an opened kind show the kind."""
 
     MARK = "its marks make sure"
     VERIFIED = "the method `sniff` of its expander makes sure, where containers are opened"
@@ -55,30 +57,32 @@ class Sure(enum.Enum):
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
-    """A kind of container, or of file that matters beside containers.
+    """A kind of container, or a kind of other files that matters for opening containers.
 
-    `expander` names the code that opens the kind, for example `tar:Tar`: a module of this package,
-    and in it a class, or a function of the kind's name and the passwords. The name is empty if
-    files of the kind are counted and not opened, and for a front: a file that is no container, and
-    that may have an archive behind it.
+    `expander` names the code that opens the kind, for example `tar:Tar`: a module of the package
+    `containers`, and in this module a class, or a function that takes the kind's name and the
+    passwords. `expander` is empty in two cases: if files of the kind are counted and not opened,
+    and for a front, which is a file that is no container and may have an archive behind it.
 
-    `version` goes up when the rule changes by which `is_one` or `sniff` decides: files that scans
-    remember as no containers are looked at again then. `reads` goes up when the expander reads
-    other contents: containers are opened again. Other changes of a row are noticed without a new
-    version.
+    `version` must be increased when the rule of `is_one` or `sniff` changes: a scan then examines
+    again the files that it remembers as no containers. `reads` must be increased when the expander
+    reads other contents than before: a scan then opens containers of the kind again. Other changes
+    of a row are noticed without a change of `version` or `reads`.
 
-    An archive ends like its last member. So if the beginning shows a kind that `hides_end`, the end
-    shows nothing; the end of a text shows nothing either.
+    An archive may end with the bytes of its last member, so the end of the file shows nothing about
+    the archive. Therefore the end of a file is not examined if its beginning shows a kind with
+    `hides_end`, or a text.
 
-    `whole` returns whether a complete file that has a mark of this kind can be of this kind.
-    `in_tail` is searched for near the end of any file, and in more bytes behind a front; the method
-    `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched for behind and in
-    programs; it is `in_programs_at` bytes behind the beginning. The method `length` of the expander
-    makes sure, and returns where the archive ends.
+    `whole` returns whether a complete file with a mark of this kind can be of this kind. `in_tail`
+    is searched for near the end of each file, and in more bytes if the file begins with a front;
+    the method `ends` of the expander then decides. `ends` are compared with the last bytes of a
+    file. `in_programs` is searched for after and in programs; an archive begins `in_programs_at`
+    bytes before these bytes. The method `length` of the expander then decides whether an archive
+    begins there, and returns the length of the archive.
 
-    From one container, no more than `most_members` are taken, whatever the configuration allows.
-    With `has_readings`, members of the container are read in several ways, and no member is longer
-    than the container.
+    At most `most_members` members are taken from one container, even if the configuration allows
+    more. With `has_readings`, members of the container are read in several ways, and no member is
+    longer than the container.
     """
 
     name: str

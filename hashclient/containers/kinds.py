@@ -1,8 +1,8 @@
-"""All kinds of containers, as their rows declare them; the opened kinds are in this module.
+"""The rows of all kinds of containers; this module declares the kinds that are opened.
 
-To add an opened kind, write a module with its expander (see `interface`), and add a row to
-`OPENED`. A kind that is counted and not opened only needs a row in `unopened`. Several expanders of
-one file are asked in the order of the rows.
+To add a kind that is opened, write a module with its expander (see `interface`), and add a row to
+`OPENED`. A kind that is only counted, and not opened, needs no more than a row in `unopened`. If
+several expanders fit a file, they are tried in the order of the rows.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from hashclient.containers.tarheader import (
 )
 
 _LZMA_BYTES = 18
-#: The bytes of a window of 2^n, 3·2^n, or only set bits. `_LZMA` also requires a possible length.
+#: The values that each byte of a window size may have: sizes are 2^n, 3·2^n, or have all bits set.
+#: The expression `_LZMA` also requires a possible length.
 _LZMA_WINDOW = bytes({0, 255, *(1 << n for n in range(8)), *(3 << n for n in range(7))})
 _LZMA = rb"(?:[^\xe1-\xff][%b]{4}|\x5d\x00.{3})(?:.{4}[\x00-\x3f]\x00{3}|\xff{8})\x00" % re.escape(
     _LZMA_WINDOW
 )
 _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-#: The binary form begins with a number of two bytes, in either byte order; the type of the first
-#: member and the length of its name are numbers as well.
+#: The binary form of cpio begins with a two-byte number, in either byte order; the file type of the
+#: first member and the length of its name are also two-byte numbers.
 _CPIO_TYPES, _CPIO_LENGTHS = range(0x10, 0xD0), range(0x10)
 
 
@@ -54,17 +55,20 @@ _STORE_VERSIONS = b"\x0e\x0f\x15\x17\x24"
 
 
 def _is_ole(head: bytes) -> bool:
-    """Return whether the length of the sectors is possible."""
+    """Return whether the stated sector size is possible."""
     return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
 
 
 def _is_store(head: bytes) -> bool:
-    """Return whether the kind of the contents is known; readpst checks only the version."""
+    """Return whether the stated type or version of the store is known.
+
+    Readpst only checks the version.
+    """
     return head[8:10] in _STORES or head[10] in _STORE_VERSIONS
 
 
 def _is_form(head: bytes) -> bool:
-    """Return whether a line of dashes begins the bytes, and a header of a form follows."""
+    """Return whether the bytes begin with a line of dashes that a header of a form part follows."""
     if head[:2] != b"--" or head[2:3] in b"\r\n":
         return False
     header = head.replace(b"\r", b"").partition(b"\n\n")[0].lower()
@@ -76,7 +80,8 @@ def _is_form(head: bytes) -> bool:
 
 
 def _is_uuencoded(head: bytes) -> bool:
-    from hashclient.containers.mimedecode import begins_file  # few files begin with these bytes
+    # `begins_file` is imported here because few files begin with these bytes.
+    from hashclient.containers.mimedecode import begins_file
 
     return begins_file(head) is not None
 
@@ -91,15 +96,15 @@ def _is_warc(head: bytes) -> bool:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Return whether the level and the mark of a block follow, even of an empty block."""
+    """Return whether a level follows, and the mark of a block or of an empty end."""
     return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
 
 
 def _is_compress(head: bytes) -> bool:
-    """Return whether the longest code has a possible length, and the first codes are known.
+    """Return whether the longest code length is possible, and the first codes are defined.
 
-    Each byte has a code, and each code that is read defines a new code. 256 may mean that all new
-    codes are dropped. The first codes have nine bits.
+    Each byte value has a code, and each code that is read defines one new code. The code 256 may
+    mean that all new codes are dropped. The first codes have nine bits each.
     """
     if head[2] & 0x1F > 16:
         return False
@@ -114,18 +119,18 @@ def _is_compress(head: bytes) -> bool:
 
 
 def is_lzma_header(begin: bytes) -> bool:
-    """Return whether the fields of .lzma have valid values; .lzma has no mark.
+    """Return whether the header fields of an .lzma file have valid values; .lzma has no mark.
 
-    Programs write a window of 2^n or 3·2^n bytes. `xz` and 7-Zip open any of these windows; zstd
-    and Python also open a window of zero bytes, and zstd opens any window behind the usual first
-    bytes. The length is checked by the rules of `xz`.
+    Usual programs write a window size of 2^n or 3·2^n bytes. `xz` and 7-Zip open windows of these
+    sizes; zstd and Python also open a window of zero bytes, and zstd opens any window size after
+    the usual first bytes. The length is checked by the rules of `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
     window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
     lowest = window & -window
     if not window and not size:
-        return False  # many files begin with zeros
+        return False  # many files of other kinds begin with zeros
     is_window = window in (lowest, 3 * lowest, 0xFFFFFFFF) or begin.startswith(b"\x5d\0")
     return is_window and (size < 1 << 38 or size == (1 << 64) - 1)
 
@@ -138,7 +143,7 @@ OPENED = (
         version=3,
         reads=2,
         in_tail=b"PK\5\6",
-        most_members=4 << 20,  # the reader keeps the place of each member: 16 bytes
+        most_members=4 << 20,  # the expander keeps 16 bytes in memory for each member
     ),
     Kind(
         "tar",
@@ -200,10 +205,11 @@ OPENED = (
         reads=4,
         hides_end=False,
         has_readings=True,
-        # Longer lines are read in pieces, which may be fields.
+        # Longer lines are read in pieces, each of which may begin with a field, so long files
+        # always count.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    # Only a mailbox or an outer message declares this kind.
+    # A file is of the kind `message` only if a mailbox or an outer message declares it.
     Kind("message", (), "mail:Message", version=3, has_readings=True),
     Kind(
         "form",
@@ -230,9 +236,11 @@ OPENED = (
         reads=2,
         hides_end=False,
     ),
-    # The marks of a store, of a store that a server also keeps, and of an address book.
+    # The kinds of `!BDN` files: a mail store, a mail store that is a copy of a server's store, and
+    # an address book.
     Kind("pst", (Mark(0, (b"!BDN",), is_one=_is_store),), "pst:Pst", version=2),
-    # Without its library, an extra, a pdf is only counted; a zip behind it is still opened.
+    # If the optional library pikepdf is not installed, a pdf is only counted; a zip after the pdf
+    # is still opened.
     Kind(
         "pdf",
         (Mark(0, (b"%PDF-", b"\n%PDF-", b"\r\n%PDF-", b"\xef\xbb\xbf%PDF-")),),
@@ -247,7 +255,7 @@ OPENED = (
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),
-    # The last header of rar, version 4 and 5, has no variable part.
+    # The last headers of rar 4 and rar 5 are constant bytes.
     Kind(
         "rar5",
         (Mark(0, (b"Rar!\x1a\7\1\0",)),),
@@ -262,8 +270,8 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    # Programs ignore the version and reserved fields, and some ignore the place where the files
-    # begin. A text has no zeros.
+    # Programs ignore the version and the reserved fields of a cabinet, and some also ignore where
+    # its files begin. A zero byte in the header distinguishes a cabinet from a text.
     Kind(
         "cab",
         (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
@@ -272,7 +280,7 @@ OPENED = (
         reads=2,
         in_programs=b"MSCF",
     ),
-    # The headers of an rpm are followed by one member, a compressed cpio.
+    # An rpm consists of headers and one member, a compressed cpio.
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
     Kind(
         "cpio",
@@ -289,7 +297,7 @@ OPENED = (
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
-    # Self-extractors are packed by lh5; a shorter mark would be in many programs.
+    # Self-extracting lha programs are packed by lh5; a shorter mark would occur in many programs.
     Kind(
         "lha",
         (Mark(2, tuple(b"-%b-" % one for one in _LHA)),),
@@ -313,7 +321,7 @@ OPENED = (
     ),
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
-    # This kind has no mark: it is recognised by decoding.
+    # lzma has no mark and is recognised by decoding.
     Kind(
         "lzma",
         (Mark(13, (b"\0",), is_one=is_lzma_header, pattern=_LZMA),),

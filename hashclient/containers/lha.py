@@ -1,7 +1,7 @@
-"""lha archives: this module changes the headers to a form that libarchive reads.
+"""The expander of lha archives, whose headers it rewrites to a form that libarchive reads.
 
-libarchive only knows the usual attributes, which systems other than DOS leave out, and does not
-know that lh4 is lh5 with a smaller window. libarchive stops at a name that is invalid in its
+libarchive requires the usual file attributes, which only DOS writes, and does not know lh4, which
+is lh5 with a smaller window. libarchive also stops at a name that is invalid in the current
 character set.
 """
 
@@ -16,23 +16,25 @@ from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Member, Stream, Unlisted
 from hashclient.containers.libarchive import Libarchive
 
-#: Offsets and sizes in the header of an lha.
+#: Offsets and sizes in the header of an lha member.
 _METHOD, _PACKED, _ATTRIBUTES, _LEVEL, _FIELDS = 2, 7, 19, 20, 24
 _NAME, _LEAST, _ARCHIVED, _TO_THE_END = 22, 22, 0x20, 1 << 62
 _SUM_BITS = 0xA001
-#: A character set in which each name is valid: otherwise, libarchive stops at a Japanese name.
+#: A character set in which each name is valid, because libarchive would otherwise stop at a
+#: Japanese name.
 _ANY_NAME = b"hdrcharset=ISO-8859-1"
 
 
 class _UsualHeaders:
-    """The bytes of an lha, with headers in a form that libarchive reads.
+    """The bytes of an lha, with headers that are rewritten for libarchive.
 
-    Right checksums are adjusted to the new bytes; wrong checksums stay wrong.
+    A checksum that was right is adjusted to the rewritten header; a checksum that was wrong stays
+    wrong.
     """
 
     def __init__(self, data: Stream) -> None:
         self._data = Forward(data)
-        self._left = 0  # bytes until the next header
+        self._left = 0  # the number of bytes until the next header
 
     def read(self, count: int) -> bytes:
         if not self._left:
@@ -57,7 +59,8 @@ def _usual(header: bytes, level: int) -> bytes:
         usual[_ATTRIBUTES] = _ARCHIVED
     if level < 2:
         name = slice(_NAME, _NAME + usual[_NAME - 1])
-        usual[name] = usual[name].replace(b"\xff", b"/")  # Unix separates directories by /
+        # 0xff separates directories in lha names, but `/` separates directories on Unix.
+        usual[name] = usual[name].replace(b"\xff", b"/")
         usual[1] = usual[1] + sum(usual[2:]) - sum(header[2:]) & 0xFF
     elif usual != header and (at := _sum_at(header)):
         if header[at : at + 2] == _sum(header, at):
@@ -66,7 +69,7 @@ def _usual(header: bytes, level: int) -> bytes:
 
 
 def _sum_at(header: bytes) -> int:
-    """Return the place of the checksum in a header of level 2; 0 if the header has none."""
+    """Return the offset of the checksum in a header of level 2; 0 if the header has no checksum."""
     at = _FIELDS
     while (length := int.from_bytes(header[at : at + 2], "little")) > 2:
         if header[at + 2 : at + 3] == b"\0":
@@ -76,7 +79,7 @@ def _sum_at(header: bytes) -> int:
 
 
 def _sum(header: bytes | bytearray, at: int) -> bytes:
-    """Return the checksum (CRC-16/ARC) of a header, with zeros in the place of the checksum."""
+    """Return the checksum (CRC-16/ARC) of a header that has zeros in place of the checksum."""
     crc, steps = 0, _steps()
     for byte in header[:at] + bytes(2) + header[at + 2 :]:
         crc = crc >> 8 ^ steps[(crc ^ byte) & 0xFF]
@@ -85,7 +88,7 @@ def _sum(header: bytes | bytearray, at: int) -> bytes:
 
 @functools.cache
 def _steps() -> list[int]:
-    """Return, for each value of a byte, how the byte changes a checksum."""
+    """Return the table of CRC-16/ARC: for each byte value, how it changes a checksum."""
     steps = list(range(256))
     for _ in range(8):
         steps = [crc >> 1 ^ _SUM_BITS * (crc & 1) for crc in steps]
@@ -93,10 +96,13 @@ def _steps() -> list[int]:
 
 
 class Lha(Libarchive):
-    """lha archives."""
+    """The expander of lha archives."""
 
     def length(self, data: Data) -> int:
-        """See `behind.Begun`: the first header of an lha has a checksum; no field gives the end."""
+        """See `behind.Begun`.
+
+        The checksum of the first header shows an lha, but no field states its end.
+        """
         head = data.read_at(0, _LEAST)
         if len(head) < _LEAST:
             return 0
@@ -119,7 +125,7 @@ class Lha(Libarchive):
 
 
 def _as_it_stands(name: bytes) -> bytes:
-    """Return the unchanged name in an archive, if the archive names no character set."""
+    """Return a name with the bytes that it has in the archive."""
     try:
         return name.decode().encode("latin-1")
     except UnicodeError:

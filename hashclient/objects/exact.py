@@ -89,7 +89,7 @@ def exact_pages(bucket: Other, prefix: str, after: str | None) -> Iterator[Any]:
 def has_leading_slash(bucket: Other) -> bool:
     """Return whether any key begins with a slash, which obstore would drop.
 
-    False if this is unknown.
+    Return False if the keys cannot be listed exactly.
 
     Raises:
         StoreError, NoExactListingError: see `exact_pages`.
@@ -112,7 +112,7 @@ def has_proxy() -> bool:
 def _namable(key: str) -> str:
     """Return the longest folder at the beginning of a key that obstore can name.
 
-    "" if there is none.
+    Return "" if obstore can name no such folder.
     """
     folder = key
     while folder and not is_plain(folder):

@@ -53,8 +53,8 @@ _YES = frozenset({"1", "true", "yes", "on"})
 #: credentials before they expire.
 CREDENTIALS_S = 300
 
-#: How long the signed URL of a page is valid, in seconds, so that the clocks of store and client
-#: may differ by as much.
+#: How long the signed URL of a page is valid, in seconds; the clocks of store and client may differ
+#: by this time.
 URL_S = 900
 
 #: Patterns for the answer with a page: key, ETag and size of an object, and the signs that the page
@@ -224,7 +224,7 @@ class S3(Store):
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the rest of each key that begins with `prefix` and has no further slash.
 
-        For few keys, without pyarrow.
+        The method is meant for few keys, and does not load pyarrow.
 
         Raises:
             StoreError: the store failed, or repeats keys.

@@ -1,6 +1,6 @@
 """Watches buckets: checks objects when events about them arrive.
 
-Scheduled listings find the other objects.
+Listings, which run from time to time, find objects whose event was lost.
 
 Each object is checked by a `ContentChecker`: the outcome is recorded, logged and acted upon before
 the event is removed from its source. Therefore, if this process dies, the source sends the event

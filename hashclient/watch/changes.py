@@ -43,8 +43,8 @@ from hashclient.system.text import printable
 
 _log = Log("watch")
 
-#: The reports that a watch asks for: a file was written and closed, moved into the directory, or
-#: linked there; a subdirectory was created, deleted or moved.
+#: The reports that a watch requests: a file was written and closed, moved into the directory, or
+#: linked into the directory; a subdirectory was created, deleted or moved.
 _MASK = int(
     flags.CLOSE_WRITE
     | flags.MOVED_TO
@@ -296,8 +296,8 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            # Another directory may already have this path, and its report may have been read
-            # before: for example, if two directories were exchanged.
+            # Another directory may already have this path, and the report about the other directory
+            # may have been read before: for example, if two directories were exchanged.
             self._files.update(self._add(path))
 
     def take(self) -> set[str]:
