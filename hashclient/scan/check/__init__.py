@@ -1,1 +1,1 @@
-"""The work of one process: files are opened, read and judged, and so are members and streams."""
+"""The check of files in one process: open files, read them, and judge them and their members."""

@@ -1,18 +1,19 @@
-"""Checking files: choose the digests, compute them in one read, and judge each file.
+"""The check of files: choose digests, compute them in one read, and judge each file.
 
-A `Checker` works through tasks of names. For each file:
+A `Checker` checks tasks of names. For each file:
 
-1. The size of the file shows which digests could still match. If no digest could, the file is not
-   even opened.
-2. If the cache knows the file unchanged, its tags are known already.
+1. The size of the file shows which digests of entries can still match. If no digest can match, the
+   file is not opened.
+2. If the cache knows the file unchanged, the tags of the file are known already.
 3. Otherwise the cheapest digests that cover the remaining entries are computed in one read.
-4. The tags of a task are looked up together.
-5. If one digest hits, the entry's other digests are computed too: all must agree.
+4. The tags of all files of a task are looked up together.
+5. If one digest of the file hits, the other digests of the entry are computed too, because all
+   digests must agree.
 
-Steps 1 and 2 are only for files with reliable size and times; `ruling_out` does them. With
-`Members`, containers are opened as well, and their members are checked; a file that the cache knows
-to be no container is not opened. A `Checker` knows nothing of processes: workers use it, and so do
-tests.
+Steps 1 and 2 are only for files with reliable size and times; the module `ruling_out` does these
+steps. With `Members`, containers are opened as well, and their members are checked. A file that the
+cache knows to be no container is not opened. A `Checker` does not depend on processes, so that both
+workers and tests can use it.
 """
 
 from __future__ import annotations
@@ -54,17 +55,18 @@ from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
 from hashclient.system.strangers import is_shared, trusted_users
 
-#: In a task of several files, a file of at least this size is returned, and becomes a task of its
-#: own.
+#: In a task of several files, a file of at least this many bytes is not read, but returned as
+#: deferred, and becomes a task of its own.
 DEFER_BYTES = 4 << 20
-#: A task stops after it has read this much, and returns the rest, so that no worker ends late.
+#: A task stops after it has read this many bytes, and returns the other files as deferred, so that
+#: no worker ends late.
 TASK_BYTES = 64 << 20
-#: A task also stops after this many members of containers: all may match, and one result has all
-#: outcomes.
+#: A task also stops after this many members of containers, because all members may match, and the
+#: result of the task contains all outcomes.
 TASK_MEMBERS = 4_096
 
-#: This many directories are open together, and one query asks the cache about all their files: a
-#: query costs as much as the status of fifty files, and most directories have fewer.
+#: This many directories are open together, and one query asks the cache about all their files. A
+#: query takes as long as reading the status of fifty files, and most directories have fewer files.
 DIRECTORIES = 16
 
 
@@ -86,14 +88,17 @@ class Checker:
         since_ns: int = 0,
         is_elsewhere: bool = False,
     ) -> None:
-        """Check with `judge`.
+        """Judge files with `judge`.
 
-        Files that `cache` knows are not read again; with `learn`, results contain records for a
-        cache. `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock`
-        have the meaning that they have in `Reader`. `members` opens containers; without it, each
-        file is one input. `file_systems` are the file systems that the cache has. Listing began at
-        `since_ns`, by the clock that gives files their times. If this process `is_elsewhere`,
-        another machine has listed the files, where other file systems may be mounted.
+        - `cache`: the files that the cache knows unchanged are not read again.
+        - `learn`: whether results contain records for a cache.
+        - `keep_clean`: whether clean files have outcomes as well.
+        - `sparse`, `on_bytes` and `clock` have the same meaning as in `Reader`.
+        - `members` opens containers; without `members`, containers are not opened.
+        - `file_systems`: the identities of file systems under which the cache remembers files.
+        - `since_ns`: when the listing began, by the clock that gives files their times.
+        - `is_elsewhere`: whether another machine has listed the files, where other file systems may
+          be mounted.
         """
         self._judge = judge
         self._learn = learn
@@ -114,19 +119,20 @@ class Checker:
         self._looker = Looker(
             judge, self._reader, cache=cache, members=members, keep_clean=keep_clean
         )
-        #: All files of one task that are no containers, and their first bytes.
+        #: The files of a task that are no containers, each with its first byte.
         self._plain: list[tuple[os.stat_result, int]] = []
-        #: The members that were found inside other files.
+        #: The containers of a task, each with its members as bytes.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
-        #: Whether most files read in the task before have matched: then the other digests of
-        #: entries are computed at once.
+        #: Whether most files that were read in the previous task have matched. In this case, the
+        #: other digests of entries are computed in the first read.
         self._expects_hits = False
-        #: Without sizes and a cache, a look at a file before it is opened is useless.
+        #: Whether the status of a file is read before the file is opened. Without sizes and a
+        #: cache, the status decides nothing.
         self._may_look = cache is not None or not judge.reads_everything
 
     def check(self, task: Task, *, defer: bool = False) -> Result:
-        """Check every file of a task; each ends in an outcome, a count or `deferred`.
+        """Check every file of a task; each file has an outcome, is counted, or is deferred.
 
         A file that is alone in its task is checked at any size, unless `defer` is set.
         """
@@ -171,7 +177,7 @@ class Checker:
     def _check_groups(
         self, groups: Sequence[Group], result: Result, rows: list[Row], *, whole: bool
     ) -> None:
-        """Work through the names of some directories."""
+        """Check the files of several groups, whose directories are open together."""
         directories: list[Directory] = []
         try:
             for group in groups:
@@ -179,7 +185,8 @@ class Checker:
                     directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
-                        # Later, when these directories are closed, descriptors are free.
+                        # When the other directories are closed later, file descriptors are free for
+                        # this directory.
                         result.deferred.append(group)
                         continue
                     for name in group.names:
@@ -197,16 +204,17 @@ class Checker:
                 os.close(directory.fd)
 
     def _open_directory(self, group: Group, result: Result) -> Directory:
-        """Open the directory of a group; if another directory replaced it, list that instead.
+        """Open the directory of a group, or list the directory that has replaced it.
 
-        Named files are looked for by their names there, and are unread if the names are missing. A
-        directory that was made since the scan began replaces the listed directory, as an editor
-        that saves replaces a file. An older directory replaces it only if nobody but root and us
-        can move directories there. Otherwise, or if another machine has listed the directory, that
-        directory may still exist, and the error is raised.
+        Named files are looked for by their names in the other directory, and are unread if they are
+        missing. A directory that was created since the scan began is accepted as a replacement, as
+        if an editor had replaced a file. An older directory is accepted only if nobody but root and
+        the user of the scan can move directories to its place. If the other directory is not
+        accepted, or if another machine has listed the directory, the error is raised, because the
+        listed directory may still exist.
 
         Raises:
-            OSError: the directory cannot be opened; for a `MovedError`, another directory is in its
+            OSError: the directory cannot be opened; `MovedError`: another directory is in its
                 place.
         """
         try:
@@ -231,10 +239,11 @@ class Checker:
         return directory_of(fd, group, status)
 
     def _looks_first(self, directory: Directory) -> bool:
-        """Return whether the files of a directory are looked at before they are opened.
+        """Return whether the status of a directory's files is read before the files are opened.
 
-        If most files hit, or members count, each file is opened anyway, and a look is only one more
-        request. A named file that was not listed may be of any kind.
+        If most files hit, or if containers are opened, each file is opened anyway, and reading the
+        status first is only one more request. But a named file that was not listed may be of any
+        type.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look
@@ -249,10 +258,9 @@ class Checker:
         whole: bool,
         rounds: int = ROUNDS,
     ) -> None:
-        """Open the files of a directory, read them, and open them as containers.
+        """Open the files of a directory, read them, and open the containers among them.
 
-        Files that are not found under their names are looked for again, in at most this many
-        `rounds`.
+        Files that are not found under their names are looked for again, in at most `rounds` rounds.
         """
         fd, names, inodes, looks = directory.fd, directory.names, directory.inodes, directory.looks
         if directory.status.st_dev in self._looker.differing:
@@ -260,7 +268,8 @@ class Checker:
         reader, marks, flags = self._reader, self._reader.marks, directory.flags
         defer_bytes, known, ruled_out = None if whole else DEFER_BYTES, len(rows), 0
         ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
-        # If files are read, this loop takes most of the time of a scan: so its functions are local.
+        # This loop takes most of the time of a scan that reads files, so its functions are local
+        # variables.
         open_file, close_file, read, add = os.open, os.close, reader.read, rows.append
         most_bytes, left = self._most_bytes(result), zip(names, inodes, strict=True)
         try:
@@ -324,9 +333,9 @@ class Checker:
         error: OtherFile | Deferred | OSError | SetAside,
         result: Result,
     ) -> None:
-        """Note a file that was not read."""
+        """Note a file that was not read, by its error."""
         if isinstance(error, OtherFile):
-            # A file that is mounted on another has an inode of its own.
+            # If another file is mounted on a name, the name has the inode of the mounted file.
             is_mount = error.status.st_dev != directory.status.st_dev
             is_mount = is_mount or is_mounted_on(directory.fd, name)
             directory.missed.append((name, 0 if is_mount else inode, MovedError()))
@@ -335,8 +344,8 @@ class Checker:
         elif isinstance(error, SetAside):
             set_aside(directory, name, error, result)
         elif inode and error.errno in GONE:
-            # The traceback of the error has this directory: a cycle, which would keep the lists
-            # mapped.
+            # The traceback of the error refers to this directory. This reference cycle would keep
+            # the lists mapped, so the traceback is removed.
             directory.missed.append((name, inode, error.with_traceback(None)))
         elif directory.looked or not self._may_look:
             refuse(directory, name, inode, error, result)
@@ -352,10 +361,10 @@ class Checker:
         whole: bool,
         rounds: int,
     ) -> None:
-        """Check files of a directory that were missed, under their present names.
+        """Check files that were not found under their listed names, under their present names.
 
-        If a listed file is gone, the file that now has its name is read. The listed file is unread
-        if the name is gone, too, or if the file with the name came from elsewhere.
+        If a listed file is gone, the file that has its name now is read. The listed file is unread
+        if the name is gone, too, or if an older file was moved to the name from another directory.
         """
         found: dict[str, int] = {}
         try:
@@ -383,7 +392,7 @@ class Checker:
             self._check(again, result, rows, whole=whole, rounds=rounds - 1)
 
     def _most_bytes(self, result: Result) -> int:
-        """Return how many bytes a task may read: fewer after it has opened containers."""
+        """Return how many bytes a task may read, less the bytes of members that were read."""
         if self._members is None:
             return TASK_BYTES
         if result.members >= TASK_MEMBERS:
@@ -400,15 +409,16 @@ class Checker:
         ahead: OpenedAhead | None,
         whole: bool,  # noqa: FBT001 - passed on
     ) -> bool:
-        """Check the members of a file that may be a container; return whether it is one.
+        """Check the members of a file that may be a container; return whether it is a container.
 
-        `found` is its read result. `ahead` has other files of its directory.
+        `found` is the result of reading the file. `ahead` has files of the same directory that were
+        opened ahead.
 
         Raises:
             Deferred: the file is large, was not read, and is not alone in its task.
             SetAside: the file consists almost only of holes.
-            OSError: the file cannot be opened as a container now; without free descriptors, it is
-                tried later.
+            OSError: the file cannot be opened as a container now; if file descriptors are missing,
+                the caller tries again later.
         """
         plan, _, size, status, reliable, unwritable = found
         if not plan:
@@ -431,7 +441,8 @@ class Checker:
                 raise
             ahead.give_back()
             opened = open_members(can_wait=directory.shares)
-        self._waits.leave_out(waits)  # waits of the process that opens the file
+        # the thread has waited for the process that opens the container, and not for the storage
+        self._waits.leave_out(waits)
         opened.add_to(result, directory.seen(status))
         if reliable and (known := opened.known()) is not None:
             self._inside.append((status, unwritable, known))

@@ -1,10 +1,10 @@
 """Judge the files of a task: look up their tags together, then judge all files that hit.
 
-If a digest of a file hits, the entry's other digests are computed from the file, in the order of
-the directories; then all files that hit are judged at once. So a match costs little more than a
-clean file.
+If a digest of a file hits, the other digests of the entry are computed from the file. This is done
+in the order of the directories. Afterwards all files that hit are judged at once, so that a match
+takes little more time than a clean file.
 
-Files that were read are remembered (`learn`). A file is left out if somebody had it open for
+Files that were read are remembered (`learn`). A file is not remembered if a process had it open for
 writing while it was read, or if it changed so recently that another change may have the same time.
 """
 
@@ -36,17 +36,19 @@ from hashclient.system.identity import Identity
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
 
-#: A file that was read or is known: directory; name; first byte, or -1 if the file may be a
-#: container; and the result of reading, without digests for a known file.
+#: A file that was read, or that the cache knows: its directory, its name, its first byte, and the
+#: result of reading. The first byte is -1 if the file may be a container. The result for a file
+#: that the cache knows has no digests.
 Row = tuple[Directory, str, int, Read]
 
 
 class Files(msgspec.Struct, gc=False):
-    """The files of a task that wait for the judgement: the columns of `Row`, and their tags.
+    """The files of a task that wait to be judged: the columns of `Row`, and the tags of the files.
 
-    After the digests of the plan, `digests` may have digests for other algorithms of entries.
-    Further digests count only if an entry needs them: so the outcome of a file does not depend on
-    earlier files. `known` are records of the cache, by number: these files were not read.
+    `digests` begins with the digests of the plan, and may continue with digests of other algorithms
+    that entries have. The other digests are used only if an entry needs them, so that the outcome
+    of a file does not depend on earlier files. `known` are the records of files that the cache
+    knows, which were not read, by the index of the file.
     """
 
     records: Records
@@ -62,7 +64,7 @@ class Files(msgspec.Struct, gc=False):
     unwritable: Sequence[bool | None]
 
     def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
-        """Note the tags of digests, which begin at `start` in the digests of each file."""
+        """Note the tags of the digests of `plan`, which begin at index `start` in `digests`."""
         is_all = len(numbers) == len(self.digests)
         digests = self.digests if is_all else [self.digests[number] for number in numbers]
         rows = slice(None) if is_all else np.array(numbers)
@@ -72,7 +74,7 @@ class Files(msgspec.Struct, gc=False):
         self.records["mask"][rows] |= np.uint8(mask_of(plan))
 
     def of(self, number: int) -> dict[Algorithm, bytes]:
-        """Return the digests of a file that count."""
+        """Return the digests of a file by algorithm, without digests that no entry needed."""
         return dict(zip(self.plans[number], self.digests[number], strict=False))
 
 
@@ -96,10 +98,10 @@ def files_of(judge: Judge, rows: Sequence[Row], known: Mapping[int, np.void]) ->
 
 
 def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> dict[int, Outcome]:
-    """Return the outcomes of the files that are not clean, by their numbers.
+    """Return the outcomes of the files that are not clean, by the index of the file.
 
-    Further tags and digests are added to `files`; files that were read or known are counted in
-    `result`.
+    If further digests are computed, they and their tags are added to `files`. Files that were read
+    or known are counted in `result`.
 
     Raises:
         StateError: an index cannot be read.
@@ -140,10 +142,10 @@ def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> d
 
 
 def columns_of(records: npt.NDArray[np.void], masks: Uint8 | None = None) -> Columns:
-    """Return the tags of records, by algorithm, and the rows they belong to.
+    """Return the tags of records by algorithm, with the row of each tag.
 
-    Records are of files or of members: both have a mask, and tags by algorithm. Other `masks` may
-    replace the masks of the records.
+    The records are of files or of members, which both have a mask, and tags by algorithm. `masks`,
+    if given, are used in place of the masks of the records.
     """
     columns: Columns = {}
     for algorithm in Algorithm:
@@ -162,9 +164,10 @@ def _read_further(
     needed: tuple[np.ndarray, np.ndarray],
     result: Result,
 ) -> dict[int, Outcome]:
-    """Compute the other digests of entries; return outcomes of files that cannot be read again.
+    """Compute the other digests of entries; return the outcomes of files that cannot be read.
 
-    `needed` are the numbers of files and the masks of the algorithms that they lack.
+    `needed` are the indexes of files, and for each file the mask of the algorithms that are
+    missing.
     """
     ended: dict[int, Outcome] = {}
     by_plan: dict[Plan, list[int]] = {}
@@ -198,7 +201,7 @@ def _read_further(
                     finally:
                         os.close(fd)
                 except (OSError, SetAside) as error:
-                    # The file is now unread, and each file is counted once.
+                    # The file is unread now, so it is not counted as read.
                     result.files_read -= was_read
                     ended[number] = outcome_of(directory.path(files.names[number]), error)
                     continue
@@ -212,13 +215,13 @@ def _read_further(
 
 @functools.lru_cache(maxsize=1 << 9)
 def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
-    """Return the places of the `wanted` digests after the `computed` ones, among `every`."""
+    """Return the indexes of the `wanted` digests among `computed` and the rest of `every`."""
     spare = [*computed, *(algorithm for algorithm in every if algorithm not in computed)]
     return [spare.index(algorithm) for algorithm in wanted]
 
 
 def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
-    """Return the outcome of a file that was not checked."""
+    """Return the outcome of a file that was not checked, by its error."""
     if isinstance(error, SetAside):
         return Outcome(error.kind, path, reason=str(error))
     return Outcome(Kind.UNREAD, path, reason=reason_of(error))
@@ -240,11 +243,11 @@ def learn(
     identities: Mapping[int, Identity | None],
     started_ns: int,
 ) -> None:
-    """Add records of files to a result that were looked at, or read, since a time.
+    """Add records of files to a result; the files were examined, or read, after `started_ns`.
 
-    `plain` are the files that are no containers, with their first bytes; `inside` are containers,
-    with their members. `identities` has the file systems by `st_dev`, None if nothing is remembered
-    there.
+    `plain` are the files that are no containers, each with its first byte. `inside` are the
+    containers, each with its members. `identities` contains the file systems by `st_dev`, or None
+    for a file system whose files are not remembered.
     """
     since = identities, started_ns
     statuses, begins = [status for status, _ in plain], [begin for _, begin in plain]
@@ -263,11 +266,11 @@ def _learned(
     started_ns: int,
     files: Files | None = None,
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield records of files that were looked at, or read, each with the number of a file system.
+    """Yield records of files that were examined or read, with the number of their file system.
 
-    `unwritable` is true if nobody could write to the file, None if unknown; `begins` are the first
-    bytes of files that are no containers, else -1. Files that were read are in `files`, too: their
-    records have tags.
+    `unwritable` is True if no process could write to the file, False if a process could, and None
+    if this is unknown. `begins` are the first bytes of files that are no containers, and -1 for
+    other files. `files` contains the files if they were read; the records then have tags.
     """
     for identity, rows in by_file_system(statuses, identities):
         kept = np.ones(len(statuses), np.bool_)
@@ -289,8 +292,8 @@ def _learned(
             records["tags"] = files.records["tags"].take(rows, axis=0)
             records["mask"] |= files.records["mask"].take(rows)
             for number in files.known:
-                # A file that the cache knew was read again in part. Its record keeps the day and
-                # the first byte.
+                # This file was known by the cache, and was read again in part. The record keeps its
+                # day and its first byte, because they are those of the earlier read.
                 for column in ("read_day", "begin"):
                     records[column][rows == number] = files.records[column][number]
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))

@@ -1,11 +1,12 @@
 """Streams that may be containers: kept while they arrive, and read again after their end.
 
-Only the beginning and the end of a stream show whether it may be a container. If the beginning does
-not show a container, only the last few bytes are kept.
+The beginning and the end of a stream show whether it may be a container. If the beginning shows no
+container, only the last few bytes are kept.
 
-All streams share a limited memory; longer streams are moved to files without a name, which nobody
-can open and which vanish with the process. A stream for which memory and disk are full has no
-verdict. Several threads may use one `Spool`; a stream belongs to one thread.
+All streams share a limited amount of memory. Longer streams are moved to files without a name,
+which nobody can open, and which vanish when the process ends. A stream has no verdict if neither
+memory nor disk space is left for it. Several threads may use one `Spool`, but only one thread may
+use a stream.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from hashclient.containers.sniffing import (
 )
 from hashclient.scan.values.work import reason_of
 
-#: Why the members of a stream that was not kept are unknown.
+#: The reason why the members of a stream that was not kept are unknown.
 BEHIND = "limit: only the end of the stream shows that it is an archive; scan it as a file"
 
 
 def may_be_container(data: bytes | memoryview) -> bool:
     """Return whether content may be a container, or of a kind that is not opened.
 
-    The content is not longer than the given bytes.
+    `data` must be the whole content.
     """
     size = len(data)
     head = end = bytes(data[:ISO_HEAD_BYTES])
@@ -48,22 +49,22 @@ def may_be_container(data: bytes | memoryview) -> bool:
 
 
 class Kept:
-    """A stream that may be a container, kept in memory to be read again; others are not kept."""
+    """Keeps a stream in memory to be read again, if the stream may be a container."""
 
     def __init__(self, most_bytes: int) -> None:
-        """Keep `most_bytes` at most."""
+        """Keep a stream of at most `most_bytes` bytes."""
         self._most_bytes = most_bytes
         self._fd: int | None = None
         self._head: bytearray | None = bytearray()
         self._end = bytearray()
         self.length = 0
-        #: Why the stream could not be kept, if that is so.
+        #: The reason why the stream could not be kept, or None.
         self.failure: str | None = None
         #: The kind of a stream that is not opened; empty for other streams.
         self.not_opened = ""
 
     def update(self, chunk: memoryview) -> None:
-        """Take the next bytes."""
+        """Take the next bytes of the stream."""
         self.length += len(chunk)
         if self._head is not None:
             self._head += chunk
@@ -76,10 +77,10 @@ class Kept:
             self._keep_end(chunk)
 
     def finish(self, content: bytearray | memoryview | None = None) -> int | None:
-        """Return a descriptor of the whole stream; None if it is no container.
+        """Return a descriptor of the whole stream; None if the stream is no container.
 
-        For a stream that was not kept, only the end is known. If the end is that of an archive, the
-        stream is opened from `content`; without `content`, `failure` is set.
+        Only the end is known of a stream that was not kept. If this is the end of an archive, the
+        whole stream is taken from `content`; without `content`, `failure` is set.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
@@ -96,13 +97,13 @@ class Kept:
         return self._fd
 
     def close(self) -> None:
-        """Drop the bytes that were kept."""
+        """Delete the bytes that were kept."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def _decide(self, *, is_all: bool = False) -> memoryview:
-        """Look at the first bytes, and begin to keep a possible container; return the bytes."""
+        """Examine the first bytes, and begin to keep a possible container; return the bytes."""
         head = bytes(self._head or b"")
         self._head = None
         view = memoryview(head)
@@ -125,7 +126,7 @@ class Kept:
             self.failure = reason_of(error)
 
     def _keep_end(self, chunk: memoryview) -> None:
-        """Keep the last bytes, as many as may hold the end of an archive."""
+        """Keep the last bytes of the stream, enough to contain the end of an archive."""
         most = tail_bytes(self.length, is_front=False)
         if len(chunk) >= most:
             self._end[:] = chunk[-most:]
@@ -151,29 +152,29 @@ class Kept:
             self.close()
 
 
-#: Bytes in memory, of all streams of one process together.
+#: The bytes of memory that all streams of one process may take together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
 _NO_ROOM = "limit: there is no room for more streams that may be containers"
-#: Seconds between two checks whether a stream that waits for space is still wanted.
+#: The seconds between two checks whether a stream that waits for space is still needed.
 _LOOK_S = 0.2
 
 
 class Room(Protocol):
-    """The bytes that the streams of one user may take."""
+    """The space that the streams of one user may take."""
 
     def take(self, count: int) -> bool:
-        """Reserve this many bytes, if the user may have them."""
+        """Reserve this many bytes; return whether the user may have them."""
 
     def give_back(self, count: int) -> None:
         """Release this many bytes."""
 
 
 class Spool:
-    """The memory and the disk for the streams of one process."""
+    """The memory and the disk space for the streams of one process."""
 
     def __init__(self, directory: Path, most_bytes: int) -> None:
-        """Use at most `most_bytes` of disk in `directory`, which is made later."""
+        """Use at most `most_bytes` of disk in `directory`, which is created when first needed."""
         self._directory = directory
         self._most_bytes = most_bytes
         self.memory_bytes = 0
@@ -183,14 +184,14 @@ class Spool:
         self._reserved = 0
 
     def keep(self, room: Room | None = None) -> Spooled:
-        """Return a store for one stream, which keeps the stream if it may be a container.
+        """Return an object that keeps one stream if it may be a container.
 
-        `room` limits the bytes of the stream's user, if there are several users.
+        `room` limits the bytes of the user who sends the stream, if there are several users.
         """
         return Spooled(self, MEMORY_BYTES + self._most_bytes, room)
 
     def has_memory(self, count: int) -> bool:
-        """Reserve this many bytes of memory, if they are free."""
+        """Reserve this many bytes of memory; return whether they were free."""
         with self._lock:
             if self.memory_bytes + count > MEMORY_BYTES:
                 return False
@@ -198,7 +199,7 @@ class Spool:
             return True
 
     def has_disk(self, count: int) -> bool:
-        """Reserve this many bytes of disk, if they are free."""
+        """Reserve this many bytes of disk space; return whether they were free."""
         with self._lock:
             if self.disk_bytes + count > self._most_bytes:
                 return False
@@ -206,18 +207,18 @@ class Spool:
             return True
 
     def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
-        """Release the memory and the disk of a stream."""
+        """Release the memory and the disk space of a stream."""
         with self._lock:
             self.memory_bytes -= memory_bytes
             self.disk_bytes -= disk_bytes
 
     @contextlib.contextmanager
     def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
-        """Wait until a stream of this many bytes has space, and reserve it for the block.
+        """Wait until this many bytes are free for a stream, and reserve them for the block.
 
-        So a stream of known length does not run out of space in its middle. A stream that is longer
-        than all space waits for the other streams, and fails later. The wait also ends when
-        `is_stopped` says so.
+        So space does not run out in the middle of a stream whose length is known. A stream that is
+        longer than all space waits for the other streams, and fails later. The wait also ends when
+        `is_stopped` returns True.
         """
         count = min(count, self._most_bytes)
         with self._room:
@@ -234,25 +235,25 @@ class Spool:
                 self._room.notify_all()
 
     def open(self) -> int:
-        """Return a descriptor of an empty file without a name.
+        """Return a descriptor of a new, empty file without a name.
 
         Raises:
-            OSError: the file cannot be made.
+            OSError: the file cannot be created.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
             return os.open(self._directory, flags, 0o600)
-        except OSError:  # a file system without unnamed files
+        except OSError:  # the file system does not support unnamed files
             import tempfile
 
             fd, name = tempfile.mkstemp(dir=self._directory)
-            os.unlink(name)  # noqa: PTH108 - mkstemp gives a text
+            os.unlink(name)  # noqa: PTH108 - `name` is a text
             return fd
 
 
 class Spooled(Kept):
-    """A stream that is kept, in memory or in a file."""
+    """A stream that is kept in memory, or in a file without a name."""
 
     def __init__(self, spool: Spool, most_bytes: int, room: Room | None = None) -> None:
         super().__init__(most_bytes)
@@ -261,7 +262,7 @@ class Spooled(Kept):
         self._in_memory = self._on_disk = self._of_user = 0
 
     def close(self) -> None:
-        """Drop the bytes that were kept, and release their memory and disk."""
+        """Delete the bytes that were kept, and release their memory and disk space."""
         self._spool.give_back(self._in_memory, self._on_disk)
         if self._user_room is not None and self._of_user:
             self._user_room.give_back(self._of_user)
@@ -269,10 +270,10 @@ class Spooled(Kept):
         super().close()
 
     def keep_all(self) -> None:
-        """Keep the stream whatever its first bytes are; call this before the first bytes.
+        """Keep the stream whatever its first bytes are; must be called before the first bytes come.
 
         Raises:
-            OSError: no space is left for the stream.
+            OSError: the system has no memory for the stream.
         """
         self._head = None
         self._fd = os.memfd_create("hashclient")
@@ -290,7 +291,7 @@ class Spooled(Kept):
         super()._write(chunk)
 
     def _has_disk(self, count: int) -> bool:
-        """Reserve disk for this many more bytes, and for the bytes in memory."""
+        """Reserve disk space for this many more bytes, and for the bytes in memory."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
             self._fail(_NO_ROOM)

@@ -1,7 +1,8 @@
-"""Whether the file that is read may be a container: by its first bytes, and by its last bytes.
+"""Whether a file that is read may be a container, by its first bytes and its last bytes.
 
-For most files the first bytes are enough; a short file has no others. The end is looked at, too, if
-a file is longer, or if an archive may follow it.
+For most files the first bytes are enough, because a short file has no other bytes. The end of a
+file is examined, too, if the file is longer, or if its first bytes are a front, behind which an
+archive may follow.
 """
 
 from __future__ import annotations
@@ -22,29 +23,31 @@ from hashclient.containers.sniffing import (
 )
 from hashclient.system.descriptors import read_at
 
-#: Bytes of a file that are read to see whether it is a container.
+#: The number of first bytes that are read to find out whether a file is a container.
 LOOK_BYTES = 1 << 12
 
 
 class Marks:
-    """The marks of several files, one file at a time."""
+    """Examines files for the marks of containers, one file after the other."""
 
     __slots__ = ("_first_bytes", "_front", "begin", "is_sure", "may_be", "size")
 
     def __init__(self) -> None:
         """Begin before the first file."""
-        #: Whether the last file may be a container, and its first byte; -1 if nobody looks.
+        #: `may_be`: whether the last file may be a container. `begin`: its first byte, or -1 if
+        #: files are not examined.
         self.may_be, self.begin = False, -1
-        #: The length of the file that is read, if it can be relied on; set before its first bytes.
+        #: The length of the file, or None if it cannot be relied on; the caller sets it before the
+        #: first bytes.
         self.size: int | None = None
-        #: Whether the first bytes of the file have decided.
+        #: Whether the first bytes of the file have decided whether the file may be a container.
         self.is_sure = True
         self._first_bytes = 0
-        #: The beginning of a file that may have an archive behind it.
+        #: The first bytes of a file that may have an archive behind them; empty for other files.
         self._front = b""
 
     def first(self, data: bytes | bytearray, length: int) -> None:
-        """Look at the first bytes of a file: this many bytes of a buffer."""
+        """Examine the first `length` bytes of a file, which are the first bytes of `data`."""
         self.begin = data[0] if length else 0
         self.is_sure = is_all = length == self.size
         found = () if fits_none(data, length) else look_at(data, length, is_all)
@@ -53,20 +56,20 @@ class Marks:
             return
         self._first_bytes, self._front = length, b""
         if found:
-            self.may_be = is_kind(found)  # containers that are not opened are counted
+            self.may_be = is_kind(found)  # a container that is not opened is counted
             if not self.may_be:
                 self._front, self.is_sure = bytes(data[: min(length, FRONT_BYTES)]), False
         else:
-            # If more follows, the end is looked at later.
+            # If the file is longer than these bytes, `look_again` examines its end.
             self.may_be = self.size is None and ends_as_container(data, length, length)
 
     def look(self, fd: int, size: int) -> None:
-        """Look at an open file of `size` bytes; read no more than needed.
+        """Examine an open file of `size` bytes; read no more bytes than needed.
 
         Raises:
             OSError: the file cannot be read.
         """
-        # These are all bytes of a short file; a longer file has two more places to look at.
+        # A short file has only these bytes; a longer file may have marks in two more places.
         first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
         if wants_all_head(first):
             first = _first_bytes(fd, ISO_HEAD_BYTES, size)
@@ -76,12 +79,12 @@ class Marks:
             self.look_again(fd, size)
 
     def look_again(self, fd: int, length: int) -> None:
-        """Look for a mark behind the first bytes, or at the end of a file of a length."""
+        """Look for marks behind the first bytes and at the end of a file of `length` bytes."""
         if not self._front and self._first_bytes == length:
             return
         if self._first_bytes < min(length, ISO_HEAD_BYTES):
-            # A disk image has its mark after 32 KiB; a slow file system gives fewer bytes than
-            # asked for.
+            # A disk image has a mark after 32 KiB, and a slow file system may have returned fewer
+            # bytes than were requested.
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
                 first = _first_bytes(fd, wanted, length)
@@ -91,7 +94,7 @@ class Marks:
 
 
 def _first_bytes(fd: int, count: int, size: int) -> bytes:
-    """Return the first bytes of a file of a size; a slow file system returns few at a time."""
+    """Return the first bytes of a file; read again if a slow file system returns too few."""
     data = os.pread(fd, count, 0)
     if len(data) < min(count, size):
         data += read_at(fd, len(data), count - len(data))

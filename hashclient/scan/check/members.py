@@ -1,8 +1,9 @@
-"""Members of containers, judged as files are.
+"""Members of containers, which are judged like files.
 
 `Members` gets each file that may be a container. A separate, confined process opens the file and
 computes the digests of its members (`containers.cage`). This module turns the digests into tags,
-looks them up and makes outcomes. The caller checks the container itself as a file.
+looks up the tags, and makes outcomes of the members. The container itself is checked as a file by
+the caller.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from hashclient.containers.protocol import Job
     from hashclient.scan.check.kept import Kept
 
-#: The most outcomes of members of one file, without clean members: more would fill the memory.
+#: The most outcomes of members of one file, not counting clean members; more outcomes could fill
+#: the memory.
 MAX_KEPT = 10_000
-#: Members that are looked up together.
+#: The number of members that are looked up together.
 ROWS_AT_ONCE = 4_096
 
 _ALL = mask_of(Algorithm)
@@ -61,7 +63,10 @@ def container_options(
     *,
     verify_sizes: bool = False,
 ) -> Options:
-    """Return how containers are opened; `noticed` is called with features that the kernel lacks."""
+    """Return the options for opening containers.
+
+    `noticed` is called with the features of the sandbox that the kernel lacks.
+    """
     requires = config.sandbox == "require"
     if missing := kernel_locks().missing:
         end = "none is opened" if requires else "the process that opens them is less confined"
@@ -82,34 +87,35 @@ _no_sizes = functools.partial(array, "Q")
 
 
 class Opened(msgspec.Struct):
-    """The outcomes of one file, before they are counted."""
+    """The outcomes of the members of one file, before they are counted in a result."""
 
     clean: int = 0
     read: int = 0
     members: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     kept: int = 0
-    #: Whether a digest is missing that could change the verdict on a member.
+    #: Whether a digest that could change the verdict on a member is missing.
     lacks: bool = False
-    #: The number of outcomes over the limit, which are left out.
+    #: The number of outcomes that are omitted, because they exceed `MAX_KEPT`.
     left_out: int = 0
-    #: The record for a cache, in parts, up to its limit; and the claimed sizes of members that were
-    #: not read.
+    #: `columns`: the record of the members that were read, for a cache, in parts; no part is added
+    #: after `MAX_KNOWN` members. `exact_sizes`, `claimed_sizes`: the sizes of members that were not
+    #: read, which cannot or can be wrong.
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
     claimed_sizes: array[int] = msgspec.field(default_factory=_no_sizes)
-    #: The mail of each match that is in a mail, by the place of the match in `outcomes`.
+    #: The mail that contains each match, by the index of the match in `outcomes`.
     mails: dict[int, Mail] = msgspec.field(default_factory=dict)
-    #: How many files of each kind that is not opened were found.
+    #: The number of files of each kind that is not opened.
     not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def is_container(self) -> bool:
-        """Whether the file has a member, or may have an unseen member."""
+        """Whether the file has a member, or is of a kind that is not opened."""
         return self.members > 0 or bool(self.not_opened)
 
     def keep(self, outcome: Outcome) -> None:
-        """Take an outcome that is not clean, unless too many are kept."""
+        """Add an outcome that is not clean, unless `MAX_KEPT` outcomes were added already."""
         if self.kept >= MAX_KEPT:
             self.left_out += 1
             self.read -= outcome.kind is not Kind.UNREAD
@@ -137,7 +143,10 @@ class Opened(msgspec.Struct):
             self.keep(_unread(path, members, Why.NOT_OPENED, kind))
 
     def add_to(self, result: Result, seen: Seen | None = None) -> None:
-        """Add the counts to the result of a task; `seen` is set for a file."""
+        """Add the counts and outcomes to the result of a task.
+
+        `seen` is the identity of the file; None if the container is no file.
+        """
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
@@ -161,9 +170,9 @@ class Members:
         keep_clean: bool = False,
         starting: Starting | None = None,
     ) -> None:
-        """Judge with `judge`; no process is started before the first container.
+        """Judge with `judge`; the first container starts the process that opens containers.
 
-        With `keep_clean`, clean members are outcomes as well. With `starting`, another thread may
+        With `keep_clean`, clean members have outcomes as well. With `starting`, another thread may
         call `open` later.
         """
         self._starting = starting
@@ -172,7 +181,7 @@ class Members:
         self._cage: Cage | None = None
         self._keep_clean = keep_clean
         self._is_stopped = False
-        #: Bytes of members that were read.
+        #: The number of bytes of members that were read.
         self.bytes_out = 0
 
     def close(self) -> None:
@@ -181,7 +190,7 @@ class Members:
             self._cage.close()
 
     def stop(self) -> None:
-        """End the opening of a container by another thread; its members are then unread."""
+        """End the opening of a container by another thread; its members are unread then."""
         self._is_stopped = True
         cage = self._cage
         if cage is not None:
@@ -189,16 +198,19 @@ class Members:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last container was not opened to its end, because its process died."""
+        """Whether the last container was not opened to its end, because the process died."""
         return self._cage is not None and self._cage.has_failed
 
     @property
     def memory_bytes(self) -> int:
-        """The most bytes of a stream that are kept."""
+        """The most bytes of a stream that are kept in memory."""
         return self._options.limits.memory_mib << 20
 
     def open_kept(self, kept: Kept, name: str, content: bytearray | None = None) -> Opened:
-        """Open a stream that was kept; `name` is its name in outcomes, for `content` see `Kept`."""
+        """Open a stream that was kept, with the name `name` in outcomes.
+
+        `content` has the same meaning as in `Kept.finish`.
+        """
         fd = kept.finish(content)
         if fd is None and kept.failure is None:
             opened = self.left(kept.not_opened, name) if kept.not_opened else Opened()
@@ -210,7 +222,7 @@ class Members:
         return opened
 
     def left(self, kind: str, name: str) -> Opened:
-        """Return the result for a file of a kind that is not opened; `name` is its name."""
+        """Return the result for a file of a kind that is not opened, with the name `name`."""
         opened = Opened()
         opened.leave(kind, name, ("",), refuses=self._options.refuses_unopened)
         return opened
@@ -224,18 +236,19 @@ class Members:
         *,
         can_wait: bool = False,
     ) -> Opened:
-        """Open the container in an open file, and return its members; `path` is its name.
+        """Open the container in the open file `fd`, which outcomes call `path`; return its members.
 
-        `is_unchanged` is called afterwards, and returns whether the file has not changed.
+        `is_unchanged` is called after the container was opened, and returns whether the file has
+        not changed since it was read.
 
         Raises:
-            OSError: memory or descriptors for the process that opens the container are missing, and
-                the file `can_wait` for them; otherwise its members are unread.
+            OSError: memory or file descriptors for the process that opens the container are
+                missing, and `can_wait` is set. If `can_wait` is not set, the members are unread.
         """
         from hashclient.containers.sniffing import kind_alone
 
         kind = ""
-        # The process that opens the container reports the fault.
+        # An error is ignored, because the process that opens the container reports it.
         with contextlib.suppress(OSError):
             kind = kind_alone(size, functools.partial(read_at, fd))
         if kind:
@@ -243,8 +256,8 @@ class Members:
         else:
             opened = self._open(fd, size, path, forced=False, can_wait=can_wait)
         if opened.lacks:
-            # A hit entry has other digests, or a size was wrong: compute all digests of all
-            # members.
+            # Either a hit entry has digests that were not computed, or a size was wrong. So all
+            # digests of all members are computed.
             opened = self._open(fd, size, path, forced=True, can_wait=can_wait)
         if not is_unchanged():
             return _failed(path, CHANGED, None)
@@ -255,14 +268,14 @@ class Members:
         return opened
 
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
-        """Return which containers have no listed member, by their known members.
+        """Return for each container whether no member is listed, by its known members.
 
-        Other containers have or may have a listed member, for example an unread member of a listed
-        size.
+        The result is False for a container that has or may have a listed member, for example an
+        unread member whose size an entry has.
         """
         if not insides:
             return []
-        # Not `np.concatenate`, which looks at each field of each array.
+        # `np.concatenate` is not used, because it handles each field of each array.
         members = np.frombuffer(b"".join([inside.tobytes() for inside in insides]), MEMBER)
         owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
         masks = members["mask"]
@@ -299,7 +312,8 @@ class Members:
             return _failed(path, reason_of(error), str(Why.FAILED))
         self._judge_rows(waiting, path, opened, forced=forced)
         if opened.left_out:
-            # These members count together as one unread input: so none of them is left out.
+            # All omitted members are counted together as one unread input, so that none of them is
+            # lost.
             opened.members -= opened.left_out - 1
             text = f"{opened.left_out:,} more are unread or match, and are not named one by one"
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
@@ -313,12 +327,12 @@ class Members:
         return Job(size, _ALL if forced else any_mask, one_mask, forced)
 
     def _open_cage(self) -> Cage:
-        """Return the opener of containers, made for the first container: most trees have none."""
+        """Return the opener of containers, which is created for the first container."""
         if self._cage is None:
             from hashclient.containers.cage import Cage
 
-            # Not a method: a reference cycle would keep the lists open until the garbage collector
-            # runs.
+            # `masks_of` is not a method, because a reference cycle would keep the lists open until
+            # the garbage collector runs.
             masks_of = functools.partial(_masks_of, self._judge)
             self._cage = Cage(self._options, masks_of, self._starting)
         if self._is_stopped:
@@ -326,7 +340,7 @@ class Members:
         return self._cage
 
     def _count(self, found: Found, path: str, opened: Opened, waiting: list[Found]) -> None:
-        """Count a member that was not read; members that were read wait to be looked up."""
+        """Count a member that was not read, or add a member that was read to `waiting`."""
         row = found.row
         if row.not_opened:
             members = _names(path, found.chain, is_whole=True)
@@ -367,7 +381,7 @@ class Members:
             if np.any((np.array(plans, np.uint8) | wanted) & ~column["mask"]):
                 opened.lacks = True
         opened.clean += count - int(np.count_nonzero(is_hit))
-        # If digests are missing, all members are read again.
+        # If digests are missing, no member is judged now, because all members are read again.
         hit_rows = [] if opened.lacks else np.flatnonzero(is_hit).tolist()
         hits: dict[int, tuple[Hit, ...]] = {}
         if hit_rows:
@@ -389,7 +403,7 @@ class Members:
         hits: tuple[Hit, ...] | None,
         known: np.void,
     ) -> None:
-        """Add the outcome of a member that hits, or of a clean member if clean members are kept."""
+        """Add the outcome of a member that hits, or of a clean member if `keep_clean` is set."""
         if hits is None and not self._keep_clean:
             return
         in_mask = Algorithm.in_mask(found.row.mask)
@@ -410,10 +424,10 @@ class Members:
             opened.keep(outcome)
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
-        """Give each match the tags of its container, by which the container is recognised later.
+        """Add the tags of the container to each match, by which the container is recognized later.
 
-        A container that cannot be read any more gets no tags: the match stays, but it is not
-        certain which file to isolate.
+        If the container cannot be read any more, no tags are added: the match stays, but it is
+        uncertain which file to isolate.
         """
         from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 
@@ -434,7 +448,7 @@ class Members:
 
 
 def _masks_of(judge: Judge, sizes: Sequence[int | None]) -> bytes:
-    """Return a mask for each size: the algorithms to compute for a member of this size."""
+    """Return for each size of a member the mask of the algorithms to compute."""
     return bytes([mask_of(judge.plan(size)) for size in sizes])
 
 

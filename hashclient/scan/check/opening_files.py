@@ -1,14 +1,15 @@
-"""Open directories, and opening files ahead, so that the storage works while a worker computes.
+"""Open directories, and files that are opened ahead while a worker computes.
 
-A worker reads one file after the other. If the files are not in memory, each file costs a wait,
-though a disk could do thirty reads at a time. So the next files are opened while the first is read,
-and the kernel is advised that they will be read. With 20,000 files of 20 kB on a disk of a virtual
-machine, one process takes half the time or less, and 0.85 CPU seconds instead of 1.4, because it
-sleeps and wakes a twentieth as often. Reading in the order of inodes was not faster.
+A worker reads one file after the other. If the files are not in memory, the worker waits for the
+storage at each file, although a disk could process thirty reads at a time. So the next files are
+opened while the first file is read, and the kernel is advised that the next files will be read.
+With 20,000 files of 20 kB on a disk of a virtual machine, one process takes at most half the time,
+and 0.85 instead of 1.4 seconds of CPU time, because it sleeps and wakes a twentieth as often.
+Reading in the order of inodes was not faster.
 
-Files in memory are not opened ahead, because this costs some microseconds for each file. After each
-task, two numbers of the kernel show whether opening ahead is useful: how often the thread waited,
-and how much it read from disks.
+Files in memory are not opened ahead, because this takes some microseconds for each file. After each
+task, two numbers of the kernel show whether opening ahead is useful: how often the thread has
+waited, and how much the thread has read from disks.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from hashclient.core.model import Seen
 from hashclient.scan.values.work import Group, join
 from hashclient.system.descriptors import NO_ROOM
 
-#: How a file is opened: never waiting, and never as the terminal of this process.
+#: The flags that open a file: opening never waits, and no file becomes the terminal of this
+#: process.
 FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-#: Files that are opened before their turn.
+#: The number of files that are opened ahead.
 FILES_AHEAD = 32
-#: Opening ahead is useful if a thread has waited more often than this, for each task and for each
-#: of its files.
+#: Opening ahead is useful if a thread has waited more than `WAITS` times in a task, plus
+#: `WAITS_A_FILE` times for each file.
 WAITS, WAITS_A_FILE = 4, 0.2
-#: Blocks of 512 bytes that count as a wait: fewer blocks were read ahead, so nobody has waited for
-#: them.
+#: The number of blocks of 512 bytes that count as one wait. The kernel reads fewer blocks ahead
+#: itself, so that no thread waits for them.
 _BLOCKS = 8
 
 
 class Look(msgspec.Struct, gc=False):
-    """A file with a verdict that may still be a container.
+    """A file that the cache or its size shows to be clean, but that may still be a container.
 
-    The verdict comes from the cache if the file `is_known`, or only `is_believed`, otherwise from
-    its size.
+    - `status`: the status of the file.
+    - `is_known`: whether the cache shows this, and not the size.
+    - `is_believed`: whether the record in the cache is only believed.
     """
 
     status: os.stat_result
@@ -52,16 +55,19 @@ class Look(msgspec.Struct, gc=False):
 
 
 class Directory(msgspec.Struct):
-    """An open directory, and its files that are still to be opened: their names.
+    """An open directory, and the names of its files that must still be opened.
 
-    `status` is the status of the directory itself. `inodes` are the inodes of the files, as they
-    were listed or looked at; 0 means any inode. `listed` are the inodes of all files of the group
-    that should still be in the directory, under any names. `looks` has, by name, the files that are
-    opened only because they may be containers. With `shares`, other directories are open as well;
-    with `looked`, the files that need not be opened were removed. `refused` are files that cannot
-    be opened, and were not looked at: perhaps they need not be read. `missed` are files that no
-    longer have their listed names: each has its name, its inode (0 for any), and why it is unread
-    if it is not found again.
+    - `status`: the status of the directory itself.
+    - `inodes`: the listed or present inodes of the files; 0 means that any inode is accepted.
+    - `listed`: the inodes of all files of the group that should still be in the directory, under
+      any name.
+    - `looks`: by name, the files that are opened only because they may be containers.
+    - `shares`: whether other directories are open as well.
+    - `looked`: whether the files that need not be opened were removed.
+    - `refused`: files that could not be opened, and whose status was not read; perhaps these files
+      need not be read.
+    - `missed`: files that do not have their listed names any more. Each has its listed name, its
+      inode (0 for any inode), and the error that makes it unread if it is not found again.
     """
 
     fd: int
@@ -87,7 +93,7 @@ class Directory(msgspec.Struct):
         return FILE_FLAGS if self.group.follow else FILE_FLAGS | os.O_NOFOLLOW
 
     def path(self, name: str) -> str:
-        """Return where a file is."""
+        """Return the path of a file."""
         return join(self.group.directory, name)
 
     def seen(self, status: os.stat_result) -> Seen:
@@ -98,7 +104,7 @@ class Directory(msgspec.Struct):
 
 
 def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
-    """Return an open directory of this status, with all files of a group still to be opened."""
+    """Return an open directory with `status`, in which all files of a group must be opened."""
     inodes = list(group.inodes) or [0] * len(group.names)
     return Directory(fd, group, status, group.names, inodes, _staying(group))
 
@@ -106,8 +112,8 @@ def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
 def _staying(group: Group) -> Sequence[int]:
     """Return the inodes of a group that should still be in its directory, under any name.
 
-    A name that is listed twice was given to another file while its directory was listed. One of the
-    two files has the name later; the other may be in another directory.
+    A name that is listed twice was moved to another file while the directory was listed. One of the
+    two files has the name later, but the other file may be in another directory.
     """
     names, inodes = group.names, group.inodes
     if len(set(names)) == len(names) or not inodes:
@@ -118,10 +124,10 @@ def _staying(group: Group) -> Sequence[int]:
 
 
 class Waits:
-    """Counts, for each task, how often this thread has waited for files."""
+    """Counts for each task how often this thread has waited for files."""
 
     def __init__(self) -> None:
-        """Begin without a wait."""
+        """Begin with files that are not opened ahead."""
         self.often = False
         self._before = 0
 
@@ -130,12 +136,12 @@ class Waits:
         self._before = self.count()
 
     def end(self, files: int) -> None:
-        """Note that the task has ended, after this many files were read."""
+        """Note that the task has ended, after `files` files were read."""
         if files:
             self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
 
     def leave_out(self, count: int) -> None:
-        """Do not count, for this task, the waits since `count` was returned."""
+        """Do not count the waits in this task since `count` was returned."""
         self._before += self.count() - count
 
     @staticmethod
@@ -146,18 +152,19 @@ class Waits:
 
 
 class OpenedAhead:
-    """Opens files of a directory in their order, some before they are taken."""
+    """Opens the files of a directory in order, and some files before they are taken."""
 
     def __init__(self, names: Sequence[str], flags: int, directory_fd: int) -> None:
-        """Open `names` with `flags` in an open directory."""
+        """Open `names` with `flags` in the directory `directory_fd`."""
         self._names = names
         self._flags, self._directory_fd = flags, directory_fd
         self._opened: deque[int | OSError] = deque()
-        #: The place of the first name that was not opened yet, and how many are open together.
+        #: `_next`: the index of the first name that was not opened yet. `_most`: how many files may
+        #: be open together.
         self._next, self._most = 0, FILES_AHEAD
 
     def take(self) -> int:
-        """Return the descriptor of the next file, which is the caller's now.
+        """Return the descriptor of the next file, which the caller must close.
 
         Raises:
             OSError: the file could not be opened.
@@ -167,11 +174,11 @@ class OpenedAhead:
                 fd = os.open(self._names[self._next], self._flags, dir_fd=self._directory_fd)
             except OSError as error:
                 if self._opened and error.errno in NO_ROOM:
-                    break  # the file is opened later
+                    break  # this file is opened when descriptors are free
                 self._opened.append(error)
             else:
                 self._opened.append(fd)
-                with contextlib.suppress(OSError):  # a pipe, say, cannot be read ahead
+                with contextlib.suppress(OSError):  # for example, a pipe cannot be read ahead
                     os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
             self._next += 1
         opened = self._opened.popleft()
@@ -179,17 +186,19 @@ class OpenedAhead:
             try:
                 raise opened
             finally:
-                del opened  # its traceback has this frame: a cycle, which keeps lists mapped
+                # the traceback of `opened` refers to this frame, a reference cycle that would keep
+                # the lists mapped
+                del opened
         return opened
 
     def give_back(self) -> None:
-        """Close the files that are open ahead; each is opened again when it is taken."""
+        """Close the files that were opened ahead; each file is opened again when it is taken."""
         self._next -= len(self._opened)
         self._most = 1
         self.close()
 
     def close(self) -> None:
-        """Close files that were not used."""
+        """Close the files that were opened ahead, but not taken."""
         while self._opened:
             if not isinstance(opened := self._opened.popleft(), OSError):
                 os.close(opened)

@@ -1,10 +1,10 @@
 """Reading one open file to its end, and checking that it did not change meanwhile.
 
-A `Reader` knows which sizes can be relied on, refuses files that only waste time, and returns
-digests together with a status that was the same before and after. A `Reader` judges no file. If a
-file was not read completely, the reader raises an exception, and returns no digests. Limit: a read
-cannot be stopped while the kernel does not answer, as with a FUSE server or a network file system
-that hangs.
+A `Reader` knows which sizes can be relied on. It refuses files that would take much time without
+use, such as sparse and endless files. It returns digests, and a status that was the same before and
+after the read, but judges no file. If a file was not read completely, the reader raises an
+exception, and returns no digests. Limit: a read cannot be stopped while the kernel does not answer,
+for example when a FUSE server or a network file system hangs.
 """
 
 from __future__ import annotations
@@ -31,43 +31,45 @@ from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 if TYPE_CHECKING:
     from hashclient.scan.check.marks import Marks
 
-#: How often a file that changes during the read is read again.
+#: The number of times that a file is read if it changes during the read.
 ATTEMPTS = 3
-#: A longer file with less than one byte in `SPARSE_SHARE` on the disk is refused: it costs nothing
-#: to make, and hours to read. A file that is not longer than this takes a second or two.
+#: A file of more than `SPARSE_BYTES` is refused if less than one byte in `SPARSE_SHARE` is on the
+#: disk, because such a file is created in no time, and takes hours to read. A file of at most
+#: `SPARSE_BYTES` takes a second or two.
 SPARSE_BYTES = 1 << 30
 SPARSE_SHARE = 100
-#: Limits for a file whose size cannot be relied on: it is read up to the first limit, or up to its
-#: claimed size but at most the second limit, and for at most this time. Files with data in proc and
-#: sysfs end within some MiB. `/proc/PID/pagemap` has 128 TB and exists for each thread; a FUSE
-#: server may send bytes without end.
+#: Limits for a file whose size cannot be relied on. The file is read up to `UNSIZED_BYTES`, or up
+#: to its claimed size, but at most `CLAIMED_BYTES`; and for at most `UNSIZED_S` seconds. Files with
+#: data in proc and sysfs end within some MiB. But `/proc/PID/pagemap` has 128 TB and exists for
+#: each thread, and a FUSE server may send bytes without end.
 UNSIZED_BYTES = 1 << 26
 CLAIMED_BYTES = 1 << 30
 UNSIZED_S = 60.0
 
-#: A lease is kept while a shorter file is read. The kernel takes at least a second to break a
-#: lease. So if less than this time has passed since the last file, nobody has written to the file,
-#: and its status need not be read again.
+#: A lease is kept while a file of less than `HELD_BYTES` is read. The kernel takes at least a
+#: second to break a lease. So if less than `HELD_S` seconds have passed since the previous file, no
+#: process has written to the file, and its status need not be read again.
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
-#: For a shorter file, computing more digests at once costs less than reading it again.
+#: For a file of less than this many bytes, computing more digests in the first read takes less time
+#: than reading the file again.
 SPARE_BYTES = 1 << 16
 
 _TYPE = stat.S_IFMT(0o177777)
 DIRECTORY = "is a directory, and was listed as a file"
 
 
-#: The algorithms to compute for a file.
+#: The algorithms of the digests to compute for a file.
 Plan = tuple[Algorithm, ...]
-#: The result of a read: algorithms, digests, length, status (the same before and after), whether
-#: size and times are reliable, and `is_unwritable` before the read. If no entry has the size of the
-#: file, it has no algorithm and was not read.
+#: The result of a read: algorithms, digests, length, status (the same before and after the read),
+#: whether size and times are reliable, and the result of `is_unwritable` before the read. If no
+#: entry has the size of the file, the file was not read, and there are no algorithms.
 Read = tuple[Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
 
-class SetAside(Exception):  # noqa: N818 - no error, but an outcome
-    """A file is not checked; the exception has its outcome and the reason."""
+class SetAside(Exception):  # noqa: N818 - this is no error, but an outcome
+    """A file is not checked; the exception has the kind and the reason of its outcome."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
@@ -75,9 +77,9 @@ class SetAside(Exception):  # noqa: N818 - no error, but an outcome
 
 
 def no_file(mode: int) -> SetAside:
-    """Return the outcome, by `st_mode`, of a path that was listed as a file and is no file.
+    """Return the outcome of a path that was listed as a file, but is no file, by its `st_mode`.
 
-    A directory is unread, not skipped: its files were not listed.
+    A directory is unread and not skipped, because its files were not listed.
     """
     if stat.S_ISDIR(mode):
         return SetAside(Kind.UNREAD, DIRECTORY)
@@ -85,7 +87,7 @@ def no_file(mode: int) -> SetAside:
 
 
 class OtherFile(Exception):  # noqa: N818 - no error
-    """A file has another inode than its directory listed; `status` is the status of this file."""
+    """A file has another inode than its directory has listed; `status` is that of this file."""
 
     def __init__(self, status: os.stat_result) -> None:
         super().__init__(status.st_ino)
@@ -93,32 +95,32 @@ class OtherFile(Exception):  # noqa: N818 - no error
 
 
 class Deferred(Exception):  # noqa: N818 - no error
-    """A file is too long to be read together with others."""
+    """A file is too long to be read in a task with other files."""
 
 
 class EndlessError(OSError):
-    """A file without a reliable size did not end."""
+    """A file without a reliable size did not end within the limits."""
 
     def __init__(self) -> None:
         super().__init__(errno.EFBIG, ENDLESS)
 
 
 def relied_size(status: os.stat_result, trust: SizeTrust) -> int | None:
-    """Return the size of a file if it can be relied on."""
+    """Return the size of a file, or None if the size cannot be relied on."""
     if trust is FULL or (trust is NONZERO and status.st_size):
         return status.st_size
     return None
 
 
 def bound_of(status: os.stat_result) -> int:
-    """Return how many bytes are read at most of a file whose size cannot be relied on."""
+    """Return the most bytes that are read of a file whose size cannot be relied on."""
     return max(UNSIZED_BYTES, min(status.st_size, CLAIMED_BYTES))
 
 
 def same_content(one: os.stat_result, other: os.stat_result) -> bool:
     """Return whether two statuses are of the same file with the same content."""
     return (
-        one.st_mtime_ns == other.st_mtime_ns  # a change usually shows in mtime
+        one.st_mtime_ns == other.st_mtime_ns  # mtime comes first, because most changes change it
         and one.st_ctime_ns == other.st_ctime_ns
         and one.st_size == other.st_size
         and one.st_ino == other.st_ino
@@ -127,11 +129,14 @@ def same_content(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 class Device(msgspec.Struct, gc=False):
-    """A file system, for one task.
+    """A file system, for the time of one task.
 
-    `trust` says how far sizes are trusted. With `leases`, the kernel is asked whether anybody may
-    change a file unnoticed; with `holds`, short files are read under the lease. The files of the
-    file system are remembered under `identity`; None if they are not remembered.
+    - `trust`: how far the sizes of files can be trusted.
+    - `leases`: whether the kernel is asked, by a lease, whether a process can change a file without
+      a new time.
+    - `holds`: whether a short file is read while the lease is held.
+    - `identity`: the file system under which the files are remembered; None if they are not
+      remembered.
     """
 
     trust: SizeTrust
@@ -141,7 +146,7 @@ class Device(msgspec.Struct, gc=False):
 
 
 class Reader:
-    """Reads files one after the other; `bytes_read` counts since the task began."""
+    """Reads files one after the other; `bytes_read` are the bytes since the task began."""
 
     def __init__(
         self,
@@ -154,13 +159,16 @@ class Reader:
         sniffs: bool = False,
         file_systems: Identities | None = None,
     ) -> None:
-        """Read with a buffer of its own.
+        """Make a reader with its own buffer.
 
-        `plan_of` returns the algorithms to compute for a file of a size, which may be unknown. With
-        `sparse`, files that are nearly all hole are read as well. With `leases`, the kernel is
-        asked for each file whether anybody may change it unseen. `on_bytes` is called with the
-        length of each chunk of large files, `clock` gives seconds. With `sniffs`, each file is
-        searched for the marks of containers. `file_systems` identifies file systems.
+        - `plan_of` returns the algorithms to compute for a file of a size, which may be unknown.
+        - With `sparse`, files that consist almost only of holes are read as well.
+        - With `leases`, the kernel is asked for each file whether a process can change it without a
+          new time.
+        - `on_bytes` is called with the length of each chunk of large files.
+        - `clock` returns seconds.
+        - With `sniffs`, each file is examined for the marks of containers.
+        - `file_systems` identifies file systems.
         """
         self._plan_of = plan_of
         self._sparse = sparse
@@ -168,16 +176,16 @@ class Reader:
         self._on_bytes = on_bytes
         self._clock = clock
         self._buffer = new_buffer()
-        # Access to its bytes through a view takes longer.
+        # Access to the bytes of a bytearray is faster than access through a memoryview.
         self._buffers, self._bytes = [self._buffer], cast(bytearray, self._buffer.obj)
         self._file_systems = file_systems
-        #: Devices of one task by `st_dev`: a descriptor keeps each mounted.
+        #: The devices of one task by `st_dev`. An open descriptor keeps each device mounted.
         self.devices: dict[int, Device] = {}
         self._pins: list[int] = []
         self._ended = -math.inf
         self.bytes_read = 0
-        #: Further digests to compute for short files: `read` returns them after the digests of the
-        #: plan.
+        #: The further digests that `read` computes for short files, and returns after the digests
+        #: of the plan.
         self.spare: Plan = ()
         self._sniffs = sniffs
 
@@ -193,23 +201,23 @@ class Reader:
         return self.marks.first if self._sniffs else None
 
     def begin_task(self) -> None:
-        """Count from zero, and check again how far each file system is trusted."""
+        """Count bytes from zero, and forget how far file systems were trusted."""
         self.end_task()
         self.bytes_read = 0
         self._ended = -math.inf
 
     def end_task(self) -> None:
-        """Forget the file systems: later, another file system may have the same number."""
+        """Forget the file systems, because another file system may get the same number later."""
         self.devices.clear()
         for fd in self._pins:
             os.close(fd)
         self._pins.clear()
 
     def _device_of(self, fd: int, number: int) -> Device:
-        """Return the file system of an open file, and keep it for the task.
+        """Return the file system of an open file, and keep the file system for the task.
 
-        A path on the file system stays open for the task: so the file system cannot be unmounted,
-        and no other file system gets its number.
+        A path on the file system stays open for the task, so that the file system cannot be
+        unmounted, and no other file system gets its number.
         """
         device = Device(trust_of(fd, number))
         if device.trust is not NONE and self._file_systems is not None:
@@ -217,11 +225,11 @@ class Reader:
         if device.trust is FULL and self._leases:
             device.leases, device.holds = True, keeps_out(fd)
         try:
-            # The file is opened again: a duplicate of this descriptor would keep the lease of a
-            # file.
+            # The file is opened again, because a duplicate of this descriptor would keep the lease
+            # of the file.
             self._pins.append(os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
         except OSError:
-            return device  # the next file opens a pin again
+            return device  # the next file of the file system tries again to keep a path open
         self.devices[number] = device
         return device
 
@@ -233,14 +241,14 @@ class Reader:
         return device
 
     def identities(self) -> dict[int, Identity | None]:
-        """Return the file systems of this task, None if nothing is remembered."""
+        """Return the file systems of this task, or None for one whose files are not remembered."""
         return {number: device.identity for number, device in self.devices.items()}
 
     def refuse_sparse(self, status: os.stat_result) -> None:
-        """Accept a file that has enough blocks on the disk for its size.
+        """Do nothing for a file that has enough blocks on the disk for its size.
 
         Raises:
-            SetAside: the file consists almost only of holes, and these files must not be read.
+            SetAside: the file consists almost only of holes, and such files must not be read.
         """
         if (
             status.st_size > SPARSE_BYTES
@@ -250,18 +258,20 @@ class Reader:
             raise SetAside(Kind.UNREAD, SPARSE)
 
     def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
-        """Read a file that was just opened, if it has the `inode` or `inode` is 0.
+        """Read a file that was just opened, if it has the inode `inode`, or `inode` is 0.
 
-        If its size and times can be relied on, the length is the size; otherwise, the file is read
-        up to `bound_of` at most. For a short file, the digests of the plan may be followed by
-        digests of `spare` that are not in the plan. A file whose size no entry has is searched for
-        marks only.
+        If size and times of the file can be relied on, the length is the size. Otherwise the file
+        is read up to `bound_of`. For a short file, the digests of the plan may be followed by the
+        digests of `spare` that are not in the plan. A file whose size no entry has is only examined
+        for marks.
 
         Raises:
             OtherFile: the file has another inode.
             Deferred: the file is not shorter than `defer_bytes`.
-            SetAside: the file is not a regular file, kept changing, or its size is wrong.
-            OSError: the file cannot be read; for an `EndlessError`, not to its end.
+            SetAside: the file is not a regular file, changed during each read, or its size is
+                wrong.
+            OSError: the file cannot be read; `EndlessError`: the file did not end within the
+                limits.
         """
         status = os.fstat(fd)
         claimed = status.st_size
@@ -286,14 +296,15 @@ class Reader:
             computed = plan + tuple([a for a in self.spare if a not in plan])
         is_held, marks.size = False, size
         if device.leases:
-            # The kernel is asked before the first byte is read: a later lease would prove nothing.
+            # The kernel is asked before the first byte is read, because a lease that is taken later
+            # proves nothing.
             if device.holds and claimed < HELD_BYTES:
                 unwritable = hold(fd)
                 is_held = unwritable is True
             else:
                 unwritable = is_unwritable(fd)
         if capped and claimed < CHUNK_BYTES:
-            # Nearly all files: one read gives all bytes, and no bytes beyond the size.
+            # For nearly all files, one call reads all bytes, and no bytes beyond the size.
             length = os.readv(fd, self._buffers)
             if length != claimed:
                 self.bytes_read += length
@@ -312,12 +323,13 @@ class Reader:
             marks.look_again(fd, length)
         if is_held:
             before, self._ended = self._ended, self._clock()
-            # The container is still to be opened: nobody should be blocked for so long.
+            # The lease is returned if the file must still be opened as a container, because no
+            # writer should be blocked for so long.
             if self._ended - before < HELD_S and not marks.may_be:
                 return plan, digests, length, status, True, True
             unwritable = let_go(fd)
         after = os.fstat(fd)
-        # The file stayed open, so its identity cannot have changed.
+        # The file was open all the time, so its identity cannot have changed.
         if (
             after.st_mtime_ns != status.st_mtime_ns
             or after.st_ctime_ns != status.st_ctime_ns
@@ -327,7 +339,7 @@ class Reader:
         return plan, digests, length, after, size is not None, unwritable
 
     def _look_only(self, fd: int, size: int) -> None:
-        """Look for marks in a file that no entry can match."""
+        """Look for marks in a file whose size no entry has."""
         if self._sniffs:
             self.marks.look(fd, size)
             if not self.marks.is_sure and os.fstat(fd).st_size != size:
@@ -342,21 +354,21 @@ class Reader:
         capped: bool,  # noqa: FBT001 - as for `digest_fd`
         defer_bytes: int | None,
     ) -> tuple[list[bytes], int]:
-        """Read a file that is long, or whose size or end is not sure."""
+        """Read a file that is long, or whose size or end is uncertain."""
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         try:
             return digest_fd(fd, plan, size, on_bytes, self._buffer, capped, self._on_first)
         except EndlessError:
             if defer_bytes is None:
                 raise
-            # The file is longer than its size said.
+            # The file is longer than its claimed size.
             raise Deferred from None
 
     def look(self, fd: int) -> os.stat_result:
-        """Search a file that was just opened for marks of containers, and read nothing else.
+        """Examine a file that was just opened for marks of containers, and read nothing else.
 
-        Return its status; `marks` has the result. No lease proves the result: a lease would cost
-        as much as the look.
+        Return the status of the file; the result is in `marks`. No lease is taken to prove the
+        result, because a lease would take as long as the examination.
 
         Raises:
             SetAside: the file is not a regular file.
@@ -369,7 +381,7 @@ class Reader:
         return status
 
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
-        """Read a changed file again. The size of the file then rules out no entry."""
+        """Read a changed file again, with the digests for a file of unknown size."""
         plan, reason, capped = self._plan_of(None), CHANGED, trust is FULL
         for _ in range(ATTEMPTS - 1):
             before = os.fstat(fd)
@@ -403,7 +415,7 @@ class Reader:
         """Return more digests of a file that had this status and this length when it was read.
 
         Raises:
-            SetAside: this is another file, or the file has changed.
+            SetAside: another file has the name, or the file has changed.
             OSError: the file cannot be read.
         """
         if not same_content(os.fstat(fd), status):
@@ -421,7 +433,7 @@ class Reader:
     def _bounded(
         self, status: os.stat_result, most_bytes: int | None = None
     ) -> Callable[[int], None]:
-        """Return a function that is called with each chunk, and ends a read that takes too long."""
+        """Return a function that is called for each chunk, and ends a read that takes too long."""
         most = bound_of(status) if most_bytes is None else most_bytes
         total, deadline = 0, self._clock() + UNSIZED_S
 

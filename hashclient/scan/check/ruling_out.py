@@ -1,9 +1,9 @@
-"""Decides about files without reading them: by their size, or by their record in the cache.
+"""Decides about files without reading them, by their size or their record in the cache.
 
-A file whose size no entry has is clean; a file is also clean if the cache knows it unchanged and no
-entry has its tags. Both rules are only for files with reliable size and times. The cache is asked
-about the files of several directories at once. The other files must be read, or opened, if they may
-be containers.
+A file whose size no entry has is clean. A file is also clean if the cache knows it unchanged, and
+no entry has its tags. Both rules are only for files with reliable size and times. The cache is
+asked about the files of several directories at once. All other files must be read, or opened if
+they may be containers.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE
 
-#: A file of a directory, with reliable size and times, and the digests to compute for it.
+#: A file of a directory, with reliable size and times: directory, name, status, and the digests to
+#: compute.
 _Seen = tuple[Directory, str, os.stat_result, Plan]
 
 
 class Looker:
-    """Decides about files that need not be read."""
+    """Decides which files are clean without being read."""
 
     def __init__(
         self,
@@ -47,19 +48,18 @@ class Looker:
         members: Members | None,
         keep_clean: bool,
     ) -> None:
-        """Ask `cache`, if given; with `members`, a file may be a container as well.
+        """Ask `cache`, if given; with `members`, a file must also be known to be no container.
 
-        `reader` knows which file systems are trusted. With `keep_clean`, clean files are reported
-        one by one.
+        `reader` knows which file systems are trusted. With `keep_clean`, clean files have outcomes.
         """
         self._judge = judge
         self._reader = reader
         self._cache = cache
         self._members = members
         self._keep_clean = keep_clean
-        #: File systems whose directories show other inodes than their files have.
+        #: The devices of file systems whose directories show other inodes than their files have.
         self.differing: set[int] = set()
-        #: Records of the files of a task that hit, by the number of their row.
+        #: The records of the files of a task that hit, by the index of their row.
         self.known: dict[int, np.void] = {}
 
     @property
@@ -68,9 +68,9 @@ class Looker:
         return self._cache is not None
 
     def look_at(self, directories: Sequence[Directory], result: Result, rows: list[Row]) -> None:
-        """Decide about files that need not be read; other files stay in the directories.
+        """Decide which files need not be read; the other files stay in the directories.
 
-        For a file that the cache knows and that is listed, a row is added.
+        A row is added to `rows` for each file that the cache knows and a list has.
         """
         seen: list[_Seen] = []
         for directory in directories:
@@ -86,7 +86,8 @@ class Looker:
         names: list[str] = []
         inodes: list[int] = []
         ruled_out = 0
-        # If sizes decide, this loop takes most of the time of a scan: so its functions are local.
+        # This loop takes most of the time of a scan in which sizes decide, so its functions are
+        # local variables.
         plan_of, number, trusted, trust = self._judge.plan, -1, False, NONE
         opens, stat_file, is_file, add = (
             self._members is not None,
@@ -137,7 +138,7 @@ class Looker:
         return seen
 
     def _look_up(self, seen: Sequence[_Seen], result: Result, rows: list[Row]) -> None:
-        """Decide about files that the cache knows unchanged; others must be read or opened."""
+        """Decide about files that the cache knows unchanged; leave files that must be opened."""
         directories, names, statuses, plans = zip(*seen, strict=True)
         records = None
         identities = self._reader.identities()
@@ -146,7 +147,8 @@ class Looker:
                 records, old = self._cache.find(statuses, identities)
                 result.seen += old
             except StateError:
-                # The cache is damaged or busy for long. Reading every file is right, only slower.
+                # The cache is damaged, or was busy for long. Reading every file gives the same
+                # outcomes, but takes longer.
                 self._cache = None
         if records is None:
             for directory, name, status, plan in seen:
@@ -155,12 +157,12 @@ class Looker:
         masks = {plan: mask_of(plan) for plan in set(plans)}
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
-        # Whether the file is no container.
+        # For each file, whether it is known to be no container.
         plain = records["mask"] & np.uint8(PLAIN) != 0
         if self._members is None:
             plain[:] = True
         hit = listed_rows(self._judge, records, np.where(known, wanted, np.uint8(0)))
-        # A container that hits is read as if the cache did not know it: that is rare.
+        # A container that hits, which is rare, is read as if the cache did not know it.
         known[[row for row in hit if not plain[row]]] = False
         settled = known & plain
         for row in hit:
@@ -172,7 +174,8 @@ class Looker:
                 rows.append((directory, name, -1, read))
         believed = records["read_day"] != 0
         is_read = wanted != 0
-        # A size that no entry has does not show whether a file is a container: the cache decides.
+        # A size that no entry has does not show whether a file is a container, so the file counts
+        # as known by the cache.
         rests_on_cache = settled & is_read if self._members is None else settled
         known_unchanged = int(np.count_nonzero(rests_on_cache))
         total = int(np.count_nonzero(settled))
@@ -194,7 +197,7 @@ class Looker:
     def _settle_containers(
         self, seen: Sequence[_Seen], looks: dict[int, Look], result: Result
     ) -> None:
-        """Remove containers from `looks` whose members the cache knows and no list has."""
+        """Remove the containers from `looks` whose members are all known, and none is listed."""
         if self._cache is None or self._members is None or self._keep_clean or not looks:
             return
         rows = list(looks)
@@ -231,7 +234,7 @@ class Looker:
 
 
 def _leave(directory: Directory, name: str, status: os.stat_result, look: Look | None) -> None:
-    """Mark a file to be opened: to be read, or only looked at."""
+    """Leave a file in its directory to be read, or with `look` only to be examined for marks."""
     directory.names.append(name)
     directory.inodes.append(status.st_ino)
     if look is not None:
@@ -239,7 +242,7 @@ def _leave(directory: Directory, name: str, status: os.stat_result, look: Look |
 
 
 def refuse(directory: Directory, name: str, inode: int, error: OSError, result: Result) -> None:
-    """Report a file that cannot be opened; defer it if it can be opened later."""
+    """Defer a file that cannot be opened for lack of descriptors; else report it as unread."""
     if directory.shares and error.errno in NO_ROOM:
         result.deferred.append(directory.group.only([name], [inode]))
     else:
@@ -258,6 +261,6 @@ def report_clean(
     result: Result,
     digests: dict[Algorithm, bytes] | None = None,
 ) -> None:
-    """Report a clean file; the caller counts it."""
+    """Report a clean file, which the caller counts."""
     outcome = Outcome(Kind.CLEAN, directory.path(name), size, digests=digests or {})
     result.outcomes.append(outcome)

@@ -1,4 +1,4 @@
-"""Checking a stream: it can be read once, has no path, and its length is unknown before its end."""
+"""The check of a stream, which is read only once, and whose length is unknown until its end."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hashclient.system.descriptors import read_into
 
 
 class Stream:
-    """The bytes of an open descriptor until its end, reported as `name`; perhaps no bytes.
+    """The bytes of an open descriptor until its end, which outcomes call `name`.
 
-    The stream is read in the process that distributes work: standard input, for example, can be
-    read only once.
+    The stream is read in the process that distributes work, because a stream such as standard input
+    can be read only once.
     """
 
     def __init__(self, fd: int, name: str) -> None:
-        """Read `fd`, which stays the caller's."""
+        """Read `fd`, which the caller must close."""
         self._fd = fd
         self._name = name
 
     def check(
         self, judge: Judge, members: Members | None, *, keep_clean: bool
     ) -> Iterator[Advance | Result]:
-        """Read the stream and yield the progress, and then the result, by `judge`.
+        """Read the stream and judge it with `judge`; yield the progress, and then the result.
 
         `members` opens the stream if it is a container. A stream that cannot be read to its end is
         unread.
@@ -37,7 +37,7 @@ class Stream:
         from hashclient.scan.check.kept import Kept
 
         yield Advance()  # show progress before the first wait
-        shown = f"stdin:{self._name}"  # the same name as in the record of matches
+        shown = f"stdin:{self._name}"  # the record of matches has the same name
         digester, buffer = StreamDigester(judge.plan(None)), new_buffer()
         with contextlib.ExitStack() as stack:
             kept = None
@@ -65,9 +65,9 @@ class Stream:
 
 
 def judge_streams(judge: Judge, streams: Sequence[tuple[str, StreamDigester]]) -> list[Outcome]:
-    """Return the outcomes of streams that were read to their end, each by its name in outcomes.
+    """Return the outcomes of streams that were read to their end, each with its name.
 
-    One lookup for each algorithm serves all streams.
+    One lookup for each algorithm is done for all streams together.
     """
     digests = [stream.finish() for _, stream in streams]
     places: list[list[Place]] = [[] for _ in streams]
@@ -99,9 +99,9 @@ def hits_of(
     length: int,
     more: Callable[[Plan], dict[Algorithm, bytes]],
 ) -> tuple[tuple[Hit, ...], dict[Algorithm, bytes]]:
-    """Return the hits of content whose `digests` were found at `places`, and its tags if it hits.
+    """Return the hits of content whose `digests` were found at `places`, and the tags of a hit.
 
-    Other digests of these entries are computed by `more`, and added to `digests`.
+    The other digests of the entries at `places` are computed by `more`, and added to `digests`.
     """
     if not places:
         return (), {}
