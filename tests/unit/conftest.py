@@ -32,14 +32,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[HostileServer]:
-    """A server on loopback that behaves as a test says."""
+    """A server on loopback whose answers the test sets."""
     with HostileServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority of the tests\' own."""
+    """A certificate authority that signs the certificates of the tests."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -65,5 +65,5 @@ def simulator(tmp_path: Path) -> Simulator:
 
 @pytest.fixture
 def client(tmp_path: Path, simulator: Simulator) -> PlainClient:
-    """A client of the simulated provider that knows nothing of this program."""
+    """A client of the simulated provider whose state directory is empty."""
     return PlainClient(tmp_path / "client", simulator)

@@ -1,4 +1,4 @@
-"""Actions on matches without a scan: who may order them, which are recorded, which only printed."""
+"""Actions on matches without a scan: who may order one, and which are recorded or only printed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def responder(
 
 
 def recorded(match: Match, *more: Hit, hits: tuple[Hit, ...] = ()) -> Recorded:
-    """Return the match as a scan has it when it has recorded it, with `hits` instead of its own."""
+    """Return the match with `hits`, in the form that it has after a scan has recorded it."""
     found = match.handled().outcome
     hits = (*(hits or found.hits), *more)
     return Recorded(msgspec.structs.replace(found, hits=hits, tags=match.tags), match.ref)
@@ -72,7 +72,7 @@ def desk(tmp_path: Path) -> Desk:
 def test_a_file_is_taken_through_a_link_that_leads_to_it_and_through_no_other(
     desk: Desk, tmp_path: Path, leads: str
 ) -> None:
-    """The link may have been exchanged since the file was recorded by its real path."""
+    """Somebody may have exchanged the link after the scan recorded the file under its real path."""
     match = desk.find("a", A)
     real = Path(match.path)
     other = tmp_path / "other"
@@ -117,7 +117,7 @@ def test_matches_that_were_noted_together_are_reported_without_asking_again(
     assert [acted.detail for one in told for acted in one.acted] == ["to be reported to police"] * 3
     assert [one.record for one in told] == [one.record for one in found]
     assert wanted(desk) == {one.record.id for one in found if one.record is not None}
-    # A match that was not noted before is noted by itself.
+    # A match that was not recorded with the batch is recorded when an action responds to it.
     (acted,) = acting.respond(found[0]).acted
     assert acted.done and len(opened) == 2
 
@@ -148,7 +148,7 @@ def test_recipients_that_are_not_usable_are_known_before_anything_is_found(
 
 @pytest.mark.parametrize("is_policy", [False, True])
 def test_an_entry_that_agrees_in_part_takes_nothing_away(desk: Desk, is_policy: bool) -> None:
-    """The list with the complete entry is stale, and the other list's entry is a conflict."""
+    """The list with the complete entry is stale, and the entry of the other list is a conflict."""
     match = desk.find("a", A)
     acting = responder(
         desk, TAKE if is_policy else "", stale=("baseline",), quarantine_all=not is_policy
@@ -213,7 +213,7 @@ def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> N
 
 
 def test_a_record_that_cannot_be_read_is_one_failure_among_the_reports(desk: Desk) -> None:
-    """Once the record can be read, the reports are prepared; without a record they are not."""
+    """Reports are prepared only once the record of matches can be read."""
     session = desk.session_of("tester")
     assert list(actions.prepare_wanted(session)) == []
     match = desk.find("a", A)
@@ -243,7 +243,8 @@ def test_one_act_is_for_all_members_of_a_container(
     acting = responder(desk, '[[policy]]\nactions = ["report", "quarantine"]\n')
     acting.want_reports(found)
     first = acting.respond(found[0])
-    monkeypatch.setattr(actions, "Matches", None)  # from now on nothing is asked
+    # From here on a read of the record of matches would fail.
+    monkeypatch.setattr(actions, "Matches", None)
     others = [acting.respond(each) for each in found[1:]]
     assert [each.acted for each in others] == [first.acted] * 2
     assert [each.record for each in others] == [first.record] * 2
@@ -276,7 +277,7 @@ def test_what_is_not_isolated_is_reported_all_the_same(
 
 
 def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:
-    """Matches that must not be isolated wait for their turn, and are refused then."""
+    """Matches that no rule permits to isolate wait for their place in the batch and are refused."""
     acting = responder(desk, TAKE, stale=("other",))
     found = [
         recorded(desk.find("a", A)),
@@ -355,7 +356,7 @@ def test_what_goes_with_a_member_is_said_of_the_file_and_not_of_the_report(
 def test_a_match_that_is_held_waits_for_a_person(
     desk: Desk, state: MatchState, held: bool, only_tell: bool
 ) -> None:
-    """A preview records nothing: a match that an earlier scan has held counts as held there."""
+    """A preview records nothing. It shows a match as held if an earlier scan has held the match."""
     match = desk.find("a", A)
     one = recorded(match)
     assert one.record is not None
@@ -500,7 +501,7 @@ def test_of_many_reports_that_fail_the_worst_failure_is_raised(
 def test_a_file_that_stays_in_part_makes_the_scan_incomplete(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Something needs a person, or the file was removed without a sealed copy."""
+    """The detail says that a person must act, or that the file was removed without a copy."""
     assert (1_000, timedelta(minutes=10)) == (actions.REPORT_MATCHES, actions.LATE)
     one = recorded(desk.find("a", A))
     for taken, sealed, attention, failed in (

@@ -1,6 +1,6 @@
-"""Alerts: what is noticed, joined and spaced; the document, its schema and its vectors.
+"""Alerts: which events are noticed, joined and delayed; the document, its schema and its vectors.
 
-Run as a program, with the project on the path, this writes the vectors again.
+Run as a program, with the project on the path, this file writes the vectors again.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def test_of_a_million_records_a_look_keeps_one_at_a_time(
     for _ in range(3):
         told.fetched()
     told.alert()
-    assert len(taken) == 4  # and the first record of the log
+    assert len(taken) == 4  # three alerts, and the first record of the audit log
 
 
 def test_a_held_match_is_said_as_one_that_waits_and_its_release_is_no_news(told: Told) -> None:
@@ -224,7 +224,8 @@ def test_an_outage_is_said_once_a_day(told: Told) -> None:
 
 
 def test_a_failed_fetch_is_forgotten_when_the_next_one_is_good(told: Told) -> None:
-    told.refuse(ExitCode.UNREACHABLE, None)  # an address that the fetch passed over
+    # The fetch went on to another address after this one failed.
+    told.refuse(ExitCode.UNREACHABLE, None)
     told.fetched()
     assert told.sent() == []
     told.refuse(ExitCode.UNVERIFIED)
@@ -347,7 +348,7 @@ def test_a_damaged_outbox_is_begun_again_and_says_so(told: Told, content: bytes)
     assert len(told.sent()) == 1
     told.settings.layout.alerts.write_bytes(content)
     assert sorted(told.texts()) == [
-        "1 fetch failed: main/baseline",  # at least once
+        "1 fetch failed: main/baseline",  # at least one failed fetch is counted
         "1 part of the state is missing or damaged: alerts",
     ]
     assert told.sent() == []
@@ -378,14 +379,14 @@ def test_a_receiver_that_fails_holds_up_no_other_and_is_tried_again_later(told: 
     assert (bad.receiver, bad.taken) == ("webhook", 0) and bad.error is not None
     (alert,) = told.book().waiting
     assert alert.to == ("webhook",)
-    assert told.alert() == []  # the receiver has just failed
+    assert told.alert() == []  # no second attempt is made directly after the receiver has failed
     attempts = []
     for _ in range(48):
         told.wait(minutes=5)
         attempts += told.alert()
-    assert len(attempts) == 6  # after 5, 10, 20, 40 minutes, then each hour
+    assert len(attempts) == 6  # the attempts follow after 5, 10, 20 and 40 minutes, then each hour
     assert told.book().receiver("webhook").attempts == 7
-    # The receiver works again: the same alert, with the same id.
+    # Once the receiver works again, it gets the same alert with the same id.
     told.configure(into(told.inbox))
     told.alert(at_once=True)
     assert told.book().waiting == ()
@@ -491,7 +492,7 @@ def test_paths_are_named_only_if_the_configuration_asks_for_them(tmp_path: Path)
     assert document["matches"] == [odd.id]
 
 
-#: Texts that no alert may have: each has marks that occur nowhere else.
+#: Texts that no alert may contain. Each text has characters that occur in no other text.
 _SECRET = st.text("\N{SNOWMAN}\N{UMBRELLA}", min_size=4, max_size=8)
 
 
@@ -522,7 +523,7 @@ def test_no_path_digest_content_or_person_is_in_any_alert(
 def alerted(
     told: Told, path: str, entry: str, person: str, reason: str, digest: bytes, code: int
 ) -> list[str]:
-    """Return all alerts, sent and waiting, about an event with these words in it."""
+    """Return all alerts, sent and waiting, whose text contains these words."""
     told.session = told.session_of(person)
     hit = Hit("baseline", entry, reason, 3, (Algorithm.SHA256,), complete=True)
     outcome = Outcome(
@@ -599,7 +600,7 @@ def test_there_are_no_other_vectors() -> None:
 
 
 def test_the_example_of_standard_webhooks_is_signed_as_there() -> None:
-    """The values are from the tests of the specification's libraries."""
+    """The values are from the tests of the libraries of the Standard Webhooks specification."""
     secret = parse_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signed = signature(
         secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}'

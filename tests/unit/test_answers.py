@@ -1,4 +1,4 @@
-"""Answers of bodies: only for this machine, by the pinned key, and once; and their requests."""
+"""Answers of bodies: only for this machine, by the pinned key, and once; their requests."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_an_answer_by_a_key_that_is_not_pinned(tmp_path: Path) -> None:
     _, report = handed_over(desk)
     with desk.record() as record, pytest.raises(VerificationError, match="another key than that"):
         receive(desk.outbox, record, signed(answer_of(desk, report, key=public), other))
-    # The sender names the pinned key without having the key.
+    # The sender names the pinned key but signs with another key.
     with desk.record() as record, pytest.raises(VerificationError, match="bad signature"):
         receive(desk.outbox, record, signed(answer_of(desk, report), other))
     unpinned = desk_at(tmp_path / "two", None)
@@ -236,7 +236,7 @@ def test_a_certificate_that_was_edited(tmp_path: Path) -> None:
 
 
 def test_a_note_that_names_what_is_no_id_is_refused(tmp_path: Path) -> None:
-    """Whoever has a key and a log can sign any values."""
+    """Whoever has a key and an audit log can sign any values, so ids are checked as well."""
     desk = desk_at(tmp_path)
     audit = desk.session.audit
     asked = [{"request": "destroy", "matches": ["a" * 10]}]
@@ -262,7 +262,7 @@ def test_a_later_request_to_keep_outranks_an_order_to_destroy(tmp_path: Path) ->
     take(desk, answer_of(desk, report, ask(match, "keep", until=until)))
     assert not desk.due(match).is_due
     desk.wait(days=2)
-    assert not desk.due(match).is_due  # the order does not count any more
+    assert not desk.due(match).is_due  # the order to wait has lost its effect
 
 
 def test_a_request_to_retract_is_shown_and_left_to_a_person(tmp_path: Path) -> None:

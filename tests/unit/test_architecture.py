@@ -1,4 +1,4 @@
-"""The architecture as a table: imports go down only, and some things stay in their place.
+"""The architecture as a table: a module imports only lower rooms, and some calls have one place.
 
 `docs/architecture.md` says what each room is for.
 """
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[2]
 
-#: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
-#: room is a package, or a module of the root. A room uses each listed room, and no other room.
+#: Each room of the project, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
+#: room is a package, or a module of the root. A room must use each room listed for it and no other.
 EVERYWHERE = "core system"
 USES: Mapping[str, str] = {
     "core": "",
@@ -73,14 +73,15 @@ SCAN_USES: Mapping[str, str] = {
     "run": "cache check cluster executors objects sources values",
 }
 
-#: Modules and calls of the top layer: it alone talks to a terminal, draws and exits.
+#: Modules and calls that only the top layer may use: only it talks to a terminal, draws and exits.
 TOP_ONLY_MODULES = frozenset({"click", "rich"})
 TOP_ONLY_CALLS = frozenset({"print", "input", "exit", "quit", "sys.exit", "os._exit"})
 
-#: The exception: here nothing can be raised, since an access to memory has failed.
+#: The only call of an exit below the top layer: after a failed memory access, nothing can be
+#: raised.
 EXITS = frozenset({("hashclient.system.process", "os._exit")})
 
-#: Formats that run code when they are read.
+#: Modules for formats whose reader runs code from the file.
 BANNED_MODULES = frozenset({"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"})
 
 
@@ -111,13 +112,13 @@ def imports(tree: ast.AST, importer: str) -> Iterator[tuple[str, int]]:
 
 
 def called_name(call: ast.Call) -> str:
-    """Return the text of the called function, mostly a dotted name."""
+    """Return the text of the called function, usually a dotted name."""
     names, node = [], call.func
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
     if not isinstance(node, ast.Name):
-        return ast.unparse(call.func)  # twenty times as slow
+        return ast.unparse(call.func)  # `ast.unparse` is twenty times as slow as the loop above
     return ".".join([node.id, *reversed(names)])
 
 
@@ -126,7 +127,7 @@ MODULES = {dotted(path): path for path in FILES}
 
 
 def modules_imported(path: Path) -> Iterator[str]:
-    """Yield the modules of the project that one imports."""
+    """Yield the modules of the project that one module imports."""
     for name, _ in imports(parsed(path), dotted(path)):
         found = name if name in MODULES else name.rpartition(".")[0]
         if found in MODULES and found != dotted(path):
@@ -237,13 +238,13 @@ def test_no_module_reads_data_that_can_run_code() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-#: Rooms and modules that work in directories of other users, where a path may lead elsewhere at the
-#: next call.
+#: Rooms and modules that work in directories of other users, who may change between two calls where
+#: a path leads.
 IN_DIRECTORIES_OF_OTHERS = [
     *("daemon", "packages", "quarantine", "reporting.destinations.package", "scan", "watch"),
     *("fleet.places", "system.beneath", "system.outputs"),
 ]
-#: Functions of these modules that use a path nevertheless, and the reason.
+#: Functions of these modules that nevertheless use a path, each with the reason.
 GOES_BY_A_PATH: Mapping[str, str] = {
     **dict.fromkeys(
         [
@@ -326,8 +327,8 @@ TAKES_A_PATH = frozenset(
     {"chmod", "chown", "lchown", "link", "listdir", "lstat", "mkdir", "open", "remove", "rename"}
     | {"replace", "rmdir", "scandir", "stat", "symlink", "truncate", "unlink", "utime"}
 )
-#: Methods of a `Path`, and how many words they take at most: the methods of a `Directory` take
-#: more.
+#: Methods of a `Path` and the most arguments that each one takes. The methods of a `Directory` with
+#: the same names take more.
 METHODS_OF_A_PATH = {
     **dict.fromkeys(("iterdir", "lstat", "read_bytes", "read_text", "rmdir", "touch"), 0),
     **dict.fromkeys(("stat", "unlink"), 0),
@@ -337,7 +338,7 @@ METHODS_OF_A_PATH = {
 
 
 def goes_by_a_path(call: ast.Call) -> bool:
-    """Return whether a call gets a path and no descriptor: as `dir_fd`, or by `/proc/self/fd`."""
+    """Return whether a call gets a path but no descriptor (`dir_fd` or `/proc/self/fd`)."""
     module, _, name = called_name(call).rpartition(".")
     words = [ast.unparse(word) for word in call.args]
     if any((word.arg or "").endswith("dir_fd") for word in call.keywords):
@@ -352,7 +353,7 @@ def goes_by_a_path(call: ast.Call) -> bool:
 
 
 def functions_by_a_path(name: str, tree: ast.AST) -> set[str]:
-    """Return the functions of a module in which a call goes by a path."""
+    """Return the functions of a module in which some call gets a path and no descriptor."""
     return {
         f"{name}.{function.name}"
         for function in ast.walk(tree)
@@ -363,7 +364,7 @@ def functions_by_a_path(name: str, tree: ast.AST) -> set[str]:
 
 
 def test_in_directories_of_others_nothing_goes_by_a_path() -> None:
-    """A new module, or a new call, is in the table with its reason, or this fails."""
+    """A new module or a new call must be added to the table with its reason, or this test fails."""
     found = set()
     for module, path in MODULES.items():
         name = module.removeprefix("hashclient.")

@@ -235,7 +235,10 @@ def test_verify_reports_what_the_log_holds(log: AuditLog, directory: Path) -> No
 
 
 def reseal(lines: list[bytes], key: Ed25519PrivateKey | None = None) -> list[bytes]:
-    """Renumber, rechain and rehash lines, as a forger would; signatures only with `key`."""
+    """Renumber, rechain and rehash lines, as a forger would.
+
+    Signatures are renewed only with `key`.
+    """
     forged = []
     prev = NO_HASH
     for seq, line in enumerate(lines, 1):
@@ -248,7 +251,7 @@ def reseal(lines: list[bytes], key: Ed25519PrivateKey | None = None) -> list[byt
 
 
 def edit(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
-    """Return a change of line 4 alone."""
+    """Return a function that changes line 4 only."""
 
     def change(lines: list[bytes]) -> list[bytes]:
         assert old in lines[3]
@@ -262,7 +265,7 @@ def without_signature(line: bytes) -> bytes:
 
 
 def rehashed(line: bytes) -> bytes:
-    """Return a line with the hash that its content should have, whatever its spelling."""
+    """Return a line with the hash of its content, however the line is spelled."""
     head = line[: line.rindex(b',"hash"')]
     digest = hashlib.sha256(b"hashclient audit record v1\n" + head).hexdigest()
     return head + f',"hash":"{digest}"}}\n'.encode()
@@ -358,7 +361,7 @@ def test_verify_names_the_first_bad_line_and_why(log: AuditLog, directory: Path,
 def test_each_value_of_a_record_has_its_type(
     log: AuditLog, directory: Path, old: bytes, new: bytes
 ) -> None:
-    """An attacker can make the hash right; the reader still gets no other types."""
+    """An attacker can compute the right hash of a changed record, so types are checked as well."""
     line = lines_of(directory)[3]
     assert line.count(old) == 1
     changed = json.loads(line.replace(old, new))
@@ -422,7 +425,7 @@ def test_an_unsigned_genesis_record_is_found(log: AuditLog, directory: Path) -> 
 def test_a_genesis_record_is_what_the_format_says(
     log: AuditLog, directory: Path, change: dict[str, object]
 ) -> None:
-    """A holder of the key can sign any first record; only a record of one form starts a log."""
+    """Whoever has the key can sign any first record, but only one form of record starts a log."""
     lines = lines_of(directory)
     genesis = json.loads(lines[0])
     genesis["data"].update(change)
@@ -487,7 +490,7 @@ def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
     for _ in range(8):
         log.append([Event("match", {"path": "x" * 1000})] * 500)
     assert (directory / "log.jsonl").stat().st_size > 4_000_000
-    verify(directory)  # imports happen here
+    verify(directory)  # the modules are imported here, before memory is measured
     tracemalloc.start()
     try:
         verify(directory)
@@ -498,7 +501,7 @@ def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
 
 
 def test_a_line_that_is_too_long_takes_no_memory(log: AuditLog, directory: Path) -> None:
-    """A disk may have garbled a log, or somebody may want its reader to be killed."""
+    """A disk may have garbled a log, or somebody may want the process that reads it killed."""
     lines = lines_of(directory)
     write_lines(directory, [*lines[:3], b"x" * (24 * MAX_LINE_BYTES) + b"\n", *lines[3:]])
     tracemalloc.start()
@@ -601,7 +604,7 @@ def test_a_stuck_writer_is_not_waited_for_for_ever(log: AuditLog, directory: Pat
 def test_readers_wait_for_a_writer(
     log: AuditLog, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader in the middle of an append would see half of it, and call the log broken."""
+    """A reader that saw half of an append would call the log broken."""
     monkeypatch.setattr(audit_file, "LOCK_WAIT_S", 0)
     with (directory / "log.jsonl").open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

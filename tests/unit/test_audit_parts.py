@@ -1,4 +1,4 @@
-"""Events that are too large for a line of the log: recorded in parts, and none is lost."""
+"""Events that are too large for one line of the audit log are recorded in parts without loss."""
 
 from __future__ import annotations
 

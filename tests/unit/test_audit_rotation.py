@@ -1,4 +1,4 @@
-"""The audit log in several files: one chain, of which only the first files may be archived."""
+"""The audit log in several files: they form one chain, and only the first files may be archived."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hashclient.audit.record import segment_data
 from hashclient.core.errors import AuditError, UsageError
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-#: More changes of the disk than an append makes that closes a file.
+#: A number above the count of changes on the disk in an append that closes a file.
 MOST = 60
 
 
@@ -32,7 +32,7 @@ def event(number: int) -> Event:
 
 
 class Logbook:
-    """A log in `directory` whose files are closed when they have `max_bytes`."""
+    """A log in `directory` that closes a file as soon as the file has `max_bytes`."""
 
     def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self.directory = directory
@@ -96,7 +96,7 @@ def test_the_chain_goes_on_from_file_to_file(book: Logbook) -> None:
 
 
 def test_another_program_can_verify_it_from_the_specification(book: Logbook) -> None:
-    """Nothing of this program is used: the rules of docs/audit-log.md are enough."""
+    """This test uses only the rules of docs/audit-log.md, and nothing of the package."""
     seq, prev, genesis = 0, "0" * 64, b""
     key = None
     value: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def test_a_file_that_is_full_is_closed(tmp_path: Path) -> None:
     verify(book.directory)
     sizes = [(book.directory / n).stat().st_size for n in book.files()]
     assert max(sizes) < 4_000
-    # However small the limit is: each file has a record of its own.
+    # However small `max_bytes` is, each file has at least one record besides its first record.
     book.max_bytes = 1
     before = len(book.files())
     book.add(30, 31, 32)
@@ -200,7 +200,8 @@ def test_the_first_files_may_be_archived(book: Logbook, tmp_path: Path, count: i
     assert book.numbers() == EXPECTED[3 * count :]
     book.add(30)
     verify(book.directory)
-    # The archive by itself is a log, which ends where the other log says.
+    # The archive without the other files is a valid log, which ends at the record that the log
+    # names.
     name = [FIRST, SECOND][count - 1]
     (archive / name).rename(archive / LAST)
     archived = verify(archive)
@@ -213,7 +214,7 @@ def test_a_file_from_in_between_is_missed(book: Logbook) -> None:
     assert SECOND in failure(book) and "missing" in failure(book)
     (book.directory / FIRST).unlink()
     (book.directory / "log-000003.jsonl").unlink()
-    verify(book.directory)  # all closed files are archived
+    verify(book.directory)  # the log verifies when all closed files are archived
     book.add(40)
     assert book.log.rotate() is not None
     (book.directory / "log-000004.jsonl").rename(book.directory / "x")
@@ -353,7 +354,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 def test_a_beginning_is_what_the_format_says(
     book: Logbook, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """A holder of the key can sign and chain a record that still has the wrong form."""
+    """Whoever has the key can sign and chain a first record that has the wrong form."""
     monkeypatch.setattr(
         "hashclient.audit.rotation.segment_data", lambda *args: WRONG[what](segment_data(*args))
     )
@@ -406,7 +407,8 @@ def test_a_checkpoint_of_the_last_archived_record_holds(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "audit")
     book.add(0, 1)
     copy = book
-    # A kill after the record that closes the file, and a checkpoint made before the next record.
+    # The process is killed after the record that closes the file, and a checkpoint is made before
+    # the next record.
     for number in range(1, MOST):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         copy = Logbook(tmp_path / "copy")
@@ -425,7 +427,7 @@ def test_a_checkpoint_of_the_last_archived_record_holds(tmp_path: Path) -> None:
     assert verify(copy.directory, kept).archived_seq == json.loads(kept)["seq"]
 
 
-# Kills, failures, and others at the same time.
+# Kills, failures, and several processes at the same time.
 
 
 def copies(tmp_path: Path) -> list[Logbook]:
@@ -553,7 +555,7 @@ def test_processes_that_append_while_files_are_closed_keep_one_chain(tmp_path: P
     book.add(0)
     children = []
     for first in (1_000, 2_000, 3_000):
-        with warnings.catch_warnings():  # warnings of threads, which a test runner may have
+        with warnings.catch_warnings():  # a test runner may cause warnings about threads
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -609,7 +611,7 @@ def test_a_kill_between_two_names_and_a_backup_that_made_two_files_of_them(tmp_p
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_the_next_file_belongs_to_who_has_the_log(book: Logbook) -> None:
-    """This is so even if root closes the file: the scanning account has to write to the next."""
+    """The scanning account has to write to the next file even if root closed the former file."""
     os.chown(book.directory / LAST, 12_345, 23_456)
     (book.directory / LAST).chmod(0o640)
     assert book.log.rotate() is not None

@@ -1,4 +1,4 @@
-"""Many signatures at once: each is that of its record, with threads and without."""
+"""Many signatures at once: each record gets its own signature, with threads and without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hashclient.system import background
 
 
 class NoThread(threading.Thread):
-    """Replaces `Thread` on a system that has no room for another thread."""
+    """Replaces `Thread` on a system that cannot start another thread."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
@@ -36,5 +36,5 @@ def test_each_record_of_a_batch_has_its_own_signature(
     report = audit_log.verify(tmp_path / "audit")
     assert report.records == count + 1
     assert all(record.sig for record in audit_log.read(tmp_path / "audit"))
-    # A process with threads should not fork.
+    # All threads have ended, because a process with threads should not fork.
     assert not [t for t in threading.enumerate() if t.name.startswith("hashclient-sign")]

@@ -28,7 +28,7 @@ def at(minutes: float) -> datetime:
 
 
 def write(directory: Path, events: Iterable[tuple[float, Event]]) -> AuditLog:
-    """Log events, each at so many minutes after the start."""
+    """Append events to a log; each event has the number of minutes between `START` and its time."""
     now = [START]
     log = AuditLog(directory, clock=lambda: now[0])
     for minutes, event in events:
@@ -98,7 +98,8 @@ YEAR: list[tuple[float, Event]] = [
     (60, Event("refused", {"provider": "p", "list": None, "exit_code": 4, "reason": "no"})),
 ]  # fmt: skip
 
-#: All figures, counted by hand; the id of the log and the hash of its last record are added.
+#: All figures of the summary, counted by hand. The test adds the id of the log and the hash of its
+#: last record.
 COUNTED: dict[str, Any] = {
     "schema": "hashclient-audit-summary/1",
     "since": None,
@@ -158,9 +159,9 @@ COUNTED: dict[str, Any] = {
         "closed": 1,
     },
     "reviewed": {"confirmed": 1, "rejected": 1},
-    # Wilson's interval of 1 of 2, as tables have it: 9.45 % to 90.55 %.
+    # Tables of Wilson's interval show 9.45 % to 90.55 % for 1 of 2.
     "precision": {"share": 0.5, "low": 0.0945, "high": 0.9055},
-    # The time is at most one minute for `two`, and at most twenty for `one`.
+    # Isolation took at most one minute for `two`, and at most twenty minutes for `one`.
     "to_isolation": {"count": 2, "median_s": 630.0, "p95_s": 1200.0},
     "to_report": {"count": 2, "median_s": 1740.0, "p95_s": 1740.0},
     "decisions": {
@@ -180,7 +181,7 @@ COUNTED: dict[str, Any] = {
             "runs": 3,
             "runs_not_fresh": 1,
             "runs_missing": 0,
-            # Runs began 70, 80 and 110 minutes after it was published.
+            # Runs began 70, 80 and 110 minutes after the generation was published.
             "age": {"count": 3, "median_s": 4800.0, "p95_s": 6600.0},
         },
         "b": {
@@ -212,7 +213,7 @@ def test_each_figure_is_as_counted_by_hand(tmp_path: Path) -> None:
     assert (out.pop("log_id"), out.pop("last_hash")) == (first["data"]["log_id"], last["hash"])
     out["precision"] = {name: round(share, 4) for name, share in out["precision"].items()}
     assert out == COUNTED
-    # Without an event in the year there is no figure.
+    # A key is absent, not zero, if no event of its kind happened in the year.
     assert not [name for name in ("checked", "acts", "reviewed") if 0 in out[name].values()]
 
 
@@ -270,7 +271,8 @@ def test_a_file_of_another_log_does_not_count(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     theirs = (tmp_path / "other" / first).read_bytes().splitlines(keepends=True)
-    (archive / first).write_bytes(b"".join(theirs[:-3]))  # a gap may follow
+    # Without the last records, a gap between the two files is possible.
+    (archive / first).write_bytes(b"".join(theirs[:-3]))
     assert len(summarise(tmp_path / "audit").gaps) == 1
     with pytest.raises(AuditError, match="different logs"):
         summarise(tmp_path / "audit", [archive])
@@ -345,7 +347,8 @@ def test_a_log_that_was_changed_is_not_summarised(tmp_path: Path, edit: str) -> 
 
 
 NOW = "2026-01-31T13:00:00.000000Z"
-#: Records with the right hash and no signature, which anybody can write who can write to the log.
+#: Records with the right hash and no signature. Whoever can write to the log can write such
+#: records.
 FORGED = {
     "no time zone": (NOW.removesuffix("Z"), '"event":"x","data":{}'),
     "no object": (NOW, '"event":"scan-end","data":[]'),
@@ -380,7 +383,7 @@ def test_a_record_with_other_values_than_the_program_writes_ends_with_9(
 
 @pytest.mark.slow
 def test_a_long_log_is_summarised_in_little_memory_and_time(tmp_path: Path) -> None:
-    """The log has a million records, if tests look deep."""
+    """The log has a million records in a deep run of the tests."""
     scans, now = count_of(1000), [START]
     log = AuditLog(tmp_path / "audit", clock=lambda: now[0])
     for scan in range(scans):

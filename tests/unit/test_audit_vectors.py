@@ -1,7 +1,7 @@
 """Logs for other implementations: files in `tests/vectors/audit` and their expected results.
 
-They were written with a fixed key, id and clock, so they show when a format changes by mistake. Run
-as a program, with the project on the path, this writes them again.
+The logs were written with a fixed key, id and clock, so they show when a format changes by mistake.
+Run as a program, with the project on the path, this file writes the logs again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from hashclient.core.errors import AuditError
 VECTORS = Path(__file__).parents[1] / "vectors" / "audit"
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FIRST, SECOND, LAST = "log-000001.jsonl", "log-000002.jsonl", "log.jsonl"
-#: Files of a vector besides the files of the log.
+#: Names of the files of a vector that do not belong to its log.
 EXPECT, CHECKPOINT = "expect.json", "checkpoint.json"
 
 
 def _log(directory: Path, closed: int) -> AuditLog:
-    """Write a log of `closed` closed files and one more, with three records in each, or so."""
+    """Write a log of `closed` closed files and one open file, with about three records in each."""
     ticks = itertools.count()
     log = AuditLog(directory, clock=lambda: START + timedelta(seconds=next(ticks)))
     for number in range(closed + 1):

@@ -1,4 +1,4 @@
-"""Threads: their results come in order, and they end when no more are wanted."""
+"""Threads: their results arrive in order, and they end when the caller wants no more results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_only_so_much_is_made_ahead() -> None:
     made = ahead(numbers, ROOM)
     assert [next(made) for _ in range(10)] == list(range(10))
     made.close()
-    # The items that were taken: one for each place in the queue, and one that found the queue full.
+    # At most one item is taken for each place in the queue, and one more that found the queue full.
     assert next(numbers) <= 10 + ROOM + 1
 
 
@@ -133,7 +133,7 @@ def test_what_is_done_beside_is_done_as_well_and_waited_for(
 
 
 def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
-    """A join that a signal has interrupted makes the next join return at once."""
+    """After a signal has interrupted a join, the next join returns at once."""
     interrupted, begun, done = threading.Event(), list[int](), list[int]()
 
     def interrupt(*_: object) -> None:
@@ -142,7 +142,7 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
 
     def work(number: int) -> None:
         begun.append(number)
-        try:  # the interrupt comes here if the caller does this work itself
+        try:  # if the caller runs the function itself, the interrupt happens here
             if number == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             assert interrupted.wait(60)
@@ -162,7 +162,7 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
 def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The interrupt comes when the thread runs, and nobody holds its task yet."""
+    """The interrupt happens when the thread runs but its task is not yet stored anywhere."""
     begun, go_on, done = threading.Event(), threading.Event(), list[int]()
     start = background.start_thread
 

@@ -1,4 +1,4 @@
-"""The work that no worker of a cluster has yet: how much is handed out, and in which order."""
+"""Work of a cluster that no worker has yet: how much is handed out at once, and in which order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_size_of_batches() -> None:
         ([(0, 9.0)], 5_000),
         ([(1_000, 1.0)], 3_938),
         ([(1_000, 0.5)], 4_125),
-        ([(1, 0.0)], 3_938),  # as if it had taken a millisecond
+        ([(1, 0.0)], 3_938),  # a time of zero counts as one millisecond
         ([(1_000, 1.0), (1_000, 1.0)], 3_141),
         ([(100_000, 1.0)], 20_000),
     ],
@@ -120,6 +120,6 @@ def test_a_wide_directory_is_read_until_there_is_a_directory_or_too_many_outcome
     assert not backlog.is_empty
     assert (len(backlog.read_wide()), len(read)) == (5_000, 5_000)
     assert (len(backlog.read_wide()), backlog.names) == (2, 3)
-    assert backlog.read_wide() == []  # the directory comes first
+    assert backlog.read_wide() == []  # the directory must be listed first
     assert backlog.take_directories(1) is not None
     assert (backlog.read_wide(), backlog.names, backlog.wide) == ([], 7, [])

@@ -1,4 +1,4 @@
-"""Held directories: no link in the path, none at its end, and no step out of the directories."""
+"""Held directories: no path leads through a link, ends at a link, or leaves the held directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.kit import fast_directory, make_deep_tree
 
 @pytest.fixture(params=["openat2", "no openat2", "forbidden"], autouse=True)
 def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test on a kernel with the call, without it, and behind a filter of calls."""
+    """Run each test on a kernel with `openat2`, without it, and behind a filter that forbids it."""
     code = {"no openat2": errno.ENOSYS, "forbidden": errno.EPERM}.get(request.param)
 
     def refuse(*_: object) -> int:

@@ -1,4 +1,4 @@
-"""Commands beside a long-running program: at their time, after a change, one at a time."""
+"""Commands beside a long-running program: run at their time or after a change, one at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clock:
         return Beside(command, every_s, changed=lambda: self.state)
 
     def runs(self, command: Beside, *, after_s: float) -> int:
-        """Let time pass, look twice, and return how often the command has run in all."""
+        """Let time pass, call `look` twice, and return how often the command has run in all."""
         self.now += after_s
         for _ in range(2):
             command.look()
@@ -57,7 +57,7 @@ def test_it_runs_soon_after_a_change_and_not_at_each(clock: Clock) -> None:
     clock.state = 1
     assert [clock.runs(command, after_s=s) for s in (1, 28, 1, 100)] == [0, 0, 1, 1]
     clock.state = 2
-    assert clock.runs(command, after_s=0) == 2  # the last run was long ago
+    assert clock.runs(command, after_s=0) == 2  # the last run is long enough ago for a run at once
     clock.state = 3
     assert [clock.runs(command, after_s=s) for s in (0, 29, 1)] == [2, 2, 3]
 

@@ -1,4 +1,4 @@
-"""Sealing: equal in, equal out, under a key that nobody else can read."""
+"""Sealing: equal values get equal tags, under a key that only its owner can read."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_key_id_names_the_key_and_is_no_part_of_it() -> None:
 
 
 def test_where_the_key_comes_from(tmp_path: Path) -> None:
-    """The environment, then the credential, then the file that was named, then our own."""
+    """The key is looked up in the environment, the credential, the named file, the default file."""
     keys = [bytes([n]) * KEY_BYTES for n in range(4)]
     state = tmp_path / "state"
     written(state / KEY_FILE, keys[3])

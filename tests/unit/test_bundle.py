@@ -1,4 +1,4 @@
-"""Bundles: read as they were written, and refused when any part of them is wrong."""
+"""Bundles: a bundle is read back as it was written, and refused when any part of it is wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(tmp_path: Path) -> Iterator[Read]:
 
 
 def tar_of(*members: tuple[str, bytes] | tarfile.TarInfo, mark: bytes = MARK) -> bytes:
-    """Return a tar archive, by the library, with whatever members."""
+    """Return a tar archive of any members, written with the library `tarfile`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for member in ((MARK_NAME, mark), *members) if mark else members:
@@ -65,7 +65,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 
 def with_size(data: bytes, number: int, size: bytes) -> bytes:
-    """Return a tar in which header `number` gives another size, with a checksum that fits."""
+    """Return a tar whose header `number` claims another size under a matching checksum."""
     header = bytearray(data[number * 512 : (number + 1) * 512])
     header[124:136] = size
     header[148:156] = b" " * 8
@@ -99,7 +99,7 @@ def test_a_later_version_is_named(read: Read) -> None:
     with pytest.raises(VerificationError, match="hashclient-bundle/2") as caught:
         read(tar_of(mark=b'{"format":"hashclient-bundle/2","more":1}'))
     assert caught.value.hint == "a newer hashclient may be needed"
-    # Other fields of the same version are ignored.
+    # Unknown fields are ignored if the version is known.
     assert read(tar_of(mark=MARK[:-1] + b',"more":1}')).mark == Mark()
 
 

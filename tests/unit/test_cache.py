@@ -1,4 +1,4 @@
-"""The inventory as a database of sealed tags: what it finds, what it merges, what it survives."""
+"""The inventory as a database of sealed tags: which records it finds, merges and keeps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MD5, SHA1, SHA256 = 1, 2, 4
 def status(
     inode: int, *, device: int = 7, size: int = 10, mtime: int = 5, ctime: int = 6
 ) -> os.stat_result:
-    """Return a status; times are in nanoseconds."""
+    """Return the status of a file; its times are in nanoseconds."""
     seconds = (mtime // SECOND_NS, mtime // SECOND_NS, ctime // SECOND_NS)
     floats = tuple(float(s) for s in seconds)
     nanoseconds = (mtime, mtime, ctime)
@@ -47,7 +47,7 @@ def status(
 
 
 def known(*statuses: os.stat_result, mask: int = MD5, tag: int = 1) -> bytes:
-    """Return records of files with known tags in `mask`: `tag` and its algorithm."""
+    """Return records of files that have the tags in `mask`, all with the value `tag`."""
     records = records_of(statuses)
     records["mask"] = mask
     for number in range(3):
@@ -64,7 +64,7 @@ def masks(found: Records) -> list[int]:
 def find(
     opened: Inventory, statuses: Sequence[os.stat_result]
 ) -> tuple[Records, list[tuple[int, int]]]:
-    """Ask with the number of each device as its file system."""
+    """Look files up, with the number of each device as the number of its file system."""
     return opened.find(statuses, {s.st_dev: Identity(s.st_dev) for s in statuses})
 
 
@@ -77,7 +77,7 @@ def writer(tmp_path: Path) -> Iterator[Inventory]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return the path of an inventory of 2,000 files, closed."""
+    """Return the path of a closed inventory with records of 2,000 files."""
     opened = Inventory(tmp_path, KEY, write=True)
     for inode in range(0, 2000, 100):
         files = [status(n) for n in range(inode, inode + 100)]
@@ -151,7 +151,7 @@ def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) ->
 
 
 def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
-    """The number of its device does not help: it may belong to another file system now."""
+    """The device number does not identify a file system: another one may have the number now."""
     files = [status(1, device=7), status(1, device=8)]
     writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
     assert masks(writer.find(files, {7: None, 8: Identity(9)})[0]) == [0, MD5]
@@ -161,7 +161,7 @@ def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
 
 @pytest.mark.parametrize("ns", [-1, -(2**63), 2**63, 13_569_465_600 * SECOND_NS, 2**64 - 1])
 def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) -> None:
-    """The year 2400 is beyond 63 bits of nanoseconds, and anybody can set it."""
+    """A time in the year 2400 needs more than 63 bits of nanoseconds, and any user can set it."""
     moved = status(1, mtime=ns)
     writer.store([(7, known(moved))])
     assert masks(find(writer, [moved, status(1, mtime=ns + 1)])[0]) == [MD5, 0]
@@ -173,7 +173,8 @@ def test_any_time_that_a_file_can_have_can_be_noted(writer: Inventory, ns: int) 
     [
         (0, SECOND_NS + 1, 1, False),
         (0, SECOND_NS + 1, 2, True),
-        # On a file system that stores whole seconds, more changes may have the same time.
+        # On a file system that stores whole seconds, a later change may have the same time as this
+        # change.
         (0, SECOND_NS, COARSE_NS, False),
         (0, SECOND_NS, COARSE_NS + 1, True),
         (SECOND_NS, 1, 0, False),
@@ -225,7 +226,7 @@ def test_many_rows_are_merged_some_at_a_time(writer: Inventory) -> None:
     expected = [
         (MD5 if n % 2 == 0 else SHA1) | (SHA256 if n % 3 == 0 else 0) for n in range(len(files))
     ]
-    # If an inode comes twice at once, only the later record counts.
+    # If one call has two records of an inode, only the later record counts.
     expected = [SHA256 if n % 2 and n % 3 == 0 else mask for n, mask in enumerate(expected)]
     assert found == [*expected, MD5]
 
@@ -245,7 +246,7 @@ def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> N
 
 
 def garbled(data: bytes) -> dict[str, bytes]:
-    """Return contents that no scan left."""
+    """Return contents that no scan writes to an inventory."""
     other = data.replace(b"CREATE TABLE files", b"CREATE TABLE tiles")
     assert other != data
     return {
@@ -270,7 +271,7 @@ def test_damage_is_reported_and_the_file_can_be_made_again(path: Path, what: str
 
 
 def _use(directory: Path) -> None:
-    """Do with an inventory what a scan does: all files are looked up, and stored again."""
+    """Look up all files in an inventory and store them again, as a scan does."""
     files = [status(n) for n in range(2000)]
     for write in (False, True):
         opened = Inventory(directory, KEY, write=write)
@@ -294,7 +295,7 @@ def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
 
 
 def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
-    """The records look as good on another device: nothing else in them says where they belong."""
+    """A row says nowhere which device it belongs to, so it looks valid on any other device."""
     with sqlite3.connect(path) as db:
         assert db.execute("UPDATE files SET file_system = 8 WHERE block = 0").rowcount == 1
     db.close()
@@ -320,7 +321,10 @@ def test_a_row_with_other_types_counts_as_missing(path: Path, change: str) -> No
 
 @pytest.mark.slow
 def test_bytes_that_the_disk_has_changed_are_never_used_as_a_tag(path: Path) -> None:
-    """Bits flip anywhere in the file: a file is then known as it was, or not at all."""
+    """Bits flip anywhere in the file.
+
+    The inventory then returns the former tags of a file, or none.
+    """
     whole = path.read_bytes()
     chance = random.Random(2)
     files = [status(n) for n in range(2000)]

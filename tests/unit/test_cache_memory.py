@@ -1,4 +1,4 @@
-"""The memory of a scan: when records are written, and what a cache that fails means."""
+"""The cache within a scan: when records are written, and what follows if the cache fails."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.unit.test_cache import KEY, find, known, masks, status
 
 
 class Place(InventoryPlace):
-    """An inventory that fails as it is told to, and notes what is done with it."""
+    """An inventory that raises the failures that a test has set, and notes the calls."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, KEY)
         self.done: list[str] = []
         self.stored: list[tuple[int, list[Block], int]] = []
-        #: What opening for writing raises, in its order.
+        #: The errors that opening for writing raises, in this order.
         self.failures: list[StateError] = []
 
     def writer(self) -> Inventory:
@@ -37,7 +37,7 @@ class Place(InventoryPlace):
         opened, place = super().writer(), self
 
         class Noting(Inventory):
-            """Notes how much is stored at a time."""
+            """An inventory that notes how many records each call stores."""
 
             def store(
                 self,
@@ -83,7 +83,7 @@ def kept(place: Place) -> list[int]:
 
 
 class Empty:
-    """An inventory that is not there."""
+    """An inventory that does not exist."""
 
     def find(self, statuses: list[object], _: object) -> tuple[object, list[Block]]:
         return np.zeros(len(statuses), RECORD), []
@@ -115,7 +115,7 @@ def test_what_was_learnt_is_written_when_enough_of_it_waits(
     count = 3 if what in ("records", "both") else 0
     blocks = [(7, 1), (7, 2), (7, 3), *last] if what == "blocks" else []
     found = (count, blocks, 3 if what in ("members", "both") else 0)
-    for written in ([], [found]):  # after it was written, as much waits again
+    for written in ([], [found]):  # after the first write, the same number of records waits again
         for n in (1, 2, 3):
             assert place.stored == written
             memory.learn(
@@ -127,7 +127,7 @@ def test_what_was_learnt_is_written_when_enough_of_it_waits(
             )
         assert place.stored == (written if more < 0 else [*written, found])
         memory.flush()
-        memory.flush()  # nothing is left
+        memory.flush()  # nothing is left to write
         assert place.stored == [*written, found]
     memory.learn(Result())
     assert place.done == ["open"]
@@ -154,7 +154,7 @@ def test_records_are_found_by_the_next_scan(memory: Memory, place: Place) -> Non
 
 
 def test_a_cache_is_read_until_it_is_written(memory: Memory, place: Place, tmp_path: Path) -> None:
-    """A cache that does not exist, or cannot be read, is no failure: the writer says more."""
+    """A cache that does not exist or cannot be read is no failure: the later write reports it."""
     assert memory.open() is None
     memory.learn(Result(learned=[(7, known(status(1)))]))
     memory.flush()
@@ -190,7 +190,7 @@ def test_a_damaged_cache_is_made_again_with_what_was_learnt(
 def test_a_cache_that_cannot_be_written_is_told_once_and_left(
     memory: Memory, place: Place, failures: list[StateError], is_damaged: bool
 ) -> None:
-    """Also a damaged one that cannot be made again."""
+    """A damaged cache that cannot be replaced is reported once, too."""
     place.failures = [DamagedInventoryError("damaged")] * is_damaged + [StateError("no space")]
     for _ in range(2):
         memory.learn(Result(learned=[(7, known(status(1)))]))
@@ -200,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_told_once_and_left(
 
 
 def test_removing_takes_the_journals_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remove_inventory(tmp_path)  # nothing is there
+    remove_inventory(tmp_path)  # the inventory does not exist
     for suffix in ("", "-wal", "-shm", "-other"):
         (tmp_path / f"{INVENTORY_NAME}{suffix}").touch()
     taken: list[str] = []

@@ -1,4 +1,4 @@
-"""Forgetting old records a little at a time: which rows go, how often, and for how long at once."""
+"""Forgetting old records a little at a time: which rows are deleted, how often, how long."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def database() -> Iterator[sqlite3.Connection]:
 def keep(
     database: sqlite3.Connection, *days: int, file_system: int = 7, files: int = 1, first: int = 0
 ) -> None:
-    """Store a row of some files for each day when it was seen."""
+    """Store one row of files for each day on which they were seen."""
     database.executemany(
         "INSERT INTO files VALUES (?, ?, ?, 0, 0, zeroblob(?))",
         [(file_system, n, day, files * RECORD.itemsize) for n, day in enumerate(days, first)],
@@ -68,7 +68,7 @@ def test_a_part_of_a_day_is_a_day(
 
 
 def test_containers_go_with_the_files_and_are_not_counted(database: sqlite3.Connection) -> None:
-    """The table of containers may not exist yet."""
+    """Pruning works even if the table of containers does not exist yet."""
     assert prune(database) == 0
     assert days_of(database, "containers") == []
     for inode, day in enumerate((969, 970)):

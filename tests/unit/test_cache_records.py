@@ -1,4 +1,4 @@
-"""Records as columns: when they are due, how they are joined, and what they are of."""
+"""Records as columns: the day when a record is due, how records are joined, and whose they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEVER = 10_000
 
 
 def row(inode: int, mask: int = MD5, *, tag: int = 1, day: int = 0, **how: int) -> Records:
-    """Return the record of a file; each of its tags has `tag` and its place."""
+    """Return the record of a file; each tag consists of `tag` and the place of the tag."""
     begin = how.pop("begin", 0)
     records = records_of([status(inode, **how)])
     records["mask"], records["read_day"], records["begin"] = mask, day, begin
@@ -40,7 +40,7 @@ def rows(*records: Records) -> Records:
 
 
 def test_the_form_of_a_record() -> None:
-    """Inventories on disk have it."""
+    """Inventories on disk already use this form of a record."""
     assert RECORD.itemsize == 85
     assert (TAGS, PLAIN) == (7, 64)
     assert RECORD.names == (
@@ -51,7 +51,7 @@ def test_the_form_of_a_record() -> None:
 @pytest.mark.parametrize(
     ("read_day", "day", "is_due"),
     [
-        # The inode's days are 504, 518 and so on.
+        # This inode is due on the days 504, 518 and each 14 days later.
         (504, 504, False),
         (504, 517, False),
         (504, 518, True),
@@ -59,7 +59,7 @@ def test_the_form_of_a_record() -> None:
         (503, 504, True),
         (505, 517, False),
         (505, 518, True),
-        (505, 504, True),  # a day in the future: the clock was wrong
+        (505, 504, True),  # a day in the future shows that the clock was wrong
         (0, NEVER, False),
         (0, 1, False),
     ],
@@ -67,7 +67,7 @@ def test_the_form_of_a_record() -> None:
 def test_a_believed_record_is_due_on_the_next_day_of_its_inode(
     read_day: int, day: int, is_due: bool
 ) -> None:
-    """Whatever other records are asked about at the same time."""
+    """The day does not depend on the other records that are looked up at the same time."""
     record = row(504, day=read_day)
     assert are_due(record, day, DAYS).tolist() == [is_due]
     more = rows(row(1, day=0), record, row(2, day=day))
@@ -98,7 +98,7 @@ def test_with_few_days_a_believed_record_is_due_at_once_or_on_the_next_day(
 def test_a_day_is_at_least_one_and_fits_a_record(
     monkeypatch: pytest.MonkeyPatch, seconds: float, day: int
 ) -> None:
-    """Zero means that a record is proven."""
+    """The first possible day is 1, because day 0 means that the record is proven."""
     monkeypatch.setattr(cache, "time", SimpleNamespace(time=lambda: seconds))
     assert cache.today() == day
 
@@ -134,7 +134,7 @@ def merged(*given: tuple[Records, Records], day: int = 510) -> Records:
 
 
 def facts(records: Records) -> list[tuple[int, int, list[int], int, int]]:
-    """Return of each record its inode, mask, tags, day and first byte."""
+    """Return the inode, mask, tags, day and first byte of each record."""
     return [
         (
             int(one["ino"]),
@@ -181,10 +181,10 @@ def test_a_record_of_the_same_content_gets_what_the_earlier_one_had(
     ("before", "after", "adds", "day"),
     [
         (0, 0, True, 0),
-        (0, 509, True, 0),  # the same content was proven before
+        (0, 509, True, 0),  # a proven record is joined with a believed record of the same content
         (505, 0, False, 0),
         (505, 509, True, 505),
-        (490, 509, False, 509),  # it was due
+        (490, 509, False, 509),  # the record of day 490 was due
         (511, 509, False, 509),
     ],
 )

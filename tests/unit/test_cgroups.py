@@ -31,10 +31,10 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
         (V2, {}, 8),
         (V2, {"a.slice/b.service/cpu.max": "max 100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2),
-        # A part of a processor counts as one processor.
+        # A quota below a whole number of processors is rounded down, but never below one.
         (V2, {"a.slice/b.service/cpu.max": "150000 100000\n"}, 2),
         (V2, {"a.slice/b.service/cpu.max": "1000 100000\n"}, 1),
-        # A quota above the number of processors counts as that number.
+        # A quota above the number of processors has no effect.
         (V2, {"a.slice/b.service/cpu.max": "9000000 100000\n"}, 8),
         # The group above has a lower quota.
         (
@@ -42,11 +42,11 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"a.slice/b.service/cpu.max": "400000 100000\n", "a.slice/cpu.max": "300000 100000\n"},
             3,
         ),
-        # A container sees its own group as the top group, by either path.
+        # A container sees its own group as the top group, with a short or a long path in its file.
         ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
         (V2, {"cpu.max": "200000 100000\n"}, 2),
         ("0::/../../x\n", {"cpu.max": "200000 100000\n"}, 2),
-        # Version 1.
+        # Version 1 of control groups.
         (V1, {"cpu,cpuacct/docker/x/cpu.cfs_quota_us": "-1\n"}, 8),
         (
             V1,
@@ -61,7 +61,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
             1,
         ),
-        # A value without a meaning sets no limit.
+        # A value that cannot be parsed sets no limit.
         (V2, {"a.slice/b.service/cpu.max": "100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "100000 0\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "-5 100000\n"}, 8),
@@ -128,7 +128,7 @@ MEMINFO = "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total: 0\n"
             },
             1_500_007,
         ),
-        # No limit, as version 1 writes it.
+        # No limit, as control groups of version 1 write it.
         (
             V1,
             {

@@ -1,4 +1,4 @@
-"""What a task learns of its files: which are remembered, for how long, and as what."""
+"""What a task learns of its files: the remembered files, for how many days, and their tags."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _day(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(
     lists: OpenLists, inode: int = 1, *, begin: int = -1, unwritable: bool | None = None, **how: Any
 ) -> tuple[Any, ...]:
-    """Return the row of a file that was read."""
+    """Return the row of a file that the task has read."""
     plan = how.pop("plan", (MD5,))
     digests = [bytes([a]) * a.digest_bytes for a in plan]
     reliable, before = how.pop("reliable", True), how.pop("before", None)
@@ -78,7 +78,7 @@ def learned(
         (PLAIN_DISK, False, None),
         (NETWORK, True, TODAY),
         (NETWORK, None, TODAY),
-        (NETWORK, False, TODAY),  # others may write to it from elsewhere: a lease says nothing
+        (NETWORK, False, TODAY),  # another machine may write to the file, so a lease proves nothing
         (None, True, None),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_file_is_remembered_unless_somebody_may_write_to_it(
     read_day: int | None,
     what: str,
 ) -> None:
-    """It is proven if nobody may, where that can be proven, and believed otherwise."""
+    """A file that nobody may write to is recorded as proven if a lease proves it, else believed."""
     of = status(9, device=DEVICE, mtime=1, ctime=1)
     if what == "files":
         records, result = learned(lists, read(lists, unwritable=unwritable), identity=identity)
@@ -179,7 +179,7 @@ def test_a_known_file_that_was_read_in_part_keeps_its_day_and_its_first_byte(
     old["tags"][0, 0] = (5, 6)
     rows = [read(lists, 1, begin=33), read(lists, before=of, plan=(), digests=[])]
     files = files_of(lists.judge(), rows, {1: old[0]})
-    # A hit entry has another digest, too: the file was read for it.
+    # A further digest is computed because an entry has hit the file, so the file was read today.
     files.digests[1] = [b"x" * SHA1.digest_bytes]
     files.plans[1] = (SHA1,)
     files.seal(lists.judge(), (SHA1,), [1])

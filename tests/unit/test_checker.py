@@ -1,4 +1,4 @@
-"""Checking files in one process: digests, verdicts, and files that change meanwhile."""
+"""Checking files in one process: digests, verdicts, and files that change during a check."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def read_algorithms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Algorithm, ..
 
 
 def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
-    """Call `act` with the number of the reading, after it and before its result is judged."""
+    """Call `act` with the number of the reading, after the reading and before its judgement."""
     original, count = os.readv, 0
 
     def watched(fd: int, buffers: list[memoryview]) -> int:
@@ -97,7 +97,7 @@ def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]
 
 
 def seen_in(tree: Path, name: str) -> Seen:
-    """Return which file has a name in a directory."""
+    """Return the device, inode and directory of the file with this name."""
     directory, file = tree.stat(), (tree / name).stat()
     return Seen(directory.st_dev, directory.st_ino, file.st_dev, file.st_ino)
 
@@ -118,14 +118,14 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
         seen=seen_in(tree, "a"),
     )
     assert result.clean == 3
-    # Two files have the size of the entry; the match was read twice.
+    # Two files have the size of the entry; the one that matches was read twice.
     assert (result.files_read, result.bytes_read) == (2, 18)
 
 
 def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their other digests are read with one look at each directory."""
+    """The files are read for their other digests, and each directory is looked at only once."""
     contents = {f"{folder}/{n}": f"{folder}{n}".encode() for folder in "ab" for n in range(3)}
     entries = {f"e-{name[0]}{name[-1]}": content for name, content in contents.items()}
     lists = lists_of(tmp_path, base=csv_of(entries), more=csv_of({"e-1": contents["a/1"]}))
@@ -161,7 +161,7 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
 def test_after_a_task_that_matched_no_file_is_read_twice(
     tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
 ) -> None:
-    """If files match, the next files are likely to match, and one reading computes all digests."""
+    """Once files match, the next files are likely to match, so one reading computes all digests."""
     contents = {name: b"content of " + name.encode() for name in ("a", "b", "c", "d")}
     listed = {f"e-{name}": data for name, data in contents.items() if name != "d"}
     lists = lists_of(tmp_path, base=csv_of(listed))
@@ -180,10 +180,10 @@ def test_after_a_task_that_matched_no_file_is_read_twice(
 
 
 def test_the_outcome_of_a_file_does_not_depend_on_files_before_it(tmp_path: Path) -> None:
-    """Digests that were computed by chance count only if an entry asks for them."""
+    """Digests that were computed for other reasons count only if an entry asks for them."""
     md5, sha1, sha256 = digests_of(b"listed")
     other = digests_of(b"something else")[0]
-    # By SHA-1 it would be a conflict with an entry that its MD5 does not lead to.
+    # With its SHA-1 the file would conflict with an entry that the MD5 of the file does not find.
     rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},,,synthetic\n"
     rows += f"e-2,{other},{sha1},,synthetic\ne-3,{other},,{sha256},synthetic\n"
     lists = lists_of(tmp_path, base=rows.encode())
@@ -205,7 +205,7 @@ def test_clean_files_are_named_when_asked_for(tmp_path: Path) -> None:
         (Kind.CLEAN, f"{tree}/b", 5),
         (Kind.CLEAN, f"{tree}/d", 6),
     ]
-    # No digest was computed for the first: its size rules it out.
+    # The first file has no digest because no entry has its size.
     assert [bool(o.digests) for o in result.outcomes] == [False, True]
 
 
@@ -332,7 +332,7 @@ def test_a_file_that_grows_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_that_grows_within_one_tick_of_the_clock_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If times are whole seconds, as on some file systems, only the size shows the change."""
+    """If a file system stores whole seconds, only the size shows this change."""
     short, long = b"0123456789", b"0123456789abcdefghij"
     md5, _, _ = digests_of(short)
     *_, sha256 = digests_of(long)
@@ -374,7 +374,7 @@ def test_a_file_that_never_rests_is_unread(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "gone"])
 def test_a_file_that_hits_and_then_changes_is_unread(tmp_path: Path, how: str) -> None:
-    """Between the first digest and the others, so that they would be of different contents."""
+    """The change happens between the first digest and the others, which are of other content."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
 
@@ -403,7 +403,7 @@ def test_a_file_that_changes_while_the_other_digests_are_computed_is_unread(
 
 
 def test_a_file_that_says_it_is_empty_and_is_not_is_read(tmp_path: Path) -> None:
-    """Files of proc have the size 0 and content: no size rules them out; short files are read."""
+    """Files of proc claim the size 0 but have content, so no size rules them out."""
     name = Path("/proc/sys/kernel/ostype")
     if not name.exists() or name.stat().st_size:
         pytest.skip("no such file in proc")
@@ -438,7 +438,7 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
         Group(f"{tree}/d", ["e"], follow=True),
     ]
     one = checker(lists)
-    # Each task counts for itself.
+    # The second task starts with its counts at zero.
     for _ in range(2):
         result = one.check(groups)
         assert kinds(result) == {"a": (Kind.MATCH, None)}
@@ -450,7 +450,7 @@ def test_a_task_that_has_read_enough_hands_the_rest_back(
 def test_a_task_that_has_read_enough_does_not_look_at_further_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Whether the task has read exactly the limit, or more: the next task finds the rest."""
+    """The next task checks the other directories, whether this task has read the limit or more."""
     monkeypatch.setattr(module, "TASK_BYTES", most)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
@@ -477,7 +477,7 @@ def test_the_bytes_and_the_number_of_members_count_for_a_task(tmp_path: Path) ->
 def test_a_task_that_has_found_many_members_hands_the_rest_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members_of: Callable[[OpenLists], Members]
 ) -> None:
-    """All members may match, and the outcomes of a task are in memory together."""
+    """All members may match, and the outcomes of one task are in memory together."""
     monkeypatch.setattr(module, "TASK_MEMBERS", 3)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     out = io.BytesIO()
@@ -491,7 +491,7 @@ def test_a_task_that_has_found_many_members_hands_the_rest_back(
         *(Group(f"{tree}/d", ["e.zip"], follow=True) for _ in range(DIRECTORIES)),
     ]
     one = checker(lists, members=members_of(lists))
-    # Each task counts for itself.
+    # The second task starts with its counts at zero.
     for _ in range(2):
         result = one.check(task)
         assert [Path(o.path).name for o in result.outcomes] == ["a.zip"] * 2 + ["b.zip"] * 2
@@ -500,7 +500,7 @@ def test_a_task_that_has_found_many_members_hands_the_rest_back(
 
 
 def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
-    """The file is not even handed back."""
+    """The file is reported at once and is not handed back to be read later."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"small": b"x"})
     with (tree / "hole").open("wb") as stream:
@@ -516,7 +516,7 @@ def test_a_file_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
 def test_a_file_that_becomes_nearly_all_hole_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its status and the reading: it is not read again to find out."""
+    """The file becomes a hole after `stat` and before the reading, and is not read again."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"benign"})
     reads: list[int] = []
@@ -541,7 +541,7 @@ def pagemap() -> tuple[Path, str]:
 def test_a_file_of_proc_without_end_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a task with other files it is handed back as soon as it turns out to be long."""
+    """In a task with other files, the endless file is handed back as soon as its length shows."""
     directory, name = pagemap()
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     monkeypatch.setattr(reading, "UNSIZED_BYTES", DEFER_BYTES + 1)
@@ -563,11 +563,11 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
     ticks = iter(range(0, 10_000, 25))
     result = check(lists, directory, name, clock=lambda: float(next(ticks)))
     assert kinds(result) == {name: (Kind.UNREAD, ENDLESS)}
-    # After 25, 50 and 75 seconds.
+    # The clock was read at 25, 50 and 75 seconds, so the next value is 100.
     assert next(ticks) == 100
 
 
-# The evidence of an answer.
+# The evidence of an answer: how many files were read, and how many were known.
 
 
 def zipped(*contents: bytes) -> bytes:
@@ -612,7 +612,7 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
         memory.learn(result)
         memory.flush()
         memory.close()
-    # Sizes make no difference here, but are looked at before a file is opened.
+    # Sizes rule out nothing in this list, but the size of a file is read before the file is opened.
     assert rests_on(check(lists, tree, "size")) == (0, 1, 0)
 
 
@@ -643,7 +643,7 @@ def test_a_known_container_is_opened_where_its_members_are_named(
 def test_several_directories_are_judged_as_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: bool
 ) -> None:
-    """The cache is asked once about the files of many directories."""
+    """The cache is asked once for the files of many directories together."""
     remember_at_once(monkeypatch, tmp_path)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed", "e-2": b"twelve bytes"}))
     folders = 2 * DIRECTORIES + 1
@@ -713,7 +713,7 @@ def clean_at_last(made: Checker, task: Task) -> int:
     clean = result.clean
     assert result.outcomes == []
     assert result.deferred
-    for group in result.deferred:  # each group is a task of its own
+    for group in result.deferred:  # each group is checked as a task
         alone = made.check([group])
         clean += alone.clean
         assert (alone.outcomes, alone.deferred) == ([], [])
@@ -727,7 +727,8 @@ def test_without_descriptors_to_ask_about_a_file_system_a_file_is_handed_back(
     task = []
     for number in range(8):
         (tmp_path / f"t/{number}").mkdir(parents=True)
-        (tmp_path / f"t/{number}/f").symlink_to("/proc/version")  # on another file system
+        # A link to a file on another file system.
+        (tmp_path / f"t/{number}/f").symlink_to("/proc/version")
         task.append(Group(f"{tmp_path}/t/{number}", ["f"], follow=True))
     made = checker(lists)
     with descriptors_left(len(task)):
@@ -736,7 +737,7 @@ def test_without_descriptors_to_ask_about_a_file_system_a_file_is_handed_back(
 
 @pytest.fixture
 def members_of() -> Iterator[Callable[[OpenLists], Members]]:
-    """Openers of containers, whose modules are loaded: that takes descriptors as well."""
+    """Openers of containers whose modules are loaded already, because loading uses descriptors."""
     importlib.import_module("hashclient.containers.cage")
     made: list[Members] = []
 
@@ -818,7 +819,7 @@ def test_a_size_that_changes_after_it_was_looked_at_rules_out(
 
 
 def before_opening(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
-    """Call `act` with 1, 2, 3… before the file "a" is opened."""
+    """Call `act` with 1, 2, 3… each time before the file "a" is opened."""
     original, count = os.open, 0
 
     def watched(path: Any, *args: Any, **options: Any) -> int:
@@ -832,7 +833,7 @@ def before_opening(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]
 
 
 def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
-    """Return the results of a task and of the files that it hands back, with members."""
+    """Return the results, with members, of a task and of the files that it hands back."""
     results: list[Result] = []
     with contextlib.closing(Members(lists.judge(), Options())) as members:
         made, tasks = checker(lists, members=members), [task]
@@ -848,7 +849,7 @@ def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
 def test_a_container_that_is_there_only_after_the_look_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None, size: int
 ) -> None:
-    """No entry has the size of the container, but this says nothing about its members."""
+    """No entry has the size of the container, but this does not rule out members."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     after = zipped(b"listed", os.urandom(size))
     tree = write_tree(tmp_path / "t", {"a": before or after, "b": b"benign text"})
@@ -856,7 +857,7 @@ def test_a_container_that_is_there_only_after_the_look_is_opened(
     results = opened_as_well(lists, [Group(str(tree), ["a", "b"], follow=False)])
     (found,) = [outcome for result in results for outcome in result.outcomes]
     assert (found.kind, found.members) == (Kind.MATCH, ("0",))
-    # Both files are clean, and so is the other member.
+    # Both files and the other member are clean.
     assert sum(result.clean for result in results) == 3
 
 
@@ -884,7 +885,7 @@ def test_containers_are_opened_as_they_are_configured() -> None:
 def test_known_members_are_clean_if_nothing_that_a_list_asks_for_is_missing(
     tmp_path: Path, verify_sizes: bool
 ) -> None:
-    """A claimed size rules a member out, but only if it cannot be wrong."""
+    """The size that a container claims rules a member out only if the claim cannot be wrong."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     opens = Members(lists.judge(), Options(verify_sizes=verify_sizes))
     sha1 = mask_of([Algorithm.SHA1])
@@ -909,7 +910,7 @@ def test_known_members_are_clean_if_nothing_that_a_list_asks_for_is_missing(
     clean = {"exact", "read", "of the size, and read"} | (set() if verify_sizes else {"claimed"})
     assert opens.are_clean([]) == []
     assert opens.are_clean([*found.values()]) == [name in clean for name in found]
-    # A container is as its worst member.
+    # A container has the verdict of its worst member.
     both = [np.concatenate([one, other]) for one in found.values() for other in found.values()]
     expected = [one in clean and other in clean for one in found for other in found]
     assert opens.are_clean(both) == expected
@@ -929,7 +930,7 @@ def test_members_that_are_not_named_one_by_one_count_as_one_that_is_unread(
         told = [o.reason for o in result.outcomes if o.kind is Kind.UNREAD]
         assert told == (more if count > 2 else [])
         assert sum(o.kind is Kind.MATCH for o in result.outcomes) == min(count, 2)
-        # The file itself and one member are clean.
+        # The file and one of its members are clean.
         assert (result.clean, result.members) == (2, 1 + len(result.outcomes))
 
 
@@ -980,7 +981,7 @@ def test_where_members_count_no_file_is_looked_at_before_it_is_opened(
     monkeypatch: pytest.MonkeyPatch,
     members: bool,
 ) -> None:
-    """Each file is opened whatever its size; but a named file may be of any kind."""
+    """Each file is opened whatever its size. Only the named path may be another kind of file."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"benign text"})
     original, looked = os.stat, list[Any]()
@@ -1062,7 +1063,7 @@ def test_a_match_says_which_file_it_is(
     monkeypatch: pytest.MonkeyPatch,
     follow: bool,
 ) -> None:
-    """This is so for a known file, too; if a link may have led to it, no directory is named."""
+    """A known file is identified, too. No directory is named if a link may have led to the file."""
     remember_at_once(monkeypatch, tmp_path)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed", "z": zipped(b"listed")})
@@ -1090,7 +1091,7 @@ def test_a_known_file_that_is_read_in_part_keeps_what_was_known_of_its_beginning
     monkeypatch: pytest.MonkeyPatch,
     more: tuple[Algorithm, ...],
 ) -> None:
-    """The kinds of containers of a later version that begin like it have it looked at again."""
+    """A file is read again if a later version knows a kind of container with this beginning."""
     remember_at_once(monkeypatch, tmp_path)
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"LISTED", "b": b"listed", "c": b"sliced"})

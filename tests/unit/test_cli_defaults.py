@@ -1,4 +1,4 @@
-"""Options from a table or a variable: an error names the key."""
+"""Options from a table or a variable: an error names the key of the table or the variable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_right_values_are_as_if_they_had_been_typed() -> None:
         "exclude": ["a", "b"],
         "output_format": "csv",
     }
-    # An option for a number with a fraction also takes a whole number.
+    # The value of a float option may also be a whole number.
     for number in (1, 1.5):
         table = {"grace_hours": number}
         assert command_defaults(table, "init", command("init"), "f") == {"grace_hours": str(number)}
@@ -98,14 +98,14 @@ def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
         *("HASHCLIENT_QUIET", "HASHCLIENT_VERBOSE", "HASHCLIENT_SCAN_ONE_FILE_SYSTEM"),
         *("HASHCLIENT_MATCHES_FORMAT", "HASHCLIENT_MATCHES_LIST_FORMAT"),
         *("HASHCLIENT_AUDIT_SHOW_FORMAT", "HASHCLIENT_QUARANTINE_KEYGEN_WRITE_CONFIG"),
-        # Variables of a service in a cluster, and variables of another program.
+        # Variables that a cluster sets for a service, and variables of another program.
         *("HASHCLIENT_SERVICE_HOST", "HASHCLIENT_PORT_443_TCP_ADDR", "HASHCLIENTS", "PATH"),
     ]
     assert list(unknown_variables(names, cli, COMMANDS, load)) == []
-    # Variables of the examples for CI.
+    # Variables that the CI examples of the documentation use.
     others = ["HASHCLIENT_TOKEN", "HASHCLIENT_PROVIDER_URL", "HASHCLIENT_ZZZ", "HASHCLIENT_"]
     assert list(unknown_variables(others, cli, COMMANDS, command)) == []
-    # The module of a command without a variable is not even imported.
+    # The modules of commands without a variable are not imported.
     assert set(loaded) == {"scan", "matches", "audit", "quarantine"}
 
 
@@ -115,7 +115,7 @@ def test_the_command_warns_and_goes_on(tmp_path: Path) -> None:
     )
     variables = {
         "HASHCLIENT_MATCHES_FROMAT": "hunter2",
-        "HASHCLIENT_TOKEN": "hunter2",  # named in the configuration
+        "HASHCLIENT_TOKEN": "hunter2",  # the configuration names this variable for its token
         "HASHCLIENT_VERBOSE": "0",
     }
     result = run("--state-dir", tmp_path, "-q", "matches", env=variables)

@@ -17,13 +17,13 @@ from hashclient.core.kinds import MatchState
 
 
 class Inner(msgspec.Struct):
-    """A part of a result."""
+    """A nested part of a result."""
 
     at: datetime
 
 
 class Result(msgspec.Struct, rename={"list_name": "list"}):
-    """A result whose fields are called otherwise in JSON."""
+    """A result whose fields have other names in JSON."""
 
     list_name: str
     parts: tuple[Inner, ...]
@@ -42,7 +42,7 @@ EAST = timezone(timedelta(hours=2))
         ),
         ({"z": None, "a": Path("/srv/x")}, '{"z": null, "a": "/srv/x"}'),
         ({"state": MatchState.FOUND, MatchState.GONE: 1}, '{"state": "found", "gone": 1}'),
-        # Bytes that are not UTF-8, as in names of files, and letters beyond ASCII.
+        # Names of files may have bytes that are not UTF-8, and letters beyond ASCII.
         ({"name": "a\udcffü"}, '{"name": "a\\udcff\\u00fc"}'),
         ({"at": datetime(2026, 1, 31, 12, 0, 0, 5, UTC)}, '{"at": "2026-01-31T12:00:00.000005Z"}'),
     ],

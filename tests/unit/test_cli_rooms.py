@@ -1,4 +1,4 @@
-"""The command line: a command parses, calls and renders; each of the three has its own modules."""
+"""The command line: parsing, calling and rendering each have their own modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLI = sorted((ROOT / "hashclient/cli").glob("*.py"))
-#: A longer function does work that it should call.
+#: The most lines of a command's function. A longer function contains work that belongs to another
+#: module.
 MAX_LINES = 59
 
 
@@ -28,7 +29,7 @@ def test_no_function_has_sixty_lines(path: Path) -> None:
 
 
 def called(path: Path) -> set[str]:
-    """Return what a module calls, as it is written."""
+    """Return the names that a module calls, as they are spelled in the source."""
     tree = ast.parse(path.read_text())
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
@@ -43,6 +44,7 @@ def called(path: Path) -> set[str]:
     ],
 )
 def test_output_streams_and_signals_have_one_place_each(call: str, place: str) -> None:
-    # The process that counts files has handlers of its own, and ends at once.
+    # The process that counts files for the progress bar has its own signal handlers and exits at
+    # once.
     own = {"progress"} if call in {"signal.signal", "os._exit"} else set()
     assert {path.stem for path in CLI if call in called(path)} - own <= {place}

@@ -1,4 +1,4 @@
-"""The client as programs use it: complete uses, without a command line."""
+"""The client as other programs use it: complete uses, without a command line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ print("numpy.ma" in sys.modules)
 def test_looking_digests_up_and_asking_the_inventory_does_not_load_numpy_ma(
     state: Path, tmp_path: Path
 ) -> None:
-    """The module takes 15 ms in each process that loads it, and some functions of numpy do."""
+    """`numpy.ma` takes 15 ms in each process that loads it, and some functions of numpy load it."""
     tree = write_tree(tmp_path / "t", {"a": LISTED[::-1], "b": b"x" * len(LISTED), "c": b"x"})
     done = subprocess.run(
         [sys.executable, "-c", LOADED, state, tree],

@@ -1,4 +1,4 @@
-"""The parts of a scan on a cluster, each by itself and without Dask."""
+"""The parts of a scan on a cluster, each tested separately and without Dask."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ class TestMessages:
         assert isinstance(answer, Checked)
         (found,) = unpack_result(answer).outcomes
         assert found == msgspec.structs.replace(outcome, digests={})
-        # A worker never has streams or clients, and knows no exceptions.
+        # Fields about streams and clients never occur on a worker, and only the client rules
+        # exceptions.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
         kept |= {"is_object", "evidence", "seen"}
         left = {"digests", "origin", "is_stream", "door", "exceptions"}
@@ -192,7 +193,7 @@ class TestMessages:
         assert result.reported == Advance()
 
     def test_an_answer_with_an_outcome_that_is_cut_short_makes_no_sense(self) -> None:
-        """All files of the batch are then unread."""
+        """If one outcome is cut short, the answer is refused and all files of the batch are unread."""
         answer = pack_result(Result(outcomes=[Outcome(Kind.UNREAD, "/b", reason="reason")]))
         assert answer_of(decode_answer, encode(answer)) == answer
         ((path, members, _),) = map(msgspec.structs.astuple, answer.outcomes)
@@ -258,7 +259,8 @@ class TestErrand:
         verified = [Start(point.encode(), verified=True)]
         listed = self.listed(tree, verified, points=frozenset({point}))
         assert list(paths_of(listed.groups)) == [f"{point}/in"]
-        # The worker notices the border by the device, too, even at the first directory of a batch.
+        # The worker compares devices, too, and so finds a mount point even at the first directory
+        # of a batch.
         if Path("/proc").stat().st_dev != Path("/").stat().st_dev:
             rest = self.listed(tree, [Start(b"/proc")]).rest
             assert rest == [Start(b"/proc", is_border=True)]
@@ -266,7 +268,7 @@ class TestErrand:
     def test_a_worker_stops_where_its_own_file_system_is_mounted_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The mount may hide files on this worker alone: all workers have to compare it."""
+        """Such a mount may hide files on this worker only, so all workers have to compare it."""
         tree = write_tree(tmp_path / "t", {"a/in": b"", "b/in": b""})
         mounted = (tree / "a").stat().st_ino
         name = "hashclient.scan.cluster.listing.is_mount_root"
@@ -309,7 +311,7 @@ class TestErrand:
     def test_a_given_directory_that_is_wide_goes_back_as_it_was_given(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_root: bool
     ) -> None:
-        """A root may be a link; a link at another place is never followed."""
+        """A root that is a link is followed; a directory found in a listing is never followed."""
         remember_at_once(monkeypatch, tmp_path)
         tree = write_tree(tmp_path / "t", {f"w/{n}": b"" for n in range(9)})
         if is_root:
@@ -347,7 +349,7 @@ class TestErrand:
         wanted = {f"{tree}/{name}" for name in ("b/one", "a/two", "d/three")}
         assert set(paths_of(listed.groups)) == wanted
         assert not listed.outcomes
-        # A file below another directory with the same path is not taken for a listed file.
+        # A file in another directory with the same path does not count as the listed file.
         (tmp_path / "x").mkdir()
         tree.rename(tmp_path / "x" / "away")
         write_tree(tree, {"a/other": b""})
@@ -402,7 +404,8 @@ class TestProbes:
     def test_where_nothing_can_be_written_signs_are_compared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(probes, "_WRITE_FLAGS", os.O_WRONLY)  # as on a read-only file system
+        # The probe cannot be opened for writing, as on a read-only file system.
+        monkeypatch.setattr(probes, "_WRITE_FLAGS", os.O_WRONLY)
         for name in ("a", "b", "empty", "empty-too"):
             (tmp_path / name).mkdir()
         (tmp_path / "a" / "x").write_bytes(b"1")
@@ -480,7 +483,7 @@ class TestNamed:
         group = Group(str(tree), list(found), follow=True)
         (tree / "there").rename(tmp_path / "kept")
         asked = NamedFiles().look_at(group)
-        # A missing file has no file system.
+        # A missing file has no file system and is not looked up.
         assert len(asked) <= 2
         for part in asked:
             assert only_same(part, None) == (part, [])
@@ -497,13 +500,13 @@ class TestNamed:
                 told |= {o.path: o.reason for o in others if o.kind is Kind.UNREAD}
             return kept, told
 
-        # So are all files of a directory that is missing on this machine.
+        # All files of a directory that is missing on this machine have no file system either.
         gone = Group(f"{tree}/gone", ["a", "b"], follow=False)
         (away,) = NamedFiles().look_at(gone)
         assert group_of(away) == gone and not away.file_system
         assert only_same(away, None) == (away, [])
 
-        # A file that is at neither place is kept: the checker reports it.
+        # A file that is missing on both machines stays in the batch, and the checker reports it.
         kept, told = only(str(tree), None)
         assert kept == {f"{tree}/{name}" for name in ("a", "gone", "link")}
         assert told == {f"{tree}/{name}": OTHER for name in ("b", "there")}
@@ -552,7 +555,8 @@ class TestOtherMachines:
         assert first.learned
         ((number, learned),) = first.learned
         found = np.sort(np.frombuffer(learned, RECORD), order="ino")
-        for read_day, believed in ((0, 0), (cache.today(), 2)):  # day 0: a lease proved the record
+        # Day 0 means that a lease proved the record.
+        for read_day, believed in ((0, 0), (cache.today(), 2)):
             found["read_day"] = read_day
             sent = Received(14)
             sent.take([Known(number, found.tobytes(), [])])
@@ -574,7 +578,7 @@ class TestOtherMachines:
 
 
 class _Process:
-    """Replaces Dask's worker: it calls functions, and keeps resources."""
+    """Replaces Dask's worker: it calls functions and notes its resources."""
 
     def __init__(self, directory: Path) -> None:
         """The worker and the client have the same lists."""
@@ -586,20 +590,20 @@ class _Process:
         self.resources: dict[str, float] = {}
 
     def spec(self, run: str) -> Spec:
-        """Return what the client says of a scan."""
+        """Return the description of a scan that the client sends to workers."""
         return Spec(PROTOCOL, __version__, run, self._key_id, (self.pin,), b"/")
 
     async def set_resources(self, **resources: float) -> None:
-        """Do what Dask's worker does."""
+        """Set resources as Dask's worker does."""
         self.resources |= resources
 
     def prepare(self, setup: Setup) -> bytes:
-        """Return why the worker is not ready."""
+        """Return why the worker is not ready, or an empty answer."""
         self._runs.add(setup.spec.run)
         return asyncio.run(worker.prepare(encode(setup), "r", self))
 
     def forget(self, run: str) -> None:
-        """End a scan."""
+        """End one scan."""
         asyncio.run(worker.forget(run, "r", self))
 
     def is_ready(self, run: str) -> bool:
@@ -617,7 +621,7 @@ class _Process:
 
 @pytest.fixture
 def worker_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Process]:
-    """Be the process of a worker, which searches for garbage rarely and takes leases."""
+    """Prepare this process as a worker process: it collects garbage rarely and takes leases."""
     process = _Process(tmp_path / "worker")
     monkeypatch.setenv("HASHCLIENT_STATE_DIR", str(process.state.path))
     before, thresholds = signal.getsignal(signal.SIGIO), gc.get_threshold()
@@ -719,9 +723,11 @@ class TestWorker:
         runs = [f"scan {n}" for n in range(worker.MOST_RUNS + 1)]
         for run in runs[:-1]:
             assert not worker_process.prepare(Setup(worker_process.spec(run)))
-        assert all(map(worker_process.is_ready, runs[:-1]))  # this call uses them in this order
+        # This call makes the last of `runs` the one that was used last.
+        assert all(map(worker_process.is_ready, runs[:-1]))
         assert worker_process.is_ready(runs[0])
-        assert not worker_process.prepare(Setup(worker_process.spec(runs[0])))  # no other scan
+        # The worker takes no further scan.
+        assert not worker_process.prepare(Setup(worker_process.spec(runs[0])))
         assert not worker_process.prepare(Setup(worker_process.spec(runs[-1])))
         assert [run for run in runs if not worker_process.is_ready(run)] == [runs[1]]
 
@@ -732,7 +738,7 @@ class TestWorker:
 
 
 class _Verdicts:
-    """Stands for workers on which a directory is something else."""
+    """Replaces workers on which a directory differs from the client's."""
 
     slots = 1
     resource = "r"
@@ -773,7 +779,7 @@ ONE, OTHER_ONE, DEAD = (f"tcp://127.0.0.1:{port}" for port in (1, 2, 3))
 
 
 class _Connection:
-    """Stands for a scheduler whose workers answer what they are told to, or have died."""
+    """Replaces a scheduler whose workers send the answers that a test has set, or have died."""
 
     def __init__(self) -> None:
         self.prepared: dict[str, bytes | OSError] = {ONE: b"", OTHER_ONE: b"", DEAD: OSError()}
@@ -810,7 +816,7 @@ def test_a_directory_is_the_same_everywhere_if_each_worker_says_so(tmp_path: Pat
             assert found[gone] is not None
             assert [found[same] is None, found[other] is None] == [p is None for p in problems]
             assert (ONE, OTHER_ONE)[answers.index(wrong)] in f"{found[same]}{found[other]}"
-    # A worker that was stopped and goes on later would get batches; one that has died gets none.
+    # A worker that gave a wrong answer may go on later and get batches; a dead worker gets none.
     for answer in (OSError(), MemoryError(), b"no sense", encode([None]), encode(["\x1b", "\x1b"])):
         connection.looked = {ONE: answer, OTHER_ONE: right}
         told = crew.verify([same, other])
@@ -833,7 +839,8 @@ def test_a_worker_that_is_not_ready_ends_the_begin_and_later_only_itself() -> No
     crew = crew_of(connection, noticed)
     crew.muster()
     connection.prepared |= {OTHER_ONE: b"its lists are others\nfetch", DEAD: OSError()}
-    assert all(crew.look() for _ in range(3))  # a new worker gets some time
+    # A new worker is asked several times before it is reported.
+    assert all(crew.look() for _ in range(3))
     assert (crew.slots, len(noticed)) == (2, 1)
     assert OTHER_ONE in noticed[0]
     connection.prepared = {DEAD: b""}
@@ -868,14 +875,14 @@ site = pytest.fixture(reached_site, scope="module")
 def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
     site: Site, worker_process: _Process, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """The names are below a prefix with many keys and beside it, and close to a slash."""
+    """The keys are below a prefix with many keys, beside the prefix, and close to a slash."""
     bucket = site.bucket()
     keys = ["a", "a-1/x/0", "a-1/x/1", "a.", "a/", "a/x/0", "a/x/1", "a/y/0", "a0", "b/", "z"]
     for key in keys:
         bucket.put(key, b"")
 
     def pages_of_two(request: Request) -> Answer:
-        """Answer a listing that is not divided; the server has pages of a thousand."""
+        """Answer a listing that is not divided, with two keys a page; real servers send a thousand."""
         if not is_listing(request) or "delimiter" in request[2]:
             return None
         query = parse_qs(request[2])
@@ -906,7 +913,7 @@ def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
 
 
 class _Dying:
-    """Replaces a scheduler whose workers die with each batch that they get, and its workers."""
+    """Replaces a scheduler whose workers die with each batch that they get."""
 
     resource = "r"
     slots = 1
@@ -936,13 +943,13 @@ class _Dying:
 def test_a_batch_is_handed_out_again_until_three_workers_have_died_with_it(
     workers: int, times: int
 ) -> None:
-    """The scheduler does not count: of several workers, two may have died each time."""
+    """The scheduler does not count deaths: two workers may have died with the batch each time."""
     dying: Any = _Dying(workers)
     jobs = Jobs(dying, dying, "name")
     jobs.submit("batch", worker.check, b"")
     for done in range(1, times + 1):
         assert (len(dying.given), jobs.batches, jobs.take_lost()) == (done, ["batch"], [])
-        jobs.look()  # a worker may just have become ready
+        jobs.look()  # at the first look, a worker may just have become ready
         assert len(dying.given) == done
         jobs.look()
     assert (len(dying.given), jobs.batches, jobs.take_lost()) == (times, [], ["batch"])

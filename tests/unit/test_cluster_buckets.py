@@ -33,7 +33,7 @@ from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 
 
 class Batches:
-    """Takes batches, and gives the answers that a test has for them."""
+    """Takes batches and returns the answers that a test has set for them."""
 
     slots, has_room = 4, True
 
@@ -52,7 +52,7 @@ class Batches:
         return answers
 
     def look(self) -> None:
-        """Nothing is lost."""
+        """Look for lost batches; none is lost."""
 
     def take_lost(self) -> list[Any]:
         return []
@@ -91,7 +91,7 @@ def listed(*keys: str, rest: bytes | None = None, **how: Any) -> bytes:
 
 
 def stream(**columns: list[Any]) -> bytes:
-    """Return pages as a worker sends them, whatever their columns are."""
+    """Return pages in the form in which a worker sends them, with any columns."""
     page = pa.record_batch({name: pa.array(values) for name, values in columns.items()})
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, page.schema) as writer:
@@ -101,7 +101,7 @@ def stream(**columns: list[Any]) -> bytes:
 
 
 class Room(Batches):
-    """Batches with so much room."""
+    """Takes as many batches as its `room`."""
 
     def __init__(self, slots: int = 4, room: int = 999) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ def read_of(batch: ToRead) -> bytes:
     [
         ([], 0, []),
         ([1], 0, [1]),
-        ([1], 4, []),  # a small batch waits while every worker has something
+        ([1], 4, []),  # a small batch is not handed out while every worker is busy
         ([1], 3, [1]),
         ([1] * 199, 4, []),
         ([1] * 200, 4, [200]),
@@ -333,7 +333,7 @@ def test_pages_of_a_listing_that_ended_come_first() -> None:
     assert keys_of(bucket.next(0)) == ["a"]
     with pytest.raises(ListingEndedError, match="denied"):
         bucket.next(0)
-    assert jobs.out == []  # the rest is not listed
+    assert jobs.out == []  # the rest of the bucket is not listed
 
 
 @pytest.mark.parametrize(("second", "is_refused"), [("a", True), ("0", True), ("b", False)])
@@ -385,7 +385,7 @@ def test_when_the_cluster_has_gone_what_was_not_read_is_unread(is_listed: bool) 
         bucket.end_listing()
     for key, size in (("out", module.READ_BYTES), ("waiting", 1)):
         bucket.read(Wanted(key, size, None, None))
-    bucket.backlog += 1  # of the one that is lost
+    bucket.backlog += 1  # count the batch that is lost
     found = [bucket.next(0) for _ in range(3)]
     bucket.read(Wanted("later", 1, None, None))
     found.append(bucket.next(0))

@@ -1,4 +1,7 @@
-"""Calls to a cluster: their answers, and answers that never come. A scheduler is not started."""
+"""Calls to a cluster: answers that arrive and answers that never arrive.
+
+No scheduler is started.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from hashclient.scan.cluster.jobs import MOST_DEATHS, Jobs
 
 
 class Dask:
-    """Stands for a client of Dask, with its queue of answers."""
+    """Replaces a client of Dask, with its queue of answers."""
 
     def __init__(self) -> None:
         self.queue: queue.Queue[tuple[Any, Any]] = queue.Queue()
@@ -178,7 +181,7 @@ def test_workers_here_have_the_state_of_the_client(
 
 
 class Library:
-    """Stands for the library of Dask: notes what a cluster and its certificates are made of."""
+    """Replaces the library Dask and notes the arguments of clusters and certificates."""
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
@@ -294,7 +297,7 @@ def test_the_log_of_dask_is_silent_unless_it_is_asked_for(
 
 
 def test_what_dask_leaves_out() -> None:
-    """Nobody sees what runs there, and an idle cluster takes little time."""
+    """Without the dashboard, nobody sees what runs there, and an idle cluster takes little time."""
     assert module.QUIET == {
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.interval": "2s",
@@ -304,12 +307,12 @@ def test_what_dask_leaves_out() -> None:
         "distributed.admin.log-length": 100,
         "distributed.deploy.lost-worker-timeout": "600s",
     }
-    # A batch during which three workers have died is not tried again.
+    # A batch during which three workers have died is not handed out again.
     assert module._ALLOWED_FAILURES + 1 == MOST_DEATHS == 3
 
 
 class Crew:
-    """Workers of a scan, of which a test says how many are ready."""
+    """The workers of a scan; the test sets how many of them are ready."""
 
     resource = "r"
 
@@ -382,7 +385,8 @@ def test_a_batch_ends_once_and_a_silent_scheduler_has_gone() -> None:
     assert jobs.ended(0) == [("b", b"done")]
     calls.answers = {"r-1": b"again", "r-0": None}
     calls.is_up = False
-    assert jobs.ended(0) == [("a", None)]  # what has come counts
+    # An answer that has arrived counts even after the cluster is down.
+    assert jobs.ended(0) == [("a", None)]
     with pytest.raises(GoneError):
         jobs.ended(0)
 
@@ -415,7 +419,7 @@ def test_only_batches_that_are_stuck_at_two_looks_are_sent_again() -> None:
     jobs.look()
     assert calls.abandoned == []
     crew.has_looked = True
-    crew.slots = 0  # no worker is ready, so none can take it
+    crew.slots = 0  # no worker is ready to take the call
     jobs.look()
     jobs.look()
     assert calls.abandoned == []
@@ -442,7 +446,7 @@ def test_batches_that_are_abandoned_are_forgotten(fails: bool) -> None:
 
 
 def test_a_batch_that_could_not_be_submitted_is_on_its_way_until_all_is_taken() -> None:
-    """The scan then says that its files are unread."""
+    """Once all batches are taken, the scan reports the files of the batch as unread."""
     calls, crew = Calls(), Crew()
     calls.fails = True
     jobs = jobs_of(calls, crew)

@@ -1,4 +1,4 @@
-"""The workers of a scan on a cluster: which of them get batches, and what is said of the others."""
+"""The workers of a scan on a cluster: which get batches, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED = b"it has other lists\nfetch them"
 
 
 class Cluster:
-    """A scheduler, and workers that answer what they are told to; its clock goes as it waits."""
+    """A scheduler whose workers return set answers, and whose clock advances with each wait."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers: dict[str, Any] = answers
@@ -193,7 +193,7 @@ def test_a_later_worker_gets_batches_once_it_was_seen_twice() -> None:
     looks(made, crew)
     assert (crew.slots, crew.most, made.asked) == (3, 2, [[TWO]])
     looks(made, crew)
-    assert len(made.asked) == 1  # it stays ready
+    assert len(made.asked) == 1  # the worker is not asked again and stays ready
 
 
 def test_a_later_worker_that_cannot_be_used_is_told_once_until_it_comes_again() -> None:
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_is_asked_again_when_it_is_back() -> None:
     made.answers = {TWO: b""}
     looks(made, crew)
     assert (crew.slots, crew.most, crew.idle_since) == (2, 2, None)
-    made.answers = {ONE: OSError()}  # it does not answer yet
+    made.answers = {ONE: OSError()}  # the worker does not answer
     looks(made, crew, 2)
     assert (crew.slots, made.asked) == (0, [[ONE]])
     made.answers = {ONE: b""}
@@ -268,7 +268,7 @@ def test_places_that_were_the_same_everywhere_are_compared_on_later_workers(
         (encode([None]), None),
         (encode(["away"]), f"away, on worker {ONE}"),
         (encode(["\x1b[2J"]), rf"\x1b[2J, on worker {ONE}"),
-        (encode(None), None),  # it was started again, and is checked before it gets a batch
+        (encode(None), None),  # a restarted worker is checked before it gets a batch
         (encode([]), f"it does not answer, on worker {ONE}"),
         (encode([None, None]), f"it does not answer, on worker {ONE}"),
         (b"nonsense", f"it does not answer, on worker {ONE}"),
@@ -295,7 +295,7 @@ def test_a_worker_that_died_while_it_looked_is_asked_when_it_is_back(tmp_path: P
 
 
 def test_probes_of_the_scan_are_no_files_of_it(tmp_path: Path) -> None:
-    """Those of the start, and those of places that were found later."""
+    """This holds for the probes at the start and for probes of places that were found later."""
     made = cluster((ONE, b""))
     seen: list[Probe] = []
     call = made.call

@@ -1,4 +1,4 @@
-"""One run on a cluster whose workers are functions here: what goes out, and what comes back."""
+"""One run on a cluster whose workers are local functions: the sent batches and the answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Answer = Callable[[ToCheck], bytes | None]
 
 
 class Crew:
-    """Workers on which everything is the same."""
+    """Workers on which every directory is the same as on the client."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -63,7 +63,7 @@ class Crew:
 
 
 class Jobs:
-    """Does each batch when its answer is asked for, two for each slot on their way."""
+    """Does each batch when its answer is asked for, and accepts two batches for each slot."""
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
@@ -107,13 +107,13 @@ class Jobs:
 
 
 def clean(batch: ToCheck) -> bytes:
-    """Answer that each file of a batch is clean, by name."""
+    """Answer that each file of a batch is clean, by its name."""
     outcomes = [Outcome(Kind.CLEAN, path) for path in paths_of(batch.groups)]
     return encode(pack_result(Result(clean=len(outcomes), outcomes=outcomes, taken_s=1.0)))
 
 
 class House:
-    """A run over a tree, and over the names that it is given."""
+    """A run over a tree and over the given names."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *paths: Path, answer: Answer = clean, slots: int = 1
@@ -141,7 +141,7 @@ class House:
         )
 
     def go(self, *work: Task | Outcome) -> tuple[dict[str, tuple[Kind, str | None]], list[Any]]:
-        """Return the outcome of each file, and all that is yielded; each file has one outcome."""
+        """Return the outcome of each file and all yielded values; no file has two outcomes."""
         items = list(self.run.go(iter(work)))
         return told(items), items
 
@@ -213,12 +213,12 @@ def test_a_batch_without_an_answer_is_unread(
 
 
 def result_of(**fields: Any) -> bytes:
-    """Answer for the two files of a batch, both clean, except for some `fields`."""
+    """Return the answer for the two files of a batch: both clean, except for the given `fields`."""
     return encode(pack_result(msgspec.structs.replace(Result(clean=2), **fields)))
 
 
 def group_of_other(**fields: Any) -> bytes:
-    """Hand back a group of files, with some `fields` that are not as they were sent."""
+    """Return an answer that hands back a group of files with `fields` unlike the sent ones."""
     group = names_of(Group("/d", ["a"], follow=True))
     answer = pack_result(Result(clean=1))
     return encode(
@@ -345,7 +345,7 @@ def test_what_is_handed_back_is_checked_again_and_large_files_alone(
     house, took = House(monkeypatch, answer=answer), list[tuple[int, float]]()
     monkeypatch.setattr(house.run._backlog, "took", lambda *given: took.append(given))
     found, _ = house.go(task("a", "b", "c", "e"))
-    assert took == [(1, 1.0)] * 4  # each batch that was handed back took no time
+    assert took == [(1, 1.0)] * 4  # the batches that were handed back were measured as zero seconds
     assert set(found) == {f"/d/{name}" for name in "abce"}
     assert house.checked[0] == ["/d/a", "/d/b", "/d/c", "/d/e"]
     assert sorted(house.checked[1:]) == [["/d/b"], ["/d/c"], ["/d/e"]]
@@ -361,7 +361,7 @@ def test_lost_batches_are_unread_and_others_go_on(monkeypatch: pytest.MonkeyPatc
 def test_when_the_cluster_has_gone_everything_left_is_unread(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The unread inputs: batches on their way, waiting batches, unread files, and directories."""
+    """Unread are sent batches, waiting batches, files that were not read, and directories."""
     tree = write_tree(tmp_path / "t", {"x": b""})
     house = House(monkeypatch, tree)
     house.jobs.open = [(ToCheck((names_of(*task("1")),)), cast(Any, None), b"")]

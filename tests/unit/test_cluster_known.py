@@ -27,19 +27,19 @@ from hashclient.system.layout import INVENTORY_NAME
 from tests.unit.test_cache import KEY, MD5, SHA256, set_day, status
 
 DISK, SHARE = 7, 8
-#: A record without tags, which counts for no file.
+#: A mask without tags: such a record counts for no file.
 EMPTY = 0
 
 
 def asked(file_system: int, *inodes: int) -> Names:
-    """Return a group of files as a worker has listed it."""
+    """Return a group of files in the form in which a worker lists it."""
     names = list(map(str, inodes))
     group = Group("/d", names, follow=False, inodes=array("Q", inodes))
     return names_elsewhere(group, file_system)
 
 
 def records(*masks: tuple[int, int], size: int = 10) -> bytes:
-    """Return records of inodes, each with a mask."""
+    """Return records of inodes, each with its mask."""
     made = records_of([status(inode, size=size) for inode, _ in masks])
     made["mask"] = [mask for _, mask in masks]
     return made.tobytes()
@@ -87,7 +87,7 @@ def test_a_client_is_beside_the_workers_of_its_own_start_alone() -> None:
 def test_records_are_sent_if_an_inventory_is_there(
     place: InventoryPlace, tmp_path: Path, damage: str
 ) -> None:
-    """An inventory that cannot be opened is made again by its writer, and stops no scan."""
+    """A missing inventory stops no scan: the process that writes the inventory makes a new one."""
     if damage != "missing":
         keep(place, [(DISK, records((1, MD5)))])
     if damage == "no database":
@@ -104,7 +104,7 @@ def test_records_are_sent_if_an_inventory_is_there(
 def test_each_file_system_has_the_records_of_its_files_in_their_order(
     place: InventoryPlace,
 ) -> None:
-    """Files that were not listed on a file system of a number are not asked for."""
+    """The records of files that no worker listed on a numbered file system are not looked up."""
     keep(
         place,
         [(DISK, records((1, MD5), (2, SHA256), (2**40, MD5))), (SHARE, records((1, MD5)))],
@@ -125,7 +125,7 @@ def test_each_file_system_has_the_records_of_its_files_in_their_order(
 def test_members_are_sent_of_files_that_may_be_containers(
     place: InventoryPlace, mask: int, opens: bool
 ) -> None:
-    """A file that is no container now has no members, whatever it was once."""
+    """A file that is no container now gets no members, even if it once was a container."""
     keep(place, [(DISK, records((1, mask)))], container(DISK, 1, 3), container(SHARE, 1))
     with remembering(place, opens=opens) as remembered:
         found = remembered.of([asked(DISK, 1, 5)])
@@ -149,7 +149,7 @@ def test_members_are_sent_while_there_is_room_for_all_file_systems_together(
         found = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
         again = remembered.of([asked(DISK, 1, 2), asked(SHARE, 3)])
     assert [inode for one in found for inode in holders_of(one)] == sent
-    assert found == again  # each batch has the room
+    assert found == again  # each batch may use the whole room
 
 
 def test_rows_in_use_are_named_once(place: InventoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,8 @@ def group(directory: str, *names: str, follow: bool = False) -> Group:
         ([("/d", "c", "a")], [("/d", ["a", "c"], [1, 3])]),
         ([("/d", "a"), ("/d", "c")], [("/d", ["a", "c"], [1, 3])]),
         ([("/e", "x")], [("/e", ["x"], [1])]),
-        # A name that no batch has: the file has got it meanwhile.
+        # The second batch asks for a name that no batch had, because the file was renamed
+        # meanwhile.
         ([("/d", "b", "new")], [("/d", ["b"], [2]), ("/d", ["new"], [])]),
         ([("/d", "new"), ("/d", "new")], [("/d", ["new"], []), ("/d", ["new"], [])]),
         ([("/d", "a", "a")], [("/d", ["a"], [1]), ("/d", ["a"], [])]),

@@ -1,4 +1,4 @@
-"""A batch of directories on a worker: when it is over, what goes to others, and how it is named."""
+"""A batch of directories on a worker: when it ends, what other workers get, and how it is named."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def errand(**how: Any) -> Errand:
 @pytest.mark.parametrize(
     ("most", "given", "listed", "rest"),
     [
-        # A directory that is begun is listed to its end; the next ones are left.
+        # A directory that was begun is listed to its end; the next directories are handed back.
         (99, 2, ["a/1", "a/2", "a/in/3", "b/4"], []),
         (5, 2, ["a/1", "a/2", "a/in/3", "b/4"], []),
         (3, 2, ["a/1", "a/2", "a/in/3"], ["b"]),
@@ -79,7 +79,7 @@ def test_a_task_of_listing_ends_with_its_time(
 
 
 class Numbered(Identities):
-    """Gives file systems a number, or none."""
+    """Gives numbers to some file systems, and none to others."""
 
     def __init__(self, number: int | None) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def trees(*paths: Path, **options: Any) -> ClusterTrees:
 def test_the_paths_of_a_scan_are_looked_at_by_the_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each directory that a worker will need has to be the same there."""
+    """The client looks at each directory that a worker will need: all must be the same there."""
     tree = write_tree(tmp_path, {"t/x": b"", "f": b"", "d/g": b""})
     os.mkfifo(tree / "pipe")
     monkeypatch.chdir(tree)
@@ -232,7 +232,7 @@ def test_a_worker_does_what_the_client_says(
         assert type(found.pop("file_systems")) is Shared
         assert found == common | expected
         one.checker()
-        assert made == []  # each thread has one
+        assert made == []  # the checker makes no cache here, because each thread has a cache
     assert places == [(tmp_path, lists.sealer.key_id, 3)]
     sent = work(lists, tmp_path, gets_known=True, reread_days=5, boot=boot_id())
     sent.checker([Known(7, b"", [])])

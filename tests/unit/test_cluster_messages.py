@@ -1,4 +1,4 @@
-"""Messages of a cluster: what is sent of files, and why lists are not those of the client."""
+"""Messages of a cluster: what is sent about files, and why the lists of a worker do not fit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def spec_of(lists: OpenLists, *pins: Pin, key_id: str | None = None) -> Spec:
 
 
 def test_the_forms_that_both_sides_must_have() -> None:
-    """Another form needs another number of the protocol."""
+    """A change of these forms needs another number of the protocol."""
     is_little = array("H", [1]).tobytes() == b"\1\0"
     assert (6 if is_little else -6) == PROTOCOL
     assert (INODE, SIGN.itemsize) == (np.dtype(np.uint64), 24)

@@ -35,7 +35,7 @@ HERE = "s3 here"
 
 
 class Store:
-    """A bucket with these prefixes, each below another, and these pages of keys."""
+    """A bucket with nested `prefixes` and `pages` of keys."""
 
     def __init__(self, *pages: str, prefixes: dict[str, Sequence[str]] | None = None) -> None:
         self.pages = pages
@@ -61,7 +61,7 @@ class Store:
 
 
 class Working:
-    """A worker of one scan."""
+    """A worker that works on one scan."""
 
     def __init__(self, store: Store, containers: object = object()) -> None:
         self.spec = SimpleNamespace(containers=containers)
@@ -76,7 +76,7 @@ class Working:
 
 
 class Reader:
-    """Reads objects whose sizes are even."""
+    """Reads only objects whose sizes are even."""
 
     def __init__(self, work: Working) -> None:
         self.work = work
@@ -89,7 +89,7 @@ class Reader:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ListedRange]:
-    """Return a function that lists a range of a store."""
+    """Return a function that lists a range of keys of a store."""
 
     def pages_of(store: Store, uri: Any, *, after: str | None) -> Iterator[Any]:
         store.listed.append((uri.key, after))
@@ -194,13 +194,15 @@ def test_a_task_ends_with_its_time(
 @pytest.mark.parametrize(
     ("prefixes", "until", "points", "asked"),
     [
-        # The first level with a bound behind the last key, and before the end of the range.
+        # A range is divided at the first level with a prefix behind the last key and before the end
+        # of the range.
         ({"": ["c/", "b/", "a/"]}, None, [b"b.", b"c."], [""]),
         ({"": ["c/", "b/", "a/"]}, b"c.", [b"b."], [""]),
         ({"": ["a/"], "a/": ["a/c/", "a/b/"]}, None, [b"a/c."], ["", "a/"]),
         ({"": [], "a/": [], "a/b/": ["a/b/d/"]}, None, [b"a/b/d."], ["", "a/", "a/b/"]),
         ({"": [], "a/": [], "a/b/": []}, None, [], ["", "a/", "a/b/"]),
-        # A level that cannot be listed: the error shows when the range is listed.
+        # If a level cannot be listed, the range is not divided, and listing the range shows the
+        # error.
         ({"": []}, None, [], ["", "a/"]),
         ({}, None, [], [""]),
         ({"a/b/": ["a/b/d/", "a/b/e/"]}, b"a/b/z", [b"a/b/d.", b"a/b/e."], ["a/b/"]),
@@ -246,7 +248,7 @@ def test_shorter_prefixes_that_all_keys_have_divide_nothing(
 def test_a_bucket_of_another_store_is_neither_listed_nor_read(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """If the store cannot be found, listing or reading says why."""
+    """If the store cannot be found, the error of the listing or the reading says why."""
     store = Store()
     store.fails = fails
     work: Any = Working(store)

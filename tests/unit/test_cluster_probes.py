@@ -1,4 +1,4 @@
-"""Probes: what shows that a directory is the same everywhere, and what does not."""
+"""Probes: the facts which show that a directory is the same everywhere, and facts that do not."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_only_a_file_with_the_token_is_a_probe(
         ("d", "/TOP", None),
         ("d", "/nowhere", "no such file or directory"),
         ("", "/TOP/d", None),
-        ("link", "/TOP", None),  # the user has named it
+        ("link", "/TOP", None),  # the user has named this link
         ("f", "/TOP", "not a directory"),
         ("gone", "/TOP", "no such file or directory"),
     ],
@@ -138,7 +138,7 @@ def signs_of(directory: Path) -> tuple[Sign, ...]:
 
 
 def test_the_signs_of_a_directory_are_those_of_its_entries_and_its_own(tmp_path: Path) -> None:
-    """A directory in it may be a mount point, and counts by its name alone; a link is no file."""
+    """An inner directory counts only by name, as it may be a mount point; links do not count."""
     write_tree(tmp_path, {"f": b"123", "d/x": b""})
     (tmp_path / "link").symlink_to("f")
     own, *rest = signs_of(tmp_path)
@@ -176,7 +176,7 @@ def test_each_sign_counts(tmp_path: Path, field: str | None) -> None:
         one = msgspec.structs.replace(one, **{field: value})
     probe = Probe(bytes(tmp_path), signs=(own, one, other))
     assert problem_with(probe, "/", never) == (None if field is None else ELSEWHERE)
-    # More entries than the client has seen are no matter.
+    # Entries that the client has not seen are ignored.
     (tmp_path / "later").touch()
     assert problem_with(probe, "/", never) == (None if field is None else ELSEWHERE)
 

@@ -1,4 +1,4 @@
-"""Batches of a worker of a cluster: which files, for how long, and what goes back."""
+"""Batches of a cluster's worker: which files they have, how long they run, what is sent back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEEN = Seen(1, 2, 3, 4)
 
 
 class Checker:
-    """Names every file that it is given; hands back the files whose name ends in `-`."""
+    """Reports a clean file for each name, and hands back the files whose name ends in `-`."""
 
     def __init__(self) -> None:
         self.tasks: list[list[str]] = []
@@ -56,7 +56,7 @@ class Checker:
 
 
 class Allowance:
-    """The time of a batch, which ends after so many tasks."""
+    """Stands for the time of a batch, which ends after a number of tasks."""
 
     spent_s = 1.5
 
@@ -84,7 +84,7 @@ def checker(monkeypatch: pytest.MonkeyPatch) -> Checker:
 def checked(
     checker: Checker, *groups: Names, base: str | None = "/", **how: Any
 ) -> tuple[list[str], Checked]:
-    """Return the paths of all outcomes of a batch, and the answer."""
+    """Return the paths of all outcomes of a batch, and the answer of the worker."""
     given: list[Sequence[Known]] = []
 
     def make(known: Sequence[Known]) -> Any:
@@ -182,7 +182,7 @@ def test_a_large_file_is_not_checked_beside_others(
     task = [Group(str(tmp_path), names, follow=False)]
     assert worker._is_large(task) is (names == ["large"])
     assert not worker._is_large(task * 2)
-    # A large file that is alone is checked.
+    # A large file is checked if its batch has no other file.
     paths, answer = checked(checker, batch(str(tmp_path), *names))
     assert (paths, answer.large) == ([f"{tmp_path}/{name}" for name in names], [])
     groups = [batch(str(tmp_path), name) for name in ("large", "small")]
@@ -266,7 +266,7 @@ def test_any_time_has_a_sign(mtime_ns: int, signed: int) -> None:
 def test_files_of_each_file_system_are_a_group_and_each_is_looked_up_once(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is missing is on none, as is one on a file system that cannot be named."""
+    """Missing files and files on a file system without a number are in a group without one."""
     stat, asked = os.stat, list[int]()
 
     def other(path: Any, **how: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Settings: decoded strictly, resolved once, written so that they read back the same."""
+"""Settings: decoded strictly, resolved once, and written in a form that reads back the same."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:
     home = Path.home()
     settings = resolved(config_path=path)
     assert (settings.state_dir, settings.seal_key_file) == (home / "s", home / "k")
-    # A path on the command line outranks it.
+    # A path from the command line takes precedence over the path in the file.
     settings = resolved(config_path=path, state_dir=tmp_path / "t", seal_key_file=tmp_path / "key")
     assert (settings.state_dir, settings.seal_key_file) == (tmp_path / "t", tmp_path / "key")
 
@@ -72,7 +72,7 @@ def test_a_user_has_directories_of_their_own(as_user: None, tmp_path: Path) -> N
     settings = resolved(environ)
     assert settings.state_dir == tmp_path / "state" / "hashclient"
     assert settings.config_path == tmp_path / "config" / "hashclient" / "config.toml"
-    # A relative value counts as unset: trusted files are never below the current directory.
+    # A relative value counts as unset because trusted files are never below the current directory.
     for value in "", "state":
         settings = resolved({"XDG_STATE_HOME": value, "XDG_CONFIG_HOME": value})
         assert settings.state_dir == Path.home() / ".local/state/hashclient"
@@ -277,7 +277,7 @@ def test_tables_for_later_versions_are_ignored(
 
 
 def test_ignored_tables_are_reported_to_a_listener(caplog: pytest.LogCaptureFixture) -> None:
-    """A mistyped version would hide its keys from all machines."""
+    """With a mistyped version, a table would hide its keys from all machines."""
     with caplog.at_level("INFO", "hashclient"):
         parse_config(SINCE, "f", version="0.9")
     assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
@@ -287,7 +287,7 @@ def test_tables_for_this_version_are_checked_like_others() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
             parse_config(SINCE, "f", version=version)
-    # Without a version, an unknown key is an error in every version.
+    # An unknown key is an error in every version if its table names no version.
     with pytest.raises(ConfigError, match="unknown key 'deeep'"):
         parse_config(PROVIDER + "deeep = 1", "f", version="0.1.0")
 
@@ -389,7 +389,7 @@ def test_policies_are_read() -> None:
     )
     assert config.quarantine == QuarantineConfig(("age1example",), keep_days=365)
     assert config.report.to == {"police": PackageDestination("/srv/handover")}
-    # If none is named, the only destination is used.
+    # If a report names no destination, the only configured destination is used.
     assert config.report.destination() == "police"
     service = (
         '[report.to.centre]\nkind = "cybertipline"\nurl = "https://r.example.org"\n'

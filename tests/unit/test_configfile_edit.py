@@ -1,4 +1,4 @@
-"""Changes to the text of a configuration: all other text stays, and the result is as intended."""
+"""Changes to the text of a configuration: all other text stays, and the values are as intended."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recipients(text: str) -> object:
             f'x = """\n[quarantine]\n"""\n[quarantine]\nrecipients = ["{KEY}"]\n',
         ),
         (
-            # A recipient in another table does not matter.
+            # A recipient in another table is ignored.
             '[report.to.x]\nrecipients = ["a"]\n[quarantine]\n',
             f'[report.to.x]\nrecipients = ["a"]\n[quarantine]\nrecipients = ["{KEY}"]\n',
         ),
@@ -71,7 +71,7 @@ def recipients(text: str) -> object:
 def test_a_recipient_is_put_where_it_belongs(before: str, after: str) -> None:
     text = with_recipient(before, KEY, "f")
     assert text == after
-    # And only once.
+    # A second call does not add the recipient again.
     assert with_recipient(text, KEY, "f") == text
 
 

@@ -19,7 +19,7 @@ from tests.opened import Once, Whole, opened
 
 
 class Begun:
-    """An archive: two letters, a digit that says how long it is, and its content."""
+    """Test archive: two letters, a digit for its length, and its content."""
 
     seeks = True
 
@@ -45,7 +45,7 @@ KINDS = [
 
 
 def found(data: bytes) -> list[bytes | str]:
-    """Return the archives in some bytes, and the reason why an archive is unread."""
+    """Return the archives that are found in some bytes, and the reasons why archives are unread."""
     return [
         one.detail if isinstance(one, Unlisted) else one[0].name
         for one in Behind(KINDS).members(Whole(data))
@@ -72,14 +72,15 @@ def found(data: bytes) -> list[bytes | str]:
         (b"CC.CC.AA3", ["three", b"AA3"]),
         (b"AA5CC.CC", [b"AA5CC", "three"]),
         (b"AA5!.AA3", ["no archive", b"AA3"]),
-        (b"AA9abBB4", [b"AA9abBB4", b"9abBB4"]),  # the first archive does not show its end
+        # This archive does not show its end, so the search goes on within it.
+        (b"AA9abBB4", [b"AA9abBB4", b"9abBB4"]),
         (b"AA9AA3", [b"AA9AA3"]),
     ],
 )
 def test_archives_follow_each_other_in_other_bytes(
     data: bytes, archives: list[bytes | str], window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the bytes are divided for the search."""
+    """The result does not depend on the places at which the search divides the bytes."""
     monkeypatch.setattr(behind, "_WINDOW_BYTES", window)
     for before in (0, 1, 12, 13, 14, 15, 16, 17, 60, 63, 64):
         assert found(b"." * before + data) == archives, before
@@ -88,7 +89,7 @@ def test_archives_follow_each_other_in_other_bytes(
 def test_two_kinds_may_begin_at_one_place() -> None:
     assert found(b"AA5BB7xx..AA3") == [b"AA5BB", b"AA5BB7xx.."[:10], b"AA3"]
     assert found(b"AAxBB5xx") == [b"AAxBB5xx"]
-    assert found(b"abBB5xx") == []  # it would begin before the file
+    assert found(b"abBB5xx") == []  # the archive would begin before the file
 
 
 def test_archives_and_false_marks_are_looked_at_up_to_limits(
@@ -164,7 +165,7 @@ def test_messages_are_divided_at_lines(data: bytes, messages: list[bytes]) -> No
 
 
 def halves(*messages: bytes, step: int = 1 << 20) -> list[bytes]:
-    """Return which messages of a mailbox are halves; each has its number as its name."""
+    """Return which messages of a mailbox are only halves; each is named by its number."""
     found = Halves()
     for number, message in enumerate(messages):
         if number:
@@ -193,7 +194,7 @@ OTHER = b"X: y\n\n"
         ([TYPE + b"\n--x\n\n", OTHER + b"a --x\n"], []),
         ([TYPE + b"\n--x\n\n", OTHER + b"--y\n"], []),
         ([TYPE + b"\n--x\n\n", OTHER, OTHER + b"--x\n", OTHER + b"--x\n"], [b"0"]),
-        # Of a message with the same boundary, the parts are its own.
+        # The second message also names the boundary `x`, so it has the parts that follow.
         ([TYPE + b"\n--x\n\n", TYPE + b"\n--x\n\n--x--\n"], []),
         ([TYPE + b"\n--x\n\n", TYPE + b"\n--x\n\n", OTHER + b"--x\n"], [b"1"]),
         ([TYPE.replace(b"\n", b"\r\n") + b"\r\n--x\r\n\r\n", OTHER + b"--x\r\n"], [b"0"]),
@@ -247,7 +248,7 @@ def crc16(data: bytes) -> int:
 
 
 def level_2(*fields: bytes, crc: int = 0) -> bytes:
-    """Return a header with extended fields; a field of one zero and two bytes gets the checksum."""
+    """Return a level-2 header of lha with extended fields; one of them may get the checksum."""
     head = bytearray(2) + b"-lh5-" + bytes(13) + b"\2" + bytes(2) + b"U"
     for one in fields:
         head += struct.pack("<H", len(one) + 2) + one

@@ -1,4 +1,4 @@
-"""What counts, keeps and joins bytes: exactly at a bound, and one byte beyond it."""
+"""Classes that count, keep and join bytes: exactly at a bound, and one byte beyond the bound."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DATA = bytes(range(100))
 def test_joined_bytes_are_read_at_any_place(
     head: bytes, tail: bytes, start: int, length: int
 ) -> None:
-    """Where the data in the middle ends too early, all ends there."""
+    """If the data in the middle ends too early, the joined data ends at this place."""
     joined = Joined(head, Whole(DATA), start, length, tail)
     assert joined.size == len(head) + length + len(tail)
     there = DATA[start : start + length]
@@ -51,7 +51,7 @@ def test_joined_bytes_are_read_at_any_place(
         for count in range(joined.size + 2):
             wanted = whole[offset : offset + count]
             if offset > len(head) + len(there) and len(there) < length:
-                wanted = joined.read_at(offset, count)  # behind the gap is anything
+                wanted = joined.read_at(offset, count)  # any bytes may follow the gap
             assert joined.read_at(offset, count) == wanted
     if len(there) == length:
         assert b"".join(iter(lambda: joined.read(3), b"")) == whole
@@ -191,7 +191,7 @@ def test_an_error_is_an_end_and_what_came_before_is_digested() -> None:
 
 
 def reaches(budget: Budget, count: int) -> str:
-    """Return the message of a budget for this number of further bytes; empty if there is room."""
+    """Return the error of a budget for this number of further bytes; empty if it allows them."""
     try:
         budget.take(count)
     except LimitError as error:

@@ -1,4 +1,4 @@
-"""The process that opens containers: the acts that it cannot do, and the result when it dies."""
+"""The process that opens containers: what the sandbox forbids, and what follows its death."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ needs_locks = pytest.mark.skipif(
     not kernel_locks().are_whole, reason="this kernel has no Landlock or no seccomp"
 )
 
-#: Attempts to get out, by name; the process is locked up before.
+#: Attempts to leave the sandbox, by name; the process enters the sandbox before each attempt.
 ATTEMPTS = {
     "open a file": "open('/etc/hostname')",
     "open for writing": "open('/tmp/x', 'w')",
@@ -154,14 +154,14 @@ def test_it_is_started_once_and_is_locked_up(cage: Cage, archive: Path) -> None:
 
 
 def test_it_has_nothing_of_ours(cage: Cage, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no variable of the environment, no argument but its import path, no open file."""
+    """It gets no environment variable, no argument except its import path, and no open file."""
     monkeypatch.setenv("HASHCLIENT_SEAL_KEY", "00" * 32)
     kept = os.open(archive, os.O_RDONLY)
     try:
         os.set_inheritable(kept, True)
         opened(cage, archive)
         assert cage._process is not None
-        # The process is not dumpable: only root may look.
+        # The process is not dumpable, so only root may read these files.
         place = Path(f"/proc/{cage._process.pid}")
         if os.geteuid() == 0:
             assert b"HASHCLIENT" not in (place / "environ").read_bytes()
@@ -260,7 +260,7 @@ def test_one_without_room_to_start_is_tried_again(archive: Path, cage: Cage) -> 
 def test_names_in_all_scripts_are_read_in_the_sandbox(
     tmp_path: Path, cage: Cage, kind: str
 ) -> None:
-    """What decodes them cannot be loaded there."""
+    """The sandbox forbids loading codecs, so they are loaded before."""
     words = {
         "utf-8": "\u20ac\u5b57",
         "iso-8859-2": "\u0142",
@@ -286,7 +286,7 @@ def test_names_in_all_scripts_are_read_in_the_sandbox(
 
 
 def test_a_file_that_gives_less_than_is_asked_for_is_read_on_to_what_is_wanted() -> None:
-    """As files of the kernel do, and some of a network."""
+    """A `read` of a kernel file or a network file may return fewer bytes than it asks for."""
     path = Path("/proc/kallsyms")
     if not path.exists():
         pytest.skip("no file that gives a page at a time")
@@ -320,7 +320,7 @@ os.write(1, b"%d" % lock(1 << 28, 60).seccomp)
 
 @needs_locks
 def test_a_filter_that_the_kernel_does_not_take_is_not_in_force() -> None:
-    """All filters of a process together have a length; others fill it here."""
+    """The lengths of all filters of a process are limited in sum; the test fills the limit."""
     done = subprocess.run([sys.executable, "-c", _WITHOUT_ROOM], capture_output=True, check=True)
     assert done.stdout == b"0"
 

@@ -1,4 +1,4 @@
-"""The work of the process that opens containers for each file, here in a thread of this process."""
+"""The function that the container process runs for each file, here in a thread of this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hashclient.containers.registry import Registry
 
 
 class Sent:
-    """A channel that keeps all that is sent, and has one answer."""
+    """A channel that keeps all sent messages and returns one fixed answer."""
 
     def __init__(self, answer: object = None) -> None:
         self.sent: list[object] = []
@@ -115,7 +115,7 @@ def test_a_reader_that_makes_no_progress_is_stopped(monkeypatch: pytest.MonkeyPa
     stall = Stall(5)
     assert [given[0] for given in asked] == [signal.SIGPROF, signal.ITIMER_PROF]
     assert asked[1][1:] == (5, 5)
-    stall._look()  # no file is open
+    stall._look()  # no file is open, so nothing has stalled
     steps = iter([0, 1, 1])
     with stall.watching(lambda: next(steps)):
         stall._look()
@@ -124,15 +124,15 @@ def test_a_reader_that_makes_no_progress_is_stopped(monkeypatch: pytest.MonkeyPa
             stall._look()
     stall._look()
     with stall.watching(lambda: 1):
-        stall._look()  # the progress of the file before does not count for this file
+        stall._look()  # the lack of progress in the file before does not count for this file
 
 
 class NoStall:
-    """Watches nothing."""
+    """A watch that never reports a stall."""
 
     @contextlib.contextmanager
     def watching(self, steps: Callable[[], int]) -> Iterator[None]:
-        """Ask once, at the end."""
+        """Ask for the progress once, at the end of the block."""
         yield
         assert steps() > 0
 

@@ -1,4 +1,4 @@
-"""Compressed files: streams one behind the other, what follows them, and strict marks."""
+"""Compressed files: streams one behind the other, the bytes behind them, and strict magic bytes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_marks_are_strict() -> None:
     assert not sniffs(Bzip2(), b"BZh9 benign text of somebody")
     assert sniffs(Bzip2(), bz2.compress(b""))
     assert not sniffs(Xz(), xz_of(A)[:5] + b"\1" + xz_of(A)[6:])
-    assert sniffs(Xz(), xz_of(A)[:8] + bytes(4))  # unar goes on behind a sum that is wrong
+    # Unar goes on behind a wrong checksum, so the kind must be recognised.
+    assert sniffs(Xz(), xz_of(A)[:8] + bytes(4))
     assert sniffs(Zstd(), b"\x50\x2a\x4d\x18\2\0\0\0xx\x28\xb5\x2f\xfd" + bytes(9))
 
 
@@ -120,7 +121,7 @@ def test_a_sum_of_the_header_of_gzip_that_does_not_agree_is_damage() -> None:
 
 @pytest.mark.parametrize("flag", [0x20, 0x40, 0x80, 0xE0])
 def test_flags_of_gzip_that_mean_nothing_are_passed_over(flag: int) -> None:
-    """As busybox and Python do."""
+    """busybox and Python ignore these flags, too."""
     good, other = gzip_of(A, "a.txt"), gzip_of(B)
     data = good[:3] + bytes([good[3] | flag]) + good[4:] + other[:3] + bytes([flag]) + other[4:]
     assert gzip.decompress(data) == A + B
@@ -152,7 +153,7 @@ def test_a_window_that_zstd_alone_takes_is_recognised(window: int) -> None:
 
 @pytest.mark.parametrize("claimed", [1, 2, len(B) - 1])
 def test_an_lzma_that_claims_too_small_a_length_is_unread(claimed: int) -> None:
-    """busybox and unar give the bytes without a complaint."""
+    """busybox and unar return the bytes without an error."""
     filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16}]
     data = lzma.compress(B, lzma.FORMAT_ALONE, filters=filters)
     data = data[:5] + claimed.to_bytes(8, "little") + data[13:]
@@ -161,7 +162,7 @@ def test_an_lzma_that_claims_too_small_a_length_is_unread(claimed: int) -> None:
 
 
 def test_a_picture_whose_fields_look_like_those_of_lzma_is_none() -> None:
-    """EMF with a header of 128 bytes: a window of 2 GiB, and a length that may be."""
+    """An EMF with a header of 128 bytes looks like lzma: window 2 GiB and a possible length."""
     chance = random.Random(2)
     for _ in range(200):
         width, height = chance.randrange(10, 9_000), chance.randrange(10, 9_000)
@@ -177,7 +178,7 @@ def test_a_picture_whose_fields_look_like_those_of_lzma_is_none() -> None:
 
 
 def zstd_of(_: bytes) -> bytes:
-    """Return what begins as zstd does."""
+    """Return bytes that begin like zstd."""
     return b"\x28\xb5\x2f\xfd" * 9
 
 
@@ -192,7 +193,7 @@ OTHERS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("expander", [Gzip(), Xz(), Lzma()], ids=["gzip", "xz", "lzma"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other: str) -> None:
-    """By `zstd`, and by the module `lzma` of Python; other programs stop before it."""
+    """`zstd` and Python's module `lzma` join the streams; other programs read only the first."""
     if other == expander.name:
         return
     data = OTHERS[expander.name](A) + OTHERS[other](B)
@@ -240,7 +241,7 @@ def test_a_window_larger_than_may_be_had_is_a_limit() -> None:
     data = bytearray(lzma.compress(A, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16}]))
     block = data[12 : 12 + 4 * (data[12] + 1)]
     field = block.index(b"\x21\x01") + 2
-    block[field] = 36  # 1 GiB
+    block[field] = 36  # a size of 1 GiB
     block[-4:] = zlib.crc32(bytes(block[:-4])).to_bytes(4, "little")
     data[12 : 12 + len(block)] = block
     assert opened(Xz(), bytes(data)).reasons == {Why.LIMIT}

@@ -1,4 +1,4 @@
-"""Decoders: their properties, their windows, and the pieces that they give."""
+"""Decoders: their properties, their windows, and the pieces in which they return bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members that other programs extract are found here, too; skipped where they are missing."""
+"""Members that other programs extract are found as well; a missing program is skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hashclient.containers.zip import Zip
 from tests.opened import opened
 
 Contents = dict[str, bytes]
-#: Programs that write all members one behind the other.
+#: Programs that write all members to standard output, one behind the other.
 PROGRAMS = {
     "bsdtar": ["bsdtar", "-xOf"],
     "7z": ["7z", "e", "-so", "-bd"],
@@ -41,7 +41,7 @@ def random_contents(seed: str) -> Contents:
 
 
 def one(pack: Callable[[bytes], bytes]) -> Callable[[Contents], bytes]:
-    """Pack one behind the other, as streams of one file."""
+    """Return each content packed by itself, as streams of one file."""
     return lambda contents: b"".join(pack(content) for content in contents.values())
 
 

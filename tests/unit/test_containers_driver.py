@@ -1,4 +1,4 @@
-"""Working through nested containers: their limits, the kept members, and errors inside."""
+"""Working through nested containers: limits, kept members, and errors in inner containers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SHA256 = 4
 
 
 class Found:
-    """A receiver of the results of a driver."""
+    """Receives and keeps the results of a driver."""
 
     def __init__(self, mask: int = SHA256) -> None:
         self.mask = mask
@@ -180,8 +180,8 @@ def test_any_in_any_other(outer: str, inner: str) -> None:
     for found in (drive(data), drive(data, one_mask=None), drive(data, forced=True)):
         digests = [row.digests for row in found.rows if row.mask]
         assert any(hashlib.sha256(X).digest() in digest for digest in digests), found.rows
-        # A tar in the first sectors of an OLE file is also read as a tar behind a foreign block.
-        # Programs that read it so complain about this block.
+        # A tar in the first sectors of an OLE file is also read as a tar that follows a foreign
+        # block. Programs that read it this way complain about the block.
         block = [((b"",), "damaged", "tar: no header at 512")]
         assert found.unread == (block if (outer, inner) == ("ole", "tar") else [])
 
@@ -233,7 +233,7 @@ def test_a_bomb_ends_at_the_ratio() -> None:
 
 
 def test_what_may_come_out_grows_with_the_file_and_with_its_members() -> None:
-    """The limit grows above the usual amount; archives of very many short files are no bombs."""
+    """The limit of output rises with the size of the file and with the number of its members."""
     limits = Limits(ratio=2)
     for file_bytes, members in ((10, 0), (RATIO_FREE_BYTES, 0), (RATIO_FREE_BYTES, 3)):
         budget = Budget(limits, file_bytes)
@@ -284,8 +284,9 @@ def test_a_program_that_does_not_fit_is_unread_if_an_archive_is_in_it(
 ) -> None:
     archive, rest = bytes(before) + others.cab_of({"x": X}), bytes(1 << 20)
     program = others.program_of(*((rest, archive) if in_resources else (archive + rest, b"")))
-    limits = Limits(memory_mib=1)  # a member may use half of this
-    lying = program[:104] + b"\xff\xff\xff\x7f" + program[108:]  # it ends behind the file
+    limits = Limits(memory_mib=1)  # one member may use half of this memory
+    # The program claims to end behind the end of the file.
+    lying = program[:104] + b"\xff\xff\xff\x7f" + program[108:]
     for data, reasons in (
         (program, [Why.LIMIT]),
         (lying, [Why.LIMIT]),
@@ -353,7 +354,7 @@ def test_claims_count_for_nothing_where_sizes_are_verified() -> None:
 
 
 class Odd:
-    """An expander that fails in a way that nobody has thought of."""
+    """An expander that raises an error of an unexpected kind."""
 
     name = "odd"
     seeks = False
@@ -424,7 +425,7 @@ def test_a_container_that_breaks_off_is_still_digested_whole() -> None:
 
 
 def test_a_million_empty_members_are_counted_in_little_memory() -> None:
-    """The headers of the tar repeat one header: the driver must keep nothing of them."""
+    """All headers of the tar repeat one header, and the driver must keep no data for each one."""
     import resource
 
     block = tar_of(x=b"")[:512]

@@ -1,4 +1,4 @@
-"""Forms as browsers send them: each part is a member, as servers read it."""
+"""Forms as browsers send them: each part is a member with the bytes that servers read."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_multiparts_too_deep_in_each_other_are_unread() -> None:
 
 
 def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
-    """PHP ends a part there; the others do not."""
+    """PHP ends a part at such a line, and other servers do not."""
     out = look(form(part(b"ABC\r\n--xx-longer\r\nDEF"), boundary=b"xx"))
     assert out.reasons == {Why.DAMAGED}
 
@@ -87,7 +87,7 @@ def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
 def test_a_part_that_has_two_readings_and_is_too_large_to_keep_is_unread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It alone is: the parts behind it are read."""
+    """Only the large part is unread, and the parts behind it are read."""
     monkeypatch.setattr("hashclient.containers.mailreadings.MAX_AGAIN_BYTES", 5_000)
     large = bytes(5_001)
     assert not look(form(part(large))).unread

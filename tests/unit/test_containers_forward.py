@@ -1,4 +1,4 @@
-"""Bytes read forwards: whatever the lengths of the blocks that they come in."""
+"""Bytes read forwards: the result does not depend on the lengths of the blocks of input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.opened import Once
 
 
 class Blocks(Buffered):
-    """Bytes in given blocks; `moved` counts the bytes that were moved within memory."""
+    """Yields the given blocks; `moved` counts the bytes that were copied within memory."""
 
     def __init__(self, blocks: list[bytes], error: NotReadError | None = None) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Hostile bytes cost no more than their number: eight times as many take some eight times as long.
+"""Hostile bytes take linear time: eight times as many bytes take about eight times as long.
 
-Each of these took the square of it, or worse. The processor's time is compared, not the clock's.
+Each of these inputs once took the square of the time, or more. The tests compare processor time.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ PART = MAIL + b"\n\n--b\n\n"
 
 
 def dashes(count: int) -> bytes:
-    """Return lines of a header that may be boundaries, after a long field that names a boundary."""
+    """Return header lines that could be boundaries, after a long field that names a boundary."""
     return MAIL + b";\n x=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy" * count + b"\n" + b"--a: b\n" * count
 
 
 def types(count: int) -> bytes:
-    """Return the same lines, with the type of the mail between them."""
+    """Return the lines of `dashes` with the type of the mail between them."""
     return MAIL + b";\n x=yyyyyyyyyy" * count + b"\n" + b"--a: b\nContent-Type: a/b\n" * count
 
 
 def begins(count: int) -> bytes:
-    """Files in uuencode that begin, in a text that is kept as a whole."""
+    """Return beginnings of uuencoded files in a text that is kept as a whole."""
     return b"\n" + PART + b"begin 644 x\n" * count
 
 
 def blanks(count: int) -> bytes:
-    """Return a line that begins such a file, except for its end."""
+    """Return a line that begins a uuencoded file, except that the end of the line is wrong."""
     return PART + b"begin 644" + b" " * count + b"\rx\n"
 
 
 def blanks_within(count: int) -> bytes:
-    """Return a line that begins such a file, with blanks within."""
+    """Return a line that begins a uuencoded file, with blanks within the line."""
     return PART + b"begin 644 x\nbegin 644" + b" " * count + b"\rx\n#86%A\nend\n"
 
 
 def parts_of_yenc(count: int) -> bytes:
-    """A line of yEnc that says many times where a part begins, and never where it ends."""
+    """Return lines of yEnc that say many times where a part begins, and never where it ends."""
     return PART + b"=ybegin name=x size=1\n=ypart" + b" begin=1" * count + b"\nabc\n=yend\n"
 
 
 def streams_of_one_chain(count: int) -> bytes:
-    """Return streams of OLE2 which all have the sectors of the longest stream."""
+    """Return streams of OLE2 which all claim the sectors of the longest stream."""
     contents = {f"{number:05d}": b"" for number in range(count)}
     data = bytearray(ole_of({"long": bytes(512 * 10 * count)} | contents))
     (directory,) = struct.unpack_from("<L", data, 48)
@@ -64,13 +64,13 @@ def streams_of_one_chain(count: int) -> bytes:
 
 
 def names_of_sparse_forms(count: int) -> bytes:
-    """Fields for all members, of a form that is not known."""
+    """Return fields for all members, whose names belong to unknown sparse forms."""
     fields = {b"GNU.sparse.%d" % number: b"x" for number in range(count)}
     return archives.pax(fields, b"g") + archives.tar_member(b"x", b"") * count + bytes(1024)
 
 
 def map_for_all_members(count: int) -> bytes:
-    """A map of many pieces for all members."""
+    """Return a sparse map of many pieces in a header for all members."""
     fields = {b"GNU.sparse.map": b",".join([b"0"] * 40 * count)}
     return archives.pax(fields, b"g") + archives.tar_member(b"x", b"") * count + bytes(1024)
 
@@ -104,12 +104,12 @@ def test_a_file_is_looked_at_in_no_time_whatever_blanks_it_has() -> None:
     start = time.process_time()
     for _ in range(100):
         look(b"begin 644" + b" " * 500 + b"\rx\n")
-    assert time.process_time() - start < 1  # 25 s, where each way to take them is tried
+    assert time.process_time() - start < 1  # it takes 25 s if each combination of pieces is tried
 
 
 @pytest.mark.parametrize("ends", [b"\n\r", b"\r\n", b"\r"])
 def test_a_short_mail_is_no_forest_of_readings(ends: bytes) -> None:
-    """Each reading of a text has other readings of its own, which give the same parts again."""
+    """Each reading of a text leads to further readings, which yield the same parts again."""
     text = b"From x Fri May  1 12:00:00 2026\n" + PART + b"Content-Type: text/plain\n\ntext\n\n"
     found = drive(((text + b"--b--\n\n") * 3).replace(b"\n", ends))
     assert len(found.chains) < 200
@@ -118,7 +118,7 @@ def test_a_short_mail_is_no_forest_of_readings(ends: bytes) -> None:
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
 def test_messages_without_texts_are_read_as_often_as_others(ends: bytes) -> None:
-    """Read as one mail, a mailbox of them has a text that is a mailbox and a mail again."""
+    """If a mailbox is read as one mail, its text is again a mailbox and a mail."""
     message = b"From x Fri May  1 12:00:00 2026\nFrom: a@b.c\nSubject: x\n\n".replace(b"\n", ends)
     few, many = (len(drive(message * count).rows) for count in (20, 60))
     assert many < 3.1 * few

@@ -1,4 +1,4 @@
-"""Images of optical disks: which volumes, directories and files in them count, and how many may."""
+"""Images of optical disks: which volumes, directories and files are read, and how many."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from hashclient.containers import iso
 from hashclient.containers.interface import NotReadError, Why
 from tests.opened import Whole
 
-#: Where the files lie that records name; nothing reads their bytes.
+#: The sector that records name as the place of a file; no test reads its bytes.
 AT = 90
 FILE = AT * SECTOR, 5
-#: Marks a tree in sector 0 with a file whose parts do not follow each other.
+#: The result for a tree with a file whose parts do not follow each other: it replaces the file's
+#: place.
 APART = -1, 0
 
 
 def image(sectors: Mapping[int, bytes], count: int = 100) -> Whole:
-    """Return an image of `count` sectors."""
+    """Return an ISO image of `count` sectors."""
     made = bytearray(count * SECTOR)
     for number, content in sectors.items():
         made[number * SECTOR : number * SECTOR + len(content)] = content
@@ -31,18 +32,18 @@ def folder(sector: int, size: int = SECTOR) -> bytes:
 
 
 def file(size: int = 5, sector: int = AT, *, goes_on: bool = False, before: int = 0) -> bytes:
-    """Return the record of a file; `before` its bytes are sectors of attributes."""
+    """Return the record of a file; `before` its bytes are as many sectors of attributes."""
     made = bytearray(record(b"f", sector, size))
     made[1], made[25] = before, 0x80 * goes_on
     return bytes(made)
 
 
 def long(length: int) -> bytes:
-    """Return a record of any length, of a file without bytes."""
+    """Return a record of the given length for a file without bytes."""
     return bytes([length]) + bytes(length - 1)
 
 
-#: Records until so many bytes are left in a sector.
+#: Return records that leave `left` bytes in a sector.
 def until(left: int) -> bytes:
     count, more = divmod(SECTOR - left, 200)
     return long(200) * (count - 1) + long(100) + long(100 + more)
@@ -57,7 +58,8 @@ def until(left: int) -> bytes:
         ({0: file(0)}, set()),
         ({0: file(1)}, {(FILE[0], 1)}),
         ({0: file(before=3)}, {(FILE[0] + 3 * SECTOR, 5)}),
-        # Parts of one file; the last one says that none follows. Parts elsewhere are not compared.
+        # Parts of one file: the last part is marked as the last. Files with parts at other places
+        # are not compared.
         ({0: file(goes_on=True)}, {FILE}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 1)}, {(FILE[0], SECTOR + 7)}),
         ({0: file(SECTOR, goes_on=True) + file(7, AT + 2)}, {(FILE[0], SECTOR + 7), APART}),
@@ -68,7 +70,8 @@ def until(left: int) -> bytes:
         ),
         ({0: file(goes_on=True) + file(0)}, {FILE}),
         ({0: file(0, 95, goes_on=True) + file(0)}, set()),
-        # Directories: each once, and itself and the one above not at all.
+        # Each directory is read once; the records of a directory itself and of its parent are
+        # ignored.
         ({0: folder(1), 1: file()}, {FILE}),
         ({0: folder(1) + folder(0) + file(9), 1: file() + folder(1)}, {FILE, (FILE[0], 9)}),
         ({0: record(b"\0", 1, SECTOR, is_directory=True), 1: file()}, set()),
@@ -81,7 +84,7 @@ def until(left: int) -> bytes:
         ({0: folder(98, 9 * SECTOR), 99: file()}, {FILE}),
         ({0: folder(100) + file()}, {FILE}),
         ({0: folder(101, 9 * SECTOR) + file()}, {FILE}),
-        # Records end where the next record has no length, and at the end of their sector.
+        # Records end at a record with the length zero, and at the end of their sector.
         ({0: long(34) + file()}, {FILE}),
         ({0: long(33) + file()}, set()),
         ({0: b"\0" + file()}, set()),
@@ -121,11 +124,11 @@ def test_there_may_be_as_many_directories_as_the_limit(monkeypatch: pytest.Monke
 
 
 def test_a_directory_beyond_the_limit_is_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a file at its end would be missed, and two trees would seem to be equal."""
+    """Otherwise a file at the directory's end would be missed, and two trees would seem equal."""
     whole = image({1: file()})
     monkeypatch.setattr(iso, "_MAX_DIRECTORY_BYTES", 2 * SECTOR)
     assert iso._files(whole, folder(0, 2 * SECTOR)) == {FILE}
-    assert iso._files(whole, folder(98, 1 << 31)) == set()  # the image ends before
+    assert iso._files(whole, folder(98, 1 << 31)) == set()  # the image ends before the directory
     with pytest.raises(NotReadError) as caught:
         iso._files(whole, folder(0, 2 * SECTOR + 1))
     assert caught.value.why is Why.LIMIT
@@ -161,7 +164,7 @@ def test_a_tree_is_in_each_volume_before_the_last_one(
 
 
 def test_an_image_with_more_descriptors_is_unread() -> None:
-    """Systems look at more; a tree behind them must not count as checked."""
+    """Systems look at more descriptors, so a tree behind the limit must not count as checked."""
     whole = image({16 + number: descriptor(3) for number in range(65)})
     with pytest.raises(NotReadError) as caught:
         list(iso._roots(whole))

@@ -1,4 +1,4 @@
-"""The marks of all kinds, at their edges: which beginnings and ends of files are of a kind."""
+"""The magic bytes of all kinds, at their edges: which beginnings and ends belong to a kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hashclient.containers.kinds import KINDS, is_lzma_header
 
 
 def put(*pieces: tuple[int, bytes], size: int = 2_000) -> bytes:
-    """Return so many bytes that begin no kind, with some at their places."""
+    """Return `size` bytes that begin no kind, with the given pieces at their places."""
     made = bytearray(b"\xff" * size)
     for at, piece in pieces:
         made[at : at + len(piece)] = piece
@@ -21,7 +21,7 @@ def put(*pieces: tuple[int, bytes], size: int = 2_000) -> bytes:
 
 
 def sector(*pieces: tuple[int, bytes]) -> bytes:
-    """Return a boot sector: zeros, and a mark at the end."""
+    """Return a boot sector: zeros, with the signature at the end."""
     return put((0, bytes(512)), *pieces, (510, b"\x55\xaa"))
 
 
@@ -40,19 +40,19 @@ def arj(header: bytes, *, length: int | None = None, crc: int = 0) -> bytes:
 
 
 def compressed(*codes: int, flags: int = 0x90, size: int = 40) -> bytes:
-    """Return what `compress` writes, of these codes of nine bits; the others are zero."""
+    """Return a file of `compress` with these codes of nine bits; all other codes are zero."""
     bits = sum(code << 9 * number for number, code in enumerate(codes))
     return (b"\x1f\x9d" + bytes([flags]) + bits.to_bytes(60, "little"))[:size]
 
 
 def cpio(begin: bytes, kind: int, length: int, size: int = 40) -> bytes:
-    """Return the binary form in an order of bytes, by the high bytes of its numbers."""
+    """Return a header of binary cpio in one byte order, from the high bytes of its numbers."""
     at = 6 if begin == b"\x71\xc7" else 7
     return put((0, begin), (at, bytes([kind])), (at + 14, bytes([length])), size=size)
 
 
 def summed(form: bytes, kind: bytes, total: int = 0) -> bytes:
-    """Return a header of tar as of old, whose sum is written in a form, and wrong by `total`."""
+    """Return a header of old tar whose checksum has the given form, and is wrong by `total`."""
     head = bytearray(b"\xe9name".ljust(512, b"\0"))
     head[148:157] = b" " * 8 + kind
     head[148:156] = form % (sum(head) + total)
@@ -191,7 +191,7 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
         *((compressed(97, flags=flags), is_one) for flags, is_one in (
             (0x90, True), (0x09, True), (0x10, True), (0x91, False), (0x1F, False), (0x80, True),
         )),
-        # Each code may be an existing code or the next code; the first code is a byte.
+        # The first code must be a byte; each later code must exist already or be the next code.
         (compressed(255, 257), True),
         (compressed(255, 258), False),
         (compressed(255, 256, 511, flags=0x90), True),
@@ -221,7 +221,8 @@ ROWS: dict[str, list[tuple[bytes, bool]]] = {
     "tar": [
         (put((0, b"a"), (257, b"ustar"), size=512), True),
         (put((0, b"a"), (257, b"ustar"), size=511), False),
-        # Without a mark, a header is one by its sum; behind that is the kind of the member.
+        # A tar header without magic bytes counts if its checksum is right; the kind of the member
+        # follows the sum.
         (summed(b"%08o", b"x"), True),
         (summed(b"%06o\0 ", b"x"), True),
         (summed(b"%08o", b"x", total=1), False),

@@ -1,4 +1,4 @@
-"""What becomes of each answer that libarchive can give: a scripted library stands for the real one.
+"""The result for each answer that libarchive can give: a scripted library replaces the real one.
 
 The real library gives most of these answers only for archives that nobody can make on purpose.
 """
@@ -35,14 +35,14 @@ class Entry:
     status: int = OK
     said: bytes | None = None
     consumed: int = 0
-    #: The blocks of the content, and the answer behind them.
+    #: The blocks of the content, and the answer of the library after the last block.
     blocks: Sequence[bytes] = (b"content",)
     end: int = EOF
 
 
 @dataclass
 class Script:
-    """The functions of libarchive that are called."""
+    """The functions of libarchive that the program calls."""
 
     entries: Sequence[Entry | int] = ()
     said: bytes | None = None
@@ -137,7 +137,7 @@ class Script:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    """A script that a test fills; what was opened is closed in the end."""
+    """A script that a test fills; the fixture checks that every opened archive is closed."""
     script = Script()
     monkeypatch.setattr(libarchive, "_LIBRARY", script)
     before = dict(libarchive._OPEN)
@@ -146,7 +146,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 
 
 def told(script: Script, *entries: Entry | int, **how: Any) -> list[Any]:
-    """Return what is said of each entry: a name and content, or a name, reason and text."""
+    """Return for each entry its name and content, or its name, the reason and the error's text."""
     script.entries = entries
     script.__post_init__()
     only_encrypted = how.pop("only_encrypted", False)
@@ -176,7 +176,7 @@ PLAIN = (b"a", b"content")
         (Entry(size=6), [PLAIN]),
         (Entry(size=0, blocks=()), [(b"a", b"")]),
         (Entry(blocks=(b"con", b"", b"tent")), [PLAIN]),
-        # A kind that is no file may have bytes.
+        # An entry that is no regular file may have bytes.
         (Entry(kind=DIRECTORY, size=9), []),
         (Entry(kind=PIPE), []),
         (Entry(kind=PIPE, size=0), []),
@@ -184,7 +184,7 @@ PLAIN = (b"a", b"content")
         (Entry(kind=0), [PLAIN]),
         (Entry(kind=0, size=0), []),
         (Entry(kind=0, size=7), [PLAIN]),
-        # The target of a link is content if it is longer than any path.
+        # The target of a link counts as content if it is longer than any valid path.
         (Entry(kind=LINK, size=5, target=b"t" * 4095), []),
         (Entry(kind=LINK, target=b"t" * 4096), [(b"a", b"t" * 4096)]),
         (Entry(kind=LINK), []),
@@ -197,7 +197,7 @@ PLAIN = (b"a", b"content")
             [(b"", Why.DAMAGED, "some data is skipped"), PLAIN],
         ),
         (Entry(status=WARN, said=b"skipped: cannot allocate memory"), [PLAIN]),
-        # An entry that fails is named, and reading goes on.
+        # An entry that fails is reported by its name, and the next entries are read.
         (Entry(status=FAILED), [(b"a", Why.DAMAGED, "it cannot be read")]),
         (Entry(status=FAILED, said=b"Unsupported "), [(b"a", Why.UNSUPPORTED, "unsupported")]),
         (Entry(status=FAILED, said=b"Unknown codec"), [(b"a", Why.UNSUPPORTED, "unknown codec")]),

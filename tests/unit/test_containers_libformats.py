@@ -1,4 +1,4 @@
-"""Headers of rar, cpio and cabinets, and what the library is given, at the edges of fields."""
+"""Headers of rar, cpio and cabinets, and the bytes that libarchive gets, at the edges of fields."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def five(kind: int, *rest: bytes, flags: int = 0, content: bytes = b"", extra: i
 
 
 MARK5 = b"Rar!\x1a\7\1\0"
-#: Of a member: flags, size, attributes; a time and a checksum; method, system; and the name.
+#: The header of a member: flags, size, attributes; time and checksum; method, system; and the name.
 NAME = bytes([0, 9, 0, 0, 1, 4]) + b"name"
 TIMED = bytes([6, 9, 0]) + b"timecrc:" + bytes([0, 1, 4]) + b"name"
 
@@ -88,7 +88,7 @@ def four(
     kind: int, flags: int, *, content: bytes = b"", high: int | None = None, name: bytes = b"name",
     length: int | None = None,
 ) -> bytes:  # fmt: skip
-    """Return a block of rar 4; of a member, the length of its bytes has a `high` half, perhaps."""
+    """Return a block of rar 4. With `high`, the packed length of a member has an upper half."""
     rest = struct.pack("<L", len(content)) + bytes(15)
     rest += struct.pack("<H", len(name)) + bytes(4)
     rest += b"" if high is None else struct.pack("<2L", high, 0)
@@ -188,7 +188,7 @@ def test_two_flags_of_compress_are_cleared(step: int) -> None:
     assert b"".join(iter(lambda: cleared.read(9), b"")) == b"\x1f\x9d\x9f\xff\xff"
 
 
-# What the library is given
+# The bytes that libarchive gets
 
 DATA = bytes(range(200))
 
@@ -269,7 +269,7 @@ def test_folders_of_a_cabinet_lie_behind_what_is_kept_free(
 
 
 def cabinet(**fields: int) -> bytes:
-    """Return a cabinet in which fields have other values."""
+    """Return a cabinet in which the given fields have other values."""
     data = bytearray(others.cab_of({"a": b"benign"}))
     places = {"length": (8, "<L"), "folders": (26, "<H"), "files": (28, "<H"), "flags": (30, "<H")}
     places |= {"start": (36, "<L"), "compression": (42, "<H")}

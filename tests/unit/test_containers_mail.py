@@ -1,4 +1,4 @@
-"""Mail: every part as clients decode it, however its MIME is broken; other texts are left alone."""
+"""Mail: every part as clients decode it, even from broken MIME; other texts have no parts."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def look(data: bytes) -> Opened:
 
 
 def texts(text: bytes, *, is_cut: bool = False) -> list[bytes]:
-    """Return a text and the same with other line ends, as they are listed.
+    """Return the listed contents for a text: the text itself, and the text with other line ends.
 
-    With `is_cut`, also with one more: that before the boundary.
+    With `is_cut`, also the text with the line end before the boundary.
     """
     plain = text.replace(b"\r\n", b"\n")
     ways = (plain, plain + b"\n") if is_cut else (plain,)
@@ -134,7 +134,7 @@ def test_an_encoding_with_something_beside_it_is_none_to_some(
 
 
 def test_a_part_without_an_encoding_may_have_that_of_its_multipart() -> None:
-    """This also holds for a multipart in another; an encoding of the part itself comes first."""
+    """The field of a multipart also counts for parts of inner multiparts, unless they have one."""
     mixed = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary={}\n"
     encoded = "Content-Transfer-Encoding: base64\n"
     part = base64_part("a", A).replace(encoded, "")
@@ -166,7 +166,7 @@ def test_a_field_that_matters_counts_with_another_character_than_a_colon(mark: s
     ],
 )
 def test_base64_counts_whatever_the_header_says(header: str) -> None:
-    """Some client finds the encoding in a field that others do not know, or begins later."""
+    """Some client finds the encoding in a field that others ignore, or starts decoding later."""
     body = base64_part("a", A).partition("\n\n")[2]
     gap = "\n" if header.endswith("\t") else "\n\n"
     out = look(multipart(TEXT, f"X: y\n{header}{gap}{body}"))
@@ -174,7 +174,7 @@ def test_base64_counts_whatever_the_header_says(header: str) -> None:
 
 
 def test_quoted_printable_counts_in_each_way_that_programs_read_it() -> None:
-    """Some programs keep blanks at the ends of lines; an invalid escape is read in as many ways."""
+    """Some programs keep blanks at ends of lines, and an invalid escape is read in several ways."""
     for body, readings in (
         ("one  \ntwo\t\n", (b"one  \ntwo\t\n", b"one\ntwo\n")),
         ("one=  \ntwo\n", (b"onetwo\n",)),
@@ -190,33 +190,35 @@ def test_base64_is_decoded_as_clients_do() -> None:
     good = binascii.b2a_base64(A).decode().rstrip("\n=")
     header = "Content-Transfer-Encoding: base64\n\n"
     for body in (
-        good,  # no padding
+        good,  # the padding is missing
         "\n".join(good[n : n + 5] for n in range(0, len(good), 5)),
         "!" + good.replace("b", "*b-"),
         "=" + good + "==",
-        good[:2] + "=" + good[2:] + "==",  # too little to end it
+        good[:2] + "=" + good[2:] + "==",  # the padding is too short to end the data
     ):
         out = look(multipart(header + body))
         assert out.contents[0] == A and not out.unread
-    # Some programs drop a rest without padding.
+    # Some programs drop the last characters if their padding is missing.
     assert set(look(multipart(header + "QUJD\nQUI")).contents) == {b"ABCAB", b"ABC"}
     assert set(look(multipart(header + "QUJDR")).contents) == {b"ABC"}
 
 
 def test_base64_that_goes_on_behind_its_end_counts_in_each_way_that_programs_read_it() -> None:
-    """Most stop at the padding, some begin anew behind it, some pass over it."""
+    """Most programs stop at the padding, some start again behind it, and some ignore it."""
     header = "Content-Transfer-Encoding: base64\n\n"
     lines = [binascii.b2a_base64(A[at : at + 40]).decode() for at in range(0, len(A), 40)]
     for body, readings in (
         ("eA==\n" + binascii.b2a_base64(A).decode(), (b"x", b"x" + A)),
         ("".join(lines), (A[:40], A)),
         ("QQ==QQ==", (b"A", b"AA", b"A\x04\x10")),
-        ("QQ=\na text\n", (b"A",)),  # some programs take any letter for the missing padding
+        # Some programs accept any letter in place of the missing padding.
+        ("QQ=\na text\n", (b"A",)),
         (binascii.b2a_base64(A).decode() + "\n_____\nlist mailing list\n", (A,)),
     ):
         out = look(multipart(header + body, base64_part("b", B)))
         assert not out.unread and set(readings) <= set(out.contents) and out.contents[-1] == B
-    assert look(multipart(header + "QQ==\n--\n")).contents == [b"A"]  # nothing more
+    # Only one reading of the part exists.
+    assert look(multipart(header + "QQ==\n--\n")).contents == [b"A"]
 
 
 @pytest.mark.slow
@@ -240,7 +242,7 @@ def test_a_part_that_is_too_large_to_be_read_in_every_way_is_unread() -> None:
 def test_a_file_that_was_attached_as_text_counts_with_line_ends_of_both_kinds() -> None:
     part = "Content-Type: text/plain\nContent-Disposition: attachment; filename=a\n\none\ntwo\n"
     one, other = b"one\ntwo\n", b"one\r\ntwo\r\n"
-    # Some programs leave the line end before a boundary in the file.
+    # Some programs count the line end before a boundary as a part of the file.
     longer = [one + b"\n", other + b"\r\n"]
     for data in (multipart(part), multipart(part).replace(b"\n", b"\r\n")):
         assert sorted(look(data).contents) == sorted([one, other, *longer])
@@ -252,7 +254,7 @@ def test_a_file_that_was_attached_as_text_counts_with_line_ends_of_both_kinds() 
     encoded += binascii.b2a_base64(other).decode()
     assert look(multipart(encoded)).contents == [other, one]
     assert len(look(multipart(TEXT)).members) == 1
-    # The last carriage return may be of the text, or of the line end before the boundary.
+    # The last carriage return may belong to the text, or to the line end before the boundary.
     cut = multipart("\none").replace(b"one\n", b"one\r\n")
     assert look(cut).contents == [b"one", b"one\r"]
 
@@ -291,7 +293,7 @@ def test_a_text_about_uuencode_is_clean() -> None:
 
 
 def test_uuencode_is_found_however_it_is_written() -> None:
-    """By ripMIME, MIME-tools or uudecode, two of them at least."""
+    """Each of these forms is read by at least two of ripMIME, MIME-tools and uudecode."""
     usual = uuencoded("a", A)
     encoded = "Content-Type: x/y\nContent-Transfer-Encoding: x-uuencode"
     for text in (
@@ -321,7 +323,7 @@ def test_uuencode_is_found_however_it_is_written() -> None:
 
 
 def test_the_line_that_begins_a_file_is_found_over_the_edge_of_a_block() -> None:
-    """Blocks end at 4,096 and 20,480 bytes of a mail; the first block is the header."""
+    """A mail is read in blocks that end at 4,096 and 20,480 bytes; the first is the header."""
     header = raw("X: y", "")
     for edge in (4096, 20_480):
         for before in range(1, len("\nbegin 644 a\n") + 1):
@@ -372,7 +374,7 @@ def test_a_backslash_in_a_boundary_is_one_or_none(char: str, kept: str) -> None:
 
 @pytest.mark.parametrize("char", [b"-", b"1", b"z"])
 def test_a_header_names_a_boundary_with_a_backslash_and_without_it(char: bytes) -> None:
-    """Not by chance: parts are also found behind lines that only resemble a boundary."""
+    """No line of the test resembles a boundary, because such a line would separate parts, too."""
     header = Collector()
     assert header.add(b'Content-Type: multipart/mixed; boundary="a\\' + char + b'b"\n')
     assert header.fields().boundaries == {b"a" + char + b"b", b"a\\" + char + b"b"}
@@ -436,7 +438,7 @@ def test_parts_behind_the_end_count() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_a_field_of_a_part_begins_one_in_text_before_and_behind_the_parts(end: bytes) -> None:
-    """Some programs look for the field, and some take a line without dashes for a boundary."""
+    """Some programs look only for the field, and some take a line without dashes as a boundary."""
     part = base64_part("a", A).encode()
     for data in (
         multipart(TEXT).replace(b"\n--", b"\n-\n" + part + b"\n--", 1),
@@ -461,7 +463,7 @@ def test_a_boundary_may_be_of_dashes_alone_where_fields_of_a_part_follow() -> No
 
 @pytest.mark.parametrize("gap", ["", "\n"])
 def test_the_line_before_a_field_of_a_part_may_be_a_boundary(gap: str) -> None:
-    """Some programs know a boundary by a part of its line."""
+    """Some programs recognise a boundary by a part of its line."""
     text = "Content-Type: text/plain\n\n"
     data = multipart(f"\n{text}benign{gap}", f"\n{text}another").replace(b"\n--", b"\n-")
     found = look(data + f"\n--{BOUNDARY}\n".encode()).contents
@@ -510,7 +512,7 @@ def test_bytes_of_any_length_before_a_boundary_are_kept() -> None:
 
 
 def test_a_boundary_is_found_over_the_edge_of_a_block() -> None:
-    """Blocks end at 4,096 and 20,480 bytes of a mail."""
+    """The blocks in which a mail is read end at 4,096 and 20,480 bytes."""
     for end in ("\n", "\r\n"):
         data = multipart("\nbody", base64_part("a", A)).decode().replace("\n", end).encode()
         line = f"{end}--{BOUNDARY}{end}".encode()
@@ -523,7 +525,7 @@ def test_a_boundary_is_found_over_the_edge_of_a_block() -> None:
 
 
 def test_a_line_that_resembles_a_boundary_counts_in_both_ways() -> None:
-    """Some programs compare only its beginning, some ignore the case of letters."""
+    """Some programs compare only the beginning of such a line, and some ignore case."""
     usual = multipart("\nbenign", base64_part("a", A))
     line = f"\n--{BOUNDARY}\nContent-Type".encode()
     for other in (f"{BOUNDARY}x", f"{BOUNDARY} x", f"{BOUNDARY}-x", f"{BOUNDARY}--x"):
@@ -535,7 +537,7 @@ def test_a_line_that_resembles_a_boundary_counts_in_both_ways() -> None:
         data = multipart(TEXT, base64_part("a", A), boundary=named)
         data = data.replace(f"--{named}\n".encode(), f"--{used}\n".encode())
         assert A in look(data).contents and not look(data).unread
-    # What decodes to the whole for one program, and is two parts for the other.
+    # This base64 decodes to the whole text for one program, and is two parts for another program.
     encoded = binascii.b2a_base64(A).decode().strip()
     data = multipart(
         "Content-Transfer-Encoding: base64\n\n" + encoded[:400] + "\n--" + encoded[400:],
@@ -570,7 +572,7 @@ def test_a_boundary_may_be_folded_and_long() -> None:
     for folded, boundary in (("b\n\tc", "b\tc"), ("b\n c", "b c"), ("b\n c", "bc")):
         body = f"--{boundary}\n\nbenign\n--{boundary}--\n"
         out = look(raw(f'Content-Type: multipart/mixed; boundary="{folded}"', body))
-        # To some clients it is all one text.
+        # Some clients show the whole body as one text.
         assert out.contents == [*texts(body.encode()), b"benign"]
     assert look(multipart("\nbenign", boundary="L" * 3000)).contents == [b"benign"]
 
@@ -610,7 +612,7 @@ def test_a_multipart_of_no_part_is_one_text() -> None:
 
 
 def test_behind_an_empty_first_line_all_is_text_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To some programs that line ends the header: a mail without a field."""
+    """For some programs this line ends the header of a mail without fields."""
     for end in (b"\n", b"\r\n", b"\r"):
         data = (end * 2 + b"From: a" + end + b"To: b" + end * 2 + b"text" + end * 2) + end
         out = look(data)
@@ -623,7 +625,7 @@ def test_behind_an_empty_first_line_all_is_text_as_well(monkeypatch: pytest.Monk
 
 
 def test_the_text_behind_an_empty_first_line_is_not_opened_again() -> None:
-    """The mail is opened already. Line ends in the other order double the work at each line."""
+    """The mail is opened already, and a second reading would double the work at each such line."""
     out = look(b"\rFrom: a\n\rTo: b\n\rSubject: c\n\r\n\rtext\n\r")
     again = [each for each in out.listed if each.kind == NEVER]
     assert again and all(b"From: a" in b"".join(each.chunks()) for each in again)
@@ -699,7 +701,7 @@ def test_a_header_without_an_empty_line_ends_at_a_boundary() -> None:
 
 
 def test_a_line_in_a_header_that_is_none_hides_nothing() -> None:
-    """Some clients begin the body there, others pass over it."""
+    """Some clients begin the body at such a line, and other clients skip the line."""
     part = base64_part("a", A)
     data = multipart(TEXT, part).replace(b"MIME-Version", b"odd line\nMIME-Version")
     assert A in look(data).contents and not look(data).unread
@@ -725,10 +727,10 @@ def test_a_multipart_without_its_boundary_is_one_text_and_unread_if_it_has_field
     for kind in ("mixed", "mixed; boundary=x"):
         out = look(raw(f"Content-Type: multipart/{kind}", "text"))
         assert out.contents == [b"text"] and not out.unread
-    # The file only quotes a mail, for example in test data in XML.
+    # The file is no mail but quotes one, for example in test data in XML.
     quoted = b"<mail>\n" + raw("Content-Type: multipart/mixed; boundary=x", base64_part("a", A))
     assert opened(Eml(), quoted).contents and not opened(Eml(), quoted).unread
-    # As those who send a message back cut it.
+    # Programs that send a message back cut it in this way.
     assert not look(raw("Content-Type: multipart/mixed; boundary=x", "\n")).unread
 
 
@@ -920,7 +922,7 @@ def _seconds_of(data: bytes) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [b"\n", b"\r"], ids=["lines", "old lines"])
 def test_no_input_takes_long(end: bytes) -> None:
-    """Many boundaries, dashes, begins, parameters: time goes by length."""
+    """Input with many boundaries, dashes, `begin` lines or parameters takes linear time."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"
     spaces = "\nbegin 644 " + " " * 990 + "x"
     field = "\nContent-Type: multipart/x"
@@ -939,7 +941,7 @@ def test_no_input_takes_long(end: bytes) -> None:
             data = raw(header, line * count).replace(b"\n", end)
             seconds.append(min(_seconds_of(data) for _ in range(3)))
         assert seconds[1] < 0.1 + 24 * seconds[0], line
-    # After a line that is no field, only the next lines are looked at, not all later lines.
+    # After a line that is no field, only the next few lines are searched, not all later lines.
     odd = _seconds_of(b"From: x\n" + b"odd\nA: b\n" * 16_000 + b"\nx")
     assert odd < 0.1 + 24 * _seconds_of(b"From: x\n" + b"A: b\nA: b\n" * 16_000 + b"\nx")
     opened(Message(), raw(header + '; boundary="' * 5000 + "(" * 5000, "x"))
@@ -953,7 +955,8 @@ def test_the_generator_makes_what_python_reads() -> None:
 
 @pytest.mark.slow
 def test_text_in_which_no_header_begins_ends_wherever_its_lines_end() -> None:
-    # A line over the end of the head was looked at again and again.
+    # This is a regression test: a line across the end of the first block was searched again and
+    # again.
     long = b"0000c954\\:a\xf3\n" + b"benign " * 70 + b"\n" + b"benign text\n" * 9
     assert not opened(Eml(), long).members
     chance = random.Random(7)

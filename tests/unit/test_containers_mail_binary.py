@@ -1,4 +1,4 @@
-"""Files in yEnc and BinHex in the text of a mail."""
+"""Files in yEnc and BinHex within the text of a mail."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_base64_with_a_line_that_is_too_long_is_unread_and_the_next_file_is_foun
     cut, *_, whole = found(begin + line[:100] + b"\n" + line + behind, 1 << 12)
     assert cut.error is not None and cut.error.why is Why.LIMIT
     assert (whole.data, whole.error) == (A, None)
-    # Text that follows a file is no line of it.
+    # Text that follows a file does not belong to the file.
     text = uuencoded("a", A).rpartition("end")[0].encode() + b"x" * (80 << 10) + b"\n"
     assert [(file.data, file.error) for file in found(text, 1 << 12)] == [(A, None)]
 

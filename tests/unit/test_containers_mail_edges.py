@@ -1,4 +1,4 @@
-"""Mail at the edges of its limits, and parts that several readers find and that are listed once."""
+"""Mail at the edges of its limits, and parts that several readings find but list once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_field_before_those_of_mail_may_be_of_any_length() -> None:
 def test_a_boundary_that_is_longer_than_any_line_looked_at_is_unread(
     count: int, reasons: set[Why]
 ) -> None:
-    """Its parts need no field by which they could be found."""
+    """A part behind such a boundary may have no field by which the search could find it."""
     boundary = b"b" * count
     part = b"--" + boundary + b"\n\nx\n"
     head = b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=" + boundary
@@ -94,7 +94,7 @@ def test_a_part_that_may_be_a_multipart_is_read_in_both_ways_if_it_can_be_kept(
 
 
 def test_a_file_in_a_text_is_listed_once() -> None:
-    """Files in a message within the mail are found when that message is opened."""
+    """Files in a message within the mail are listed when this inner message is opened."""
     inner = f"Subject: s\n\n{UU}"
     for header, count in (
         ("Content-Type: text/plain", 1),
@@ -152,7 +152,7 @@ def test_a_part_is_a_message_by_its_kind(kind: str, *, is_message: bool) -> None
 
 
 def test_empty_lines_before_a_header_may_end_one_without_fields() -> None:
-    """Then the text after the first empty line is a body; it is not opened as a mail again."""
+    """Then the text after the first empty line is a body, and it is not opened as another mail."""
     for end in (b"\n", b"\r\n"):
         text = b"Subject: s" + end * 2 + b"body" + end
         out = look(end + text)

@@ -1,4 +1,4 @@
-"""The data that are kept of a part of a mail, and how the part is read again in other ways."""
+"""The data of a part of a mail that are kept so that the part can be read in other ways."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.containers.mailreadings import (
     other_texts,
 )
 
-LINE = b"YmVuaWduIGJlbmlnbiBiZW5pZ24gYmVu"  # 32 characters, the fewest that count
+LINE = b"YmVuaWduIGJlbmlnbiBiZW5pZ24gYmVu"  # 32 characters, the shortest line that counts as base64
 
 
 def kept(text: bytes, step: int) -> Kept:
@@ -37,7 +37,7 @@ def kept(text: bytes, step: int) -> Kept:
         (LINE + b"===", False, None),
         (LINE + b"=a", False, None),
         (b"\n " + LINE, False, LINE),
-        # That it is base64 is known: of interest behind other lines only.
+        # The part is known as base64, so its text is kept only behind lines of other text.
         (LINE, True, None),
         (b"\n \n" + LINE + b"\ntwo words\n" + LINE, True, None),
         (b"two words\n" + LINE, True, LINE),
@@ -108,7 +108,7 @@ def test_the_last_line_has_an_end_or_none(pieces: list[bytes], has_end: bool) ->
 def test_as_much_is_kept_as_fits_or_nothing() -> None:
     large = bytes(MAX_AGAIN_BYTES - 1)
     for more, left in ((b"a", [b"first", large, b"a"]), (b"ab", [])):
-        keeps = Kept([b"first"])  # bytes that are there already do not count
+        keeps = Kept([b"first"])  # bytes that were kept already do not count towards the limit
         assert list(keeps.watch([large, more])) == [large, more]
         assert keeps.is_too_much == (not left)
         assert list(keeps) == left

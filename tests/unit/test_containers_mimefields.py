@@ -1,4 +1,4 @@
-"""Encodings and header fields of a mail, at the edges where its reading changes."""
+"""Encodings and header fields of a mail, at the edges where a reader decides differently."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ N = [(b"n", ONE)]
         (BEGIN + BEGIN + uu(ONE) + END, N),
         (BEGIN + uu(ONE).replace(b"\n", b"\n\n") + END, N),
         ((BEGIN + uu(ONE) + END).replace(b"\n", b"\r\n"), N),
-        # There is one more line after the line without bytes, or after a foreign line.
+        # One more line follows the line without bytes, or a foreign line.
         (BEGIN + uu(ONE) + b"`\n" + uu(b"x") + b"end\n", [(b"n", ONE + b"x"), *N]),
         (BEGIN + uu(ONE) + b"a text\n" + uu(b"x") + b"end\n", [*N, (b"n", ONE + b"x")]),
         # Names and modes.
@@ -353,6 +353,6 @@ def test_boundaries_are_looked_for_up_to_a_limit() -> None:
         collector = Collector()
         for number in range(count):
             collector.add(b" ;a=b\n" if number else b"Content-Type: multipart/a; boundary=x\n")
-            # A second question without a change does not count as a look.
+            # A second call of `boundaries` without a change is not counted.
             assert collector.boundaries() == collector.boundaries() == {b"x"}
         assert collector.fields().is_disputed is is_disputed

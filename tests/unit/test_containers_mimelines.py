@@ -1,4 +1,4 @@
-"""Lines, headers and bodies of a mail: where each ends, in pieces of any length."""
+"""Lines, headers and bodies of a mail: where each ends, with pieces of any length."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def header(
 
 
 TYPE = b"Content-Type: a/b\n"
-#: Of a header: what follows, its type, the lines that may begin a body, and whether it is of mail,
-#: has an end, has other lines, has lines of an old Mac, and stands behind other text.
+#: The result for a header: what follows it, its type, and the lines that may begin a body. The
+#: flags say whether the header is of mail, has an end, has other lines, has lines of an old Mac,
+#: and follows other text.
 Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
 
 
@@ -65,7 +66,7 @@ Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
         (TYPE + b"\r\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b" ; n=1\n\nx", (b"x", b"a/b", b"", True, True, False, False, False)),
         (TYPE + b">From x\nFrom x\n\ny", (b"y", b"a/b", b"", True, True, False, False, False)),
-        # A line that is no field: the body begins there, or fields follow before an empty line.
+        # At a line that is no field, the body begins, or fields follow before an empty line.
         (TYPE + b"odd\n\nx", (b"odd\n\nx", b"a/b", b"", True, False, False, False, False)),
         (TYPE + b"odd\nX: y\n\nz",
          (b"z", b"a/b", b"odd\nX: y\n\n", True, True, True, False, False)),
@@ -75,7 +76,8 @@ Seen = tuple[bytes, bytes, bytes, bool, bool, bool, bool, bool]
          (b"z", b"a/b", b"odd\nodder\nX: y\n\n", True, True, True, False, False)),
         (TYPE + b"odd\r\n\r\nX: y\n", (b"odd\r\n\r\nX: y\n", b"a/b", b"", True, False, False, False,
          False)),
-        # Of an old Mac, returns end lines; elsewhere, a lone return is a line that is no field.
+        # On an old Mac, returns end lines; in other files, a lone return is a line that is no
+        # field.
         (b"Content-Type: a/b\rX: y\r\rz\r", (b"z\r", b"a/b", b"", True, True, False, True, False)),
         (TYPE + b"\rx", (b"x", b"a/b", b"", True, False, False, False, False)),
         (TYPE + b"\rX: y\n\nz", (b"z", b"a/b", b"\rX: y\n\n", True, True, True, False, False)),
@@ -112,7 +114,7 @@ def test_a_boundary_ends_a_header_without_an_empty_line() -> None:
         (b"odd\n", True, True),
         (b"\n\nodd\n\n", True, True),
         (b"o" * (HEAD_BYTES - 1) + b"\n", True, True),
-        (b"o" * HEAD_BYTES + b"\n", True, False),  # a line that is no field, and fields follow
+        (b"o" * HEAD_BYTES + b"\n", True, False),  # a line that is no field precedes fields
         (b"odd\n" * (HEAD_BYTES // 4), True, True),
         (b"\n" * HEAD_BYTES, True, False),
         (b"\n" * (HEAD_BYTES + 1), False, False),
@@ -129,7 +131,7 @@ def test_lines_before_a_header_are_skipped_among_the_first_bytes(
 
 
 def test_a_header_without_a_field_of_mail_is_read_up_to_a_limit() -> None:
-    """The line that goes over the limit is the last line."""
+    """The last line that is read is the line that crosses the limit."""
     for count, is_found in ((9, True), (10, True), (11, False)):
         text = b"X: y\n" * count + TYPE + b"\n"
         for step in STEPS[2:]:
@@ -146,8 +148,8 @@ def test_fields_are_looked_for_within_a_line_of_any_length_that_counts() -> None
 
 
 ALL = {"is_aside": True, "is_whole": True}
-#: Of a body: its bytes, the boundary that ends it, what follows, whether a line resembles a
-#: boundary, and whether the last return may belong to the body.
+#: The result for a body: its bytes, the boundary that ends it, and what follows. The flags say
+#: whether a line resembles a boundary, and whether the last return may belong to the body.
 Body = tuple[bytes, Hit | None, bytes, bool, bool]
 
 
@@ -167,7 +169,7 @@ def body(
 X, LAST, FIELD = Hit(0, is_last=False), Hit(0, is_last=True), Hit(0, is_last=False, is_field=True)
 PART = b"--y\nContent-Type: t\n\n"
 MANY = b"X: y\n" * 15
-#: Behind it, the name of a field and its colon end one byte too late.
+#: With this line before it, a field name with its colon ends one byte behind the searched bytes.
 LONG = b"--y\nX:" + b"x" * ((16 << 10) - 15) + b"\n"
 SHORTER = LONG.replace(b"x", b"", 1)
 
@@ -196,8 +198,7 @@ SHORTER = LONG.replace(b"x", b"", 1)
         (b"a\n--y\nb\n", (b"a\n--y\nb\n", None, b"", False, False)),
         (b"a\n--y\nb\n--x\n", (b"a\n--y\nb", X, b"", False, False)),
         (b"a\n--\n--x\n", (b"a\n--", X, b"", False, False)),
-        # Lines that resemble a boundary; a line that begins a part has the fields of the part
-        # behind it.
+        # A line that resembles a boundary begins a part only if fields of a part follow it.
         (b"a\n--xy\nb", (b"a\n--xy\nb", None, b"", True, False)),
         (b"a\n--X\nb", (b"a\n--X\nb", None, b"", True, False)),
         (b"a\n--X--\n--x\n", (b"a\n--X--", X, b"", True, False)),
@@ -211,7 +212,7 @@ SHORTER = LONG.replace(b"x", b"", 1)
         (b"--y\r\n\rX: y\n" + TYPE, (b"--y\r\n\rX: y\n" + TYPE, None, b"", True, False)),
         (SHORTER + TYPE, (SHORTER + TYPE, None, b"", True, False)),
         (LONG + TYPE, (LONG + TYPE, None, b"", False, False)),
-        # A single field begins no part where a body begins.
+        # At the beginning of a body, one field is not enough to begin a part.
         (b"a\n" + TYPE + b"\nb", (b"a\n" + TYPE + b"\nb", None, b"", False, False)),
     ],
 )  # fmt: skip
@@ -231,7 +232,8 @@ def test_a_body_ends_at_the_line_of_a_boundary(text: bytes, seen: Body) -> None:
         (b"a\r--x\rb", {"is_old": True}, (b"a", X, b"b", False, False)),
         (b"a\n--x\nb", {"is_old": True}, (b"a", X, b"b", False, False)),
         (b"a\r--z\r--x", {"is_old": True}, (b"a\r--z", X, b"", False, False)),
-        # Text aside of the parts ends at all that resembles a boundary, and at a field of a part.
+        # Text outside of the parts ends at any line that resembles a boundary, and at a field of a
+        # part.
         (b"a\n--xy\nb", {"is_aside": True}, (b"a", X, b"b", False, False)),
         (b"a\n" + TYPE, {"is_aside": True}, (b"a", FIELD, TYPE, False, False)),
         (TYPE, {"is_aside": True}, (b"", FIELD, TYPE, False, False)),
@@ -247,7 +249,7 @@ def test_a_body_ends_at_the_line_of_a_boundary(text: bytes, seen: Body) -> None:
          (b"--y\n" + b"n" * 512 + b":", None, b"", False, False)),
         (b"a\n--y\nodd\n", {"is_aside": True}, (b"a\n--y\nodd\n", None, b"", False, False)),
         (b"a\n-----\n\nb", {"is_aside": True}, (b"a\n-----\n\nb", None, b"", False, False)),
-        # Unless all of it counts: then it is only doubtful.
+        # If all of the text counts, the line only marks the body as doubtful.
         (b"a\n--xy\nb", ALL, (b"a\n--xy\nb", None, b"", True, False)),
         (b"a\n" + TYPE, ALL, (b"a\n" + TYPE, None, b"", False, False)),
         (b"a\n--y\n\nb", ALL,

@@ -1,4 +1,4 @@
-"""OLE2: streams, and what office documents have in them; hostile chains end."""
+"""OLE2: its streams and the files in office documents; hostile chains end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANCE = random.Random(4)
 A, B = b"benign A " * 20, CHANCE.randbytes(300_000)
 STREAMS = {"a": A, "b": B, "s/c": CHANCE.randbytes(9_000), "s/t/d": CHANCE.randbytes(SHORT - 1)}
 STREAMS |= {"s/t/e": CHANCE.randbytes(SHORT), "empty": b""}
-#: Where a header has the first sector of the directory.
+#: The offset in the header of the number of the directory's first sector.
 DIRECTORY_AT = 48
 
 
@@ -61,7 +61,8 @@ def test_7z_finds_the_same(tmp_path: Path) -> None:
     ("name", "stream"),
     [
         ("Pictures", b"front" + picture(A) + picture(B)),
-        ("Data", picture(A) + bytes(MAX_PIECE_BYTES - 250) + picture(B)),  # a header at the seam
+        # A header across two pieces.
+        ("Data", picture(A) + bytes(MAX_PIECE_BYTES - 250) + picture(B)),
         ("ObjectPool/_1/WordDocument", b"text" * 99 + picture(A) + metafile(B)),
         ("PowerPoint Document", document(A) + bytes(9) + document(B)),
         ("PowerPoint Document", record(0x1011, 0, A) + b"between" + record(0x1011, 0, B)),
@@ -116,7 +117,7 @@ def test_an_ordinary_document_has_nothing_unread() -> None:
 
 
 def link_at(data: bytes | bytearray, number: int) -> int:
-    """Return where the table says what follows the first sector of a stream."""
+    """Return the offset of the table's number of the sector behind a stream's first sector."""
     (start,) = struct.unpack_from("<L", data, entry_at(data, number) + 116)
     (table,) = struct.unpack_from("<L", data, 76)
     return int((table + 1) * 512 + 4 * start)
@@ -196,7 +197,7 @@ def test_an_archive_in_a_stream_and_behind_a_document_is_recognised() -> None:
 
 
 def test_a_zip_whose_stream_lies_in_pieces_is_a_member_of_that_alone() -> None:
-    """As in each presentation that PowerPoint 2007 has saved as ppt."""
+    """PowerPoint 2007 writes such a stream into each presentation that it saves as ppt."""
     inside = archives.zip_of({"x": A, "y": B, "z": CHANCE.randbytes(9_000)})
     data = ole_of({"a": inside}, scattered=True)
     assert look(data).contents == [inside]
@@ -212,15 +213,15 @@ def test_a_zip_behind_a_document_is_read_as_any_other() -> None:
 
 
 def test_in_a_document_only_what_lies_in_pieces_is_left_out() -> None:
-    """Programs extract members that overlap, or whose headers disagree."""
+    """Members that overlap or have contradictory headers are listed, as programs extract them."""
     inside = bytearray(archives.zip_of({"x": B}))
-    inside[14:18] = bytes(4)  # the checksum in the local header
+    inside[14:18] = bytes(4)  # the checksum in the local header is zeroed
     out = opened(Zip(), ole_of({"a": bytes(inside)}))
     assert set(out.contents) == {B} and out.unread == [(b"x", Why.DAMAGED)]
 
 
 def test_a_compressed_document_may_lack_its_end_but_no_byte() -> None:
-    """PowerPoint writes no last block."""
+    """PowerPoint omits the last block of compressed data, but no byte of content may be missing."""
     packer = zlib.compressobj()
     packed = packer.compress(B) + packer.flush(zlib.Z_SYNC_FLUSH)
     for claimed, unread in ((len(B), []), (len(B) + 1, [(b"PowerPoint Document", Why.DAMAGED)])):

@@ -1,4 +1,4 @@
-"""Compound files at the edges of their fields: sectors, sizes, entries, and where they end."""
+"""Compound files at the edges of their fields: sectors, sizes, entries, and where chains end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def patched(*fields: tuple[int, str, int], data: bytes = DATA) -> bytes:
 
 
 def entry(number: int, field: str, value: int) -> tuple[int, str, int]:
-    """Return the place of a field of an entry, its form, and another value."""
+    """Return a change of a field of an entry: its place, its form and the new value."""
     places = {"length": (64, "<H"), "kind": (66, "<B"), "before": (68, "<L"), "behind": (72, "<L")}
     places |= {"child": (76, "<L"), "start": (116, "<L"), "size": (120, "<L"), "high": (124, "<L")}
     at, form = places[field]

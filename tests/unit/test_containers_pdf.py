@@ -1,4 +1,4 @@
-"""PDF: embedded files and whole pictures are members, however they lie in it."""
+"""PDF: embedded files and whole pictures are members, whatever the file stores them in."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_name_in_unicode_comes_first_and_one_of_odd_bytes_is_shown() -> None:
 
 
 class Failing(Whole):
-    """A file that cannot be read from a place on."""
+    """A file that cannot be read from a given offset on."""
 
     def __init__(self, data: bytes, end: int) -> None:
         super().__init__(data)
@@ -221,7 +221,7 @@ def test_the_same_bytes_in_many_streams_are_given_a_few_times_only() -> None:
     nested = b"x" * 100_000
     for number in range(9, 400):
         nested = b"%d 0 obj\n%s\nendobj\n" % (number, pdfs.stream(nested, b"/Type /EmbeddedFile"))
-    # Without a table, each object within another object counts as an object.
+    # Without a cross-reference table, an object that lies within another object counts, too.
     found = opened(Pdf(), b"%PDF-1.4\n" + nested + pdfs.file_of({})[9:])
     assert sum(map(len, found.contents)) < 20 << 20
     assert Why.LIMIT in found.reasons

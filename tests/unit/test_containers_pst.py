@@ -234,7 +234,7 @@ def _with(
     names: bytes = b"",
     number: int = 4 | 1 << 5,
 ) -> Opened:
-    """Open a store of one message that has these nodes below it."""
+    """Open a store of one message with the given nodes below the message."""
     out.node(0x21, out.properties({}))
     if names:
         out.node(0x61, out.properties({3: (258, names)}))

@@ -1,4 +1,4 @@
-"""Stores of Outlook at the edges of their limits, and the names that members get."""
+"""Stores of Outlook at the edges of their limits, and the names of members."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_members_come_in_batches(count: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def named(values: Mapping[int, tuple[int, bytes | int]]) -> bytes:
-    """Return the path of a file whose message has these properties."""
+    """Return the path of the member for a message with these properties."""
     out = Writer()
     out.node(0x21, out.properties({}))
     attached = out.properties({0x3701: (258, b"benign")})

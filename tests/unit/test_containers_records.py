@@ -19,7 +19,7 @@ Found = list[tuple[bytes, bytes] | Why]
 
 
 def inside(name: bytes, data: bytes) -> Found:
-    """Return the members in a stream with a name, or the reason why a member is unread."""
+    """Return the members of a stream that has this name, or the reason why a member is unread."""
     stream = Runs(Whole(data))
     stream.add(0, len(data))
     found: Found = []
@@ -40,7 +40,8 @@ def contents(name: bytes, data: bytes) -> list[bytes | Why]:
     return [one if isinstance(one, Why) else one[1] for one in inside(name, data)]
 
 
-#: By the specification of drawings (MS-ODRAW, 2.2.23): kind, instance with one identifier.
+#: Kinds of pictures with their instance for one identifier, from the specification MS-ODRAW,
+#: 2.2.23.
 KINDS = [
     *((0xF01D, 0x46A), (0xF01D, 0x6E2), (0xF02A, 0x46A), (0xF02A, 0x6E2), (0xF01E, 0x6E0)),
     *((0xF01F, 0x7A8), (0xF029, 0x6E4), (0xF01A, 0x3D4), (0xF01B, 0x216), (0xF01C, 0x542)),
@@ -161,7 +162,7 @@ AT = OWN.index(b"\0\0\3\0")
         (OWN, [(b"n", A)]),
         (OWN + b"behind", [(b"n", A)]),
         (OWN[:-1], [Why.DAMAGED]),
-        # oleobj ignores the marks, and the length of the path.
+        # oleobj ignores the flags, and the length of the path.
         (OWN[:4] + b"\3\0" + OWN[6:], [(b"n", A)]),
         (OWN[:AT] + b"\0\0\1\0" + OWN[AT + 4 :], [(b"n", A)]),
         (OWN[:AT] + b"\0\0\1\0" + OWN[AT + 4 : -1], []),
@@ -191,7 +192,7 @@ BEGIN, TITLE, DATA, OF_FILE, OF_MAIL = 0x69002, 0x18010, 0x6800F, 0x69005, 0x690
 
 
 def properties(*rows: tuple[int, int, tuple[bytes, ...]]) -> bytes:
-    """Return properties of MAPI: kind, number, and the values, each behind its length."""
+    """Return MAPI properties: the kind, the number, and the values, each preceded by its length."""
     made = struct.pack("<L", len(rows))
     for kind, number, values in rows:
         made += struct.pack("<2HL", kind, number, len(values))
@@ -223,7 +224,8 @@ def look(data: bytes) -> Found:
         (attribute(TITLE, b"n" * 4096) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(TITLE, b"n" * 4097) + attribute(DATA, A), [(b"n" * 4096, A)]),
         (attribute(0x12345, A) + attribute(DATA, A), [(b"attachment-1", A)]),
-        (attribute(0x38010, b"n\0") + attribute(0x800F, A), [(b"n", A)]),  # of other types
+        # Attributes with other types.
+        (attribute(0x38010, b"n\0") + attribute(0x800F, A), [(b"n", A)]),
         (attribute(0x9005, properties((258, 0x3701, (A,)))), [(b"", A)]),
         (attribute(DATA, A)[:-1], [(b"attachment-1", A), Why.DAMAGED]),
         (attribute(DATA, A)[:-2], [(b"attachment-1", A), Why.DAMAGED]),
@@ -278,7 +280,7 @@ def test_values_of_a_fixed_length_are_passed_over(kind: int, length: int) -> Non
         (properties((258, 5, (A,)))[:-3], None),
         (properties((258, 5, (A,)))[:-9], None),
         (struct.pack("<L", 2) + properties((258, 5, (A,)))[4:], None),
-        # A property with a name of its own: a number, or a text.
+        # A property that is named by a number or by a text.
         (struct.pack("<L2H16xLL", 1, 258, 0x8000, 0, 7) + struct.pack("<2L", 1, 4) + b"abcd",
          [(258, 0x8000, b"abcd")]),
         (struct.pack("<L2H16xLL", 1, 258, 0xFFFF, 1, 5) + b"name\0\0\0\0"

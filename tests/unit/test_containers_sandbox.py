@@ -1,6 +1,6 @@
 """The sandbox, part by part: on kernels of other versions and machines, and with other limits.
 
-`test_containers_cage` tries to get out of it, on the kernel that is here.
+`test_containers_cage` tries to leave the sandbox on the real kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
 def verdict(program: bytes, number: int, machine: int, third: int = 0) -> int:
-    """Run a filter on a system call as the kernel does (Linux, kernel/bpf and seccomp)."""
+    """Run a filter on a system call like the kernel (see kernel/bpf and seccomp of Linux)."""
     call = struct.pack("<2L7Q", number, machine, 0, 1, 2, third, 4, 5, 6)
     at = value = 0
     while True:
@@ -59,7 +59,7 @@ def test_only_calls_that_computing_needs_are_allowed(machine: str) -> None:
             assert verdict(program, number, MACHINES[machine]) == wanted, number
     for other in {*MACHINES.values(), 0} - {MACHINES[machine]}:
         assert verdict(program, numbers["read"], other) == KILLED
-    for number in (0, 1, 600):  # the calls of x32
+    for number in (0, 1, 600):  # the calls of the x32 ABI
         assert verdict(program, 0x40000000 + number, MACHINES[machine]) == KILLED
     assert verdict(program, 0x40000000 - 1, MACHINES[machine]) == REFUSED
 
@@ -73,7 +73,7 @@ def test_a_machine_of_another_kind_has_no_filter(monkeypatch: pytest.MonkeyPatch
 
 
 class Kernel:
-    """A kernel with this version of Landlock, which refuses the calls that are named."""
+    """Replaces a kernel with this version of Landlock, which refuses the named calls."""
 
     def __init__(self, version: int = 6, *refused: object) -> None:
         self.version = version
@@ -170,7 +170,7 @@ def test_parts_that_are_missing_are_named(locks: Locks, missing: str) -> None:
 def test_all_privileges_are_given_up(
     refused: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where they cannot be, the kernel would take neither Landlock nor a filter."""
+    """If the process keeps privileges, the kernel refuses Landlock and the filter."""
     kernel = Kernel(3, *refused)
     monkeypatch.setattr(sandbox, "_libc", lambda: kernel)
     monkeypatch.setattr(sandbox, "_limit", lambda *_: None)

@@ -1,4 +1,4 @@
-"""7z with methods that libarchive refuses, or takes back only behind some others."""
+"""7z with methods that libarchive refuses, or decodes only in some chains of methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.opened import Whole, opened
 
 pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
 
-#: The contents have branches of each processor, and the last branch is cut off.
+#: The contents include branch instructions of each processor; the last instruction is cut off.
 CONTENTS = {
     "one": b"\xe8\x00\x01\x02\x00" * 900 + b"\x48\x00\x10\x01" * 900,
     "two": b"\x00\x20\x00\xeb" * 700 + random.Random(1).randbytes(20_000),
@@ -34,7 +34,7 @@ ALL = b"".join(CONTENTS.values())
 
 
 def stored(content: bytes) -> bytes:
-    """Return deflate without a match, which is valid Deflate64 as well."""
+    """Return stored deflate blocks without matches, which are valid Deflate64 as well."""
     packer = zlib.compressobj(0, wbits=-15)
     return packer.compress(content) + packer.flush()
 
@@ -62,7 +62,7 @@ def expander() -> Expander:
 
 
 def filtered(*coders: tuple[bytes, bytes]) -> bytes:
-    """Return all contents after filters, which the reader undoes from the last to the first."""
+    """Return all contents after `filters`, which the reader reverses from the last to the first."""
     lzma2 = {"id": lzma.FILTER_LZMA2}
     chain = [*(FILTERS[coder] for coder in reversed(coders)), lzma2]
     packed = lzma.compress(ALL, lzma.FORMAT_RAW, filters=chain)
@@ -91,7 +91,7 @@ LZMA2 = (b"\x21", b"\x18")
 
 @pytest.mark.parametrize("copy", [b"", b"\0"])
 def test_a_copy_is_a_step_anywhere_and_a_filter_needs_no_method(copy: bytes) -> None:
-    """7-Zip reads such archives; libarchive refuses them, or takes them for damaged."""
+    """7-Zip reads such archives, but libarchive refuses them or calls them damaged."""
     packed = lzma.compress(ALL, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
     of_x86 = filtered(X86)
     for data, coders in (
@@ -137,7 +137,7 @@ def test_a_member_far_behind_in_deflate64_is_read() -> None:
 
 
 def test_what_is_damaged_is_unread() -> None:
-    """The sum of each member is checked, and nothing is read behind the end."""
+    """The checksum of each member is checked, and nothing behind the end is read."""
     whole = archive(b"\x00", DELTA)
     data = bytearray(whole)
     data[32] ^= 1
@@ -158,7 +158,10 @@ def test_a_filter_that_is_not_read_leaves_all_to_the_library(coder: tuple[bytes,
 
 
 def test_a_header_of_any_bytes_ends_soon() -> None:
-    """The test changes each byte of the header: each member is right, or the file is unread."""
+    """The test changes each byte of the header.
+
+    All members are then right, or the file is unread.
+    """
     contents = {"one": bytes(100), "two": b"benign" * 9}
     packed = stored(b"".join(contents.values()))
     whole = solid_seven_zip_of(contents, packed, (b"\x04\x01\x09", b""))

@@ -1,4 +1,4 @@
-"""The header of a 7z, field by field: its numbers, folders, parts of folders, and names."""
+"""The header of a 7z, field by field: numbers, folders, parts of folders, and names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def header(
     parts: bytes = b"",
     files: bytes = b"\x01\x11\x05\0a\0\0\0\0",
 ) -> bytes:
-    """Return a header with folders of these chains of coders."""
+    """Return a 7z header with one folder for each chain of coders."""
     count = bytes([len(chains)])
     streams = b"\6\x03" + bytes([len(packed)]) + b"\x09" + packed + packed_sums + b"\0"
     streams += b"\x07\x0b" + count + b"\0" + b"".join(chains) + b"\x0c" + sizes + sums + b"\0"
@@ -84,7 +84,7 @@ def names(*texts: str, empty: bytes = b"", more: bytes = b"") -> bytes:
 
 
 def members(raw: bytes) -> list[tuple[bytes, int, int, int | None]]:
-    """Return names, places in the output of the folder, lengths and sums."""
+    """Return names, places in the output of the folder, lengths and checksums of members."""
     return [(one.name, one.start, one.size, one.crc) for one in Header(raw).members()]
 
 
@@ -106,7 +106,7 @@ def test_a_header_has_folders_one_behind_the_other() -> None:
         (b"\1\x0f" + b"m" * 15, b"\x0a", [(b"m" * 15, b"", 10)]),
         (b"\1\x21\x03\2pp", b"\x0a", [(b"\x03", b"pp", 10)]),
         (b"\1\x21\x03\0", b"\x0a", [(b"\x03", b"", 10)]),
-        # The first of a pair reads what the second has made.
+        # The first coder of a pair reads the output of the second coder.
         (b"\2\1A\1B\0\1", b"\x0a\x0b", [(b"B", b"", 11), (b"A", b"", 10)]),
         (b"\2\1A\1B\1\0", b"\x0a\x0b", [(b"A", b"", 10), (b"B", b"", 11)]),
         (
@@ -152,7 +152,7 @@ ALL, SOME = b"\x0a\1", b"\x0a\0"
             ),
             [(b"a", 0, 5, None), (b"b", 0, 6, 7)],
         ),
-        # Parts of folders; a member that is all of its folder has its sum already.
+        # Parts of folders: a member that fills its folder has the checksum of the folder.
         (header(COPY, parts=b"\x08\0"), [(b"a", 0, 10, None)]),
         (header(COPY, parts=b"\x08" + ALL + crc(5) + b"\0"), [(b"a", 0, 10, 5)]),
         (header(COPY, sums=ALL + crc(7), parts=b"\x08" + ALL + b"\0"), [(b"a", 0, 10, 7)]),
@@ -174,7 +174,7 @@ ALL, SOME = b"\x0a\1", b"\x0a\0"
                 (b"e", 4, 8, 8),
             ],
         ),
-        # Names: of empty members none counts.
+        # Names: an empty member is not listed.
         (header(COPY, files=names("a", "b", empty=b"\x0e\1\x80")), [(b"b", 0, 10, None)]),
         (header(COPY, files=names("a", "b", empty=b"\x0e\1\x40")), [(b"a", 0, 10, None)]),
         (header(COPY, files=names("a", more=b"\x15\6\1\0abcd")), [(b"a", 0, 10, None)]),

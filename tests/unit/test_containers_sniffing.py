@@ -27,7 +27,7 @@ from hashclient.containers.tarheader import (
 from hashclient.scan.check.kept import may_be_container
 from tests.opened import has_mark, opened
 
-#: Bytes that a mark or a front of an archive may consist of.
+#: Bytes that occur in the magic bytes or in the front of an archive.
 LETTERS = bytes(
     set(
         b'PK\x03\x04\x05\x06\x07\x0800\x1f\x8b\x9dBZh\xfd7zX\x00(\xb5/\xfd*M\x18"LIRar!E~^SCF<xbmlD'
@@ -40,7 +40,7 @@ LETTERS = bytes(
 def test_hardly_any_file_of_anything_is_taken_for_a_container() -> None:
     chance = random.Random(7)
     blocks = [memoryview(chance.randbytes(512)) for _ in range(20_000)]
-    # Each of them would be handed to another process, to be found none.
+    # Each block with magic bytes is sent to another process, although it is no container.
     assert sum(map(has_mark, blocks)) < 20
 
 
@@ -82,7 +82,7 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["%06o\0 ", "%08o", "\0%06o ", "  %4o\0 ", "%6o \0", "\0%6o\0"])
 def test_a_tar_is_known_by_its_sum_however_it_is_written(form: str) -> None:
-    """GNU tar, libarchive or Python reads each of these files; none of them has another mark."""
+    """GNU tar, libarchive or Python reads each file, and only the checksum shows a tar."""
     head = bytearray(512)
     head[:1], head[100:136] = b"a", b"0000644\0" + 2 * b"0000000\0" + b"00000000001\0"
     total = sum(head) + 8 * 0x20
@@ -113,7 +113,7 @@ def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() 
         head = bytearray(b"a" * 2_000)
         at = start + 148
         head[at : at + 8] = bytes(chance.choices(letters, k=8))
-        if number % 3 == 0:  # no text, by one byte of it
+        if number % 3 == 0:  # one byte makes it no text
             head[start + chance.choice((0, 147, 156, 511))] = chance.choice(b"\0\x80\xff")
         length = chance.choice((at + 5, at + 8, 2_000))
         if head[at : at + 2] in SUM_BEGINS:
@@ -126,7 +126,7 @@ def test_the_quick_look_of_a_tar_passes_over_no_sum_that_the_expression_takes() 
 
 
 def heads() -> list[bytes]:
-    """Return beginnings of files with a mark at each place, and of the same with other bytes."""
+    """Return beginnings of files with magic bytes at each place, and the same with other bytes."""
     chance = random.Random(3)
     plain = bytes(chance.choices(range(256), k=33_000))
     planted = [(mark.at, b) for kind in KINDS for mark in kind.marks for b in mark.literals]
@@ -141,7 +141,7 @@ def heads() -> list[bytes]:
 
 
 def fits(kind: Kind, mark: Mark, head: bytes) -> bool:
-    """Compare one mark, without any table."""
+    """Compare one sequence of magic bytes, without a lookup table."""
     at = mark.at
     if at != ANYWHERE:
         if not any(head[at:].startswith(one) for one in mark.literals):
@@ -174,7 +174,7 @@ def test_hardly_any_ordinary_file_has_any_mark() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
-    """If a kind is forgotten here, files count as clean that no reader has opened."""
+    """If a kind were missing here, files that no reader has opened would count as clean."""
     assert kind.marks or kind.in_programs or kind.name == "message"
     for mark in kind.marks:
         assert (mark.literals == ()) == (mark.at == ANYWHERE)
@@ -195,10 +195,10 @@ def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"\x7fELF\2\1" + b"\xff" * 58,  # tables that lie beyond any number
+        b"\x7fELF\2\1" + b"\xff" * 58,  # tables that lie behind the largest possible offset
         b"\x7fELF\1\2" + b"\xff" * 58,
-        b"MZ\x01\0\0\0".ljust(64, b"\0"),  # a length of less than nothing
-        b"MZ" + b"\xff" * 62,  # it says that it is longer than the file
+        b"MZ\x01\0\0\0".ljust(64, b"\0"),  # a negative length
+        b"MZ" + b"\xff" * 62,  # the program claims to be longer than the file
     ],
 )
 def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(head: bytes) -> None:
@@ -213,7 +213,7 @@ def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(head: b
 
 
 def windows(*sections: tuple[bytes, int, int], optional: int = 0) -> bytes:
-    """Return the first bytes of a program whose sections have a name, a length and a place."""
+    """Return the first bytes of a Windows program; each section has a name, a length, a place."""
     head = b"MZ" + bytes(58) + struct.pack("<L", 84) + bytes(20)
     head += struct.pack("<4s2xH12xH2x", b"PE\0\0", len(sections), optional) + b"\xff" * optional
     return head + b"".join(struct.pack("<8s8x2L16x", *section) for section in sections)
@@ -225,10 +225,10 @@ def elf(
     segments: Sequence[tuple[int, int]] = (),
     sections: tuple[int, int, int] = (0, 0, 0),
 ) -> bytes:
-    """Return the first bytes of a program of Linux.
+    """Return the first bytes of a Linux program (ELF).
 
-    A segment has a place and a length; the table of sections has a place, a number and a size of
-    its sections.
+    A segment has a place and a length. The section table has a place, a number of sections and the
+    size of one.
     """
     number = "L" if width == 1 else "Q"
     table, count, size = sections
@@ -247,13 +247,13 @@ def elf(
     ("head", "size", "places"),
     [
         (b"anything" * 20, 5_000, []),
-        # Of DOS: pages of 512 bytes, the last one as long as it says.
+        # DOS programs count pages of 512 bytes, and say how long the last page is.
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_023, [(0, 1_023)]),
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_024, []),
         (b"MZ\0\0\2\0".ljust(64, b"\0"), 1_025, [(1_024, 1)]),
         (b"MZ\1\0\2\0".ljust(64, b"\0"), 1_024, [(513, 511)]),
         (b"MZ\1\0\0\0".ljust(64, b"\0"), 1_024, [(0, 1_024)]),
-        # Of Windows.
+        # Programs of Windows.
         (windows((b".text", 300, 1_000)), 1_301, [(1_300, 1)]),
         (windows((b".text", 300, 1_000)), 1_300, []),
         (windows((b".data", 10, 1_300), (b".text", 300, 900)), 5_000, [(1_310, 3_690)]),
@@ -266,7 +266,7 @@ def elf(
         (windows(), 5_000, [(0, 5_000)]),
         (windows(), 20 << 20, [(0, 8 << 20)]),
         (windows((b".rsrc", 70, 1_000))[:-1], 5_000, [(0, 5_000)]),
-        # In Linux the table of sections is at the end of the file; without a table, the segments
+        # A Linux program ends with the table of its sections; if it has no table, its segments
         # count.
         *((elf(o, w, sections=(900, 7, 60)), 1_321, [(1_320, 1)]) for o in "<>" for w in (1, 2)),
         *((elf(o, w, sections=(900, 7, 60)), 1_320, []) for o in "<>" for w in (1, 2)),
@@ -317,7 +317,8 @@ def test_a_text_with_colons_that_is_all_there_is_need_not_be_opened() -> None:
         b"\nFROM: a\nto :b\n" + text,
     ):
         assert has_mark(mail, is_all=True)
-    assert has_mark(b"a: b\n" * 20_000, is_all=True)  # of longer lines, pieces are read as lines
+    # Long lines are split, and each piece is read as a line.
+    assert has_mark(b"a: b\n" * 20_000, is_all=True)
 
 
 @pytest.mark.parametrize("folders", [1, 1_000, 9_000])
@@ -326,7 +327,7 @@ def test_a_text_with_colons_that_is_all_there_is_need_not_be_opened() -> None:
 def test_a_cabinet_is_known_wherever_its_files_begin(
     folders: int, version: bytes, behind: int
 ) -> None:
-    """7-Zip opens it with bytes before its files, cabextract with any place of the files."""
+    """7-Zip accepts bytes before the files of a cabinet; cabextract accepts any place of files."""
     data = others.cab_of({"inner": b"benign"})
     (files,) = struct.unpack_from("<L", data, 16)
     cabinet = bytearray(data[:36] + data[36:44] * folders + bytes(behind) + data[files:])

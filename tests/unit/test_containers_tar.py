@@ -1,4 +1,4 @@
-"""tar: every dialect, sparse members, archives one behind the other, and headers that lie."""
+"""tar: every dialect, sparse members, concatenated archives, and headers with false values."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_entries_without_bytes_are_no_members_with_any_claimed_size() -> None:
 
 
 def test_bytes_behind_a_link_are_a_member() -> None:
-    """As archives have it that write linked files twice."""
+    """Archives that store linked files twice have bytes behind the link."""
     data = tar_member(b"a", A) + tar_member(b"link", B, b"1") + tar_member(b"c", b"C")
     assert look(data).members == [(b"a", A), (b"link", B), (b"c", b"C")]
 
@@ -221,7 +221,7 @@ def test_two_pax_headers_before_a_member_are_unread_where_they_differ_by_more_th
 
 
 def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> None:
-    """busybox takes the size of the header, Python and GNU tar that for all members."""
+    """busybox uses the size in the header; Python and GNU tar use the size for all members."""
     other = pax({b"size": b"3"}) + tar_member(b"a", A)
     assert (b"a", Why.DAMAGED) in look(other + tar_member(b"b", B)).unread
     everywhere = pax({b"size": b"%d" % len(A)}, b"g")
@@ -231,7 +231,7 @@ def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> 
 
 
 def test_of_two_sizes_the_other_one_counts_as_well_up_to_a_piece() -> None:
-    """A larger size is only unread, and adds no further member."""
+    """If the other size is larger, the rest is only unread, and no further member is listed."""
     for other in (1, forward.PIECE_BYTES, forward.PIECE_BYTES + 1, forward.PIECE_BYTES << 1):
         content = bytes(other)
         data = pax({b"size": b"512"}) + tar_header(b"a", other) + content + bytes(-other % 512)

@@ -1,4 +1,4 @@
-"""The fields of tar, pax and sparse maps, at each edge where a reader believes a field."""
+"""The fields of tar, pax and sparse maps, at each edge between accepted and refused values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_number_is_octal_or_binary(field: bytes, value: int | None) -> None:
 
 
 def block(*pieces: tuple[int, bytes], total: int = 0, form: bytes = b"%06o\0 ") -> bytes:
-    """Return a header with pieces at their places; its sum is wrong by `total`."""
+    """Return a tar header with pieces at their places; its checksum is wrong by `total`."""
     made = bytearray(512)
     for at, piece in pieces:
         made[at : at + len(piece)] = piece
@@ -80,7 +80,7 @@ NAMED = (0, b"name"), (124, b"00000000017\0"), (156, b"0")
         (block((0, b"\x7f"), total=-256), False),
         (block((0, b"\xff" * 3), total=-512), False),
         (block((0, b"\xff" * 148), (156, b"\xff" * 356)), True),
-        # What a checksum with a modulus would take for right.
+        # This checksum would be right if it were computed with a modulus.
         (block(*NAMED, total=65_521), False),
         (block((0, b"\xff" * 148), (156, b"\xff" * 356), total=-65_521), False),
         (bytes(512), False),
@@ -143,7 +143,7 @@ def test_the_first_header_may_come_late(head: bytes, *, is_late: bool) -> None:
 
 
 def pax(**fields: str) -> bytes:
-    """Return records; two underscores mean a dot."""
+    """Return pax records; two underscores in a name stand for a dot."""
     made = b""
     for key, value in fields.items():
         text = f" {key.replace('__', '.')}={value}\n".encode()
@@ -202,7 +202,7 @@ def test_a_length_of_pax_has_eleven_digits_at_most() -> None:
 
 
 class Area:
-    """The stored bytes of a member."""
+    """The stored bytes of a sparse member."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self.left = data, len(data)
@@ -335,7 +335,7 @@ def test_a_line_of_a_map_may_lie_in_two_blocks() -> None:
 
 
 def old(size: bytes, *numbers: int, more: tuple[tuple[int, ...], ...] = ()) -> tuple[bytes, bytes]:
-    """Return a header of old GNU tar with four pieces at most, and the blocks behind it."""
+    """Return a header of old GNU tar with at most four pieces, and the blocks behind the header."""
 
     def entries(values: tuple[int, ...]) -> bytes:
         return b"".join(b"%011o\0" % value for value in values)

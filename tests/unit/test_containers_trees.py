@@ -1,4 +1,4 @@
-"""Images of disks with several trees, and archives of which a part is in another file."""
+"""Disk images with several trees, and archives of which a part is in another file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive"
 BENIGN, OTHER = b"benign one" * 50, b"benign two" * 300
 
 
-#: The kinds that programs find behind a program.
+#: The kinds of archives that programs find behind an executable.
 ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "tar": archives.tar_of,
     "cab": others.cab_of,
@@ -63,7 +63,7 @@ def test_every_tree_of_an_image_is_read(trees: tuple[dict[str, bytes] | None, ..
 
 @pytest.mark.parametrize(("place", "byte"), [(7, 1), (72, 1), (88, 1), (100, 1), (881, 2)])
 def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
-    """libarchive refuses this descriptor; systems show the tree."""
+    """libarchive refuses the image because of this descriptor, but systems show the tree."""
     for joliet, reasons in ((None, set()), ({"b": OTHER}, {Why.DAMAGED})):
         data = bytearray(images.image_of({"A": BENIGN}, joliet))
         assert data[16 * images.SECTOR + place] != byte
@@ -75,7 +75,7 @@ def test_a_field_without_a_meaning_hides_no_tree(place: int, byte: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 512, 1024, 2049, 4096, 65535])
 @pytest.mark.parametrize("volume", [16, 17])
 def test_a_length_of_blocks_that_is_another_one_hides_no_tree(volume: int, size: int) -> None:
-    """isoinfo does not look at the length, and libarchive finds no file and gives no error."""
+    """isoinfo ignores this length, and libarchive finds no file and reports no error."""
     both: dict[str, bytes] = {"b": OTHER}
     for joliet, tree in ((None, None), (both, None), (None, both), (both, both)):
         trees = {"A": BENIGN}, joliet, tree
@@ -91,7 +91,7 @@ def test_a_length_of_blocks_that_is_another_one_hides_no_tree(volume: int, size:
 
 
 def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path) -> None:
-    """As other programs make images: all trees show the same bytes."""
+    """Ordinary programs make such images, in which all trees name the same bytes."""
     if shutil.which("genisoimage") is None:
         pytest.skip("no genisoimage")
     (tmp_path / "tree" / "deep").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path)
 
 @pytest.mark.parametrize("copied", [16, 17])
 def test_an_image_with_several_trees_of_one_kind_is_unread(copied: int) -> None:
-    """Linux shows the tree of the last descriptor of Joliet, libarchive the tree of the first."""
+    """Linux shows the tree of the last Joliet descriptor, and libarchive the tree of the first."""
     data = bytearray(images.image_of({"A": BENIGN}, {"b": OTHER}))
     sectors = {number: data[number << 11 : (number + 1) << 11] for number in (16, 17, 18)}
     for root, reasons in ((copied, set()), (16 + 17 - copied, {Why.UNSUPPORTED})):
@@ -129,7 +129,7 @@ def test_a_tree_of_another_kind_is_unread() -> None:
 
 
 def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -> None:
-    """Such an image is for two systems; a map in the image says where the partitions begin."""
+    """Such an image serves two systems; its partition map says where the partitions begin."""
     volume = BENIGN.ljust(1024, b"x") + b"H+"
     for content, reasons in ((BENIGN, {Why.UNSUPPORTED}), (volume, set())):
         data = bytearray(images.image_of({"A": content}))
@@ -148,7 +148,7 @@ def test_a_tree_of_another_kind_in_a_partition_is_unread_unless_it_is_a_file() -
 def test_a_damaged_tree_of_udf_is_unread_and_the_others_are_read() -> None:
     whole = images.image_of({"A": BENIGN}, None, {"b": OTHER})
     at = whole.index(OTHER)
-    for place in (256, 32, 33, 300, 301):  # anchor, descriptors, files
+    for place in (256, 32, 33, 300, 301):  # the anchor, the descriptors and the files
         data = bytearray(whole)
         data[place * images.SECTOR + 4] ^= 0xFF
         out = in_image(bytes(data))
@@ -170,7 +170,7 @@ def test_a_member_that_is_partly_in_another_volume_is_unread(
 
 
 def test_an_entry_that_fails_for_ever_ends_its_archive_soon() -> None:
-    """libarchive gets no further than a directory with content in a solid rar."""
+    """libarchive does not get past a directory with content in a solid rar."""
     out = opened(expander("rar5"), others.rar5_of({"d": BENIGN, "a": OTHER}, are_directories=True))
     assert out.reasons == {Why.DAMAGED}
     assert len(out.unread) < 2_000
@@ -178,7 +178,7 @@ def test_an_entry_that_fails_for_ever_ends_its_archive_soon() -> None:
 
 @pytest.mark.parametrize("attributes", [0x20, 0, 2, 0xFF])
 def test_an_lha_with_attributes_of_any_system_is_read(attributes: int) -> None:
-    """libarchive knows the attributes of DOS; programs for the Amiga write others."""
+    """libarchive knows the attributes of DOS, but programs for the Amiga write other attributes."""
     contents = {"a": BENIGN, "b": OTHER, "-lh4-": BENIGN}
     for level in (0, 1):
         data = others.old_lha_of(contents, level, attributes)
@@ -232,7 +232,7 @@ def test_an_lha_with_a_small_window_is_read(method: bytes, level: int) -> None:
 
 
 def test_what_is_wrong_in_an_lha_stays_wrong() -> None:
-    """A header that is changed for the library gets a new checksum, but a wrong one stays wrong."""
+    """A header that is changed for libarchive gets a new checksum, unless it had a wrong one."""
     for whole in (others.lha_of(BENIGN, "a", 2), others.old_lha_of({"a": BENIGN}, 1, 2)):
         for at in (16, 20, whole.index(BENIGN) - 4, len(whole) - 9):
             data = bytearray(whole)
@@ -264,7 +264,7 @@ def test_a_cab_with_short_blocks_and_bytes_kept_free_is_read(
 
 
 def test_cabinets_behind_others_are_read_and_unread_in_a_stream() -> None:
-    """cabextract looks for them behind the end, or in all bytes where that cannot be right."""
+    """cabextract searches for cabinets behind the end, or everywhere if the end is impossible."""
     one, two = others.cab_of({"a": BENIGN}), others.cab_of({"b": OTHER})
     within = others.cab_of({"two": two})
     for length, after, contents in (
@@ -302,7 +302,7 @@ def test_a_cabinet_that_cabextract_refuses_hides_none_within_its_length(
 
 
 def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
-    """Neither hides the bytes after it, and a mark costs much more time than four other bytes."""
+    """The bytes behind the limit are searched as well, although magic bytes are slow to check."""
     one, two, program = (
         others.cab_of({"a": BENIGN}),
         others.cab_of({"b": OTHER}),
@@ -323,11 +323,11 @@ def test_cabinets_and_marks_behind_a_limit_are_unread() -> None:
 @pytest.mark.parametrize("first", ARCHIVES)
 @pytest.mark.parametrize("second", [name for name in ARCHIVES if name != "lha"])
 def test_an_archive_in_a_program_hides_none_of_another_kind(first: str, second: str) -> None:
-    """Programs search for one kind, and pass over the others."""
+    """A program that extracts searches for one kind of archive and ignores the others."""
     if first == second:
         return
     decoy = bytearray(ARCHIVES[first]({"a": BENIGN}))
-    if first == "cab":  # its length is false
+    if first == "cab":  # the length in the header of a cabinet is false here
         decoy[8:12] = (4096).to_bytes(4, "little")
     data = others.program_of(bytes(decoy) + bytes(40) + ARCHIVES[second]({"b": OTHER}) + bytes(999))
     (behind,) = Registry().pick(data[:4096], data[-4096:], len(data), Whole(data).read_at)

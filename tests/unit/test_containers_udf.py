@@ -13,7 +13,7 @@ from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import NotReadError, Unlisted, Why
 from tests.opened import Whole
 
-#: Of the image: where its descriptors and its partition begin.
+#: The sectors of the image at which its descriptors and its partition begin.
 DESCRIPTORS, START = 32, 304
 LONG, short = struct.Struct("<2LH6x"), struct.Struct("<2L").pack
 PLAIN = struct.pack("<BBHH", 1, 6, 1, 0)
@@ -27,7 +27,7 @@ Read = tuple[dict[bytes, bytes], list[Why]]
 def entry(
     kind: int, form: int, size: int, places: bytes, *, number: int = 261, used: bytes = b""
 ) -> bytes:
-    """Return the entry of a file, with attributes that are `used` before its places."""
+    """Return the entry of a file, with `used` bytes of attributes before the list of places."""
     icb = bytes(4) + struct.pack("<HHHBB6xH", 4, 0, 1, 0, kind, form)
     rest = icb + bytes(20) + struct.pack("<Q", size)
     rest = rest.ljust((208 if number == 266 else 168) - 16, b"\0")
@@ -43,7 +43,7 @@ def file(size: int, *places: bytes, form: int = 0) -> bytes:
 
 
 def names(*entries: Entry, used: bytes = b"", number: int = 257, of: int = 0) -> bytes:
-    """Return a directory of names, flags and blocks; before each name are bytes of `used`."""
+    """Return a directory of names, flags and blocks; `used` bytes precede each name."""
     made = b""
     for name, flags, block in entries:
         rest = struct.pack("<HBB", 1, flags, len(name)) + LONG.pack(SECTOR, block, of)
@@ -59,7 +59,7 @@ def directory(*entries: Entry, used: bytes = b"", of: int = 0) -> bytes:
 def volume(
     *maps: bytes, block: int = SECTOR, count: int | None = None, root: int = 0, at: int = 0
 ) -> bytes:
-    """Return the descriptor of a volume, with the maps of its partitions; `root` is one of them."""
+    """Return the descriptor of a volume with partition maps; `root` names the map of the root."""
     head = bytes(196) + struct.pack("<L", block) + bytes(32) + LONG.pack(block, at, root)
     number = len(maps) if count is None else count
     rest = head + struct.pack("<2L", 6, number).ljust(176, b"\0") + b"".join(maps)
@@ -71,13 +71,13 @@ def partition(number: int, start: int = START) -> bytes:
 
 
 def version(number: int, descriptor: bytes) -> bytes:
-    """Return another version of a descriptor."""
+    """Return a copy of a descriptor with another version."""
     kind, rest = struct.unpack_from("<H", descriptor)[0], descriptor[20:]
     return tag(kind, struct.pack("<L", number) + rest)
 
 
 def map_of(name: bytes, number: int = 0, place: int = 0) -> bytes:
-    """Return the map of a partition of another kind."""
+    """Return a partition map of another kind."""
     head = b"\2\x40\0\0\0" + name.ljust(31, b"\0") + b"\1\0"
     return (head + struct.pack("<HL", number, place)).ljust(64, b"\0")
 
@@ -105,7 +105,7 @@ def disk(
     marks: Mapping[int, bytes] = MARKS,
     sectors: int = 600,
 ) -> bytes:
-    """Return an image of `sectors`: `blocks` of its partition, behind a file set and a root."""
+    """Return an image of `sectors` whose partition has a file set, a root and the `blocks`."""
     made = bytearray(sectors * SECTOR)
     length = len(descriptors) * SECTOR if said is None else said
     places = {sector * SECTOR + 1: mark for sector, mark in marks.items()}
@@ -118,7 +118,7 @@ def disk(
 
 
 def read(data: bytes, size: int | None = None) -> Read:
-    """Return the files by their names, and why anything is unread."""
+    """Return the files by their names, and the reasons why something is unread."""
     files: dict[bytes, bytes] = {}
     reasons = []
     whole = Whole(data)
@@ -149,7 +149,7 @@ LIMIT: Read = {}, [Why.LIMIT]
 
 
 def blocks(size: int) -> bytes:
-    """Return an image with blocks of this size."""
+    """Return an image whose block size is `size`."""
     start = START * SECTOR // size
     return disk(ONE, (volume(PLAIN, block=size), partition(0, start)), block=size)
 
@@ -158,13 +158,13 @@ def blocks(size: int) -> bytes:
     ("data", "found"),
     [
         (disk(ONE), READ),
-        # Marks of the volume.
+        # The identifiers of the volume.
         (disk(ONE, marks={16: b"NSR03"}), READ),
         (disk(ONE, marks={16: b"BEA01", 17: b"NSR02"}), READ),
         (disk(ONE, marks={16: b"BEA01", 18: b"NSR02"}), NONE),
         (disk(ONE, marks={**dict.fromkeys(range(16, 79), b"CD001"), 79: b"NSR02"}, at=90), READ),
         (disk(ONE, marks={**dict.fromkeys(range(16, 80), b"CD001"), 80: b"NSR02"}, at=90), READ),
-        # The anchor.
+        # The anchor of the volume.
         (disk(ONE, anchor=599), READ),
         (disk(ONE, anchor=343), READ),
         (disk(ONE, anchor=257), DAMAGED),
@@ -240,7 +240,7 @@ def blocks(size: int) -> bytes:
         (disk({2: file(6, short(3, 5), short(0, 9), short(3, 6)), 5: b"ben", 6: b"ign"}), DAMAGED),
         (disk({2: file(9, short(3 | 1 << 30, 5), short(6, 5)), 5: b"benign"}), ZEROS),
         (disk({2: file(9, short(3 | 2 << 30, 5), short(6, 5)), 5: b"benign"}), ZEROS),
-        # Other places lie in a block of their own, as long as it says.
+        # Further places are stored in a separate block, which says how many bytes it uses.
         (
             disk({
                 2: file(6, short(3, 5), short(SECTOR | 3 << 30, 7)), 5: b"ben", 6: b"ign",
@@ -273,7 +273,7 @@ def test_a_tree_is_read_wherever_its_parts_may_lie(data: bytes, found: Read) -> 
 
 
 def test_names_have_their_paths_in_either_coding_and_any_length() -> None:
-    """Other bytes may come before a name, and each name begins at a multiple of four bytes."""
+    """Other bytes may precede a name; each directory entry begins at a multiple of four bytes."""
     texts = ["", "a", "ab", "abc", "abcd", "\xe9", "\u0416\u65e5"]
     raw = [
         (b"\x10" + t.encode("utf-16-be")) if t > "\xff" else b"\x08" + t.encode("latin-1")
@@ -309,7 +309,7 @@ def test_a_file_at_a_known_place_is_in_another_tree() -> None:
     place = (START + 5) * SECTOR
     for known, count in (((place, 6), 0), ((place, 7), 1), ((place + 1, 6), 1)):
         assert len(list(udf.members(Whole(data), {known}))) == count
-    # A file that only begins there has other bytes.
+    # A file that only begins at the same block has other bytes.
     data = disk({2: file(SECTOR + 1, short(SECTOR, 5), short(1, 7)), 5: b"benign"})
     assert len(list(udf.members(Whole(data), {(place, SECTOR + 1)}))) == 1
     data = disk({2: file(SECTOR + 1, short(SECTOR, 5), short(1, 6)), 5: b"benign"})

@@ -1,4 +1,4 @@
-"""Kinds that hold files and are not opened: each is recognised, and hardly any other file is."""
+"""Kinds with files in them that are not opened: all kinds are recognised, few other files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.opened import Whole, each, has_mark, kind_by_begin, opened
 
 
 def picked(data: bytes) -> list[Expander]:
-    """Return the expanders of a file."""
+    """Return the expanders that are picked for a file."""
     head, tail = data[:ISO_HEAD_BYTES], data[-2000:]
     return Registry().pick(head, tail, len(data), lambda at, count: data[at : at + count])
 
 
 def in_program(data: bytes) -> list[str]:
-    """Return the kinds that lie in a file as in a program and are not opened."""
+    """Return the kinds that are found inside an executable and are not opened."""
     found = [one for expander in picked(data) for one in each(expander, Whole(data))]
     return [one.detail for one in found if isinstance(one, Unlisted)]
 
@@ -41,7 +41,7 @@ def test_each_kind_is_recognised_and_no_expander_opens_it(name: str) -> None:
     assert not Registry().pick(bytes(head), b"")
 
 
-#: The first bytes of files of these kinds, as the programs write them.
+#: The first bytes of files of each kind, as the usual programs write them.
 BEGINS = {
     "luks": "4c554b53babe0001",
     "ewf": "455646090d0aff00010100",
@@ -115,7 +115,7 @@ def test_a_boot_sector_without_partitions_is_no_disk() -> None:
     disk = unopened.disk()
     assert not kind_by_begin(disk[:446] + bytes(64) + disk[510:])
     assert not kind_by_begin(disk[:446] + b"\x81" + disk[447:])
-    assert not kind_by_begin(b"MZ" + disk[2:])  # a kernel
+    assert not kind_by_begin(b"MZ" + disk[2:])  # the bytes of a Linux kernel
     gpt = bytes(510) + b"\x55\xaaEFI PART" + bytes(2000)
     assert kind_by_begin(gpt) == "disk"
 
@@ -153,7 +153,7 @@ def test_an_installer_is_known_behind_its_program_alone(program: Callable[[bytes
     assert in_program(program(b"\4\0\0\0" + 2 * mark)) == ["nsis"]
     assert in_program(program(bytes((1 << 20) - 9) + mark)) == [
         "nsis"
-    ]  # in two steps of the search
+    ]  # the magic bytes lie across two steps of the search
     assert not in_program(program(bytes(8 << 20) + mark))
     assert not in_program(b"x" + mark)
     both = program(mark + seven_zip_of({"a": b"benign"}))
@@ -165,7 +165,7 @@ def test_an_installer_is_known_behind_its_program_alone(program: Callable[[bytes
 def test_a_mark_of_another_kind_at_the_same_place_hides_no_archive() -> None:
     content = b"ustar" * 100
     archive = seven_zip_of({"a": content})
-    assert archive[257:262] == b"ustar"  # as a tar has it, whose sum is another
+    assert archive[257:262] == b"ustar"  # the magic bytes of a tar, with a wrong checksum
     for data in (program_of(archive), elf_of(b"front" + archive)):
         (behind,) = picked(data)
         assert opened(behind, data).contents == [content]

@@ -1,4 +1,4 @@
-"""Zips: members that any program would extract are listed; where programs disagree, unread."""
+"""Zips: each member that some program extracts is listed; where programs disagree, it is unread."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_headers_that_do_not_agree_are_unread(field: str, method: int) -> None:
 
 @pytest.mark.parametrize("is_known", [False, True])
 def test_a_descriptor_that_does_not_agree_is_unread(is_known: bool) -> None:
-    """Also where the header says the same as the directory already."""
+    """This also holds if the header has the same values as the directory."""
     true = {"crc": zlib.crc32(A), "packed": len(archives.raw_deflate(A)), "size": len(A)}
     local = true if is_known else {}
     good = archives.Zip().add(b"a", A, described=True, local=local).add(b"b", B)
@@ -99,7 +99,7 @@ def test_a_descriptor_that_does_not_agree_is_unread(is_known: bool) -> None:
 
 @pytest.mark.parametrize("field", ["crc", "packed", "size"])
 def test_a_header_with_a_descriptor_that_contradicts_the_directory_is_unread(field: str) -> None:
-    """The header may leave the values out; if it has them, they must be right."""
+    """The header may omit the values, but values that are present must be right."""
     true = {"crc": zlib.crc32(A), "packed": len(archives.raw_deflate(A)), "size": len(A)}
     for value, unread in ((0, set()), (true[field], set()), (7, {(b"a", Why.DAMAGED)})):
         made = archives.Zip().add(b"a", A, described=True, local={field: value}).add(b"b", B)
@@ -183,7 +183,7 @@ def test_members_that_no_directory_names_are_listed_with_their_place() -> None:
 
 @pytest.mark.parametrize("others", [b"", b"\xaa\xaa\3\0xyz"])
 def test_a_member_that_no_directory_names_may_have_its_sizes_in_a_field(others: bytes) -> None:
-    """As of a member of more than 4 GiB; other fields may come before."""
+    """The sizes of a member of more than 4 GiB are in a field, and other fields may precede it."""
     field = others + struct.pack("<2H2Q", 1, 16, len(A), len(A))
     sizes = (zlib.crc32(A), 0xFFFFFFFF, 0xFFFFFFFF, 6, len(field))
     head = struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 0x5CA1, *sizes)
@@ -230,7 +230,7 @@ def test_too_many_marks_that_may_be_members_are_unread() -> None:
 
 
 def test_a_second_directory_hides_no_member() -> None:
-    """Two archives in a row, an empty end after a full one, and an end in a comment."""
+    """The cases: two archives in a row, an empty end record after a full one, one in a comment."""
     one, other = two().end(), archives.Zip().add(b"c", b"C" * 90).end()
     for data in (one + other, one + archives.Zip().end(), archives.Zip().end() + one):
         out = look(data)
@@ -271,7 +271,7 @@ def test_an_archive_in_an_archive_is_one_member() -> None:
 
 
 def test_a_directory_in_front_is_found() -> None:
-    """As Firefox lays out its `omni.ja`."""
+    """Firefox puts the directory in front in its `omni.ja`."""
     made = two()
     body, entries = bytes(made.body), b"".join(made.entries)
     shift = 4 + len(entries)
@@ -300,7 +300,7 @@ def test_a_directory_with_another_number_of_entries_is_unread() -> None:
 
 
 def test_directories_without_end_are_unread() -> None:
-    """Each directory names all entries but some of the first: together, far more than there are."""
+    """Each directory names all entries but the first few: together far more than the file has."""
     names = {"flags": 0, "method": 8, "crc": 0, "packed": 0, "size": 0}
     entries = [archives.entry(b"%03d" % n, **names, offset=n) for n in range(3 * MAX_DIRECTORIES)]
     data = b"".join(entries)
@@ -311,7 +311,7 @@ def test_directories_without_end_are_unread() -> None:
 
 
 def test_many_small_archives_one_behind_another_are_all_read() -> None:
-    """A presentation holds tens of them, as PowerPoint 2007 writes it for older programs."""
+    """A presentation of PowerPoint 2007 contains tens of them for older programs."""
     contents = [b"content %d of a small archive" % number for number in range(3 * MAX_DIRECTORIES)]
     out = look(b"".join(archives.zip_of({"a": content}) for content in contents))
     assert (sorted(out.contents), out.unread) == (sorted(contents), [])
@@ -321,8 +321,8 @@ def test_many_small_archives_one_behind_another_are_all_read() -> None:
     ("here", "count", "moved", "is_end"),
     [
         (1, 1, 0, True),
-        (1, 1, 3, True),  # programs that go by the offset alone find the directory
-        (1, 2, 0, True),  # right before the end is an entry, whatever the number
+        (1, 1, 3, True),  # programs that use only the offset find the directory
+        (1, 2, 0, True),  # an entry lies directly before the end record, whatever its number is
         (0, 0, 0, True),
         (1, 2, 1, False),
         (1, 2, -1, False),
@@ -340,7 +340,7 @@ def test_the_last_bytes_end_as_a_zip_does(here: int, count: int, moved: int, is_
 
 
 def test_members_that_overlap_are_unread() -> None:
-    """A directory that names the bytes of one member again and again, as bombs do."""
+    """The directory names the bytes of one member many times, as zip bombs do."""
     made = archives.Zip().add(b"a", A)
     again = archives.Zip().add(b"x", A).entries[0].replace(b"x", b"y")
     out = look(made.end(entries=[made.entries[0], again, again]))
@@ -576,7 +576,7 @@ def test_members_whose_headers_disagree_are_read_by_the_directory_once_where_the
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_member_whose_headers_disagree_is_read_up_to_the_end_of_the_file(method: int) -> None:
-    """With the directory in front, the last member ends where the file does."""
+    """If the directory is in front, the last member ends at the end of the file."""
     made = archives.Zip()
     front = len(archives.Zip().add(b"a", b"").entries[0]) + 22
     made.put(bytes(front))
@@ -589,7 +589,7 @@ def test_a_member_whose_headers_disagree_is_read_up_to_the_end_of_the_file(metho
     for cut, contents, listed in ((0, [A], 2), (1, [], 1)):
         out = look(data[: len(data) - cut])
         assert out.contents == contents and out.reasons == {Why.DAMAGED}
-        # The search for members that no directory names lists it as well.
+        # The search for members that no directory names also finds this member.
         assert [member.name for member in out.listed] == [b"a"] * listed
 
 
@@ -598,7 +598,8 @@ def test_members_in_another_order_than_their_entries_are_put_in_order_up_to_a_li
 ) -> None:
     monkeypatch.setattr("hashclient.containers.zip._MAX_MOVED", 3)
     ranges = Ranges()
-    for start in (90, 60, 40, 20):  # the second moves one range, the third two, the fourth three
+    # The second `add` moves one range, the third moves two, the fourth three.
+    for start in (90, 60, 40, 20):
         assert ranges.add(start, start + 5)
     assert list(ranges) == [(start, start + 5) for start in (20, 40, 60, 90)]
     with pytest.raises(NotReadError) as refused:

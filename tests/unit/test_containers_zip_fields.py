@@ -1,4 +1,4 @@
-"""The records of a zip, field by field: at each edge where a reader believes them, and beyond."""
+"""The records of a zip, field by field: at each edge of the accepted values, and beyond it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def record(
     *, disks: tuple[int, int] = (0, 0), counts: tuple[int, int] = (1, 1), size: int = 47,
     offset: int = 0, comment: int = 0,
 ) -> bytes:  # fmt: skip
-    """Return an end record."""
+    """Return an end record of a zip."""
     return struct.pack("<4s4H2LH", b"PK\5\6", *disks, *counts, size, offset, comment)
 
 
@@ -166,7 +166,7 @@ def test_last_bytes_are_those_of_a_zip_if_some_program_may_take_them(
 @pytest.mark.parametrize("behind", [0, 1, 22, 65_535, 65_536])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_an_end_record_is_found_before_any_bytes(steps: int, behind: int) -> None:
-    """The file is searched in steps from its end; a record may lie in two of them."""
+    """The file is searched in steps from its end, and a record may lie across two steps."""
     data = archives.Zip().add(b"a", A).end()
     for more in range(-23, 3, 5):
         count = steps * TAIL_BYTES + behind + more
@@ -210,7 +210,7 @@ def test_a_part_of_an_archive_has_numbers_that_make_sense(
 def long_end(
     made: archives.Zip, *, disk: int = 0, count: int = 2, moved: int = 0, between: bytes = b""
 ) -> bytes:
-    """Return an archive whose end says all in the fields of 64 bits; `moved` from where it says."""
+    """Return an archive with a 64-bit end record, `moved` bytes behind its claimed place."""
     size, offset = sum(map(len, made.entries)), len(made.body) - made.base
     body = bytes(made.body) + b"".join(made.entries)
     long = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, disk, 0, count, count, size, offset)
@@ -255,7 +255,7 @@ def test_headers_are_read_together_or_apart_wherever_they_lie(step: int) -> None
 
 
 def test_the_last_member_may_end_where_the_file_does() -> None:
-    """With the directory in front; a byte less, and the member is cut."""
+    """The directory is in front. If the file lacks one byte, the member is cut."""
     made = archives.Zip()
     front = len(archives.Zip().add(b"a", b"").entries[0]) + 22
     made.put(bytes(front))
@@ -271,7 +271,7 @@ def test_the_last_member_may_end_where_the_file_does() -> None:
 
 
 def hidden(name: bytes = b"h", *, at: int = 0, byte: int = 0, **fields: int) -> set[Why]:
-    """Return why a broken member without an entry is unread that lies behind other bytes."""
+    """Return why a broken member behind other bytes is unread, if no directory entry names it."""
     broken = bytearray(archives.Zip().add(name, A, data=b"\xff" * 20, local=fields).body)
     if at:
         broken[at] = byte
@@ -281,7 +281,7 @@ def hidden(name: bytes = b"h", *, at: int = 0, byte: int = 0, **fields: int) -> 
 
 
 def between(*pieces: bytes) -> bytes:
-    """Return an archive with a member, and other bytes behind it."""
+    """Return an archive with other bytes behind its member."""
     return archives.Zip().add(b"a", A).put(b"".join(pieces)).end()
 
 
@@ -290,7 +290,7 @@ def local(name: bytes, content: bytes, method: int = STORED, **given: Any) -> by
 
 
 def test_a_header_among_other_bytes_has_a_method_and_flags_that_programs_write() -> None:
-    """One with others is there by chance, unless its bytes agree."""
+    """A header with other values is there by chance, unless the bytes of its member fit."""
     known = {*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)}
     assert {method for method in range(120) if hidden(method=method)} == known
     flags = {0, 1, 2, 3, 4, 5, 6, 11, 13}
@@ -316,14 +316,14 @@ def test_members_without_an_entry_follow_each_other(method: int, *, described: b
     data = between(*(local(b"h", each, method, described=described) for each in contents))
     out = opened(Zip(), data)
     assert out.contents == [A, *contents] and not out.unread
-    # The same holds for members with fields that no program writes, one directly after the other.
+    # The same rule applies to several members with unusual fields, one directly behind the other.
     odd = (local(b"\1", each, method, described=described) for each in contents)
     found = opened(Zip(), between(*odd))
     assert found.contents == [A, *contents] and not found.unread
 
 
 def test_marks_that_may_be_chance_are_tried_up_to_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mark whose name begins with a control character may be chance: its bytes decide."""
+    """A name with a control character may be chance, so the bytes of the member are tried."""
     good = b"." + local(b"\1", b"x" * 100)
     wrong = b"." + local(b"\1", b"x", local={"crc": 1})
     for tries, pieces, found, reasons in (

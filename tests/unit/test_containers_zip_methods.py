@@ -1,4 +1,4 @@
-"""Zips of rare methods: members are as other programs give them, or unread."""
+"""Zips of rare methods: a member has the bytes that other programs extract, or is unread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHANCE = random.Random(5)
 TEXT = bytes(CHANCE.choices(b"abcdef", k=4000)) + CHANCE.randbytes(700) + b"a" * 900
 NOISE = CHANCE.randbytes(60_000)
 FAR = 50_000
-#: By name: the method, its flags, content, and the compressed bytes.
+#: The method, its flags, the content and the compressed bytes, by the name of the case.
 OLD = {
     "shrink": (zipmethods.SHRUNK, 0, TEXT, zipmethods.shrunk(TEXT)),
     "shrink without clearing": (zipmethods.SHRUNK, 0, TEXT, zipmethods.shrunk(TEXT, 9999)),

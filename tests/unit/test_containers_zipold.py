@@ -15,7 +15,7 @@ CHANCE = random.Random(11)
 
 
 class Bits:
-    """Writes bits, the lowest bit of a byte first."""
+    """A writer of bits; the lowest bit of a byte is written first."""
 
     def __init__(self) -> None:
         self._value = self._count = 0
@@ -26,7 +26,7 @@ class Bits:
         return self
 
     def code(self, value: int, count: int) -> Bits:
-        """Write a code, whose highest bit comes first."""
+        """Write a Huffman code, whose highest bit is written first."""
         return self.put(int(f"{value:0{count}b}"[::-1], 2), count)
 
     def fill(self) -> Bits:
@@ -38,7 +38,7 @@ class Bits:
 
 
 def decoded(method: int, data: bytes, *, flags: int = 0, size: int = 0, step: int = 999) -> bytes:
-    """Decode a member whose bytes come in pieces of `step`."""
+    """Decode a member whose compressed bytes are read in pieces of `step`."""
     pieces = iter([data[at : at + step] for at in range(0, len(data), step)])
     return b"".join(Old(method, flags, size, lambda: next(pieces, b"")).chunks())
 
@@ -48,7 +48,7 @@ def inflated(data: bytes, step: int = 999) -> bytes:
 
 
 def with_matches() -> Iterator[bytes]:
-    """Yield bytes that repeat others: of each length, and from each distance."""
+    """Yield bytes with matches of each length and from each distance."""
     noise = CHANCE.randbytes(6_000)
     yield noise
     for length in range(3, 258):
@@ -68,7 +68,7 @@ def test_what_deflate_writes_is_read_up_to_its_longest_match(strategy: int) -> N
     assert inflated(packed) == content
 
 
-#: Of Deflate64, by its documents: the first length and the further bits of symbol 285.
+#: From the documents of Deflate64: the smallest length and the number of extra bits of symbol 285.
 LONGEST, LONGEST_BITS = 3, 16
 
 
@@ -84,7 +84,7 @@ def literal(byte: int) -> Callable[[Bits], Bits]:
 
 
 def match(symbol: int, more: int, count: int, far: int, farther: int, bits_of_far: int) -> Callable:  # type: ignore[type-arg]
-    """Return a match by its two symbols, with what follows each."""
+    """Return a match by its two symbols, each with its extra bits."""
 
     def write(bits: Bits) -> Bits:
         if symbol < 280:
@@ -142,7 +142,7 @@ def test_blocks_that_cannot_be_are_damaged() -> None:
 
 
 def tree(bits: Bits, count: int, length: int) -> None:
-    """Write a tree of implode in which all codes have one length."""
+    """Write a tree of implode in which all codes have the same length."""
     bits.put(count // 16 - 1, 8)
     for _ in range(count // 16):
         bits.put(15 << 4 | length - 1, 8)

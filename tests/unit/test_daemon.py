@@ -1,4 +1,4 @@
-"""The parent of the daemon: which processes it starts again, when, and when it gives up."""
+"""The parent of the daemon: which processes it restarts, when it does, and when it gives up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hashclient.daemon.daemon import (
 
 
 class Process:
-    """A process of the daemon, which is alive while it has no exit code."""
+    """A process of the daemon, which runs as long as it has no exit code."""
 
     def __init__(self, exitcode: int | None = None, pid: int = 0) -> None:
         self.exitcode = exitcode
@@ -41,7 +41,7 @@ class Process:
 
 
 class House:
-    """A daemon without processes of its own, with its clock and the acts that it has done."""
+    """A daemon with simulated processes and clock, which notes what it does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, jobs: int = 1, *beside: Any) -> None:
         self.now = 100.0
@@ -77,7 +77,7 @@ class House:
         return False
 
     def dead(self, code: int, lived_s: float, row: int = 0) -> None:
-        """Have a process end after so many seconds."""
+        """Let a process end after a number of seconds."""
         started = self.now - lived_s
         self.daemon._processes[row] = (Process(code, row), started)  # type: ignore[assignment]
         self.daemon._restart_dead()
@@ -106,7 +106,7 @@ def test_a_dead_process_is_started_again_and_a_killed_one_not_at_full_speed(
 def test_processes_that_keep_ending_by_themselves_end_the_daemon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that lived for two seconds resets the count; a killed process does not count."""
+    """A process that lived for `EARLY_S` resets the count; a killed process is not counted."""
     house = House(monkeypatch)
     for _ in range(2):
         for _ in range(MAX_EARLY_DEATHS):
@@ -128,7 +128,7 @@ def test_every_dead_process_is_started_and_no_other_and_none_at_the_end(
         house.daemon._processes[row] = (Process(code, row), 0.0)  # type: ignore[assignment]
     house.room = False
     house.daemon._restart_dead()
-    assert house.started == []  # later there may be memory for the process
+    assert house.started == []  # no process is started now, because memory may be free later
     house.room = True
     house.daemon._restart_dead()
     assert house.started == [0, 2]

@@ -1,4 +1,4 @@
-"""One process of the daemon: what it says of itself, whose rights it takes, and where work goes."""
+"""One process of the daemon: what it reports, whose credentials it uses, and who gets work."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAR = Peer("serve:t,from=192.0.2.1", "from=192.0.2.1", False)
 
 
 class Lists:
-    """Lists with one entry of three bytes; `listed` are digests that the quick test knows."""
+    """Lists with one entry of three bytes; `listed` are digests that the quick test finds."""
 
     generations = "base:3,more:1"
 
@@ -117,7 +117,7 @@ def test_only_root_and_the_user_of_the_daemon_reload_and_stop_it(
     assert checks.say(Command.RELOAD, peer) == ("RELOADING" if may else refused)
     assert sent == ([(4711, signal.SIGHUP)] if may else [])
     assert checks.say(Command.SHUTDOWN, peer) == ("OK" if may else refused)
-    # The answer is sent before the daemon ends.
+    # The answer is sent before the daemon stops.
     assert checks.calls == ([(kill, 4711, STOP)] if may else [])
     assert len(sent) == may and STOP is signal.SIGUSR1
 

@@ -1,4 +1,4 @@
-"""Answers to a client: sent as far as the socket has room, and dropped when the client has gone."""
+"""Answers to a client: sent as far as the socket has room, dropped once the client closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.test_daemon_shares import EVE
 
 
 class Loop:
-    """Does nothing by itself, and keeps the requests that it got."""
+    """An event loop that only keeps the requests that it got."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], None]] = []
@@ -36,7 +36,7 @@ class Loop:
 
 
 class Socket:
-    """Takes so many bytes at a time; an error in place of a number is raised."""
+    """A socket that takes `room` bytes at a time; an error in the list is raised."""
 
     def __init__(self, *takes: int | OSError) -> None:
         self.takes = [*takes]
@@ -116,7 +116,7 @@ def test_a_client_that_has_gone_gets_nothing_more() -> None:
     client.answer(FORM, ["c"])
     client.writable()
     assert len(loop.soon) == 1
-    assert not client._pending + 1  # the first answer alone counts
+    assert not client._pending + 1  # only the first answer counts
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def pair() -> Iterator[tuple[Client, socket.socket]]:
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_client_that_closes_while_nobody_reads_is_noticed(reads: bool, gone: bool) -> None:
-    """Where the daemon reads, the read shows it; bytes that wait are no sign."""
+    """Where the daemon reads, the read shows that the client closed; waiting bytes do not."""
     with pair() as (client, other):
         client._is_reading = reads
         other.sendall(b"x")

@@ -55,7 +55,7 @@ def talk_with(served: Served, talk: Callable[[], None]) -> None:
 
 
 def ask(path: Path, data: bytes, *descriptors: int, end: bool = False, more: bytes = b"") -> bytes:
-    """Return all that the daemon answers; with `end`, nothing more is sent."""
+    """Return all that the daemon answers; with `end`, the client closes its side for writing."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         sock.connect(str(path))
@@ -73,7 +73,7 @@ def test_each_client_gets_its_answer_and_is_counted(served: Served, tmp_path: Pa
     (tmp_path / "clean").write_bytes(CLEAN)
     found = b"Hashclient.base.e-1 FOUND"
     many = b"".join(b"%d: PONG\0" % n for n in range(1, 701))
-    #: The sent bytes, whether no more bytes follow, and the answer.
+    #: The sent bytes, whether the client then closes its side, and the expected answer.
     talks = [
         (b"zPING\0", False, b"PONG\0"),
         (b"nPING\n", False, b"PONG\n"),
@@ -124,21 +124,22 @@ def test_each_client_gets_its_answer_and_is_counted(served: Served, tmp_path: Pa
     row = served.counts.row(0)
     assert row.of(Count.CONNECTIONS) == len(talks)
     assert row.of(Count.OPEN) == 0
-    assert row.of(Count.BROKEN) == 4  # three that end too soon, and a command that has no end
+    # Three requests that end too soon, and a command without an end.
+    assert row.of(Count.BROKEN) == 4
     assert row.of(Count.TOO_LONG) == 1
     assert row.of(Count.MATCH) == 103
     assert row.of(Count.CLEAN) == 5
     assert row.of(Count.UNREAD) == 1
     streams = 3 * len(CLEAN) + 102 * len(LISTED)
     assert row.of(Count.BYTES) == streams
-    assert open_files() <= files  # the worker has ended, too
+    assert open_files() <= files  # the threads of the worker have ended, too
 
 
 @pytest.mark.parametrize("prefix", [b"z", b"n"])
 def test_one_descriptor_comes_with_its_command_and_is_closed(
     served: Served, tmp_path: Path, prefix: bytes
 ) -> None:
-    """More of them, or other bytes with it, are not taken."""
+    """Several descriptors, or a descriptor with other bytes, are refused."""
     end = b"\0" if prefix == b"z" else b"\n"
     (tmp_path / "listed").write_bytes(LISTED)
     (tmp_path / "clean").write_bytes(CLEAN)
@@ -161,16 +162,16 @@ def test_one_descriptor_comes_with_its_command_and_is_closed(
     assert ends[2].startswith(no_verdict("Unread").encode())
     refused = b"FD[-1]: No file descriptor received. ERROR" + end
     assert [said.startswith(refused) for said in answers] == [False] * 3 + [True] * 3 + [False]
-    # The position belongs to the client.
+    # The position in the file is the client's, so the daemon must not change it.
     assert os.lseek(fds[1], 0, os.SEEK_CUR) == 5
     for fd in (*fds, folder):
         os.close(fd)
-    assert open_files() <= files  # the worker has ended, too
+    assert open_files() <= files  # the threads of the worker have ended, too
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[tuple[Connection, Checks, socket.socket, list[Any]]]:
-    """Yield a connection whose loop a test calls, its checks, client and closed connections."""
+    """Yield a connection whose loop the test calls, its checks, client and closed connections."""
     checks, closed = Checks(Share(4, 50)), list[Any]()
     later: list[Any] = []
     checks.loop.call_later = lambda *given: later.append(given)
@@ -203,7 +204,7 @@ def test_a_dismissed_client_may_send_so_much_and_for_so_long(
     monkeypatch.setattr(module, "DRAIN_BYTES", 100)
     now = [50.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    #: How many bytes come, when, and whether that is too much.
+    #: The number of bytes that arrive, the time, and whether the connection is then too slow.
     for count, at, ends in (
         (100, 50.0, 0),
         (101, 50.0, 1),
@@ -270,7 +271,7 @@ def test_the_pace_is_that_of_one_command() -> None:
     assert not look(500.0, 2, reads=False)
     assert [look(t, 2) for t in (500.0, 530.0, 530.1)] == [False, False, True]
     pace.came += 59
-    assert not pace.is_slow(505.0, 10.0)  # the first seconds of a command do not count
+    assert not pace.is_slow(505.0, 10.0)  # the first seconds of a command are not counted
     assert [pace.is_slow(t, 10.0) for t in (505.1, 505.9, 506.0)] == [False, False, True]
     parser.feed(memoryview(b"G\0"), 9)
     assert not look(900.0, 2)
@@ -334,7 +335,7 @@ HITS = tuple(Hit("l", name, "c", 1, (), name != "part") for name in ("part", "on
 def test_the_answer_about_an_input(
     outcome: Outcome | None, doubt: str | None, answers: list[str]
 ) -> None:
-    """If there is no verdict, the answer is the one that the operator has chosen."""
+    """If there is no verdict, the daemon sends the answer that the operator has chosen."""
     rules = (NoVerdict.FOUND, NoVerdict.ERROR, NoVerdict.OK)
     assert [answer(outcome, doubt, rule) for rule in rules] == [[one] for one in answers]
     every = answer(outcome, doubt, NoVerdict.FOUND, every=True)

@@ -1,4 +1,4 @@
-"""The counters of a daemon: each in its own place, and the sum of all rows."""
+"""The counters of a daemon: each counter has its own place, and a total is the sum of all rows."""
 
 from __future__ import annotations
 

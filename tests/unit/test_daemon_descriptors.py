@@ -1,4 +1,4 @@
-"""The descriptors of a daemon: connections leave enough for all that its threads open."""
+"""The descriptors of a daemon: connections leave enough descriptors for its threads."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def now() -> datetime:
 def test_a_daemon_without_the_power_checks_no_paths_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_act: bool
 ) -> None:
-    """Only root may open a path with the rights of a client."""
+    """Only root may open a path with the credentials of a client."""
     state = make_state(tmp_path, {"base": csv_of({"e-1": b"listed"})})
     session = Session(Settings(state, state / "config.toml", None, Config()), now=now, environ={})
     monkeypatch.setattr(checks, "can_act_as_others", lambda: can_act)

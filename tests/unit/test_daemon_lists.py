@@ -1,4 +1,4 @@
-"""The lists of a daemon: stale from the moment on, doubted when they cannot be opened."""
+"""The lists of a daemon: when they become stale, and what counts when they cannot be opened."""
 
 from __future__ import annotations
 

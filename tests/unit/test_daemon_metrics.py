@@ -1,4 +1,4 @@
-"""The counts of a daemon over HTTP: one path has them, and no request stops the parent."""
+"""The counters of a daemon over HTTP: one path serves them, and no request stops the parent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exposition(request: pytest.FixtureRequest, counts: Counts) -> Iterator[Expos
 
 
 def ask(exposition: Exposition, *pieces: bytes) -> bytes:
-    """Yield the pieces of an answer to a request until the server has sent its last piece."""
+    """Yield the pieces of the answer to a request until the server has sent the last piece."""
     address = exposition.address
     found = bytearray()
     with socket.create_connection((address.host, address.port), 10) as client:

@@ -1,4 +1,4 @@
-"""Paths that clients name: the daemon checks what the client could read there at one instant."""
+"""Paths that clients name: the daemon checks only what the client could read at that moment."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def lists(tmp_path: Path) -> InUse:
 
 
 def ask(lists: InUse, path: Path | str, rights: Rights | None = CLIENT) -> dict[str, Kind]:
-    """Check a path as a daemon does for a client; return the inputs that are not clean."""
+    """Check a path as a daemon does for a client, and return the inputs that are not clean."""
     with contextlib.closing(Named(str(path))) as named, acting_as(rights):
         results = list(results_at(lists, named))
     return {outcome.path: outcome.kind for result in results for outcome in result.outcomes}
@@ -88,7 +88,7 @@ def test_what_cannot_be_checked_is_unread_and_nothing_stays_open(
 def test_what_the_daemon_has_open_is_not_reached_through_proc(
     lists: InUse, ground: Path, way: str
 ) -> None:
-    """The daemon has a file open for somebody else, behind a directory closed to everybody."""
+    """The daemon has a file open for another client, in a directory closed to this client."""
     (ground / "closed").mkdir(mode=0o700)
     inner = write_tree(ground / "closed" / "inner", {"f": LISTED, "sub/f": LISTED})
     held = os.open(inner, os.O_RDONLY | os.O_DIRECTORY)
@@ -109,7 +109,7 @@ def test_what_the_daemon_has_open_is_not_reached_through_proc(
 def test_no_listed_file_of_a_tree_is_answered_as_clean(
     lists: InUse, ground: Path, one: str, other: str, rounds: int
 ) -> None:
-    """That holds even if the owner exchanges files in the tree meanwhile."""
+    """This holds even if the owner exchanges files in the tree meanwhile."""
     files = {"d/f": LISTED, "d/g": OTHER, "e/f": OTHER, "d/x/o": OTHER, "e/x/o": OTHER}
     tree = give_tree(ground / "tree", files)
     said: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
 def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
     lists: InUse, ground: Path, name: str, rounds: int
 ) -> None:
-    """The directory above the place is closed to the client, and so are the files in it."""
+    """The client may not enter the directory above the place, so its files stay out of reach."""
     victim = Victim(ground / "closed" / "up" / "d" / "f", LISTED)
     for open_to_all in (victim.path.parent.parent, victim.path.parent, victim.path):
         open_to_all.chmod(0o755)
@@ -147,7 +147,7 @@ def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
 def test_a_listed_file_that_was_away_when_its_directory_was_read_is_found_when_it_is_back(
     lists: InUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new file had its name meanwhile, so that it counted as replaced."""
+    """A new file had the name of the listed file meanwhile, so the latter counted as replaced."""
     tree = write_tree(tmp_path / "t", {"f": LISTED})
     tree.chmod(0o777)
     check, calls = Checker.check, list[Task]()

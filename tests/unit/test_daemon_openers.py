@@ -1,4 +1,4 @@
-"""Openers of containers in a daemon: kept for the same lists, stopped for their owner alone."""
+"""Openers of containers in a daemon: kept for the same lists, stopped only for their owner."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fake:
 
 
 class Lists:
-    """Lists that rule every outcome as excepted, with a reason."""
+    """Lists that replace the reason of every outcome by "ruled"."""
 
     def __init__(self) -> None:
         self.judge = object()
@@ -98,7 +98,7 @@ def test_an_opener_is_used_again_for_the_same_lists(openers: Any) -> None:
     assert again.ourselves is not None and not isinstance(again.ourselves, str)
     with openers.taken(other, "me") as third:
         assert third.judge is other.judge
-        assert first.is_closed and second.is_closed  # nobody has these lists any more
+        assert first.is_closed and second.is_closed  # no connection uses these lists any more
     openers.close()
     assert third.is_closed
 
@@ -215,7 +215,7 @@ def test_an_opener_has_the_rights_of_the_daemon_while_it_opens(
     said: list[Any] = []
 
     class Ourselves:
-        """The rights of the daemon, for a block."""
+        """Keep the credentials of the daemon for a block."""
 
         def __enter__(self) -> None:
             said.append("ours")

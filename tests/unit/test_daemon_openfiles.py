@@ -1,4 +1,4 @@
-"""Open files that clients send: the daemon reads all bytes and knows which files they are."""
+"""Open files that clients send: the daemon reads all bytes and notes each file's inode."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_container_is_known_however_few_bytes_come_at_a_time(
 def read(
     path: Path, monkeypatch: pytest.MonkeyPatch, most_s: float = 60.0, **how: Any
 ) -> list[str]:
-    """Read an open file; return its pieces, and the reason why it is set aside."""
+    """Read an open file, and return its pieces and the reason why it is set aside."""
     now = iter(how.get("times", [0.0] * 99))
     monkeypatch.setattr(openfiles, "time", SimpleNamespace(monotonic=lambda: next(now)))
     upload: Any = SimpleNamespace(fd=os.open(path, os.O_RDONLY), began=0.0, update=how["update"])
@@ -61,7 +61,7 @@ def read(
 def test_a_file_is_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, pieces: int
 ) -> None:
-    """So other files are read in between; the last piece is the piece that finds the end."""
+    """Other files are read between two pieces. The last piece is the read that finds the end."""
     assert openfiles.PIECE_CHUNKS * CHUNK_BYTES == 32 << 20
     monkeypatch.setattr(openfiles, "PIECE_CHUNKS", 2)
     monkeypatch.setattr(openfiles, "CHUNK_BYTES", 10)
@@ -101,7 +101,7 @@ def test_a_file_that_changes_meanwhile_is_set_aside(
 def test_a_file_that_is_nearly_all_hole_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, said: list[str]
 ) -> None:
-    """One per cent of it is enough."""
+    """One per cent of holes is enough."""
     size = 100 * (1 << 16)
     monkeypatch.setattr(openfiles, "SPARSE_BYTES", size - 1)
     path = tmp_path / "f"
@@ -121,5 +121,6 @@ def test_only_usual_files_are_read(
     if what == "named pipe":
         path = tmp_path / "pipe"
         os.mkfifo(path)
-        monkeypatch.setattr(os, "O_RDONLY", os.O_RDWR)  # nobody writes
+        # Open for writing as well, because nobody else writes.
+        monkeypatch.setattr(os, "O_RDONLY", os.O_RDWR)
     assert read(path, monkeypatch, update=lambda _: None) == [what]

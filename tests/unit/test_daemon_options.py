@@ -1,4 +1,4 @@
-"""The addresses of a daemon and their limits, and how many bytes its processes keep."""
+"""The addresses of a daemon and their limits, and how many bytes its processes keep in memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_another_text_is_no_address(text: str) -> None:
 
 
 def path_of(length: int, name: int, letter: str = "x") -> str:
-    """Return a path with so many bytes, so many of them in its name."""
+    """Return a path with `count` bytes, of which its last name has a given part."""
     rest = length - name - 2
     return "/" + "d" * rest + "/" + letter * (name // len(letter.encode()))
 

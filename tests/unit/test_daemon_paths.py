@@ -1,4 +1,4 @@
-"""Answers about paths: the most important answers come first; no answer contradicts another."""
+"""Answers about paths: the most important answer comes first; no answer contradicts another."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Ask = Callable[[Command, Path, NoVerdict], list[str]]
 
 
 class _Client:
-    """A client at a port, which gets all answers at once."""
+    """A client at a port that reads all answers at once."""
 
     def __init__(self) -> None:
         self.peer = Peer("tcp", "192.0.2.1", is_local=False)
@@ -67,7 +67,7 @@ def checks(tmp_path: Path, counts: Counts) -> Iterator[Checks]:
 
 @pytest.fixture
 def ask(checks: Checks) -> Ask:
-    """Return what a daemon answers about a path, without the path."""
+    """Return the answer of a daemon about a path, with the path removed."""
 
     def asked(command: Command, path: Path, rule: NoVerdict) -> list[str]:
         checks.options = replace(checks.options, no_verdict=rule)
@@ -120,7 +120,7 @@ def test_of_a_tree_the_matches_are_named_or_the_first_one(
 def test_what_is_unread_is_no_answer_beside_a_match_unless_every_one_is_asked_for(
     ask: Ask, tmp_path: Path, command: Command, rule: NoVerdict
 ) -> None:
-    """A container with a listed member is not clean, even if unread files may pass."""
+    """A container with a listed member is not clean, even if unread files count as clean."""
     tree = write_tree(tmp_path / "t", {"both": BOTH, "bad": DAMAGED})
     match = ": Hashclient.base.e-1 FOUND"
     found = ask(command, tree / "both", rule)

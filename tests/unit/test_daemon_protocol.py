@@ -1,4 +1,4 @@
-"""clamd's protocol as values: every form of a command, in pieces of any size."""
+"""clamd's protocol as values: every form of a command, with the bytes in pieces of any size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ each_form = pytest.mark.parametrize(("prefix", "end"), FORMS, ids=["z", "n", "ba
 
 
 TOO_LONG = Broken("INSTREAM size limit exceeded.")
-#: The end of a stream.
+#: Stands for the end of a stream.
 END = "end"
 
 
@@ -37,7 +37,7 @@ def instream(*chunks: bytes, prefix: bytes = b"z", end: bytes = b"\0") -> bytes:
 
 
 def plain(events: Iterable[object]) -> Iterator[object]:
-    """Yield events that do not depend on how the bytes were cut; empty chunks give no event."""
+    """Yield events that do not depend on how the bytes were cut; empty chunks are left out."""
     for event in events:
         if isinstance(event, Whole):
             yield (Command.INSTREAM, b"", event.delimiter)
@@ -68,7 +68,7 @@ def parse(*pieces: bytes, parser: Parser | None = None) -> list[object]:
 @each_form
 @pytest.mark.parametrize("command", list(Command))
 def test_every_command_has_every_form(command: Command, prefix: bytes, end: bytes) -> None:
-    byte = b"x" if command is Command.FILDES else b""  # this byte brings the descriptor
+    byte = b"x" if command is Command.FILDES else b""  # the descriptor is sent with this byte
     assert parse(prefix + command.value + end + byte) == [(command, b"", end)]
 
 
@@ -130,7 +130,7 @@ def test_a_stream_alone_is_what_would_be_the_only_event(before: bytes, data: byt
         each.feed(memoryview(before))
     alone = parser.alone(memoryview(data))
     events = other.feed(memoryview(data))
-    # A NUL or a newline between two commands is no event.
+    # A NUL or a newline between two commands causes no event.
     first = next(iter(events), None)
     is_alone = isinstance(first, Whole) and data == instream(
         bytes(first.data), prefix=data[:1], end=first.delimiter
@@ -203,7 +203,7 @@ def test_a_stream_has_a_greatest_length_however_it_is_cut() -> None:
         *_, last = Parser(10).feed(memoryview(instream(*chunks)))
         assert last == TOO_LONG
     assert parse(instream(b"x" * 10), parser=Parser(10))
-    # The next stream begins from nothing.
+    # The length of the former stream does not count for the next stream.
     assert parse(instream(b"x" * 6) + instream(b"x" * 6), parser=Parser(10))
 
 

@@ -1,4 +1,4 @@
-"""The records of streams: with the lists, and so the seal key, that each was judged with."""
+"""The records of streams: each is made with the lists and the seal key that judged the stream."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def judged(lists: InUse, data: bytes) -> Upload:
 def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     client: Client, loop: asyncio.AbstractEventLoop, is_ended: bool
 ) -> None:
-    """The key may be exchanged, and the lists built again, between its judgement and its record."""
+    """Between judgement and record, a fetch may have changed the key and rebuilt the lists."""
     before = lists_of(client)
     counts = Counts(1)
     streams, paths = (
@@ -83,7 +83,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     assert after.key_id != before.key_id
     records.use(after)
     records.leave({"disk image": 1}, before)
-    records._is_recording = is_ended  # what still waits at the end is written then
+    records._is_recording = is_ended  # at the end, all waiting records are written
     records.add([early, judged(after, LISTED[1])])
     if not is_ended:
         loop.run_forever()
@@ -92,7 +92,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     assert counts.total(Count.FAILURES) == 0
     events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
     assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
-    # The count with the former lists is in the same summary as the match that these lists found.
+    # The count of the former lists is in the same summary as the match that these lists found.
     assert [r.data.get("not_opened") for r in events] == [None] * 3 + [{"disk image": 1}] + [
         None
     ] * 2
@@ -110,7 +110,7 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
 def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For example, the answer had no memory: the match must not count as recorded for an hour."""
+    """Otherwise, if memory ran out in an answer, the match would count as recorded for an hour."""
     lists = lists_of(client)
     streams = Ledger(client.session, Counts(1).row(0), (), lists, act=False)
     outcome = judged(lists, LISTED[0]).outcome
@@ -131,7 +131,7 @@ def test_a_match_whose_record_broke_off_is_recorded_when_it_comes_again(
 def test_reports_are_prepared_of_own_matches_and_at_most_once_a_minute(
     client: Client, tmp_path: Path
 ) -> None:
-    """Only a client that has found matches prepares reports about them."""
+    """Reports are prepared only of a client that has found matches itself."""
     (tmp_path / "out").mkdir()
     config = parse_config(
         '[[policy]]\nactions = ["report"]\n[report]\norganisation = "o"\ncontact = "c"\n'
@@ -176,7 +176,7 @@ def test_a_run_begins_with_its_lists_and_ends_with_others(
     same, other = lists_of(client), lists_of(client).doubted()
     monkeypatch.setattr(other, "key_id", "another")
     streams = Ledger(client.session, Counts(1).row(0), ("-",), lists, act=False)
-    streams.end()  # nothing was logged
+    streams.end()  # nothing was written to the log
 
     def events() -> list[str]:
         if not client.settings.layout.audit.exists():

@@ -21,7 +21,7 @@ def outcome(entry: str = "e-1", door: str = "serve:s,uid=1", kind: Kind = Kind.M
 
 
 def send(known: Repeats, one: Outcome) -> bool:
-    """Send a match; return whether the program has to record it."""
+    """Send a match, and return whether the program has to record it."""
     first = known.first([one])
     known.learn([Recorded(o, MatchRef("id", MatchState.FOUND, NOW, NOW)) for o in first])
     return bool(first)
@@ -52,8 +52,8 @@ def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
     assert send(known, mailed(0))
     for number in range(1, 31):
         assert not send(known, mailed(number))
-    assert not send(known, outcome())  # this mail names no id
-    ((_, count, ids),) = known.due()  # the tenth repeat made the count due
+    assert not send(known, outcome())  # the mail of this match has no id
+    ((_, count, ids),) = known.due()  # the tenth id made the count due
     assert (count, ids) == (31, [f"{n}@example.org" for n in range(21, 31)])
     assert not send(known, mailed(99))
     assert [(count, ids) for _, count, ids in known.due(everything=True)] == [
@@ -144,7 +144,7 @@ def test_counts_of_ended_hours_are_searched_once_a_minute() -> None:
     assert send(known, outcome())
     now = REPEAT_S - SEARCH_S + 1
     assert not send(known, outcome())
-    assert written(known) == []  # this was a search
+    assert written(known) == []  # nothing is written, because this was a lookup
     now = REPEAT_S
     assert written(known) == []
     now = REPEAT_S + 1

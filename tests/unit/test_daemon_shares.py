@@ -1,4 +1,4 @@
-"""The share of each user in a daemon, and who makes place when all connections are taken."""
+"""The share of each user in a daemon, and which connection is closed when all are in use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_user_has_a_part_and_root_has_the_whole() -> None:
 
 
 class Client:
-    """A connection, as far as places know it."""
+    """A connection with the attributes that `places` uses."""
 
     def __init__(self, owner: Peer, places: Connections, now: float = 0.0) -> None:
         self.peer = owner
@@ -99,7 +99,7 @@ def test_users_who_have_all_places_together_make_place_for_another() -> None:
     assert first.is_closed
     assert house.enter(ROOT)
     assert house.counts.total(Count.CROWDED) == 2
-    assert house.enter(EVE) is None  # ADA has not more than one connection more than EVE
+    assert house.enter(EVE) is None  # refused, because ADA has at most one connection more than EVE
 
 
 def test_root_keeps_its_places() -> None:
@@ -112,7 +112,7 @@ def test_root_keeps_its_places() -> None:
 def test_a_client_that_is_silent_or_slow_makes_place(kind: str) -> None:
     house = House()
     clients = house.enter_many(ROOT, 10)
-    clients[3].waits_for_client = False  # the request of this client is at work
+    clients[3].waits_for_client = False  # the daemon works on the request of this client
     if kind == "silent":
         house.now = SILENT_S + 1
         for client in clients[:3]:
@@ -141,7 +141,8 @@ def test_who_asks_for_places_all_the_time_delays_no_other_user() -> None:
     assert house.enter(EVE) is None
     clients[0].slow = True
     house.now += SEARCH_S / 2
-    assert house.enter(EVE) is None  # the daemon has just searched for slow connections
+    # Refused, because the daemon has just searched for slow connections.
+    assert house.enter(EVE) is None
     assert not clients[0].is_closed
     assert house.enter(BOB)
     house.now += SEARCH_S
@@ -190,7 +191,7 @@ def test_the_user_who_has_the_most_makes_place_for_one_who_has_less(
     assert [client.peer for client in clients if client.is_closed] == [closed] * (
         closed is not None
     )
-    if closed is not None:  # the oldest one
+    if closed is not None:  # the oldest connection is closed
         assert next(c for c in clients if c.peer is closed).is_closed
 
 
@@ -218,7 +219,7 @@ def test_one_user_has_a_part_of_the_spool(tmp_path: Path) -> None:
 
 
 class Checks:
-    """Takes the bytes of one connection, and answers nothing by itself."""
+    """Takes the bytes of one connection and answers only when the test says so."""
 
     def __init__(self, share: Share) -> None:
         self.options = OPTIONS
@@ -260,7 +261,8 @@ def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> Non
             for _ in range(30):
                 if theirs in checks.readers:
                     connection.readable()
-            # The share, and one file more: so a connection without a share makes progress.
+            # The share allows some files, and one more, so that a connection without a share makes
+            # progress.
             assert len(checks.asked) == min(6, answered + 3)
             connection.files.end()
             connection.answer(checks.asked[answered], ["fd: OK"])

@@ -1,4 +1,4 @@
-"""Where a daemon listens: with its mode, and in no place that others may change."""
+"""The sockets of a daemon: their modes, and directories that others may change are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_socket_that_nobody_uses_is_replaced_and_a_file_is_not(ground: Path) -
         stack.callback(listen(UnixAddress(path), 0o600, stack).close)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-        # The file that has the name of the socket at the end may belong to somebody else.
+        # At the end, another program may have made a file with the name of the socket.
         path.unlink()
         path.write_text("a file")
     assert path.read_text() == "a file"
@@ -104,7 +104,7 @@ def test_sockets_that_are_passed_to_others_are_not_taken(pid: str | None, count:
 def test_sockets_that_are_passed_are_taken_and_named_and_no_other_descriptor(
     ground: Path,
 ) -> None:
-    """The test needs a process of its own, as the descriptors are the first of a process."""
+    """The test starts a process, because passed descriptors are a process's first descriptors."""
     path = ground / "socket"
     with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
         unix.bind(str(path))
@@ -141,4 +141,4 @@ def test_systemd_is_told(tmp_path: Path, is_abstract: bool) -> None:
         notify({"NOTIFY_SOCKET": name}, "READY=1")
         assert systemd.recv(99) == b"READY=1"
     for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
-        notify(environ, "READY=1")  # without a service manager the call has no effect
+        notify(environ, "READY=1")  # without a service manager, `notify` has no effect

@@ -1,4 +1,4 @@
-"""Turns: one piece of work each, one request of a client at a time, no turn without room."""
+"""Turns: each does one piece of work, of one request of a client, and only if room is free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.daemon.users import Peer
 
 
 class Owner:
-    """A client with work, as far as turns know it."""
+    """A client with work, with the attributes that `turns` uses."""
 
     def __init__(self, user: str = "") -> None:
         self.peer = Peer("", user, True)
@@ -39,7 +39,7 @@ def job(
     at_told: Callable[[], None] = lambda: None,
     before: Callable[[], None] = lambda: None,
 ) -> Job:
-    """Return work of some pieces that notes when a piece runs; without pieces, the work fails."""
+    """Return a job of some pieces that notes when a piece runs; a job without pieces fails."""
     try:
         yield None
         for left in range(pieces - 1, -1, -1):
@@ -59,7 +59,7 @@ def job(
 def run(
     start: Callable[[Turns], None], until: Callable[[], bool], threads: int = 1, percent: int = 100
 ) -> None:
-    """Let threads work until something is so."""
+    """Let threads work until a condition is true."""
 
     async def working() -> None:
         turns = Turns(asyncio.get_running_loop(), threads, "test", percent)
@@ -183,7 +183,7 @@ def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_th
             late.close()
             turns.add(late, job("late", 1, said))
             said.append("closed")
-            turns.drop(other)  # the other client has no work
+            turns.drop(other)  # the other client has no work that could be dropped
             turns.add(other, job("other", 1, said))
             held.set()
 

@@ -1,4 +1,4 @@
-"""Content that comes once: what is kept and let go, its worst outcome, and what is recorded."""
+"""Content that arrives once: which bytes are kept, the worst outcome, and what is recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTED = b"benign, and listed"
 
 
 class Kept:
-    """The place of a stream in the spool."""
+    """Replaces the place of a stream in the spool."""
 
     failure: str | None = None
     not_opened: tuple[str, ...] = ()
@@ -43,14 +43,14 @@ class Kept:
 
 
 class SameLists:
-    """Lists that can be a key."""
+    """Lists that are hashable."""
 
     def __init__(self, **parts: Any) -> None:
         vars(self).update(parts)
 
 
 def lists(size: int | None = len(LISTED)) -> Any:
-    """Return lists with an entry of this size, or with one without a size."""
+    """Return lists with an entry of this size, or with an entry without a size."""
     plan = (Algorithm.SHA256,)
     digest = hashlib.sha256(LISTED).digest()
     return SimpleNamespace(
@@ -74,7 +74,7 @@ def test_bytes_are_digested_and_kept_as_they_come() -> None:
     one.update(memoryview(b"abc"))
     assert bytes(one.digester.content or b"") == b"abc"
     one.update(memoryview(b"def"))
-    assert one.digester.content is None  # more than may be held in memory
+    assert one.digester.content is None  # the content is larger than the memory limit
     assert (kept.data, one.digester.length) == (b"abcdef", 6)
     assert one.digester.finish()[Algorithm.SHA256] == hashlib.sha256(b"abcdef").digest()
     assert (one.door, one.is_file, one.opens, one.own, one.outcome) == (
@@ -119,7 +119,7 @@ def test_a_file_is_closed_once(tmp_path: Path) -> None:
     assert (one.fd, one.is_file, one.whole) == (None, True, None)
     one.let_go()
     other = content(fd=fd)
-    other.let_go()  # somebody has closed it
+    other.let_go()  # the descriptor is closed already
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The users of a daemon: who is at the other end of a socket, and what each user may take."""
+"""The users of a daemon: who is at the other end of a socket, and how much each user may use."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_client_may_have_one_file_beyond_the_share_of_its_user() -> None:
     assert (share.of(EVE.user), first.is_beyond, second.is_beyond) == (2, False, False)
     first.begin()
     assert (share.of(EVE.user), first.is_beyond, second.is_beyond) == (2, True, False)
-    first.end()  # one of two files is answered: the other one is counted
+    first.end()  # one of two files is answered, and the other file still counts
     assert (share.of(EVE.user), first.is_beyond) == (2, False)
     first.end()
     assert (share.of(EVE.user), first.is_beyond) == (1, False)
@@ -108,7 +108,7 @@ def test_files_of_a_closed_connection_are_given_back_once() -> None:
     files.let_go()
     assert share.of(EVE.user) == 1
     files.let_go()
-    files.end()  # the answers come after the end of the connection
+    files.end()  # the answers arrive after the connection has ended
     files.end()
     files.let_go()
     assert (share.of(EVE.user), share.left) == (1, 3)

@@ -1,4 +1,4 @@
-"""One process of the daemon: how the process serves, ends, and goes on without a descriptor."""
+"""One process of the daemon: how it serves, how it ends, and works without descriptors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LISTED, CLEAN = b"a benign file that is listed", b"an ordinary one"
 
 
 class Served:
-    """A worker that serves one client; both run in this process and in one loop."""
+    """A worker that serves one client; both run in one event loop of this process."""
 
     def __init__(self, directory: Path, path: Path, stack: contextlib.ExitStack) -> None:
         state = make_state(directory, {"base": csv_of({"e-1": LISTED})})
@@ -50,7 +50,7 @@ class Served:
         self.worker = Worker(session, [(listener, "unix:/s")], OPTIONS, row, os.getppid())
 
     def ask(self, talk: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
-        """Let a client talk, and then end the worker; fail if the client does not close."""
+        """Let a client talk, and then end the worker; fail if the client stays open."""
         loop = self.worker.checks.loop
 
         async def client() -> None:
@@ -66,7 +66,7 @@ class Served:
 
 
 class Talk:
-    """What a client sends and receives."""
+    """The bytes that a client sends and receives."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop, self._sock = loop, sock
@@ -76,7 +76,7 @@ class Talk:
         await self._loop.sock_sendall(self._sock, data)
 
     async def answer(self) -> bytes:
-        """Return the next answer; what came without an end, at the end."""
+        """Return the next answer, or at the end of the connection the unterminated bytes."""
         while b"\0" not in self._got and (more := await self._loop.sock_recv(self._sock, 999)):
             self._got += more
         answer, _, self._got = self._got.partition(b"\0")
@@ -125,7 +125,7 @@ def test_a_command_without_an_end_is_answered_when_no_more_comes(served: Served)
         for byte in b"PING":
             await client.send(bytes([byte]))
             for _ in range(9):
-                await asyncio.sleep(0)  # it is read
+                await asyncio.sleep(0)  # the daemon reads the byte
         assert await client.answer() == b"PONG\n"
 
     served.ask(talk)
@@ -135,7 +135,7 @@ def test_a_stream_that_comes_while_it_is_stopped_is_answered(served: Served) -> 
     stream = instream(LISTED)
 
     async def talk(client: Talk) -> None:
-        # The answer shows that the stream behind the command has begun.
+        # The answer to PING shows that the worker has begun to read the stream.
         await client.send(b"zIDSESSION\0zPING\0" + stream[:-20])
         assert await client.answer() == b"1: PONG"
         stop()
@@ -155,7 +155,7 @@ def test_without_a_client_it_ends_at_once(served: Served) -> None:
 
 
 class Loop:
-    """A loop that notes the descriptors to watch and the calls to make later."""
+    """An event loop that notes the watched descriptors and the delayed calls."""
 
     def __init__(self) -> None:
         self.readers: list[Any] = []
@@ -176,14 +176,14 @@ class Loop:
 
 
 class Full:
-    """A socket at which no descriptor is left for a connection."""
+    """A socket that cannot accept because no descriptor is free."""
 
     def accept(self) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_without_a_descriptor_it_does_not_ask_again_before_there_may_be_one() -> None:
-    """The loop would find the listening socket ready all the time, and take all of a processor."""
+    """The loop would report the listening socket as ready all the time and use a processor."""
     worker = Worker.__new__(Worker)
     loop: Any = Loop()
     listener: Any = Full()
@@ -225,7 +225,7 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_allowed(
 
 
 class Accepted:
-    """A connection that was accepted; `told` are the options of its socket."""
+    """An accepted connection; `told` are the options that were set on its socket."""
 
     family = socket.AF_INET
 
@@ -250,7 +250,7 @@ class Accepted:
 
 
 class Waiting:
-    """A listening socket with connections that wait, and errors in between."""
+    """A listening socket with waiting connections, and errors between them."""
 
     def __init__(self, *waiting: Accepted | OSError) -> None:
         self.waiting = list(waiting)
@@ -263,7 +263,7 @@ class Waiting:
 
 
 class Made:
-    """A connection, as far as a worker knows it."""
+    """A connection with the attributes that a worker uses."""
 
     def __init__(self, sock: Any, peer: Any, on_closed: Any) -> None:
         self.sock, self.peer, self._on_closed = sock, peer, on_closed
@@ -275,7 +275,7 @@ class Made:
 
 
 class Half:
-    """A worker without lists and threads, which keeps its connections."""
+    """A worker without lists and threads that keeps its connections."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> None:
         self.made: list[Any] = []
@@ -339,7 +339,7 @@ def test_a_worker_that_is_stopped_lets_open_requests_end(monkeypatch: pytest.Mon
     assert half.closed == [silent]
     ((seconds, stop_now),) = half.loop.later
     assert seconds == GRACE_S and not half.loop.is_stopped
-    half.worker._stop()  # the second time, nothing happens
+    half.worker._stop()  # a second stop has no effect
     assert len(half.loop.later) == 1
     half.worker._accept_again(listener, "s")
     assert not half.loop.readers

@@ -1,4 +1,4 @@
-"""The brake by itself: its window, its clock, and matches of several entries."""
+"""The brake alone: its window, its clock, and matches of several entries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Desk:
         return ref
 
     def held(self, paths: str, *hits: Hit) -> str:
-        """Find files with these hits, and return which of the files are held."""
+        """Find files with these hits, and return the files that the brake holds."""
         return "".join(path for path in paths if self.find(f"/{path}", *hits).held)
 
 
@@ -74,7 +74,7 @@ def test_a_clock_that_was_some_days_ahead_has_forgotten_no_permit(record: Matche
     desk = Desk(record, per_entry=2)
     assert desk.held("ab", hit("e-1")) == ""
     desk.now += timedelta(days=3)
-    # Another process begins then, which looks for permits that do not count any more.
+    # A process that starts at this time removes permits that have expired.
     ahead = Desk(record, per_entry=2)
     ahead.now = desk.now
     assert ahead.held("c", hit("e-2")) == ""
@@ -87,11 +87,11 @@ def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matc
     assert desk.held("ab", hit("e-1"), hit("e-2")) == ""
     assert desk.held("cd", hit("e-1")) == "d"
     assert desk.held("ef", hit("e-2")) == "f"
-    assert desk.held("g", hit("e-3")) == "g"  # the day is full
+    assert desk.held("g", hit("e-3")) == "g"  # the limit of the day is reached
 
 
 def test_each_action_needs_an_entry_that_asks_for_it_and_has_room(record: Matches) -> None:
-    """An entry that asks for a report must not cause the isolation that another entry asks for."""
+    """An entry that asks for a report must not permit the isolation that another entry asks for."""
     rules = PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b")
     desk = Desk(record, *rules, per_entry=1)
     assert desk.held("x", hit("e-1", "a")) == ""
@@ -130,7 +130,7 @@ def test_a_reported_match_that_may_not_be_isolated_stays_reported(record: Matche
 def test_no_entry_ever_lets_more_files_be_acted_upon_within_a_day(
     tmp_path_factory: pytest.TempPathFactory, finds: list[tuple[int, set[int], int]]
 ) -> None:
-    """Files are found in any order, again and again; each that may be acted upon is acted upon."""
+    """Files are found in any order and repeatedly; each file that may be acted upon is."""
     with Matches(tmp_path_factory.mktemp("state")) as record:
         desk = Desk(record, per_entry=2)
         for name, entries, hours in finds:
@@ -141,6 +141,6 @@ def test_no_entry_ever_lets_more_files_be_acted_upon_within_a_day(
             record.change(ref.id, MatchState.QUARANTINED, desk.now, {}, in_place=False)
             since = desk.now - timedelta(hours=24)
             assert all(record.used(("base", f"e-{n}"), since) <= 2 for n in range(4))
-            # Each file is permitted by its own entry.
+            # Each file is permitted by the entry that found it.
             letting = record.permits_of(ref.id, since)
             assert letting and letting <= {("base", f"e-{n}") for n in entries}

@@ -1,4 +1,4 @@
-"""Reviews: who decides about a match, what a report then does, and what a review is about."""
+"""Reviews: who decides about a match, what a report then does, and what a review covers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REVIEW = 'after = "review"\n'
 
 
 def story(*said: tuple[str, str]) -> list[Step]:
-    """Return a history of (event, person)."""
+    """Return a history as pairs of an event and a person."""
     time = datetime(2026, 1, 1, tzinfo=UTC)
     return [Step(time, event, {"by": by}) for event, by in said]
 
@@ -104,7 +104,7 @@ def test_matches_wait_until_they_are_decided_and_the_others_leave(tmp_path: Path
     report = desk.prepare(first, second, third)
     sent = desk.send(report)
     assert sent.error is None and sent.detail == "waits: 3 matches in it wait for a review"
-    # An automatic run of `report send` leaves the match waiting, and the log has no sending.
+    # A scheduled run of `report send` leaves the match waiting and logs no submission.
     assert desk.send_due() == [] and "report-submitting" not in desk.events()
     assert desk.review(first, verdict=YES) == [YES]
     assert desk.review(second, verdict=NO) == [NO]
@@ -221,7 +221,7 @@ def test_other_content_at_the_path_has_no_review(tmp_path: Path) -> None:
     assert desk.find("a", A).id == match.id
     assert desk.story(match) == ["found", "confirmed"]
     with desk.record() as record:
-        # As if a container had another member besides: the same entry, other content.
+        # The outcome is changed as if the container had another member with the same entry.
         outcome = match.handled().outcome
         record.record([outcome], "another key", desk.now())
         record.record([outcome], "another key", desk.now())
@@ -245,7 +245,7 @@ def test_a_report_says_viewed_only_after_such_a_review(tmp_path: Path, viewed: b
     desk.review(match, verdict=YES, viewed=viewed)
     report = desk.prepare(match, other)
     assert [m.viewed for m in desk.outbox.document(report).matches] == [viewed, False]
-    # A document with more matches than the history of the match names is refused.
+    # A document that names more matches than the history is refused.
     text = (desk.outbox.folder(report.id) / "document.json").read_text()
     was, other_word = (f'"viewed": {word},' for word in ("true", "false")[:: 1 if viewed else -1])
     with pytest.raises(VerificationError, match="not a report document"):

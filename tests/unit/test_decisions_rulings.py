@@ -1,4 +1,4 @@
-"""Exceptions on disk: the rulings about one entry are found without decoding all others."""
+"""Exceptions on disk: the rulings about one entry are found without decoding all other rulings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hashclient.system.layout import Layout
 
 SEALER = Sealer(bytes(32))
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-#: Ids and names that look like parts of the file, or like the beginning of another id.
+#: Ids and names that look like syntax of the file or like the beginning of another id.
 NAMES = ("a", "a-1", "a,", 'a"', '["a","a",', "\\", "]", "{}", "z" * 300, "é")
 
 
@@ -49,7 +49,7 @@ def test_the_rulings_about_an_entry_are_those_that_name_it(tmp_path: Path) -> No
     made = list(some())
     book, whole = kept(tmp_path, made), kept(tmp_path, made)
     assert book.rulings == tuple(made)
-    for number in range(5000):  # so many rulings that all of them are decoded
+    for number in range(5000):  # with so many rulings, all of them are decoded at once
         assert not whole.about("another", f"{number}")
     asked = [(of, entry) for of in ("base", "base-2", "other") for entry in (*NAMES, "b", "")]
     for name in asked:

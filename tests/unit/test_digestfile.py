@@ -1,4 +1,4 @@
-"""Files of digests: every accepted format, and the error for a line that is in none."""
+"""Files of digests: every accepted format, and the error for a line in no accepted format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(content: bytes) -> list[DigestBatch]:
 
 
 def rows(content: bytes) -> list[tuple[int, str | None, dict[str, str], int | None]]:
-    """Return (line, name, digests, size) of each row."""
+    """Return the line number, name, digests and size of each row."""
     result = []
     for batch in read(content):
         digests: list[dict[str, str]] = [{} for _ in range(batch.count)]
@@ -56,7 +56,7 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """Otherwise nobody would look up the lines behind the cut, though no line is broken."""
+    """Otherwise nobody would look up the lines behind the cut, although no line is broken."""
     path = tmp_path / "digests"
     line = f"{SHA256}\n".encode()
     path.write_bytes(line * 40_000)
@@ -67,7 +67,7 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) ->
         with pytest.raises(UsageError, match=r"digests ended 650,000 bytes before its size"):
             list(batches)
     assert 0 < first.count < 30_000
-    # From the current position of the stream, to the end of a file that has grown meanwhile.
+    # Reading starts at the current position of the stream and ends where the file ends by then.
     with path.open("rb") as stream:
         stream.seek(20_000 * len(line))
         batches = read_digests(stream, "digests")
@@ -259,10 +259,10 @@ def test_lines_that_end_differently_are_read_one_by_one() -> None:
         (3, {"sha1": SHA1}),
         (4, {"md5": MD5}),
     ]
-    # This line is as long as the first line, but it is no digest.
+    # This line is as long as the first line, but has no digest.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 33"):
         read(f"{MD5}\r\n{MD5}0\n{MD5}\r\n".encode())
-    # The file has as many bytes as if each line had the length of the first line.
+    # The length of the file is a multiple of the length of the first line.
     with pytest.raises(UsageError, match=r"^list\.txt:2: no digest has 31"):
         read(f"{MD5}\n{MD5[:-1]}\r\n{MD5}\n".encode())
     content = f"md5,size\n{MD5},1\r\n{MD5},2\n\r\n\n{MD5},3".encode()
@@ -272,7 +272,7 @@ def test_lines_that_end_differently_are_read_one_by_one() -> None:
 @pytest.mark.parametrize("start", ["", f"{MD5}\n", "md5,size\n", f"md5,size\n{MD5},1\n", HASHDEEP])
 @pytest.mark.parametrize("byte", [b"a", b"\0", b"#", b","])
 def test_a_line_that_never_ends_is_refused_within_bounds(start: str, byte: bytes) -> None:
-    """`lookup --from /dev/zero`, or a pipe of whatever: as soon as it is known, not at its end."""
+    """`lookup --from /dev/zero` or an endless pipe is refused as soon as a line is too long."""
     stream = Endless(start.encode(), byte)
     with pytest.raises(UsageError, match="a line of more than 65536 bytes"):
         list(read_digests(stream, "list.txt"))  # type: ignore[arg-type]  # it has what is used
@@ -298,7 +298,7 @@ def test_csv_lines_are_numbered_through_over_chunks(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_cannot_be_read_is_a_usage_error() -> None:
-    # The kernel opens this file, but the file has nothing at address 0.
+    # The kernel can open this file, but reading it at address 0 fails.
     with (
         Path("/proc/self/mem").open("rb") as stream,
         pytest.raises(UsageError, match="cannot read it: Input/output error"),
@@ -324,7 +324,7 @@ def test_each_of_the_usual_ends_ends_a_line(lines: list[str], head: str, end: st
     assert len(expected) == 2
     content = (head + "".join(f"{line}\n" for line in lines)).replace("\n", end)
     assert [row[1:] for row in rows(content.encode())] == [row[1:] for row in expected]
-    # The last line may lack its end.
+    # The last line may lack its line end.
     assert len(rows(content.removesuffix(end).encode())) == 2
 
 
@@ -348,7 +348,7 @@ def test_an_end_of_two_characters_may_fall_between_two_blocks(
 def test_two_rows_on_one_line_are_refused(
     lines: list[str], head: str, between: str | bytes
 ) -> None:
-    """Otherwise the second digest would be part of the first one's name, and be overlooked."""
+    """Otherwise the second digest would be read as part of the first name, and be overlooked."""
     if isinstance(between, str):
         between = between.encode()
     first, second = (line.encode() for line in lines)

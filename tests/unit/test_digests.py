@@ -1,4 +1,4 @@
-"""Digests in one pass: the same as hashlib's, and never digests of a part of the file."""
+"""Digests in one pass: equal to those of hashlib, and never digests of a part of the file."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_another_length_than_the_size_gives_no_digests(tmp_path: Path, size: int
             with path.open("rb") as stream, pytest.raises(LengthError) as caught:
                 digest_fd(stream.fileno(), ALL, expected, capped=capped)
             assert caught.value.strerror == (SHORTER if size < expected else LONGER)
-            # The reader reads no more than it needs to notice the wrong length.
+            # The reader stops as soon as it notices the wrong length.
             assert caught.value.length <= min(size, expected + CHUNK_BYTES)
 
 
 def gives(monkeypatch: pytest.MonkeyPatch, lengths: Sequence[int]) -> list[int]:
-    """Let reads give `lengths` bytes one after the other; return the requested lengths."""
+    """Let reads return `lengths` bytes one after the other, and return the requested lengths."""
     asked: list[int] = []
     original = os.readv
 

@@ -1,4 +1,4 @@
-"""Exit codes and errors: the numbers are an interface, and written down here once."""
+"""Exit codes and errors: the numbers are an interface, so this test repeats them."""
 
 from __future__ import annotations
 

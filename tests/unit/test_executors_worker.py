@@ -1,4 +1,4 @@
-"""The loop of a worker process, in this process: what it sends for each task, and when it ends."""
+"""The loop of a worker process: the messages that it sends for each task, and when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Parent:
-    """The end of the parent: has tasks, and takes messages until it is gone."""
+    """The parent's end of the channel: it has tasks, and takes messages until it is closed."""
 
     def __init__(self, *tasks: Task) -> None:
         self.tasks = [encode_task(task) for task in tasks]
@@ -54,7 +54,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     ) -> list[Any]:
         class Checker:
             def __init__(self, on_bytes: Any) -> None:
-                assert children.pop() == ["not ours"]  # before anything is opened
+                # The descriptors of the parent are closed before a file is opened.
+                assert children.pop() == ["not ours"]
                 self.on_bytes = on_bytes
 
             def check(self, given: Task, *, defer: bool = False) -> Result:
@@ -98,7 +99,7 @@ def test_each_task_has_its_result_with_the_time_that_it_took(
 def test_progress_in_a_large_file_is_told_after_so_many_bytes(
     served: Callable[..., list[Any]], chunks: list[int], told: list[int]
 ) -> None:
-    """Each result ends the count: the next file begins at zero."""
+    """Each result resets the count, so the next file begins at zero."""
     assert PROGRESS_BYTES == 32 * MIB
 
     def read(given: Task, on_bytes: Callable[[int], None]) -> Result:

@@ -1,6 +1,6 @@
-"""Feedback on the wire: the files in `tests/vectors/feedback`, the schema, and what is in no file.
+"""Feedback on the wire: files in `tests/vectors/feedback`, the schema, and values that never occur.
 
-Run as a program, with the project on the path, this writes the vectors again.
+Run as a program, with the project on the path, this file writes the vectors again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LINE, SIGNED, _ = GOOD.split(b"\n")
 
 
 def signed(line: bytes) -> bytes:
-    """Return any first line with a right signature."""
+    """Return a file with any first line and a right signature."""
     found = {
         "public_key": KEY.public_key().public_bytes_raw().hex(),
         "signature": KEY.sign(b"hashclient feedback v1\n" + line).hex(),
@@ -55,7 +55,7 @@ def signed(line: bytes) -> bytes:
 
 
 def edited(old: bytes, new: bytes) -> bytes:
-    """Return a file with another first line, which is signed."""
+    """Return a file whose first line was edited and then signed."""
     assert old in LINE
     return signed(LINE.replace(old, new, 1))
 
@@ -135,7 +135,7 @@ def test_what_is_written_is_read_and_any_change_is_refused(entries: list[EntryFe
     made = feedback(*entries)
     data = encode_feedback(made, KEY)
     assert verify_feedback(data) == (made, KEY.public_key().public_bytes_raw().hex())
-    # Nothing but names of lists, ids of entries, numbers, a time and the root is in it.
+    # The line has only names of lists, ids of entries, numbers, a time and the version of the root.
     assert re.findall(r'"(\w+)":', data.split(b"\n")[0].decode()).count("entry") >= len(entries)
     line = data.index(b"\n")
     for place in range(0, line, max(1, line // 20)):

@@ -1,6 +1,6 @@
-"""Building a generation: the files that are downloaded ahead, and those that count as a delta.
+"""Building a generation: the files that are downloaded ahead, and the files that count as a delta.
 
-Results are tested in `test_fetch.py`, kills on the way in `tests/faults/test_crash.py`.
+Results are tested in `test_fetch.py`, kills during a build in `tests/faults/test_crash.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A token for some lists: the client is not offered the other lists, and scans do not miss them."""
+"""A token for some lists: the client is not offered the other lists, and scans do not need them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def deny(simulator: Simulator, *names: str, status: int = 403) -> None:
-    """Serve as to a client with a token that is not for these lists."""
+    """Answer like a server for a client whose token excludes these lists."""
 
     def refuse(url: str, _body: bytes, _cap: int) -> bytes:
         raise RefusedError(f"provider refuses the credential: {url}: {status}", status)
@@ -76,14 +76,14 @@ def test_access_that_is_given_later_brings_the_list(simulator: Simulator, tmp_pa
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     deny(simulator, "c")
-    client.fetch("a")  # this fetch does not ask for the other lists
+    client.fetch("a")  # this fetch does not ask for the lists `b` and `c`
     assert missing(client) == []
     assert [fetched.list_name for fetched in client.fetch()] == ["a", "b"]
     assert client.numbers(range(9)) == set(range(6))
 
 
 def test_access_that_is_taken_away_is_an_error(simulator: Simulator, tmp_path: Path) -> None:
-    """The list is here, and would not be kept up to date."""
+    """The client has an older generation of the list, which would stay out of date."""
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     simulator.publish(csv(range(20, 23)), "b")
@@ -129,7 +129,7 @@ def test_a_note_that_was_forged_hides_no_list_that_was_here(
     client.fetch()
     note = client.settings.layout.provider("main") / DENIED_NAME
     note.write_text('["b", "c"]')
-    assert missing(client) == []  # they are here
+    assert missing(client) == []  # the client still has these lists
     for path in sorted((client.settings.layout.lists / "b").iterdir()):
         path.unlink()
     (client.settings.layout.lists / "b").rmdir()
@@ -176,7 +176,7 @@ def test_a_failure_before_the_first_refusal_is_an_error_until_then(
 
 
 class TwoPlaces:
-    """Two addresses of the provider, each with a credential of its own, and a client."""
+    """A client and two addresses of the provider, each with its own credential."""
 
     def __init__(self, provider: Simulator, state: Path) -> None:
         self.client = Client(state, provider, provider.root)
@@ -184,7 +184,7 @@ class TwoPlaces:
         self.told: list[HashclientError] = []
 
     def fetch(self, *only: str) -> dict[str, int | None]:
-        """Return the exit code for each list, None if it is here."""
+        """Fetch, and return the exit code for each list, or None for a list that was fetched."""
         for place in self.places:
             place.requests = []
         self.told.clear()
@@ -229,16 +229,16 @@ def test_a_list_that_each_address_refuses_is_not_offered(two: TwoPlaces) -> None
     for _ in range(2):
         assert two.fetch() == {"a": None, "c": None}
         assert missing(two.client) == [] and two.told == []
-    # The second address is asked for the refused list alone.
+    # The second address is asked only for the list that the first address refused.
     assert [path for path in two.places[1].requests if ".b.json" in path]
     assert not [path for path in two.places[1].requests if path.startswith("targets/")]
-    deny(two.places[1])  # this address gives the list from now on
+    deny(two.places[1])  # from now on, the second address refuses list `b` no longer
     assert two.fetch() == {"a": None, "b": None, "c": None}
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_an_address_that_is_down_does_not_count_as_a_refusal(two: TwoPlaces, first: int) -> None:
-    """The down address may have the list: unless all have refused the list, it is missing."""
+    """The unreachable address may have the list: only if all addresses refuse it, it is refused."""
     refusing, down = two.places[first], two.places[1 - first]
     deny(refusing, "b")
     down.faults = {"*": status(503)}

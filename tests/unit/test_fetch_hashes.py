@@ -1,4 +1,4 @@
-"""A list that is signed by SHA-512 alone, as TUF allows: fetched, kept up to date and logged."""
+"""A list that is signed by SHA-512 only, as TUF allows: fetched, kept up to date, logged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_list_that_is_signed_by_sha512_alone(tmp_path: Path) -> None:
     assert client.fetch()[0].added == 5
     assert client.numbers(range(8)) == set(range(5))
     assert client.leftovers() == set()
-    # Without a change, a fetch costs as many requests as with a SHA-256.
+    # Without a change, a fetch needs as many requests as for a list with SHA-256.
     simulator.requests.clear()
     assert client.fetch()[0].changed is False
     assert simulator.requests == ["metadata/2.root.json", "metadata/timestamp.json"]
@@ -37,7 +37,7 @@ def test_a_provider_may_change_its_hashes(tmp_path: Path) -> None:
     simulator.use_hashes("sha512", named_by="sha512")
     (fetched,) = client.fetch()
     assert (fetched.changed, fetched.generation, fetched.entries) == (False, 1, 5)
-    # The provider signs again with its own algorithm, in later versions of the metadata.
+    # The provider signs later versions of the metadata with its own algorithm.
     simulator.publish(csv(range(5, 6)))
     simulator.publish(csv(range(6, 7)))
     assert client.fetch()[0].added == 2

@@ -1,4 +1,4 @@
-"""Several addresses of one provider: asked in order, each for lists that the earlier ones lack."""
+"""Several addresses of one provider: each is asked in order for the lists still missing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Mirrors:
             return list(fetch_in_turn(session, "main", places, only, how, monotonic=self.clock))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return the data of records of a kind."""
+        """Return the data of the log records of one kind."""
         lines = (self.client.settings.layout.audit / "log.jsonl").read_text().splitlines()
         return [r["data"] for r in map(json.loads, lines) if r["event"] == kind]
 
@@ -96,7 +96,7 @@ def test_the_first_is_enough_and_no_other_is_asked(world: Mirrors) -> None:
     assert fetched_all(world.fetch(one, two), "m-1")
     one.requests.clear()
     assert fetched_all(world.fetch(one, two), "m-1")
-    # The client asks twice, as with one address: for a newer root, and for the timestamp.
+    # The client sends two requests, as with one address: for a newer root, and for the timestamp.
     assert len(one.requests) == 2 and two.requests == []
     assert world.told == [] and world.events("refused") == []
     assert {event["source"] for event in world.events("fetch")} == {"m-1"}
@@ -163,15 +163,15 @@ def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
 def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     one.files = dict(world.old)
-    # A first fetch takes the mirror's old generation: the client cannot know that there is a newer
-    # one.
+    # A first fetch takes the older generation of the mirror, as the client knows no newer
+    # generation.
     assert {r.generation for r in world.fetch(one, two)} == {1}
     world.fetch(two)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
     assert fetched_all(world.fetch(one, two), "m-2")
     (told,) = world.told
     assert told.exit_code is ExitCode.UNVERIFIED and "m-1" in told.message
-    # Alone, the mirror is refused, as any provider that goes back.
+    # If only this mirror is configured, it is refused because it offers an older version.
     with pytest.raises(VerificationError):
         world.fetch(one)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
@@ -191,7 +191,7 @@ def test_a_mirror_that_holds_updates_back_until_they_expire_is_passed_over(world
 
 
 def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> None:
-    """A 404 ends the search for a root; only signatures of the new keys show the fault."""
+    """A 404 ends the search for a root, so only signatures of the new keys show the fault."""
     world.fetch(world.mirror())
     world.provider.rotate("timestamp")
     world.provider.renew()
@@ -202,7 +202,7 @@ def test_a_mirror_that_lacks_the_newest_root_is_passed_over(world: Mirrors) -> N
 
 
 def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> None:
-    """Newer metadata came from a mirror that has no more: only those files will do then."""
+    """The first mirror serves only newer metadata, so the other must have files that fit it."""
     new = world.mirror(parquet=status(404))
     old = world.mirror()
     old.files = dict(world.old)
@@ -325,7 +325,7 @@ def test_each_mirror_has_a_credential_of_its_own_and_nothing_from_another(tmp_pa
     with one.open() as first, two.open() as second:
         assert first._authorization == "Bearer first"  # type: ignore[attr-defined]
         assert second._authorization is None  # type: ignore[attr-defined]
-        # No request is sent to the address of another.
+        # A credential for one address is never sent to the other address.
         for source, url in ((first, two.base), (second, one.base)):
             with pytest.raises(VerificationError, match="address refused"):
                 source.get(f"{url}/metadata/timestamp.json", 100)

@@ -1,4 +1,4 @@
-"""Notices from several addresses, and from a bundle: each may have notices that another lacks."""
+"""Notices from several addresses and from a bundle: each may have notices that others lack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hashclient.provider.notices import NoticeBoard, Said
 
 
 class World:
-    """A provider with a list and a notice, and a client that knows neither yet."""
+    """A provider with a list and a notice, and a client that has fetched neither."""
 
     def __init__(self, directory: Path) -> None:
         self.provider = Simulator(directory / "provider")
@@ -41,7 +41,7 @@ class World:
         self.provider.serve_published()
 
     def mirror(self, **faults: Any) -> Simulator:
-        """Return a mirror; `faults` has the faults by a part of the names of the files."""
+        """Return a mirror; `faults` maps a part of a file name to the fault of that file."""
         mirror = copy.copy(self.provider)
         mirror.requests = []
         mirror.faults = {f"*{part}*": fault for part, fault in faults.items()}
@@ -170,7 +170,7 @@ def test_addresses_whose_notices_drip_do_not_add_up(
     world.fetch(*mirrors)
     assert [bool(mirror.requests) for mirror in mirrors] == [True, True, True, False, False]
     assert "not asked: m-4, m-5" in world.passed_over[-1].message
-    # Notices that arrived in the meantime are kept.
+    # Notices that were fetched before are kept.
     assert len(world.ids) == 6
 
 

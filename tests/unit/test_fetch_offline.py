@@ -1,4 +1,4 @@
-"""Fetching without a network: from a bundle and from a copy, by the same rules as from a server."""
+"""Fetching without a network, from a bundle and from a copy: the rules are those of a server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ALL = range(60)
 
 
 class Exporting:
-    """A provider, its exported bundle, and a client that has nothing else."""
+    """A provider, its exported bundle, and a client that can only read the bundle."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -72,7 +72,7 @@ class Exporting:
         return [r["data"] for r in map(json.loads, lines) if r["event"] == kind]
 
     def repack(self, path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
-        """Change the files in a bundle."""
+        """Rewrite the files in a bundle."""
         with path.open("rb") as stream:
             found = Bundle(stream)
             files = {name: found.read(name, 1 << 20) or b"" for name in list(found._members)[1:]}
@@ -99,7 +99,7 @@ def test_a_first_fetch_and_one_with_nothing_new(world: Exporting, way: str) -> N
     assert world.client.leftovers() == set()
     assert [event["source"] for event in world.events("fetch")] == [str(path)] * 2
     assert world.provider.requests == []
-    # A list lies nowhere in the clear: the state has no file of the provider's, but for metadata.
+    # No list is stored unsealed: of the provider's files, the state directory has only metadata.
     names = {path.name for path in world.client.settings.state_dir.rglob("*") if path.is_file()}
     assert not [name for name in names if "parquet" in name or name.endswith("index.json")]
 
@@ -186,8 +186,8 @@ def test_any_byte_of_any_file_that_was_changed_is_found(world: Exporting) -> Non
 
     for name in names:
         if name == "metadata/1.root.json":
-            continue  # the pinned root counts, not this file
-        # Metadata that was verified once is not read again.
+            continue  # the client uses the pinned root, not this file
+        # A new client is used each time, because verified metadata is not read again.
         state = world.directory / name.replace("/", "-")
         world.client = Client(state, world.provider, world.provider.root)
         changed = Path(shutil.copy(path, world.directory / "changed"))
@@ -315,7 +315,7 @@ def test_unpublished_files_are_not_exported(world: Exporting) -> None:
         names = Bundle(stream)._members.keys()
     assert not {name for name in names if "notes" in name or "old" in name or "keys" in name}
     assert len([name for name in names if name.endswith("timestamp.json")]) == 1
-    # The index of generation 1 is still there for clients that fetch just now.
+    # The index of generation 1 remains for clients whose fetch has already started.
     assert len([name for name in names if name.endswith("index.json")]) == 1
 
 
@@ -347,7 +347,7 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     with pytest.raises(HashclientError, match="is not the signed file") as caught:
         world.export()
     assert caught.value.exit_code is ExitCode.STATE
-    # The former bundle is still there, whole.
+    # The former bundle is still complete.
     assert (world.directory / "a.bundle").read_bytes() == before
     assert not list(world.directory.glob(".tmp*"))
 

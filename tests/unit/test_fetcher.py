@@ -80,14 +80,14 @@ def segments_asked_for(simulator: Simulator) -> list[str]:
 
 
 def all_results(client: Client, *only: str) -> list[Fetched]:
-    """Fetch, and return what became of each list, refused ones too."""
+    """Fetch, and return the result for each list, also for a refused list."""
     settings = client.settings
     with writer_lock(settings.layout.lock):
         return list(Fetcher(client.session, "main", client.source).fetch(frozenset(only)))
 
 
 def configured(client: Client, **changes: Any) -> None:
-    """Change the configuration of the provider."""
+    """Change the client's configuration of the provider."""
     config = client.settings.config
     provider = msgspec.structs.replace(config.providers["main"], **changes)
     client.settings = msgspec.structs.replace(
@@ -141,7 +141,7 @@ def test_a_generation_its_metadata_and_its_record_are_synced(
     synced = {str(a): n for n, (name, a) in enumerate(recorder.calls) if name == "fsync"}
     switched = synced[str(folder(client))]
     trust = client.settings.layout.provider("main") / "metadata"
-    # The list's own metadata is loaded after that of the top level is on the disk.
+    # The metadata of the list is loaded after the metadata of the top level was synced.
     assert synced[str(trust)] > synced[str(trust / "baseline.json")] > switched
     log = client.settings.layout.audit / "log.jsonl"
     assert synced[str(log)] > switched
@@ -177,7 +177,7 @@ def test_progress_is_reported_in_bytes(client: Client, simulator: Simulator) -> 
 
 
 def test_a_check_that_finds_nothing_new_is_noted(client: Client, simulator: Simulator) -> None:
-    """Two times have changed then: the end of the freshness, and the time of the check."""
+    """A check changes two times: the end of the list's validity, and the time of the check."""
     client.fetch()
     before = client.manifest()
     later = client.now + timedelta(hours=3)
@@ -242,7 +242,7 @@ def test_lists_wait_for_the_disk_together_and_for_no_long_list(
         client.fetch()
     calls = [(name, str(argument)) for name, argument in recorder.calls]
     lists = client.settings.layout.lists
-    # The last sync is of the manifest's name; that before it, of all that the manifest names.
+    # The last sync is of the name of the manifest; the sync before is of all files that it names.
     ready, switched = zip(
         *(
             [n for n, call in enumerate(calls) if call == ("fsync", str(lists / name))][-2:]
@@ -303,7 +303,7 @@ def test_only_the_lists_of_the_configuration(tmp_path: Path, simulator: Simulato
 
 
 def test_a_provider_that_offers_nothing_to_fetch(tmp_path: Path) -> None:
-    """Without lists, nothing is up to date, and no scan would end in 0 either."""
+    """Without lists, no list is up to date, and no scan would exit with 0."""
     simulator = Simulator(tmp_path / "empty")
     client = Client(tmp_path / "state", simulator, simulator.root)
     with pytest.raises(StateError, match="provider main: no list is offered"):
@@ -380,7 +380,7 @@ def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: 
 def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
     client: Client, simulator: Simulator, lost: int
 ) -> None:
-    """Otherwise everything that only that run lists would be clean."""
+    """Otherwise all files that only the lost run lists would be clean."""
     client.fetch()
     simulator.publish(csv(range(30, 33)))
     client.fetch()
@@ -398,7 +398,7 @@ def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
 
 
 def test_rot_is_not_merged_into_a_new_run(client: Client, simulator: Simulator) -> None:
-    """Damage that `status --verify` would have found does not get a correct digest by a merge."""
+    """Damage that `status --verify` would find must not get a correct digest by a merge."""
     client.fetch()
     (run,) = folder(client).glob("run-*")
     data = bytearray(run.read_bytes())
@@ -450,7 +450,7 @@ def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_off(client: Client, simulator: Simulator) -> None:
-    """Lose the connection at the last segment of a first fetch."""
+    """Fail the connection at the last segment of a first fetch."""
     simulator.faults["*g000003*"] = status(500)
     with pytest.raises(UnreachableError):
         client.fetch()
@@ -499,9 +499,9 @@ def test_a_build_that_cannot_go_on_starts_again(
 def test_no_build_continues_from_a_damaged_one(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Merging finds rows that are no entries; afterwards the unfinished build is not used again."""
+    """The merge finds invalid rows, and the client then discards the unfinished build."""
     break_off(client, simulator)
-    # The disk fails after the unfinished build was checked and found good.
+    # The disk fails after the unfinished build was verified.
     monkeypatch.setattr(build, "verify_runs", lambda *_: {})
     monkeypatch.setattr(writer, "verify_runs", lambda *_: {})
     path = min(folder(client).glob("run-*"))
@@ -520,7 +520,7 @@ def test_no_build_continues_from_a_damaged_one(
 
 
 def rot_tags(run: Path) -> None:
-    """Change half of every tag in a run, as a disk may: the run still opens, and finds nothing."""
+    """Change half of every tag in a run, like a failing disk: the run opens, but finds nothing."""
     data = run.read_bytes()
     sections = [Run(run).section(f"{algorithm.label}.lo") for algorithm in Algorithm]
     for tags in sections:
@@ -533,7 +533,7 @@ def rot_tags(run: Path) -> None:
 def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
-    """Otherwise the damaged entries would be clean, under a correct digest of the run."""
+    """Otherwise files of damaged entries would be clean, and the digest of the run correct."""
     break_off(client, simulator)
     rot_tags(min(folder(client).glob("run-*")))
     client.fetch()
@@ -548,7 +548,7 @@ def test_a_build_does_not_continue_from_damaged_bytes(
 def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A build that continues from a note has the digests of the runs of the earlier generation."""
+    """A build that continues from a note uses the noted digests of the earlier runs."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     (run,) = folder(client).glob("run-*")
@@ -570,7 +570,7 @@ def test_damage_before_an_interrupted_update_is_still_found(
 def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
-    """A build that continues from a note would never see the poisoned entries before the note."""
+    """A build that continues from a note would not see poisoned entries that precede the note."""
     good = tmp_path / "good"
     good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
     configured(client, known_good=(str(good),), max_set_aside=0)
@@ -587,7 +587,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
 def test_a_build_upon_an_older_generation_is_no_fresh_build(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the manifest is damaged, the client builds the list again, whatever was noted."""
+    """If the manifest is damaged, the client builds the list from the start, whatever was noted."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     simulator.publish(csv(range(30, 35)))
@@ -607,7 +607,7 @@ def test_a_build_upon_an_older_generation_is_no_fresh_build(
 def test_an_update_that_broke_off_leaves_nothing(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The update is so short that no progress is noted, however slow this machine is."""
+    """The update is so short that no progress is noted, even on a slow machine."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", float("inf"))
     client.fetch()
     before = client.list_files()
@@ -641,7 +641,7 @@ def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Cli
 def test_change_is_counted_by_what_is_added_and_withdrawn(
     client: Client, simulator: Simulator
 ) -> None:
-    """There are thirty entries before and after, but six of them were replaced by others."""
+    """The list has thirty entries before and after the update, but six of them were replaced."""
     client.fetch()
     simulator.withdraw(*(f"e-{n}" for n in range(6)))
     simulator.publish(csv(range(30, 36)))
@@ -658,7 +658,7 @@ def test_change_is_counted_by_what_is_added_and_withdrawn(
 
 
 def with_old_ids(new: bytes) -> bytes:
-    """Return entries 30 and higher under the ids of 0 and higher."""
+    """Return the entries 30 and higher under the ids of the entries 0 and higher."""
     return new.replace(b"\ne-3", b"\ne-")
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole, locks that exclude, secrets that stay secret, names that can be shown."""
+"""Files that are written whole, exclusive locks, secrets that stay secret, printable names."""
 
 from __future__ import annotations
 

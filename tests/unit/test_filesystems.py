@@ -1,4 +1,4 @@
-"""Which file systems are reliable: real file systems of this machine, and lines of mountinfo."""
+"""Which file systems are trusted: real file systems of this machine, and lines of mountinfo."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_fuse_is_relied_on_by_the_user_who_has_mounted_it(
 
 @needs_fuse
 def test_fuse_that_is_not_in_the_table_of_mounts_is_not_relied_on(tmp_path: Path) -> None:
-    """Examples: a detached file system, or a file system in another namespace of mounts."""
+    """Examples: a lazily unmounted file system, or a file system of another mount namespace."""
     with mounted(tmp_path, {"f": File(b"x")}):
         fd = os.open(tmp_path / "f", os.O_RDONLY)
         try:
@@ -145,13 +145,13 @@ def test_without_proc_no_fuse_is_relied_on(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_file_systems_that_are_not_here(kind: int, major: int, expected: SizeTrust) -> None:
-    """9p, whose servers may invent files; NFS; proc; an unknown kind, without and with a disk."""
+    """Kinds that this machine lacks: 9p, whose server may invent files; NFS; proc; unknown."""
     assert trust_in(kind, os.makedev(major, 99)) is expected
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
 def test_the_file_of_another_device_has_no_effect() -> None:
-    """If that file took the place of the scanned file, its own file system would be trusted."""
+    """The file system of a trusted file that replaced the scanned file must not be trusted."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, opened(name) as fd:
         Path(name, "f").touch()
         device = os.fstat(fd).st_dev
@@ -175,9 +175,9 @@ def test_a_file_may_be_a_file_system_of_its_own(tmp_path: Path) -> None:
         with mounted(file, {"": File(b"x")}):
             assert trust_at("f", fd, file.stat().st_dev, follow=False) is NONZERO
             assert trust_at("link", fd, file.stat().st_dev, follow=True) is NONZERO
-            # The link itself is on the disk, and not on the device that `device` names.
+            # The link is on the disk, and the file that it leads to is on `device`.
             assert trust_at("link", fd, file.stat().st_dev, follow=False) is NONE
-        # The file system is unmounted: the kernel knows nothing of an absent device.
+        # After the unmount, the kernel knows no file system for this device.
         assert trust_at("f", fd, device, follow=False) is NONE
         assert trust_at("f", fd, own, follow=False) is FULL
         with pytest.raises(FileNotFoundError):
@@ -214,7 +214,7 @@ def test_lines_of_mountinfo(mounts: bytes, user: int, expected: SizeTrust) -> No
 @pytest.mark.parametrize("place", ["where", "source", "kind"])
 @pytest.mark.parametrize("end", [b"\r", b"\x0b", b"\x1c", b"\xc2\x85"])
 def test_no_name_that_a_user_gives_is_taken_for_a_line(place: str, end: bytes) -> None:
-    """The kernel writes a space and a newline in octal, and no other end of a line."""
+    """The kernel writes a space and a newline in octal, but other line separators unchanged."""
     forged = b"x%s42 27 0:39 / /m rw - fuse s rw,user_id=0" % end
     mounts = line(**{place: forged.replace(b" ", b"\\040")})
     assert fuse_trust(DEVICE, mounts, FIRST_NAMESPACE, 0) is NONE

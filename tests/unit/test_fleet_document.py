@@ -1,6 +1,6 @@
-"""Status documents: the files in `tests/vectors/status`, the schema, and what is in no document.
+"""Status documents: files in `tests/vectors/status`, the schema, and values that never occur.
 
-Run as a program, with the project on the path, this writes the vectors again.
+Run as a program, with the project on the path, this file writes the vectors again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TAG = b"hashclient status v1\n"
 
 
 def raw(**changes: object) -> bytes:
-    """Return a document with other values, or further values, and a right signature."""
+    """Return a document with changed or additional values and a right signature."""
     return sign_document(msgspec.json.decode(LINE) | changes, TAG, BOX.key)
 
 
@@ -156,7 +156,7 @@ def test_the_longest_document_fits() -> None:
     assert len(encode_status(document, BOX.key)) <= MAX_STATUS_BYTES
 
 
-# Values of a state that must not leave the machine: paths, entries, persons, and reasons that
+# Values of the state that must not leave the machine: paths, entries, persons, and reasons that
 # contain such values.
 _secrets = st.text(st.characters(codec="utf-8", exclude_characters='"\\'), min_size=5, max_size=30)
 _words = _secrets.map(lambda text: f"\N{LATIN SMALL LETTER THORN}{text}")
