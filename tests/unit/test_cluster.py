@@ -193,7 +193,7 @@ class TestMessages:
         assert result.reported == Advance()
 
     def test_an_answer_with_an_outcome_that_is_cut_short_makes_no_sense(self) -> None:
-        """If one outcome is cut short, the answer is refused and all files of the batch are unread."""
+        """If one outcome is cut short, the answer is refused and the whole batch is unread."""
         answer = pack_result(Result(outcomes=[Outcome(Kind.UNREAD, "/b", reason="reason")]))
         assert answer_of(decode_answer, encode(answer)) == answer
         ((path, members, _),) = map(msgspec.structs.astuple, answer.outcomes)
@@ -882,7 +882,7 @@ def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
         bucket.put(key, b"")
 
     def pages_of_two(request: Request) -> Answer:
-        """Answer a listing that is not divided, with two keys a page; real servers send a thousand."""
+        """Answer a listing that is not divided, with two keys a page; real pages have a thousand."""
         if not is_listing(request) or "delimiter" in request[2]:
             return None
         query = parse_qs(request[2])
