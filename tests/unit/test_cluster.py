@@ -882,7 +882,7 @@ def test_the_parts_of_a_bucket_that_is_divided_have_each_key_once(
         bucket.put(key, b"")
 
     def pages_of_two(request: Request) -> Answer:
-        """Answer a listing that is not divided, with two keys a page; real pages have a thousand."""
+        """Answer a listing that is not divided, with two keys a page; real pages have more."""
         if not is_listing(request) or "delimiter" in request[2]:
             return None
         query = parse_qs(request[2])

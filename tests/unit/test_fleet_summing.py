@@ -29,7 +29,7 @@ def summary(**values: object) -> Summary:
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
-    """Write the logs of two machines, and their summaries."""
+    """Write the audit logs of two machines, and return their summaries."""
     match = Event("match", {"id": "m-1", "hits": [hit()]})
     write(tmp_path / "a", [(0, LISTS), (1, match), (2, scan_end(inputs=5, match=1, exit_code=10))])
     write(

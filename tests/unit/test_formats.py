@@ -1,4 +1,4 @@
-"""The formats text and jsonl, line for line."""
+"""The formats text and jsonl: every line that they write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of a run as a sentence: it names each reason for the exit code."""
+"""The result of a run as a sentence, which names each reason for the exit code."""
 
 from __future__ import annotations
 

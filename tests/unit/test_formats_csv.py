@@ -1,4 +1,4 @@
-"""The format csv: its rows, and that no cell is more than text."""
+"""The format csv: its rows, and that a spreadsheet takes no cell for a formula."""
 
 from __future__ import annotations
 

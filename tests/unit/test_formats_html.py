@@ -1,4 +1,4 @@
-"""The format html: the page's words, its tables, its policy and its caps."""
+"""The format html: the texts of the page, its tables, its security policy and its caps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MISSING = (MissingList("other", "main", "never fetched"), MissingList(None, "sec
 
 
 def match(path: str, *places: str) -> Handled:
-    """Return a match of entries at `places`, each a list and a category."""
+    """Return a match of entries; each place is a list and a category."""
     named = (place.split("/") for place in places or ("baseline/synthetic",))
     hits = (Hit(where, "e-1", name, 3, (Algorithm.MD5,), complete=True) for where, name in named)
     return handled(Kind.MATCH, path, 5, hits=tuple(hits))
@@ -298,7 +298,8 @@ def test_the_policy_allows_the_page_its_own_style_and_script_only() -> None:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    # The policy comes before anything that it could rule, and the page loads nothing from outside.
+    # The security policy precedes everything that it restricts, and the page loads nothing from
+    # outside.
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert not re.search(r"https?:|@import|url\(|fetch\(|innerHTML|eval\(", text)
 

@@ -40,7 +40,7 @@ def run_of(
     written = SarifFormatter(Context("scan", NOW, show_digests))
     parts = [written.begin(), *(written.outcome(outcome) for outcome in found)]
     text = "\n".join(part for part in [*parts, written.end(summary)] if part is not None)
-    read_sarif(text)  # valid against the schema
+    read_sarif(text)  # this checks the text against the schema
     run: dict[str, Any] = json.loads(text)["runs"][0]
     return run
 
@@ -157,7 +157,7 @@ def test_unchecked_files_are_notifications_and_clean_ones_are_counted() -> None:
         summary.add(outcome.outcome)
     run = run_of(*found, summary=summary)
     assert run["results"] == []
-    # Braces and brackets would be placeholders and links.
+    # A SARIF viewer would take braces for placeholders and brackets for links.
     assert notifications(run) == [
         ("unread", "permission _denied_ _0_"),
         ("skipped", "named pipe"),

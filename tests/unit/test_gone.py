@@ -1,4 +1,4 @@
-"""Which matches are gone: the search follows the path of each match, and an obstacle keeps it."""
+"""Which matches are gone: the search follows the path of a match, and an error keeps the match."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NAME = "d/e/f"
 
 
 class Grounds(Mounts):
-    """All directories are at one place, as the parts of a file system that is mounted twice are.
+    """Gives one place to all directories, like the parts of a file system that is mounted twice.
 
-    Directories whose name says otherwise are the exception.
+    Directories whose name ends in `unmounted` get another place.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Grounds(Mounts):
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """A desk with a match at `NAME`, which no later scan has found."""
+    """A desk with a match at `NAME` that later scans do not find."""
     desk = Desk(tmp_path)
     outcome = desk.find("elsewhere", A).handled().outcome
     path = desk.files / NAME
@@ -101,7 +101,7 @@ def put_link(path: Path) -> None:
 
 
 def put_link_for_directory(path: Path) -> None:
-    """The link leads to a directory without the file, and would have the same place."""
+    """The link leads to a directory that lacks the file, although the place would be the same."""
     path.parent.rename(path.parent.with_name("moved"))
     (path.parent.with_name("moved") / path.name).unlink()
     path.parent.symlink_to("moved")
@@ -148,7 +148,7 @@ def test_a_match_is_gone_if_the_way_to_it_ends_without_its_name(
 def test_what_a_scan_has_left_out_on_the_way_keeps_a_match(
     desk: Desk, failed: str | None, exclude: str, kept_by: list[Callable[[Path], None]]
 ) -> None:
-    """The match does not stay if its path ends above the left-out directory."""
+    """The match is gone if its path ends above the directory that the scan left out."""
     for act in (remove, remove_directory, remove_two):
         (desk.files / NAME).parent.mkdir(parents=True, exist_ok=True)
         (desk.files / NAME).touch()
@@ -168,7 +168,7 @@ def test_a_match_is_not_gone_with_its_file_system(desk: Desk) -> None:
 
 
 def test_a_tree_is_followed_by_its_path_without_links(desk: Desk, tmp_path: Path) -> None:
-    """The tree is not followed at all if another link is there since the scan has begun."""
+    """The tree is not searched at all if its path has a different link since the scan began."""
     (desk.files / NAME).unlink()
     link = tmp_path / "link"
     link.symlink_to(desk.files)

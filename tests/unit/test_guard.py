@@ -33,7 +33,7 @@ Entry = dict[Algorithm, bytes]
 
 
 def batch(*entries: Entry) -> AddBatch:
-    """Return entries `e-0`, `e-1` and so on."""
+    """Return a batch of the entries `e-0`, `e-1` and so on."""
     digests = {}
     masks = np.zeros(len(entries), np.uint8)
     for algorithm in Algorithm:
@@ -52,7 +52,7 @@ def batch(*entries: Entry) -> AddBatch:
 def refused(
     directory: Path, files: Sequence[Path], *entries: Entry, withdrawn: Sequence[int] = ()
 ) -> str | None:
-    """Return why a list of entries is refused, None if it may pass."""
+    """Return why the guard refuses a list of entries, or None if it accepts the list."""
     inspection = Inspection(open_guard(directory, [str(path) for path in files], SEALER))
     error: VerificationError | None = None
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def test_a_poisoned_entry_is_still_found_after_the_next_batch(tmp_path: Path) ->
         runs = RunSet([Run(tmp_path / run.name) for run in writer.finish()])
         with pytest.raises(VerificationError, match=r": e-0$"):
             inspection.judge(runs)
-    # If several batches have several kinds, the message names all kinds.
+    # If batches are refused for different reasons, the message names all reasons.
     inspection = Inspection(guard)
     writer = IndexWriter(tmp_path, SEALER, None)
     for number in (4, 5):
@@ -160,7 +160,7 @@ def csv(path: Path, *numbers: int) -> Path:
 
 
 def nsrl(path: Path, *numbers: int) -> Path:
-    """Make a database in the NSRL's RDSv3 format, of files that we made up."""
+    """Make a database in the NSRL's RDSv3 format, with invented files."""
     with sqlite3.connect(path) as db:
         db.execute(
             "CREATE TABLE FILE (sha256 VARCHAR, sha1 VARCHAR, md5 VARCHAR, crc32 VARCHAR,"
@@ -168,7 +168,7 @@ def nsrl(path: Path, *numbers: int) -> Path:
         )
         for digests in [*map(digests_of, numbers), EMPTY]:
             sha256, sha1, md5 = (digests[a].hex().upper() for a in reversed(Algorithm))
-            # Many packages contain the same file.
+            # In the NSRL, many packages contain the same file.
             for package in range(2):
                 row = (sha256, sha1, md5, "", "f", 1, package)
                 db.execute("INSERT INTO FILE VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -244,7 +244,7 @@ def test_the_index_is_built_again_only_when_something_changed(tmp_path: Path) ->
     assert len(before) == 1
     assert refused(state, [path], digests_of(1)) is not None
     assert built(state) == before
-    # The new file has the same length and the same modification time.
+    # The new file has the same length and modification time as the old file.
     status = path.stat()
     md5sum(path, 1, 3)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -393,5 +393,5 @@ def test_a_file_that_is_none_is_a_mistake_in_the_configuration(tmp_path: Path, h
         open_guard(state, [str(good), str(path)], SEALER)
     assert caught.value.exit_code is ExitCode.USAGE
     assert "good" in caught.value.message
-    # The index of the good file is used the next time, not a broken index.
+    # The next time, the index of the valid file is used, and no broken index is left.
     assert refused(state, [good], digests_of(1)) is not None

@@ -1,4 +1,4 @@
-"""Work on this machine: the tasks that this process does, and the tasks that others do."""
+"""Work on this machine: the tasks that this process does, and the tasks for other processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def names_in(task: Task) -> list[str]:
 
 
 class Checkers:
-    """Makes one checker, which takes this time for a task and hands back names that end in `-`."""
+    """Makes one checker: each task takes `took_s`, and names that end in `-` are handed back."""
 
     def __init__(self, took_s: float) -> None:
         self.now = 500.0

@@ -22,7 +22,7 @@ USB = "devices/pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host6/block/sdb"
 
 
 class Machine:
-    """A tree like /sys, with some disks."""
+    """Stands for a tree like /sys with some disks."""
 
     def __init__(self, directory: Path) -> None:
         self.sys = directory / "sys"
@@ -54,7 +54,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 class Told(Facts):
-    """What a test says about the mount of each file."""
+    """Stands for the kernel: the test sets the mount of each file."""
 
     def __init__(self, directory: Path) -> None:
         self.utab = directory / "utab"
@@ -77,7 +77,7 @@ class Told(Facts):
         return self.boot
 
     def identity(self, kind: int, mount: Mount | None) -> Identity | None:
-        """Return who a file system of a type is, mounted so, for a process that begins."""
+        """Return the identity of a file system of this type and mount, for a new process."""
         self.kind, self.mount = kind, mount
         return self.known_to(Identities(self))
 
@@ -110,7 +110,7 @@ def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
         machine.mapped(2, "LVM-over-two", partition, usb),
     ):
         assert name(loose) is None
-    # A bridge to a disk that can be pulled out.
+    # A PCI bridge leads to this disk, which can be pulled out while the machine runs.
     nvme = machine.disk("devices/pci0000:00/0000:00:07.0/0000:05:00.0/nvme/nvme0/nvme0n1")
     assert name(nvme) == b""
     (machine.sys / "devices/pci0000:00/0000:00:07.0/0000:05:00.0/removable").write_text("removable")
@@ -120,12 +120,12 @@ def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
 
 
 def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> None:
-    """Both have the same UUID, and their files have the same inodes and times."""
+    """A volume and its snapshot have the same UUID, and their files the same inodes and times."""
     disk = machine.disk(PCI)
     crypt = machine.mapped(0, "CRYPT-LUKS2-1", disk)
     names = [identity._disk_name(machine.mapped(n, f"LVM-volume-{n}", crypt)) for n in (1, 2)]
     assert names == [b"LVM-volume-1 CRYPT-LUKS2-1", b"LVM-volume-2 CRYPT-LUKS2-1"]
-    # `dmsetup` makes volumes without a name: such a volume could be any volume.
+    # `dmsetup` can make a volume without a name, which could be any volume.
     assert identity._disk_name(machine.mapped(3, "", disk)) is None
 
 
@@ -156,13 +156,13 @@ def test_a_share_is_known_by_what_was_mounted(told: Told) -> None:
     ]
     found = [told.identity(NFS, mount) for mount in mounts]
     assert len(set(found)) == 4
-    # The mount point and the number of the mount do not matter.
+    # The identity does not depend on the mount point and the number of the mount.
     told.numbers = [None]
     assert told.identity(NFS, msgspec.structs.replace(mounts[0], point="/elsewhere")) == found[0]
     first = found[0]
     assert first is not None
     assert (first.proves, first.is_local) == (False, False)
-    # Without a mount the file system has no identity.
+    # A file system without a known mount has no identity.
     assert told.identity(NFS, None) is None
 
 
@@ -184,7 +184,7 @@ def test_a_mount_is_another_one_after_each_start(told: Told) -> None:
 
 
 def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
-    """The same holds if the kernel does not say who has mounted the file system."""
+    """There is also no cache if the kernel does not say who mounted the file system."""
     assert told.identity(EXT4, HERE) is not None
     told.utab.write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
     assert told.identity(EXT4, HERE) is None
@@ -193,7 +193,7 @@ def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
 
 
 def test_a_file_system_is_looked_at_once_a_mount(told: Told) -> None:
-    """Without unique numbers of mounts, the file system is looked at each time."""
+    """If mounts have no unique numbers, the file system is examined for each file."""
     told.numbers, identities = [5, 5, 6, None, None], Identities(told)
     asked = []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""NCMEC's hash sharing: its entries, and XML that means harm."""
+"""NCMEC's hash sharing: its entries, and hostile XML."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_deleted_entries_are_no_rows_and_that_is_said() -> None:
 def test_of_very_many_entries_one_that_is_present_and_deleted_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The ids are compared in parts, and wait in a file."""
+    """The ids of all entries are compared in parts, and kept in a file meanwhile."""
     monkeypatch.setattr(ncmec, "_MAX_HASHES_BYTES", 64)
     monkeypatch.setattr(ncmec, "_COMPARED", 7)
     gone = list(range(100, 160))

@@ -1,7 +1,7 @@
-"""NCMEC's hash sharing, read by us and by python-threatexchange, whose client the services use.
+"""NCMEC's hash sharing, read by this project and by python-threatexchange, which services use.
 
-That tool brings some 200 MB (faiss, among others), so it is not installed with the project: if its
-command is on the PATH, its own interpreter is asked how it reads the files.
+python-threatexchange needs some 200 MB (with faiss), so the project does not install it. If its
+command is on the PATH, the test asks its interpreter how it reads the files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(THEIRS is None, reason="there is no threatexchan
 
 
 def theirs(document: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries that are not deleted, as the other tool understands them: id to fields."""
+    """Return the fields, by id, of the entries that the other tool does not take as deleted."""
     assert THEIRS is not None
     with Path(THEIRS).open() as script:
         python = script.readline().removeprefix("#!").strip()
@@ -55,7 +55,7 @@ def theirs(document: bytes) -> dict[str, dict[str, str]]:
 
 
 def ours(document: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries as we understand them, in the same form."""
+    """Return the entries as hashclient reads them, in the same form as `theirs`."""
     found: dict[str, dict[str, str]] = {}
     for batch in read_digests(io.BytesIO(document), "it", Reading(max_bad=1000)):
         found |= of_batch(batch)
@@ -72,7 +72,7 @@ def of_batch(batch: DigestBatch) -> dict[str, dict[str, str]]:
 
 
 def compared(fields: dict[str, str]) -> dict[str, str]:
-    """Return what both compare: a category, and digests of our kinds, in small letters."""
+    """Return what both programs read: the category, and the digests in lower case."""
     kinds = {"category", *(a.label for a in Algorithm)}
     return {kind: text.lower() for kind, text in fields.items() if kind in kinds and text}
 

@@ -1,4 +1,4 @@
-"""Files with columns: ICSE, NSRL, and tables whose columns somebody has named."""
+"""Files with columns: ICSE, NSRL, and tables whose columns the user has named."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_columns_are_called_as_somebody_says() -> None:
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
     (batch,) = read(json.dumps({"HASH_MD5": MD5, "Bytes": 5}), reading)
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
-    # A column that the user assigns outranks a column that has the name of the digest.
+    # A column that the user assigns takes precedence over a column named after the digest.
     (batch,) = read(f"md5,other\n{'00' * 16},{MD5}\n", Reading(columns={"md5": "other"}))
     assert digests_of([batch]) == [MD5]
 
@@ -260,7 +260,7 @@ def test_names_of_categories_are_normalised() -> None:
     content = f"md5,category\n{MD5},Category 1\n{MD5},  BAD\tthings \n{MD5},\n{MD5},1\n"
     (batch,) = read(content)
     assert batch.categories == ["category-1", "bad-things", None, "1"]
-    # The provider refuses this name when the list is published.
+    # The import keeps this name, and the provider refuses it when the list is published.
     assert category_name("Catégorie +") == "catégorie-+"
 
 

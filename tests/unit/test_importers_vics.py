@@ -1,4 +1,4 @@
-"""VICS: the meaning of its fields, and that a batch means the same as its media one by one."""
+"""VICS: the meaning of its fields, and that batches mean the same as single media."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def raw(media: str, model: str = f'"@odata.context":"{exports.VICS_20}Media"') -
 
 
 def rows(batches: list[DigestBatch]) -> list[tuple[Any, ...]]:
-    """Return (line, digests, size, category, id) of each row."""
+    """Return the line, digests, size, category and id of each row."""
     found: list[tuple[Any, ...]] = []
     for batch in batches:
         digests: list[dict[str, str]] = [{} for _ in range(batch.count)]
@@ -61,7 +61,7 @@ def one_by_one(content: bytes, reading: Callable[[], Reading]) -> Any:
 
 
 def outcome(content: bytes, reading: Reading) -> Any:
-    """Return the rows and remarks, or that it is refused."""
+    """Return the rows and remarks, or the refusal."""
     try:
         return rows(read(content, reading)), reading.remarks.skipped, reading.remarks.not_meant
     except UsageError as error:
@@ -222,7 +222,7 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
         json.dumps({"MD5": f"{n:032x}", "Category": 1}, separators=(",", ":")) for n in range(1000)
     ]
     media[where] = doubled.replace("@", MD5).replace("#", "00" * 16)
-    # Blanks before a colon of another medium must not hide the double key.
+    # Blanks before a colon in another medium must not hide a key that occurs twice.
     media[700] = media[700].replace('"MD5":', '"MD5" :')
     with pytest.raises(UsageError, match="the same key twice"):
         read(raw(",".join(media)))
@@ -246,7 +246,8 @@ def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         write(out, exports.entries(5000, seed=3))
         slow.clear()
         assert len(rows(read(out.getvalue(), Reading(all_rows=True)))) == 5000
-        # Slow media: the first and the last of each array, and media at the end of the read text.
+        # Read slowly are the first and the last medium of each array, and media at the end of a
+        # block.
         assert len(slow) < 100
 
 
@@ -296,7 +297,7 @@ def test_many_at_once_mean_the_same_as_one_by_one(
             "MD5": chance.choice((str.lower, str.upper))(chance.randbytes(16).hex()),
             "Category": chance.randrange(1, 3),
         }
-        if has_more == (n >= changes_at):  # media in a row mostly have the same fields
+        if has_more == (n >= changes_at):  # consecutive media usually have the same fields
             medium |= {"SHA1": chance.randbytes(20).hex(), "MediaSize": chance.randrange(1 << 40)}
         text = json.dumps(medium, separators=separators)
         if odd and chance.random() < 0.05:
@@ -309,8 +310,8 @@ def test_many_at_once_mean_the_same_as_one_by_one(
         assert outcome(content, make()) == one_by_one(content, make)
 
 
-#: All of `ODD` but the media with a double key in an unread part, which a reader of single media
-#: refuses.
+#: The cases of `ODD` without those that repeat a key in an unread part: a reader of single media
+#: refuses these.
 READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 
 
@@ -318,7 +319,7 @@ READ_ODD = [odd for odd in ODD if "null, " not in odd and "Series" not in odd]
 def test_an_odd_medium_among_usual_ones_means_the_same(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The decoder uses the fields of earlier media; the odd medium has others, or a field twice."""
+    """The decoder reuses the fields of earlier media; the odd medium has others, or one twice."""
     monkeypatch.setattr(vicsbatch, "_PIECE_CHARS", 20_000)
     out = io.BytesIO()
     exports.vics(out, exports.entries(300, seed=1))

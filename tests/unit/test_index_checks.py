@@ -1,4 +1,4 @@
-"""Comparing pieces of an index with their digests: which pieces are due, and their faults."""
+"""Comparing pieces of an index with their digests: which pieces are due, and found faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """A clock that shows `now`; each look at the clock of durations takes `step_s`."""
+    """A clock that shows `now`; each call of `monotonic` advances it by `step_s`."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -53,7 +53,7 @@ class Clock:
 
 
 class List:
-    """The folder of a list, with runs of random bytes; nobody asks it anything."""
+    """The folder of a list with runs of random bytes, which are never looked up."""
 
     def __init__(self, directory: Path, clock: Clock, *lengths: int) -> None:
         self.directory = directory
@@ -81,7 +81,7 @@ class List:
         return manifest
 
     def fetch(self, limit_s: float = checks.LIMIT_S) -> Manifest:
-        """Compare the due pieces, as a fetch does that finds no new generation."""
+        """Compare the due pieces, like a fetch that finds no new generation."""
         manifest = verify_due(
             self.directory,
             self.manifest,
@@ -107,7 +107,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return the pieces that are compared, each as its run and its number in the run."""
+    """Return the compared pieces, each as its run and its number in the run."""
     seen: list[tuple[str, int]] = []
     verify = run.verify_piece
 
@@ -152,7 +152,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
     assert manifest.oldest_verified == NOW + HOUR
     clock.now += 3 * HOUR
     made.fetch()
-    assert read[504:] == read[:9]  # the pieces with the oldest comparison
+    assert read[504:] == read[:9]  # the pieces that were compared longest ago are due first
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,15 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
 def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
-    """A clock that was ahead proves nothing: all pieces are due, without a division by zero."""
+    """If the last time is in the future, all pieces are due, and nothing is divided by zero."""
     made = List(tmp_path, clock, 168 * PIECE)
     clock.now = NOW + passed
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}
     made.fetch()
     assert len(read) == count
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("checks.json")}
-    assert (before == after) is (count == 0)  # without due pieces, nothing is read or written
+    # If no piece is due, the note of comparisons stays unchanged.
+    assert (before == after) is (count == 0)
 
 
 def test_a_clock_that_was_ahead_keeps_nothing_from_being_compared(
@@ -190,7 +191,7 @@ def test_a_clock_that_was_ahead_keeps_nothing_from_being_compared(
     read.clear()
     clock.now = NOW + HOUR
     clock.step_s = 0.1
-    for _ in range(3):  # no fetch has the time for all pieces
+    for _ in range(3):  # no fetch has enough time for all pieces
         made.fetch(limit_s=8.0)
         clock.now += HOUR
     assert len(set(read)) == 168
@@ -208,7 +209,7 @@ def test_it_takes_no_longer_than_it_may(
         clock.now += ROUND
         manifest = made.fetch(limit_s=limit)
         assert len(read) == pytest.approx(count, abs=1)
-    # A late comparison is visible.
+    # The status shows that comparisons are late.
     assert manifest.verified_since == NOW
     assert clock.now - manifest.verified_since > OVERDUE
 
@@ -231,7 +232,7 @@ def test_an_index_without_any_run(tmp_path: Path, clock: Clock) -> None:
 def test_pages_in_memory_are_dropped_first(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise nobody would see that the disk has changed a piece."""
+    """Pages in memory would hide that the disk has changed a piece."""
     made = List(tmp_path, clock, 3 * PIECE)
     dropped: list[tuple[int, int]] = []
 
@@ -271,7 +272,7 @@ def test_a_changed_run_is_named_in_the_manifest(tmp_path: Path, clock: Clock, ho
 def test_without_its_digests_a_run_is_read_as_a_whole(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], how: str
 ) -> None:
-    """The root in the manifest vouches for what comes out."""
+    """The whole run is compared with the root of its digests, which the manifest has."""
     made = List(tmp_path, clock, 168 * PIECE)
     path = tmp_path / "checks.json"
     data = bytearray(path.read_bytes())
@@ -339,7 +340,7 @@ def rot(client: Client, position: int) -> None:
 
 
 def until_found(client: Client) -> int:
-    """Fetch every three hours until the rot is found; return how many fetches that took."""
+    """Fetch every three hours until the rot is found, and return the number of fetches."""
     simulator = simulator_of(client)
     for count in itertools.count(1):
         client.now += timedelta(hours=3)
@@ -365,7 +366,8 @@ def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Cl
     simulator.faults["targets/*.parquet"] = status(500)
     with pytest.raises(UnreachableError):
         client.fetch()
-    with pytest.raises(DamagedError):  # the list stays damaged until a fetch mends it
+    # The list stays damaged until a fetch replaces the damaged run.
+    with pytest.raises(DamagedError):
         client.open()
     simulator.faults.clear()
     (fetched,) = client.fetch()
@@ -375,7 +377,7 @@ def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Cl
 
 
 def test_rot_is_found_before_anything_is_built_on_it(client: Client) -> None:
-    """The damage is also found before matches whose entries are damaged count as withdrawn."""
+    """The damage is found before matches of damaged entries count as withdrawn."""
     rot(client, -70)
     simulator = simulator_of(client)
     client.now += timedelta(days=7)
@@ -407,7 +409,7 @@ def test_runs_that_stay_keep_their_times(
     assert len(read) == -(-count * 3 // 7)
     assert first.oldest_verified is not None and second.oldest_verified is not None
     assert abs(second.oldest_verified - first.oldest_verified) < timedelta(seconds=1)
-    # No run was noted as one to read as a whole later.
+    # No run was noted for a comparison of the whole run.
     monkeypatch.setattr(checks, "verify_runs", None)
     for _ in range(4):
         client.now += timedelta(days=1)

@@ -59,7 +59,7 @@ def sealer(client: Client) -> Sealer:
 
 
 def test_the_code_is_an_hmac_under_a_key_of_its_own() -> None:
-    """This test computes the code in another way."""
+    """This test computes the authentication code with the library instead of the program's code."""
     document = b'{"mac": "' + NO_MAC.encode() + b'", "x": 1}'
     root = hmac.digest(KEY, b"hashclient seal 1: mac\x01", "sha256")
     key = hmac.digest(root, b"hashclient seal 1: some-format/1\x01", "sha256")
@@ -81,7 +81,7 @@ def test_the_code_is_an_hmac_under_a_key_of_its_own() -> None:
     ],
 )
 def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None:
-    """A code of another format, a code under another key, and no code are refused."""
+    """Refused are a code of another format, a code under another key, and a missing code."""
     document = json.dumps({"mac": NO_MAC, "x": 1}).encode()
     made = authenticate(document, "some-format/1", Sealer(KEY))
     given = json.loads(made)["mac"] if mac is None else mac
@@ -106,8 +106,8 @@ def test_a_manifest_that_changed_in_any_byte_is_found(
             path.write_bytes(data[:position] + bytes([other]) + data[position + 1 :])
             with pytest.raises(StateError) as caught:
                 load_manifest(tmp_path, sealer)
-            # A changed byte in the name of the key looks like another key; all other changes are
-            # damage.
+            # If a byte of the key's id changes, the manifest seems to have another key; other
+            # changes are damage.
             assert isinstance(caught.value, (DamagedError, OtherKeyError)), (position, other)
 
 
@@ -167,7 +167,7 @@ def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer
 def test_the_note_of_an_unfinished_build_has_an_authentication_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If any bit of the note changes, the build begins again."""
+    """If any bit of the note changes, the build starts from the beginning."""
     from hashclient.fetch import build
     from hashclient.index.writer import Room
 
@@ -200,7 +200,7 @@ def test_the_note_of_an_unfinished_build_has_an_authentication_code(
 def test_a_manifest_from_before_the_first_release_is_refused_by_its_format_and_built_again(
     client: Client, folder: Path
 ) -> None:
-    """That manifest had no code, and a SHA-256 of each run."""
+    """A manifest from before the first release has no code, and a SHA-256 of each run."""
     path = folder / "manifest.json"
     document = json.loads(path.read_bytes())
     for run in document["runs"]:

@@ -1,4 +1,4 @@
-"""Looking up one key in plain Python finds the same as the prefix table finds for many keys."""
+"""A lookup of one key in plain Python finds the same rows as the prefix table for many keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 def made(keys: Keys) -> tuple[Lookup, Keys, npt.NDArray[np.uint32]]:
-    """Return the table of sorted keys."""
+    """Return a lookup of sorted keys, and the two parts of their table."""
     writer = TableWriter(len(keys))
     writer.add(keys)
     starts = writer.starts()
@@ -57,7 +57,7 @@ def test_of_what_is_crowded_it_says_yes() -> None:
     keys = np.full(MOST_CROWDED + 5, 7, np.uint64)
     lookup, _, _ = made(keys)
     assert may_have(lookup, 7)
-    assert may_have(lookup, 8)  # `find` knows
+    assert may_have(lookup, 8)  # the filter may be wrong; `find` then decides
     assert not may_have(lookup, 1 << 63)
 
 

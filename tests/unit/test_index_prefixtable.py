@@ -1,4 +1,4 @@
-"""Prefix tables, against a plain search through the column."""
+"""Prefix tables: their results are compared with a plain search through the column."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_present_keys_are_found_and_no_others(count: int) -> None:
 
 @given(st.data())
 def test_any_keys(data: st.DataObject) -> None:
-    """Keys near each other too, at both ends of the range, doubled, and many beginning alike."""
+    """The keys include neighbours, both ends of the range, repeated keys and common beginnings."""
     near = st.sampled_from([0, 2**32, 2**63, 2**64 - 200])
     key = st.one_of(st.integers(0, 2**64 - 1), st.builds(int.__add__, near, st.integers(0, 199)))
     column = np.array(sorted(data.draw(st.lists(key, min_size=1, max_size=300))), np.uint64)

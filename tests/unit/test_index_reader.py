@@ -1,4 +1,4 @@
-"""The reader's side of the index: the files that it opens, its refusals, its answers at limits."""
+"""The reader's side of the index: which files it opens or refuses, and answers at limits."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_switch_between_manifest_and_run_is_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The old manifest is read, its run is swept, and only then it is opened."""
+    """The reader reads the old manifest, and a fetch removes the run before the reader opens it."""
     old = msgspec.structs.replace(index.manifest, runs=(RunRef("run-00000000", 1, 1),))
     write_manifest(tmp_path, old, sealer)
     (tmp_path / the_run(directory).name).write_bytes(the_run(directory).read_bytes())
@@ -126,7 +126,7 @@ def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_run_of_another_list_is_refused(tmp_path: Path) -> None:
-    """The run has the same name, the same length, and the same header but for its id."""
+    """The other run has the same name and length; only the id of the list in its header differs."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(3)), "one")
     simulator.publish(csv(range(3, 6)), "two")
@@ -234,7 +234,7 @@ def test_lists_are_found_by_their_manifests(built: Client, tmp_path: Path) -> No
     assert lists_on_disk(tmp_path) == []
 
 
-# Judging the state
+# Judging the state of the lists
 
 
 def test_the_key_of_an_index_is_checked(directory: Path) -> None:
@@ -246,7 +246,7 @@ def test_the_key_of_an_index_is_checked(directory: Path) -> None:
 
 
 def test_sizes_that_no_entry_can_have(index: Index) -> None:
-    """All sizes here fit into four bytes; a larger size must not be cut down to four."""
+    """All sizes of the run fit into four bytes; a larger size must not be truncated to four."""
     size = len(content(2))
     sized = index.masks_of_size(size)
     unsized = index.masks_of_size(size + 1000)
@@ -270,7 +270,7 @@ def test_many_digests_at_once_in_any_order(built: Client, index: Index) -> None:
 
 
 def run_of(directory: Path, keys: npt.NDArray[np.uint64], table: Table | None = None) -> Run:
-    """Write a run that has only `keys`, as first words of MD5 tags, and the table of the keys."""
+    """Write a run with `keys` as the first words of MD5 tags, and their prefix table."""
     bits, starts = table or table_of(keys)
     end = aligned(keys.nbytes)
     header = {
@@ -333,7 +333,7 @@ def test_keys_that_begin_alike_and_are_out_of_order_are_damage(tmp_path: Path) -
 
 
 def test_a_row_that_a_run_does_not_have_is_damage(directory: Path, tmp_path: Path) -> None:
-    """Each row in the table must be an entry: even the number behind the last row is refused."""
+    """Each row in the table must be an entry: the number after the last row is refused, too."""
     data = the_run(directory).read_bytes()
     whole = Run(the_run(directory))
     rows = whole.section("md5.row")

@@ -1,4 +1,4 @@
-"""How much of a list is in memory at a time depends on the free memory."""
+"""The amount of a list that is in memory at a time depends on the free memory."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_with_less_memory_pieces_are_smaller_down_to_what_is_worth_it() -> None:
     assert rooms[3].ahead_bytes == 32 * MIB
 
 
-#: Runs the real command in a control group that leaves so many bytes, as far as files say, and
-#: reports the most memory that the command had.
+#: A script that runs the real command in a simulated control group with little memory, and reports
+#: the peak memory of the command.
 IN_A_GROUP = """
 import pathlib, re, sys, threading
 from hashclient.system import cgroups
@@ -84,6 +84,6 @@ def test_a_fetch_takes_the_less_memory_the_less_its_group_leaves(tmp_path: Path)
             assert f"{entries:,} live entries" in done.stdout
             most[left] = int(done.stderr.split("most ")[-1])
             assert site.run("status", "--verify", state=state).code == 0
-    # The usual value is 250 to 310, depending on the allocator.
+    # The usual value is between 250 and 310, depending on the allocator.
     assert most[128] < 350
     assert most[128] < 0.6 * most[4096]

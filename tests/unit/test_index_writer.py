@@ -1,4 +1,4 @@
-"""The writer's side of the index: its refusals, and the files that it keeps from readers.
+"""The writer's side of the index: its refusals, and files that readers do not see.
 
 `tests/property/test_index_property.py` tests that the resulting index answers correctly.
 """
@@ -37,7 +37,7 @@ TIME = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def batch(*ids: str, category: str = "c", sizes: list[int] | None = None) -> AddBatch:
-    """Entries with an MD5 each, made from the id."""
+    """Return entries that have an MD5 made from the id."""
     raw = [i.encode() for i in ids]
     digests = np.frombuffer(b"".join(i.ljust(16, b"\x01")[:16] for i in raw), np.uint8)
     return AddBatch(
@@ -83,7 +83,7 @@ def test_an_id_is_added_once_over_waiting_batches(writer: IndexWriter) -> None:
 def test_different_ids_may_share_a_hash(
     writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 64-bit hash only finds candidates: ids are compared."""
+    """The 64-bit hash only finds candidates, whose ids are then compared."""
 
     def same(of: Strings) -> Uint64:
         return np.full(len(of), 7, np.uint64)
@@ -185,7 +185,8 @@ def test_no_digest_is_in_a_run(writer: IndexWriter, tmp_path: Path) -> None:
     writer.flush()
     (run,) = tmp_path.glob("run-*")
     data = run.read_bytes()
-    # The id is there in the clear, once; its MD5, which begins like it here, is not.
+    # The id is in the file once and unsealed, but its MD5, which begins with the same bytes, is
+    # not.
     assert data.count(b"a-digest-of-sixt") == 1
     assert run.stat().st_mode & 0o777 == 0o600
 
@@ -194,12 +195,12 @@ def test_no_digest_is_in_a_run(writer: IndexWriter, tmp_path: Path) -> None:
 
 
 def garble_rows(path: Path, section: str) -> None:
-    """Make the rows of a run's keys on the disk some that it does not have."""
+    """Replace the row numbers of a run's keys on the disk by numbers that the run does not have."""
     rows = Run(path).section(section)
     assert rows is not None and len(rows)
     data = path.read_bytes()
     assert data.count(rows.tobytes()) > 0
-    # In place, as a disk does it: who has the file mapped sees it.
+    # The file is changed in place, so a process that has mapped it sees the change.
     with path.open("r+b") as stream:
         stream.write(data.replace(rows.tobytes(), b"\xfe" * rows.nbytes))
 
@@ -222,7 +223,7 @@ def test_runs_that_lack_an_entry_that_was_written_are_damage(writer: IndexWriter
     writer.add(batch("a", "b"))
     writer.flush()
     writer.add(batch("c"))
-    writer.entries += 1  # an entry of a run that got lost
+    writer.entries += 1  # count an entry whose run is lost
     with pytest.raises(DamagedError, match="index has 3 entries where 4 were written"):
         writer.finish()
 
@@ -247,12 +248,12 @@ def test_withdrawals_of_merged_runs_from_a_remaining_run_are_kept(
 
 
 def opened(writer: IndexWriter, directory: Path) -> Index:
-    """Finish a generation and open the index, as the next fetch does."""
+    """Finish a generation and open the index, like the next fetch."""
     return open_manifest(directory, finished(writer, TIME))
 
 
 def test_bytes_that_changed_and_fit_are_not_merged(writer: IndexWriter, tmp_path: Path) -> None:
-    """The second word of a tag can be anything: that it is another one shows in the digest."""
+    """Any second word of a tag is valid, so only the digest shows that the word has changed."""
     writer.add(batch("a", "b"))
     base = opened(writer, tmp_path)
     low = base.runs[0].section("md5.lo")
@@ -283,7 +284,7 @@ def test_a_manifest_that_leaves_entries_out_is_damage(writer: IndexWriter, tmp_p
 def test_the_digest_of_a_run_that_stays_is_the_one_of_its_writing(
     writer: IndexWriter, tmp_path: Path
 ) -> None:
-    """Otherwise the next generation would sign whatever the disk has made of the run."""
+    """Otherwise the next manifest would contain the digest of bytes that the disk has changed."""
     writer.add(batch(*(f"a{n}" for n in range(40))))
     base = opened(writer, tmp_path)
     (kept,) = base.manifest.runs

@@ -1,4 +1,4 @@
-"""Members of containers in the inventory: rows are whole, of their place, and of any inode."""
+"""Members of containers in the inventory: rows belong to one container, place and any inode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents of the quarantine: the allowed values and the refused values, field by field."""
+"""The documents of the quarantine: allowed and refused values, field by field."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_document_that_cannot_be_meant_is_refused(values: dict[str, Any]) -> N
     assert refused.value.hint
 
 
-#: The parts of a document that has everything, each by the names and numbers that lead to it.
+#: The parts of a document with all optional fields, each as the path of names and numbers to it.
 WHOLE = msgspec.structs.replace(
     ITEM, context=(BELONGING,), hold=Hold("a", "r", NOW), restored=Restoration("a", "r", NOW)
 )
@@ -165,7 +165,7 @@ def part_of(document: Any, way: tuple[str | int, ...]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", PARTS, ids=str)
 def test_each_part_has_its_fields_and_no_other(way: tuple[str | int, ...]) -> None:
-    """A field that this version does not know may change the meaning of the others."""
+    """A field that this version does not know could change the meaning of other fields."""
     document = msgspec.to_builtins(WHOLE)
     assert parse_item(msgspec.json.encode(document), ID, PATH) == WHOLE
     for name in part_of(document, way):
@@ -254,7 +254,7 @@ def test_ids_are_in_order_and_no_directory_has_none(tmp_path: Path) -> None:
 
 
 def test_a_note_is_of_one_sealed_copy(tmp_path: Path) -> None:
-    """A file that is isolated again has another note."""
+    """A note belongs to one sealed copy: if the file is isolated again, a new note is made."""
     folder = tmp_path / ID
     folder.mkdir()
     with pytest.raises(StateError, match="it is missing"):

@@ -1,4 +1,4 @@
-"""Streams that are kept: where, how much of them, and whose room they take."""
+"""Streams that are kept: in which place, how many bytes, and whose share they use."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_limit_is_named_in_mebibytes() -> None:
 
 
 class Room:
-    """What one user may have."""
+    """Stands for the share of one user."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -110,7 +110,7 @@ class Room:
 
 @pytest.fixture
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spool:
-    """Room for ten bytes in memory, and for thirty on the disk."""
+    """A spool with room for ten bytes in memory and thirty bytes on the disk."""
     monkeypatch.setattr(module, "MEMORY_BYTES", 10)
     return Spool(tmp_path / "spool", 30)
 
@@ -146,9 +146,9 @@ def test_streams_share_the_memory_and_the_disk(spool: Spool) -> None:
     one.update(memoryview(b"x" * 10))
     two.update(memoryview(b"y" * 20))
     assert rooms(spool) == (10, 20)
-    three.update(memoryview(b"z" * 11))  # one byte too many for the disk
+    three.update(memoryview(b"z" * 11))  # one byte more than the disk may take
     assert three.failure and three.finish() is None
-    one.update(memoryview(b"x"))  # eleven bytes, with the bytes in memory
+    one.update(memoryview(b"x"))  # eleven bytes together with the bytes in memory
     assert one.failure
     assert rooms(spool) == (0, 20)
     two.update(memoryview(b"y" * 10))
@@ -190,7 +190,7 @@ def test_a_stream_that_cannot_be_moved_is_dropped(
 def test_a_file_of_the_spool_has_no_name_and_no_other_reader(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same holds on a file system that knows no files without names."""
+    """The file of a stream has no name even if the file system has no `O_TMPFILE`."""
     original = os.open
 
     def without_unnamed(path: Any, flags: int, *others: Any, **more: Any) -> int:
@@ -223,7 +223,8 @@ def test_a_stream_of_known_length_waits_for_its_room(
         looks.append(True)
         return len(looks) > 2
 
-    with spool.reserved(99, is_stopped):  # longer than all: it does not wait for ever
+    # More than the whole spool: the caller must not wait for ever.
+    with spool.reserved(99, is_stopped):
         assert (spool._reserved, looks) == (30, [])
         with spool.reserved(1, is_stopped):
             assert (spool._reserved, len(looks)) == (31, 3)
@@ -262,7 +263,7 @@ def test_a_stream_without_a_descriptor_is_a_failure(monkeypatch: pytest.MonkeyPa
         ([11], [False]),
         ([6, 4, 1], [True, True, False]),
         ([6, 6], [True, False]),
-        ([9, 2, 1], [True, False, True]),  # what was refused is not taken
+        ([9, 2, 1], [True, False, True]),  # a refused request reserves nothing
         ([0, 10, 0], [True, True, True]),
     ],
 )
@@ -281,7 +282,7 @@ def test_room_is_given_up_to_the_last_byte(
 
 
 def test_how_much_of_streams_is_kept(tmp_path: Path) -> None:
-    """In memory, of all streams; and of one stream, as much as there is."""
+    """All streams share the memory; one stream may use all memory and all of the disk's share."""
     assert (module.MEMORY_BYTES, module._COPY_BYTES, module._LOOK_S) == (32 << 20, 1 << 20, 0.2)
     assert Spool(tmp_path, 5).keep()._most_bytes == (32 << 20) + 5
 
@@ -290,7 +291,7 @@ def test_how_much_of_streams_is_kept(tmp_path: Path) -> None:
 def test_a_stream_is_moved_as_it_was(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    """In parts, which may be written in parts."""
+    """The bytes are copied in parts, and each write may write only a part."""
     monkeypatch.setattr(module, "_COPY_BYTES", 4)
     write = os.write
     stream = spool.keep()
@@ -309,7 +310,7 @@ ENCRYPTED = b"LUKS\xba\xbe" + b"\0" * 9
 @pytest.mark.parametrize("piece", [5, 1 << 20])
 @pytest.mark.parametrize("more", [0, 3 * ISO_HEAD_BYTES])
 def test_the_kind_of_a_stream_that_is_not_opened_is_known(more: int, piece: int) -> None:
-    """By its beginning if it is long; a short one is kept, and named when it is opened."""
+    """The beginning names the kind of a long stream; a short stream is kept and then opened."""
     data = ENCRYPTED + b"x" * more
     with contextlib.closing(fed(Kept(1 << 20), data, max(piece, len(data) // 50))) as kept:
         found = kept.finish()
@@ -334,7 +335,7 @@ def test_the_end_of_a_long_stream_shows_a_kind_that_is_not_opened(piece: int) ->
 
 @pytest.mark.parametrize("tail", [-1, 0, 1])
 def test_as_much_of_the_end_is_kept_as_an_archive_may_need(tail: int) -> None:
-    """A comment of an archive may be long: the end of the directory stands before it."""
+    """The comment of an archive may be long, and the end record precedes the comment."""
     most = tail_bytes(10 * ISO_HEAD_BYTES, is_front=False)
     end = b"PK\x05\x06" + b"\0" * 18
     behind = most - len(end) + tail

@@ -1,4 +1,4 @@
-"""The closed sets: their words and numbers stand in files, lists and records, and stay."""
+"""The closed sets: their names and numbers are stored in files and records, and never change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_mask_has_the_bits_of_its_algorithms() -> None:
         for some in combinations(Algorithm, count):
             masks[mask_of(some)] = some
             assert mask_of([*some, *some]) == mask_of(some)
-            assert Algorithm.in_mask(mask_of(some)) == some  # in ascending order
+            assert Algorithm.in_mask(mask_of(some)) == some  # the algorithms are in ascending order
     assert sorted(masks) == list(range(8))
 
 

@@ -1,4 +1,4 @@
-"""Leases: what they show, and that a lease ends no process."""
+"""Leases: what they prove, and that a broken lease does not end the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from hashclient.system.leases import can_lease, is_unwritable
 
-#: Holds a lease while somebody opens the file, and says so when it is still there.
+#: A script that takes a lease while another process opens the file, and prints whether it survived.
 HOLDER = """
 import fcntl, os, signal, sys
 from hashclient.system.leases import can_lease
@@ -38,7 +38,7 @@ print("still here")
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file on a file system with leases."""
+    """Return a file on a file system with leases, or skip the test."""
     path = tmp_path / "f"
     path.write_bytes(b"content")
     fd = os.open(path, os.O_RDONLY)
@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def handler() -> object:
-    """Set the default action of SIGIO, and restore the earlier action afterwards."""
+    """Set the default action of SIGIO, and restore the former action afterwards."""
     before = signal.getsignal(signal.SIGIO)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     yield
@@ -67,7 +67,7 @@ def test_it_shows_whether_anybody_has_a_file_open_for_writing(path: Path) -> Non
     writer = os.open(path, os.O_WRONLY)
     assert is_unwritable(fd) is False
     os.close(writer)
-    # The lease is not kept.
+    # The lease was given up, so another process may open the file for writing.
     writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     os.close(writer)
     assert is_unwritable(fd) is True

@@ -37,7 +37,7 @@ from tests.kit import open_files, wait_until, write_tree
 
 
 class Waiting(Lister):
-    """Treats each step as a step that waits, and has threads from the beginning."""
+    """Counts each step as a wait, and uses threads from the beginning."""
 
     is_slow = property(lambda _: True, lambda _, __: None)
     may_thread = property(lambda _: True, lambda _, __: None)
@@ -49,7 +49,7 @@ def _ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(top: Path, **options: object) -> tuple[list[str], list[tuple[str, Kind]]]:
-    """Return what a walk lists, in its order."""
+    """Return the files and other outcomes that a walk lists, in the order of the walk."""
     found: list[str] = []
     outcomes: list[tuple[str, Kind]] = []
     for item in Trees([str(top)], ScanOptions(**options)).batches():  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> No
             (deep / f"s{side}").mkdir(parents=True)
             (deep / f"s{side}" / "f").touch()
         deep /= "d"
-    gc.collect()  # what earlier tests have left open must not be closed meanwhile
+    gc.collect()  # files that earlier tests left open must not be closed during this test
     before, most = open_files(), 0
     count = 0
     for item in Trees([str(top)], ScanOptions()).batches():
@@ -121,7 +121,7 @@ def test_a_directory_that_cannot_be_opened_ahead_is_left_to_the_walk(tmp_path: P
 def test_a_walk_does_not_wait_for_a_thread_that_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
 ) -> None:
-    """A thread may fail for want of memory, whether it lists a directory or looks at names."""
+    """A thread may fail for lack of memory, whether it lists a directory or stats names."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""})
 
     def failing(entries: Sequence[os.DirEntry[str]]) -> listing.Chunk:
@@ -171,7 +171,7 @@ def test_a_link_that_takes_the_place_of_a_directory_that_was_moved_is_not_follow
 
     opened = listing.open_in
     monkeypatch.setattr(listing, "open_in", swapping)
-    # In another file system, any inode would count.
+    # At the root of a mount, any inode is accepted.
     monkeypatch.setattr("hashclient.scan.sources.walk.is_mount_root", lambda _: True)
     found, outcomes = listed(tree)
     assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
@@ -232,7 +232,7 @@ def test_reading_that_fails_keeps_what_came_before(
 def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise, the thread could read on in a directory that has got the same descriptor."""
+    """Otherwise the thread could go on reading in another directory with the same descriptor."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
     other = (tree / "b").stat().st_ino
     opened, scandir, close = listing.open_in, os.scandir, os.close
@@ -254,7 +254,8 @@ def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_
 
     def closing(fd: int) -> None:
         nonlocal held
-        is_held, held = fd == held, -1 if fd == held else held  # its number is used again
+        # The number of the descriptor is reused.
+        is_held, held = fd == held, -1 if fd == held else held
         close(fd)
         if is_held:
             is_closed.set()
@@ -298,7 +299,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
 def test_threads_and_the_walk_share_one_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a thread made the queue, the walk could make another queue; both would wait for ever."""
+    """If a thread and the walk each made a queue, both would wait for ever."""
     makers: list[str] = []
 
     class Queue(queue.SimpleQueue[object]):
@@ -314,7 +315,7 @@ def test_threads_and_the_walk_share_one_queue(
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
-    """The caller that takes tasks forks its workers before it takes a third task."""
+    """The caller forks its workers after two tasks, and must not fork beside a thread."""
     clock = iter(range(1_000_000))
     lister = Lister(lambda: float(next(clock)))  # each step takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)
@@ -337,7 +338,7 @@ def test_listing_is_slow_after_steps_that_wait_and_quick_again_after_others() ->
     for seconds in (1.0, 1.0, *[STEP_S / 10] * 10):
         lister.note(seconds, entries=100)
         seen.append(lister.is_slow)
-    assert seen[:3] == [False, True, True]  # one slow step may be a pause
+    assert seen[:3] == [False, True, True]  # one slow step alone may be a pause of the process
     assert not seen[-1]
 
 
@@ -361,7 +362,7 @@ def test_types_that_take_long_are_looked_at_side_by_side() -> None:
 
         def is_file(self, *, follow_symlinks: bool) -> bool:
             if self.name != "0" and int(self.name) % 4 == 1:
-                at_once.wait(60)  # until other threads look at names as well
+                at_once.wait(60)  # wait until other threads stat names as well
             return True
 
         def inode(self) -> int:
@@ -383,13 +384,13 @@ def test_a_task_is_full_after_some_time() -> None:
     now = TASK_S
     assert tasks.add(three) == [one, two, three]
     assert tasks.full == 1
-    # The next task has its own time.
+    # The time of the next task starts at its own first directory.
     now = 10.0
     assert tasks.add(one) is None
 
 
 def test_steps_are_waits_by_their_time_and_their_entries() -> None:
-    """Only so many of them are remembered, and each wait counts twice."""
+    """The last eight steps are remembered, and each wait counts for two steps."""
     assert (STEP_S, ENTRY_S, SLOW_STEPS, MOST_STEPS) == (0.0005, 0.000005, 3, 8)
     for seconds, entries, waits in (
         *((STEP_S, 0, False), (STEP_S + ENTRY_S, 0, True)),
@@ -406,7 +407,7 @@ def test_steps_are_waits_by_their_time_and_their_entries() -> None:
         seen.append((lister._steps, lister.is_slow))
     assert seen[:6] == [(2, False), (4, True), (6, True), (8, True), (8, True), (7, True)]
     assert seen[6:] == [(n, n > 0) for n in (6, 5, 4, 3, 2, 1, 0, 0)]
-    # The number of entries grows once no wait is remembered, and never above its limit.
+    # The number of entries grows when no wait is remembered, up to its limit.
     assert lister._count == FIRST_ENTRIES * 2
     for _ in range(20):
         lister.note(0.0)
@@ -425,7 +426,7 @@ def test_directories_read_ahead_take_an_eighth_of_the_descriptors(
 
 
 def chunk(*sizes: int) -> listing.Chunk:
-    """Return a chunk of so many files and others."""
+    """Return a chunk with this number of files and of other entries."""
     files, others = [*sizes, 0][:2]
     names = [str(n) for n in range(files)]
     return listing.Chunk(names, array("Q", range(files)), [("o", 0, 9)] * others)
@@ -505,12 +506,12 @@ def test_no_more_directories_are_read_ahead_than_there_is_room_for(
         (opened, _, _), chunks = found
         assert [name for part in chunks for name in part.names] == ["x"]
         os.close(opened)
-    # A thread that is free takes the next directory.
+    # A free thread takes the next directory.
     assert lister.ahead(fd, "3") is not None
     assert len(started) == 2
     lister.close()
     assert lister._waiting.qsize() == 3 + 2
     lefts = [lister._waiting.get() for _ in range(3)]
     assert lefts[:2] == begun[:2] and lefts[2] is not None
-    lefts[2].run()  # this closes the directory, which is not wanted any more
+    lefts[2].run()  # this closes a directory that the walk no longer wants
     os.close(fd)

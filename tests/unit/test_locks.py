@@ -1,4 +1,4 @@
-"""Locks between processes: alone or shared, at once or after waiting, with fitting messages."""
+"""Locks between processes: exclusive or shared, at once or after a wait, with messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hashclient.system.files import acquire, release, writer_lock
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """The same file, opened twice: a lock belongs to the opening, not to the process."""
+    """Return two openings of one file: a lock belongs to the opening, not to the process."""
     fds = [os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600) for _ in range(2)]
     yield fds[0], fds[1]
     for fd in fds:

@@ -1,4 +1,4 @@
-"""A header, which anybody may have written, says in which mail a match was."""
+"""The header of a mail, which anybody may have written, says in which mail a match was."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_id_sender_and_recipients_are_taken_from_a_header_and_from_nothing_behin
     ],
 )
 def test_no_mail_a_mailbox_and_a_mail_that_names_nobody_say_nothing(text: bytes) -> None:
-    """A mailbox begins with the header of one message; the match may be in another message."""
+    """In a mailbox, the header belongs to one message, and the match may be in another message."""
     assert mail_facts(text) is None
 
 
@@ -63,7 +63,7 @@ def test_addresses_in_other_scripts_are_shown_and_what_moves_a_cursor_is_not() -
 
 
 def test_the_longest_words_of_any_header_could_be_those_of_a_mail() -> None:
-    """Each byte may be shown as four characters."""
+    """Each byte of a header may be shown as four characters."""
     address = b"\xff" * 64 + b"@" + b"\xff" * 255
     recipients = b", ".join(b"%d" % n + address[1:] for n in range(MOST_RECIPIENTS))
     mail = mail_facts(b"From: " + address + b"\nTo: " + recipients + b"\n\n")

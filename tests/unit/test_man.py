@@ -1,4 +1,4 @@
-"""Man pages: complete, valid for an independent checker, and made from nothing but the commands."""
+"""Man pages: complete, valid for an independent checker, and made from the commands only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 
 def shown(text: str) -> str:
-    """Return a page as a reader sees it: without bold, and with the line ends of the source."""
+    """Return the plain text of a page: without bold, and with the line breaks of the source."""
     done = subprocess.run(
         ["mandoc", "-Tutf8", "-Owidth=1000"],
         input=text,
@@ -73,7 +73,7 @@ def test_it_has_the_sections_that_people_look_for(name: str) -> None:
     headings = re.findall(r"^\.SH (.+)$", PAGES[name], re.MULTILINE)
     expected = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "EXIT STATUS"]
     expected += ["ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"]
-    # Not every command has commands below it, and a group may leave the examples to them.
+    # COMMANDS needs subcommands, and a group may leave the examples to its subcommands.
     optional = {"COMMANDS", "EXAMPLES"}
     assert headings == [h for h in expected if h not in optional or h in headings]
     assert optional & set(headings)
@@ -116,7 +116,7 @@ def test_any_help_text_is_shown_unchanged() -> None:
             'b'
         """
 
-    # A raw docstring has no real backspace; click needs one.
+    # A raw docstring has no real backspace, which click needs.
     odd.help = (odd.help or "").replace("\\b\n", "\b\n", 1)
     parent = click.Context(click.Group(), info_name="hashclient")
     text = shown(page(click.Context(odd, parent, "odd"), MADE))
@@ -143,7 +143,7 @@ def test_the_files_are_where_shells_and_man_look() -> None:
 
 
 def test_man_pages_are_made_with_click_alone() -> None:
-    """A build has click and the build backend, and none of what the commands need when they run."""
+    """A build has click and the build backend, but not the other dependencies of the commands."""
     program = """
 import sys
 from datetime import date

@@ -1,4 +1,4 @@
-"""Whether a file may be a container, by the bytes that are looked at and no others."""
+"""Whether a file may be a container is decided by the bytes that the program looks at."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tarred() -> bytes:
 
 TEXT = b"benign text\n"
 LONG = TEXT * 9_000
-#: Contents, and whether each may be a container.
+#: Contents of files, and whether each file may be a container.
 FILES = {
     "nothing": (b"", False),
     "one byte": (b"P", False),
@@ -51,7 +51,7 @@ FILES = {
 def test_a_container_is_recognised_however_few_bytes_come_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """A slow file system gives few bytes; a reader of the file may pass on its first bytes."""
+    """A slow file system returns few bytes, so a reader must collect enough first bytes."""
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, min(count, most), at))
     looked, read = Marks(), Marks()
@@ -63,7 +63,7 @@ def test_a_container_is_recognised_however_few_bytes_come_at_a_time(
         begin = content[0] if content else 0
         assert (looked.may_be, looked.begin) == (may_be, begin), name
         first = min(most, len(content))
-        for size in (len(content), None):  # None: nobody relies on the size of the file
+        for size in (len(content), None):  # None: the size of the file is not trusted
             read.size = size
             read.first(bytearray(content[:first]), first)
             if not read.is_sure:

@@ -1,4 +1,4 @@
-"""Facts from the history of a match: the tests use histories that almost say the fact."""
+"""Facts from the history of a match: the tests use histories that nearly show each fact."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def story(*steps: str | tuple[str, dict[str, Any]]) -> list[Step]:
-    """Return a history of events with details, one step each minute."""
+    """Return a history of events with details; each event is one minute after the one before."""
     pairs = [(step, dict[str, Any]()) if isinstance(step, str) else step for step in steps]
     return [Step(NOW + timedelta(minutes=n), *pair) for n, pair in enumerate(pairs)]
 
@@ -195,7 +195,7 @@ def test_ids_are_distinct_ascending_and_of_the_letters_that_differ(count: int) -
 
 
 def test_each_letter_of_an_id_is_as_likely_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 256 bytes, 243 are nine times 27; the last 13 are dropped."""
+    """Of the 256 values of a byte, 243 are used (nine times 27), and the last 13 are dropped."""
     monkeypatch.setattr(os, "urandom", lambda _: bytes(range(256)))
     letters = module._letters(243)
     assert {letters.count(letter) for letter in letters} == {9}

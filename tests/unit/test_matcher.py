@@ -1,4 +1,4 @@
-"""The matcher: entries that could match an input of some size, real matches, and the outcome."""
+"""The matcher: entries that could match an input of some size, real matches, and outcomes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def digests(data: bytes, *algorithms: Algorithm) -> dict[Algorithm, bytes]:
 
 
 def hits(asked: Judge, given: Mapping[Algorithm, bytes], size: int | None) -> list[tuple[str, ...]]:
-    """Return the hits as list, entry, agreeing algorithms, and `all` if nothing disagrees."""
+    """Return the hits as list, entry, agreeing algorithms, and `all` if no digest disagrees."""
     found = asked.hits(asked.seal(given), size)
     return [
         (h.list_name, h.entry, "+".join(a.label for a in h.algorithms), "all" if h.complete else "")
@@ -75,10 +75,10 @@ def test_the_size_decides_which_digests_are_worth_computing(tmp_path: Path) -> N
     assert not asked.reads_everything
     assert asked.plan(4) == asked.plan(0) == asked.plan(2**62) == ()
     assert asked.plan(5) == (MD5,)
-    # The cheapest of three, and then a digest for each of two entries.
+    # Size 6 needs the cheapest of three digests, and size 7 one digest for each of two entries.
     assert asked.plan(6) == (SHA1,)
     assert asked.plan(7) == (SHA1, SHA256)
-    # No entry is ruled out if the size is not known.
+    # If the size is unknown, no entry is ruled out.
     assert asked.plan(None) == (MD5, SHA1)
 
 
@@ -124,7 +124,7 @@ def test_all_digests_that_both_have_must_agree(tmp_path: Path) -> None:
         ("one", "alone", "sha256", "all"),
         ("one", "wrong", "sha1", ""),
     ]
-    # If the input lacks a digest, that digest cannot disagree.
+    # A digest that the input lacks cannot disagree.
     assert hits(asked, digests(b"data", SHA1), 4) == [
         ("one", "whole", "sha1", "all"),
         ("one", "wrong", "sha1", "all"),

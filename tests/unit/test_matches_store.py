@@ -94,7 +94,7 @@ def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> N
     assert {(h.withdrawn_generation, h.withdrawn_at) for _, h in found} == {(7, LATER)}
     assert {f.state for f, _ in found} == {MatchState.WITHDRAWN}
     assert paths(record, "e-1") == []
-    # A later withdrawal does not change when it was.
+    # A second withdrawal does not change the time of the first withdrawal.
     record.withdraw("base", ["e-1"], 8, LATER + timedelta(days=1))
     assert {h.withdrawn_generation for _, h in record.withdrawn()} == {7}
     (again,) = record.record([match("/a", hit("e-1", generation=9))], KEY, LATER)
@@ -128,7 +128,7 @@ def test_a_match_that_is_listed_again_returns_to_its_former_state(record: Matche
     assert (again.state, again.in_place) == (MatchState.REPORTED, False)
     assert again.standing == (hit("e-0", generation=3),)
     assert record.story(taken)[-1].event == LISTED_AGAIN
-    # The new entry may be on another list, with another id; a settled match stays settled.
+    # The new entry may be on another list under another id; a settled match stays settled.
     assert record.list_again(left, [hit("x-1", "other")], LATER).state is MatchState.FOUND
     assert record.list_again(given_back, [hit("e-2")], LATER).state is MatchState.RESTORED
     assert record.standing("base") == ["e-0"] and record.standing("other") == ["x-1"]
@@ -150,7 +150,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     assert re.fullmatch(r"[a-z0-9]{10}", made.id)
     assert (made.state, made.in_place) == (MatchState.FOUND, True)
     assert record.get(made.id).tags == {Algorithm.MD5: b"m" * 16}
-    # A common entry or common tags show it; the known tags stay known.
+    # A common entry or common tags show that the file is the same; known tags stay known.
     (by_entry,) = record.record([match("/a", hit("e-1"), sha1=b"s" * 16)], KEY, LATER)
     by_tags = match("/a", hit("e-5", "other"), md5=b"m" * 16)
     assert record.record([by_tags], KEY, LATER)[0].id == made.id == by_entry.id
@@ -162,18 +162,18 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     ]
     assert [step.event for step in record.story(made.id)] == ["found"]
     others = [
-        match("/b", hit("e-1"), md5=b"m" * 16),  # another path
-        match("/a", hit("e-7"), md5=b"n" * 16),  # something else there
+        match("/b", hit("e-1"), md5=b"m" * 16),  # a match at another path
+        match("/a", hit("e-7"), md5=b"n" * 16),  # another file at the same path
     ]
     known = {made.id, *(m.id for m in record.record(others, KEY, LATER))}
     assert len(known) == 3
-    # A file without a digest in common with the known ones there may be anything.
+    # If no digest is common, the file may be another file.
     (no_common,) = record.record([match("/b", hit("e-6"), sha1=b"m" * 16)], KEY, LATER)
     assert no_common.id not in known
-    # Tags that were made with another key prove nothing.
+    # Tags under another key prove nothing.
     (other_key,) = record.record([match("/a", hit("e-8"), md5=b"m" * 16)], "other", LATER)
     assert other_key.id not in known
-    # Under a changed key, the entry shows that it is the same file; old tags go.
+    # If the key has changed, the common entry shows the same file, and the old tags are dropped.
     (renewed,) = record.record([match("/a", hit("e-1"), md5=b"k" * 16)], "other", LATER)
     assert renewed.id == made.id
     found = record.get(renewed.id)
@@ -236,7 +236,7 @@ def test_a_note_leaves_the_state(record: Matches) -> None:
 
 
 def test_a_held_match_is_held_again_when_its_report_is_taken_back(record: Matches) -> None:
-    """The match was held when it was found: its row says so until another state is written."""
+    """The match was held when it was found, and its row says so until a state is written."""
     (made,) = record.record(
         [match("/a", hit("e-1"))], KEY, NOW, hold=lambda cases, _: {cases[0].id: True}
     )
@@ -378,7 +378,7 @@ def test_a_transaction_of_a_killed_scan_is_rolled_back(tmp_path: Path, create: b
 
     def killed() -> None:
         with Matches(tmp_path) as record:
-            # With so small a cache, the database writes before the end of the transaction.
+            # With so small a cache, the database writes pages before the transaction ends.
             record._db.execute("PRAGMA cache_size = 1")
             record._db.execute("BEGIN IMMEDIATE")
             record._db.execute("UPDATE hit SET withdrawn_generation = 1")
@@ -395,7 +395,7 @@ def test_a_reader_makes_none(tmp_path: Path) -> None:
     with Matches(tmp_path, create=False) as record:
         assert list(record.find()) == []
     assert list(tmp_path.iterdir()) == []
-    # A scan that is killed while it makes the database leaves an empty file.
+    # A scan that is killed while it creates the database leaves an empty file.
     (tmp_path / DATABASE_NAME).touch()
     with Matches(tmp_path, create=False) as record:
         assert record.withdrawn() == []
@@ -501,7 +501,7 @@ def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
         if chance.random() < 0.3:
             record.withdraw("base", [f"e-{chance.randrange(4)}"], 2, NOW)
         made = record.record(found, chance.choice((KEY, "other")), NOW)
-        # A match that comes again in one batch is renewed: the last outcome of a file counts.
+        # If a batch has the same match twice, the last outcome of the file counts.
         last = {m.id: m for m in made}
         assert {i: record.get(i).ref for i in last} == last
 
@@ -528,7 +528,7 @@ def test_the_story_of_a_gone_match_continues(record: Matches) -> None:
     assert [(one.id, one.path) for one in left] == [(ids[0], b"/srv/0"), (ids[1], b"/srv/1")]
     assert list(record.left_below("/sr", NOW)) == []
     assert list(record.left_below("/srv", NOW - timedelta(seconds=1))) == []
-    # Somebody else has seen the first meanwhile.
+    # Another scan has found the first match meanwhile.
     record.record(found[:1], KEY, LATER, places[:1])
     assert [one.id for one in record.mark_gone(left, LATER)] == [ids[1]]
     gone = record.get(ids[1])
@@ -612,7 +612,7 @@ def members(
 def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     record: Matches,
 ) -> None:
-    """A decision excepts one of two files with the same MD5: both members hit the same entry."""
+    """Both members hit the same entry; a decision excepts one of the two files with this MD5."""
 
     def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
         (outcome,) = members("/a.zip", "e-1")
@@ -626,7 +626,7 @@ def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
     assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
     # The next run finds the whole container excepted.
     assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
-    # An excepted container becomes a match by any of its members, and stays a match for this run.
+    # Any matching member makes an excepted container a match for the rest of the run.
     again = later + timedelta(minutes=1)
     assert batch(Kind.EXCEPTED, again, again).state is MatchState.EXCEPTED
     assert batch(Kind.MATCH, again, again).state is MatchState.FOUND
@@ -656,7 +656,7 @@ def test_members_found_again_renew_the_record_and_are_noted_once(record: Matches
 
 
 def test_members_of_files_that_differ_are_not_of_one_record(record: Matches) -> None:
-    """Between two members, a file with other digests took the place of the file."""
+    """Between two members, another file took the place of the container."""
     found = [*members("/a.zip", "e-1"), *members("/a.zip", "e-2", md5=b"1" * 16)]
     refs = record.record(found, KEY, NOW)
     assert refs[0].id != refs[1].id
@@ -703,7 +703,7 @@ def test_steps_before_the_file_was_found_again_do_not_count() -> None:
 def test_the_file_that_was_read_is_on_record_whatever_its_inode_is(
     tmp_path: Path, inode: int
 ) -> None:
-    """The record has no devices, whose numbers a restart changes; the last scan counts."""
+    """The record has no device numbers, which change at a restart; the last scan counts."""
     outcome = match("/srv/a", hit("e-1"))
     with Matches(tmp_path) as record:
         for directory in (inode, 7, None):

@@ -1,4 +1,4 @@
-"""Whether the record of matches is whole: what `status --verify` finds in the record."""
+"""Whether the record of matches is whole: the faults that `status --verify` finds in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit import call, csv_of, make_state, write_tree
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state with many matches, some of them closed."""
+    """Return a state directory with many matches, some of them closed."""
     directory = tmp_path_factory.mktemp("site")
     contents = {f"e-{n}": b"listed %d" % n for n in range(200)}
     state = make_state(directory, {"base": csv_of(contents)})
@@ -70,7 +70,7 @@ def test_rows_that_nobody_wrote(state: Path, statement: str) -> None:
 
 
 def test_pages_that_do_not_fit_each_other(state: Path) -> None:
-    """The index of the database disagrees with its rows."""
+    """The index of the database contradicts a row of its table."""
     path = state / "matches.db"
     data = bytearray(path.read_bytes())
     at = data.find(b"/050")  # a path, in the table or in the index
@@ -82,5 +82,5 @@ def test_pages_that_do_not_fit_each_other(state: Path) -> None:
         verify_matches(state)
     found = call("--state-dir", state, "status", "--verify")
     assert found.code == 8
-    # Readable records are shown anyway.
+    # Records that can be read are shown although others are damaged.
     assert "matches       190 found, 10 closed" in found.out

@@ -1,4 +1,4 @@
-"""What earlier records still say: a scan looks again only at files of the changed kinds."""
+"""The validity of old records: a scan looks again only at files of the changed kinds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def database() -> sqlite3.Connection:
 
 
 def with_kinds(patch: pytest.MonkeyPatch, *kinds: Kind) -> None:
-    """Let the program know exactly these kinds."""
+    """Let the program know only these kinds of containers."""
     patch.setattr(meaning, "NUMBERS", {kind.name: meaning.number_of(kind) for kind in kinds})
     patch.setattr(meaning.touched, "__defaults__", (kinds,))
 
@@ -41,7 +41,7 @@ def plain_records(*files: tuple[int, bytes]) -> Records:
 
 
 def taken(meanings: Meanings, records: Records) -> list[bool]:
-    """Return which of the records still say that a file is no container; tags stay."""
+    """Return which records still say that a file is no container; all tags must stay."""
     records = records.copy()
     meanings.take(records)
     assert set((records["mask"] & 1).tolist()) <= {1}
@@ -134,7 +134,7 @@ def test_each_kind_touches_a_file_of_its_own_beginning(
 def test_records_of_a_later_version_count_for_an_earlier_one(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
-    """The later version has looked for one kind more; the number of today is the lower one."""
+    """The later version has searched for one more kind; today's number is the lower number."""
     of_today = Meanings(database, records="files").number
     with monkeypatch.context() as later:
         with_kinds(later, *KINDS, TOY)
@@ -148,7 +148,7 @@ def test_records_of_a_later_version_count_for_an_earlier_one(
 def test_records_from_before_there_were_meanings_are_looked_at_again(
     database: sqlite3.Connection,
 ) -> None:
-    assert taken(Meanings(database), FILES) == [False] * 3  # nor is there a table
+    assert taken(Meanings(database), FILES) == [False] * 3  # the table does not exist either
     assert taken(Meanings(database, records="files"), FILES) == [False] * 3
 
 

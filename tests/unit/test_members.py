@@ -1,4 +1,4 @@
-"""Members of containers: the kept, counted and named members, at every limit."""
+"""Members of containers: which members are kept, counted and named, at every limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.unit.test_checker import lists_of
 
 MATCHES, UNREAD = Outcome(Kind.MATCH, "a"), Outcome(Kind.UNREAD, "a")
 LISTED = b"listed"
-#: A kind that holds other files and is not opened.
+#: A kind with files in it that is not opened.
 KIND = NAMES[1]
 
 
@@ -61,7 +61,7 @@ def file_of(directory: Path, data: bytes) -> Iterator[int]:
 def test_outcomes_are_kept_up_to_a_limit_and_the_others_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A member that is left out was not read, as far as anybody can see."""
+    """A member that was left out is not counted as read."""
     assert module.MAX_KEPT == 10_000
     monkeypatch.setattr(module, "MAX_KEPT", 2)
     opened = Opened(read=5)
@@ -85,10 +85,10 @@ def test_outcomes_are_kept_up_to_a_limit_and_the_others_counted(
         ([], [], [], {KIND: 1}, 0, 1),
         ([1], [7], [8], {KIND: 1}, 3, 4),
         ([1, 1], [7], [8], {}, 4, 4),
-        ([2], [7], [8], {KIND: 1}, 4, None),  # one more than are kept
+        ([2], [7], [8], {KIND: 1}, 4, None),  # one member more than the limit
         ([1], [7], [8], {KIND: 2}, 3, None),
         ([1], [7], [8], {KIND: 3}, 3, None),
-        ([1], [], [], {}, 2, None),  # one is missing
+        ([1], [], [], {}, 2, None),  # one member is missing
         ([2], [], [], {}, 1, None),
         ([], [], [], {KIND: 5}, 0, None),
     ],
@@ -235,7 +235,7 @@ def found_of(data: bytes, *, mask: int = 7, mail: Mail | None = None, **row: Any
 
 
 class Cage:
-    """Stands for the process that opens containers: says that it found what the test gives it."""
+    """Replaces the process that opens containers: it finds the members that a test has set."""
 
     has_failed = False
 
@@ -347,7 +347,7 @@ def test_members_beyond_the_limit_are_one_unread_input(
 def test_a_file_that_changes_while_it_is_opened_is_unread(
     lists: OpenLists, tmp_path: Path, changes_at: int | None
 ) -> None:
-    """Also if it changes while the tags of the file itself are computed."""
+    """The change may also happen while the tags of the container itself are computed."""
     looks = iter(range(1, 9))
     with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
         cage = Cage(found_of(LISTED))
@@ -360,7 +360,7 @@ def test_a_file_that_changes_while_it_is_opened_is_unread(
 
 
 class Failing(Cage):
-    """A process that finds the members, and then fails."""
+    """A process that finds the members and then fails."""
 
     def __init__(self, error: Exception, *found: Found) -> None:
         super().__init__(*found)
@@ -415,10 +415,10 @@ def test_a_container_without_room_for_its_process_waits_or_is_unread(
 def test_opening_is_ended_by_another_thread_at_any_time(lists: OpenLists, tmp_path: Path) -> None:
     cage = Failing(NotReadError(Why.FAILED, "stopped"))
     with file_of(tmp_path, b"no mail!") as fd, opener(lists) as members:
-        members.stop()  # nothing runs yet
+        members.stop()  # no process has been started
         failed = [members.has_failed]
         opened_by(members, cage, fd)
-        assert cage.done == ["stop"]  # the process that was started meanwhile
+        assert cage.done == ["stop"]  # the process that was started meanwhile is stopped
         members.stop()
         assert cage.done == ["stop"] * 2
         cage.has_failed = True

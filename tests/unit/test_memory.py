@@ -1,4 +1,4 @@
-"""The cap on memory while something is decoded."""
+"""The cap on memory while a file is decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory of the metadata: the files that are read, and the files that are removed before."""
+"""The metadata directory: which files are read, and which files are removed before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State of every version: recognised, refused if it is newer, and the table of formats."""
+"""States of every version: recognised, refused if newer, and described in a table."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_steps_lead_to_today_one_by_one() -> None:
     assert [step.version for step in STEPS] == list(range(version.FIRST, version.CURRENT + 1))
     needed = [step.version for step in STEPS if not step.readable]
     assert max(needed, default=0) == version.READABLE
-    # A state needs no version later than the version that wrote it.
+    # No step needs a later version than the version that wrote the state.
     assert all(step.needs <= __version__ for step in STEPS)
 
 

@@ -1,4 +1,4 @@
-"""The values that all packages share: which names are allowed, and the sentences they make."""
+"""The values that all packages share: the allowed names, and the sentences about them."""
 
 from __future__ import annotations
 
@@ -126,6 +126,6 @@ def test_the_place_of_a_member_has_one_meaning() -> None:
     assert outcome.mail is None
     mail = Mail("id", "from")
     assert Outcome(Kind.MATCH, "a", outer=Outer(1, {}, 1, mail)).mail == mail
-    # A new outcome has only values that say "nothing found".
+    # All values of a new outcome say that nothing was found.
     assert (outcome.size, outcome.reason, outcome.hits, outcome.digests) == (None, None, (), {})
     assert not outcome.is_stream and not outcome.is_object

@@ -1,4 +1,4 @@
-"""The limits of a mutant's tests count what its processes do, not what else the machine does."""
+"""The limits of a mutant's tests count what its own processes do, not the whole machine."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_name_that_no_file_can_be_meant_by_is_unread(
 def test_a_name_may_have_so_many_bytes(
     monkeypatch: pytest.MonkeyPatch, length: int, end: bytes, chunk: int
 ) -> None:
-    """Of a longer one the beginning is shown, and the names after it count."""
+    """Of a longer name only the beginning is shown, and the names behind it are still read."""
     assert (module.MAX_NAME_BYTES, module._SHOWN_BYTES) == (1 << 16, 256)
     monkeypatch.setattr(module, "MAX_NAME_BYTES", 20)
     monkeypatch.setattr(module, "_SHOWN_BYTES", 5)
@@ -123,7 +123,7 @@ def test_names_of_one_directory_come_together_up_to_a_task(count: int) -> None:
 def test_a_directory_is_identified_before_its_files_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where others may write, each file is identified; a missing file has no identity."""
+    """Each file is identified if others may write to its directory; missing files are not."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "own").mkdir()
     for name in ("shared/a", "own/a"):

@@ -1,4 +1,4 @@
-"""The transport: bodies arrive whole or not at all, in time, and never carry a secret away."""
+"""The transport: bodies arrive complete or not at all, in time, and never leak a secret."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_rest_that_does_not_fit_is_dropped(
     ],
 )
 def test_a_range_says_the_same_as_its_length(content_range: str, length: int) -> None:
-    """Both headers describe one body; a cache that mixes two files contradicts itself here."""
+    """`Content-Range` and `Content-Length` describe one body; a cache may mix two files here."""
     download = Download("https://list.invalid/x", 20)
     whole = {"ETag": '"v"', "Content-Length": "10"}
     download.begin(200, httpx.Headers(whole), 0)
@@ -226,14 +226,14 @@ def test_a_range_says_the_same_as_its_length(content_range: str, length: int) ->
     rest = {"Content-Range": content_range, "Content-Length": str(length)}
     with pytest.raises(TransientError, match="not the range that was asked for"):
         download.begin(206, httpx.Headers(rest), 0)
-    # No byte of the answer is kept: the next attempt asks for the whole file.
+    # Since no byte of the answer is kept, the next attempt asks for the whole file.
     assert download.range_headers() == {}
     assert download.begin(200, httpx.Headers(whole), 0) == 10
 
 
 @pytest.mark.parametrize("expected", [None, 10, 12])
 def test_a_body_is_whole_or_none(expected: int | None) -> None:
-    """That also holds if nobody has signed the length, or if the body came in two parts."""
+    """This holds even for a body without a signed length, or one received in two parts."""
     download = Download("https://list.invalid/x", 20, expected)
     download.begin(200, httpx.Headers({"ETag": '"v"', "Content-Length": "10"}), 0)
     download.add(b"ab")
@@ -242,13 +242,13 @@ def test_a_body_is_whole_or_none(expected: int | None) -> None:
     download.add(b"cdefghi")
     with pytest.raises(TransientError, match="too short"):
         download.finish()
-    # A short body that came to its proper end is another file: the client does not continue it.
+    # A short body with a proper end is another file, so the client does not continue it.
     assert download.range_headers() == {}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503, 302, 204])
 def test_an_error_instead_of_the_rest_is_an_error(server: HostileServer, status: int) -> None:
-    """The page of the error is not taken for the body."""
+    """The page of an error is not used as the rest of the body."""
     server.on(
         "/x",
         cut(at=6000, headers=(("ETag", '"v1"'),)),
@@ -278,7 +278,7 @@ def test_an_answer_that_is_refused_holds_no_connection(server: HostileServer) ->
         for _ in range(3):
             with pytest.raises(VerificationError):
                 transport.get(f"{server.origin}/x", 1000)
-        # The server's own ends are in this process, too.
+        # The sockets of the server belong to this process, too.
         assert open_files() - files <= 3
 
 

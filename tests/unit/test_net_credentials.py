@@ -1,4 +1,4 @@
-"""Access to a provider: addresses, settings that fit, credentials from files and variables."""
+"""Access to a provider: addresses, consistent settings, credentials from files and variables."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_a_plain_address_below_the_base_travels_unchanged(parts: list[str]) -> N
 )
 def test_an_address_with_anything_special_is_refused(before: str, bad: str, after: str) -> None:
     with pytest.raises(VerificationError):
-        # A lone percent sign must not become an escape by what follows it.
+        # A lone percent sign must not form an escape with the characters behind it.
         parse_endpoint(BASE, "URL").locate(f"{BASE}a/{before}{bad}/{after}")
 
 
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=3))
 def test_an_escaped_name_travels_unchanged_as_one_part(names: list[str]) -> None:
-    """python-tuf writes names of roles into addresses so; for our names see `docs/format.md`."""
+    """python-tuf escapes names of roles in addresses; `docs/format.md` has the project's names."""
     usual = [n for n in names if n.isprintable() and n not in ("", ".", "..")]
     parts = [quote(name, "", errors="replace") for name in usual]
     url = BASE + "/".join(["x", *parts])
@@ -138,7 +138,7 @@ def test_the_base_itself_and_another_spelling_of_the_origin_are_accepted() -> No
     [
         f"https://user:{SECRET}@list.invalid/",
         f"https://list.invalid/?token={SECRET}",
-        # URLs that the transport would refuse as a failed verification.
+        # URLs for which the transport would report a failed verification.
         *("https://xn--a/", "https://xn--0/x", "https://xn--zzzzzz99999.invalid/"),
         *("https://999.1.1.1/", "https://1.2.3.04/", "https://xn--abc-/"),
         "https://list.invalid/#a",
@@ -289,7 +289,7 @@ def test_a_systemd_credential_needs_its_directory_and_a_name(tmp_path: Path) -> 
 
 
 def test_any_secret_file_may_be_a_systemd_credential(tmp_path: Path) -> None:
-    """A credential is readable by its group's mask; in other directories that mode is refused."""
+    """The group's mask makes a credential readable; in other directories this mode is refused."""
     path = tmp_path / "basic"
     path.write_text(f"me:{SECRET}")
     path.chmod(0o440)

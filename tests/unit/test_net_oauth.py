@@ -1,4 +1,4 @@
-"""OAuth: tokens are fetched, renewed and kept from everybody else."""
+"""OAuth: tokens are fetched and renewed, and sent to nobody else."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_token_is_renewed_before_it_expires(
             clock[0] = 1000.0 + later
             assert transport.get(f"{server.origin}/x", 10) == b"hello"
     assert len(token_server.requests) == 2
-    # No token was refused first: in its last half a minute, a token is not sent any more.
+    # A token is not sent in the last half minute of its life, so none was refused.
     sent = [request.header("authorization") for request in server.requests]
     assert sent == ["Bearer first", "Bearer first", "Bearer second"]
 

@@ -1,4 +1,4 @@
-"""The page that comes with a status: read to its end if the end is near, and never repeated."""
+"""The page of an HTTP error: read to its end if that is near, and never shown."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_page_changes_nothing_of_what_a_status_says(
             transport.get(f"{server.origin}/x", 100)
         assert caught.value.status == 404
         assert transport.get(f"{server.origin}/y", 4) == b"body"
-    # Bytes that may still come on the old connection belong to no answer.
+    # The old connection may still deliver bytes of the page, so a new connection is used.
     assert server.connections == 2
 
 

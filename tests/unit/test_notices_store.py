@@ -1,4 +1,4 @@
-"""Notices on the disk: the files are complete, have a version, and damage is found."""
+"""Notices on the disk: the files are complete and have a version, and damage is found."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_whether_notices_are_missing_is_known_or_an_error(layout: Layout) -> Non
     metadata = layout.metadata("main")
     metadata.mkdir(parents=True)
     (metadata / "notices.json").write_bytes(b"")
-    assert not are_missing(layout, "main")  # the provider has given up its notices
+    assert not are_missing(layout, "main")  # the provider has given up its role of notices
     (metadata / "targets.json").write_bytes(b'{"signed":{"hashclient-notices":{}}}')
     assert are_missing(layout, "main")
     write(layout, book())

@@ -1,6 +1,6 @@
-"""Notices for other implementations: the files in `tests/vectors/notices`, and the state of each.
+"""Notices for other implementations: files in `tests/vectors/notices` and expected states.
 
-Run as a program, with the project on the path, this writes them again.
+Run as a program, with the project on the path, this file writes the vectors again.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ CASES: Mapping[str, Callable[[], Files]] = {
 
 
 def states(given: Files, now: datetime = NOW) -> dict[str, str]:
-    """Return the states of notices that come in one fetch, or that they are refused."""
+    """Return the states of notices that arrive in one fetch, or the refusal."""
     taken, found = [], {}
     for notice_id, data in given.items():
         try:

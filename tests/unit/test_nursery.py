@@ -1,4 +1,4 @@
-"""Workers that are forked late: with the state of the start, and gone with the run."""
+"""Workers that are forked late: they have the state of the run's start and end with the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE = {"value": "of the start"}
 
 
 class Telling:
-    """Reports the value that it had at the start, and ends when it is asked to."""
+    """Reports the value that it had at the start, and ends when the test asks."""
 
     def __init__(self, _: OnBytes | None) -> None:
         self.made_of = STATE["value"]
@@ -99,7 +99,7 @@ def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
     with pytest.raises(OSError, match=r"child|pipe"):
         one.fork_one()
     assert one.exit_code(late) is None
-    # The worker goes on, and ends when its connection ends.
+    # The worker still works, and ends when its connection is closed.
     connection.send_bytes(encode_task(TASK))
     assert isinstance(decode_message(connection.recv_bytes()), Result)
     connection.close()

@@ -1,4 +1,4 @@
-"""Answers to botocore that last or grow for ever, from a server on loopback."""
+"""Answers to botocore that last or grow without end, from a server on loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Serve = Callable[[bytes, bytes], str]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Return what starts a server: it answers with some bytes, and repeats others for ever."""
+    """Return a function that starts a server: it sends some bytes and repeats others for ever."""
     with ExitStack() as stack:
 
         def start(first: bytes, again: bytes) -> str:

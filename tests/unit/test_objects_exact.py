@@ -1,4 +1,4 @@
-"""Exact listings: keys of Google and Azure in digits, at an address that only this process uses."""
+"""Exact listings: Google's and Azure's keys of digits, at an address that only this test uses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_folder_that_is_asked_for_instead(key: str, folder: str) -> None:
 
 
 class _Store(BaseHTTPRequestHandler):
-    """Replaces a store, and notes the requests that it gets."""
+    """Replaces a store and notes the requests that it gets."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[tuple[str, dict[str, str]]]] = []
@@ -162,7 +162,7 @@ def test_no_proxy_gets_what_is_for_this_machine(
 
 
 def test_the_endpoint_of_another_store_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request to that endpoint would be signed for Azure, and need no TLS."""
+    """A request to the endpoint of another store would be signed for Azure and could lack TLS."""
     for name in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_BASE_URL", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""A report that is fetched from a store: the whole report, or nothing."""
+"""A report that is fetched from a store: the client gets the whole report, or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "s3://reports/rows.csv"
 
 
 class Cutting(Other):
-    """A store whose answers to range requests have other lengths than requested."""
+    """A store whose answers to range requests have lengths that nobody requested."""
 
     def __init__(self, more: int) -> None:
         super().__init__("gs", "reports")

@@ -1,4 +1,4 @@
-"""Listings of S3: a page of the usual form is taken as it is, and botocore reads any other."""
+"""Listings of S3: a page of the usual form is parsed directly, any other page by botocore."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def store(site: Site) -> Iterator[S3]:
-    """Return a bucket that botocore lists: it is opened once, which takes long."""
+    """Return a bucket for botocore; it is opened once, because opening takes long."""
     store = S3("a-bucket")
     with site.reached():
         assert store.client
@@ -98,7 +98,7 @@ def store(site: Site) -> Iterator[S3]:
 
 
 def listed(site: Site, answer: Answer) -> list[str]:
-    """Return the keys of a bucket whose listing is `answer`; a request by a URL is refused."""
+    """Return the keys of a bucket whose listing is `answer`; requests by URL are refused."""
 
     def answers(request: Request) -> Answer:
         return error("403 Forbidden", "AccessDenied") if "X-Amz-Sig" in request[2] else answer
@@ -205,7 +205,7 @@ def test_a_redirect_that_leads_to_itself_is_a_failure(site: Site, store: S3) -> 
 def test_a_part_of_an_object_is_the_one_that_was_asked_for(
     site: Site, store: S3, part: str, size: int | None
 ) -> None:
-    """obstore compares the parts that it reads; this key is read by botocore."""
+    """obstore checks the ranges that it reads; botocore reads this key, so the client checks."""
     headers = {"Content-Range": part} if part else {}
     site.answer = lambda _: ("206 Partial Content", headers, b"cde")
     found = bytearray()

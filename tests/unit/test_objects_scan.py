@@ -44,7 +44,7 @@ def lists(tmp_path: Path) -> OpenLists:
 def scan(
     objects: Objects | None, lists: OpenLists, *, opens: bool = False, learnt: Memory | None = None
 ) -> tuple[Result, dict[str, Kind]]:
-    """Return the counts of a scan, and what its outcomes say by their paths and members."""
+    """Return the counts of a scan and the reasons of its outcomes, by path and member."""
     assert objects is not None
     total, found = Result(), dict[str, Kind]()
     with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def scan(
 
 
 def objects_at(directory: Path, *uris: str, **how: Any) -> Objects | None:
-    """Return the scan of objects as a command makes it."""
+    """Return the scan of objects as the command `scan` makes it."""
     state = directory / "state"
     settings = Settings(state, state / "config.toml", None, Config())
     return objects_of(Session(settings), [*map(parse_uri, uris)], ScanOptions(), "key", **how)
@@ -78,7 +78,7 @@ def objects_at(directory: Path, *uris: str, **how: Any) -> Objects | None:
 def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
     site: Site, lists: OpenLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    """A container is kept until it is opened: on the disk, if the memory for it is taken."""
+    """A container is kept until it is opened, on the disk if the memory is in use."""
     monkeypatch.setattr(kept, "MEMORY_BYTES", 0)
     archive = zipped(LISTED, b"benign")
     bucket = site.bucket(a=LISTED, b=b"LISTED", c=b"of another size", z=archive)
@@ -92,7 +92,7 @@ def test_listed_objects_are_found_and_members_only_where_containers_are_opened(
 def test_a_container_whose_members_are_known_is_not_read_again(
     site: Site, lists: OpenLists, tmp_path: Path
 ) -> None:
-    """If a member is listed, the container is opened, to name this member."""
+    """If a member is listed, the container is opened again to name this member."""
     bucket = site.bucket(benign=zipped(b"benign"), other=zipped(LISTED))
     memory = Memory(InventoryPlace(tmp_path / "state", "key"))
     counts, reads = [], []
@@ -112,7 +112,7 @@ def test_a_container_whose_members_are_known_is_not_read_again(
 def test_all_reads_of_an_object_are_of_the_version_that_was_read_first(
     site: Site, lists: OpenLists, tmp_path: Path
 ) -> None:
-    """A listing of the latest objects does not say which versions they are; an answer does."""
+    """A listing of the latest objects does not name versions, but the answer to a read does."""
     bucket = site.bucket()
     bucket.keep_versions()
     version = bucket.put("a", LISTED)
@@ -122,7 +122,7 @@ def test_all_reads_of_an_object_are_of_the_version_that_was_read_first(
     assert found == {f"{bucket.uri}/a?versionId={version}": Kind.MATCH}
     asked = [f"versionId={version}" in query for _, path, query in site.requests if "/a" in path]
     assert asked == [False, True]
-    # An object that the user names with its version is read as this version each time.
+    # If the user names an object with its version, every read asks for this version.
     bucket.put("a", b"LISTED")
     site.requests.clear()
     _, again = scan(objects_at(tmp_path, f"{bucket.uri}/a?versionId={version}"), lists)
@@ -144,7 +144,7 @@ class Elsewhere:
 
 
 class Refusing(Other):
-    """A store without credentials."""
+    """A store whose credentials are missing."""
 
     def _open(self) -> Any:
         raise StoreError(Trouble.DENIED, "no credentials")
@@ -164,7 +164,7 @@ def test_other_machines_list_no_buckets_of_other_stores(lists: OpenLists, tmp_pa
 def test_other_machines_are_asked_for_the_latest_objects_of_a_bucket_alone(
     site: Site, lists: OpenLists, tmp_path: Path, how: str
 ) -> None:
-    """This machine lists what the other machines cannot list."""
+    """Only the latest objects of a bucket are listed by other machines, if they can list it."""
     bucket, elsewhere = site.bucket(), Elsewhere()
     bucket.keep_versions()
     version = bucket.put("b", LISTED)

@@ -72,7 +72,7 @@ def etag(data: bytes) -> str:
 @given(st.lists(st.booleans(), min_size=1, max_size=300).filter(any))
 @example([True, False] * 100)
 def test_the_rows_that_are_chosen_are_those_of_the_flags(flags: list[bool]) -> None:
-    """The rows are cut out of a page if they are few runs, and filtered otherwise."""
+    """The rows of a page are sliced if they form few runs, and filtered otherwise."""
     page = page_of([(str(number), number) for number in range(len(flags))])
     chosen = [number for number, flag in enumerate(flags) if flag]
     assert sorting._chosen(page, np.array(flags)).column("size").to_pylist() == chosen
@@ -202,7 +202,7 @@ def learned(*objects: Wanted, mask: int = 1, inside: bytes = b"") -> Result:
 
 
 def write(state: Path, result: Result, key_id: str = "k") -> list[StateError]:
-    """Write what a scan remembers; return what could not be written."""
+    """Write what a scan remembers, and return the errors of writing."""
     failures: list[StateError] = []
     memory = Memory(InventoryPlace(state, key_id), on_failure=failures.append)
     memory.learn(result)
@@ -232,7 +232,7 @@ def test_remembered_objects_are_known(tmp_path: Path) -> None:
     found = ObjectMemory(InventoryPlace(tmp_path, "k"), 14).find("s3 b", [ONE])
     assert found is not None
     assert found[0]["tags"].tobytes() == TAGS
-    # Without a version, the record of an object is believed until it is due.
+    # The record of an object without a version is believed until its due day.
     assert known(tmp_path, ONE, VERSION, days=0) == ([0, 5], [])
 
 
@@ -267,7 +267,8 @@ def test_what_is_no_container_is_looked_at_again_where_kinds_have_changed(
     assert known(tmp_path, *both, days=0) == ([0, 0], [])
     with monkeypatch.context() as later:
         later.setattr(inside, "READS", inside.READS ^ 1)
-        assert known(tmp_path, *both) == ([1 | PLAIN, 1], [])  # members are read in another way
+        # The members need other digests, so the known members do not count.
+        assert known(tmp_path, *both) == ([1 | PLAIN, 1], [])
     assert known(tmp_path, *both) == ([1 | PLAIN, 1], [1])
 
 

@@ -35,7 +35,7 @@ def keys(pending: Pending) -> list[str]:
 def test_single_objects_are_counted_wherever_they_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Objects are in memory until there are enough of them for a page, and then in a file."""
+    """Objects wait in memory until a page is full, and then in a file."""
     monkeypatch.setattr(pending_module, "TOGETHER", 3)
     files, pending = open_files(), Pending(Spool(tmp_path / "spool", 1))
     for number in range(count):
@@ -44,7 +44,7 @@ def test_single_objects_are_counted_wherever_they_wait(
     assert (open_files() != files) == (count >= 3)
     assert keys(pending) == [f"k{number}" for number in range(count)]
     assert (pending.count, keys(pending), open_files()) == (0, [], files)
-    # It can be used again.
+    # The queue can be used again.
     pending.add(wanted(9))
     assert (pending.count, keys(pending)) == (1, ["k9"])
 
@@ -76,7 +76,7 @@ def test_objects_that_are_dropped_are_gone(tmp_path: Path) -> None:
 def test_a_disk_without_room_for_waiting_objects_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """Also if few are written: the disk is full when the last bytes leave the memory."""
+    """The disk is full when the last bytes are written from memory to the file."""
     directory = tmp_path / "spool"
     if broken == "its directory":
         directory.write_text("no directory")
@@ -112,7 +112,7 @@ def threads_of(pages: Iterator[Any], most: int = 2, reader: object = None) -> Th
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """Threads that have been started: they do nothing before a test calls them."""
+    """Return started threads that do nothing before the test calls them."""
     works: list[Callable[[], None]] = []
 
     def start(work: Callable[[], None], _: str) -> Any:
@@ -126,7 +126,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 
 def test_three_pages_are_listed_before_one_is_taken() -> None:
-    """One to sort, and two ahead of it."""
+    """Three pages: one to sort, and two ahead of it."""
     threads = threads_of(iter([page_of([(str(n), n)]) for n in range(9)]))
     acquire = threads._room.acquire
 
@@ -147,7 +147,7 @@ def test_three_pages_are_listed_before_one_is_taken() -> None:
 def test_no_page_is_listed_while_too_many_objects_wait(
     monkeypatch: pytest.MonkeyPatch, started: list[Callable[[], None]], backlog: int
 ) -> None:
-    """Once few enough objects wait, all pages that were taken make room."""
+    """When few enough objects wait again, further pages may be listed."""
     monkeypatch.setattr(threads_module, "BACKLOG", 2)
     threads, room = threads_of(iter(())), Room()
     threads._room = room  # type: ignore[assignment]
@@ -202,7 +202,7 @@ def test_a_reader_is_started_only_when_all_others_are_busy(
             threads.next(0)
     assert counts == expected
     assert threads.backlog == 3
-    # The system has room for three threads: the three read all pages.
+    # The system has room for three threads, which read all pages.
     for number in range(4):
         threads.read(wanted(number))
     assert threads.backlog == 7
@@ -224,7 +224,7 @@ def test_a_system_without_room_for_any_thread_is_an_error(
 def test_threads_that_do_not_stop_are_left_after_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All threads together have the time that one thread has."""
+    """All threads together get as much time to stop as one thread."""
     now, waited = [100.0], []
 
     class Stuck:
@@ -259,11 +259,11 @@ def test_after_the_end_nothing_more_is_listed_or_read(
     threads = threads_of(listed, 1, Reader())
     for number in (1, 2, 9, 3, 4):
         threads.read(wanted(number))
-    started[0]()  # the next object is not begun
+    started[0]()  # the thread stops before the next object
     assert checked == ["k1", "k2"]
     threads._list()
     threads._stopped = False
-    started[0]()  # an object that is cut short has no result
+    started[0]()  # the object that was interrupted has no result
     assert checked == ["k1", "k2", "k3"]
     events = [threads.next(0) for _ in range(4)]
     assert [isinstance(event, Checked) for event in events] == [True, True, False, False]

@@ -1,4 +1,4 @@
-"""URIs of objects: each URI is one key, and is read back as it was written."""
+"""URIs of objects: each URI is one key, and is parsed back as it was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built one-file tool for recipients, in an empty environment without any package."""
+"""The one-file tool for recipients, in an empty environment without any package."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(tool: Path, *words: object) -> Run:
-    """Run the tool without site packages, variables or the tree of this project."""
+    """Run the tool without site packages, environment variables and the project's directory."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(tool), *map(str, words)],
         cwd=tool.parent,
@@ -210,7 +210,7 @@ def test_a_key_that_does_not_fit(tool: Path, desk: Desk, tmp_path: Path) -> None
     for is_tool in (True, False):
         found = use(tool, *words) if is_tool else call("report", "verify", *words)
         assert found.code == 5 and "evidence that the key does not open: 1 match" in found.err
-        target.rmdir()  # the directory is empty
+        target.rmdir()  # the target directory does not exist
     (tmp_path / "no.key").write_text("no key\n")
     assert use(tool, sealed_of(desk), "--identity", tmp_path / "no.key").code == 2
 
@@ -239,7 +239,7 @@ def test_it_writes_an_answer_that_is_received(tool: Path, tmp_path: Path) -> Non
     assert "Polizei Köln: 1 match accepted; reference 4711; asks to keep until 2026" in received.out
     again = call("--state-dir", desk.settings.state_dir, "report", "receive", answer)
     assert again.code == 6 and "received before" in again.err
-    # The tool overwrites no file, and answers no package that does not verify.
+    # The tool overwrites no file, and writes no answer for a package that does not verify.
     assert use(tool, "answer", folder_of(desk), *words).code == 2
     (folder_of(desk) / "README.txt").write_text("x")
     answer.unlink()
@@ -276,7 +276,7 @@ def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_
 def test_programs_in_the_current_directory_are_not_run(
     tool: Path, desk: Desk, tmp_path: Path
 ) -> None:
-    """If `PATH` has an empty entry, an unpacked program could say that everything verifies."""
+    """With an empty entry in `PATH`, a program from an unpacked file could fake a verification."""
     for name in ("openssl", "age"):
         (tmp_path / name).write_text("#!/bin/sh\ntouch was-run\nexec cat\n")
         (tmp_path / name).chmod(0o755)
@@ -320,7 +320,7 @@ def test_twenty_packages_are_indexed_in_three_seconds_of_processor_time(
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
-#: This program says of each document on a line whether it is valid, and names its content.
+#: A script that says for each document, one a line, whether it is valid, and prints its content.
 _FITS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -336,7 +336,7 @@ for line in sys.stdin:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the keys to each value within JSON values."""
+    """Return the path of keys to each value within a JSON value."""
     found = [path] if path else []
     items = value.items() if isinstance(value, dict) else ()
     for key, inner in enumerate(value) if isinstance(value, list) else items:

@@ -1,4 +1,4 @@
-"""The expected lists, by the verified metadata as a fetch has left it."""
+"""Which lists are expected, according to the verified metadata of the last fetch."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> None:
-    """On stderr the sentence is alone; in a summary it is beside the name of the list."""
+    """A sentence on stderr has no context; in a summary, the list's name is beside it."""
     folder = client.settings.layout.lists / "a"
     (folder / "manifest.json").write_bytes(b"{")
     targets.unlink()
@@ -121,7 +121,7 @@ def test_every_sentence_says_what_it_is_about(client: Client, targets: Path) -> 
 def test_no_list_is_fresh_for_longer_than_what_vouches_for_it(
     client: Client, expires: str | None
 ) -> None:
-    """One changed bit of a manifest on the disk turns the year 2026 into 3026."""
+    """A changed bit of a manifest on the disk turns the year 2026 into 3026."""
     before = client.manifest("a")
     assert before is not None
     if expires is not None:

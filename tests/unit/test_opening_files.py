@@ -27,7 +27,7 @@ def directory(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def taken(ahead: OpenedAhead, count: int) -> list[bytes | int | None]:
-    """Return what the next files hold, or the number of the error."""
+    """Return the content of the next files, or the number of the error."""
     found: list[bytes | int | None] = []
     for _ in range(count):
         try:
@@ -88,7 +88,7 @@ def test_files_that_were_given_back_are_opened_when_they_are_taken(
     ahead.give_back()
     assert open_files() == before
     found += taken(ahead, 1)
-    assert open_files() == before  # there is no room for other files
+    assert open_files() == before  # no further file may be open
     ahead.give_back()
     found += taken(ahead, len(names) - 4)
     assert found == [errno.ENOENT, *(f"content {n}".encode() for n in range(len(names) - 1))]
@@ -103,7 +103,7 @@ def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.Monkey
         signal.sigtimedwait([], 0.01)
         os._exit(0)
     os.close(writing)
-    os.read(reading, 1)  # until the other has ended
+    os.read(reading, 1)  # wait until the child process has ended
     os.waitpid(pid, 0)
     os.close(reading)
     assert waits.count() > first
@@ -113,9 +113,9 @@ def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.Monkey
     for waited, left_out, files, often in (
         (WAITS, 0, 8, False),
         (100, 0, 50, True),
-        (0, 0, 0, True),  # no file was read: this says nothing about waiting
+        (0, 0, 0, True),  # no file was read, so nothing shows whether reading waits
         (10, 0, 500, False),
-        (100, 98, 50, False),  # another process waited, which opened an archive
+        (100, 98, 50, False),  # the waits were those of another process, which opened an archive
     ):
         waits.begin()
         now += left_out

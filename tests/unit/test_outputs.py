@@ -1,4 +1,4 @@
-"""Files that a user names: written to the right place, or refused by name."""
+"""Files that a user names: written to the right place, or refused with an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ground() -> Iterator[Path]:
 
 
 def put(path: Path | str, text: bytes = b"new") -> None:
-    """Write to a named file as an output does."""
+    """Write to a named file as the option `--output` does."""
     with place_of(path) as place, os.fdopen(place.open(), "wb") as stream:
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             stream.truncate(0)
@@ -156,7 +156,7 @@ def test_a_link_of_another_user_is_refused_by_name(ground: Path) -> None:
         with pytest.raises(UsageError, match="a link that"):
             write_new(path, b"")
     with replaced_file(theirs / "out") as stream:
-        stream.write(b"new")  # the new file replaces the link
+        stream.write(b"new")  # the new file takes the place of the link
     assert victim.is_untouched()
     assert not (theirs / "out").is_symlink()
 
@@ -187,7 +187,7 @@ def test_what_another_user_has_put_there_is_not_written_to(ground: Path, kind: s
         attacker.attack_once(attacker.write(out, "theirs"))
     elif kind == "pipe":
         attacker.attack_once(attacker.make_fifo(out))
-    else:  # a system without fs.protected_hardlinks lets users make such a link
+    else:  # without fs.protected_hardlinks, users can make such a link
         victim = ground / "root's"
         victim.write_bytes(b"theirs")
         out.hardlink_to(victim)
@@ -202,7 +202,7 @@ def test_what_another_user_has_put_there_is_not_written_to(ground: Path, kind: s
 def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
     ground: Path, mode: int, group: int
 ) -> None:
-    """An example is /var/log of Ubuntu, which belongs to the group syslog."""
+    """For example, /var/log of Ubuntu belongs to the group syslog."""
     log = ground / "log"
     (log / "reports").mkdir(parents=True)
     os.chown(log, 0, group)
@@ -224,7 +224,7 @@ def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
 
 @needs_root
 def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path) -> None:
-    """Others may have exchanged the directory for another directory of root."""
+    """Others may have replaced the directory by another directory of root."""
     theirs = give_tree(ground / "theirs", {"x": b""})
     victim = Victim(theirs / "closed" / "file", b"root's")
     with pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"):
@@ -251,7 +251,7 @@ def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path)
 
 @needs_root
 def test_an_output_in_a_checkout_of_another_user_is_made_and_written_again(ground: Path) -> None:
-    """In a container of CI, root works on files of another user of the machine."""
+    """In a CI container, root works on files of another user of the machine."""
     checkout = give_tree(ground / "checkout", {"src/x": b""}, uid=1000)
     for text in (b"first", b"second"):
         put(checkout / "report.json", text)
@@ -272,7 +272,7 @@ def test_a_link_to_a_directory_of_another_user_is_followed_where_root_has_made_i
 def test_an_open_directory_of_ours_is_not_taken_for_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user has given the new name to an empty directory that others may use."""
+    """Another user has renamed an empty, world-writable directory to the new name."""
 
     make, change = os.mkdir, os.chmod
 
@@ -296,7 +296,7 @@ def test_a_folder_is_made_through_no_link_of_another_user(ground: Path) -> None:
     attacker.attack_once(attacker.link(theirs / "way", victim.path.parent))
     with pytest.raises(UsageError, match="a link that user nobody may have made"):
         make_folder(theirs / "way" / "signatures")
-    make_folder(theirs / "way")  # something is there
+    make_folder(theirs / "way")  # a directory exists under this name
     assert victim.is_untouched()
     make_folder(theirs / "signatures")
     assert (theirs / "signatures").stat().st_mode & 0o777 == 0o700

@@ -1,4 +1,4 @@
-"""The number of workers and the size of their tasks, by figures of the scheduler."""
+"""The number of workers and the size of their tasks, by figures of the kernel's scheduler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hashclient.system.processors import Busy
 
 
 class Machine:
-    """A clock, and what workers have done by it: the shares in which they run and are queued."""
+    """A clock and the processor times of workers: the shares in which they run and are queued."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -49,9 +49,9 @@ class Machine:
         slices: int = 0,
         tasks: int = 0,
     ) -> list[int]:
-        """Let workers go on and look at them, `count` times; return how many there should be.
+        """Simulate `count` looks at the workers, and return the wanted number of workers.
 
-        Before each look, each is given a processor `slices` times, and ends `tasks`.
+        Between two looks, each worker gets a processor `slices` times and ends `tasks`.
         """
         wanted = []
         times: dict[int, Times] = {}
@@ -118,7 +118,7 @@ def test_workers_that_compute_or_wait_for_a_processor_stay_as_many(
 
 
 def test_workers_that_have_not_got_a_processor_yet_stay_as_many(machine: Machine) -> None:
-    """The kernel says how long a worker waited for a processor only when it gets a processor."""
+    """The kernel counts the wait for a processor only when the worker gets a processor."""
     machine.are_runnable = True
     one = Pacing(2, 64, machine.clock)
     assert set(machine.looks(one, 20, runs=0.05)) == {2}
@@ -127,7 +127,7 @@ def test_workers_that_have_not_got_a_processor_yet_stay_as_many(machine: Machine
 def test_workers_that_are_given_a_processor_often_do_not_wait_long_for_it_now(
     machine: Machine,
 ) -> None:
-    """On a quick disk, the workers could run nearly each time when the program looks."""
+    """With a quick disk, the workers are runnable nearly each time that the program looks."""
     machine.are_runnable = True
     one = Pacing(2, 64, machine.clock)
     assert machine.looks(one, 6, runs=0.6, slices=40)[-1] == 5
@@ -154,14 +154,15 @@ def test_waiting_for_a_task_is_no_waiting_for_storage(machine: Machine) -> None:
 def test_one_that_is_left_out_of_a_look_is_looked_at_over_all_its_time_later(
     machine: Machine,
 ) -> None:
-    """The result of that worker waited when the program looked at the others."""
+    """The result of the left-out worker was waiting when the program looked at the others."""
     one = Pacing(2, 64, machine.clock)
     left_out, other = Times(), Times()
     one.sent(left_out)
     one.sent(other)
     for look in range(1, 20):
         machine.now += 1.0
-        # This worker computed at first, and has waited for this process since, with nothing to do.
+        # This worker computed at the beginning; since then it has waited for this process without a
+        # task.
         one.ended(left_out, task(1), 0.5, is_last=True)
         machine.used = {1: Busy(0.5 * look), 2: Busy(1.0 * look)}
         workers = [(2, other)] if look % 2 else [(1, left_out), (2, other)]
@@ -255,7 +256,7 @@ def test_slow_tasks_take_a_quarter_of_a_second_and_do_not_wait(machine: Machine)
     assert len(names(first)) == round(BATCH_S / 0.01)
     assert names(first) + names(rest) == names(task(10, 5, 300))
     assert one.ahead == 1
-    # A task that takes little longer is not divided.
+    # A task that takes only a little longer than allowed is not divided.
     assert one.divide(task(30, 15))[1] == []
 
 

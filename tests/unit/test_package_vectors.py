@@ -1,7 +1,7 @@
 """Packages for other implementations: `tests/vectors/package` and the expected results.
 
-Keys and seals are random, so the files were written once: the same bytes cannot be written again.
-As a program, with the project on the path, this file writes all packages again with other keys.
+Keys and seals are random, so the same bytes cannot be written again. Run as a program, with the
+project on the path, this file writes all packages again with other keys.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from hashclient.quarantine.evidence import opener_of
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "package"
 PACKAGE, NOTE, EXPECT = "package", "retraction.json", "expect.json"
-#: This key opens the evidence of all packages; it protects nothing.
+#: The file of the key that opens the evidence of all packages; it protects nothing.
 OFFICER = "officer.key"
 
 
 def _same(_: Path) -> None:
-    """Leave the package as it is."""
+    """Leave the package unchanged."""
 
 
 def _replace(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -92,7 +92,7 @@ NOTES = {
 
 
 def expectation(directory: Path) -> dict[str, Any]:
-    """Return what a client has to say about a vector."""
+    """Return the expected message and exit code for a vector."""
     try:
         if (directory / NOTE).exists():
             note = verify_retraction(directory / NOTE)

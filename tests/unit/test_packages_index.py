@@ -36,7 +36,7 @@ URL, MIRROR = "https://lists.example.org/v1", "https://mirror.example.org/v1"
 
 @contextlib.contextmanager
 def soon() -> Iterator[None]:
-    """Check that the block takes seconds, and not minutes."""
+    """Check that the block takes seconds and not minutes."""
     started = time.process_time()
     yield
     assert time.process_time() - started < 10
@@ -89,7 +89,7 @@ def test_what_a_third_report_shows_to_be_one_provider_is_one() -> None:
 
 
 def test_many_roots_of_one_address_take_little_time() -> None:
-    """Each root is a link of a chain; walking all of it for each entry would take minutes."""
+    """Each root is a link of a chain; a walk over the chain for each entry would take minutes."""
     entries = [entry("e-1", Provider(f"{number:064x}", URL)) for number in range(10_000)]
     packages = [checked("r-1", *entries), checked("r-2", entries[5_000])]
     with soon():

@@ -1,4 +1,4 @@
-"""When a failed act is tried again."""
+"""The time at which a failed action is tried again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TICK = timedelta(microseconds=1)
     ("after", "due"),
     [
         *((None, True), (-TICK, True), (timedelta(), True), (TICK, False)),
-        *((LAST, False), (LAST + TICK, True)),  # no pause is so long: a wrong clock has set it
+        *((LAST, False), (LAST + TICK, True)),  # no pause is so long, so the clock was wrong
     ],
 )
 def test_an_attempt_is_due_from_its_time_on(after: timedelta | None, due: bool) -> None:
@@ -47,5 +47,5 @@ def test_pauses_double_up_to_the_longest_or_are_as_long_as_asked_for() -> None:
 def test_the_defaults_are_those_of_the_documents() -> None:
     assert (TIMEOUT_S, MIN_RATE_KIB_S, ATTEMPTS) == (30.0, 16.0, 4)
     assert FIRST / timedelta(minutes=5) == LAST / timedelta(days=1) == 1
-    # Years of attempts are no overflow.
+    # After years of attempts, the pause does not overflow.
     assert pause(10**9, longest=timedelta.max) == FIRST * 2**20

@@ -1,4 +1,4 @@
-"""A run: outcomes are recorded, acted upon, and only then returned, with any end of the run."""
+"""A run: outcomes are recorded and acted upon before they are returned, however the run ends."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Blocks:
 
 
 class Recorded:
-    """A state directory without lists, and what runs leave in it."""
+    """A state directory without lists, and the records that runs write to it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -93,7 +93,7 @@ class Recorded:
         self.is_closed = False
 
     def run(self, items: Sequence[Outcome | BaseException | None], **front: Any) -> Run:
-        """Return a run of outcomes; None is time that passes, and an exception is raised."""
+        """Return a run of outcomes; None lets time pass, and an exception is raised."""
         summary = Summary(lists=())
         progress = Progress(summary)
 
@@ -219,7 +219,7 @@ def test_a_stop_that_was_named_ends_the_run_regularly(world: Recorded) -> None:
 
 
 def test_an_interruption_of_the_caller_can_be_handed_on(world: Recorded) -> None:
-    """The remaining results come anyway, and none comes twice."""
+    """The remaining results are returned, and no result is returned twice."""
     stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
     run = world.run([match("/a"), match("/b"), None, match("/c")], stops=stops)
     assert next(run).outcome.path == "/a"
@@ -234,7 +234,7 @@ def test_a_failure_of_the_run_is_raised_after_the_matches(world: Recorded) -> No
     run = world.run([match("/a"), match("/b"), failure])
     found: list[Handled] = []
     with pytest.raises(StateError, match="a worker has died"):
-        found.extend(run)  # the found matches are there, though extending has failed
+        found.extend(run)  # the list has the found matches although `extend` failed
     assert paths(found) == ["/a", "/b"]
     assert run.failure is failure
     assert (world.end()["failed"], world.end()["exit_code"]) == (8, 11)
@@ -298,7 +298,7 @@ def test_outcomes_recorded_together_come_by_path(world: Recorded) -> None:
     run = world.run([*map(match, paths), None, match("/0")])
     run._by_path = Scan._by_path
     assert [h.outcome.path for h in run] == ["/a", "/a/c", "/b", "/\udcff", "/0"]
-    # Lookups stay in the order in which they were given.
+    # The results of lookups are in the order of the digests.
     run = world.run([*map(match, paths), None])
     assert [h.outcome.path for h in run] == paths
 

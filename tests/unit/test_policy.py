@@ -1,4 +1,4 @@
-"""Policies: which rule decides, and only matches get actions."""
+"""Policies: which rule decides, and that only matches get actions."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ def test_an_outcome_that_is_no_match_gets_no_action() -> None:
     for kind in Kind:
         if kind is not Kind.MATCH:
             assert actions(rules=rules, kind=kind) == []
-    # If a match of one list conflicts with another list, only the first list's action counts.
+    # If the list `a` has a conflict and the list `b` a match, only the action for `b` counts.
     two = (PolicyRule(("quarantine",), list="a"), PolicyRule(("report",), list="b"))
     assert actions(partial, hit("b", "x"), rules=two) == [REPORT]

@@ -1,4 +1,4 @@
-"""A process of ours: its memory stays its own, and a page that cannot be read ends it in words."""
+"""The process: its memory is private, and an unreadable page ends it with a message."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hashclient.system.process import (
 )
 from tests.kit import environment
 
-#: Every way in which our code, and the libraries under it, touch a mapped file; each in a process
-#: of its own, where the file becomes shorter than the map. `sha256` and `searchsorted` of a large
-#: array work without Python's lock; two other threads want it all the time.
+#: Each way in which the program and its libraries read a mapped file. Each way runs in a new
+#: process, in which the file becomes shorter than the map. `sha256` and `searchsorted` release
+#: Python's lock for a large array, and two other threads wait for the lock all the time.
 WAYS = """
 import hashlib, json, mmap, os, signal, sys, threading
 import numpy as np
@@ -115,7 +115,7 @@ def test_a_page_that_cannot_be_read_ends_the_process_in_words(tmp_path: Path) ->
 
 
 def test_an_import_changes_no_signal_handler_or_limit() -> None:
-    """A library leaves the process of its user as it is."""
+    """A program that imports the library keeps its signal handlers and limits."""
     code = (
         "import resource, sys\n"
         "import hashclient.system.process, hashclient.index.reader, hashclient.scan.run.engine\n"
@@ -132,7 +132,7 @@ def test_an_import_changes_no_signal_handler_or_limit() -> None:
         timeout=60,
     )
     caught, core = done.stdout.split()
-    assert not int(caught, 16) >> 6 & 1  # SIGBUS is the seventh
+    assert not int(caught, 16) >> 6 & 1  # SIGBUS is signal 7
     assert int(core) == limit
 
 

@@ -1,4 +1,4 @@
-"""Workers: every task comes back, whole or as unread files, and no worker outlives its pool."""
+"""Workers: every task returns, complete or as unread files, and workers end with their pool."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.values.work import TASK_NAMES, WORKER_DIED, Advance, Group, Result, Task
 from tests.kit import environment, wait_until
 
-# The runner of the tests may have a thread; the forked processes here do not depend on it.
+# The test runner may have a thread, which the forked processes here do not use.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 Check = Callable[[Task, OnBytes], Result]
 
 
 def maker(check: Check) -> MakeChecker:
-    """Return what makes a worker's checker of a function."""
+    """Return a function that makes a worker's checker from `check`."""
 
     class Fake:
         def __init__(self, on_bytes: OnBytes) -> None:
@@ -147,7 +147,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert isinstance(received, Result)
     assert received.taken_s > 0
     received.taken_s = sent.taken_s
-    assert {first, *ticks} == {Advance()}  # a slow machine adds an `Advance`
+    assert {first, *ticks} == {Advance()}  # on a slow machine there are more `Advance`
     assert received == sent
 
 
@@ -184,7 +184,7 @@ def test_deferred_work_is_done_by_any_free_worker() -> None:
 
 
 def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
-    """While one worker reads a large file, others do the rest."""
+    """While one worker reads a large file, other workers do the remaining tasks."""
     names = ["a", "b", "c", "d", "e", "f"]
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
@@ -223,7 +223,7 @@ def test_progress_in_large_files_is_reported_and_time_passes(tmp_path: Path) -> 
 
 
 def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None:
-    """Results come again and again, so that progress can be shown and the run can be ended."""
+    """Empty results appear regularly, so that progress can be shown and the run can be ended."""
     ticked = tmp_path / "ticked"
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
@@ -237,7 +237,7 @@ def test_time_passes_while_nothing_comes_from_any_worker(tmp_path: Path) -> None
         results = []
         for result in pool.run(iter([task("a"), task("b")]), 0.01):
             results.append(result)
-            if results == [Advance()] * 3:  # the first `Advance` says that both workers have begun
+            if results == [Advance()] * 3:  # the first `Advance` shows that both workers have begun
                 ticked.touch()
     assert outcomes(results) == dict.fromkeys(("d/a", "d/b"), (Kind.CLEAN, None))
 
@@ -258,7 +258,7 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
 
 
 def test_beside_a_thread_this_process_forks_nothing_in_place_of_a_dead_worker() -> None:
-    """The new process would have all locks and descriptors that the thread holds at this moment."""
+    """A fork would copy the locks and descriptors that the other thread uses at this moment."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         if "d/5" in paths(items):
@@ -301,7 +301,7 @@ for outcome in result.outcomes:
 
 @pytest.mark.slow
 def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
-    """Its traceback is only for people who look for bugs."""
+    """The traceback of the worker is only for people who search for bugs."""
     for debug in ("", "1"):
         done = subprocess.run(
             [sys.executable, "-c", RAISING],
@@ -317,7 +317,7 @@ def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
 
 def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
-        # The length of a message, and less than was announced.
+        # Send the length of a message, and then fewer bytes than this length.
         for fd in range(3, 64):
             try:
                 if str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("socket:"):
@@ -342,14 +342,14 @@ def test_workers_that_keep_dying_end_the_run() -> None:
 
 
 def collect(pool: Pool, count: int, found: list[str]) -> None:
-    """Run tasks of one file each, and add the paths of the outcomes as the outcomes come."""
+    """Run tasks of one file each, and add the path of each outcome as soon as it arrives."""
     for result in pool.run(iter([task(str(n)) for n in range(count)]), 1.0):
         found += outcomes([result])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_worker_that_cannot_read_an_index_ends_the_run(jobs: int) -> None:
-    """The worker ends by its handler or by the signal; the results of others count."""
+    """The worker ends by its handler or by the signal; the results of other workers count."""
     for end in (lambda: os._exit(8), lambda: os.kill(os.getpid(), signal.SIGBUS)):
 
         def check(items: Task, on_bytes: OnBytes, end: Callable[[], None] = end) -> Result:
@@ -384,7 +384,7 @@ def test_an_index_that_is_damaged_ends_the_run_with_its_error() -> None:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_long_tasks_with_long_results_do_not_wait_for_each_other(jobs: int) -> None:
-    """Longer than what a socket holds, both ways: parent and worker must not both be writing."""
+    """If messages exceed the buffers of the sockets, parent and worker must not both be writing."""
     long = "x" * 4000
     tasks: list[Task] = [
         [Group(f"{long}/{n}/{m}", ["f"], follow=False) for m in range(200)] for n in range(12)
@@ -409,7 +409,7 @@ def test_an_early_end_ends_the_workers() -> None:
 
 @pytest.mark.slow
 def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
-    """Added workers have the state of the start, whatever the parent has changed since then."""
+    """Added workers start with the state of the run's start, whatever the parent changed later."""
     made_of = ["of the start"]
 
     class Waiting:
@@ -450,7 +450,7 @@ def test_as_many_are_added_as_there_may_be_and_no_more() -> None:
 
 @pytest.mark.slow
 def test_none_is_added_while_results_wait_for_this_process() -> None:
-    """This process may be busy with many matches: then a worker waits, but not for storage."""
+    """If this process is busy with many matches, workers wait for it and not for storage."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         until = time.process_time() + 0.01
@@ -508,7 +508,7 @@ def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.Monke
 
 
 def test_the_walk_goes_no_further_than_the_workers_need() -> None:
-    """A few tasks wait, at any size of a tree."""
+    """Only a few tasks wait, whatever the size of the tree."""
     taken = 0
 
     def endless() -> Iterator[Task | Outcome]:
@@ -525,7 +525,7 @@ def test_the_walk_goes_no_further_than_the_workers_need() -> None:
 
 
 def test_a_signal_for_the_group_is_the_parents_business() -> None:
-    """Workers ignore Ctrl-C; they end when the parent tells them to, at any time."""
+    """Workers ignore Ctrl-C, and end when the parent tells them to end."""
 
     def check(items: Task, on_bytes: OnBytes) -> Result:
         os.kill(os.getpid(), signal.SIGINT)
@@ -553,7 +553,7 @@ def test_a_signal_for_the_group_is_the_parents_business() -> None:
 def test_workers_that_are_not_needed_any_more_end_when_they_have_no_task(
     monkeypatch: pytest.MonkeyPatch, wanted: int, busy: list[int], left: list[int]
 ) -> None:
-    """Workers whose results wait are not measured."""
+    """The speed of a worker whose result is waiting is not measured."""
     closed: list[int] = []
     ended: list[int] = []
     looked: list[tuple[int, object]] = []

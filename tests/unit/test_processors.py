@@ -1,4 +1,4 @@
-"""How processes spend their time, shown by processes that only run or only wait."""
+"""How processes spend their time, measured on processes that only run or only wait."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_one_that_runs_is_distinguished_from_one_that_waits() -> None:
         before, start = ran(idle), ran(running)
         wait_until(lambda: ran(running) > start + 0.05, running)
         assert is_runnable(running)
-        # The idle process may still have been running at the first look.
+        # The idle process may have run shortly at the first look.
         assert ran(idle) - before < ran(running) - start
 
 

@@ -1,4 +1,4 @@
-"""Content that a program gives is checked as `serve` checks it: by each door, in any thread."""
+"""Content from a program is checked as `serve` checks it: from each door, in any thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hashclient.session import Session
 from tests.kit import State, environment, wait_until
 
 LISTED = b"a file that is listed"
-#: So long that no digest of this content is computed twice from kept bytes.
+#: Content that is too long to be kept, so that no digest of it is computed twice.
 LARGE = b"another file that is listed" * 100_000
 
 
@@ -56,7 +56,7 @@ def checker(state: State) -> Iterator[ContentChecker]:
 
 
 class Asynchronous:
-    """Content that is read asynchronously."""
+    """Content whose pieces are read by an asynchronous iterator."""
 
     def __init__(self, content: bytes) -> None:
         self._stream = io.BytesIO(content)
@@ -70,7 +70,7 @@ class Asynchronous:
 
 
 class AsynchronousRead:
-    """Content with an asynchronous `read` alone."""
+    """Content that has only an asynchronous `read`."""
 
     def __init__(self, content: bytes) -> None:
         self.read = Asynchronous(content).read
@@ -124,7 +124,7 @@ def test_a_match_is_on_record_and_in_the_log_when_the_answer_is_there(
 
 
 def test_a_thread_that_ends_takes_no_process_with_it(checker: ContentChecker) -> None:
-    """The kernel ends what opens containers with the thread that started it."""
+    """The kernel ends the container process together with the thread that started it."""
     for _ in range(3):
         with ThreadPoolExecutor(1) as pool:
             thread = pool.submit(threading.get_native_id).result()
@@ -145,7 +145,7 @@ def test_the_same_content_under_the_same_name_is_counted_and_recorded_once(
 def test_new_lists_are_used_beneath_an_open_checker(state: State, checker: ContentChecker) -> None:
     assert checker.check(b"new").may_pass
     state.add({"e-3": b"new"})
-    checker._lists.refresh(force=True)  # as a look does, once a second
+    checker._lists.refresh(force=True)  # the daemon refreshes its lists once a second
     assert checker.check(b"new").kind is Kind.MATCH
 
 
@@ -239,7 +239,7 @@ def test_a_stream_that_breaks_off_raises_and_leaves_nothing(
 
 
 def test_bytes_of_which_only_the_end_shows_an_archive_are_opened(checker: ContentChecker) -> None:
-    """All bytes are here, however many; of a stream, no more than a part is kept."""
+    """All bytes of the content are in memory; of a stream, only a part is kept."""
     data = bytes(3 << 20) + zip_of(LISTED)
     assert checker.check(data, name="bytes").kind is Kind.MATCH
     assert checker.check(io.BytesIO(data), name="stream").kind is Kind.UNREAD
@@ -264,7 +264,7 @@ def test_an_archive_in_a_stream_that_is_too_large_for_memory_is_opened(
 def test_a_task_that_is_cancelled_while_an_archive_is_opened_closes_nothing_beneath_it(
     checker: ContentChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that opens the archive closes it: its descriptor could be another file by then."""
+    """The opening thread closes the archive, because a descriptor could be another file by then."""
     opening, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     finish = checker._finish
     states: list[bool] = []
@@ -358,7 +358,7 @@ with client.scan(*sys.argv[2:]) as run:
 
 @pytest.mark.slow
 def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) -> None:
-    """In a process of its own: threads of its library outlive it."""
+    """The test runs in a new process, because the threads of the library outlive it."""
     site = buckets.Site()
     try:
         bucket = site.bucket(listed=LISTED, packed=zip_of(LISTED), clean=b"clean")
@@ -385,7 +385,7 @@ def test_an_object_is_named_by_its_uri_for_a_check_and_for_a_scan(state: State) 
 def test_so_many_streams_keep_bytes_and_others_are_checked_without(
     checker: ContentChecker,
 ) -> None:
-    """A stream more waits for none of them."""
+    """A stream above the limit is checked at once, without kept bytes."""
     with contextlib.ExitStack() as stack:
         lists = checker._in_use()
         begun = [stack.enter_context(checker._begun(f"s{n}", lists)) for n in range(18)]

@@ -103,7 +103,7 @@ def full() -> Status:
 
 
 def parsed(text: str) -> dict[str, dict[str, float]]:
-    """Return the values of each metric by the value of its label, as the parser reads them."""
+    """Return the values of each metric, as the parser reads them, by the value of the label."""
     found: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(text):
         assert family.type == "gauge" and family.documentation.endswith(".")

@@ -1,4 +1,4 @@
-"""The provider: a real TUF client accepts its files; a refused change is not written."""
+"""The provider: a real TUF client accepts its files, and a refused change writes nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ROLES = ("root", "targets", "snapshot", "timestamp", "baseline")
 
 
 def live_ids(index: ListIndex, files: dict[str, bytes]) -> list[str]:
-    """Replay the segments as a client does, and check count and checksum on the way."""
+    """Replay the segments like a client, and check counts and checksums."""
     live: dict[bytes, None] = {}
     for segment in index.segments:
         data = files[segment.name]
@@ -212,7 +212,7 @@ def test_each_change_is_one_generation(simulator: Simulator, client: PlainClient
         ("add", 2, 2),
         ("withdraw", 3, 3),
     ]
-    # A withdrawn entry may come back, and every entry may go.
+    # A withdrawn entry may be published again, and all entries may be withdrawn.
     simulator.publish(f"entry_id,md5\na-1,{MD5}\n".encode())
     assert live_ids(*client.fetch()) == ["a-2", "1-3", "a-1"]
     assert simulator.withdraw("a-1", "a-2", "1-3").live == 0
@@ -461,7 +461,7 @@ def test_rotations_cure_a_list_that_was_pushed_ahead(
     simulator.publish(CSV)
     simulator.edit("baseline", lambda signed: setattr(signed, "version", 1_000_000))
     assert client.generation() == 1
-    # The first new version equals the version in the attack's timestamp: no client looks at it.
+    # The first new version equals the version in the attack's timestamp, so no client fetches it.
     for _ in range(2):
         simulator.publish(f"{MD5}\n".encode())
     with pytest.raises(RepositoryError):
@@ -492,7 +492,7 @@ def test_the_threshold_of_keys_has_to_be_here(tmp_path: Path) -> None:
     client = PlainClient(tmp_path / "client", simulator)
     keys = sorted((tmp_path / "repo/keys").glob("root-*.pem"))
     keys[0].rename(tmp_path / "offline-0.pem")
-    simulator.rotate("timestamp")  # two of three sign
+    simulator.rotate("timestamp")  # two of three keys sign
     simulator.publish(CSV)
     assert client.generation() == 1
     keys[1].rename(tmp_path / "offline-1.pem")
@@ -502,7 +502,7 @@ def test_the_threshold_of_keys_has_to_be_here(tmp_path: Path) -> None:
             simulator.rotate(role)
         assert keys[1].name in (caught.value.hint or "")
         assert tree(simulator.repository.directory) == before
-    simulator.publish(f"{MD5}\n".encode())  # root's keys are not needed for that
+    simulator.publish(f"{MD5}\n".encode())  # publishing needs no key of the root
     assert client.generation() == 2
 
 
@@ -620,7 +620,7 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `number` files be written whole, and no more."""
+    """Let `number` files be written completely, and then kill the process."""
     real, left = system_files.write_atomic, number
 
     def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -652,7 +652,7 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     present = datetime.now(UTC)
-    # Everything is valid, and past half of its validity.
+    # All metadata is valid, but more than half of its validity has passed.
     validity = Validity(*[timedelta(days=8)] * 5)
     simulator = Simulator(tmp_path / "repo", now=present - timedelta(days=5), validity=validity)
     client = PlainClient(tmp_path / "client", simulator)
@@ -664,7 +664,7 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
             with killed_before_write(writes, monkeypatch):
                 CHANGES[name](simulator.repository)
         except Killed:
-            # An old client and a new one both see the old state, whole.
+            # An old and a new client both see the complete old state.
             simulator.serve_published()
             assert live_ids(*client.fetch()) == expected
             assert live_ids(*PlainClient(tmp_path / f"new-{writes}", simulator).fetch()) == expected
@@ -691,7 +691,7 @@ def test_a_killed_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.M
 
 
 def _as_another(path: Path) -> None:
-    """Put the metadata of another role in the place of that at `path`."""
+    """Replace the metadata at `path` by the metadata of another role."""
     path.write_bytes((path.parent / "1.root.json").read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Two hosts that publish the same repository: clients and `status --against` name the fork."""
+"""Two hosts publish the same repository: clients and `status --against` name the fork."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Hosts:
         self.two = Simulator(directory / "two")
 
     def states(self) -> dict[str, str]:
-        """Return the states of the second host, as the first host sees them."""
+        """Return the states of the second host's roles, as the first host sees them."""
         found = compare(self.one.repository, self.two, URL)
         return {role.role: role.state for role in found}
 
@@ -63,7 +63,7 @@ def test_a_fork_is_named_by_its_roles(hosts: Hosts) -> None:
     hosts.two.publish(csv(range(20, 23)))
     forked = {role for role, state in hosts.states().items() if state == "forked"}
     assert forked == {"baseline", "snapshot", "timestamp"}
-    # The fork is also named if one host is far ahead by now, and if they publish different lists.
+    # The fork is also found if one host is far ahead, and if the hosts publish different lists.
     for number in range(30, 33):
         hosts.two.publish(csv([number]))
     states = hosts.states()
@@ -86,7 +86,7 @@ def test_what_other_keys_have_signed_is_foreign(hosts: Hosts, tmp_path: Path) ->
 
 
 def test_damage_here_is_named(hosts: Hosts) -> None:
-    """The damaged file is of an earlier version, which this repository does not need any more."""
+    """The damaged file belongs to an earlier version, which this repository no longer needs."""
     there = hosts.two.repository.public
     hosts.one.publish(csv(range(10, 12)))
     (hosts.one.repository.public / "metadata" / "1.baseline.json").write_text("nonsense")
@@ -103,7 +103,7 @@ def test_nonsense_is_refused(hosts: Hosts) -> None:
 
 
 def fetch(client: Client, simulator: Simulator) -> list[HashclientError]:
-    """Fetch from one of the hosts; return the errors that the fetch reported."""
+    """Fetch from one of the hosts, and return the errors that the fetch reported."""
     named: list[HashclientError] = []
     with writing(client.settings.layout):
         session = client.session
@@ -147,7 +147,7 @@ def test_a_client_refuses_another_state_of_the_same_generation(
 
 
 def without_ids(*numbers: int) -> bytes:
-    """Return entries whose ids the provider chooses: the same ids on both hosts."""
+    """Return entries without ids: both hosts choose the same ids for them."""
     rows = [
         digest.hex() for n in numbers for a, digest in digests_of(n).items() if a.label == "md5"
     ]
@@ -162,7 +162,7 @@ def listed(client: Client, *numbers: int) -> list[int]:
 
 @pytest.fixture
 def same_ids(hosts: Hosts, tmp_path: Path) -> Client:
-    """A client of the first host; both hosts have published other entries under the same ids."""
+    """A client of the first host; both hosts have published different entries under equal ids."""
     client = Client(tmp_path / "state", hosts.one, hosts.one.root)
     hosts.one.publish(without_ids(10, 11))
     hosts.two.publish(without_ids(20, 21))
@@ -201,7 +201,7 @@ def test_a_segment_that_is_signed_again_under_the_same_index_is_refused(
 
 
 def test_damage_here_is_not_called_a_fork(hosts: Hosts, tmp_path: Path) -> None:
-    """A consolidation, new snapshot keys, and an honest next generation are no forks either."""
+    """A consolidation, new snapshot keys, and a proper next generation are no forks either."""
     client = Client(tmp_path / "state", hosts.one, hosts.one.root)
     fetch(client, hosts.one)
     hosts.one.publish(csv(range(10, 12)))

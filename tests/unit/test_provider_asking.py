@@ -1,4 +1,4 @@
-"""Questions of a provider about its lists: numbers, differences and single entries, no digest."""
+"""Questions to a provider about its lists: numbers, differences and entries, but no digests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows(*numbers: int, category: str = "baseline") -> bytes:
 
 @pytest.fixture
 def repo(simulator: Simulator) -> Simulator:
-    """Four generations: one entry was withdrawn and came back under its id."""
+    """A repository of four generations; one entry was withdrawn and published again."""
     simulator.publish(rows(0, 1, 2))
     simulator.publish(rows(3, 4, category="other"))
     simulator.withdraw("e-1", "e-3")
@@ -80,7 +80,7 @@ def test_the_difference_between_generations(repo: Simulator) -> None:
 
 @pytest.mark.slow
 def test_differences_add_up_as_sets_do(simulator: Simulator) -> None:
-    """Against plain Python sets, over random changes."""
+    """Random changes are compared with plain Python sets."""
     chance = random.Random(5)
     states: list[set[str]] = [set()]
     for _ in range(12):
@@ -157,7 +157,7 @@ def test_every_list_is_looked_at_unless_some_are_named(repo: Simulator) -> None:
     repo.publish(rows(1, 2), "second")
     assert [e.list_name for e in asked(repo, "e-2")[0].entries] == ["baseline", "second"]
     assert [e.list_name for e in asked(repo, "e-2", lists=("second",))[0].entries] == ["second"]
-    # A withdrawal in one list says nothing about another list.
+    # A withdrawal from one list does not affect another list.
     repo.withdraw("e-2", list_name="second")
     first, second = asked(repo, "e-2")[0].entries
     assert (first.withdrawn, second.withdrawn) == (None, (2, 2))
@@ -237,7 +237,7 @@ def test_diff(repo: Simulator) -> None:
 def test_find_ends_with_0_when_each_is_listed_and_agrees(repo: Simulator, tmp_path: Path) -> None:
     where, asks = repo.repository.directory, tmp_path / "asks.csv"
     found = call("provider", "find", where, "e-1", "e-4")
-    assert found.code == 0  # e-1 was withdrawn, and is listed again
+    assert found.code == 0  # e-1 was withdrawn and is listed again
     assert "e-4: list baseline; entry e-4; category other; has md5, 4 bytes; added" in found.out
     assert call("provider", "find", where, "e-1", "e-3").code == 3
     assert call("provider", "find", where, "e-9").out == "e-9: not found\n"

@@ -1,4 +1,4 @@
-"""The log of a provider: each change is in it before it is published."""
+"""The log of a provider: each change is logged before it is published."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHANGES: dict[str, tuple[str, Callable[[Simulator], object]]] = {
 
 
 def sums(numbers: range) -> bytes:
-    """A table without ids, so that entries get `<generation>-<number>`."""
+    """Return a table without ids, so that entries get the ids `<generation>-<number>`."""
     return b"".join(b"%032x\n" % (number + 1) for number in numbers)
 
 
@@ -110,7 +110,7 @@ def test_without_a_log_nothing_is_published(simulator: Simulator) -> None:
 
 
 def test_the_name_of_who_publishes_is_recorded(simulator: Simulator) -> None:
-    """The name is also recorded for a change that has no event of its own."""
+    """The name is also recorded for a change without an event in the log."""
     with simulator.repository.changing():
         roles = simulator.repository.load()
         roles.commit({"targets"})

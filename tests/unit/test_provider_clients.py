@@ -1,4 +1,4 @@
-"""Clients of a provider: tokens are kept as hashes, and expire in time."""
+"""Clients of a provider: tokens are stored as hashes, and expire in time."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_revoked_client_is_refused_until_it_is_allowed_again(simulator: Simula
     header = f"Bearer {first}".encode()
     assert keeper.who(header) is not None
     revoke_client(simulator.repository, "alice")
-    assert keeper.who(header) is None  # the same keeper, which has read the file before
+    assert keeper.who(header) is None  # the same keeper has read the file before the change
     with pytest.raises(UsageError, match="the client was revoked: alice"):
         rotate_client(simulator.repository, "alice", YEAR, WEEK, None)
     second = add_client(simulator.repository, "alice", YEAR, None).token
@@ -143,7 +143,7 @@ def test_a_link_in_place_of_the_token_file_is_not_followed(
 def test_a_token_that_could_not_be_recorded_is_nobodys(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Whichever step fails: the client has its token and its record, or neither exists."""
+    """Whichever step fails, either the client has its token and its record, or neither exists."""
     (simulator.repository.log.directory / "log.jsonl").write_text("no log\n")
     with pytest.raises(AuditError):
         add_client(simulator.repository, "alice", YEAR, tmp_path / "token")
@@ -283,7 +283,7 @@ def test_no_directive_is_smuggled_into_the_configuration(name: str, public: str)
         nginx_server(Site(name, Path(public), Path("/cert"), Path("/key")))
 
 
-# The commands
+# The commands for clients
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Consolidation: fewer segments, the same list, whatever generation a client has."""
+"""Consolidation: fewer segments for the same list, whatever generation a client has."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_a_large_old_range_is_left_alone() -> None:
 
 
 def test_small_ranges_between_large_ones_keep_nothing_apart() -> None:
-    """For example, every publication is followed by a withdrawal of few entries."""
+    """Example: every publication is followed by a withdrawal of a few entries."""
     assert joined(1000, 2, 1000, 2) == [1, 2, 3, 4]
     assert joined(50_000, 1000, 2, 1000, 2) == [2, 3, 4, 5]
     assert joined(50_000, 1000, 2) == []
 
 
 class Days:
-    """A list with only numbers of entries, which is published and joined day by day.
+    """A list that only counts its entries, and is published and consolidated day by day.
 
-    Only old entries are withdrawn, so no withdrawal is ever dropped: this is the worst case.
+    Only old entries are withdrawn, so no withdrawal is ever dropped. This is the worst case.
     """
 
     def __init__(self, keep_newest: int = KEEP_NEWEST) -> None:
@@ -89,7 +89,7 @@ class Days:
 
     @property
     def old(self) -> list[int]:
-        """The number of entries of each range that may be joined."""
+        """Return the number of entries of each range that may be joined."""
         weights: dict[int, int] = {}
         for segment in self.segments:
             if segment.last <= self.generation - self.keep_newest:
@@ -97,7 +97,7 @@ class Days:
         return list(weights.values())
 
 
-#: An entry is written again when its range has grown by a quarter at least.
+#: Return the limit: an entry is written again only after its range has grown by a quarter.
 def most_rewrites(published: int) -> float:
     return math.log(published, 1 + 1 / RATIO)
 
@@ -110,7 +110,8 @@ def test_five_years_of_many_new_entries_and_few_withdrawals_a_day(every: int) ->
         if day % every == 0:
             days.consolidate()
     days.consolidate()
-    # The newest generations, the generations since the last joining, and a logarithm of the rest.
+    # The segments are: the newest generations, those since the last joining, and a logarithm of the
+    # rest.
     ranges = math.log(days.published, RATIO + 1) + 1
     assert days.most <= KEEP_NEWEST + 2 * every + 2 * ranges < MAX_SEGMENTS / 10
     assert days.rewritten <= days.published * most_rewrites(days.published) / 4
@@ -169,7 +170,7 @@ def test_clients_follow_a_list_of_such_days_by_deltas_across_consolidations(
         simulator.serve_published()
         for client in (daily, weekly) if day % 3 == 2 else (daily,):
             (fetched,) = client.fetch()
-            # A delta counts its changes; a list that is built again does not count them.
+            # A delta counts its changes, but a list that is built again does not.
             counted = fetched.added, fetched.withdrawn
             assert counted == ((5, 1) if client is daily else (15, 3))
             assert client.numbers(range(30)) == live
@@ -220,7 +221,7 @@ def test_segments_stay_few_however_many_generations(simulator: Simulator) -> Non
 def test_every_client_ends_with_the_same_list(
     steps: list[tuple[set[int], set[int], int | None]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Withdraw and publish entries (some again), consolidate or not; clients of any age follow."""
+    """Entries are published, withdrawn and consolidated at random; clients of any age follow."""
     folder = tmp_path_factory.mktemp("consolidate")
     simulator = Simulator(folder / "repo")
     live: set[int] = set()

@@ -1,4 +1,4 @@
-"""Doubles: all digests of an entry are already listed, or are in earlier rows of the same files."""
+"""Doubles: all digests of an entry are already listed, or are in earlier rows of the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def rows(*wanted: tuple[int, str], first: int = 0) -> bytes:
-    """Return entries with some digests (`m`, `1`, `2`) of the files with these numbers."""
+    """Return entries of the numbered files with the named digests (`m`, `1` and `2`)."""
     lines = ["entry_id,md5,sha1,sha256"]
     for place, (number, kinds) in enumerate(wanted, first):
         digests = zip("m12", digests_of(number).values(), strict=True)
@@ -52,7 +52,7 @@ def test_entries_that_are_listed_already_are_counted_and_the_first_is_named(
         ("two", io.BytesIO(rows((2, "m1"), (2, "m"), first=20))),
     ]
     done = simulator.repository.publish("baseline", files)
-    # A SHA-1 that the list did not have is new information.
+    # The SHA-1 of entry one:3 was not listed, so this entry is no double.
     assert done.listed == Some(2, "one:3")
     assert done.repeated == Some(1, "two:3")
 
@@ -61,7 +61,7 @@ def test_a_withdrawn_entry_does_not_count_as_listed(simulator: Simulator) -> Non
     simulator.publish(rows((1, "m12"), (2, "m12")))
     simulator.withdraw("x-0")
     assert simulator.publish(rows((1, "m12"), first=10)).listed is None
-    # The id is back, with another digest.
+    # The id is published again with another digest.
     simulator.withdraw("x-10")
     simulator.publish(rows((5, "m12"), first=0))
     done = simulator.publish(rows((1, "m12"), (5, "1"), (2, "2"), first=20))

@@ -1,4 +1,4 @@
-"""Signing by people apart holds for every role: their keys, and what they sign from then on."""
+"""Separate signers for every role: who gets the keys, and what these people then sign."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _NUMBERS = itertools.count()
 
 
 class Desk:
-    """A repository with a list and a notice, people with keys, and a client; all by commands."""
+    """A repository with a list and a notice, people with keys, and a client, run by commands."""
 
     def __init__(self, directory: Path) -> None:
-        """Go on with a desk that `made` has made."""
+        """Continue with the desk that `made` has prepared."""
         self.directory, self.repo = directory, directory / "repo"
         self.keys, self.root = self.repo / "keys", directory / "root.json"
 
@@ -82,7 +82,7 @@ class Desk:
         return self.provider("notice", "publish", self.repo, *words, *named, *more, code=code)
 
     def place(self) -> Path:
-        """Return the path of a draft that is not there yet."""
+        """Return a new path for a draft."""
         return self.directory / f"draft-{next(_NUMBERS)}"
 
     def public(self, *names: str) -> list[object]:
@@ -98,7 +98,7 @@ class Desk:
             assert "not the draft that was shown" not in signed.err
 
     def hand_over(self, role: str, *names: str) -> None:
-        """Give a role the keys of people; two of them have to sign."""
+        """Give the keys of a role to people; two of them have to sign."""
         draft = self.place()
         words = ("--threshold", 2, *self.public(*names), "--draft", draft)
         self.provider("rotate", self.repo, role, *words)
@@ -135,7 +135,7 @@ def handed_over(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def change(desk: Desk, role: str, *more: object, code: int = 0) -> Run:
-    """Change what `role` signs; snapshot and timestamp sign every change."""
+    """Make a change that `role` signs; snapshot and timestamp sign every change."""
     if role == "notices":
         return desk.notice("n-2", *more, code=code)
     return desk.publish("second" if role == "targets" else "baseline", 10, *more, code=code)
@@ -144,7 +144,7 @@ def change(desk: Desk, role: str, *more: object, code: int = 0) -> Run:
 @pytest.mark.sampled
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
-    """People get the role by a draft, and sign its changes from then on; a client follows."""
+    """People get the role by a draft and then sign its changes, and a client follows."""
     keys = desk.place()
     words = ("--threshold", "2", *desk.public(*PEOPLE), "--draft", keys)
     before = desk.published()
@@ -162,7 +162,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
     desk.provider("draft", "publish", desk.repo, keys, code=6)
     assert not list(desk.keys.glob(f"{role}-*"))
     desk.fetch()
-    if role == "root":  # signs keys, and nothing else
+    if role == "root":  # the root signs only keys
         desk.provider("rotate", desk.repo, "timestamp", code=8)
         return
     refused = change(desk, role, code=8)
@@ -182,7 +182,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
 
 @pytest.mark.slow
 def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
-    """Nobody publishes anything alone then, and one draft is enough for a change."""
+    """Then nobody can publish alone, and one draft per change is enough."""
     for role in ("notices", "baseline", "targets", "snapshot", "timestamp", "root"):
         desk.hand_over(role, *PEOPLE)
         desk.fetch()
@@ -198,7 +198,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
     bundle = desk.directory / "lists.bundle"
     desk.provider("export", desk.repo, "--to", bundle)
     desk.client("fetch", "--from", bundle)
-    # Another person takes the place of one of the people.
+    # Another person replaces one of the three people.
     desk.hand_over("timestamp", "carol", "alice", "mallory")
     desk.fetch()
     assert desk.client("audit", "verify").code == 0
@@ -206,7 +206,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
 
 @pytest.mark.slow
 def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
-    """The keys were made here and taken away; at least two of them have to sign."""
+    """The keys were made on this machine and then moved away; two of them have to sign."""
     for role in ("targets", "snapshot", "timestamp"):
         desk.provider("rotate", desk.repo, role, "--keys", "3", "--threshold", "2")
         for name, path in zip(PEOPLE, sorted(desk.keys.glob(f"{role}-*")), strict=True):
@@ -221,7 +221,7 @@ def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
 
 
 def test_a_lost_key_is_replaced(desk: Desk) -> None:
-    """The root gives a role other keys; the old key need not sign, and cannot sign here."""
+    """The root gives the role other keys, and the lost key need not sign."""
     for role in ("targets", "snapshot", "timestamp"):
         for path in desk.keys.glob(f"{role}-*"):
             path.unlink()
@@ -236,7 +236,7 @@ def test_a_lost_key_is_replaced(desk: Desk) -> None:
 
 
 def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
-    """Every change has a new timestamp: the person who signs timestamps signs them in turn."""
+    """Every change needs a new timestamp, so the signers of timestamps sign one draft at a time."""
     desk.hand_over("timestamp", *PEOPLE)
     first, second = desk.place(), desk.place()
     desk.publish("baseline", 10, "--draft", first)
@@ -251,7 +251,7 @@ def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
 
 
 def test_keys_that_are_here_sign_when_a_draft_is_published(desk: Desk) -> None:
-    """A draft that was made while the keys were elsewhere is not outdated by a renewal."""
+    """A draft that was made while the keys were away is not outdated by a renewal."""
     away = {path: path.read_bytes() for path in desk.keys.glob("[st][ni]*-*")}
     assert len(away) == 2
     for path in away:
@@ -354,7 +354,7 @@ def test_notices_that_have_expired_are_taken_out_by_a_draft(tmp_path: Path) -> N
     assert len(list((tmp_path / "repo/public/targets/notices").iterdir())) == 2
 
 
-# Changes on the way
+# Changes between making and publishing a draft
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:
@@ -419,7 +419,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
     handed_over: Path, tmp_path: Path, name: str, when: str
 ) -> None:
-    """The person who is to sign refuses the draft, and so does the provider that is to publish."""
+    """Both the person who should sign and the provider that should publish refuse the draft."""
     desk = Desk(Path(shutil.copytree(handed_over, tmp_path / "desk")))
     draft = desk.place()
     desk.notice("n-2", "--draft", draft)
@@ -427,7 +427,8 @@ def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
         desk.sign(draft, "alice", "bob")
     CHANGED[name](draft)
     before = desk.published()
-    # A signer is shown the removed notice: as long as nobody has signed, that draft is no lie.
+    # Before anybody has signed, a draft without this notice is valid, and the signer sees the
+    # removal.
     if (name, when) != ("a notice less", "before it is signed"):
         desk.sign(draft, "carol", code=2 if name == "no text" else 6)
     assert call("provider", "draft", "publish", desk.repo, draft).code in (2, 6, 8)
@@ -440,7 +441,7 @@ def test_a_root_gives_no_other_keys_than_the_draft_says(desk: Desk) -> None:
     desk.provider("rotate", desk.repo, "snapshot", *words)
     shutil.rmtree(draft / "signatures")
     edited(draft / "roles/root.json", lambda s: s["roles"]["timestamp"].update(threshold=2))
-    with pytest.raises(VerificationError):  # a threshold above the number of keys
+    with pytest.raises(VerificationError):  # the threshold is above the number of keys
         load_draft(draft)
     key = desk.provider("draft", "show", draft, code=6)
     assert "the draft" in key.err
@@ -471,7 +472,7 @@ def test_targets_give_notices_no_other_keys_than_the_draft_says(desk: Desk) -> N
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
+    """Stands for SIGKILL: no handler of the program catches it."""
 
 
 @pytest.mark.sampled
@@ -479,7 +480,7 @@ class Killed(BaseException):
 def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    """Keys that the root names change in two steps; a client follows after each step."""
+    """Keys that the root names change in two steps, and a client follows after each step."""
     first = Simulator(tmp_path / "repo")
     first.publish(csv(range(3)))
     NoticeBoard(first.repository).publish(SAID, first.now)
@@ -514,7 +515,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
                 kills += 1
         simulator.serve_published()
         assert client.generation() == 1
-        # A root that clients see is published, though the copy for new clients may be older.
+        # A root that clients see is published, although the copy for new clients may be older.
         if len(list((simulator.repository.public / "metadata").glob("*.root.json"))) == 1:
             simulator.repository.publish_draft(draft)
             assert simulator.repository.load().key_policy(role)[1] == 2
@@ -524,7 +525,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
 
 
 def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
-    """The timestamp holds for a week: who has its key with people signs that often."""
+    """The timestamp is valid for a week, so the people with its key sign at least weekly."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(3)))
     client = PlainClient(tmp_path / "client", simulator)
@@ -554,7 +555,7 @@ def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
     assert signed(repository.draft_renewal) == {"timestamp"}
     simulator.now += timedelta(days=12)
     assert signed(repository.draft_renewal) == {"timestamp", "snapshot"}
-    # A draft waits no longer than its timestamp holds.
+    # A draft can be published only until its timestamp expires.
     late = tmp_path / "late"
     simulator.publish(csv(range(5, 8)), draft=late)
     sign(late, tmp_path / "a.pem")

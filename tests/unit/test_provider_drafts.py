@@ -1,4 +1,4 @@
-"""Signing by people apart: a draft is published only when enough people have signed."""
+"""Signing by separate people: a draft is published only when enough people have signed."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ PEOPLE = ("alice", "bob", "carol")
 
 
 class World:
-    """A provider whose list has the keys of three people; two of them have to sign."""
+    """A provider whose list has the keys of three people, of whom two have to sign."""
 
     def __init__(self, directory: Path) -> None:
-        """Make keys and a repository, without a list."""
+        """Make keys and a repository without a list."""
         self.directory = directory
         self.simulator = Simulator(directory / "repo")
         self.repository = self.simulator.repository
@@ -60,7 +60,7 @@ class World:
         return Keys(len(keys), threshold, keys)
 
     def place(self) -> Path:
-        """Return the path of a draft that is not there yet."""
+        """Return a new path for a draft."""
         self._count += 1
         return self.directory / f"draft-{self._count}"
 
@@ -105,7 +105,7 @@ def test_two_of_three_publish_a_new_list_and_its_changes(world: World, tmp_path:
     client = PlainClient(tmp_path / "client", world.simulator)
     assert client.generation() == 1
     draft = world.draft(range(10, 15))
-    assert client.generation() == 1  # a draft changes nothing that is served
+    assert client.generation() == 1  # a draft changes no file that clients see
     for names in (("carol",), ("alice",)):
         world.sign(draft, *names)
     world.publish(draft)
@@ -116,7 +116,7 @@ def test_two_of_three_publish_a_new_list_and_its_changes(world: World, tmp_path:
     world.publish(gone)
     index, _ = client.fetch()
     assert (index.generation, index.entries) == (3, 6)
-    # No key of the list was ever here.
+    # The keys of the list were never on this machine.
     assert not list((world.repository.directory / "keys").glob("baseline-*"))
 
 
@@ -130,7 +130,7 @@ def test_one_signature_is_not_enough(world: World) -> None:
 
 
 def test_signatures_may_be_gathered_from_copies(world: World) -> None:
-    """Each person signs a copy of the draft and sends back the one file."""
+    """Each person signs a copy of the draft and returns only the signature file."""
     draft = world.draft(range(5, 6))
     for name in ("alice", "carol"):
         copy = world.place()
@@ -146,7 +146,7 @@ def test_a_foreign_key_is_refused(world: World) -> None:
     draft = world.draft(range(5, 6))
     with pytest.raises(VerificationError, match="the key counts for no role of the draft"):
         world.sign(draft, "mallory")
-    # A hand-written signature file does not help either, whatever key it names.
+    # A signature file that was written by hand does not count, whatever key it names.
     world.sign(draft, "alice")
     (alice,) = (draft / "signatures").iterdir()
     document = json.loads(alice.read_bytes())
@@ -176,7 +176,7 @@ def test_a_draft_of_another_generation_is_refused(world: World) -> None:
     for draft in (first, second):
         world.sign(draft, "alice", "bob")
     world.publish(first)
-    for draft in (second, first):  # the first a second time, too
+    for draft in (second, first):  # the first draft is published a second time, too
         with pytest.raises(VerificationError, match="follows another version of role baseline"):
             world.publish(draft)
     assert world.repository.status().lists[0].live == 4
@@ -203,7 +203,7 @@ def test_a_draft_of_another_repository_is_refused(world: World, tmp_path: Path) 
 
 
 def test_keys_that_do_not_count_any_more(world: World) -> None:
-    """A draft of before, when the list has other keys now."""
+    """The draft was signed before the list got other keys."""
     draft = world.draft(range(5, 6))
     world.sign(draft, "alice", "bob")
     world.simulator.rotate("baseline")
@@ -299,7 +299,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 
 
 class Prepared(NamedTuple):
-    """A provider with two drafts to publish: one has no signature, the other has enough."""
+    """A provider with two drafts: one has no signature, and the other has enough."""
 
     world: World
     drafts: dict[str, Path]
@@ -323,12 +323,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_a_draft_that_was_changed_is_refused(
     prepared: Prepared, tmp_path: Path, name: str, when: str
 ) -> None:
-    """The person who is to sign refuses the draft, and so does the provider that is to publish."""
+    """Both the person who should sign and the provider that should publish refuse the draft."""
     world, draft = prepared.world, tmp_path / "draft"
     shutil.copytree(prepared.drafts[when], draft)
     CHANGED[name](draft)
     before = world.published()
-    # A later expiry is no lie as long as nobody has signed the draft.
+    # As long as nobody has signed, a draft may have a later expiry.
     if (name, when) != ("a later expiry", "before it is signed"):
         with pytest.raises(HashclientError):
             world.sign(draft, "carol")
@@ -338,7 +338,7 @@ def test_a_draft_that_was_changed_is_refused(
 
 
 def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
-    """A new list must not bring along other keys for an existing list."""
+    """A draft with a new list must not change the keys of an existing list."""
     draft = world.draft(range(3), "second")
 
     def weaken(document: Any) -> None:
@@ -354,7 +354,7 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
 
 
 def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
-    """The metadata before the draft may all be made up; only the root shows that."""
+    """All earlier metadata in the draft may be invented, and only the root shows this."""
     known = world.simulator.root
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), known)
@@ -379,7 +379,7 @@ def test_a_root_that_was_renewed_is_known_by_its_keys(world: World) -> None:
     world.simulator.rotate("root")
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), newest)  # the old keys have signed the new root
-    # A root that is older has none of its keys: the newest root has to come by hand.
+    # A client with an older root accepts the newest root only from the user.
     world.simulator.rotate("root")
     with pytest.raises(VerificationError, match="follows another root"):
         verify_root(load_draft(world.draft(range(6, 7))), newest)
@@ -411,7 +411,7 @@ def test_a_renewal_of_what_people_sign(world: World, tmp_path: Path) -> None:
 
 
 def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
-    """The old key of the root signs, and as many of the new keys as will have to sign."""
+    """The old key of the root signs, and as many new keys as the new threshold asks for."""
     client = PlainClient(tmp_path / "client", world.simulator)
     client.generation()
     where = world.place()
@@ -422,12 +422,12 @@ def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
     world.publish(where)
     assert not list((world.repository.directory / "keys").glob("root-*"))
     assert client.generation() == 1
-    # From now on the people renew the root, and replace themselves.
+    # From now on, the people renew the root and replace each other.
     again = world.place()
     world.repository.rotate("root", world.public("bob", "mallory", threshold=2), draft=again)
     world.sign(again, "bob", "mallory")
     with pytest.raises(StateError, match="needs 2 signature"):
-        world.publish(again)  # one of the old keys and two of the new keys have signed
+        world.publish(again)  # one old key and two new keys have signed
     world.sign(again, "alice")
     world.publish(again)
     assert world.repository.status().roles[0].version == 3
@@ -459,7 +459,7 @@ def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
 
 
 def test_drafts_and_notices_leave_each_other_alone(world: World, tmp_path: Path) -> None:
-    """The role of notices is beside the lists; a draft of targets keeps the role unchanged."""
+    """The role of notices is separate from the lists; a draft of targets does not change it."""
     client = PlainClient(tmp_path / "client", world.simulator)
     board = NoticeBoard(world.repository)
     said = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
@@ -579,7 +579,7 @@ def test_a_draft_is_whole_or_not_there(world: World, monkeypatch: pytest.MonkeyP
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
+    """Stands for SIGKILL: no handler of the program catches it."""
 
 
 def test_a_kill_while_a_draft_is_published_leaves_the_old_state_or_the_new(
@@ -613,7 +613,7 @@ def test_a_kill_while_a_draft_is_published_leaves_the_old_state_or_the_new(
 
 
 def test_a_key_from_the_vault_signs_as_those_of_people_do(empty: World) -> None:
-    """A new list changes targets, whose key need not be on the machine that publishes."""
+    """A new list changes targets, whose key may be away from the machine that publishes."""
     (targets,) = (empty.repository.directory / "keys").glob("targets-*.pem")
     vault = empty.directory / "vault.pem"
     targets.rename(vault)
@@ -627,7 +627,7 @@ def test_a_key_from_the_vault_signs_as_those_of_people_do(empty: World) -> None:
 
 
 def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: World) -> None:
-    """The rule of docs/provider.md, by another program: JSON without spaces, keys sorted."""
+    """The test computes the digest by the rule of docs/provider.md: sorted JSON without spaces."""
     draft = world.draft(range(5, 6))
     digest = load_draft(draft).digest
     lines = []
@@ -652,7 +652,7 @@ def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: W
 
 
 def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World) -> None:
-    """Both are valid drafts of the same repository, and the user gives the name of the folder."""
+    """Both drafts belong to the same repository, and the user only names the folder."""
     shown, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     root = world.repository.directory / "root.json"
     looked = call("provider", "draft", "show", shown, "--root", root, "--format", "json")
@@ -670,7 +670,7 @@ def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World
 def test_what_was_loaded_is_signed_whatever_is_in_the_folder_by_then(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """So --root and --draft-digest are about exactly the signed bytes."""
+    """The options --root and --draft-digest apply to exactly the bytes that are signed."""
     draft, other = world.draft(range(5, 6)), world.draft(range(6, 60))
     found = load_draft(draft)
     real = getattr(drafting, name)
@@ -737,7 +737,7 @@ def test_the_log_names_the_signers_of_a_draft(world: World) -> None:
     assert set(published.data["signers"]["baseline"]) == ids
 
 
-# The commands
+# The commands for drafts
 
 
 def test_the_commands(tmp_path: Path) -> None:

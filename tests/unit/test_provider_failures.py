@@ -1,4 +1,4 @@
-"""Failing commands of the provider: the files that are left, and hints that suffice."""
+"""Failing commands of the provider: the files that they leave, and hints that suffice."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def keys_of(simulator: Simulator) -> set[str]:
 
 
 def named_keys(simulator: Simulator) -> set[str]:
-    """Return the names of the key files that count in the published metadata."""
+    """Return the names of the key files that the published metadata trusts."""
     return simulator.repository.load().key_files()
 
 
 class FailingDisk:
-    """A disk that is full at one step: before a rename, or between the rename and the next sync."""
+    """A disk that is full at one step: before a rename, or between a rename and the next sync."""
 
     def __init__(self, patch: pytest.MonkeyPatch, step: int) -> None:
-        """Let the `step`-th of renames and syncs of directories fail, from now on."""
+        """Let the `step`-th rename or sync of a directory fail."""
         self._left = step
         self._rename, self._sync = Directory.rename, beneath.sync_directory
 
@@ -77,7 +77,7 @@ class FailingDisk:
 def test_a_command_that_fails_leaves_no_key_that_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Wherever the disk fails: what clients see already decides which keys stay."""
+    """Wherever the disk fails, the metadata that clients see decides which keys are kept."""
     for step in range(1, 100):
         simulator = Simulator(tmp_path / f"repo-{step}", root_keys=Keys(2, 2))
         simulator.publish(csv(range(5)))
@@ -93,7 +93,7 @@ def test_a_command_that_fails_leaves_no_key_that_does_not_count(
                 error = failure
         assert error.hint is not None and error.hint.startswith("free some space and try again")
         assert keys_of(simulator) <= before | named_keys(simulator)
-        # Every key in use is still here: the next command goes on, and clients follow.
+        # Every key in use still exists, so the next command works, and clients follow.
         assert named_keys(simulator) <= keys_of(simulator)
         simulator.publish(csv(range(20, 23)))
         assert client.generation() >= 2
@@ -143,7 +143,7 @@ def test_a_mistake_in_the_entries_of_a_new_list_leaves_no_keys(tmp_path: Path) -
 
 
 def test_keys_that_are_kept_elsewhere_are_not_touched_by_a_failure(tmp_path: Path) -> None:
-    """Only files of the failed command go: a file with another name or time is not removed."""
+    """A failed command removes only its own files, known by name and time."""
     simulator = Simulator(tmp_path / "repo")
     other = tmp_path / "repo" / "keys" / f"baseline-{'0' * 16}.pem"
     other.write_text("of an earlier time")

@@ -1,4 +1,4 @@
-"""`renew --until`: signatures that outlast a holiday, as far as the root allows."""
+"""`renew --until`: signatures that are valid over a holiday, as far as the root allows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_all_that_expires_before_the_end_of_a_holiday_is_signed_until_then(
     client.fetch()
     client.now += 39 * DAY
     client.fetch()
-    # Afterwards the usual times hold again.
+    # After the holiday, the usual validity applies again.
     simulator.now += 39 * DAY
     simulator.repository.renew()
     assert expiries(simulator)["timestamp"] < simulator.now + 8 * DAY
@@ -61,7 +61,7 @@ def test_the_root_says_how_far(simulator: Simulator) -> None:
             simulator.repository.renew(now + wrong)
     simulator.repository.rotate("root", longest=100 * DAY)
     assert "timestamp" in simulator.repository.renew(now + 90 * DAY).signed
-    # The list would expire before that date, too.
+    # The list would expire before this date, so it is signed as well.
     simulator.repository.renew(now + 95 * DAY)
     assert expiries(simulator)["baseline"] > now + 94 * DAY
 
@@ -81,7 +81,7 @@ def test_an_old_root_that_says_nothing_allows_nothing(simulator: Simulator) -> N
 def test_a_client_refuses_signatures_that_hold_for_longer(
     simulator: Simulator, tmp_path: Path, role: str
 ) -> None:
-    """Whoever has stolen the daily keys cannot freeze clients for years."""
+    """Otherwise a thief of the daily keys could freeze clients for years."""
     client = Client(tmp_path / "state", simulator, simulator.root)
     client.fetch()
     far = (datetime.now(UTC) + 62 * DAY).replace(microsecond=0)

@@ -105,7 +105,8 @@ def test_fields_that_are_not_given_stay_as_before(board: NoticeBoard) -> None:
     second = board.update([first.id], Said(headline="Another"), NOW)
     assert (second.instruction, second.lists, second.headline) == ("Do", ("a",), "Another")
     assert second.references == (first.reference,)
-    # The update is sent a second after the notice to which it refers, even in the same second.
+    # The update is sent a second after the notice to which it refers, even if both are made in one
+    # second.
     assert second.sent == first.sent + timedelta(seconds=1)
     last = board.cancel([second.id], Said(), NOW)
     assert (last.headline, last.instruction) == ("Cancelled: Another", "")
@@ -145,7 +146,7 @@ def test_notices_that_break_the_format_are_not_published(
 def test_a_notice_that_expired_long_ago_is_taken_out(
     repository: Repository, board: NoticeBoard, clock: Clock, age: timedelta
 ) -> None:
-    """The notice's file stays for a day, for clients in the middle of a fetch."""
+    """The file of the notice stays for a day, for clients in the middle of a fetch."""
     first = board.publish(FIRST, NOW)
     clock.now = first.expires + REMOVED_AFTER + timedelta(hours=1)
     (path,) = (repository.public / "targets" / NOTICES).iterdir()
@@ -172,7 +173,7 @@ def test_a_list_and_the_role_cannot_have_one_name(
     content = [("x.csv", io.BytesIO(csv(range(2))))]
     with pytest.raises(UsageError, match="a list cannot be called notices"):
         repository.publish(NOTICES, content)
-    # An earlier version may have made a list with this name.
+    # An earlier version may have made a list named like the role of notices.
     from hashclient.provider import repository as module
 
     monkeypatch.setattr(module, "NOTICES", "")

@@ -1,4 +1,4 @@
-"""Keys under a passphrase: where it comes from, and that no command drops it silently."""
+"""Keys with a passphrase: where it is read, and that no command silently removes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def knowing(*passphrases: bytes | None) -> Callable[[], Passphrases]:
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Simulator:
-    """A provider all of whose keys are under a passphrase."""
+    """A provider all of whose keys have a passphrase."""
     made = Simulator(tmp_path / "plain")
     shutil.rmtree(tmp_path / "plain")
     made.repository = Repository(
@@ -57,7 +57,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 
 def closed_repository(simulator: Simulator) -> Repository:
-    """Return the repository for somebody who knows no passphrase."""
+    """Return the repository as opened by a person who does not know the passphrase."""
     return Repository(simulator.repository.directory, clock=lambda: simulator.now)
 
 
@@ -136,7 +136,7 @@ def test_a_wrong_passphrase_is_said_and_not_repeated(simulator: Simulator) -> No
 
 
 def test_renew_leaves_out_what_it_cannot_open(simulator: Simulator) -> None:
-    """Snapshot and timestamp sign every day unattended; the root's keys stay closed."""
+    """Snapshot and timestamp sign unattended every day; the root's keys stay encrypted."""
     folder = simulator.repository.directory / "keys"
     for role in ("snapshot", "timestamp", "targets"):
         (key,) = folder.glob(f"{role}-*.pem")
@@ -145,7 +145,7 @@ def test_renew_leaves_out_what_it_cannot_open(simulator: Simulator) -> None:
     simulator.now += timedelta(days=300)
     repository = closed_repository(simulator)
     (root,) = [at for at in repository.expiring() if at[0] == "root"]
-    assert root[2] is None  # the keys are here: `renew` asks for the passphrase
+    assert root[2] is None  # the keys are on this machine, so `renew` asks for the passphrase
     done = repository.renew()
     assert done.skipped == ("root",)
     assert done.wanting == ("give the passphrase of its key",)
@@ -159,7 +159,7 @@ def test_the_keys_of_a_new_list_are_protected_as_those_of_targets(simulator: Sim
     simulator.publish(csv(range(3)), "second")
     found = {name.split("-")[0]: closed for name, closed in keys_of(simulator).items()}
     assert (found["first"], found["second"]) == (True, False)
-    # New keys of a list come together with its old keys.
+    # The new keys of a list get the same protection as its old keys.
     simulator.rotate("first")
     found = {name.split("-")[0]: closed for name, closed in keys_of(simulator).items()}
     assert (found["first"], found["second"]) == (True, False)
@@ -201,7 +201,7 @@ def test_a_change_that_fails_leaves_the_key_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "key").read_bytes() == before
 
 
-# The commands
+# The commands that use keys
 
 
 def secret(path: Path, text: str) -> Path:
@@ -211,7 +211,7 @@ def secret(path: Path, text: str) -> Path:
 
 
 def real(*words: object, **env: str) -> Run:
-    """Run the command in a process of its own, without a terminal."""
+    """Run the command in a new process without a terminal."""
     done = subprocess.run(
         [sys.executable, "-m", "hashclient", *map(str, words)],
         env=environment(**env),
@@ -294,7 +294,7 @@ def test_a_passphrase_is_asked_for_at_the_terminal_and_not_shown(tmp_path: Path)
 
 
 def test_all_commands_that_sign_take_the_passphrase_in_the_same_way() -> None:
-    """This test names commands that do not sign, so that nobody forgets to check a new command."""
+    """The test lists the commands that do not sign, so that a new command cannot be forgotten."""
     without = {
         *("client add", "client key", "client list", "client lists", "client revoke"),
         *("client rotate", "diff", "draft compare", "server-config apache"),

@@ -1,4 +1,4 @@
-"""Permissions for a web server of another account: all of `public/`, none of `keys/`."""
+"""Permissions for a web server of another account: it reads `public/` but not `keys/`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def modes(directory: Path) -> dict[str, int]:
 
 
 def use(directory: Path) -> Simulator:
-    """Do everything that makes folders and files."""
+    """Do every action that makes folders and files."""
     simulator = Simulator(directory)
     simulator.publish(csv(range(3)))
     simulator.publish(csv(range(3)), "other")
@@ -91,7 +91,7 @@ def test_a_directory_above_that_keeps_a_web_server_out_is_reported(tmp_path: Pat
 def test_a_repository_that_was_closed_before_is_reported_and_opened_by_the_hint(
     tmp_path: Path,
 ) -> None:
-    """An example is a repository that an earlier version has made under a umask of 077."""
+    """For example, an earlier version made the repository under a umask of 077."""
     simulator = use(tmp_path / "it's repo")
     public = simulator.repository.public
     folders = [public, *(path for path in public.rglob("*") if path.is_dir())]
@@ -118,7 +118,7 @@ def test_new_files_are_closed_to_all_but_a_group_as_public_is(tmp_path: Path, mo
 
 
 def test_folders_that_a_killed_command_left_closed_are_opened(tmp_path: Path) -> None:
-    """Between the making of a folder and its mode; `init` and `publish` are run again."""
+    """A kill came between the making of a folder and its mode; then the command is repeated."""
     for name in ("repo/public/metadata", "repo/public/targets/lists/baseline"):
         (tmp_path / name).mkdir(mode=0o700, parents=True)
     for folder in (tmp_path / "repo" / "public").rglob("*"):

@@ -28,7 +28,7 @@ def publish(simulator: Simulator, text: str, *, dry_run: bool = False) -> Publis
 
 
 def live(simulator: Simulator) -> dict[str, tuple[str, str, int]]:
-    """Return what a client has: MD5, category and size of each live entry, by its id."""
+    """Return the MD5, category and size of each live entry that a client has, by id."""
     folder = simulator.repository.public / "targets" / "lists" / "baseline"
     newest = max(
         (parse_index(p.read_bytes(), "baseline") for p in folder.glob("*.index.json")),
@@ -64,7 +64,7 @@ def test_listed_entries_stay_and_missing_ones_are_withdrawn(simulator: Simulator
     assert (done.generation, done.changed, done.withdrawn, done.live) == (2, 1, 1, 3)
     after = live(simulator)
     assert {entry[0] for entry in after.values()} == {DIGESTS[1], DIGESTS[2], DIGESTS[3]}
-    # Entries that stay keep their ids.
+    # Entries that stay in the list keep their ids.
     kept = {name for name, entry in before.items() if entry in after.values()}
     assert kept == before.keys() & after.keys()
     assert done.listed is None
@@ -103,7 +103,7 @@ def test_doubles_are_as_many_as_in_the_files(simulator: Simulator) -> None:
 
 
 def test_a_double_with_an_id_is_the_listed_entry_of_that_id(simulator: Simulator) -> None:
-    """The other entry is the one without an id in the files, whichever comes first."""
+    """The row without an id is the other entry with this digest, whichever row is first."""
     head = "entry_id,md5\n"
     publish(simulator, f"{head}a,{DIGESTS[0]}\nb,{DIGESTS[0]}\n")
     done = publish(simulator, f"{head},{DIGESTS[0]}\na,{DIGESTS[0]}\n")

@@ -1,4 +1,4 @@
-"""`provider revert`: a generation is undone, as far as nothing later concerns its entries."""
+"""`provider revert`: a generation is undone, except for entries that changed later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.test_provider_replace import DIGESTS, bare, live, publish
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Simulator:
-    """A list of generations 1 (entries 0 to 9), 2 (less 0 to 2) and 3 (10 to 14)."""
+    """A list of generation 1 (entries 0 to 9), 2 (0 to 2 withdrawn) and 3 (10 to 14 added)."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(10)))
     simulator.withdraw("e-0", "e-1", "e-2")
@@ -74,7 +74,7 @@ def test_an_entry_comes_back_with_all_that_it_had(tmp_path: Path) -> None:
 
 
 def test_what_a_later_generation_has_changed_stays(simulator: Simulator) -> None:
-    simulator.publish(csv([1]))  # again, in generation 4
+    simulator.publish(csv([1]))  # entry 1 is published again, in generation 4
     simulator.withdraw("e-11")
     assert simulator.repository.revert("baseline", 2).changed == 2
     assert simulator.repository.revert("baseline", 3).withdrawn == 4
@@ -141,7 +141,7 @@ def test_a_list_that_has_ended_is_not_brought_back(simulator: Simulator) -> None
 
 
 def test_a_draft_of_before_is_refused_afterwards(simulator: Simulator, tmp_path: Path) -> None:
-    """A draft that undoes the same generation is also refused: entries would come back twice."""
+    """A draft that undoes the same generation is also refused: entries would return twice."""
     simulator.publish(csv([20]), draft=tmp_path / "theirs")
     simulator.repository.revert("baseline", 2, draft=tmp_path / "mine")
     simulator.repository.revert("baseline", 2)
@@ -154,7 +154,7 @@ Entries = dict[str, tuple[str, str, int]]
 
 
 class Model:
-    """What a list should have: its entries after each generation, and the ids of each change."""
+    """The expected list: its entries after each generation, and the ids of each change."""
 
     def __init__(self, simulator: Simulator, chance: random.Random) -> None:
         self.simulator, self.chance = simulator, chance
@@ -162,7 +162,7 @@ class Model:
         self.touched: list[set[str]] = [set()]
 
     def note(self) -> None:
-        """Note the published entries, and the entries that differ from before."""
+        """Note the published entries, and which entries have changed."""
         after, before = live(self.simulator), self.states[-1]
         self.states.append(after)
         differ = {i for i in after.keys() | before.keys() if after.get(i) != before.get(i)}
@@ -186,7 +186,7 @@ class Model:
             self.note()
 
     def revert(self) -> None:
-        """Undo any generation, and check the result."""
+        """Revert any generation, and check the result."""
         number = self.chance.randrange(1, len(self.states))
         later = set().union(*self.touched[number + 1 :])
         expected = dict(self.states[-1])
@@ -246,7 +246,7 @@ def test_a_kill_at_any_instant_leaves_the_old_list_or_the_new_one(tmp_path: Path
         code = in_child(undo)
         assert code in {0, -9}
         seen.append(listed())
-        # The files that the killed process has left disturb nobody.
+        # The files that the killed process has left do not stop the next command.
         is_done = repository.status().lists[0].generation == 3
         repository.revert("baseline", 3 if is_done else 2)
         assert listed() == (old if is_done else new)

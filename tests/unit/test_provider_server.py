@@ -67,7 +67,7 @@ def browsing(endpoint: Endpoint, token: str | None = None) -> Iterator[httpx.Cli
 
 
 def raw_request(endpoint: Endpoint, request: str) -> bytes:
-    """Send `request` with the token put in, and return the whole answer."""
+    """Send `request` with the token inserted, and return the whole answer."""
     context = ssl.create_default_context(cafile=endpoint.ca)
     port = httpx.URL(endpoint.url).port
     token = endpoint.token_file.read_text().strip()

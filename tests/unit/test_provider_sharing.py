@@ -1,4 +1,4 @@
-"""Sharing on: live entries of another provider's list, verified, and its withdrawals after them."""
+"""Republishing: verified live entries of another provider's list, and later their withdrawals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.kit import Run, call, csv_of
 
 
 class Countries:
-    """A provider, a second provider that publishes its list as `a`, and bundles between them."""
+    """A provider, and a second provider that republishes its list as `a`, joined by bundles."""
 
     def __init__(self, directory: Path, now: datetime | None = None) -> None:
         self.directory = directory
@@ -61,7 +61,7 @@ class Countries:
         return done
 
     def listed(self, numbers: Iterable[int], name: str = "a") -> set[int]:
-        """Return which of the entries are on the list that is shared on."""
+        """Return which entries are on the republished list."""
         answers = find(self.ours.repository, Questions([f"e-{n}" for n in numbers]), [name])
         live = {a.asked for a in answers if any(e.withdrawn is None for e in a.entries)}
         return {int(asked.removeprefix("e-")) for asked in live}
@@ -105,7 +105,7 @@ def test_live_entries_are_shared_on_and_withdrawals_follow(countries: Countries)
     countries.theirs.publish(csv(range(10, 12)))
     done = countries.share()
     assert (done.generation, done.changed, done.withdrawn, done.live) == (2, 2, 1, 9)
-    assert countries.share().generation == 2  # nothing new
+    assert countries.share().generation == 2  # nothing new is published
     found = difference(countries.ours.repository, "a", 1, 2)
     assert (found.added, found.withdrawn) == (("e-10", "e-11"), ("e-5",))
 
@@ -118,7 +118,7 @@ def test_entries_are_chosen_and_the_choice_is_remembered(countries: Countries) -
     done = countries.share()
     assert (done.changed, done.live) == (2, 6)
     assert countries.listed(range(40)) == set(range(20, 26))
-    # Another choice is made with `publish`: entries that it leaves out are withdrawn.
+    # With another choice, `publish` withdraws the entries that are left out.
     done = countries.share(where="category = synthetic")
     assert (done.changed, done.withdrawn) == (18, 6)
 
@@ -169,13 +169,14 @@ def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countrie
     for generation in (2, 3):
         with pytest.raises(UsageError, match="these cannot come back"):
             revert("a", generation)
-    revert("a", 1)  # which only takes off
+    revert("a", 1)  # this revert only withdraws entries
     assert countries.listed(range(10)) == set()
     revert("a", 4)
     assert countries.listed(range(10)) == {7}
     revert("a", 5)
     assert countries.listed(range(10)) == {0, 3, 4, 7, 8, 9}
-    # The entries do not come back either if the saved files of the republished list are lost.
+    # The entries are not published again either if the saved files of the republished list are
+    # lost.
     for path in (countries.ours.repository.sources / "a").glob("*.json"):
         path.unlink()
     with pytest.raises(UsageError, match="these cannot come back"):
@@ -218,7 +219,7 @@ def test_origin_and_terms_are_signed_and_kept(countries: Countries, tmp_path: Pa
     shown = call("provider", "show", countries.ours.repository.directory, "--list", "a").out
     assert f"of the provider whose root.json has sha256 {origin.root_sha256}" in shown
     assert terms in shown
-    # A third provider's client sees where the entries began.
+    # A client of a third provider sees where the entries were first published.
     third = Simulator(tmp_path / "third")
     bundle = tmp_path / "ours.bundle"
     export_bundle(countries.ours.repository.directory, bundle, {})
@@ -313,7 +314,7 @@ def test_a_state_that_is_not_understood_is_refused(countries: Countries) -> None
     provider("follow", countries.ours.repository.directory, countries.bundle(), code=8)
 
 
-# The commands
+# The commands for republishing
 
 
 def provider(*words: object, code: int = 0) -> Run:

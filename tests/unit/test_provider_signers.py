@@ -1,4 +1,4 @@
-"""People who sign see whose keys count, which entries are new, and what their own files say."""
+"""People who sign see whose keys count, which entries are new, and what their files say."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_keys_have_the_names_of_people_in_signed_metadata(agency: Agency, tmp_pa
     ids = {name: load_public(tmp_path / f"{name}.pub").keyid[:16] for name in PEOPLE}
     assert f"    {ids['alice']} (alice) not yet\n" in shown.out
     assert f"    {ids['bob']} (bob) signed\n" in shown.out
-    # Clients, ours and others, ignore the names.
+    # All clients ignore the names of keys.
     assert PlainClient(tmp_path / "client", agency.simulator).generation() == 1
 
 
 def test_a_key_that_did_not_count_before_is_called_new(agency: Agency, tmp_path: Path) -> None:
-    """Whoever makes a draft chooses the names of the keys that it brings along."""
+    """Whoever makes a draft chooses the names of the keys in it."""
     where = tmp_path / "rotated"
     agency.simulator.repository.rotate("baseline", agency.keys("alice", "carol"), draft=where)
     shown = call("provider", "draft", "show", where).out

@@ -1,4 +1,4 @@
-"""The age format behind our errors: against the age tool, and against streams that fail."""
+"""The age format behind the project's errors: against the age tool and failing streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hashclient.quarantine.age import (
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-#: Sizes around the length of a chunk, where a format of chunks can go wrong.
+#: Sizes around the length of a chunk, where a chunked format can fail.
 SIZES = [0, 1, 65_535, 65_536, 65_537, 200_000]
 
 needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is missing")
@@ -114,7 +114,7 @@ def test_an_encrypted_ssh_key_is_refused(tmp_path: Path) -> None:
 
 
 class Fails:
-    """A sink that fails at its call `number`, and a source that does the same."""
+    """A sink or source that fails at its call `number`."""
 
     def __init__(self, number: int, error: BaseException) -> None:
         self.left = number
@@ -130,7 +130,7 @@ class Fails:
 @pytest.mark.parametrize("error", [OSError(28, "full"), StateError("ours"), KeyboardInterrupt()])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_no_error_of_a_sink_is_dropped(key: Path, number: int, error: BaseException) -> None:
-    """The last write comes when a buffer is thrown away; there the library ignores errors."""
+    """The last write happens when a buffer is freed, where the library ignores errors."""
     calls: list[bytes] = []
     seal(io.BytesIO(b"x" * 70_000).read, calls.append, parse_recipients([public(key)]))
     assert len(calls) == 3

@@ -1,4 +1,4 @@
-"""Attributes of files: recorded attributes, restored attributes, and those named as missing."""
+"""Attributes of files: which are recorded, which are restored, and which are named as missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hashclient.quarantine.item import Origin
 
 CAPABILITIES = "security.capability"
 CAPABLE = bytes.fromhex("0100000200040000" + "00" * 12)
-#: The permissions of its owner, a user, its group, all that are named, and others.
+#: An access list: permissions of the owner, a user, the group, the mask and all other users.
 ACCESS_LIST = "system.posix_acl_access"
 ACCESS = bytes.fromhex(
     "02000000 01000600ffffffff 0200040001000000 04000400ffffffff 10000400ffffffff 20000400ffffffff"
@@ -40,7 +40,7 @@ def has_attributes(file: Path) -> bool:
 
 @pytest.fixture
 def fd(file: Path) -> Iterator[int]:
-    """The file `file`, open."""
+    """A descriptor of the file `file`."""
     if not has_attributes(file):
         pytest.skip("this file system has no attributes")
     fd = os.open(file, os.O_RDWR)
@@ -68,7 +68,7 @@ def test_attributes_are_recorded_up_to_a_limit_for_names_and_values(
 def test_one_attribute_that_cannot_be_read_leaves_the_others(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that only privileged programs can set come first."""
+    """Attributes that only privileged programs can set are recorded first."""
 
     def read(_fd: int, name: str) -> bytes:
         if name == "user.gone":
@@ -82,7 +82,7 @@ def test_one_attribute_that_cannot_be_read_leaves_the_others(
 
 
 def test_the_largest_attributes_that_are_recorded_fit_into_the_document() -> None:
-    """As base64 they take four thirds."""
+    """The document stores attributes as base64, which takes four thirds of the bytes."""
     assert attributes.MAX_XATTR_BYTES == 8 << 20
 
 
@@ -147,7 +147,7 @@ def _refuse(*_: object) -> None:
 
 
 def test_only_an_inherited_access_list_is_taken_off(fd: int) -> None:
-    """Other attributes of the new file stay, and so does an access list that the old one had."""
+    """The new file keeps its other attributes, and any access list that the old file had."""
     os.setxattr(fd, "user.new", b"n")
     try:
         os.setxattr(fd, ACCESS_LIST, ACCESS)
@@ -186,7 +186,7 @@ def test_an_attribute_is_written_only_if_it_differs_and_each_failure_is_named(
 def test_a_file_system_without_owners_attributes_and_modes_is_named(
     fd: int, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., None]
 ) -> None:
-    """Some file systems refuse, and others say that they have done it."""
+    """Some file systems refuse the call, and others report success without an effect."""
     monkeypatch.setattr(os, "listxattr", _refuse)
     for name in ("fchown", "setxattr", "fchmod"):
         monkeypatch.setattr(os, name, answer)

@@ -1,4 +1,4 @@
-"""What belongs to a match: sealed with its item, shown, reported, and destroyed with the item."""
+"""Context files of a match: sealed with its item, shown, reported, and destroyed with the item."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_copies_are_sealed_with_the_item_and_the_files_stay(desk: Desk, match: M
     assert [one["size"] for one in document["context"]] == [len(CHAT), len(ACCOUNT)]
     assert desk.story(match)[-1] == "context-added" == desk.events()[-1]
     assert run(desk, "quarantine", "verify").code == 0
-    # More files can be added later.
+    # More context files can be added later.
     assert add(desk, match).code == 0
     assert len(item_of(desk, match).context) == len(copies(desk, match)) == 4
 
@@ -118,7 +118,7 @@ def test_they_go_into_a_package_where_that_is_asked(desk: Desk, match: Match) ->
     (folder,) = target.iterdir()
     assert (folder / f"{match.id}.1.bin").read_bytes() == CHAT
     assert (folder / f"{match.id}.2.bin").read_bytes() == ACCOUNT
-    # Two files of the context that are exchanged for each other are refused.
+    # If two context files are exchanged for each other, both are refused.
     one, two = sorted((package / "evidence").glob("*.[12].age"))
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
@@ -128,7 +128,7 @@ def test_they_go_into_a_package_where_that_is_asked(desk: Desk, match: Match) ->
 
 def test_they_are_destroyed_with_the_item(desk: Desk, match: Match) -> None:
     add(desk, match)
-    # Before the folder is dropped, which a kill may prevent.
+    # The context files are destroyed before the folder is dropped, which a kill may prevent.
     with (
         mock.patch("hashclient.quarantine.store.Room.drop", side_effect=StateError("killed")),
         pytest.raises(StateError, match="killed"),

@@ -1,4 +1,4 @@
-"""A proven file is handed on exactly as it was proven, or the handing on ends with an error."""
+"""A proven file is passed on exactly as it was proven, or an error ends the transfer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PIECES = [b"ab", b"cd", b"ef"]
 
 
 class Changing:
-    """Bytes that have changed when they are read again."""
+    """Bytes that have changed at their second reading."""
 
     def __init__(self, *again: bytes) -> None:
         self._times = iter([PIECES, again])
@@ -49,7 +49,7 @@ class Changing:
 
 
 def handed_on(bytes_: Changing) -> tuple[list[bytes], bool]:
-    """Return the proven bytes that are passed on, and whether no error ends the function."""
+    """Return the proven bytes that are passed on, and whether this ended without an error."""
     source = Source("x", 6, bytes_)
     proven = prove(source)
     assert (proven.size, bytes_.given) == (6, 3)
@@ -202,7 +202,7 @@ def test_without_a_thread_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> 
     assert descriptors() == opened
 
 
-# The file of a match
+# The file of a match in its place
 
 
 def content_of(match: Match, ward: Ward, *, sealer: Sealer | None = None, key: bool = True) -> Any:
@@ -222,7 +222,7 @@ def test_a_file_comes_from_its_place_or_from_quarantine(ward: Ward, file: Path) 
     assert item is not None and item.id == match.id
     evidence_path = str(ward.evidence(match))
     assert content_of(ward.get(match), ward) == (evidence_path, CONTENT)
-    # The record is older than the item, or the file is back: both are there.
+    # The record is older than the item, or the file has returned: both copies exist.
     assert content_of(match, ward) == (evidence_path, CONTENT)
     with pytest.raises(StateError, match=f"cannot read {file}: not there any more"):
         content_of(match, ward, key=False)
@@ -247,7 +247,7 @@ def test_a_copy_is_proven_by_the_tags_of_its_match(ward: Ward, file: Path) -> No
     assert refused.value.message == f"sealed copy is damaged: {ward.evidence(match)}"
     with pytest.raises(StateError, match="there is no digest to prove the file by"):
         content_of(msgspec.structs.replace(match, tags={}), ward)
-    # Under another seal key the tags say nothing; the copy was proven when it was made.
+    # With another seal key the tags prove nothing, but the copy was proven when it was made.
     assert content_of(wrong, ward, sealer=Sealer(bytes(32)))[1] == CONTENT
     assert content_of(msgspec.structs.replace(wrong, key_id="other"), ward)[1] == CONTENT
 
@@ -275,7 +275,7 @@ def test_a_file_in_place_is_proven_by_its_tags(ward: Ward, file: Path) -> None:
             file.write_bytes(CONTENT)
     with source_in_place(match, ward.sealer) as proven:
         file.rename(file.with_name("moved"))
-        file.write_text("another")  # the file that was proven is still the one that is sent
+        file.write_text("another")  # although the name has another file, the proven file is sent
         assert b"".join(proven.chunks()) == CONTENT
 
 

@@ -1,4 +1,4 @@
-"""Files at their places: held, looked at, removed; programs that still have them open are found."""
+"""Files in their places: opened, examined and removed; programs that use them are found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hashclient.quarantine.isolators.interface import Removed, Sight, UnclearErr
 from hashclient.quarantine.item import Item, Mark, Origin, Stage
 from hashclient.quarantine.safe_rename import Removal
 
-#: This program maps its input file, closes the file, and waits.
+#: A script that maps its input file, closes the file, and waits.
 MAPPER = """
 import mmap, os, signal
 held = mmap.mmap(0, 0, prot=mmap.PROT_READ)
@@ -95,8 +95,8 @@ def test_a_process_that_has_a_file_open_is_found(
 @pytest.mark.parametrize("unlinked", [True, False])
 def test_a_file_that_nobody_else_has_open_is_free(file: Path, unlinked: bool) -> None:
     with opened(file, unlinked=unlinked) as fd:
-        assert open_elsewhere(fd) == []  # this process does not count
-        assert open_elsewhere(fd) == []  # and no lease is left
+        assert open_elsewhere(fd) == []  # this process is not counted
+        assert open_elsewhere(fd) == []  # no lease of the first call is left
 
 
 def test_a_file_that_is_mapped_and_not_open_is_in_use(file: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_is_mapped_and_not_open_is_in_use(file: Path) -> None:
 def test_only_a_descriptor_that_may_be_the_file_is_looked_at(
     tmp_path: Path, file: Path, target: str, links: int, is_held: bool
 ) -> None:
-    """A look at another one could wait for a server that hangs."""
+    """A look at another descriptor could wait for a server that hangs."""
     os.link(file, tmp_path / "f (deleted)")
     (tmp_path / "f-other").touch()
     (tmp_path / "fd").mkdir()
@@ -183,7 +183,7 @@ def item_of(path: Path, **values: Any) -> Item:
 
 
 def other(device: int, inode: int) -> list[tuple[int, int]]:
-    """Return three other files: by device, by inode, by both."""
+    """Return three other files: with another device, another inode, and both."""
     return [(device + 1, inode), (device, inode + 1), (device + 1, inode + 1)]
 
 

@@ -197,7 +197,7 @@ def test_a_file_of_another_size_is_not_even_read(ward: Ward, file: Path) -> None
 
 def test_every_digest_that_is_known_must_agree(ward: Ward, file: Path) -> None:
     match = ward.match(file, *Algorithm)
-    # The record has the SHA-256 of another file: a single digest that agrees does not suffice.
+    # The record has the SHA-256 of another file, and one agreeing digest is not enough.
     with ward.record() as record:
         record._db.execute("UPDATE match SET sha256 = ?", (bytes(16),))
     assert not ward.take(match).taken
@@ -352,7 +352,7 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
 def test_a_copy_that_the_disk_has_no_room_for_is_not_begun(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    """The sealed copy takes more room than the file; its document and the log take room, too."""
+    """The sealed copy is larger than the file, and its document and the log need room, too."""
     match = ward.match(file)
     real = os.statvfs(ward.state)
     few = (len(CONTENT) + more) // real.f_frsize
@@ -407,7 +407,7 @@ def test_an_act_goes_on_when_the_other_has_ended(
 def test_a_sealed_copy_is_read_back(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk does not keep the written bytes: the last byte has changed when it is read."""
+    """The disk changes the written bytes: the last byte differs when it is read."""
     match = ward.match(file)
     real = sealing.sha256_synced
 
@@ -426,7 +426,7 @@ def test_a_sealed_copy_is_read_back(
 def test_a_copy_that_lacks_its_end_is_found_before_the_file_goes(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library drops an error of the last write: the written copy reads back, but is short."""
+    """The library ignores an error of the last write, so the copy reads back but is too short."""
     match = ward.match(file)
 
     def short(
@@ -585,7 +585,7 @@ def test_a_tombstone_is_not_written_into_what_somebody_has_planted(
 
 
 def test_of_two_runs_at_once_the_second_settles_its_record(ward: Ward, file: Path) -> None:
-    """The second run has found the file before the first one took it, and records it afterwards."""
+    """The second run found the file before the first run isolated it, and records it afterwards."""
     first = ward.match(file)
     kept = file.with_name("kept")
     kept.write_bytes(CONTENT)
@@ -760,7 +760,7 @@ def test_many_files_share_what_is_written_of_all(
         *(("quarantine-sealed", 5), ("quarantined", 5)),
         *(("quarantine-sealed", 2), ("quarantined", 2)),
     ]
-    # Folders get their names durably before the first file goes, all of half a batch at once.
+    # The names of the folders of half a batch are synced before the first file is removed.
     room = str(ward.settings.layout.quarantine)
     calls = [(name, str(argument)) for name, argument in recorder.calls]
     assert calls.count(("fsync", room)) == 4
@@ -778,7 +778,7 @@ def test_many_files_share_what_is_written_of_all(
 def test_a_withdrawal_while_a_batch_is_sealed_leaves_its_files_in_place(
     ward: Ward, tmp_path: Path
 ) -> None:
-    """The batch was looked at before it was sealed: each match is looked at again."""
+    """Each match is looked up again after sealing, because the batch was checked before."""
     matches = several(ward, tmp_path, 4)
     withdrawn = ["e-1", "e-3"]
 
@@ -807,7 +807,7 @@ def test_a_withdrawal_while_a_batch_is_sealed_leaves_its_files_in_place(
 def test_threads_that_seal_and_restore_leave_the_record_of_matches_alone(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From Python 3.12 on, threads that ask the same at the same time get each other's answers."""
+    """From Python 3.12 on, two threads with the same query could get each other's rows."""
 
     def open_for_one_thread(
         path: Path, mode: Literal["rw", "rwc"], *, one_thread: bool
@@ -868,8 +868,8 @@ def test_the_failure_of_one_file_leaves_the_others_alone(ward: Ward, tmp_path: P
         changed.id: "not quarantined: changed: it is not the file that matched any more",
         gone.id: "not quarantined: not there any more",
         closed.id: f"match {closed.id} is not open: it is closed",
-        good.id: "in quarantine already",  # the second time
-        other.id: "quarantined",  # removing its twin does not count as a change
+        good.id: "in quarantine already",  # the id is given a second time
+        other.id: "quarantined",  # the removal of the file's twin does not count as a change
         "0" * 10: "no match has the id 0000000000",
     }
     assert ward.opened(good) == ward.opened(other) == b"benign 3"
@@ -920,7 +920,7 @@ def test_what_cannot_be_noted_of_one_file_or_of_all_is_noted_by_the_next_act(
 
 
 class _Counting(Matches):
-    """A record that counts the matches that it was asked for."""
+    """A record that counts the matches that were looked up."""
 
     count = 0
 
@@ -947,7 +947,7 @@ def test_a_large_folder_that_is_gone_costs_its_files_and_not_their_square(
 
 
 def test_without_the_file_on_record_that_was_read_nothing_is_taken(ward: Ward, file: Path) -> None:
-    """A record of an earlier version is like this until the file is scanned again."""
+    """Records of an earlier version lack the inode until the file is scanned again."""
     match = ward.match(file)
     with ward.record() as record:
         record._db.execute("UPDATE match SET directory_inode = NULL, inode = NULL")

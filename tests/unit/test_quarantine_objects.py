@@ -1,4 +1,4 @@
-"""Objects in buckets: which ranges are requested, and how each object is deleted, held or left."""
+"""Objects in buckets: which ranges are requested, and how each object is deleted or kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AMAZON, LIKE_S3 = "https://s3.eu-central-1.amazonaws.com", "https://store.exampl
 
 
 class Kept(Store):
-    """A bucket in memory with one object, which fails with `trouble`, and notes requests."""
+    """A bucket in memory with one object, which fails with `trouble` and notes requests."""
 
     trouble: Trouble | None = None
 
@@ -77,7 +77,7 @@ class Kept(Store):
 
 
 class KeptS3(S3):
-    """A bucket of S3 in memory, which notes the operations on it."""
+    """A bucket of S3 in memory that notes the operations on it."""
 
     def __init__(self, seen: Seen | None = SEEN, endpoint: str = AMAZON) -> None:
         super().__init__("bu")
@@ -121,7 +121,7 @@ def test_an_object_is_read_in_ranges_of_its_version(
             held.rewind()
         assert held.size == size and held.is_seen()
         assert held.read(0) == b"" and held.read(2) == DATA[:size][:2]
-        held.rewind()  # in the middle of a range
+        held.rewind()  # the position is in the middle of a range
         assert held.read(3) == DATA[:size][:3]
     asked = [("a/key", span, '"e"', "v") for span in spans]
     assert store.asked[: 1 + 2 * len(spans)] == [("a/key", "v"), *asked, *asked]

@@ -1,4 +1,4 @@
-"""Sealing items to other keys: the new officer opens it, the old one does not."""
+"""Sealing items to other keys: the new officer can open them, and the old officer cannot."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from hashclient.quarantine.vault import Resealed, load_identities, write_identit
 
 
 class Officer:
-    """Another officer, with a key of their own."""
+    """Another officer with a separate key."""
 
     def __init__(self, directory: Path, name: str, ward: Ward) -> None:
         self.key = directory / f"{name}.key"
         self.public = write_identity(self.key, ward.now)
 
     def opens(self, ward: Ward, match: Match) -> bytes:
-        """Return what their key opens."""
+        """Return the content that the officer's key opens."""
         opened = bytearray()
         with ward.evidence(match).open("rb") as sealed:
             unseal(sealed.read, opened.extend, load_identities(self.key))
@@ -91,7 +91,7 @@ def test_an_item_sealed_to_exactly_these_keys_is_left_alone(
     ward: Ward, match: Match, other: Officer
 ) -> None:
     before, events = ward.evidence(match).read_bytes(), ward.events()
-    # This key cannot open the item: the program does not even try to open the item.
+    # The program does not even try to open the item with this wrong key.
     assert not reseal(ward, match, f" {ward.public.upper()} ", key=other.key).done
     assert ward.evidence(match).read_bytes() == before
     assert ward.events() == events
@@ -135,13 +135,13 @@ def test_a_damaged_copy_does_not_become_a_sound_one(
 def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, tmp_path: Path
 ) -> None:
-    """Any writer to the quarantine has the public key: a copy that they seal is not ours."""
+    """Whoever can write to the quarantine has the public key, and can seal another file to it."""
     another = tmp_path / "share" / "another.bin"
     another.write_bytes(CONTENT[::-1])
     found = ward.match(another, entry="e-2")
     ward.take(found)
     ward.evidence(match).write_bytes(ward.evidence(found).read_bytes())
-    # Under another seal key, tags say nothing.
+    # With another seal key, the tags prove nothing.
     for sealer in (ward.sealer, Sealer(b"\1" * 32)):
         ward.sealer = sealer
         with pytest.raises(StateError, match="not the file that was sealed"):
@@ -153,7 +153,7 @@ def test_another_file_sealed_to_the_same_key_is_not_passed_on(
 def test_a_copy_of_another_length_than_the_file_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, more: int
 ) -> None:
-    """This also holds if the seal key is another key, so that tags prove nothing."""
+    """This also holds if the seal key has changed and the tags prove nothing."""
     path = ward.state / "quarantine" / match.id / "item.json"
     size = f'"size": {len(CONTENT)}'
     assert size in path.read_text()
@@ -165,14 +165,14 @@ def test_a_copy_of_another_length_than_the_file_is_not_passed_on(
 
 
 def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
-    """If an item's document names another copy, that copy is not sealed under this id."""
+    """If an item's document describes another copy, this copy is not sealed under the id."""
     item = ward.state / "quarantine" / match.id / "item.json"
     text = item.read_text()
     tag = ward.item(match).tags["sha256"]
     item.write_text(text.replace(tag, tag[::-1]))
     with pytest.raises(StateError, match="not the file that was sealed"):
         reseal(ward, match, other.public)
-    # Under another seal key nothing can be said about tags; size and copy still are compared.
+    # With another seal key, tags prove nothing; size and copy are still compared.
     ward.sealer = Sealer(b"\1" * 32)
     assert reseal(ward, match, other.public).done
 
@@ -248,12 +248,12 @@ def test_no_plain_content_is_written(ward: Ward, match: Match, other: Officer) -
         assert path.is_dir() or CONTENT[:64] not in path.read_bytes()
 
 
-# Files that belong to the item
+# Context files of the item
 
 
 @pytest.fixture
 def notes(ward: Ward, match: Match, tmp_path: Path) -> Path:
-    """A file that belongs to the item."""
+    """A context file of the item."""
     path = tmp_path / "notes"
     path.write_bytes(b"notes " * 30_000)
     with ward.record() as record:
@@ -354,5 +354,5 @@ def test_an_old_copy_that_cannot_be_removed_is_named(
     assert "its recipients still can open it" in (failed.value.hint or "")
     assert other.opens(ward, match) == CONTENT
     monkeypatch.undo()
-    ward.hold(match)  # the next act removes it
+    ward.hold(match)  # the next action removes the folder that was left
     assert ward.names() == {match.id}

@@ -1,4 +1,4 @@
-"""Restoring a file: as it was, where it was, and only with the key."""
+"""Restoring a file: with its content and attributes, in its place, and only with the key."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_capabilities_are_not_given_to_another_owner(
 
 
 def edit(ward: Ward, match: Match, origin: dict[str, object]) -> None:
-    """Change the written record of a file."""
+    """Change the recorded origin of a file."""
     path = ward.evidence(match).parent / "item.json"
     document = json.loads(path.read_bytes())
     path.write_text(json.dumps({**document, "origin": document["origin"] | origin}))
@@ -279,7 +279,7 @@ def test_a_place_that_is_gone_or_behind_a_link_is_refused(ward: Ward, file: Path
     with pytest.raises(UsageError, match="a link leads to it"):
         ward.restore(match)
     assert list(elsewhere.iterdir()) == []
-    ward.restore(match, to=file)  # a user who names the path now may mean the link
+    ward.restore(match, to=file)  # a user who names the path may mean the link
     assert (elsewhere / file.name).read_bytes() == CONTENT
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_copy_is_not_restored(ward: Ward, file: Path, part: str) -> No
 
 
 def test_a_copy_of_something_else_is_not_restored(ward: Ward, file: Path) -> None:
-    """Anybody can seal to a public key: the document knows which copy is meant."""
+    """Anybody can seal to a public key, so the document says which copy is meant."""
     match = ward.match(file)
     ward.take(match)
     ward.withdraw()
@@ -316,7 +316,7 @@ def test_a_copy_of_something_else_is_not_restored(ward: Ward, file: Path) -> Non
     seal(io.BytesIO(bytes(len(CONTENT))).read, other.write, parse_recipients([ward.public]))
     assert len(other.getvalue()) > len(CONTENT)
     ward.evidence(match).write_bytes(other.getvalue())
-    ward.sealer = Sealer(bytes(32))  # no tag can be compared
+    ward.sealer = Sealer(bytes(32))  # with another seal key, no tag can be compared
     with pytest.raises(StateError, match="is not the file that was sealed"):
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
@@ -360,7 +360,7 @@ def test_where_a_file_needs_a_name_it_has_one(
     ward.withdraw()
     if taken:
         (file.parent / f".hashclient-{match.id}.new").write_bytes(b"left by a kill")
-    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)  # gives EISDIR
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY | os.O_DIRECTORY)  # the open fails with EISDIR
     ward.restore(match)
     assert [p.name for p in file.parent.iterdir()] == [file.name]
     assert file.read_bytes() == CONTENT
@@ -390,7 +390,7 @@ def test_a_place_that_cannot_be_written_to_gets_no_named_file(
 
 
 def refuse_unnamed(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Make the file system refuse files without a name with the error `code`."""
+    """Let the file system refuse files without a name with the error `code`."""
     real = os.open
 
     def open_(path: str, flags: int, *args: int, **kwargs: int) -> int:
@@ -412,7 +412,8 @@ def test_no_named_plain_text_is_left_behind(
     if why == "wrong key":
         (tmp_path / "other").mkdir()
         key = Ward(tmp_path / "other").key
-    elif why == "damaged":  # in its last chunk: what comes before is written by then
+    # The last chunk is damaged, and the chunks before it are written already.
+    elif why == "damaged":
         data = bytearray(ward.evidence(match).read_bytes())
         data[-1] ^= 1
         ward.evidence(match).write_bytes(data)
@@ -431,7 +432,7 @@ def test_no_named_plain_text_is_left_behind(
 def test_plain_text_is_never_written_into_what_somebody_has_planted(
     ward: Ward, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
-    """The name can be foreseen: a user who may write there makes the file just before we do."""
+    """The temporary name is predictable, so another user may create the file before the program."""
     match = ward.match(file)
     ward.take(match)
     refuse_unnamed(monkeypatch, errno.EOPNOTSUPP)
@@ -451,7 +452,8 @@ def test_plain_text_is_never_written_into_what_somebody_has_planted(
     with watched(plant), pytest.raises(UsageError, match="file exists"):
         ward.restore(match, force=True)
     assert victim.read_bytes() == b"somebody's"
-    assert name.read_bytes() == b"somebody's"  # and this program must not remove somebody's file
+    # The program must not remove the file of another user.
+    assert name.read_bytes() == b"somebody's"
     assert not file.exists()
     assert ward.opened(match) == CONTENT
     name.unlink()
@@ -489,7 +491,7 @@ def test_a_named_file_is_private_and_follows_no_link(
 def test_a_file_that_differs_from_the_restored_one_is_somebody_elses(
     ward: Ward, file: Path, what: str
 ) -> None:
-    """A restoration was interrupted after the file got its name, but before the document."""
+    """The restoration was interrupted after the file got its name and before the document."""
     match = ward.match(file)
     status = file.stat()
     ward.take(match)
@@ -622,9 +624,10 @@ def test_many_items_share_what_is_written_of_all(
     monkeypatch.setattr(store, "AT_ONCE", 5)
     ids = [match.id for match in matches]
     done = restore_all(ward, ids)
-    assert noted == [5, 0, 2, 0]  # before the items of a batch are dropped, and after
+    # The record is written before the items of a batch are dropped, and after it.
+    assert noted == [5, 0, 2, 0]
     assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
-    # The intents of half a batch, then its results; the halves take turns.
+    # The log has the intents of half a batch, then its results, and then the other half.
     assert appended == [3, 2, 3, 2, 1, 1, 1, 1]
     assert ward.events()[-4:] == ["restoring"] * 2 + ["restored"] * 2
     assert ward.names() == set()
@@ -647,7 +650,7 @@ def test_each_file_is_synced_once_while_another_is_opened(
         return decrypt(room, one, *arguments)
 
     def syncing(fd: int) -> None:
-        with contextlib.suppress(OSError):  # a log is open for writing alone
+        with contextlib.suppress(OSError):  # the log is open only for writing
             content = os.pread(fd, 9, 0)
             if content in opened:
                 synced.append(content)
@@ -686,7 +689,8 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
         strict=True,
     ):
         assert expected in word
-    assert [type(outcome) for _, outcome in done[4:]] == [UsageError, UsageError]  # twice; unknown
+    # One id was given twice, and one is unknown.
+    assert [type(outcome) for _, outcome in done[4:]] == [UsageError, UsageError]
     assert Path(good.path).read_bytes() == b"benign 3"
     assert not Path(held.path).exists() and not Path(damaged.path).exists()
     assert ward.names() == {taken.id, held.id, damaged.id}
@@ -696,7 +700,7 @@ def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: P
 def test_a_match_that_cannot_be_noted_keeps_no_other_item(
     ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """That holds if both matches are noted together, or one while the other is opened."""
+    """This holds if both matches are noted together, or one while the other item is opened."""
     monkeypatch.setattr(store, "AT_ONCE", at_once)
     bad, good = several(ward, tmp_path, 2)
     change_all = Matches.change_all
@@ -788,7 +792,7 @@ def test_notes_that_cannot_be_read_stop_acts_and_harm_no_copy(
         ward.restore(match, force=True)
     found = ward.verify()
     assert why in found[RESTORED_NAME].detail and not found[RESTORED_NAME].ok
-    assert found[match.id].ok  # the item itself is still checked
+    assert found[match.id].ok  # the item is still checked
     notes.unlink()
     ward.restore(match, force=True)
     assert file.read_bytes() == CONTENT

@@ -73,7 +73,7 @@ def test_what_was_reported_is_kept_for_keep_days_also_from_a_forced_purge(
 def test_a_forced_purge_of_what_the_record_lacks_waits_for_the_record(
     kept: tuple[Ward, Match],
 ) -> None:
-    """Without the record nobody knows whether the match was reported."""
+    """Without the record, nobody knows whether the match was reported."""
     ward, match = kept
     ward.change(match, MatchState.REPORTED)
     (ward.state / "matches.db").unlink()
@@ -138,7 +138,7 @@ def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
 
 
 def test_a_hold_on_an_item_is_no_state_of_its_match(kept: tuple[Ward, Match]) -> None:
-    """If a hold made the match `held`, the match would be `held` after a retraction."""
+    """If a hold changed the state of the match, a retraction would restore the state `held`."""
     ward, match = kept
     ward.hold(match)
     with ward.record() as record:
@@ -204,7 +204,7 @@ def test_a_reason_of_any_bytes_is_written_down(ward: Ward, file: Path) -> None:
 
 
 def test_a_restored_item_that_was_not_dropped_is_dropped(kept: tuple[Ward, Match]) -> None:
-    """The restoration was killed in its last moment."""
+    """The restoration was killed before its last step."""
     ward, match = kept
     path = ward.evidence(match).parent / "item.json"
     document = json.loads(path.read_bytes())

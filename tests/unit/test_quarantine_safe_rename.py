@@ -1,4 +1,4 @@
-"""Places: no link in the path, no name replaced, and no file removed except the right one."""
+"""Places: no link in the path, no name replaced, and only the right file removed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PRIVATE = ".hashclient-x"
 
 @pytest.fixture(params=["renameat2", "links", "neither"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the file system one that lacks some features of Linux's own file systems."""
+    """Let the file system lack some features of Linux's native file systems."""
 
     def refuse(*_arguments: object, **_more: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
@@ -139,7 +139,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """The holder of a lease is asked to end the lease, and others wait until then."""
+    """The kernel asks the holder of a lease to end it, and others wait until then."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (
@@ -412,7 +412,7 @@ def refuse_all(*_arguments: object, **_more: object) -> int:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-# --- file systems that can do less -------------------------------------------------------
+# --- file systems with fewer features -----------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -451,7 +451,7 @@ def test_a_rename_that_fails_is_not_tried_another_way(
 def test_a_link_that_fails_leaves_all_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Only a file system without links gets a plain rename, which could replace a file."""
+    """Only on a file system without links is a plain rename used, which could replace a file."""
 
     def cannot(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
@@ -485,7 +485,7 @@ def test_a_file_system_without_links_says_so_in_several_ways(
     monkeypatch.setattr(beneath, "renameat2", cannot)
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_text("a")
-    (tmp_path / "b").symlink_to("nowhere")  # a link that leads nowhere must stay, too
+    (tmp_path / "b").symlink_to("nowhere")  # a dangling link must stay, too
     with at(tmp_path / "a") as place:
         with pytest.raises(FileExistsError):
             rename_noreplace(place.fd, "a", "b")

@@ -1,4 +1,4 @@
-"""Sealing: what is digested and written, what proves a file, and copies that are not whole."""
+"""Sealing: what is digested and written, what proves a file, and incomplete copies."""
 
 from __future__ import annotations
 

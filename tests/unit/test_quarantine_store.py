@@ -1,4 +1,4 @@
-"""Steps that acts of the quarantine share: folders, documents, waits, and what a failure ends."""
+"""Steps that all actions of the quarantine share: folders, documents, waits, and failures."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_first_act_removes_what_a_kill_has_left(ward: Ward, tmp_path: Path) 
         assert ward.names() == {"bcdfgh2345", "x.tmp-"}
     assert sorted(path.name for path in mine.iterdir()) == ["deeper", "f"]
     (directory / ".tmp-again").touch()
-    with room.locked():  # it belongs to an act of this process
+    with room.locked():  # the temporary folder belongs to an action of this process
         assert (directory / ".tmp-again").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_folder_takes_the_place_of_an_item(
     with room.new_folder() as folder:
         (folder / "evidence.age").write_text("new")
         with pytest.raises(StateError, match="cannot write to the quarantine"):
-            room.admit(folder, item)  # the name is taken
+            room.admit(folder, item)  # the name is in use
         room.admit(folder, item, replaces=True)
     assert room.evidence(item.id).read_text() == "new"
     assert ward.names() == {item.id}
@@ -195,7 +195,7 @@ def test_without_an_exchange_in_one_step_the_item_stays(
 def test_an_exchange_that_may_not_be_durable_keeps_both_folders(
     room: Room, item: Item, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a loss of power, either of the two may have the name."""
+    """After a loss of power, either folder may have the name."""
 
     def fail(path: Path) -> None:
         if path == room.directory:
@@ -228,13 +228,14 @@ def test_a_folder_is_removed_and_nothing_behind_a_link(tmp_path: Path) -> None:
     (folder / "a" / "link").symlink_to(mine)
     (folder / "link").symlink_to(mine)
     link.symlink_to(mine)
-    for path in (folder, str(folder), link, mine / "f"):  # the second time, it is gone
+    # The second removal of the folder finds nothing.
+    for path in (folder, str(folder), link, mine / "f"):
         remove_folder(path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
     assert sorted(path.name for path in mine.iterdir()) == ["deeper", "f"]
 
 
-# Items for an act
+# Items for an action
 
 
 def test_an_item_is_found_needed_or_missing(room: Room, ward: Ward, item: Item) -> None:
@@ -326,13 +327,13 @@ def test_notes_stay_as_long_as_their_folders(room: Room, ward: Ward, item: Item)
     assert ward.names() == {other}
 
 
-# Steps of acts
+# Steps of actions
 
 Act = Generator[Wait, None, str]
 
 
 def logged(ward: Ward) -> set[str]:
-    """Return the names of the events in the log, which may not have begun."""
+    """Return the names of the events in the log; the log may not exist yet."""
     try:
         return {record.event for record in read(ward.settings.layout.audit)}
     except StateError:
@@ -401,7 +402,7 @@ def test_each_directory_is_synced_once_and_its_failure_ends_the_acts_in_it(
 
         return Names((1, number), sync)
 
-    # The first half of the acts waits together.
+    # The syncs of the first four actions are done together.
     acts = {n: act(Wait(names=names(1 + (n in "cd")))) for n in "abcd"}
     with ward.record() as record:
         results = room.run(acts | {n: act() for n in "efgh"}, record)

@@ -1,4 +1,4 @@
-"""The tombstone: its text, its owner and mode, and nothing else is replaced or removed for it."""
+"""The tombstone: its text, owner and mode, and that no other file is replaced or removed."""
 
 from __future__ import annotations
 

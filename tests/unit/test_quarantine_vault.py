@@ -1,4 +1,4 @@
-"""The acts of the quarantine as others call them: who, why and when, and each option both ways."""
+"""The quarantine as other packages call it: who, why and when, and both values of options."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_restoration_says_where_and_by_whom(ward: Ward, taken: Match, tmp_path
         assert (data["by"], data["to"]["path"]) == ("bob", str(place))
 
 
-# Files that belong to an item
+# Context files of an item
 
 
 def add(ward: Ward, match: Match, *paths: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Reading one object: its ranges, its version, what its store may not say, how it is counted."""
+"""Reading one object: its ranges, its version, wrong answers of its store, and counts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 
 class Store:
-    """One object, which comes in pieces; `spoil` changes what its store answers."""
+    """A store with one object that is sent in pieces; `spoil` changes its answers."""
 
     text, namespace, scheme = "s3://b", "of a bucket", "s3"
 
@@ -88,7 +88,7 @@ def told(checked: Checked) -> list[tuple[Kind, str | None]]:
 def test_an_object_is_read_in_ranges_of_one_version(
     judge: Judge, monkeypatch: pytest.MonkeyPatch, size: int, parts: list[Any]
 ) -> None:
-    """The first range says which: so the others are of the same object."""
+    """The answer to the first range names the version, and the other ranges ask for it."""
     assert (module.RANGE_BYTES, module.LARGE_BYTES) == (16 << 20, 1 << 20)
     monkeypatch.setattr(module, "RANGE_BYTES", 10)
     store = Store(bytes(range(size)))
@@ -209,13 +209,13 @@ def test_the_other_digests_of_an_entry_are_read_of_an_object_that_hits(judge: Ju
 
 @pytest.fixture(scope="module")
 def opens(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
-    """One opener of containers for all tests: its process takes long to start."""
+    """One opener of containers for all tests, because its process takes long to start."""
     with contextlib.closing(Members(judge, Options())) as members:
         yield Opener([members], Spool(tmp_path_factory.mktemp("spool"), 1 << 20))
 
 
 def learnt(result: Result) -> tuple[list[int], int]:
-    """Return the masks that are remembered, and how many containers are."""
+    """Return the remembered masks, and the number of containers."""
     records = [record for _, record in result.learned]
     assert all(len(record) == RECORD.itemsize for record in records)
     return [record[RECORD.fields["mask"][1]] for record in records], len(result.containers)  # type: ignore[index]
@@ -232,7 +232,7 @@ def test_a_container_is_opened_and_a_plain_object_known_as_plain(
     plan: tuple[Algorithm, ...],
     large: bool,
 ) -> None:
-    """A large object, or an object that needs no digest, is looked at before it is read."""
+    """A large object, or one that needs no digest, is examined before it is read."""
     archive = zipped(LISTED)
     data = {"plain": b"benign " * 99, "zip": archive, "zip behind": b"x" * 60_000 + archive}[kind]
     monkeypatch.setattr(module, "LARGE_BYTES", len(data) - large)

@@ -1,4 +1,4 @@
-"""Reading one file: digests only of the whole file, and only if the file stayed as it was."""
+"""Reading one file: digests only of the whole file, and only if the file did not change."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def plan_of(size: int | None) -> tuple[Algorithm, ...]:
 def read(
     path: Path, trust: SizeTrust, defer_bytes: int | None = None, **options: Any
 ) -> tuple[tuple[Algorithm, ...], list[bytes], int]:
-    """Read a file as if its file system were trusted so far."""
+    """Read a file as if its file system had this `trust`."""
     reader = Reader(options.pop("plan_of", lambda _: SHA1), **options)
     with opened(path) as fd:
         reader.devices[os.fstat(fd).st_dev] = Device(trust)
@@ -83,7 +83,7 @@ def read(
 
 
 def during_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
-    """Call `act` with the number of each read before it is made; return these numbers."""
+    """Call `act` with the number of each read before the read, and return these numbers."""
     numbers: list[int] = []
     original = os.readv
 
@@ -126,7 +126,7 @@ def test_a_file_that_grows_is_read_again_whatever_its_size_was(
     path = tmp_path / "f"
     path.write_bytes(b"benign")
     during_reads(monkeypatch, lambda number: number == 1 and path.write_bytes(b"listed now"))
-    # The second attempt uses the plan for any size: the first plan was for another size.
+    # The second attempt uses the plan for any size, because the size has changed.
     digests = [hashlib.md5(b"listed now").digest()]
     assert read(path, FULL, plan_of=plan_of) == (MD5, digests, 10)
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_never_as_long_as_its_size_is_unread(
     assert read(path, NONE) == (SHA1, sha1(bytes(length)), length)
 
 
-# Files that would waste time.
+# Files that would waste time: files without an end.
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
             with pytest.raises(EndlessError) as caught:
                 read(tmp_path / name, trust, on_bytes=heard.append)
             assert reason_of(caught.value) == ENDLESS
-            # While other files wait, such a file is not even read up to this limit.
+            # If other files wait, such a file is deferred before this limit.
             with pytest.raises(Deferred):
                 read(tmp_path / name, trust, 1 << 20)
         assert most < sum(heard) <= 2 * most
@@ -241,7 +241,7 @@ def test_a_file_that_claims_to_be_longer_is_read_further(size: int, bound: int) 
 
 @needs_fuse
 def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first reading, another reading after a change, and a reading for more digests."""
+    """The bound applies to the first reading, one after a change, and one for more digests."""
     monkeypatch.setattr(reading, "UNSIZED_BYTES", 1 << 20)
     with mounted(tmp_path, {"f": File(b"x", endless=True)}, user_id=STRANGER):
         path = tmp_path / "f"
@@ -270,11 +270,11 @@ def test_a_file_with_slow_reads_is_read_up_to_a_time_limit(tmp_path: Path) -> No
     pace_s = UNSIZED_S / 2 + 1
     with pytest.raises(EndlessError):
         read(path, NONE, clock=clock)
-    # A file with a size is read however long it takes.
+    # A file with a trusted size is read however long it takes.
     assert read(path, FULL, clock=clock)[2] == 1 << 19
 
 
-# More digests of the same file.
+# Further digests of the same file.
 
 
 def read_more(path: Path, status: os.stat_result, length: int) -> list[bytes]:
@@ -295,7 +295,7 @@ def test_more_digests_are_of_the_same_content(
     during_reads(monkeypatch, lambda number: os.utime(path, (1, 1)) if number == 1 else None)
     with pytest.raises(SetAside, match=CHANGED):
         read_more(path, status, 6)
-    # A file that has changed before this reading is not read at all.
+    # If the file has changed before this reading, it is not read at all.
     with monkeypatch.context() as patch:
         patch.setattr(reading, "digest_fd", lambda *_, **__: pytest.fail("it is read"))
         with pytest.raises(SetAside, match=CHANGED):
@@ -322,12 +322,12 @@ def test_the_same_content_has_the_same_status(tmp_path: Path, name: str) -> None
     assert not same_content(status, other)
 
 
-# How far a file system is trusted.
+# The trust in file systems.
 
 
 @pytest.fixture
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
-    """A checker of a list of files of six bytes."""
+    """A checker with a list of files of six bytes."""
     state = make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": b"listed"})})
     settings = Settings(state, state / "config.toml", None, Config())
     return Checker(open_lists(settings, {}, datetime.now(UTC)).judge())
@@ -340,7 +340,7 @@ def check(checker: Checker, directory: Path, *names: str) -> dict[str, str]:
 
 @needs_fuse
 def test_a_device_s_number_is_not_trusted_beyond_its_task(checker: Checker, tmp_path: Path) -> None:
-    """An unmounted file system may be followed by another with the same number."""
+    """After a file system is unmounted, another one may get its device number."""
     devices = set()
     for user_id, expected in ((0, {}), (STRANGER, {"f": "match"})):
         with mounted(tmp_path, {"f": File(b"listed", claims=4096)}, user_id=user_id):
@@ -384,7 +384,7 @@ def test_a_file_system_that_cannot_be_examined_has_no_trust(
 def test_a_file_system_is_asked_once_a_task(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One question a file would cost system calls."""
+    """One question for each file would cost system calls."""
     asked: list[int] = []
 
     def counted(fd: int, device: int) -> SizeTrust:
@@ -403,7 +403,7 @@ def test_a_file_system_is_asked_once_a_task(
 def test_a_file_system_stays_until_the_task_ends(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that is mounted afterwards gets neither its number nor the trust in it."""
+    """A file system that is mounted later gets neither the device number nor the trust."""
     devices: list[int] = []
 
     def exchange(_number: int) -> None:
@@ -419,7 +419,8 @@ def test_a_file_system_stays_until_the_task_ends(
         memory = one.enter_context(disk(tmp_path, "tmpfs"))
         devices.append(memory.stat().st_dev)
         tree = write_tree(tmp_path / "t", {"f": b"benign"})
-        write_tree(memory, {"f": b"listed "})  # looked at; no entry has its size
+        # The file is examined but not read, as no entry has its size.
+        write_tree(memory, {"f": b"listed "})
         groups = [Group(str(place), ["f"], False) for place in (memory, tree)]
         assert checker.check(groups).clean == 2
         assert len(set(devices)) == 2
@@ -429,7 +430,7 @@ def test_a_file_system_stays_until_the_task_ends(
 def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease proves nothing about earlier attempts: a program that wrote then may be gone."""
+    """A program may have written during earlier attempts and ended: only the last lease counts."""
     path, told = tmp_path / "f", []
     path.write_bytes(b"benign")
 
@@ -454,7 +455,7 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
             monkeypatch.setattr(reading, "trust_of", lambda *_, told=trust: told)
             *_, unwritable = reader.read(fd)
         reader.end_task()
-        # If the times of the file are unreliable, a lease would prove nothing either.
+        # If the times of the file are unreliable, a lease proves nothing either.
         assert unwritable is (True if trust is FULL else None)
         assert told == ([0, told[-1]] if trust is FULL else [])
         assert trust is not FULL or told[-1] >= 1
@@ -466,7 +467,7 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
 def test_a_short_file_is_read_under_a_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elapsed_s: float, lost: bool, expected: bool
 ) -> None:
-    """A writer waits, or is asked to; only a lease that was held too long may be gone."""
+    """The kernel makes a writer wait; a lease may be lost only if it was kept too long."""
     assert can_lease()
     path = tmp_path / "f"
     path.write_bytes(b"benign")
@@ -511,7 +512,7 @@ def test_a_long_file_is_not_kept_from_others_while_it_is_read(
 
 
 class Leases:
-    """Stands for the leases of the kernel: says what a test tells it, and notes what is asked."""
+    """Replaces the kernel's leases: answers as the test says, and notes the questions."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
@@ -544,7 +545,7 @@ def test_a_lease_that_was_held_for_half_a_second_is_asked_about(
     asked: list[str],
     unwritable: bool | None,
 ) -> None:
-    """So is that of the first file of a task: nobody knows for how long it was held."""
+    """So is the lease of the first file of a task, as its duration is unknown."""
     assert (HELD_BYTES, reading.HELD_S) == (1 << 16, 0.5)
     (tmp_path / "f").write_bytes(b"benign")
     leases, now = Leases(monkeypatch), [0.0]

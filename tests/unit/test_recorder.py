@@ -34,7 +34,7 @@ DIGEST = bytes(range(16))
 
 
 class Run:
-    """A run whose state is in a directory; `failures` are the failures to write."""
+    """A run whose state is in a directory; `failures` are the errors of writing."""
 
     def __init__(self, directory: Path, command: str = "scan", **how: Any) -> None:
         self.directory = directory
@@ -53,7 +53,7 @@ class Run:
         self.kept = self.record.keep(outcomes)
 
     def logged(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return events and data, without the log's own."""
+        """Return the events and data, without the events that the log writes itself."""
         found = audit_log.read(self.directory / "audit")
         return [(r.event, dict(r.data)) for r in found if r.event != "genesis"]
 
@@ -204,7 +204,7 @@ def test_a_log_that_cannot_be_written_is_reported_once_and_counts(run: Run) -> N
     assert [type(error) for error in run.failures] == [AuditError]
     assert run.summary.failed is ExitCode.AUDIT
     assert run.summary.exit_code is ExitCode.MATCH_ATTENTION
-    # The failure of the log does not keep the match from being remembered.
+    # The match is remembered although the log has failed.
     assert run.remembered() == ["/srv/a"]
 
 
@@ -331,7 +331,7 @@ def test_held_matches_are_counted_and_their_entries_named(tmp_path: Path, holds:
 def test_more_entries_are_asked_for_than_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the summary can say that there are further entries."""
+    """One entry more is asked for, so that the summary can say that there are more."""
     asked: list[int] = []
 
     def entries(_: Matches, most: int) -> tuple[HeldEntry, ...]:
@@ -390,7 +390,7 @@ def test_matches_that_are_gone_are_logged_and_counted(
             Left(one.id, os.fsencode(one.path), "", to_text(one.last_seen)) for one in found
         )
 
-    run.record.note_gone(find)  # nothing was ever recorded
+    run.record.note_gone(find)  # no match was ever recorded
     assert (asked, run.summary.gone) == ([], 0)
     run.add(*(match(f"/srv/{n}", tags={Algorithm.MD5: DIGEST}) for n in range(5)))
     run.record.note_gone(find)
@@ -423,7 +423,7 @@ def test_matches_that_are_gone_are_logged_and_counted(
 def test_arguments_are_logged_as_far_as_there_is_room(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], kept: int, cut: bool
 ) -> None:
-    """Each argument needs its length and one more character, and a long argument is cut."""
+    """Each argument needs its length and one character more, and a long argument is cut."""
     monkeypatch.setattr(recorder, "MAX_LOGGED_ARGUMENTS_CHARS", 100)
     monkeypatch.setattr(
         recorder, "MAX_LOGGED_PATH_CHARS", 50 if cut or lengths == [50, 48] else 999

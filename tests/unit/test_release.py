@@ -1,4 +1,4 @@
-"""Decisions about recorded matches: which are excepted or released; each is logged once, before."""
+"""Decisions about recorded matches: exceptions and releases; each is logged once, beforehand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hashclient.scan.run.release import except_open, release
 
 
 class Responder:
-    """Does not act, and notes the acts that it was asked for."""
+    """Notes the actions that were asked for, and does none."""
 
     def __init__(self) -> None:
         self.asked: list[list[Recorded]] = []
@@ -33,7 +33,7 @@ class Responder:
 
 @pytest.fixture
 def matches(ward: Ward, tmp_path: Path) -> list[Match]:
-    """Five matches: the files 0 to 4."""
+    """Return five matches: the files 0 to 4."""
     found = []
     for number in range(5):
         path = tmp_path / "share" / str(number)
@@ -99,7 +99,7 @@ def test_without_a_record_or_an_exception_nothing_is_written(tmp_path: Path, war
 def test_held_matches_are_released_and_acted_upon_once(
     ward: Ward, matches: list[Match], monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """One that is excepted, not held, or unknown by now is passed over."""
+    """A match that is meanwhile excepted, not held, or unknown is skipped."""
     monkeypatch.setattr(module, "AT_ONCE", at_once)
     held = [ward.get(match) for match in matches]
     hold(ward, matches[:4])

@@ -1,4 +1,4 @@
-"""Facts about sources: from the command or added, sealed to the recipient, and nowhere else."""
+"""Facts about sources: from a command or added, sealed to the recipient, stored nowhere else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACTS = {
     "url": "https://files.example.org/u/4711?x=1",
     "message_id": "<4711.abc@mail.example.org>",
 }
-# Texts that show a fact. The number alone may be part of a key, a digest or a time.
+# Texts that reveal a fact. The number alone would also occur in keys, digests or times.
 TEXTS = ("user 4711", "db8::4711", "u/4711", "<4711.abc")
 
 
@@ -46,7 +46,7 @@ def program(directory: Path, text: str) -> str:
 
 
 def says(directory: Path, answer: str) -> str:
-    """Return the settings of a program that saves its questions and gives this answer."""
+    """Return the settings of a program that saves its input and prints this answer."""
     (directory / "answer.json").write_text(answer)
     return program(directory, f"cat >> {directory}/asked\ncat {directory}/answer.json")
 
@@ -61,7 +61,7 @@ def opened(desk: Desk, path: Path) -> Any:
 
 
 def held(desk: Desk, match: Match) -> str:
-    """Return why a match is not sent, as its history says."""
+    """Return the reason in the history of a match for which it is not sent."""
     with desk.record() as record:
         (why,) = (s.detail["why"] for s in record.story(match.id) if s.event == "report-held")
     assert isinstance(why, str)
@@ -82,7 +82,7 @@ def test_the_command_is_asked_and_its_answer_is_sealed_into_the_package(tmp_path
         assert reported.facts.recipients == (desk.officer_public,)
         assert opened(desk, path / reported.facts.name) == FACTS
     assert '"path_b64"' in asked and str(desk.files) in asked
-    # No part of the facts stays here.
+    # No part of the facts stays on this machine.
     assert not (desk.outbox.folder(sent.report.id) / "sealed").exists()
     target = tmp_path / "extracted"
     target.mkdir()
@@ -159,7 +159,7 @@ def test_what_is_wrong_with_the_answer_holds_the_match_and_not_the_others(
     assert held(desk, second) == why
     assert any(apart.report in note for note in sent.notes)
     assert "secret" not in "".join(p.read_text() for p in desk.outbox.folder(waiting.id).iterdir())
-    # If no match is left to send, the report itself waits.
+    # If no match can be sent, the whole report waits.
     again = desk.send(waiting)
     assert again.error is not None and why in again.error.message
     assert held(desk, second) == why
@@ -221,7 +221,8 @@ def add(desk: Desk, match: Match) -> None:
 
 
 def test_added_facts_are_kept_sealed_and_go_with_the_report(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, review=program(tmp_path, "exit 1"))  # this program is not asked
+    # The test fails if this program is run.
+    desk = Desk(tmp_path, review=program(tmp_path, "exit 1"))
     match = desk.find("a", A)
     desk.quarantine(match)
     add(desk, match)
@@ -234,7 +235,7 @@ def test_added_facts_are_kept_sealed_and_go_with_the_report(tmp_path: Path) -> N
     assert document.matches[0].facts is not None
     assert opened(desk, package / document.matches[0].facts.name) == FACTS
     assert "facts-added" in desk.events()
-    # The facts are destroyed with the file.
+    # The facts are destroyed together with the file.
     assert prune_facts(desk.session) == 0
     assert desk.purge(match, order="17/4").done
     assert not path.exists()
@@ -356,7 +357,7 @@ def test_facts_are_in_no_output_log_metric_alert_or_document(facts: dict[str, st
         took = directory / "alerts"
         alerts = f'[alerts]\ncommand = ["/bin/sh", "-c", "cat >> {took}"]\npaths = true\n'
         (fleet := directory / "fleet").mkdir()
-        # Without a provider `status` is refused.
+        # The command `status` is refused without a provider.
         provider = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
         desk = Desk(directory, alerts + provider, review=says(directory, json.dumps(facts)))
         match, other = desk.find("a", A), desk.find("b", B)

@@ -1,4 +1,4 @@
-"""The outbox: which matches may be reported, where the record of that is, and damaged records."""
+"""The outbox: which matches may be reported, where this is recorded, and damaged records."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_numbers_of_matches(desk: Desk) -> None:
     with desk.record() as record, pytest.raises(UsageError, match="not of 0"):
         desk.outbox.prepare([], record, "police")
     assert desk.prepare(match, match).matches == (match.id,)
-    assert MAX_MATCHES * 13 < 1 << 20  # a record of the audit log holds that many ids
+    assert MAX_MATCHES * 13 < 1 << 20  # one record of the audit log can contain so many ids
 
 
 def test_destinations(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """No other command prepares a report and so settles this report: sending must not wait."""
+    """No other command prepares a report and so settles this one, so sending must not wait."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:
@@ -411,7 +411,7 @@ def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
     assert acknowledge(report).settled is State.ACKNOWLEDGED
     with pytest.raises(UsageError, match="is acknowledged"):
         acknowledge(report)
-    # No event is recorded a second time, however often it is looked at.
+    # Repeated looks do not record an event again.
     told = desk.events()
     assert desk.send_due() == []
     assert desk.events() == told
@@ -428,7 +428,7 @@ def test_the_first_decision_to_take_a_report_back_is_kept(desk: Desk) -> None:
 
 
 def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: Desk) -> None:
-    """Any writer there can seal to the officer, and describe it as it should be."""
+    """Any writer to the quarantine can seal another file to the officer and describe it rightly."""
     match = desk.find("a", b"what matched")
     desk.quarantine(match)
     directory = desk.settings.layout.quarantine
@@ -471,7 +471,7 @@ def test_a_proper_submission(tmp_path: Path, tls: bool) -> None:
         for match in (first, second):
             desk.quarantine(match)
         report = desk.prepare(first, second, to="hotline")
-        # A sealed file waits for the key; before that, the service gets no request.
+        # A sealed file waits for the officer's key, and the service gets no request before.
         (sent,) = desk.send_due()
         assert sent.error is None and sent.detail == "waits: 2 files are sealed in quarantine"
         assert service.requests == [] and desk.send_due() == []
@@ -542,7 +542,7 @@ def test_other_keys_prove_nothing(tmp_path: Path) -> None:
         desk = Desk(tmp_path, f"[report.to.hotline]\n{service.table()}")
         report: Report = desk.prepare(desk.find("a", b"x"), to="hotline")
         (desk.settings.state_dir / "seal.key").unlink()
-        desk.sealer()  # makes another
+        desk.sealer()  # this makes a new seal key
         sent = desk.send(report)
         assert sent.error is not None and "another key" in sent.error.message
         assert service.states() == ["retracted"]
@@ -558,7 +558,7 @@ def test_a_second_command_waits_to_prepare_and_does_not_send(desk: Desk) -> None
 
 
 class _Killed(BaseException):
-    """A kill: no handler catches it."""
+    """Stands for a kill: no handler catches it."""
 
 
 @pytest.mark.slow
@@ -566,7 +566,7 @@ class _Killed(BaseException):
 def test_a_kill_while_matches_are_set_apart_loses_none_and_sends_none_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    """Of two matches, one match has no sealed copy any more."""
+    """One of the two matches has lost its sealed copy."""
     original, numbers = Outbox.save, range(1, 20)
     for number in numbers:
         directory = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""Packages: their content, that others can verify and open them, and that each change is found."""
+"""Packages: their content, that others can verify and open them, and that changes are found."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def files_of(package: Path) -> list[Path]:
 
 @given(st.data())
 def test_no_edit_passes(package: Path, data: st.DataObject) -> None:
-    """One byte is changed, put in or taken out, anywhere; or the end is cut off."""
+    """One byte is changed, inserted or removed anywhere, or the end is cut off."""
     path = data.draw(st.sampled_from(files_of(package)))
     text = path.read_bytes()
     at = data.draw(st.integers(0, len(text) - 1))
@@ -249,7 +249,7 @@ def test_an_odd_checkpoint_on_the_command(package: Path, tmp_path: Path) -> None
     assert "the checkpoint does not verify: not in canonical form" in result.err
 
 
-#: Documents that a reporter could sign so that two readers see two different reports.
+#: Documents that a reporter could sign, but that two readers could read differently.
 ODD_DOCUMENTS: dict[str, tuple[bytes, bytes]] = {
     "report": (b'"report": ', b'"report": "r-bbbbbbbbbb", "report": '),
     "matches": (b'"matches": ', b'"matches": [], "matches": '),
@@ -285,7 +285,7 @@ def test_a_document_that_is_signed_and_means_two_things(
 
 @pytest.mark.slow
 def test_a_document_that_asks_for_any_amount_of_memory() -> None:
-    """In a new process: an old process may have free memory left, and would ask for none."""
+    """The test uses a new process, because an old process may have free memory to reuse."""
     code = (
         "from hashclient.core.errors import VerificationError\n"
         "from hashclient.packages import document\n"
@@ -302,7 +302,7 @@ def test_a_document_that_asks_for_any_amount_of_memory() -> None:
 def test_a_file_that_does_not_end_where_it_says(
     package: Path, monkeypatch: pytest.MonkeyPatch, told: int
 ) -> None:
-    """A file system may name one length and give another, possibly without end."""
+    """A file system may claim one length and return more or fewer bytes, possibly without end."""
     status = os.fstat
 
     def fstat(fd: int) -> os.stat_result:
@@ -329,7 +329,7 @@ def test_the_parts_of_two_packages_do_not_mix(desk: Desk, package: Path, tmp_pat
         shutil.copyfile(other / name, copy / name)
         with pytest.raises(VerificationError):
             verify_package(copy)
-    # An older checkpoint does not vouch for what came later.
+    # An older checkpoint does not cover later records.
     shutil.copyfile(package / "checkpoint.json", other / "checkpoint.json")
     with pytest.raises(VerificationError, match="does not cover"):
         verify_package(other)
@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_log(desk: Desk, package: Path, tmp_path: Path) 
         verify_package(copy)
 
 
-# Archives, sealed to their recipient.
+# Archives that are sealed to their recipient.
 
 
 @pytest.fixture
@@ -380,8 +380,7 @@ def test_an_archive_verifies_for_its_recipient(
         verify_package(path)
     with pytest.raises(AuthorisationError):
         verify_package(path, opener=opener_of(load_identities(desk.officer)))
-    # Two keys open the evidence: the key of this officer and the key of the recipient. The files
-    # stay in place.
+    # Two keys open the evidence: the officer's and the recipient's. The files stay in place.
     for match in found.document.matches:
         assert match.evidence is not None
         assert match.evidence.recipients == (desk.officer_public, recipient[1])
@@ -455,7 +454,7 @@ def test_no_damaged_byte_and_no_cut_makes_a_package_none(
 ) -> None:
     whole = sealed[1].read_bytes() if is_sealed else plain_tar
     identities, path = load_identities(recipient[0]), tmp_path / "x"
-    # A damaged line of a recipient looks like the line of another recipient.
+    # If a recipient's line is damaged, it looks like the line of another recipient.
     header = parse_header(whole).header_bytes if is_sealed else 0
     first_line = len(b"age-encryption.org/v1\n") if is_sealed else 0
     places = {*range(300), *range(300, len(whole), len(whole) // 100), len(whole) - 1}
@@ -480,7 +479,8 @@ def test_worse_damage_and_what_was_never_a_package(
         b"\xff" * 21 + text[21:],
         text.replace(b"/v1\n", b"/v2\n", 1),
         b"age-encryption.org/",
-        # Both the first name and the first mark are damaged; the second header has a mark, too.
+        # The first name and the first magic bytes are damaged; the second header has magic bytes,
+        # too.
         b"\xff" * 400 + plain_tar[400:],
         b"\xff" * 512 + plain_tar[512:],
     )
@@ -515,7 +515,7 @@ def plain_tar(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> bytes:
 
 
 def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) -> None:
-    """Content that another kind of archive could hide is refused."""
+    """Content that only another kind of archive can store is refused."""
     path = tmp_path / "x.tar"
     path.write_bytes(plain_tar)
     verify_package(path)
@@ -541,7 +541,7 @@ def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) ->
         for info, _ in items[start:]:
             info.name = f"hashclient-report-r-bbbbbbbbbb/{info.name.partition('/')[2]}"
 
-    assert rebuilt(lambda _: None).startswith(plain_tar)  # the tar is filled up to 10 KiB
+    assert rebuilt(lambda _: None).startswith(plain_tar)  # tar fills its file up to 10 KiB
     hostile = [
         rebuilt(another_folder)[: len(plain_tar)],
         rebuilt(lambda items: another_folder(items, 4))[: len(plain_tar)],
@@ -586,7 +586,7 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
 def test_another_file_under_the_name_is_not_taken_for_the_package(
     tmp_path: Path, is_sealed: bool
 ) -> None:
-    """The record names the package that is about to appear: only this package was sent."""
+    """The record names the package before it appears; another file is not the sent package."""
     desk = Desk(tmp_path)
     report = desk.prepare(desk.find("a", A))
     with watched(interrupt_at("rename", report.id)), pytest.raises(KeyboardInterrupt):
@@ -700,7 +700,7 @@ def test_a_recipient_who_cannot_open_the_evidence_gets_nothing(
 def test_each_of_several_recipients_can_open_the_evidence(
     tmp_path: Path, recipient: tuple[Path, str]
 ) -> None:
-    """The other office, which gets a copy of the package, can; that does not help the police."""
+    """The other office can open its copy of the package, but this does not help the police."""
     office = write_identity(tmp_path / "office.key", datetime(2026, 1, 31, tzinfo=UTC))
     desk = Desk(tmp_path, sealed_to(tmp_path, office, recipient[1]))
     match = desk.find("a", A)
@@ -804,7 +804,7 @@ def test_a_package_is_acknowledged_and_retracted(tmp_path: Path) -> None:
     assert found.public_key == verify_package(package_of(desk, report)).public_key
     with pytest.raises(UsageError, match="retracted already"):
         desk.retract(report)
-    # If a kill has prevented the note, another `retract` writes the note.
+    # If a kill prevented the note, the next `retract` writes it.
     note.unlink()
     desk.retract(report)
     verify_retraction(note)
@@ -920,7 +920,7 @@ def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> 
     assert "segment" not in events and "segment-closed" not in events
     assert "archived_seq" not in json.loads(lines[-1])["data"]
 
-    # The match is archived; whose log it is stays known, and that a file is not there.
+    # The match is in an archived file, which is missing: the owner of the log is still known.
     (desk.settings.layout.audit / "log-000001.jsonl").unlink()
     other = desk.prepare(second)
     assert desk.send(other).error is None
@@ -938,7 +938,7 @@ def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> 
 
 
 def log_together(desk: Desk, *matches: Match) -> None:
-    """Log matches again, in one append, so that one signature covers all of them."""
+    """Log matches again in one append, so that one signature covers all of them."""
     desk.audit.append(
         [Event("match", {"id": m.id, "path": m.path, "size": m.size}) for m in matches],
         durable=True,
@@ -969,7 +969,7 @@ def test_of_matches_that_were_signed_together_only_those_of_the_report_are_hande
     assert [line["event"] for line in lines].count("match") == 1
     verify(desk.settings.layout.audit)
 
-    # A record that was copied once is not copied again.
+    # A record that was copied before is not copied again.
     other = desk.prepare(first, third, again=True)
     assert desk.send(other).error is None
     verify_package(package_of(desk, other))

@@ -1,4 +1,4 @@
-"""A schema in a process of its own: it gives the same verdicts, and hostile schemas do no harm."""
+"""A schema in a separate process: it gives the same verdicts, and hostile schemas do no harm."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PATTERN = b"""\
 """
 HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="report">'
 FOOT = b"</xs:element></xs:schema>"
-#: Checking this against many an "a" and something else takes longer than anybody lives.
+#: Checking this pattern against many "a" and another letter takes longer than a lifetime.
 ENDLESS = HEAD + PATTERN % b"(a+)+" + FOOT
-#: Checking any of our reports against this schema takes as long.
+#: Checking any report of this program against this schema takes as long.
 ENDLESS_FOR_REPORTS = b"".join(
     (
         HEAD,

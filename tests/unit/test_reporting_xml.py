@@ -1,4 +1,4 @@
-"""XML of a reporting service: in the order of its schema for any content; hostile answers."""
+"""XML of a reporting service: elements in the order of its schema; hostile answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE = b"http://127.0.0.1:9/x"
 
 
 def with_facet(name: str, value: str, base: str = "string") -> bytes:
-    """Return a schema of a report that is a value, restricted by one facet."""
+    """Return a schema for a report that consists of one value, restricted by one facet."""
     facet = f'<xs:restriction base="xs:{base}"><xs:{name} value="{value}"/></xs:restriction>'
     element = f'<xs:element name="report"><xs:simpleType>{facet}</xs:simpleType></xs:element>'
     return HEAD + element.encode() + b"</xs:schema>"

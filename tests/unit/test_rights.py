@@ -1,4 +1,4 @@
-"""The rights of another user: the kernel refuses what that user may not read, in one thread."""
+"""The credentials of another user: in one thread, the kernel refuses what the user may not read."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_an_access_control_list_counts() -> None:
         path = ground / "file"
         path.write_bytes(b"x")
         path.chmod(0o600)
-        # user::rw-, user:ATTACKER:r--, group::---, mask::r--, other::---: as acl(5) has it, in the
-        # form of linux/posix_acl_xattr.h.
+        # The access list user::rw-, user:ATTACKER:r--, group::---, mask::r--, other::---, in the
+        # binary form of linux/posix_acl_xattr.h.
         nobody = 0xFFFFFFFF
         entries = (
             (1, 6, nobody),
@@ -94,7 +94,7 @@ def test_only_one_thread_changes_and_it_changes_back() -> None:
         before = Path("/proc/thread-self/status").read_text().splitlines()[8:]
         with acting_as(OTHER) as ourselves:
             found: list[bool] = []
-            # A thread that starts in this block keeps our rights.
+            # A thread that starts in this block keeps the credentials of the process.
             with ourselves():
                 assert may_read(secret)
                 thread = threading.Thread(target=lambda: found.append(may_read(secret)))

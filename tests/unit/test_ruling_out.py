@@ -1,4 +1,4 @@
-"""Files that need not be read: by their size, by their record, and as members of a container."""
+"""Files that need not be read: ruled out by size or by record, also as members of a container."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MD5, SHA1, SHA256 = Algorithm
 
 
 class Known(Cache):
-    """Has one record for all files, or fails."""
+    """Has the same record for all files, or fails."""
 
     def __init__(self, mask: int = 0, *, day: int = 0, tags: Mapping[Algorithm, Any] = {}) -> None:
         self.mask, self.day, self.tags = mask, day, tags
@@ -118,7 +118,7 @@ def test_a_file_is_not_read_if_its_record_has_the_digests_that_entries_of_its_si
     keep_clean: bool,
     opens: bool,
 ) -> None:
-    """Where members count, it is looked at, unless the record says that it is no container."""
+    """If members count, the file is examined, unless the record says that it is no container."""
     plan = plan_of(lists)
     every = {"none": 0, "plain": PLAIN, "other": 7 & ~plan, "plan": plan}
     every |= {"plan and plain": plan | PLAIN, "all": 7 | PLAIN}
@@ -149,12 +149,12 @@ def test_a_size_that_no_entry_has_rules_out_and_a_record_that_it_is_no_container
     mask: int,
     day: int,
 ) -> None:
-    """Where members count, the answer rests on the record, and is counted so."""
+    """If members count, the answer depends on the record, and is counted as such."""
     known = Known(mask, day=day)
     result = check(lists, tmp_path, OTHER, cache=known, members=members() if opens else None)
     rests_on_record = opens and mask & PLAIN
     assert counts(result) == ((BELIEVED if day else PROVEN) if rests_on_record else BY_SIZE)
-    assert known.asked == opens  # without members, nobody asks
+    assert known.asked == opens  # if members do not count, no record is looked up
 
 
 @pytest.mark.parametrize("day", [0, 5])
@@ -162,7 +162,7 @@ def test_a_size_that_no_entry_has_rules_out_and_a_record_that_it_is_no_container
 def test_a_known_file_that_is_listed_is_a_match(
     lists: OpenLists, tmp_path: Path, day: int, given: str
 ) -> None:
-    """With all tags it is not read; otherwise it is, and the file decides."""
+    """A file with all tags on record is not read; any other file is read, and decides itself."""
     judge, content = lists.judge(), LISTED
     digests = {a: hashlib.new(a.label, content).digest() for a in Algorithm}
     tags = {a: words.reshape(2) for a, words in judge.seal(digests).items()}
@@ -191,7 +191,7 @@ def test_a_cache_that_cannot_be_read_only_costs_time(
     for number, result in enumerate(results):
         assert (result.clean, result.members, result.outcomes) == (3, 1, [])
         assert result.files_read == (1 if fails == "find" or number else 0)
-    assert known.asked == 1  # it is not asked again
+    assert known.asked == 1  # no further question is asked after the first one failed
 
 
 def inside(*sizes: int, mask: int = 7, kinds: Mapping[str, int] = {}) -> Inside:
@@ -207,7 +207,7 @@ def inside(*sizes: int, mask: int = 7, kinds: Mapping[str, int] = {}) -> Inside:
     [
         (inside(6, 9), True),
         (inside(9, 9, mask=0), True),
-        (inside(6, 9, mask=0), False),  # an entry has this size, and its tags are not known
+        (inside(6, 9, mask=0), False),  # an entry has this size, and the tags are unknown
         (inside(9, kinds={"luks": 2}), True),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_container_is_not_opened_if_its_members_are_known_and_not_listed(
     result = check(lists, tmp_path, ARCHIVE, cache=cache, members=members(refuses=refuses))
     if is_known and not (has_unopened and refuses):
         count = 1 if has_unopened else 2
-        # The file itself is ruled out by its size.
+        # The size of the container itself rules it out.
         assert counts(result) == {
             "clean": 1 + count,
             "members": count,
@@ -244,7 +244,7 @@ def test_a_container_is_not_opened_if_its_members_are_known_and_not_listed(
 def test_a_file_that_was_listed_with_another_inode_is_looked_for(
     lists: OpenLists, tmp_path: Path, of: str
 ) -> None:
-    """Its name is another file's now: the size of that file rules out nothing yet."""
+    """The name belongs to another file now, whose size does not rule out the listed file."""
 
     def inodes(path: Path) -> list[int]:
         inode = path.stat().st_ino

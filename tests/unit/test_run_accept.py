@@ -1,4 +1,4 @@
-"""What is accepted as unread for a while: by path, reason and day, and never what was read."""
+"""Inputs accepted as unread until a day: by path and reason, and never an input that was read."""
 
 from __future__ import annotations
 

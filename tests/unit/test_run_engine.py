@@ -1,4 +1,4 @@
-"""The joining of a scan: the order of its parts, its counts, and how often progress is shown."""
+"""The composition of a scan: the order of its parts, its counts, and the progress display."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
 
 
 class Source:
-    """A source without inputs that notes its end; it also stands for trees."""
+    """A source without inputs that notes when it is closed; it also replaces trees."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
@@ -55,7 +55,7 @@ class Source:
 
 
 class Parts:
-    """An executor, a stream or the objects of a scan: has results, and notes its end."""
+    """Replaces an executor, a stream or the objects of a scan: yields results, notes its end."""
 
     def __init__(self, *results: Result | Outcome | Advance) -> None:
         self.results = results
@@ -108,7 +108,7 @@ def test_the_parts_of_a_scan_come_one_after_the_other(lists: OpenLists) -> None:
 
 
 def test_each_input_is_counted_once(lists: OpenLists) -> None:
-    """Clean files are in the count of a result already, also if they are named."""
+    """A clean file is counted in its result, and not again when its name is shown."""
     result = Result(clean=2, outcomes=[CLEAN, MATCH], files_read=3, bytes_read=7, lost=[8])
     source: Any = Source()
     outcomes, summary, _ = found(lists, result, SKIPPED, CLEAN, source=source, again=source)
@@ -163,10 +163,10 @@ class Clock:
 @pytest.mark.parametrize(
     ("looks_s", "step_s", "shown"),
     [
-        # At the beginning, and then at most five times a second.
+        # Progress is shown at the beginning, and then at most five times a second.
         (0.0, 0.0625, [0, 4, 8, 12]),
         (0.0, 0.25, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
-        # If a look takes 50 ms, the next one comes a second later.
+        # If showing progress takes 50 ms, it is shown again a second later.
         (0.05, 0.25, [0, 4, 8, 12]),
     ],
 )

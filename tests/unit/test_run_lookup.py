@@ -37,7 +37,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
 
 @pytest.fixture(scope="module")
 def gapped(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
-    """A list whose entry has a SHA-1 alone: other digests do not suffice for it."""
+    """A list whose entry has only a SHA-1, so that other digests do not decide."""
     content = csv_of({"e-1": LISTED}, algorithms=[SHA1])
     return lists_of(tmp_path_factory.mktemp("gapped"), base=content)
 
@@ -133,7 +133,7 @@ def test_each_row_has_its_own_digests_where_some_rows_have_fewer(lists: OpenList
 def test_a_row_that_an_entry_may_match_without_its_digest_is_unread(
     gapped: OpenLists, keep_clean: bool, accepts: bool
 ) -> None:
-    """By MD5 nothing is known of an entry with a SHA-1; a row of another size is clean anyway."""
+    """An MD5 says nothing about an entry with a SHA-1; a row of another size is clean anyway."""
     rows = [
         row(BENIGN, MD5, name="a"),
         row(BENIGN, MD5, SHA1, name="b"),

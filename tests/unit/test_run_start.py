@@ -1,4 +1,4 @@
-"""The parts of a scan as the options and the configuration ask for them; nothing is begun."""
+"""The parts of a scan for given options and configuration; no part is started."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.kit import csv_of, make_state
 
 NOW = datetime(2026, 2, 28, 12, tzinfo=UTC)
 RULE = '[[scan.accept]]\npath = "*.zip*"\nreason = "encrypted"\nuntil = 2026-02-28\n'
-#: Options with another value than the default wherever a worker of a cluster needs to know.
+#: Options that differ from the default wherever a worker of a cluster needs the value.
 UNUSUAL = ScanOptions(
     exclude=("*.iso", "\udcff"),
     sparse=True,

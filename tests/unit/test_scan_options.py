@@ -1,4 +1,4 @@
-"""The options of a scan are declared once: flags, defaults and help come from there."""
+"""The options of a scan are declared once: flags, defaults and help are made from that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hashclient.scan.values.options import ScanOptions
 from tests.kit.context import context_of
 
 DEFAULTS = ScanOptions()
-#: The help of each option that has a help text; the other options are for programs only.
+#: The help text of each option that has one; the other options exist only in Python.
 HELP = {
     name: hint.__metadata__[0].help
     for name, hint in get_type_hints(ScanOptions, include_extras=True).items()
@@ -37,7 +37,7 @@ def options_of(name: str) -> dict[str, click.Option]:
 
 
 def values(name: str, *words: str, table: dict[str, object] | None = None) -> ScanOptions:
-    """Return the options of a scan with these words on the command line and this table."""
+    """Return the options of a scan for this command line and this configuration table."""
     defaults = command_defaults(table or {}, name, command(name), "config.toml")
     context = command(name).make_context(name, ["directory", *words], default_map=defaults)
     given = {field: context.params[field] for field in options_of(name)}

@@ -1,4 +1,4 @@
-"""The simulator of a provider: its attacks are found by a client that does not use our code."""
+"""The simulator of a provider: a client without code of this project finds its attacks."""
 
 from __future__ import annotations
 

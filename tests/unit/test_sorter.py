@@ -1,4 +1,4 @@
-"""Outcomes by path: no outcome is lost, with any bytes in paths, and memory stays flat."""
+"""Outcomes by path: no outcome is lost, paths may have any bytes, and memory stays constant."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def test_without_room_it_is_an_error_of_ours(
         return db
 
     found = [handled(Kind.CLEAN, f"/srv/{number}", 5) for number in range(10_000)]
-    with monkeypatch.context() as patched:  # a measurement of coverage connects behind each test
+    # Outside of this block, the coverage plugin connects to a database, too.
+    with monkeypatch.context() as patched:
         patched.setattr(sqlite3, "connect", small)
         chosen = Sorter()
         with pytest.raises(OutputError, match="cannot sort the outcomes"):

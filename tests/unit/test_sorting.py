@@ -49,7 +49,7 @@ def etag(data: bytes) -> str:
 
 
 class Chance(Random):
-    """Passes over so many objects each time."""
+    """Random numbers that skip `gap` objects each time."""
 
     def __init__(self, gap: int) -> None:
         super().__init__(1)
@@ -60,12 +60,12 @@ class Chance(Random):
 
 
 def store(scheme: str = "s3") -> Any:
-    """Replaces a bucket, whose objects were listed already."""
+    """Replaces a bucket whose objects were listed already."""
     return SimpleNamespace(scheme=scheme, text="s3://b", namespace="of a bucket")
 
 
 class Memory:
-    """Knows objects by their keys."""
+    """Remembers objects by their keys."""
 
     def __init__(self, records: dict[str, int], insides: dict[str, Inside] | None = None) -> None:
         self.records, self.insides = records, insides or {}
@@ -161,7 +161,7 @@ def test_a_trusted_object_that_may_be_a_container_is_unread_without_reading(judg
 def test_some_objects_are_read_to_check_their_store_also_over_pages(
     judge: Judge, gap: int, sampled: list[int]
 ) -> None:
-    """The first one always is, and a gap goes on in the next page."""
+    """The first object is always read, and a gap continues on the next page."""
     sorter = Sorter(judge, store(), None, Chance(gap), trusts=True)
     read, passed = [], []
     for numbers in ([0], [], [1, 2, 3], [4, 5]):
@@ -198,7 +198,7 @@ def test_objects_that_were_read_before_are_known_if_all_that_is_wanted_is(
     assert [one.key for one in done.wanted] == ["less", "no", *([] if bare else ["bare"])]
     count = 3 + bare
     assert (result.clean, result.known_unchanged, result.seen) == (count, count, [(1, 2)])
-    # All objects except the one with a version are only believed.
+    # Objects without a version are only believed.
     assert result.believed_unchanged == count - 1
     assert sort(judge, *rows, looks=looks).result.known_unchanged == 0
 
@@ -224,7 +224,7 @@ def test_a_known_container_counts_with_its_members(judge: Judge, looks: bool) ->
     assert [one.key for one in done.wanted] == ["b"]
     assert (result.clean, result.members, result.known_unchanged) == (4, 2, 4)
     assert sum(result.not_opened.values()) == 2
-    # Where members are named, each container is opened.
+    # If members are named, each container is opened.
     again = sort(judge, *objects, looks=True, keep_clean=True, **how | {"are_clean": lambda _: []})
     assert [one.key for one in again.wanted] == ["a", "b", "c"]
 
@@ -247,7 +247,7 @@ def test_an_object_whose_tags_are_listed_is_read_again(judge: Judge) -> None:
 
 
 def test_a_trusted_container_that_is_known_waits_with_its_members_counted(judge: Judge) -> None:
-    """The object itself is counted at the end, when its store is known to tell the truth."""
+    """The object itself is counted at the end, when the store's ETags have been checked."""
     memory = Memory({"a": 1}, {"a": rows_of(7, 7)})
     rows = [("first", 4, etag(b"y")), ("a", 4, etag(b"x"))]
     how: dict[str, Any] = {
@@ -288,7 +288,7 @@ HEX = "0123456789abcdefABCDEF0123456789"
 def test_an_etag_is_an_md5_if_it_is_one_wholly(
     etags: list[str | None], flags: list[int], first: int
 ) -> None:
-    """The same holds in a part of a column, whose rows come after other rows."""
+    """The column may be a slice of a longer column."""
     column = pa.array([HEX] * first + etags, pa.string()).slice(first)
     found, digests = md5_claims(column)
     assert found.tolist() == [bool(flag) for flag in flags]

@@ -29,13 +29,13 @@ from tests.kit import csv_of
 from tests.kit.tree import write_tree
 from tests.unit.test_checker import lists_of
 
-#: CLOCK_REALTIME_COARSE gives files their times.
+#: The number of CLOCK_REALTIME_COARSE, from which the kernel takes the times of files.
 COARSE_CLOCK = 5
 Outcomes = dict[str, tuple[Kind, str | None]]
 
 
 class Walk:
-    """The walk of `a` and then of `b`, to which everybody may write; between them, it stops."""
+    """The walk of `a` and then of `b`, which everybody may write to; it stops between them."""
 
     def __init__(self, tree: Path, *files: str, mode: int = 0o777, exclude: str = "none") -> None:
         """Make the files, and list the files in `a`."""
@@ -48,10 +48,10 @@ class Walk:
         assert "a/o" in self.take(self.items, "a/o")
         now_ns = time.time_ns()
         while time.clock_gettime_ns(COARSE_CLOCK) <= now_ns:
-            pass  # files that are made from now on have a later time
+            pass  # later files have a later time
 
     def take(self, items: Iterator[Task | Outcome], last: str = "") -> list[str]:
-        """Return the listed files, up to the `last`; keep outcomes."""
+        """Return the listed files up to `last`, and keep the outcomes."""
         found: list[str] = []
         for item in items:
             if isinstance(item, Outcome):
@@ -69,7 +69,7 @@ class Walk:
         (self.tree / source).rename(self.tree / target)
 
     def again(self) -> list[str]:
-        """List the rest; return the paths that the second look at the directories finds."""
+        """List the rest, and return the paths that the second look at the directories finds."""
         self.take(self.items)
         try:
             return self.take(self.trees.again())
@@ -96,7 +96,7 @@ def test_a_file_that_was_moved_to_a_listed_directory_is_found(
 
 
 def test_a_directory_that_was_moved_or_got_another_name_is_walked_once(tmp_path: Path) -> None:
-    """Everything below it is walked; after a second move it is unread, so no scan is endless."""
+    """All files below are listed; after a second move they are unread, so the scan ends."""
     walk = Walk(tmp_path / "t", "b/x/y/f")
     walk.move("b/x", "a/x")
     walk.take(walk.items)
@@ -115,7 +115,7 @@ def test_a_file_in_a_directory_that_was_made_meanwhile_is_found(tmp_path: Path) 
 
 
 def test_what_is_made_renamed_or_removed_in_its_directory_is_not_looked_for(tmp_path: Path) -> None:
-    """For example, a log is rotated while programs write to it."""
+    """Example: a log is rotated while programs write to it."""
     walk = Walk(tmp_path / "t", "a/log", "a/gone")
     walk.move("a/log", "a/log.1")
     write_tree(walk.tree / "a", {"log": b"", "new/file": b""})
@@ -142,7 +142,7 @@ def test_directories_that_nobody_else_may_write_to_are_not_looked_at_again(tmp_p
 def test_a_directory_that_never_comes_to_rest_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scan still ends; a directory that comes to rest after a while is listed."""
+    """The scan still ends; a directory that stops changing is listed."""
     looks = 0
 
     def restless(fd: int) -> list[Entry]:
@@ -167,7 +167,7 @@ def test_a_directory_that_never_comes_to_rest_is_unread(
 def test_a_few_directories_are_looked_at_more_often_than_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_much: bool
 ) -> None:
-    """A file comes back in the last look that many get, and something has changed in each."""
+    """The file returns before the last look of many directories; each look sees a change."""
     walk = Walk(tmp_path / "t", "b/f")
     walk.move("b/f", "away")
     look, looks = again.Again._look, 0
@@ -218,7 +218,7 @@ def test_without_room_for_notes_nothing_is_passed_over(
 def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """The directory's time is before the listing, although other clocks show a later time."""
+    """The coarse clock of directories is behind the listing, although other clocks are not."""
     now_ns = [0]
     monkeypatch.setattr(time, "clock_gettime_ns", lambda _: now_ns[0])
     monkeypatch.setattr(time, "time_ns", lambda: now_ns[0] + 10**9)
@@ -234,7 +234,7 @@ def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     task = next(trees.again())
     assert isinstance(task, list)
     assert [group.names for group in task] == [["f"]]
-    assert now_ns[0] > changed_ns  # the second listing has waited for the clock
+    assert now_ns[0] > changed_ns  # the second listing waited for the coarse clock
     trees.close()
 
 
@@ -242,7 +242,7 @@ def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
 def test_what_was_away_when_it_was_to_be_read_is_found_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
 ) -> None:
-    """Something new had its name meanwhile, so that it counted as replaced."""
+    """A new file had the name meanwhile, so the listed file counted as replaced."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "a/x/g": b""})
     (tree / "a").chmod(0o777)
     (tree / "a/x").chmod(0o777)
@@ -351,7 +351,7 @@ def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
 def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
     monkeypatch: pytest.MonkeyPatch, grows: list[int], looks: list[tuple[int, int, bool]]
 ) -> None:
-    """A pass over the changed directories is no proof; the last of many passes reports them."""
+    """A pass over only the changed directories proves nothing; the last pass reports them."""
     source, asked, more = Again(), list[tuple[int, int, bool]](), iter(grows)
     assert (again.LOOKS, again.ROUNDS) == (3, 12)
     source._notes = io.BytesIO(b"note")
@@ -374,7 +374,7 @@ def test_all_directories_are_looked_at_until_a_pass_finds_no_other(
 def test_many_directories_have_fewer_passes(
     monkeypatch: pytest.MonkeyPatch, size: int, passes: int
 ) -> None:
-    """Each pass finds one more directory, which takes the place of another."""
+    """Each pass finds one more directory, which replaces an earlier one."""
     source, begins = Again(), list[int]()
     source._notes = io.BytesIO(b"x" * size)
 

@@ -1,4 +1,4 @@
-"""Listed files are found again, though a test exchanges names between two steps of a scan."""
+"""Listed files are found again, although the test exchanges names between steps of a scan."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def told(result: Result) -> dict[str, tuple[Kind, str | None]]:
 
 
 def before_each_open(patch: pytest.MonkeyPatch, act: Callable[[str], object]) -> None:
-    """Call `act` with each name of a file before it is opened, and again when it is open."""
+    """Call `act` with the name of each file before it is opened, and again when it is open."""
     opens = os.open
 
     def opened(name: Any, flags: int, *args: Any, **kwargs: Any) -> int:
@@ -116,7 +116,8 @@ def test_files_that_change_names_between_listing_and_check_are_read_once_each(
 
         def act(name: str) -> None:
             acts.append(name)
-            if name == "a" and acts.count("a") <= 2:  # once before `a` is opened, and once after
+            # Exchange once before `a` is opened, and once after.
+            if name == "a" and acts.count("a") <= 2:
                 exchange(tree / "a", tree / "b")
 
         before_each_open(monkeypatch, act)
@@ -149,7 +150,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
     result = Checker(lists.judge()).check(task)
     assert told(result) == {"a": (Kind.MATCH, None)}
     assert result.clean == 1
-    # A file that has taken the place of another file counts once.
+    # A file that has replaced another listed file is counted once.
     task = task_of(tree)
     (tree / "b").rename(tree / "a")
     result = Checker(lists.judge()).check(task)
@@ -160,7 +161,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
 def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
     tmp_path: Path, lists: OpenLists, is_new: bool
 ) -> None:
-    """The file may be where the older file was, in a directory that the scan has left already."""
+    """The newer file may be in the former directory of the older file, which the scan has left."""
     tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
     if born(tree / "a" / "f") is None:
         pytest.skip("this file system does not say when a file was made")
@@ -219,7 +220,7 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
 def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Listed under its name, it hid that the one listed second under that name is elsewhere."""
+    """The first listing of the name hid that the directory listed second is in another place."""
     tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
     if born(tree) is None:
         pytest.skip("this file system does not say when a directory was made")
@@ -261,7 +262,7 @@ def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None
 def test_what_is_gone_keeps_no_checker_and_so_no_lists_open(
     tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, gone: str, ahead: bool
 ) -> None:
-    """Mapped files of lists are descriptors; a process that scans often would run out of them."""
+    """Mapped lists use descriptors, so a process that scans often would run out of them."""
     tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
     task = task_of(tree)
     if gone == ".":
@@ -303,7 +304,7 @@ def test_a_file_that_is_exchanged_each_time_is_unread_in_the_end(
 def test_a_busy_directory_comes_to_an_end(
     tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files are saved over and added while the directory is listed again: all files are read."""
+    """Files are replaced and added while the directory is listed again: all files are read."""
     tree = write_tree(tmp_path / "t", {f"f{n}": OTHER for n in range(20)})
     task = task_of(tree)
     looks: list[int] = []
@@ -326,12 +327,12 @@ def test_a_busy_directory_comes_to_an_end(
 def test_a_directory_that_has_another_name_is_found_beside_it(
     tmp_path: Path, lists: OpenLists, depth: int
 ) -> None:
-    """That also holds if a directory or a link took its name, or if a parent was replaced."""
+    """This holds even if a directory or link took its name, or if a parent was replaced."""
     place = "d" if depth == 1 else "d/x"
     tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
     task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
     for path in tree.iterdir():
-        path.chmod(0o777)  # others may have exchanged the files in it
+        path.chmod(0o777)  # other users may have exchanged the files
     checker = Checker(lists.judge(), since_ns=time.time_ns() + 10**9)
     exchange(tree / "d", tree / "e")
     if depth == 1:
@@ -342,11 +343,11 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
         (tree / "d").unlink()
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
     else:
-        # The directory is not beside its old name: nobody looks in other directories.
+        # The directory is not beside its old name, and other directories are not searched.
         assert told(checker.check(task)) == {"f": (Kind.UNREAD, MOVED)}
         exchange(tree / "d", tree / "e")
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
-        # A link above that leads to the same directory does no harm.
+        # A link in the path that leads to the same directory changes nothing.
         (tree / "d").rename(tree / "away")
         (tree / "d").symlink_to("away")
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
@@ -354,7 +355,7 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
 
 @pytest.mark.parametrize("put", ["nothing", "from elsewhere"])
 def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists, put: str) -> None:
-    """If another old directory is at its place, the listed one may be where the other was."""
+    """If an old directory took its place, the listed directory may be where that one was."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
     other = write_tree(tmp_path / "other", {"f": OTHER, "g": OTHER})
     tree.chmod(0o777)
@@ -373,7 +374,7 @@ def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists,
 def test_a_directory_that_is_replaced_is_listed_again(
     tmp_path: Path, lists: OpenLists, put: str
 ) -> None:
-    """A deployment, for example, replaces a directory by another with other names."""
+    """Example: a deployment replaces a directory by another one with other names."""
     tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER})
     task = task_of(tree)
     (tree / "d").rename(tmp_path / "away")
@@ -389,7 +390,7 @@ def test_a_directory_that_is_replaced_is_listed_again(
 def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
     tmp_path: Path, lists: OpenLists
 ) -> None:
-    """This machine may have mounted something there: its files are not the listed ones."""
+    """This machine may have a mount there, so its files are not the listed files."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/gone": LISTED})
     task = task_of(tree)
     (tree / "d").rename(tmp_path / "away")
@@ -403,7 +404,7 @@ def test_a_directory_that_another_machine_has_listed_is_not_listed_again(
 def test_each_named_file_has_an_outcome_also_if_its_directory_is_replaced(
     tmp_path: Path, lists: OpenLists, mode: int
 ) -> None:
-    """A file that nobody has named has no outcome."""
+    """A file that was only in the listing has no outcome."""
     tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER, "d/saved": OTHER})
     (tree / "d").chmod(mode)
     names = tmp_path / "names"
@@ -435,7 +436,7 @@ def test_directories_that_change_names_during_the_walk_are_entered_once_each(
         if len(calls) in (
             1,
             2,
-        ):  # the first is opened in the wrong state, and then all is as before
+        ):  # during the first open the names are exchanged, then exchanged back
             exchange(tree / "d", tree / "e")
         return opens(lister, fd, name, follow=follow)
 
@@ -451,7 +452,7 @@ def test_directories_that_change_names_during_the_walk_are_entered_once_each(
 def test_names_that_a_listing_has_missed_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool, depth: int
 ) -> None:
-    """A long directory takes several calls, and a rename in between hides a name from each.
+    """A long directory needs several calls, and a rename between them hides a name from each.
 
     The directory is closed meanwhile if much is below it.
     """
@@ -474,7 +475,7 @@ def test_names_that_a_listing_has_missed_are_listed(
     tasks, outcomes = listed(tree)
     found = {name for task in tasks for group in task for name in group.names}
     assert outcomes == []
-    # A listing in one call of the kernel cannot miss a name, and is not repeated.
+    # A listing in one system call cannot miss a name, and is not repeated.
     assert found == (names | {"inner"} if is_large else names - {"f0", "f1"})
 
 
@@ -491,7 +492,7 @@ def test_a_long_directory_at_rest_is_not_listed_again(
 
     monkeypatch.setattr(frame, "snapshot", take)
     listed(tree)
-    assert len(taken) == 1  # the directory was changed within a tick of the clock
+    assert len(taken) == 1  # the directory changed within one tick of the clock
     monkeypatch.setattr(finding_again, "TICK_S", 0)
     state.let_time_pass()
     listed(tree)
@@ -541,7 +542,7 @@ def test_a_file_system_with_other_inodes_in_its_directories_is_read(
         result = checker.check(task)
         assert told(result) == {"a": (Kind.MATCH, None)}
         assert result.clean == 2
-    assert len(slept) == 1  # for the first file; afterwards the program knows this file system
+    assert len(slept) == 1  # the program waits for the first file only, then knows the file system
 
 
 def test_a_snapshot_is_all_that_is_in_a_directory(
@@ -603,7 +604,7 @@ def test_a_directory_that_is_exchanged_each_time_ends_in_an_error(
 def test_a_directory_is_found_beside_its_name_but_not_behind_a_link_that_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str | None
 ) -> None:
-    """The directory has left, even if somebody put a link to it there after the listing."""
+    """The directory has left, even if somebody put a link to it in its place after the listing."""
     write_tree(tmp_path, {"t/renamed/f": b"", "elsewhere/f": b""})
     found = tmp_path / "t" / "renamed"
     status, opens = found.stat(), os.open
@@ -642,7 +643,7 @@ def test_an_inode_that_directory_and_file_agree_on_is_no_other(tmp_path: Path) -
 def test_a_directory_without_a_status_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may answer the first request for it, and refuse the second."""
+    """A server may answer the first `stat` and refuse the second."""
     status, before = tmp_path.stat(), open_files()
 
     def refuse(_: int) -> os.stat_result:
@@ -656,14 +657,14 @@ def test_a_directory_without_a_status_is_closed(
 
 
 def entry(name: bytes, kind: int, inode: int, *, padding: int = 1) -> bytes:
-    """Return an entry as the kernel gives it; its names end with NUL, and maybe with more."""
+    """Return a directory entry in the kernel's form, whose name ends with NUL and padding."""
     head = finding_again._HEAD
     length = head.size + len(name) + padding
     return head.pack(inode, 99, length, kind) + name + bytes(1) + b"x" * (padding - 1)
 
 
 def test_entries_of_the_kernel_are_taken_as_they_are(tmp_path: Path) -> None:
-    """A type that it does not know is looked up; what is gone counts as a file."""
+    """An unknown type is looked up; an entry that is gone counts as a file."""
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "d").mkdir()
     raw = b"".join(
@@ -695,7 +696,7 @@ def test_entries_of_the_kernel_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 class Kernel:
-    """Gives a directory of so many bytes, at most `most` in one call."""
+    """Simulates a directory of `size` bytes, with at most `most` bytes for each call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int, most: int = 1 << 40) -> None:
         self.size, self.most = size, most
@@ -728,10 +729,10 @@ FIRST, MOST = finding_again._FIRST_BYTES, finding_again._MOST_BYTES
         (0, 1 << 40, [FIRST], []),
         (FIRST, 1 << 40, [FIRST] * 2, [FIRST]),
         (FIRST + 1, 1 << 40, [FIRST] * 2 + [8 * FIRST] * 2, [FIRST + 1]),
-        # It returns names in pieces, and never more in one call: all pieces count.
+        # The kernel returns the names in several calls, and all of them count.
         (3 * 4_096, 4_096, [FIRST] * 4, [4_096] * 3),
         (FIRST, FIRST // 2, [FIRST] * 3, [FIRST // 2] * 2),
-        # Half of the room was used, so the rest may fit into more.
+        # Half of the buffer was used, so a larger buffer may receive the rest.
         (FIRST, FIRST // 2 + 1, [FIRST] * 2 + [8 * FIRST] * 3, [FIRST // 2 + 1, FIRST // 2 - 1]),
     ],
 )
@@ -824,7 +825,7 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
         ([errno.ENOTDIR, errno.ELOOP, errno.ENOENT, "it"], 4),
         (["other", "it"], 2),
         ([None, None, "it"], 3),
-        ([None, None, None], 0),  # it is not visible
+        ([None, None, None], 0),  # the directory is not visible
         ([errno.EACCES], 0),
         (["other"] * 6, 0),  # names keep changing
     ],
@@ -832,7 +833,7 @@ def test_the_age_of_a_file_is_told_beyond_a_tick_of_the_clock(
 def test_a_directory_that_was_moved_is_looked_for_beside_so_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any], found: int
 ) -> None:
-    """Each second time under its own name, where nothing is now."""
+    """Each second attempt uses the old name, which nothing has now."""
     assert (finding_again.ROUNDS, finding_again._ROUNDS_WITHOUT) == (12, 3)
     (tmp_path / "it").mkdir()
     (tmp_path / "other").mkdir()

@@ -1,4 +1,4 @@
-"""A directory that a walk is in: what is noted of it, what is left, and what was missed."""
+"""A directory in a walk: the notes about it, its remaining entries, and missed names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_mark_is_of_the_inode_and_for_a_directory_of_its_name_too() -> None:
     assert mark_of(("a", FILE, 7)) == mark_of(("b", LINK, 7)) == 7
     marks = {mark_of((name, DIRECTORY, inode)) for name in "ab" for inode in (7, 8)}
     assert len(marks) == 4
-    array("Q", marks)  # each fits
+    array("Q", marks)  # each mark fits into 64 bits
 
 
 def test_entries_are_divided_by_their_types() -> None:
@@ -103,7 +103,7 @@ def test_names_are_taken_in_their_order_with_their_inodes(tmp_path: Path, sizes:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
-    """Return what the second listing shows; a directory of more than two names has one."""
+    """Return the entries of the second listing; only a directory of more than two names has one."""
     entries: list[Entry] = []
     monkeypatch.setattr(module, "AT_ONCE", 2)
     monkeypatch.setattr(module, "snapshot", lambda _: entries)
@@ -143,7 +143,7 @@ def test_a_directory_is_listed_again_if_names_may_have_been_missed(
     changes: dict[str, Any],
     is_listed_again: bool,
 ) -> None:
-    """Neither a closed one, nor one that is listed whole, has few names, or has not changed."""
+    """Not listed again are directories that are closed, listed whole, short, or unchanged."""
     now.append(("new", FILE, 4))
     made = frame(tmp_path, **{"fd": open_fd, **changes})
     made.listed, made.count = [array("Q", [1, 2, 3])], changes.get("count", 3)
@@ -193,7 +193,7 @@ def test_the_real_listing_finds_what_was_made_meanwhile(
 
 
 class Lister:
-    """Reads ahead so many directories, and notes which."""
+    """Reads `room` directories ahead, and notes which."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -240,7 +240,7 @@ def test_a_directory_that_was_begun_is_taken_and_the_next_is_begun(tmp_path: Pat
     lister.room = 2
     found: list[Any] = [made.listing_of("a", lister)]
     assert (lister.begun, [*made.later]) == (["a", "b"], ["c", "d"])
-    # It is its turn before it was begun: the walk reads it.
+    # A directory whose turn comes before a thread began it is read by the walk.
     lister.room = 3
     made.ahead.clear()
     assert made.listing_of("c", lister) is None

@@ -20,7 +20,7 @@ from hashclient.scan.values.options import ScanOptions
 
 
 class Mounts:
-    """Has something against directories of some descriptors, and watches one point."""
+    """Objects to directories of some descriptors, and watches one mount point."""
 
     def __init__(self, **reasons: str) -> None:
         self.reasons = {int(fd[1:]): reason for fd, reason in reasons.items()}
@@ -50,7 +50,7 @@ def test_a_tree_begins_whatever_its_record_says(one: bool) -> None:
     assert frontier.begin("/t", 2, status(7)) is None
     assert frontier.begin("/t", 3, status(7)) == unread("/t", "was another file system")
     assert mounts.looked == [(2, True), (3, True)]
-    # On one file system, nobody needs to look for others.
+    # If the scan stays on one file system, mount points are not searched.
     assert frontier.points == (frozenset() if one else {"/t/3"})
     assert Frontier(ScanOptions()).begin("/t", 3, status(7)) is None
 
@@ -101,7 +101,7 @@ def test_a_link_is_followed_once_and_never_to_where_the_walk_is() -> None:
         False,
     ]
     assert frontier.follows((8, 3), here)
-    assert frontier.follows((7, 1), [])  # the walk is somewhere else now
+    assert frontier.follows((7, 1), [])  # the walk has left the directory above
     assert not frontier.follows((7, 1), [])
 
 
@@ -126,7 +126,7 @@ def test_a_frontier_here_leaves_nothing_to_others() -> None:
         (("/t/a/",), "/t", "a", True),
         (("/t/a",), "/x/t", "a", False),
         (("/t/a",), "/t", "ab", False),
-        (("/t/*",), "/t/x/y", "a", True),  # a star is for slashes, too
+        (("/t/*",), "/t/x/y", "a", True),  # a star also matches slashes
         (("*/a",), "/t", "a", True),
         (("*/a",), "", "a", False),
         (("t/a", "x/b"), "x", "b", True),

@@ -1,4 +1,4 @@
-"""The record of file systems: the rules, without mounting any, and the file."""
+"""The record of file systems: its rules, tested without mounting, and its file."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
 @pytest.mark.parametrize(
     ("now", "empty", "full"),
     [
-        # The same file system, whatever else has changed: its names, or where it is mounted.
+        # The file system is the same although its names or its mount point have changed.
         (record(), False, False),
         (record(names=(TWO, ONE)), False, False),
         (record(point="/", kind="ext4"), False, False),
-        # No file system is mounted there any more.
+        # Nothing is mounted at this point any more.
         (on_the_root(), True, True),
         (on_the_root(inner=ONE), True, True),
         (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),
-        # Nor is a part of the file system underneath mounted there.
+        # Only a part of the file system around the point is there.
         (on_the_root(names=(ONE,)), True, False),
-        # Another file system is mounted there.
+        # Another file system is mounted at this point.
         (record(names=(TWO,)), True, False),
         (record(inner=TWO), True, False),
-        # Autofs mounts a file system when a program asks for it.
+        # Autofs mounts a file system only when a program uses the point.
         (record(names=(TWO,), kind="autofs"), False, False),
         (record(names=(TWO,), point="/srv", kind="autofs"), False, False),
     ],
@@ -82,7 +82,7 @@ def test_an_empty_file_system_mounted_over_a_directory_hides_it() -> None:
 
 
 def test_the_root_is_always_mounted() -> None:
-    """A machine may know its disk by another name after it was started again."""
+    """After a restart, the machine may know its disk by another name."""
     before, now = record(point="/", names=(ONE,)), record(point="/", names=(TWO,))
     assert _objection(before, now, lambda: True) is None
 
@@ -104,7 +104,7 @@ def test_mountinfo_of_the_kernel_is_read() -> None:
 
 @pytest.fixture
 def fds(tmp_path: Path) -> Iterator[list[int]]:
-    """Yield two open directories, one in the other."""
+    """Yield descriptors of two directories, one within the other."""
     (tmp_path / "d/in").mkdir(parents=True)
     opened = [os.open(tmp_path / name, os.O_RDONLY) for name in ("d", "d/in")]
     yield opened
@@ -160,7 +160,7 @@ def test_scans_at_once_lose_nothing_of_each_other(tmp_path: Path, fds: list[int]
 def test_no_name_of_what_is_mounted_is_kept(
     tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name may be an address with a password."""
+    """The name of a file system may be an address with a password."""
     source = b"https://user:s3cret@host/"
 
     def parse(_text: bytes) -> dict[int, Mount]:
@@ -299,7 +299,7 @@ def test_a_share_that_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path)
 def test_a_directory_that_is_empty_where_a_file_system_was_is_not_mounted(
     tmp_path: Path, fds: list[int]
 ) -> None:
-    """A directory with names is part of the file system around it, wherever a walk found it."""
+    """A directory with names belongs to the surrounding file system, wherever a walk found it."""
     first = mounts(tmp_path / "state")
     first.look(fds[1], given=True)
     first.save()
@@ -391,7 +391,7 @@ def test_a_disk_is_known_by_each_of_its_uuids(
 def names_of(
     mounts: Mounts, source: bytes, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[bytes], list[bytes]]:
-    """Return the names by which a file system may be known, and the names that only it gets."""
+    """Return all names of a file system, and those that no other file system can get."""
     status = SimpleNamespace(f_fsid=number)
     monkeypatch.setattr(os, "fstatvfs", lambda _: status)
     monkeypatch.setattr(module, "_uuids_of", lambda _: iter([b"u"]))
@@ -406,7 +406,7 @@ def names_of(
 def test_the_names_of_a_file_system_are_those_that_it_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of a disk is one only with kinds that derive it from their UUID."""
+    """The number of a disk identifies it only for kinds that derive the number from the UUID."""
     root = Path("/").stat().st_dev
     numbered = min(module._NUMBERED_BY_UUID)
     for source, kind, number, every, own in (
@@ -429,7 +429,7 @@ def test_the_names_of_a_file_system_are_those_that_it_keeps(
 def test_a_directory_with_a_very_long_path_is_not_remembered(
     tmp_path: Path, fds: list[int], monkeypatch: pytest.MonkeyPatch, length: int, is_kept: bool
 ) -> None:
-    """The bytes count: a letter may have two."""
+    """The length is measured in bytes, and a letter may have two."""
     path = "/ü" + "x" * (length - 3)
     monkeypatch.setattr(module, "real_path", lambda _: path)
     mount = Mount(point="/ü" if length > 4_095 else "/", root=b"/", source=b"x", kind="ext4")

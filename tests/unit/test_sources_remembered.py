@@ -1,4 +1,4 @@
-"""The file of file systems that scans have seen: what it keeps, and which content is refused."""
+"""The file of file systems that scans have seen: what is kept, and what is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_mount_point_is_the_directory_itself() -> None:
     assert record("/a").is_point and record("/a").point == "/a"
     inner = record("/a/ü/x", point="/a")
     assert (inner.is_point, inner.point, inner.real_path) == (False, "/a", "/a/ü/x")
-    # The length is in bytes.
+    # The length of the path is measured in bytes.
     wide = Record("/ü", 3, "ext4", (), HASH, DAY)
     assert wide.is_point and wide.point == "/ü"
     assert not Record("/ü", 2, "ext4", (), HASH, DAY).is_point
@@ -88,7 +88,7 @@ def test_of_too_many_records_mount_points_stay_and_then_the_newest(
 
 
 def written(state: Path, **changes: Any) -> None:
-    """Write a file with one record, of which some fields are others."""
+    """Write a file with one record in which the given fields are changed."""
     about = {"path": "/a", "point_bytes": 2, "kind": "ext4", "names": [HASH], "inner": HASH}
     about = {**about, "seen_day": DAY, **changes}
     about = {name: value for name, value in about.items() if value is not None}

@@ -193,12 +193,12 @@ def test_a_directory_of_20000_names(fast: Path) -> None:
     tasks = [item for item in items_of(fast) if not isinstance(item, Outcome)]
     sizes = [sum(len(group.names) for group in task) for task in tasks]
     assert sum(sizes) == 20_000
-    # If listing is slow, a full group may follow part of another group.
+    # If listing is slow, a full group may follow a part of another group.
     assert max(sizes) < 2 * TASK_NAMES
 
 
 def test_small_directories_share_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interface, "TASK_S", 600.0)  # however busy the machine is
+    monkeypatch.setattr(interface, "TASK_S", 600.0)  # even a busy machine needs less time
     write_tree(tmp_path, {f"{n}/f": b"" for n in range(100)})
     assert len(items_of(tmp_path)) == 1
 
@@ -215,7 +215,7 @@ def test_long_directories_do_not(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
     make_deep_tree(fast, DEPTH)
-    gc.collect()  # what earlier tests have left open must not be closed meanwhile
+    gc.collect()  # files that earlier tests left open must not be closed during this test
     before = open_files()
     files = 0
     for item in Trees([str(fast)], ScanOptions()).batches():
@@ -239,7 +239,7 @@ def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_directories_far_up_is_not_lost(tmp_path: Path) -> None:
-    """Files, directories, links and pipes beyond the depth of open directories are found too."""
+    """Entries below the maximum depth of open directories are found, too."""
     tree = tmp_path / "t"
     expected: set[str] = set()
     directory = tree
@@ -339,7 +339,7 @@ def test_a_vanished_file_does_not_end_the_listing_of_its_directory(
     monkeypatch.setattr(
         os, "scandir", lambda fd: contextlib.nullcontext([Vanished(), *scandir(fd)])
     )
-    # The file is listed, so that the program that opens it sees that it is gone.
+    # The file is listed, and whoever opens it later sees that it is gone.
     assert found(tmp_path) == (below(tmp_path, "vanished", "f", "g"), {})
 
 
@@ -353,7 +353,7 @@ def test_one_file_system(tmp_path: Path) -> None:
     files, others = found(tmp_path, follow_symlinks=True, one_file_system=True)
     assert files == below(tmp_path, "f")
     assert set(others.values()) == {(Kind.SKIPPED, "other file system")}
-    # Each given path has its own file system.
+    # Each given path may be on a different file system.
     assert f"{tmp_path}/dir" not in found(tmp_path / "dir", one_file_system=True)[1]
 
 
@@ -435,7 +435,7 @@ def test_reasons_are_the_systems_words() -> None:
 
 
 class FakePlaces(Mounts):
-    """Remembers the directories that it is shown; watches `watched`, and objects to `objected`."""
+    """Notes the directories that it is shown; watches `watched`, and objects to `objected`."""
 
     def __init__(self, *watched: str, objected: str = "") -> None:
         self._below_here = frozenset(watched)
@@ -480,7 +480,7 @@ def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) ->
 
 
 def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
-    """An example is an automount, which comes when somebody enters it."""
+    """An example is an automount, which is mounted when a process enters it."""
     if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
         pytest.skip("nothing is mounted below /dev")
     places = FakePlaces()

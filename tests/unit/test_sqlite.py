@@ -1,4 +1,4 @@
-"""Messages about a database that cannot be used: not each is damaged, and a good one stays."""
+"""Messages about an unusable database: not every error means damage, and valid ones are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Until when a list counts."""
+"""Until when a list counts as fresh."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ SECOND, DAY, NONE = timedelta(seconds=1), timedelta(days=1), timedelta()
 
 
 def at(now: datetime, grace: timedelta) -> ListState:
-    """The state of a list at a time."""
+    """Return the state of a list at a time."""
     return state_of("baseline", 1, CHECKED, EXPIRES, now=now, grace=grace)
 
 

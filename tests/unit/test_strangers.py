@@ -1,4 +1,4 @@
-"""Who else may change where a path leads: owners, groups, everybody; links, sticky directories."""
+"""Who else may change where a path leads: owners, groups, everybody; links, sticky bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A directory that nobody else may change, below the sticky directory of all tests."""
+    """A directory that no other user may change, below the sticky directory of all tests."""
     assert stranger_on(tmp_path) is None
     return tmp_path
 
@@ -83,7 +83,7 @@ def test_a_group_of_others_is_not_private() -> None:
     assert not strangers._is_private(4_000_000_000, os.getuid())
 
 
-#: Groups by their numbers, with the names of their members; and users with their own groups.
+#: Groups by number, with the names of their members; and users with their own groups.
 GROUPS = {50: ("staff", []), 100: ("users", []), 102: ("syslog", ["syslog"]), 4: ("adm", ["ann"])}
 USERS = {"root": (0, 0), "syslog": (102, 103), "ann": (1000, 1000), "bob": (1001, 100)}
 
@@ -128,7 +128,7 @@ def _a_system(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_group_of_the_system_counts_by_who_is_in_it(
     base: Path, group: int, is_nobody: bool, may_change_ways: bool
 ) -> None:
-    """Examples: /usr/local of older Debian, above a `--ca`, and /var/log of Ubuntu for reports."""
+    """Examples: a `--ca` below /usr/local of older Debian, and reports in /var/log of Ubuntu."""
     (base / "local").mkdir()
     os.chown(base / "local", 0, group)
     (base / "local").chmod(0o2775)
@@ -139,7 +139,7 @@ def test_a_group_of_the_system_counts_by_who_is_in_it(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 class TestOtherOwners:
-    """Files, directories and links that belong to somebody else."""
+    """Files, directories and links that belong to another user."""
 
     def test_the_owner_of_a_directory_on_the_way_is_a_stranger(self, base: Path) -> None:
         (base / "theirs" / "mine").mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_a_way_leads_through_links_that_others_may_change_or_through_none(base: 
     (base / "links/ours").symlink_to("../theirs")
     (base / "theirs/link").symlink_to(base / "safe")
     os.chown(base / "theirs", NOBODY, NOBODY)
-    # The part behind the last link is not asked about: a directory leads nobody elsewhere.
+    # Only the directory of the last link matters, because a directory leads nowhere else.
     assert way_of(base / "links/ours/d") == (str(base / "theirs/d"), None)
     assert way_of(base / "theirs/d") == (str(base / "theirs/d"), None)
     real, stranger = way_of(base / "links/ours/link")

@@ -32,7 +32,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> OpenLists:
 def check(
     lists: OpenLists, path: Path, *, keep_clean: bool = False, opens: bool = False
 ) -> tuple[list[Advance], Result]:
-    """Return all that is yielded about a stream: its progress, and its result."""
+    """Return the progress and the result of a stream."""
     with contextlib.ExitStack() as stack:
         members = None
         if opens:

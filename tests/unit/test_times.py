@@ -1,4 +1,4 @@
-"""Times as people and programs see them, also at the ends of time; and the order of names."""
+"""Times as people and programs see them, also the first and last times; order of names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Additions to the metadata of TUF: each member at its edges, and the refused values."""
+"""Additions to TUF metadata: each field at its edges, and the refused values."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_the_longest_validity_is_a_number_of_days(days: Any, valid: bool) -> Non
 def test_no_signature_is_valid_for_longer_than_the_root_allows(
     late: str | None, limited: bool
 ) -> None:
-    """A day more is tolerated, as the clocks may differ; other roles may be valid for longer."""
+    """One day more is tolerated because clocks may differ; other roles may be valid for longer."""
     root, last = Root(), NOW + timedelta(days=7) + additions.TOLERANCE
     if limited:
         root.unrecognized_fields[LONGEST] = 7
@@ -185,7 +185,7 @@ FILE, MORE = (TargetFile.from_data(f"notices/{name}.json", b"{}") for name in "a
 
 
 class Role:
-    """A role of notices with its delegation; `keys` of them sign, and two have to."""
+    """A role of notices with its delegation; `keys` of them sign, and two have to sign."""
 
     def __init__(self, keys: int = 2, **signed: Any) -> None:
         signers = [CryptoSigner.generate_ed25519() for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The note beside an index says where its entries come from."""
+"""The note beside an index says from which providers its entries are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_note_is_read_as_it_was_written_and_an_empty_one_is_none(said: Provena
 
 
 def noted(**changes: object) -> dict[str, object]:
-    """Return a note with one origin, some of whose members are others."""
+    """Return a note with one origin in which the given fields are changed."""
     origin = {"root_sha256": "0" * 64, "list": "base", "generation": 3}
     return {"origins": [{**origin, **changes}]}
 

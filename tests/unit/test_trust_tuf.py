@@ -1,7 +1,7 @@
-"""Trust: python-tuf over our transport, and the rules that we add.
+"""Trust: python-tuf over the project's transport, and additional rules of the project.
 
-Hostile metadata in a fetch is tested in `tests/faults/test_attacks_trust.py`; here are tests of
-valid metadata, also with an independent client.
+Hostile metadata in a fetch is tested in `tests/faults/test_attacks_trust.py`. This file tests valid
+metadata, also with an independent client.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def simulator(tmp_path: Path) -> Simulator:
 
 @pytest.fixture
 def opened(simulator: Simulator, tmp_path: Path) -> Callable[[], Trust]:
-    """Return a function that opens the trust of the same directory, as the next run would."""
+    """Return a function that opens the trust of one directory, like the next run."""
     pinned = simulator.root
 
     def make() -> Trust:
@@ -65,7 +65,7 @@ Opened = Callable[[], Trust]
 
 
 def updater_of(directory: Path, source: Source, url: str, root: bytes) -> Updater:
-    """Return python-tuf's own client over our fetcher, with all that it offers."""
+    """Return python-tuf's own client over the project's fetcher, with all its features."""
     for name in ("metadata", "targets"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     return Updater(
@@ -134,7 +134,7 @@ def test_the_fetcher_streams_too(simulator: Simulator) -> None:
 def test_unusual_role_names_get_through_the_transport(
     simulator: Simulator, tmp_path: Path, name: str
 ) -> None:
-    """Our transport reads any TUF repository, even one whose names no list may have."""
+    """The transport reads any TUF repository, even one with names that no list may have."""
     add_role(simulator, name, "odd/*")
     with HostileServer() as server:
         serve(server, simulator)
@@ -148,7 +148,7 @@ def test_unusual_role_names_get_through_the_transport(
 
 
 def add_role(simulator: Simulator, name: str, pattern: str) -> None:
-    """Delegate `pattern` to a role of any name, which signs one file."""
+    """Delegate `pattern` to a role with any name that signs one file."""
     signer = CryptoSigner.generate_ed25519()
     target = TargetFile.from_data("odd/file", b"odd!", ["sha256"])
     role = Metadata(Targets(targets={target.path: target}))
@@ -177,7 +177,7 @@ def test_a_list_cannot_have_an_unusual_name(
         trust.lists()
 
 
-# Acts of a provider
+# Actions of a provider
 
 
 def test_verified_targets_are_returned(simulator: Simulator, opened: Opened) -> None:
@@ -202,7 +202,7 @@ def test_requests_are_as_few_as_can_be(simulator: Simulator, opened: Opened) -> 
 def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
     simulator: Simulator, opened: Opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Parsing a list's role again for each segment takes a time that grows with their square."""
+    """If a list's role were parsed again for each segment, the time would grow with the square."""
     data = b"a segment"
     names = [f"g{number:06d}-add-000.parquet" for number in range(100)]
     paths = [f"lists/baseline/{name}" for name in names]
@@ -224,7 +224,7 @@ def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
         trust = opened()
         trust.refresh()
         assert trust.lists() == ["baseline"]
-        # No file is read back for a segment, so the directory may go away.
+        # The target of a segment is found without reading a file, so the directory may be missing.
         trust.target("baseline", "index.json")
         (tmp_path / "trust").rename(tmp_path / "away")
         for name in some:
@@ -232,7 +232,8 @@ def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
             assert trust.expires("baseline") > datetime.now(UTC) and trust.epoch()
         (tmp_path / "away").rename(tmp_path / "trust")
         counts.append(len(parsed))
-    # The first finds nothing in the cache; root, timestamp and snapshot of it count for the second.
+    # The first run has an empty cache; the second run parses the cached root, timestamp and
+    # snapshot.
     assert counts[1] <= counts[0] + 3 and max(counts) <= 13
 
 
@@ -441,7 +442,7 @@ def test_many_rotations_of_root_are_followed_once(simulator: Simulator, opened: 
 def test_a_store_may_forbid_what_it_does_not_have(
     simulator: Simulator, opened: Opened, code: int
 ) -> None:
-    """Object stores answer 403 for a missing root, unless the client may list names."""
+    """Object stores answer 403 for a missing root unless the client may list names."""
     simulator.faults["metadata/2.root.json"] = status(code)
     trust = opened()
     trust.refresh()
@@ -464,7 +465,7 @@ def test_a_root_in_between_may_have_expired(simulator: Simulator, opened: Opened
 def test_metadata_and_its_names_are_synced(
     simulator: Simulator, opened: Opened, tmp_path: Path
 ) -> None:
-    """python-tuf does not sync; if a timestamp got lost again, an older one would pass."""
+    """python-tuf does not sync; if a timestamp got lost, an older timestamp would be accepted."""
     recorder = Recorder()
     with watched(recorder):
         trust = opened()
@@ -501,7 +502,7 @@ def test_the_metadata_of_a_list_is_synced_when_it_is_asked_for(
     assert after.index(("fsync", str(path))) < after.index(("fsync", str(path.parent)))
 
 
-# Our own rules
+# Rules of this project beyond TUF
 
 
 @pytest.mark.parametrize(
@@ -633,7 +634,7 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
 def test_unexpected_errors_of_python_tuf_are_translated(
     simulator: Simulator, tmp_path: Path, error: Exception
 ) -> None:
-    """Its parsers and libraries raise any errors; none of them is shown as a bug of hashclient."""
+    """python-tuf and its libraries raise any errors; none must look like a bug of hashclient."""
 
     class Odd:
         def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:

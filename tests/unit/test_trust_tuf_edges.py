@@ -1,4 +1,4 @@
-"""Rules beyond TUF at their edges: delegations, hashes, lengths, epochs, and words about age."""
+"""Rules beyond TUF at their edges: delegations, hashes, lengths, epochs, messages on age."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SIGNER = CryptoSigner.generate_ed25519()
 
 
 class Source:
-    """Bytes by address; `asked` are the addresses with their limits."""
+    """Returns bodies by address; `asked` has the requested addresses with their limits."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes | Exception] = {}
@@ -67,7 +67,7 @@ def source() -> Source:
 
 @pytest.fixture
 def trust(tmp_path: Path, source: Source) -> Any:
-    """Return trust in four roles as they are after a refresh; tests change the roles."""
+    """Return the trust with four roles as after a refresh; tests change the roles."""
     root = Root(expires=NOW + timedelta(days=4))
     root.add_key(SIGNER.public_key, "root")
     signed = Metadata(root)
@@ -132,7 +132,7 @@ def test_metadata_is_asked_for_up_to_a_limit_and_has_to_be_strict_json(source: S
     assert source.asked[-1][1] == 64 * 1024 * 1024
 
 
-# Lists
+# Rules for lists
 
 
 def delegations(*roles: DelegatedRole) -> Delegations:
@@ -233,7 +233,7 @@ def test_the_epoch_is_that_of_the_snapshot_keys(trust: Any) -> None:
     assert trust.epoch() != epoch
 
 
-# Files
+# Rules for files
 
 
 FILE = TargetFile.from_data("lists/base/index.json", b"{}", ["sha256"])
@@ -307,7 +307,7 @@ def test_a_file_is_downloaded_up_to_a_limit_and_only_as_it_was_signed(
             trust.download(FILE, 2)
 
 
-# Notices
+# Rules for notices
 
 
 class Published:
@@ -337,7 +337,7 @@ def test_notices_are_fetched_once_for_each_version(trust: Any, source: Source) -
     for _ in range(2):
         found = trust.notices()
         assert (found.version, [*found.targets]) == (3, ["a"])
-        # The first of the roles that expires ends the notices, too.
+        # The notices expire as soon as one of their roles expires.
         assert found.expires == NOW + timedelta(days=1)
     assert source.asked == [(f"{URL}/metadata/3.notices.json", len(published.data), None)]
     assert (trust._directory.path / "notices.json").read_bytes() == published.data
@@ -380,7 +380,7 @@ def test_a_notice_is_signed_by_a_strong_hash(trust: Any, source: Source) -> None
     assert refused.value.message == "notice a is signed without a SHA-256 or SHA-512"
 
 
-# What is said of metadata that has expired
+# Messages about metadata that has expired
 
 
 def expired(when: datetime) -> bytes:

@@ -30,7 +30,7 @@ DAYS = 30.0
 
 
 class Keeper(Desk):
-    """A desk whose settled matches are forgotten after `DAYS`."""
+    """A desk that forgets its settled matches after `DAYS`."""
 
     def __init__(self, directory: Path, *, days: float | None = DAYS) -> None:
         super().__init__(directory)
@@ -201,7 +201,7 @@ def test_a_period_that_cannot_be_meant(key: str, value: str) -> None:
 
 
 class Shelf:
-    """An inventory whose clock is ours."""
+    """An inventory whose clock the test sets."""
 
     def __init__(self, state: Path, key_id: str, patch: pytest.MonkeyPatch) -> None:
         self.state, self.key_id = state, key_id
@@ -255,10 +255,10 @@ def test_they_are_looked_for_once_a_week(desk: Keeper, shelf: Shelf) -> None:
     shelf.day += 90
     assert upkeep.prune_inventory(desk.session) == 0
     shelf.day += 1
-    assert upkeep.prune_inventory(desk.session) == 0  # not before a week has passed
+    assert upkeep.prune_inventory(desk.session) == 0  # nothing is pruned before a week has passed
     shelf.day += 6
     assert upkeep.prune_inventory(desk.session) == 5
-    # Even if the clock was ahead, no record stays for ever.
+    # Even records of a clock that was ahead are removed at some time.
     shelf.day -= 50
     shelf.remember(0, 5)
     shelf.day += 45

@@ -83,7 +83,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def write() -> None:
-        for _ in range(6000):  # at most for so long
+        for _ in range(6000):  # stop after a minute at the latest
             (tree / "busy").write_bytes(LISTED)
             if over.wait(0.01):
                 return
@@ -100,7 +100,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
 def test_between_checks_of_changed_files_is_a_rest(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cost of a check equals that of a thousand files, so many files share a check."""
+    """A check costs as much as reading a thousand files, so many files share one check."""
     tree = write_tree(tmp_path / "t", {})
     checked: list[float] = []
     told: list[Handled] = []
@@ -188,7 +188,7 @@ def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path)
 def test_files_that_have_waited_for_longest_are_checked_first(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise somebody could delay a file's check for ever by changing other files."""
+    """Otherwise somebody could delay the check of a file for ever by changing other files."""
     monkeypatch.setattr(watch_module, "MOST_FILES", 10)
     tree = write_tree(tmp_path / "t", {})
     over = threading.Event()
@@ -201,7 +201,7 @@ def test_files_that_have_waited_for_longest_are_checked_first(
 
     def write() -> None:
         (tree / "z").write_bytes(LISTED)
-        for number in range(30_000):  # at most for so long
+        for number in range(30_000):  # stop after a minute at the latest
             (tree / f"a{number % 300}").write_bytes(b"benign")
             if over.wait(0.002):
                 return
@@ -353,14 +353,14 @@ def test_a_directory_that_is_exchanged_for_something_else_is_watched(
 
 
 def test_a_directory_that_took_the_place_of_another_is_watched(tmp_path: Path) -> None:
-    """A listing finds the new directory there, before the reports of both moves are read."""
+    """A listing finds the new directory before the events of both moves are read."""
     tree = write_tree(tmp_path / "t", {"a/1": b"benign"})
     outside = write_tree(tmp_path / "out", {})
     with Changes([str(tree)]) as changes:
         (tree / "a").rename(outside / "a")
         write_tree(tree, {"a/2": b"benign"})
         changes.look_again()
-        assert changes.directories == 2  # the directory that left is not watched any more
+        assert changes.directories == 2  # the directory that was moved away is no longer watched
         assert _taken(changes) == {str(tree / "a/2")}
         (tree / "a/3").touch()
         (outside / "a/4").touch()
@@ -380,7 +380,7 @@ def _no_more_descriptors() -> Iterator[None]:
 
 
 def test_a_directory_that_cannot_be_listed_now_makes_the_watch_partial(tmp_path: Path) -> None:
-    """Everything is scanned again soon."""
+    """The whole tree is scanned again soon after the failure."""
     tree = write_tree(tmp_path / "t", {})
     with Changes([str(tree)]) as changes:
         write_tree(tree, {"a/b/1": b"benign"})
@@ -397,7 +397,7 @@ _scandir = os.scandir
 
 
 class _Entry:
-    """A directory entry whose kind the system does not tell."""
+    """A directory entry whose type is unknown to the system."""
 
     def __init__(self, entry: os.DirEntry[str]) -> None:
         self.name = entry.name
@@ -408,7 +408,7 @@ class _Entry:
 
 @contextlib.contextmanager
 def _strange(directory: int, number: int) -> Iterator[Iterator[_Entry]]:
-    """List the entries without their kind; a listing fails at its end, unless `number` is 0."""
+    """List entries without their types; the listing fails at its end unless `number` is 0."""
 
     def entries() -> Iterator[_Entry]:
         yield from listed
@@ -466,7 +466,7 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
 
 
 def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
-    """The documentation says so; a file that is cut by a program that opens it is reported."""
+    """This is documented; a file that is truncated by an open descriptor is reported."""
     tree = write_tree(tmp_path / "t", {"a": b"benign!", "b": b"benign!"})
     with Changes([str(tree)]) as changes:
         os.truncate(tree / "a", 6)
@@ -560,7 +560,7 @@ def test_no_link_leads_a_watch_out_of_its_tree_by_a_directory_that_could_not_be_
 def test_files_that_a_look_around_has_found_are_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That holds even if the kernel has nothing more to report."""
+    """This holds even if the kernel reports no further change."""
     monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
     tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
     found: list[str] = []
@@ -578,7 +578,7 @@ def test_files_that_a_look_around_has_found_are_checked(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def change(_: object) -> None:
-        os.truncate(tree / "a", len(LISTED))  # the kernel does not report this change
+        os.truncate(tree / "a", len(LISTED))  # the kernel reports no event for this change
         changed.append(str(tree / "a"))
 
     watch(client, tree, on_outcome=end, on_scan=change)

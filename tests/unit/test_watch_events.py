@@ -1,4 +1,4 @@
-"""Events of buckets in all forms in which they come; any other message stays where it is."""
+"""Events of buckets in all their forms; any other message stays in the queue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def taken(body: object) -> Event:
     ],
 )
 def test_a_notification_names_its_objects(body: dict[str, Any], uris: list[str]) -> None:
-    wrapped = {"Type": "Notification", "Message": json.dumps(body)}  # as SNS wraps it
+    # The form in which SNS wraps an event.
+    wrapped = {"Type": "Notification", "Message": json.dumps(body)}
     for event in (taken(body), taken(wrapped)):
         assert [uri.text for uri in event.objects] == uris
         assert (event.mark, event.times, event.is_read) == ("mark", 3, True)
@@ -87,7 +88,7 @@ def answer(kind: str | None = "application/x-amz-json-1.0", **parts: object) -> 
     "got",
     [
         *(answer(Messages=messages) for messages in ("text", [None], [{"Body": "{}"}], 7)),
-        # botocore finds no messages in the page of a proxy.
+        # botocore finds no messages in the HTML page of a proxy.
         *(answer(kind) for kind in (None, "", "text/html", "text/plain; charset=utf-8")),
         {},
     ],

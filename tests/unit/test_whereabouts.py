@@ -1,4 +1,4 @@
-"""Where files are: links are resolved with few system calls, and no link is missed."""
+"""The places of files: links are resolved with few system calls, and no link is missed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = 16
 
 
 class Grounds(Mounts):
-    """All directories are at one place."""
+    """Gives the same place to all directories."""
 
     def __init__(self) -> None:
         pass
@@ -30,7 +30,7 @@ class Grounds(Mounts):
 
 
 def seen_at(path: str, *, through_links: bool) -> Seen:
-    """Return the file at a path as a scan sees it, which may be let through links."""
+    """Return the file at a path as a scan sees it, with or without links in the path."""
     try:
         file, directory = Path(path).stat(), Path(path).parent.stat()
     except OSError:
@@ -70,7 +70,7 @@ def test_a_link_among_many_files_is_the_file_it_leads_to(tmp_path: Path) -> None
 
 
 def test_a_directory_that_cannot_be_looked_at_is_an_unknown_place(tmp_path: Path) -> None:
-    """A FUSE process or a server may refuse any request; the match must be recorded."""
+    """A FUSE process or a server may refuse any request, but the match must be recorded."""
 
     class Refusing(Grounds):
         def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
@@ -103,8 +103,8 @@ def test_paths_that_lead_elsewhere_or_nowhere(
     monkeypatch.chdir(tmp_path / "sub")
     names = [f"{number}" for number in range(MANY)]
     real = [f"{tmp_path}/sub/{name}" for name in names]
-    # Three ways to name the files: without a slash, by the directory's own name, and by a link to
-    # the directory.
+    # There are three ways to name the files: without a slash, by `./`, and by a link to the
+    # directory.
     assert [place.path for place in places(names)] == real
     assert [place.path for place in places([f"./{name}" for name in names])] == real
     by_link = [f"{tmp_path}/way/{name}" for name in names]
@@ -146,7 +146,7 @@ def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
     (outcome,) = found([str(file)], through_links=through_links)
     file.rename(tmp_path / "tree/moved")
     file.symlink_to(tmp_path / "outside/f")
-    # A file that was opened in its own directory was there, whichever file is there now.
+    # A file that was opened in its own directory was there, although another file is there now.
     standing = None if through_links else "here"
     assert places_of([outcome], Grounds()) == [Place(str(file), standing)]
 

@@ -1,4 +1,4 @@
-"""The wire format: valid files, also at its limits, and files of other writers.
+"""The wire format: valid files, also at their limits, and files of other writers.
 
 Invalid files are tested in `tests/faults/test_attacks_format.py`, by a fetch.
 """
@@ -49,7 +49,7 @@ ALL_FOUR = 0xE15E83D77A985BC1
 
 
 def hash_in_python(entry_id: bytes) -> int:
-    """The hash of an entry id as the format describes it, word for word."""
+    """Return the hash of an entry id, computed as docs/format.md describes."""
     h = 0
     padded = entry_id + bytes(-len(entry_id) % 8)
     for start in range(0, len(padded), 8):

@@ -1,4 +1,4 @@
-"""The columns of a segment: of other writers, at the limits of the format, and hostile."""
+"""The columns of a segment: from other writers, at the limits of the format, and hostile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROW: dict[str, Any] = {
 
 
 def written(schema: pa.Schema | None = None, row: dict[str, Any] = ROW, **options: Any) -> bytes:
-    """Write one row, by Arrow, as another writer might."""
+    """Return a segment with one row, written with Arrow as another provider might write it."""
     out = io.BytesIO()
     table = pa.Table.from_pylist([row], schema or add_schema())
     pq.write_table(table, out, **options)
@@ -43,7 +43,7 @@ def written(schema: pa.Schema | None = None, row: dict[str, Any] = ROW, **option
 
 
 def with_type(name: str, kind: pa.DataType, *, nullable: bool = True) -> pa.Schema:
-    """The schema of an `add` segment with another type for one column."""
+    """Return the schema of an `add` segment with another type for one column."""
     changed = pa.field(name, kind, nullable=nullable)
     return pa.schema([changed if f.name == name else f for f in add_schema()])
 
@@ -61,7 +61,7 @@ def refuse(data: bytes, message: str) -> None:
     assert caught.value.hint
 
 
-#: A column, a type and a value for it, and both types in the message. No value breaks a rule.
+#: By case: a column, a type, a value, and the two types in the message. The values break no rule.
 WRONG: dict[str, tuple[str, pa.DataType, object, str, str]] = {
     "microseconds": (
         *("added", pa.timestamp("us", tz="UTC"), ROW["added"]),
@@ -175,9 +175,9 @@ def test_a_nested_column_is_none_of_the_formats() -> None:
 
 
 def test_a_column_that_repeats_is_refused() -> None:
-    """Arrow writes no repeated column without a group around it, so the test changes a file."""
+    """Arrow cannot write a repeated column without a group, so the test changes the file."""
     data = written(store_schema=False, write_statistics=False, compression="none")
-    # In the footer, in Thrift's compact protocol: repetition OPTIONAL (2), then the name.
+    # The bytes in the footer, in Thrift's compact protocol: repetition OPTIONAL (2), then the name.
     before = b"\x25\x02\x18\x04size"
     assert data.count(before) == 1
     refuse(
@@ -194,7 +194,7 @@ def test_a_type_that_holds_text_of_the_file_is_refused_as_any_other() -> None:
         write_statistics=False,
         compression="none",
     )
-    # LogicalType GEOMETRY (17), whose coordinate system is called `"`.
+    # LogicalType GEOMETRY (17) with a coordinate system named `"`.
     changed = annotated(data, b"\x25\x02\x18\x03md5", b'\x6c\x0c\x22\x18\x01"\x00\x00')
     refuse(
         changed,
@@ -204,7 +204,7 @@ def test_a_type_that_holds_text_of_the_file_is_refused_as_any_other() -> None:
 
 
 def annotated(data: bytes, element: bytes, more: bytes) -> bytes:
-    """Return a Parquet file with `more` after an element of its schema, in its footer."""
+    """Return a Parquet file with `more` inserted after an element of its schema."""
     assert data.count(element) == 1
     length = int.from_bytes(data[-8:-4], "little") + len(more)
     changed = data.replace(element, element + more)
@@ -229,7 +229,7 @@ def test_a_column_may_be_required_or_optional(name: str) -> None:
     ids=str,
 )
 def test_names_of_types_in_arrow_do_not_matter(name: str, kind: pa.DataType) -> None:
-    """The types are the same in Parquet; the note of Arrow in the file does not matter."""
+    """The types are the same in Parquet, and the reader ignores Arrow's own schema in the file."""
     data = written(with_type(name, kind), store_schema=True)
     assert [parse(data).categories[0], parse(data).ids.tolist()] == ["one", [b"e-1"]]
 
@@ -238,7 +238,7 @@ def test_order_is_free_and_a_size_may_say_that_it_is_an_integer() -> None:
     schema = pa.schema([add_schema().field(name) for name in sorted(add_schema().names)])
     assert parse(written(schema, store_schema=False)).sizes.tolist() == [5]
     data = written(store_schema=False, write_statistics=False, compression="none")
-    # ConvertedType INT_64 (18) and LogicalType INTEGER(64, signed), as DuckDB writes it.
+    # ConvertedType INT_64 (18) and LogicalType INTEGER(64, signed), as DuckDB writes them.
     annotation = b"\x25\x24\x4c\xac\x13\x40\x11\x00\x00"
     changed = annotated(data, b"\x25\x02\x18\x04size", annotation)
     kind = pq.ParquetFile(io.BytesIO(changed)).schema.column(4).logical_type
@@ -298,7 +298,7 @@ def test_segments_of_our_own_provider_have_the_types_of_the_format() -> None:
 
 
 def written_by(writer: str, kind: str) -> bytes:
-    """Return a segment that another writer has written, by `tests/data/writers/write.py.txt`."""
+    """Return a segment that another program wrote with `tests/data/writers/write.py.txt`."""
     return (ROOT / "tests" / "data" / "writers" / f"{writer}-{kind}.parquet").read_bytes()
 
 

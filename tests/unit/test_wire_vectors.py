@@ -58,7 +58,7 @@ def withdrawing(*ids: str) -> bytes:
 def listing(
     live: Sequence[str], *segments: tuple[bytes, str, int, int, int], **changes: Any
 ) -> Files:
-    """Return the files of a list: bytes, kind, rows, first and last generation of each segment."""
+    """Return the files of a list from the bytes, kind, rows and generations of its segments."""
     files, named = {}, []
     for number, (data, kind, rows, first, last) in enumerate(segments):
         name = f"g{last:06}-{kind}-{number:03}.parquet"
@@ -87,7 +87,7 @@ def edited(files: Files, change: Callable[[bytes], bytes]) -> Files:
     return files | {INDEX: change(files[INDEX])}
 
 
-#: Lists to be accepted, by the name of the vector.
+#: Lists that a client accepts, by the name of the vector.
 GOOD: Mapping[str, Callable[[], Files]] = {
     "one-segment": lambda: listing(BOTH, ONE),
     "two-generations": lambda: listing((*BOTH, "v-2", "v-3"), ONE, TWO),
@@ -120,7 +120,7 @@ GOOD: Mapping[str, Callable[[], Files]] = {
         ("v" * 64,), (adding(entry(0, entry_id="v" * 64, category="c" * 31)), "add", 1, 1, 1)
     ),
 }
-#: Lists to be refused.
+#: Lists that a client refuses, by the name of the vector.
 BAD: Mapping[str, Callable[[], Files]] = {
     "another-format": lambda: listing(BOTH, ONE, format="hashclient-list/2"),
     "another-list": lambda: listing(BOTH, ONE, list="other"),
@@ -180,7 +180,7 @@ def files_of(directory: Path) -> Files:
 
 
 def expectation(files: Files, directory: Path) -> dict[str, Any]:
-    """Return what a client says of a list with these files."""
+    """Return the expected result of a client for a list of these files."""
     simulator = Simulator(directory / "provider")
     simulator.publish(b"entry_id,md5,category\nv,00112233445566778899aabbccddeeff,x\n", LIST)
     for name, data in files.items():
