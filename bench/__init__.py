@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: the same work, in the same run, by us and by a peer or the floor."""
+"""Benchmarks that run the same work with hashclient and with a peer program or a floor."""

@@ -1,10 +1,11 @@
 """`python -m bench`: run scenarios and print each figure beside its peer or floor.
 
-At scale 1 the lists have up to 10 million entries and the trees up to 2 million files, which takes
-many minutes and some 20 GB of disk; the default is a tenth of that. `curves` measures time and
-memory against the size of list and tree, up to ten times as large, and draws them; it takes some 30
-minutes and 25 GB of disk at scale 1. `all` is everything. With --write-docs, what was measured
-replaces what docs/performance.md says of these scenarios; each row there has its commit and scale.
+At scale 1 the lists have up to 10 million entries and the trees up to 2 million files: a run takes
+many minutes and some 20 GB of disk. The default scale is 0.1. The benchmark `curves` measures time
+and memory against the size of lists and trees that are up to ten times as large, and draws the
+curves; at scale 1 `curves` takes some 30 minutes and 25 GB of disk. `all` runs the scenarios and
+`curves`. With --write-docs, the measured rows replace the rows of the same scenarios in
+docs/performance.md; each row there names the commit and the scale that it was measured at.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ALL = "all"
 
 
 def main() -> None:
-    """Parse the command line, run, print."""
+    """Parse the command line, run the scenarios and the curves, and print the results."""
     names = [*SCENARIOS, CURVES, ALL]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help=", ".join(names))
@@ -41,7 +42,7 @@ def main() -> None:
     chosen = options.names or list(SCENARIOS)
     if ALL in chosen:
         chosen = [*SCENARIOS, CURVES]
-    # What the caller has set for other programs must not make these slower.
+    # Variables that the caller has set for other programs must not slow the benchmarks down.
     for name in [name for name in os.environ if name.startswith(("PYTHON", "OPENBLAS_"))]:
         del os.environ[name]
     print(f"{machine()}\nscale {options.scale:g}\n", flush=True)
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def run_scenarios(names: Sequence[str], bench: Bench, docs: Path | None) -> None:
-    """Run scenarios, print their rows, and write them into `docs`."""
+    """Run scenarios, print their rows, and write the rows into `docs` unless `docs` is None."""
     print(HEADER, flush=True)
     for name in names:
         started, rows = time.perf_counter(), list[Row]()
@@ -65,14 +66,14 @@ def run_scenarios(names: Sequence[str], bench: Bench, docs: Path | None) -> None
             print(row.line(), flush=True)
             rows.append(row)
         print(f"{name}: {time.perf_counter() - started:.0f} s\n", flush=True)
-        # At once: the next one may take long, or fail.
+        # The rows are written after each scenario, because the next scenario may take long or fail.
         if docs is not None:
             document = docs / "performance.md"
             write_figures(document, bench.scale, {name: rows}, [*SCENARIOS])
 
 
 def run_curves(work: Path, scale: float, docs: Path | None) -> None:
-    """Measure the curves, print their tables, draw them into `docs`, or into `work`."""
+    """Measure the curves, print their tables, and draw them into `docs`, or else into `work`."""
     lists = []
     for list_cost in list_costs(work, scale):
         print(list_cost, flush=True)

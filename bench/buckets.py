@@ -1,13 +1,13 @@
-"""A bucket of many objects on loopback, and what others need to list it.
+"""A loopback server of buckets with many objects, and peer programs that list a bucket.
 
-    python -m bench.buckets serve COUNT     a server: it writes its port, and how much was read
-    python -m bench.buckets obstore URL     list a bucket by obstore, and do nothing else
-    python -m bench.buckets botocore URL    the same by botocore's paginator
+    python -m bench.buckets serve COUNT     serve; print the port and the number of reads
+    python -m bench.buckets obstore URL     list a bucket with obstore, and do nothing else
+    python -m bench.buckets botocore URL    list a bucket with botocore's paginator
     python -m bench.buckets parquet FILE    read an inventory report, and do nothing else
 
-The name of a bucket says how many objects it has: `objects-1000000`. A URL is that of the server
-and of the bucket. Content is made when it is asked for: a number and blanks, so that the MD5 of
-each is its ETag.
+The name of a bucket says how many objects the bucket has: `objects-1000000`. A URL names the server
+and the bucket. The server makes the content of an object when a client asks for the object: a
+number and blanks, so that the ETag of each object is the MD5 of the object's content.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 PAGE = 1_000
-#: Objects in a bucket that is listed at once: what a scan of it costs is the cost of a start.
+#: The number of objects in a bucket that one page lists: a scan of it costs little but the start.
 FEW = PAGE
-#: Objects that are enough to measure what one costs, and rows of a report, at any scale.
+#: The number of objects that suffices to measure the cost of one object, at any scale.
 ENOUGH = 100_000
 ROWS = 1_000_000
-#: Objects that a watch is told about, at any scale.
+#: The number of events of new objects that a watch gets, at any scale.
 EVENTS = 2_000
-#: How often memory is looked at.
+#: Seconds between two looks at the memory of a process.
 LOOK_S = 0.1
-#: Sizes of objects, in bytes; entries of the list have such sizes as well.
+#: The smallest and the largest size of an object, in bytes; entries of the list are as large.
 SMALLEST, LARGEST = 1_000, 3_000
 
 ENVIRONMENT = {
@@ -49,7 +49,7 @@ ENVIRONMENT = {
 
 
 def bucket_of(count: int) -> str:
-    """Return the name of a bucket with so many objects."""
+    """Return the name of a bucket with `count` objects."""
     return f"objects-{count}"
 
 
@@ -74,7 +74,7 @@ def etag_of(number: int) -> str:
 
 
 def page_of(start: int, count: int) -> bytes:
-    """Return a page of the listing, from an object on."""
+    """Return a page of the listing that begins with the object `start`."""
     stop = min(start + PAGE, count)
     rows = "".join(
         f"<Contents><Key>{key_of(n)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
@@ -95,7 +95,7 @@ EMPTY = page_of(0, 0)
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    """Answers one client until it goes away."""
+    """Answers the requests of one client until the client disconnects."""
 
     server: Server
 
@@ -129,7 +129,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The server; pages of the bucket with `count` objects are made before anybody asks."""
+    """The server; it prepares the pages of the bucket with `count` objects before it serves."""
 
     daemon_threads = True
 
@@ -140,12 +140,12 @@ class Server(socketserver.ThreadingTCPServer):
         self.reads = 0
 
     def page(self, start: int, count: int) -> bytes:
-        """Return a page of a bucket; those of one bucket are ready."""
+        """Return a page of a bucket; the pages of the bucket that `serve` names are ready."""
         return self._pages[start // PAGE] if count == self._count else page_of(start, count)
 
 
 def serve(count: int) -> None:
-    """Serve until stdin ends."""
+    """Serve the buckets until stdin ends."""
     import threading
 
     with Server(count) as server:
@@ -157,7 +157,7 @@ def serve(count: int) -> None:
 
 @contextlib.contextmanager
 def served(count: int) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Run the server; yield its address, and a function that returns the number of objects read."""
+    """Run the server; yield its URL, and a function that returns how many objects were read."""
     words = [sys.executable, "-m", "bench.buckets", "serve", str(count)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as server:
@@ -182,13 +182,13 @@ def cost_of(
     codes: Sequence[int] = (0,),
     stdin: Path | None = None,
 ) -> tuple[float, int]:
-    """Return how many CPU seconds a command takes, and its memory in bytes.
+    """Run a command and return its CPU seconds and its peak memory in bytes.
 
-    It reads `stdin`. Memory is all that is resident, but for pages of an index: the system has
-    those in any case, and takes them back when it needs room.
+    The command reads `stdin`. Memory is all resident memory except mapped pages of an index,
+    because the kernel caches those pages in any case, and drops them when it needs memory.
 
     Raises:
-        RuntimeError: it ends with none of `codes`.
+        RuntimeError: the exit code of the command is not in `codes`.
     """
     env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url}
     with (
@@ -209,7 +209,7 @@ def cost_of(
 
 
 def resident_bytes(pid: int) -> int:
-    """Return how much memory a process has, without pages of an index; 0 if it has ended."""
+    """Return the resident bytes of a process without pages of an index; 0 if it has ended."""
     found, is_index = 0, False
     with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
         for line in lines:
@@ -221,7 +221,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def by_obstore(url: str) -> None:
-    """List a bucket as fast as obstore does."""
+    """List a bucket with obstore, as fast as obstore can."""
     import obstore
     from obstore.store import S3Store
 
@@ -234,7 +234,7 @@ def by_obstore(url: str) -> None:
 
 
 def by_botocore(url: str) -> None:
-    """List a bucket as botocore's paginator does."""
+    """List a bucket with botocore's paginator."""
     import botocore.session
 
     os.environ.update(ENVIRONMENT)
@@ -245,7 +245,7 @@ def by_botocore(url: str) -> None:
 
 
 def write_report(path: Path, count: int) -> None:
-    """Write a report of the bucket's objects, as S3 Inventory has them."""
+    """Write an inventory report of the bucket's objects, in the form of S3 Inventory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -261,7 +261,7 @@ def write_report(path: Path, count: int) -> None:
 
 
 def read_report(path: str) -> None:
-    """Read a report and do nothing else."""
+    """Read an inventory report and do nothing else."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

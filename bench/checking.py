@@ -1,9 +1,9 @@
-"""Checking uploads in a program: how long one takes at a fixed rate, and whether memory grows.
+"""Checks uploads inside a program: the time of a check at a fixed rate, and the memory of checks.
 
-Run as a program with a state directory, a rate and a count, it checks that many uploads a second on
-one processor, then so many as fast as it can, and prints the results as JSON. Where other programs
-want the processor, too, the time from an upload to its answer is mostly theirs; so the processor
-time of a check is a row of its own.
+Run as a program with a state directory, a rate and a count, it checks `count` uploads at `rate`
+uploads a second on one processor, then checks `count` uploads as fast as it can, and prints the
+results as JSON. Where other programs use the processor as well, the time from an upload to its
+answer is mostly time of the other programs; so the processor time of a check is a row of its own.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pathlib import Path
 from bench.measure import Row, bytes_row, time_row
 from hashclient import Client
 
-#: Bytes of an upload, uploads a second, and threads that check them.
+#: The size of an upload in bytes, the uploads a second, and the number of threads that check.
 SIZE, RATE, THREADS = 100_000, 500, 4
 _LOAD_S = 10.0
-#: Checks that are enough to measure the processor time of one.
+#: The number of checks that suffices to measure the processor time of one check.
 _ENOUGH = 2_000
 
 
 def checking_rows(state: Path, count: int) -> Iterator[Row]:
-    """Yield what an upload takes, and how much memory `count` of them add."""
+    """Yield the time that a check of an upload takes, and the memory that `count` uploads add."""
     words = [sys.executable, "-m", "bench.checking", str(state), str(RATE), str(count)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     late_s, ours_s, digest_s, grown = json.loads(done.stdout)
@@ -42,7 +42,7 @@ def checking_rows(state: Path, count: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Check uploads, and print seconds (99th percentile, CPU of ours and a digest), and bytes."""
+    """Check uploads; print the 99th percentile and CPU seconds of a check, and memory in bytes."""
     state, rate, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with Client(state).checker() as checker, ThreadPoolExecutor(THREADS) as pool:

@@ -2,11 +2,11 @@
 
     python -m bench.compare OLD [NEW] [--rows ROW…] [--pairs 9] [--scale 0.1] [--work DIR]
 
-Each commit is built and installed beside the other, and gets a state of its own from one
-repository. The commands run in turn, and each pair in the other order than the one before, so that
-a machine that slows down slows both. A row says the median of the ratios new / old and the
-interval that holds the true median in 96 of 100 cases (for nine pairs: the second smallest and the
-second largest ratio, by the binomial distribution). A row whose whole interval lies above 1.03 has
+Each commit is built and installed on its own, and has its own state directory; both fetch from one
+repository. The commands run in pairs, OLD and NEW in alternating order, so that a machine that
+becomes slower slows both. A row shows the median of the ratios new / old, and the interval that
+contains the true median in 96 of 100 cases (for nine pairs: from the second smallest to the second
+largest ratio, by the binomial distribution). A command whose whole interval lies above 1.03 has
 become slower.
 """
 
@@ -37,7 +37,7 @@ Words = Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The package of one commit, installed below `site`, and where it keeps its state."""
+    """The package of one commit, installed below `site`, with its state directory `state`."""
 
     site: Path
     state: Path
@@ -46,7 +46,7 @@ class Build:
         """Run a command with this package; return user and system seconds of all its processes.
 
         Raises:
-            RuntimeError: it did not end with `expect`.
+            RuntimeError: the exit code of the command is not `expect`.
         """
         argv = [sys.executable, "-P", "-m", "hashclient", "--state-dir", str(self.state)]
         argv += [str(word) for word in words]
@@ -69,7 +69,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Two packages, what they work on, and how often."""
+    """The two packages, the scale and directory of the work, and the number of pairs."""
 
     old: Build
     new: Build
@@ -78,18 +78,18 @@ class Pairs:
     pairs: int
 
     def count(self, full: int) -> int:
-        """Return a number of files or entries at this scale."""
+        """Return `full`, a number of files or entries, multiplied by the scale."""
         return max(1000, int(full * self.scale))
 
     @contextlib.contextmanager
     def serving(self, root: Path, *, fetch: bool = True) -> Iterator[Site]:
-        """Serve a repository; both packages know its provider, and have its list where `fetch`."""
+        """Serve a repository that both packages know; with `fetch`, both have fetched its list."""
         with served(root) as here:
             for build in (self.old, self.new):
                 shutil.rmtree(build.state, ignore_errors=True)
                 shutil.copytree(here.state, build.state)
-                # This checkout made it, and its version may be newer than what OLD reads. All that
-                # is in it so far, OLD reads as well.
+                # The code of this checkout wrote state.json, and OLD may not know its version.
+                # OLD can read everything else that the state directory contains so far.
                 (build.state / "state.json").unlink(missing_ok=True)
                 if fetch:
                     build.cpu_seconds(["fetch"])
@@ -104,7 +104,7 @@ class Pairs:
         repeat: int = 1,
         before: Callable[[Build], None] | None = None,
     ) -> None:
-        """Time a command in pairs and print its row; `before` is run, untimed, before each."""
+        """Time a command in pairs and print its row; `before` runs untimed before each."""
 
         def one(build: Build) -> float:
             if before is not None:
@@ -130,7 +130,7 @@ class Pairs:
 
 
 def _outside(pairs: int) -> int:
-    """Return how many ratios may be left out at each end, so that 95 of 100 intervals hold."""
+    """Return how many ratios are cut off at each end to leave a 95 % interval of the median."""
     out = 0
     while 2 * sum(math.comb(pairs, k) for k in range(out + 2)) / 2**pairs <= 0.05:
         out += 1
@@ -138,12 +138,12 @@ def _outside(pairs: int) -> int:
 
 
 def start(here: Pairs) -> None:
-    """Starting."""
+    """Compare the start of the program."""
     here.row("start: --version", ["--version"], repeat=5)
 
 
 def one_file(here: Pairs) -> None:
-    """One small file against a large list."""
+    """Compare checks of one small file against a large list."""
     entries = here.count(10_000_000)
     root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
     path = here.work / "one-file"
@@ -166,22 +166,22 @@ def _scan(here: Pairs, algorithm: str) -> None:
     with here.serving(root):
         words: Words = ["scan", "--no-inventory", where]
         here.row(f"scan {files:,} files, {algorithm}", words, expect=10)
-        # What it costs to look into every file for containers is the difference.
+        # The difference between these two rows is the cost of looking for containers.
         here.row("the same, as files alone", [*words, "--no-members"], expect=10)
 
 
 def scan_sha256(here: Pairs) -> None:
-    """A full scan with a SHA-256 list."""
+    """Compare full scans with a SHA-256 list."""
     _scan(here, "sha256")
 
 
 def scan_md5(here: Pairs) -> None:
-    """A full scan with an MD5 list."""
+    """Compare full scans with an MD5 list."""
     _scan(here, "md5")
 
 
 def sizes_known(here: Pairs) -> None:
-    """A scan in which no size fits."""
+    """Compare scans in which no file has the size of an entry."""
     files = here.count(1_000_000)
     where = tree(here.work, files=files, total_bytes=files * 64)
     root = repository(
@@ -197,7 +197,7 @@ def sizes_known(here: Pairs) -> None:
 
 
 def rescan(here: Pairs) -> None:
-    """A first scan, and one in which no file has changed."""
+    """Compare first scans, and scans in which no file has changed."""
     files = here.count(1_000_000)
     where = tree(here.work, files=files, total_bytes=files * 64)
     entries = here.count(1_000_000)
@@ -213,7 +213,7 @@ def rescan(here: Pairs) -> None:
 
 
 def matches(here: Pairs) -> None:
-    """Every file matches, is recorded and shown."""
+    """Compare scans in which every file matches, and reports of all those matches."""
     files = here.count(100_000)
     where = tree(here.work, files=files, total_bytes=files * 4000)
     root = repository(
@@ -231,7 +231,7 @@ def matches(here: Pairs) -> None:
 
 
 def large_files(here: Pairs) -> None:
-    """A few large files."""
+    """Compare scans of a few large files."""
     size = here.count(1 << 30)
     where = here.work / f"large-{size}"
     if not where.exists():
@@ -246,7 +246,7 @@ def large_files(here: Pairs) -> None:
 
 
 def members(here: Pairs) -> None:
-    """Archives of each kind: their members read, and left by their size."""
+    """Compare scans of archives of each kind: members read, and members of no listed size."""
     count = here.count(100_000)
     where = here.work / f"archives-{count}"
     if not where.exists():
@@ -266,7 +266,7 @@ def members(here: Pairs) -> None:
 
 
 def fetch(here: Pairs) -> None:
-    """A first fetch, one with nothing new, and one of a small change."""
+    """Compare a first fetch, a fetch of nothing new, and a fetch of a small change."""
     entries = here.count(10_000_000)
     root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
 
@@ -290,7 +290,7 @@ def fetch(here: Pairs) -> None:
 
 
 def lookup(here: Pairs) -> None:
-    """Digests looked up in bulk."""
+    """Compare bulk lookups of digests."""
     entries = here.count(10_000_000)
     root = repository(here.work, "all", entries=entries, algorithms=ALL, sizes=True)
     with here.serving(root) as provider:
@@ -337,7 +337,7 @@ def build(commit: str, work: Path) -> Build:
 
 
 def main() -> None:
-    """Parse the command line, build, run, print."""
+    """Parse the command line, build both packages, run the comparisons and print their rows."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare",
         description=__doc__,

@@ -1,7 +1,7 @@
-"""Cost curves: what time and memory come to as the list grows, and as the tree grows.
+"""Cost curves: time and memory against the size of a list, and against the size of a tree.
 
-At scale 1 lists go from 1 to 100 million entries and trees from 10,000 to 2 million files. Lists
-have all three digests and a size; trees are folders of 10,000 small files each.
+At scale 1 lists have from 1 to 100 million entries and trees from 10,000 to 2 million files. Each
+entry has all three digests and a size; a tree consists of folders of 10,000 small files each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANGED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ListCost:
-    """The cost of a list of so many entries. Times are in seconds, memory is the peak in bytes."""
+    """The costs of a list with `entries` entries. Times are in seconds, peaks in bytes."""
 
     entries: int
     fetch_s: float
@@ -39,7 +39,7 @@ class ListCost:
 
 @dataclass(frozen=True, slots=True)
 class TreeCost:
-    """The cost of a tree of so many files: a first scan, a second, and one where no size fits."""
+    """The costs of a tree: of a first scan, a second scan, and a scan where no size is listed."""
 
     files: int
     find_s: float
@@ -56,7 +56,7 @@ def list_costs(work: Path, scale: float) -> Iterator[ListCost]:
     path = work / "one-file"
     path.write_text("a dummy file\n")
     for full in LIST_ENTRIES:
-        entries = max(ASKED // 1000, int(full * scale))  # one in a thousand is asked about
+        entries = max(ASKED // 1000, int(full * scale))  # 1 of 1,000 looked-up digests is listed
         algorithms = ("md5", "sha1", "sha256")
         root = repository(work, "all", entries=entries, algorithms=algorithms, sizes=True)
         with served(root) as here:
@@ -84,7 +84,7 @@ def list_costs(work: Path, scale: float) -> Iterator[ListCost]:
 
 
 def tree_costs(work: Path, scale: float) -> Iterator[TreeCost]:
-    """Measure each size of tree: without an inventory, with one, and with sizes that rule out."""
+    """Measure scans of each size of tree: no inventory yet, an inventory, no listed size."""
     counts = sorted({max(1, int(n * scale) // FOLDER_FILES) * FOLDER_FILES for n in TREE_FILES})
     whole = tree(work, files=counts[-1], total_bytes=counts[-1] * 64)
     folders = sorted(whole.iterdir())

@@ -1,6 +1,6 @@
-"""What exceptions and the brake cost: lookups beside many exceptions, and scans that hold matches.
+"""The costs of exceptions and of the brake: lookups with many exceptions, scans with held matches.
 
-The ratios are near to 1, so they are of processor time, in pairs that take turns.
+The ratios are close to 1, so processor time is compared, in pairs that run in alternating order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hashclient.decisions.rulings import MOST, USUAL, Entry, Ruling, write_book
 
 
 def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
-    """Compare a lookup beside as many exceptions as there may be with one beside none, or one."""
+    """Compare a lookup with the most exceptions that are allowed with one with none or one."""
     with site(work, "ruled", entries=2 * MOST, algorithms=("sha256",)) as here:
         listed = [line.split(",")[:2] for line in here.csv.read_text().splitlines()[1:]]
         states = {number: here.state.with_name(f"ruled-{number}") for number in (0, 1, MOST)}
@@ -44,9 +44,10 @@ def exception_rows(work: Path, pairs: int) -> Iterator[Row]:
 
 
 def held_rows(work: Path, files: int, pairs: int) -> Iterator[Row]:
-    """Compare a scan in which one entry matches every file with one that only records that.
+    """Compare a scan whose matches are held by the brake with a scan that only records them.
 
-    Both write the same matches; with the policy all but one are held: isolating is other work.
+    In both scans one entry matches every file, and both write the same matches. With the policy the
+    brake holds all matches but one, because isolating files is work that the other scan doesn't do.
     """
     where = work / f"same-{files}"
     _fill(where, files)
@@ -80,7 +81,7 @@ def held_rows(work: Path, files: int, pairs: int) -> Iterator[Row]:
 def _in_turn(
     one: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[float, float]:
-    """Return the medians of two costs, taken in turn, each pair in the other order."""
+    """Return the medians of two costs; the functions run in pairs, in alternating order."""
     taken: dict[Callable[[], float], list[float]] = {one: [], other: []}
     for number in range(pairs):
         for cost in (one, other) if number % 2 else (other, one):
@@ -89,7 +90,7 @@ def _in_turn(
 
 
 def _except(state: Path, entries: list[str]) -> None:
-    """Make an exception of each of these entries."""
+    """Add an exception for each of these entries."""
     if not entries:
         return
     session = Client(state).session
@@ -110,7 +111,7 @@ def _except(state: Path, entries: list[str]) -> None:
 
 
 def _fill(where: Path, files: int) -> None:
-    """Make the files of one content that are not there; a thousand in a folder."""
+    """Create the missing ones of `files` files of the same content, a thousand in a folder."""
     for number in range(files):
         path = where / f"{number // 1000:04d}" / f"{number:07d}"
         path.parent.mkdir(parents=True, exist_ok=True)

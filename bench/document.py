@@ -1,7 +1,7 @@
-"""Writing what was measured into a document, with the machine and the versions under it.
+"""Writes measured rows into a document, with the machine and the versions of the programs.
 
-Each row of the figures says at which commit and scale it was measured, so that scenarios can be
-renewed one by one, on a quiet machine and when their code has changed. The other rows stay.
+Each row says at which commit and scale it was measured, so that each scenario can be measured again
+by itself, on an idle machine, when its code has changed. Rows of other scenarios stay unchanged.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _HEAD = (
     "| scenario | what | hashclient | other | which other | ratio | at most | measured |",
     "|---|---|---:|---:|---|---:|---:|---|",
 )
-#: A row of the figures, by its scenario; and the machine of a commit and a scale.
+#: `_ROW` finds the scenario of a row; `_NOTE` finds the commit and scale that a note explains.
 _ROW = re.compile(r"\| `([a-z0-9-]+)` \|")
 _NOTE = re.compile(r"- (`[^`]+`, [0-9.e-]+): ")
 
 
 def machine() -> str:
-    """Name the machine, the kernel, and the versions of what the figures depend on."""
+    """Return the names of the machine and kernel, and the versions that the figures depend on."""
     found = re.search(r"^model name\s*: (.+)$", _CPUINFO.read_text(), re.MULTILINE)
     versions = [f"Python {platform.python_version()}", _openssl()]
     for package in ("numpy", "pyarrow", "duckdb"):
@@ -49,7 +49,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Name the commit of this checkout, and say so if the code differs from it."""
+    """Return the name of the commit of this checkout, with `-dirty` if the code was changed."""
     git = ["git", "-C", str(Path(__file__).parents[1])]
     name = subprocess.check_output([*git, "describe", "--always"], text=True).strip()
     changed = subprocess.run(
@@ -63,10 +63,10 @@ def _openssl() -> str:
 
 
 def write_section(document: Path, name: str, scale: float, lines: Sequence[str]) -> None:
-    """Replace what is between the marks of section `name` of a document.
+    """Replace the text between the two markers of section `name` of a document.
 
     Raises:
-        ValueError: the document has no such marks.
+        ValueError: the document has no markers of that section.
     """
     note = f"Measured at scale {scale:g}, at commit {commit()}, on {machine()}."
     _replace(document, name, lambda _: [*lines, "", note])
@@ -75,12 +75,12 @@ def write_section(document: Path, name: str, scale: float, lines: Sequence[str])
 def write_figures(
     document: Path, scale: float, rows: Mapping[str, Sequence[Row]], order: Sequence[str]
 ) -> None:
-    """Put the `rows` of scenarios in place of those that a document has of them.
+    """Replace the rows of the measured scenarios in a document with `rows`.
 
-    Scenarios come in this `order`; one that is not in it is dropped.
+    The table lists scenarios in the order of `order`; rows of any other scenario are removed.
 
     Raises:
-        ValueError: the document has no section for them.
+        ValueError: the document has no section for figures.
     """
     here = f"`{commit()}`, {scale:g}"
 

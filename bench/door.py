@@ -29,19 +29,19 @@ from bench.measure import (
 )
 from fixtures.generate import make_tree
 
-#: What is asked about: bytes of an object, how many, how many ahead, and how many times as many as
-#: clamd a CPU second is to answer for.
+#: The cases of clients: the bytes of an object, the number of objects, how many requests a client
+#: sends before it reads answers, and the demanded ratio of objects a CPU second to those of clamd.
 CASES = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
-#: Clients at a time when the highest rate is looked for, and seconds for that.
+#: The number of clients at a time when the highest rate is measured, and its seconds.
 _CLIENTS = 4
 _LOAD_S = 5.0
-#: How often both are asked, in turn; the median counts.
+#: How often each daemon is measured, in alternating order; the median counts.
 _TURNS = 5
 _CHUNK_BYTES = 1 << 16
-#: Seconds between two looks at the memory of a daemon, and seconds that a watch is looked at.
+#: Seconds between two looks at the memory of a daemon, and seconds that an idle watch is measured.
 _LOOK_S = 1.0
 _IDLE_S = 60.0
-#: Seconds of rest after which a watch has checked all that was written.
+#: Seconds without work after which `watch` has checked every file that was written.
 _SETTLED_S = 4.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -49,17 +49,17 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A daemon that listens at the socket `where`; `pid` is its first process."""
+    """A daemon that listens on the Unix socket `where`; `pid` is its first process."""
 
     where: Path
     pid: int
 
     def cpu_seconds(self) -> float:
-        """Return user and system seconds of all its processes, also of those that have ended."""
+        """Return the user and system seconds of all processes that the daemon has started."""
         return sum(_seconds(pid) for pid in _family(self.pid))
 
     def pss_bytes(self) -> int:
-        """Return the memory of all its processes; what several share counts once."""
+        """Return the memory of all processes of the daemon; shared pages count once."""
         total = 0
         for pid in _family(self.pid):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -68,7 +68,7 @@ class Door:
         return total
 
     def connect(self) -> socket.socket:
-        """Connect to it."""
+        """Connect to the daemon."""
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.where))
         return sock
@@ -76,7 +76,8 @@ class Door:
     def ask(self, size: int, count: int, ahead: int) -> tuple[float, float]:
         """Ask about `count` different objects of `size` bytes, `ahead` at a time, in one session.
 
-        Return objects a CPU second of the daemon, and the seconds below which 99 of 100 rounds are.
+        Return how many objects are answered in a CPU second of the daemon, and the 99th percentile
+        of the seconds of a round; a round is `ahead` requests and their answers.
         """
         body = os.urandom(size - 8)
         before, rounds = self.cpu_seconds(), []
@@ -102,10 +103,11 @@ class Door:
         return count / (self.cpu_seconds() - before), rounds[int(len(rounds) * 0.99)]
 
     def latencies(self, size: int, rate: float | None) -> tuple[float, list[float]]:
-        """Ask about objects of `size` bytes, by several clients for some seconds.
+        """Ask about objects of `size` bytes with several clients for some seconds.
 
-        Return how many were answered a second, and the seconds that each took, ascending, from when
-        it was due. Each client asks `rate` / clients times a second; None is as fast as it can.
+        Return how many objects were answered a second, and the ascending seconds from the time that
+        each request was due to its answer. All clients together send `rate` requests a second; with
+        None each client sends as fast as it can.
         """
         took: list[float] = []
         began = time.perf_counter()
@@ -136,9 +138,9 @@ class Door:
         return len(took) / (time.perf_counter() - began), sorted(took)
 
     def streams(self, count: int, size: int) -> tuple[int, int]:
-        """Send `count` clean streams of `size` bytes at once, a chunk of each in turn.
+        """Send `count` clean streams of `size` bytes concurrently, a chunk of each in turn.
 
-        Return the daemon's memory before, and its peak until all are answered, in bytes.
+        Return the daemon's memory before the streams, and its peak during the streams, in bytes.
         """
         before = peak = self.pss_bytes()
         chunk = _CHUNK_BYTES.to_bytes(4, "big") + os.urandom(_CHUNK_BYTES)
@@ -167,7 +169,7 @@ class Door:
 
 
 def _pieces(chunk: bytes, chunks: int) -> Iterator[memoryview]:
-    """Yield what a client sends: its command, so many chunks, and the end of the stream."""
+    """Yield what a client sends: the command, `chunks` chunks, and the end of the stream."""
     yield memoryview(b"zINSTREAM\0")
     for _ in range(chunks):
         yield memoryview(chunk)
@@ -180,7 +182,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _seconds(pid: int) -> float:
-    """Return the CPU seconds of a process and of its children that have ended."""
+    """Return the CPU seconds of a process and of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS
 
@@ -191,7 +193,7 @@ def _serve(state: Path, where: Path) -> list[str | os.PathLike[str]]:
 
 @contextlib.contextmanager
 def our_door(work: Path, state: Path) -> Iterator[Door]:
-    """Yield `hashclient serve` on a state directory."""
+    """Yield a running `hashclient serve` that uses a state directory."""
     where = work / "ours.sock"
     with subprocess.Popen(_serve(state, where), stdout=subprocess.PIPE) as process:
         try:
@@ -204,7 +206,7 @@ def our_door(work: Path, state: Path) -> Iterator[Door]:
 
 @contextlib.contextmanager
 def clamd_door(work: Path, entries: int = 1000) -> Iterator[Door | None]:
-    """Yield a clamd with so many SHA-256 signatures and no cache; None where there is no clamd."""
+    """Yield a clamd with `entries` SHA-256 signatures and no cache; None if clamd is missing."""
     program = shutil.which("clamd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         yield None
@@ -240,7 +242,7 @@ def _user() -> str:
 
 
 def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
-    """Compare `serve` with clamd, and with what it may take at most."""
+    """Compare `serve` with clamd, and with the most time and memory that `serve` may take."""
     ready = min(seconds_to_first_line(_serve(state, work / "ready.sock")) for _ in range(5))
     yield time_row("serve: ready", ready, 0.3, "0.3 s", 1.0)
     with our_door(work, state) as door:
@@ -257,8 +259,8 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
         if peer is None:
             return
         for size, count, ahead, times in CASES:
-            # In turn, since what else the machine does counts: most of all where each one is waited
-            # for, and much of the time is the kernel's.
+            # The daemons are measured in alternating order, because other work of the machine
+            # changes the rates; a client that waits for each answer notices that most.
             rates = [
                 (door.ask(size, count, ahead)[0], peer.ask(size, count // 8, ahead)[0])
                 for _ in range(_TURNS)
@@ -271,7 +273,7 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _watch(tree: Path, state: Path) -> Iterator[Door]:
-    """Yield `hashclient watch` on a tree, when it has looked at everything there is."""
+    """Yield a `hashclient watch` of a tree, once it has checked all files that are there."""
     with subprocess.Popen(
         hashclient(state, "watch", tree), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
@@ -286,7 +288,7 @@ def _watch(tree: Path, state: Path) -> Iterator[Door]:
 
 
 def watch_rows(tree: Path, state: Path) -> Iterator[Row]:
-    """Tell what `watch` takes while nothing changes."""
+    """Yield the CPU seconds and memory of `watch` while nothing changes."""
     with _watch(tree, state) as watch:
         began, before = time.perf_counter(), watch.cpu_seconds()
         time.sleep(_IDLE_S)
@@ -296,7 +298,7 @@ def watch_rows(tree: Path, state: Path) -> Iterator[Row]:
 
 
 def written_row(work: Path, state: Path, files: int) -> Row:
-    """Write files below a watched directory; compare with a scan that checks as many new ones."""
+    """Compare a watch of newly written files with a scan of as many new files."""
     watched, scanned = work / "watched", work / "scanned"
     for where in (watched, scanned):
         shutil.rmtree(where, ignore_errors=True)
@@ -305,7 +307,7 @@ def written_row(work: Path, state: Path, files: int) -> Row:
         before = watch.cpu_seconds()
         make_tree(watched, files=files, total_bytes=files * 64, seed=files)
         spent = watch.cpu_seconds()
-        while True:  # all are checked when it rests for longer than it waits for a file to settle
+        while True:  # `watch` has checked all files once it does no work for `_SETTLED_S`
             time.sleep(_SETTLED_S)
             now = watch.cpu_seconds()
             if now - spent < _SETTLED_S / 100:

@@ -1,9 +1,9 @@
-"""Floors: the least that the same work can cost on this machine, run as processes of their own.
+"""Floors: the least possible work of each scenario on this machine, each in its own process.
 
 python -m bench.floors read DIR JOBS           open, read and close every file
-python -m bench.floors digest ALGORITHM BYTES  what OpenSSL needs for so many bytes, one core
+python -m bench.floors digest ALGORITHM BYTES  digest BYTES bytes with OpenSSL, on one core
 python -m bench.floors parse FILE…             read, parse and sort the digests of Parquet files
-python -m bench.floors record DIR OUT          digest every file, and write each down: a row, a line
+python -m bench.floors record DIR OUT          digest every file, and record it in a row and lines
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def read_files(paths: list[str]) -> int:
-    """Read files to their ends and return their bytes together."""
+    """Read files to their ends and return the sum of their sizes in bytes."""
     total = 0
     buffer = bytearray(1 << 18)
     for path in paths:
@@ -30,7 +30,7 @@ def read_files(paths: list[str]) -> int:
 
 
 def read_tree(directory: str, jobs: int) -> int:
-    """Read every file of a tree in `jobs` processes."""
+    """Read every file of a tree in `jobs` processes; return the number of bytes."""
     paths = [f"{folder}/{name}" for folder, _, names in os.walk(directory) for name in names]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
         chunks = [paths[i : i + 500] for i in range(0, len(paths), 500)]
@@ -38,7 +38,7 @@ def read_tree(directory: str, jobs: int) -> int:
 
 
 def digest_seconds(algorithm: str, total: int) -> float:
-    """Return the seconds that one core needs for the digest of `total` bytes, read already."""
+    """Return the seconds that one core needs to digest `total` bytes that are in memory."""
     block = os.urandom(1 << 20)
     probe = min(max(total, 1 << 26), 1 << 29)
     best = float("inf")
@@ -74,9 +74,9 @@ def parse_and_sort(paths: list[str]) -> int:
 
 
 def record(directory: str, out: str) -> int:
-    """Digest every file, and write its path down in a table of SQLite, a log and a list.
+    """Digest every file, and write its path to an SQLite table, a log and a list.
 
-    All of it is on the disk in the end. One process does it, in three statements.
+    All three are synced to the disk. One process does all of it, in three SQL statements.
     """
     rows = []
     for folder, _, names in os.walk(directory):
@@ -99,7 +99,7 @@ def record(directory: str, out: str) -> int:
 
 
 def join(digests: str, segments: list[str]) -> int:
-    """Count the digests of a file that are a SHA-256 in the segments, by a join in DuckDB."""
+    """Count the digests of a file that the segments list as SHA-256, by a join in DuckDB."""
     import duckdb
 
     asked = duckdb.sql(
@@ -114,7 +114,7 @@ def join(digests: str, segments: list[str]) -> int:
 
 
 def main(words: list[str]) -> None:
-    """Run one floor."""
+    """Run the floor that the first word names."""
     if words[0] == "read":
         print(read_tree(words[1], int(words[2])))
     elif words[0] == "digest":

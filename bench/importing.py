@@ -1,8 +1,8 @@
-"""Importing what other bodies export, beside ijson; and whether memory stays flat.
+"""Imports exports of other bodies, beside ijson, and measures whether memory stays constant.
 
-Synthetic VICS files are written piece by piece, with random digests; likenesses are random bytes,
-and repeat. Each reader is a process of its own, which makes the digests, sizes and categories of a
-list from the same file:
+The VICS files are synthetic and written piece by piece, with random digests; their likenesses are
+random bytes that repeat. Each reader is a process of its own, which reads the digests, sizes and
+categories of a list from the same file:
 
     python -m bench.importing ours FILE
     python -m bench.importing ijson FILE
@@ -23,7 +23,7 @@ from typing import BinaryIO
 from bench.measure import Row, bytes_row, run, time_row
 
 MAX_BYTES = 110e6
-#: Records that are written at once.
+#: The number of records that are written at once.
 _PIECE = 10_000
 _LIKENESSES = 1_000
 _MORE = (
@@ -34,7 +34,7 @@ _MORE = (
 
 
 def import_rows(work: Path, count: int) -> Iterator[Row]:
-    """Compare our importer with ijson's C backend at `count` media; then the memory of others."""
+    """Compare our importer with ijson's C backend on `count` media; measure the other formats."""
     path = work / "import"
     for what, more in (("lean media", ""), ("media", _MORE)):
         with path.open("wb") as out:
@@ -63,14 +63,14 @@ def _beside_ijson(name: str, path: Path, count: int) -> Iterator[Row]:
         if importlib.util.find_spec("ijson") is not None:
             theirs.append(_cost("ijson", path)[0])
     if theirs:
-        # Of fewer, the start of the program is much of it.
+        # With fewer records the start of the program is a large part of the time.
         target = 1.0 if count >= 1_000_000 else None
         yield time_row(f"{name}: CPU", min(ours)[0], min(theirs), "ijson, yajl2_c", target)
     yield bytes_row(f"{name}: memory", max(peak for _, peak in ours), MAX_BYTES, "110 MB")
 
 
 def _cost(which: str, path: Path) -> tuple[float, int]:
-    """Return the processor seconds and the peak memory of a reader, in bytes."""
+    """Return the processor seconds and the peak memory in bytes of a reader."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak = run(_reader(which, path), repeat=1).rss_bytes
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -82,7 +82,7 @@ def _reader(which: str, path: Path) -> list[str | Path]:
 
 
 def write_vics(out: BinaryIO, count: int, more: str) -> None:
-    """Write a VICS 2.0 document of `count` media; `more` are fields besides those of a list."""
+    """Write a VICS 2.0 document of `count` media; `more` adds fields that lists don't need."""
     from fixtures.exports import VICS_20
 
     out.write(b'{"@odata.context":"%bMedia","value":[' % VICS_20.encode())
@@ -112,7 +112,7 @@ def write_icse(out: BinaryIO, count: int) -> None:
 
 
 def write_ncmec(out: BinaryIO, count: int) -> None:
-    """Write an answer of NCMEC's hash sharing with `count` images."""
+    """Write an answer of NCMEC's hash sharing API with `count` images."""
     from fixtures.exports import NCMEC
 
     out.write(f'<?xml version="1.0"?>\n<queryResult xmlns="{NCMEC}"><images>\n'.encode())
@@ -128,7 +128,7 @@ def write_ncmec(out: BinaryIO, count: int) -> None:
 
 
 def _pieces(count: int) -> Iterator[tuple[int, Iterator[tuple[str, str, int, str]]]]:
-    """Yield numbers of first rows, and rows: MD5, SHA-1, size and what stands for a likeness."""
+    """Yield the first number of each piece, and its rows: MD5, SHA-1, size and a likeness."""
     chance = random.Random(count)
     likes = [base64.b64encode(chance.randbytes(144)).decode() for _ in range(_LIKENESSES)]
 
@@ -144,7 +144,7 @@ def _pieces(count: int) -> Iterator[tuple[int, Iterator[tuple[str, str, int, str
 
 
 def read_ours(path: Path) -> int:
-    """Read a file with our importers; return how many rows it has."""
+    """Read a file with our importers; return the number of its rows."""
     from hashclient.lists.importers.importfile import Reading
     from hashclient.lists.importers.registry import read_digests
 
@@ -153,7 +153,7 @@ def read_ours(path: Path) -> int:
 
 
 def read_ijson(path: Path) -> int:
-    """Read a VICS file with ijson, and make the same of each medium."""
+    """Read a VICS file with ijson, and make the same rows of its media as our importer."""
     import ijson.backends.yajl2_c as ijson  # type: ignore[import-not-found]
 
     count = 0

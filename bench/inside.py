@@ -1,8 +1,9 @@
-"""Reading what is inside of archives: as scans do, and as the standard library does.
+"""Reads members of archives: as a scan reads them, and as the standard library reads them.
 
-Run as a program with a way and an archive, it reads all members once and prints the CPU seconds.
-Where no size fits, the least is to list the archive and to decompress as much of each member as
-says whether it is a container: `heads` does that and no more.
+Run as a program with the name of a reader and an archive, it reads all members once and prints the
+CPU seconds. Where no member has a listed size, the least work is to list the archive and to
+decompress the first bytes of each member, which say whether the member is a container: the reader
+`heads` does only that.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SIZES = (2_000, 8_000, 20_000, 50_000)
 
 
 class _Nothing:
-    """Takes what is found; no size that is claimed fits."""
+    """Takes what an expander finds, and says that no claimed size is listed."""
 
     _last = 0
 
@@ -50,7 +51,7 @@ class _Nothing:
 
 
 def make(directory: Path, members: int) -> None:
-    """Make one archive of each kind, of the same members: text of a few thousand words."""
+    """Make one archive of each kind, with the same members: texts of a few thousand words."""
     directory.mkdir()
     chance = random.Random(1)
     letters = b"abcdefghijklmnopqrstuvwxyz"
@@ -74,7 +75,7 @@ def make(directory: Path, members: int) -> None:
 
 
 def make_small(directory: Path, count: int) -> None:
-    """Make so many zips of three members each, and as many files that are no archives."""
+    """Make `count` zips of three members each, and `count` files that are no archives."""
     chance = random.Random(2)
     for number in range(count):
         folder = f"d{number // 500:04d}"
@@ -87,7 +88,7 @@ def make_small(directory: Path, count: int) -> None:
 
 
 def ours(path: Path, *, is_sized: bool = False) -> None:
-    """Read all members; where a list has sizes, none fits."""
+    """Read all members with our expanders; with `is_sized`, no member has a listed size."""
     size = path.stat().st_size
     one_mask = None if is_sized else int(Algorithm.SHA256)
     job = Job(size, int(Algorithm.SHA256), one_mask, forced=False)
@@ -98,14 +99,14 @@ def ours(path: Path, *, is_sized: bool = False) -> None:
 
 
 def with_zipfile(path: Path) -> None:
-    """Read all members with zipfile and hashlib."""
+    """Read all members of a zip with zipfile, and digest them with hashlib."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             hashlib.sha256(archive.read(member)).digest()
 
 
 def with_tarfile(path: Path) -> None:
-    """Read all members with tarfile and hashlib."""
+    """Read all members of a tar with tarfile, and digest them with hashlib."""
     with tarfile.open(path) as archive:
         for member in archive:
             data = archive.extractfile(member)
@@ -114,13 +115,13 @@ def with_tarfile(path: Path) -> None:
 
 
 def with_infolist(path: Path) -> None:
-    """List a zip with zipfile."""
+    """List a zip with zipfile; read no member."""
     with zipfile.ZipFile(path) as archive:
         archive.infolist()
 
 
 def with_heads(path: Path) -> None:
-    """List a zip, and decompress as much of each member as says whether it is a container."""
+    """List a zip, and decompress the first bytes of each member, which show a container."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     fd = os.open(path, os.O_RDONLY)
@@ -133,12 +134,12 @@ def with_heads(path: Path) -> None:
 
 
 def with_zstd(path: Path) -> None:
-    """Decompress with zstd, and digest the whole with sha256sum."""
+    """Decompress a file with zstd, and digest all of it with sha256sum."""
     subprocess.run(f"zstd -dc {path} | sha256sum >/dev/null", shell=True, check=True)  # noqa: S602
 
 
 def _cpu_seconds() -> float:
-    """Return the processor time of this process so far, with that of its children."""
+    """Return the processor time of this process so far, including its ended children."""
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 

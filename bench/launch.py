@@ -1,7 +1,7 @@
 """Run one command and write its wall seconds and its peak memory to a file.
 
-A process of its own, and a small one: the kernel counts what the parent had in memory when it
-forked as a child's peak. Run as `python -S -E bench/launch.py RESULT COMMAND…`.
+This is a small process of its own because the kernel counts the memory that a parent had when it
+forked as part of the child's peak. Run as `python -S -E bench/launch.py RESULT COMMAND…`.
 """
 
 import os

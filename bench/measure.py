@@ -1,4 +1,4 @@
-"""Measuring: best wall time and peak memory of whole processes, and rows of a table."""
+"""Measures the best wall time and the peak memory of whole processes, and formats table rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What follows a goal that was missed.
+#: The text that follows a goal that was missed.
 MISSED = ", missed"
 LAUNCHER = Path(__file__).with_name("launch.py")
 HASHCLIENT = (sys.executable, "-m", "hashclient")
@@ -21,7 +21,7 @@ HASHCLIENT = (sys.executable, "-m", "hashclient")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The cost of a process: wall seconds (the best of several runs) and peak resident bytes."""
+    """The cost of a process: the best wall seconds of several runs, and the peak resident bytes."""
 
     wall_s: float
     rss_bytes: int
@@ -29,9 +29,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison: our cost beside that of a peer or of what the machine could do at best.
+    """One comparison: our cost beside the cost of a peer program or of a floor.
 
-    `target` bounds the ratio ours / theirs; None where there is none.
+    `target`: the largest ratio ours / theirs that is good enough; None where any ratio is.
     """
 
     scenario: str
@@ -42,7 +42,7 @@ class Row:
     target: float | None
 
     def line(self) -> str:
-        """Return the row of the table."""
+        """Return the comparison as a line of a plain-text table."""
         goal = "" if self.target is None else f"{self.target:g}"
         verdict = "" if self.target is None else ("ok" if self.ratio <= self.target else "MISSED")
         return (
@@ -51,7 +51,7 @@ class Row:
         )
 
     def cells(self) -> str:
-        """Return the cells of a table in Markdown, with the lines around them."""
+        """Return the cells of a Markdown table row, with the bars between them."""
         goal = "" if self.target is None else f"{self.target:.3g}"
         if self.target is not None and self.ratio > self.target:
             goal += MISSED
@@ -68,12 +68,12 @@ HEADER = (
 def time_row(
     scenario: str, ours: float, theirs: float, against: str, target: float | None = None
 ) -> Row:
-    """Compare two times in seconds."""
+    """Return a row that compares two times in seconds."""
     return Row(scenario, f"{ours:.3f} s", f"{theirs:.3f} s", against, ours / theirs, target)
 
 
 def bytes_row(scenario: str, ours: float, limit: float, against: str) -> Row:
-    """Compare an amount of memory or disk with what it may be at most."""
+    """Return a row that compares an amount of memory or disk with its limit in bytes."""
     return Row(
         scenario, f"{ours / 1e6:.1f} MB", f"{limit / 1e6:.1f} MB", against, ours / limit, 1.0
     )
@@ -88,10 +88,10 @@ def run(
 ) -> Cost:
     """Run a command `repeat` times and return its best time and its peak memory.
 
-    `before` is run, untimed, before each. Memory is that of its largest process.
+    `before` runs, untimed, before each run. The peak is that of the largest process of the command.
 
     Raises:
-        RuntimeError: it ended with a code that is not in `expect`.
+        RuntimeError: the exit code of the command is not in `expect`.
     """
     best, peak = float("inf"), 0
     for _ in range(repeat):
@@ -115,9 +115,9 @@ def alternating(
     *,
     times: int = 7,
 ) -> dict[str, float]:
-    """Run commands in turn, in the other order each time, and return the median of each.
+    """Run commands in alternating order, and return the median wall seconds of each.
 
-    `before` is called, untimed, before each. Whatever code a command ends with, it counts.
+    `before` is called, untimed, before each command. A run counts whatever its exit code is.
     """
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(times):
@@ -134,7 +134,7 @@ def alternating(
 def seconds_to_first_line(
     argv: Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = None
 ) -> float:
-    """Return how long a command takes to say its first line; it is then ended."""
+    """Return how many seconds pass until a command prints its first line; then end the command."""
     started = time.perf_counter()
     whole = {**os.environ, **(env or {})}
     with subprocess.Popen(
@@ -149,15 +149,15 @@ def seconds_to_first_line(
 
 
 def hashclient(state: Path, *words: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
-    """Return the argument list of our command with its own state directory."""
+    """Return the argument list of a `hashclient` command that uses the state directory `state`."""
     return [*HASHCLIENT, "--state-dir", state, *words]
 
 
 def cpu_seconds(argv: Sequence[str | os.PathLike[str]], *, expect: Sequence[int] = (0,)) -> float:
-    """Run a command and return its processor time in seconds, with that of its children.
+    """Run a command and return the processor seconds of it and of its children.
 
     Raises:
-        RuntimeError: it ended with a code that is not in `expect`.
+        RuntimeError: the exit code of the command is not in `expect`.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(argv, capture_output=True, check=False)

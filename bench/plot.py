@@ -1,6 +1,7 @@
-"""Line plots as SVG, mostly on logarithmic axes: some panels side by side, each with a legend.
+"""Line plots as SVG, mostly with logarithmic axes: panels side by side, each with a legend.
 
-Plain text that any browser shows, made without a library, so that a benchmark needs none.
+The SVG is plain text that any browser shows. No plotting library is used, so that a benchmark needs
+no further package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-#: Dark enough on white, and different to people who see few colours.
+#: Colours that are dark enough on white, and that colour-blind people can tell apart.
 COLOURS = ("#0060a8", "#c45a00", "#2a7d3f", "#8a3fa0")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 PANEL_WIDTH, PANEL_HEIGHT = 460, 390
@@ -21,7 +22,7 @@ MOST_TICKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: its name and its points (x, y), all above zero. A limit is drawn without marks."""
+    """One curve: its name and points (x, y) above zero. A limit is a line without point markers."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -30,9 +31,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot: a title, what the axes show, how a tick of y reads, and the lines.
+    """One plot: a title, the labels of the axes, the format of ticks of y, and the lines.
 
-    Both axes are logarithmic, but for y from zero on with `from_zero`.
+    Both axes are logarithmic; with `from_zero`, y is linear from zero on.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Panel:
 
 
 def short(number: float) -> str:
-    """Write 10000 as 10 k and 3000000 as 3 M."""
+    """Return a number in short form: 10000 as 10 k, 3000000 as 3 M."""
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= unit:
             return f"{number / unit:g}{name}"
@@ -52,7 +53,7 @@ def short(number: float) -> str:
 
 
 def svg(panels: Sequence[Panel], note: str) -> str:
-    """Draw panels, two in a row, above a line of small print."""
+    """Return an SVG of panels, two in a row, above the line `note` in small print."""
     rows = -(-len(panels) // 2)
     width, height = PANEL_WIDTH * min(2, len(panels)), PANEL_HEIGHT * rows + 26
     head = (
@@ -72,9 +73,9 @@ def svg(panels: Sequence[Panel], note: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """An axis from `low` to `high`, which lie at the pixels `start` and `end`.
+    """An axis of values from `low` to `high`, drawn from pixel `start` to pixel `end`.
 
-    It is logarithmic, unless it begins at zero.
+    The axis is logarithmic, unless `low` is zero.
     """
 
     low: float
@@ -90,9 +91,9 @@ class _Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Return 1, 2, 5, 10, … within the axis; fewer where these would be too many.
+        """Return the ticks 1, 2, 5, 10, … within the axis; fewer where these would be too many.
 
-        From zero on: equal steps, of 1, 2 or 5 times a power of ten.
+        A linear axis has equal steps, of 1, 2 or 5 times a power of ten.
         """
         if self.low == 0:
             size = 10.0 ** math.floor(math.log10(self.high))
@@ -112,7 +113,7 @@ def _panel(panel: Panel) -> Iterator[str]:
     ys = [y for line in panel.lines for _, y in line.points]
     legend_height = LEGEND_LINE * len(panel.lines)
     x_axis = _Axis(min(xs) / 1.15, max(xs) * 1.15, LEFT, PANEL_WIDTH - RIGHT)
-    # The legend has the upper part to itself.
+    # The upper part of a panel is kept free for the legend.
     top = TOP + legend_height + 10
     lowest, highest = (0, max(ys) * 1.25) if panel.from_zero else (min(ys) / 1.5, max(ys) * 1.5)
     y_axis = _Axis(lowest, highest, PANEL_HEIGHT - BOTTOM, top)

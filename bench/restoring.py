@@ -1,9 +1,9 @@
-"""Isolating files and restoring them, beside sealing and opening the same files and no more.
+"""Isolating and restoring files, beside programs that only seal and open the same files.
 
-Each run of ours gets the same files or the same quarantine again, from a copy. What an earlier run
-has left is moved away and removed at the end: ext4 without a journal keeps the inodes of removed
-files back for a while, and looks at each of them for each new file. All entries are withdrawn
-before files are restored. The floors are processes of their own:
+Each run of hashclient gets a fresh copy of the same files or of the same quarantine. The files of
+an earlier run are moved away and removed at the end, because ext4 without a journal does not reuse
+inodes of removed files for a while, and looks at each of them when a new file is created. All
+entries are withdrawn before files are restored. The floors are processes of their own:
 
     python -m bench.restoring seal FILES KEY OUT      seal, write and sync each file in turn
     python -m bench.restoring open FOLDERS KEY OUT    open, write and sync each sealed copy in turn
@@ -26,7 +26,7 @@ _FILE_BYTES = 4000
 
 
 def restore_rows(work: Path, files: int) -> Iterator[Row]:
-    """Compare `scan --quarantine` and `quarantine restore` of so many files with the floors."""
+    """Compare `scan --quarantine` and `quarantine restore` of `files` files with the floors."""
     where, key, kept = work / "restored", work / "officer.key", work / "kept"
     plain, out, used = work / "plain", work / "opened", work / "used"
     for path in (where, kept, plain, out, used):
@@ -87,12 +87,12 @@ def restore_rows(work: Path, files: int) -> Iterator[Row]:
 
 
 def _aside(used: Path, *paths: Path) -> str:
-    """Return the command that moves these away, if they are there."""
+    """Return a shell command that moves `paths` below `used`, if they exist."""
     return f"mv -t $(mktemp -d {used}/XXXX) {' '.join(map(str, paths))} 2> /dev/null"
 
 
 def _withdraw_all(here: Site) -> None:
-    """Withdraw all entries, and fetch that. The repository is made again for the next benchmark."""
+    """Withdraw all entries of the list, fetch, and have the next benchmark publish a new list."""
     ids = here.csv.with_name("ids")
     ids.write_text("".join(row.split(",")[0] + "\n" for row in here.csv.read_text().split()[1:]))
     (here.repo.parent / "complete").unlink()
@@ -102,7 +102,7 @@ def _withdraw_all(here: Site) -> None:
 
 
 def main(what: str, directory: str, key: str, out: str) -> None:
-    """Seal each file, or open each sealed copy; write the result and sync that."""
+    """Seal each file, or open each sealed copy; write the result to a file and sync the file."""
     from hashclient.quarantine.age import load_identities, parse_recipients, seal, unseal
 
     public = Path(key).read_text().split("public key: ")[1].split()[0]

@@ -1,6 +1,6 @@
-"""The scenarios. Each is a function from a `Bench` to rows, and says in its docstring what it asks.
+"""The scenarios: each is a function from a `Bench` to rows, whose docstring is its question.
 
-Targets are ratios of two figures of the same run, so they hold on any machine.
+Targets are ratios of two figures of the same run, so that they are valid on any machine.
 """
 
 from __future__ import annotations
@@ -40,43 +40,43 @@ from hashclient.core.kinds import Algorithm
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")
-#: Numbers of workers that the default is compared with, where storage is slow.
+#: The numbers of workers that the default number is compared with on slow storage.
 _JOBS = (2, 4, 8, 16, 32, 64)
-#: From so many files on, what a cluster costs to start is a small part of the scan.
+#: The number of files from which on the start of a cluster is a small part of a scan.
 _CLUSTER_FILES = 300_000
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where to work and how much: `scale` multiplies trees and lists."""
+    """The working directory of benchmarks, and `scale`, which multiplies trees and lists."""
 
     work: Path
     scale: float
 
     def count(self, full: int) -> int:
-        """Return a number of files or entries at this scale."""
+        """Return `full`, a number of files or entries, multiplied by the scale."""
         return max(1000, int(full * self.scale))
 
     @property
     def repeats(self) -> int:
-        """How often a figure is taken that is small at this scale."""
+        """How often a figure is measured; more often at a small scale, where figures are small."""
         return 1 if self.scale >= 0.5 else 3
 
     @property
     def jobs(self) -> int:
-        """How many processors there are."""
+        """The number of processors that this process may use."""
         return len(os.sched_getaffinity(0))
 
 
 def start(_bench: Bench) -> Iterator[Row]:
-    """What does starting cost, beside importing click alone?"""
+    """How long does the program take to start, beside a Python that only imports click?"""
     click = run([PYTHON, "-c", "import click"], repeat=10)
     ours = run([*HASHCLIENT, "--version"], repeat=10)
     yield time_row("start: --version", ours.wall_s, click.wall_s, "python -c 'import click'", 2.0)
 
 
 def one_file(bench: Bench) -> Iterator[Row]:
-    """What does checking one small file cost, whole process, against a large list?"""
+    """How long does `hashclient scan` take for one small file, against a large list?"""
     entries = bench.count(10_000_000)
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
         path = bench.work / "one-file"
@@ -107,17 +107,17 @@ def _scan(bench: Bench, algorithm: str, *, hashdeep: bool) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.3)
         if not hashdeep or shutil.which("hashdeep") is None:
             return
-        # The digests that hashdeep computes by default, and then only ours.
+        # hashdeep computes the digests of its default, then only those of our list.
         for digests, target in ((("md5", "sha256"), 1 / 12), ((algorithm,), None)):
             known = _known(bench.work, where, entries, digests)
             words: list[str | Path] = ["hashdeep", "-m", "-k", known, "-r", where]
-            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # files and digests without a partner
+            peer = run(words, repeat=1, expect=[0, 1, 2, 3])  # 1 to 3: unmatched files or digests
             against = f"hashdeep -m, {' and '.join(digests)}"
             yield time_row(name, ours.wall_s, peer.wall_s, against, target)
 
 
 def _known(work: Path, tree_dir: Path, entries: int, digests: Sequence[str]) -> Path:
-    """Return a list of so many files as hashdeep writes them; some files of the tree are listed."""
+    """Return a list of `entries` digests for hashdeep; some files of the tree are listed."""
     path = work / f"known-{'-'.join(digests)}-{entries}.hashdeep"
     if path.exists():
         return path
@@ -136,17 +136,17 @@ def _known(work: Path, tree_dir: Path, entries: int, digests: Sequence[str]) -> 
 
 
 def scan_sha256(bench: Bench) -> Iterator[Row]:
-    """How near is a full scan with a SHA-256 list to the floor, and how far from hashdeep?"""
+    """How close is a full scan with a SHA-256 list to the floor, and to hashdeep?"""
     yield from _scan(bench, "sha256", hashdeep=True)
 
 
 def scan_md5(bench: Bench) -> Iterator[Row]:
-    """The same with an MD5 list."""
+    """How close is a full scan with an MD5 list to the floor, and to hashdeep?"""
     yield from _scan(bench, "md5", hashdeep=False)
 
 
 def matches(bench: Bench) -> Iterator[Row]:
-    """What does it cost to record and report that every file matches, beside writing them down?"""
+    """How long does it take to record and report that every file matches, beside the floor?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=files * 4000)
     with site(
@@ -163,12 +163,12 @@ def matches(bench: Bench) -> Iterator[Row]:
             ours = run(scan, expect=[10], before=["rm", "-rf", *left])
             name = f"{files:,} matches, {written}"
             yield time_row(name, ours.wall_s, floor.wall_s, "sha256, one table, two files")
-            if files >= 100_000:  # of fewer, the start of the program is much of it
+            if files >= 100_000:  # with fewer files, the start of the program is much of the time
                 yield time_row(name, ours.wall_s, 3 * files / 100_000, "3 s for 100,000", 1.0)
 
 
 def sizes_known(bench: Bench) -> Iterator[Row]:
-    """What does a scan cost in which no size fits, beside find listing the sizes?"""
+    """How long does a scan take in which no size is listed, beside `find` printing the sizes?"""
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(
@@ -186,7 +186,7 @@ def sizes_known(bench: Bench) -> Iterator[Row]:
 
 
 def rescan(bench: Bench) -> Iterator[Row]:
-    """What does a scan cost in which no file has changed, beside find listing the sizes?"""
+    """How long does a scan take in which no file has changed, beside `find` printing the sizes?"""
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(
@@ -209,7 +209,7 @@ def rescan(bench: Bench) -> Iterator[Row]:
 
 
 def large_files(bench: Bench) -> Iterator[Row]:
-    """Are all cores busy with a few large files?"""
+    """Does a scan of a few large files use all cores?"""
     size = bench.count(1 << 30)
     where = bench.work / f"large-{size}"
     if not where.exists():
@@ -234,7 +234,7 @@ def large_files(bench: Bench) -> Iterator[Row]:
 
 
 def slow_storage(bench: Bench) -> Iterator[Row]:
-    """Are many requests under way where a file system answers each in 5 ms?"""
+    """Does a scan send many requests at once to a file system that answers each after 5 ms?"""
     if why_not() is not None:
         return
     files, folders = 1_500, 20
@@ -264,7 +264,7 @@ def slow_storage(bench: Bench) -> Iterator[Row]:
 
 
 def cold_disk(bench: Bench) -> Iterator[Row]:
-    """Are there as many readers as the disk is fast for, where nothing of a tree is in memory?"""
+    """Is the default number of workers near the fastest, where no file is in the page cache?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=bench.count(2_000_000_000))
     little = bench.work / "little"
@@ -278,7 +278,7 @@ def cold_disk(bench: Bench) -> Iterator[Row]:
 
         def before() -> None:
             forget(where)
-            # The programs are in memory again: their files are not what is asked about.
+            # The programs' own files are read into memory again: their reading is not measured.
             for warm in ([*scan[:-1], little], ["sh", "-c", shell.format(little)]):
                 subprocess.run(warm, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -290,7 +290,7 @@ def cold_disk(bench: Bench) -> Iterator[Row]:
 
 
 def fetch(bench: Bench) -> Iterator[Row]:
-    """What does a first fetch cost, beside parsing and sorting the same Parquet files?"""
+    """How long does a first fetch take, beside parsing and sorting the same Parquet files?"""
     entries = bench.count(10_000_000)
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
         lists = here.state / "lists"
@@ -306,7 +306,7 @@ def fetch(bench: Bench) -> Iterator[Row]:
 
 
 def delta(bench: Bench) -> Iterator[Row]:
-    """Does a change cost as much as the change, whatever the size of the list?"""
+    """Does the time to fetch a change depend on the change alone, not on the size of the list?"""
     changed = 10_000
     costs = []
     for entries in (bench.count(1_000_000), bench.count(10_000_000)):
@@ -323,7 +323,7 @@ def delta(bench: Bench) -> Iterator[Row]:
 
 
 def lookup(bench: Bench) -> Iterator[Row]:
-    """How fast are digests looked up in bulk, end to end, beside a join in DuckDB?"""
+    """How fast are many digests looked up by the command, beside a join in DuckDB?"""
     entries = bench.count(10_000_000)
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
         asked = bench.work / f"asked-{entries}.txt"
@@ -343,7 +343,7 @@ def lookup(bench: Bench) -> Iterator[Row]:
 
 
 def flat_memory(bench: Bench) -> Iterator[Row]:
-    """Does memory grow with a tree, or with a directory? Of the largest process, in any case."""
+    """Does the memory of the largest process grow with a tree, or with a directory?"""
     few, many = 20_000, bench.count(2_000_000)
     one_directory = bench.work / f"one-directory-{many // 2}"
     if not one_directory.exists():
@@ -370,21 +370,21 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
 
 
 def serve(bench: Bench) -> Iterator[Row]:
-    """How many objects does the daemon answer for in a CPU second, beside clamd? And how soon?"""
+    """How many objects does `serve` answer in a CPU second, beside clamd, and how soon?"""
     entries = bench.count(10_000_000)
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
         yield from door_rows(bench.work, here.state, bench.scale)
 
 
 def checker(bench: Bench) -> Iterator[Row]:
-    """How long does a program wait for an upload's verdict, and does its memory grow?"""
+    """How long does a program wait for the verdict on an upload, and does its memory grow?"""
     entries = bench.count(10_000_000)
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
         yield from checking_rows(here.state, bench.count(1_000_000))
 
 
 def watch(bench: Bench) -> Iterator[Row]:
-    """What does watching take while nothing changes, and when many files are written?"""
+    """How much CPU does `watch` use while nothing changes, and when many files are written?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here:
@@ -393,7 +393,7 @@ def watch(bench: Bench) -> Iterator[Row]:
 
 
 def members(bench: Bench) -> Iterator[Row]:
-    """What does reading members of archives cost, beside the standard library, in CPU seconds?"""
+    """How many CPU seconds does reading members of archives take, beside the standard library?"""
     count = bench.count(10_000)
     where = bench.work / f"archives-{count}"
     if not where.exists():
@@ -421,11 +421,11 @@ def members(bench: Bench) -> Iterator[Row]:
 
 
 def objects(bench: Bench) -> Iterator[Row]:
-    """What does it cost to list a bucket and look it up, beside listing it, in CPU seconds?
+    """How many CPU seconds does a scan of a bucket take, beside only listing the bucket?
 
-    A start costs the same however many objects there are. So it is left out of what is compared
-    with other lists, and a small scale gives the ratios of a large one. A report has a million rows
-    at any scale, and its costs are whole.
+    A start takes the same time for any number of objects. Therefore the start is subtracted where a
+    scan is compared with listing, and a small scale gives the ratios of a large scale. A report has
+    a million rows at any scale, and its costs include the start.
     """
     entries = bench.count(10_000_000)
     count = max(buckets.ENOUGH, bench.count(1_000_000))
@@ -450,7 +450,7 @@ def objects(bench: Bench) -> Iterator[Row]:
         def cost(
             words: Callable[[int], Sequence[str | os.PathLike[str]]], size: int = count
         ) -> float:
-            """Return the CPU seconds for so many objects, without those of a start."""
+            """Return the CPU seconds for `size` objects, without those of the start."""
             return whole(words(size)) - whole(words(buckets.FEW))
 
         def other(name: str, size: int) -> Sequence[str]:
@@ -487,7 +487,7 @@ def objects(bench: Bench) -> Iterator[Row]:
 
 
 def known_archives(bench: Bench) -> Iterator[Row]:
-    """What does a scan of archives cost that are known unchanged, beside as many plain files?"""
+    """How long does a scan of unchanged, known archives take, beside as many plain files?"""
     count = bench.count(100_000)
     where = bench.work / f"known-{count}"
     if not where.exists():
@@ -505,10 +505,11 @@ def known_archives(bench: Bench) -> Iterator[Row]:
 
 
 def cluster(bench: Bench) -> Iterator[Row]:
-    """What does a cluster cost, in CPU seconds of all its processes, beside one machine?
+    """How many CPU seconds do all processes of a cluster take, beside one machine?
 
-    To start (to import Dask, to compare lists) costs the same for every tree, and is most of it for
-    a small one: so the ratio is promised from `_CLUSTER_FILES` files on. Pairs alternate.
+    The start (importing Dask, comparing lists) takes the same time for every tree, and is most of
+    the time for a small tree; so the target holds from `_CLUSTER_FILES` files on. The two sides run
+    in alternating order.
     """
     files = bench.count(1_000_000)
     where = tree(bench.work, files=files, total_bytes=files * 4096)
@@ -524,7 +525,7 @@ def cluster(bench: Bench) -> Iterator[Row]:
             return spent + dask.cpu_s() - before
 
         nowhere = bench.work / "no such file"
-        there(nowhere, 3)  # workers import what they need
+        there(nowhere, 3)  # a first scan, so that the workers have imported their modules
         starts = [(there(nowhere, 3), cpu_seconds([*scan, nowhere], expect=[3])) for _ in range(5)]
         start, start_alone = (statistics.median(costs) for costs in zip(*starts, strict=True))
         against = "processes of one machine"
@@ -537,18 +538,18 @@ def cluster(bench: Bench) -> Iterator[Row]:
 
 
 def deciding(bench: Bench) -> Iterator[Row]:
-    """What do 10,000 exceptions cost a lookup, and the matches that the brake holds a scan?"""
+    """How much time do 10,000 exceptions add to a lookup, and held matches to a scan?"""
     yield from exception_rows(bench.work, pairs=21 if bench.scale < 0.5 else 61)
     yield from held_rows(bench.work, bench.count(100_000), pairs=5)
 
 
 def importing(bench: Bench) -> Iterator[Row]:
-    """How many records a CPU second are imported, beside ijson, and in how much memory?"""
+    """How many records are imported in a CPU second, beside ijson, and in how much memory?"""
     yield from import_rows(bench.work, bench.count(10_000_000))
 
 
 def restoring(bench: Bench) -> Iterator[Row]:
-    """What does it cost to isolate and restore files, beside sealing, opening and writing them?"""
+    """How long do isolating and restoring take, beside sealing, opening and writing them?"""
     yield from restore_rows(bench.work, bench.count(8_000))
 
 

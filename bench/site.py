@@ -1,7 +1,7 @@
-"""The parts of a benchmark: trees, lists, a provider on loopback and a client of it.
+"""The parts of a benchmark: trees, lists, a provider on loopback and a client of the provider.
 
-Everything is synthetic and made by `fixtures.generate`; with a working directory that is kept,
-what is there already is used again.
+All files are synthetic and made by `fixtures.generate`. A benchmark with a working directory that
+is kept uses the files of earlier runs again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache.cache import COARSE_NS, FRESH_NS
 
 LIST = "bench"
-#: Entries that are published at a time: bounds the disk and the memory that publishing takes.
+#: The number of entries published at a time, which bounds the disk and memory of publishing.
 PART_ENTRIES = 10_000_000
 
 
 def tree(work: Path, *, files: int, total_bytes: int, a_folder: int = FILES_A_DIRECTORY) -> Path:
-    """Return a tree of so many files and bytes, made if it is not there."""
+    """Return a tree of `files` files and `total_bytes` bytes; make the tree if it is missing."""
     path = work / f"tree-{files}-{total_bytes}-{a_folder}"
     if not path.exists():
         make_tree(path, files=files, total_bytes=total_bytes, seed=files, a_folder=a_folder)
@@ -39,14 +39,14 @@ def tree(work: Path, *, files: int, total_bytes: int, a_folder: int = FILES_A_DI
 
 
 def settle() -> None:
-    """Wait until scans remember the files just made: only what has not changed for so long."""
+    """Wait until the inventory takes the new files, which it doesn't right after a change."""
     time.sleep((FRESH_NS + COARSE_NS) / 1e9)
 
 
 def forget(tree: Path) -> None:
-    """Have the kernel forget what it has in memory of a tree.
+    """Have the kernel drop the cached pages of a tree's files.
 
-    Of all other files as well, where this process may say so; names and status stay otherwise.
+    As root, drop all other caches of the kernel as well; otherwise names and inodes stay cached.
     """
     os.sync()
     try:
@@ -61,9 +61,9 @@ def forget(tree: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A repository and the state of a client that fetched it; the provider runs while it is open.
+    """A repository, and the state of a client of it; the provider runs until the context is left.
 
-    `csv` is the table that the first generation was published from.
+    `csv`: the table that the first generation was published from.
     """
 
     repo: Path
@@ -71,7 +71,7 @@ class Site:
     csv: Path
 
     def segments(self) -> list[Path]:
-        """Return the segments of the list."""
+        """Return the paths of the segments of the list."""
         return sorted((self.repo / "public/targets/lists" / LIST).glob("*.parquet"))
 
 
@@ -86,10 +86,10 @@ def repository(
     share: float = 0.0,
     smallest: int = 0,
 ) -> Path:
-    """Return a folder with a repository whose list has so many entries, made if it is not there.
+    """Return a folder with a repository whose list has `entries` entries; make it if missing.
 
-    A share of the tree's files is among them. `entries.csv` beside it is the table that they were
-    published from, or the first part of it.
+    `share` is the part of the tree's files that the list contains. `entries.csv` in the folder is
+    the table that the entries were published from, or the first part of the table.
     """
     root = work / f"site-{name}-{entries}"
     repo = root / "repo"
@@ -121,7 +121,7 @@ def repository(
 
 @contextlib.contextmanager
 def served(root: Path) -> Iterator[Site]:
-    """Yield the site of a repository, served, with a client that knows it and has no list yet."""
+    """Serve a repository; yield its site, with a client that has not fetched the list yet."""
     repo, state = root / "repo", root / "state"
     words = [*HASHCLIENT, "provider", "serve", str(repo), "--format", "json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
@@ -139,14 +139,14 @@ def served(root: Path) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def site(work: Path, name: str, **wanted: Any) -> Iterator[Site]:
-    """Yield the site of a `repository`, served, with a client that has fetched its list."""
+    """Serve a `repository`; yield its site, with a client that has fetched the list."""
     with served(repository(work, name, **wanted)) as here:
         quiet(hashclient(here.state, "fetch"))
         yield here
 
 
 def publish_delta(here: Site, *, entries: int) -> None:
-    """Publish so many more entries as the next generation."""
+    """Publish `entries` more entries as the next generation."""
     number = sum(1 for _ in here.segments())
     path = here.csv.with_name("delta.csv")
     with path.open("wb") as out:
@@ -157,7 +157,7 @@ def publish_delta(here: Site, *, entries: int) -> None:
 
 
 def write_digests(out: Path, csv: Path, algorithm: str, count: int) -> None:
-    """Write `count` digests, one a line: every 1,000th is in `csv`, the others are of nothing."""
+    """Write `count` digests, one a line: every 1,000th is in `csv`, the others are unlisted."""
     rng = np.random.default_rng([count, 1])
     with csv.open() as rows, out.open("w") as stream:
         column = next(rows).strip().split(",").index(algorithm)
@@ -170,5 +170,5 @@ def write_digests(out: Path, csv: Path, algorithm: str, count: int) -> None:
 
 
 def quiet(argv: Sequence[str | os.PathLike[str]]) -> None:
-    """Run a command that has to succeed, without its output."""
+    """Run a command that must succeed, without showing its output."""
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,9 +1,10 @@
-"""`python -m bench.size [DIRECTORY]`: how large the package is, in statements of its syntax trees.
+"""`python -m bench.size [DIRECTORY]`: the size of the package, in statements of its syntax trees.
 
-For `scan` it counts as well the rooms, and the arrows between them: one room imports the other.
+For `scan` it also counts the rooms (modules and packages) and the arrows between them; an arrow
+means that one room imports the other.
 
-Docstrings are not counted, and neither are comments and line breaks; so the figure is the same
-however the code is formatted, and only less code makes it less. It needs no installed package.
+Docstrings, comments and line breaks are not counted. Therefore formatting doesn't change the
+figure; only less code makes it smaller. The package needs not be installed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def statements(source: bytes) -> int:
 
 
 def by_room(package: Path) -> Counter[str]:
-    """Return the statements of each package or module that lies in `package`."""
+    """Return the number of statements of each package or module in `package`."""
     counted: Counter[str] = Counter()
     for path in package.rglob("*.py"):
         counted[path.relative_to(package).parts[0].removesuffix(".py")] += statements(
@@ -40,7 +41,7 @@ def by_room(package: Path) -> Counter[str]:
 
 
 def arrows(package: Path, name: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the rooms of a package with a dotted name, and which of them imports which."""
+    """Return the rooms of a package, and the pairs (importer, imported) of them."""
     files = {path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
     rooms = {parts[0] for parts in files} - {"__init__"}
     found = set()
@@ -54,7 +55,7 @@ def arrows(package: Path, name: str) -> tuple[set[str], set[tuple[str, str]]]:
 
 
 def main() -> None:
-    """Print the statements of each room, the largest first, and of all of them; then `scan`."""
+    """Print the statements of each room, the largest first, their sum, then rooms of `scan`."""
     package = Path(sys.argv[1]) if sys.argv[1:] else PACKAGE
     counted = by_room(package)
     for name, number in [*counted.most_common(), ("all", counted.total())]:
