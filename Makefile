@@ -1,5 +1,5 @@
-# Every target does its own set-up: a bare Debian with python3 (3.11 or newer) and make suffices.
-# Only relative paths are used, so the checkout may lie anywhere, also below a path with spaces.
+# Every target installs what it needs: a bare Debian with python3 (3.11 or newer) and make suffices.
+# Only relative paths are used, so the checkout may be in any directory, also one with a space in its path.
 
 PYTHON ?= python3
 ARGS ?=
@@ -13,8 +13,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist image deb release lock clean
 
-# The caller's environment must not leak into ours, and byte code must be kept: recompiling at
-# every start would cost more than the start.
+# Variables of the caller's environment must not change what Python does here, and byte code must be
+# kept, because compiling at every start would take longer than the start itself.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH PYTHONSAFEPATH VIRTUAL_ENV
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_NO_COMPILE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,8 +28,8 @@ help: ## list the targets
 
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
-
-# Two minutes on two processors; ARGS=--full runs the slow ones as well. The tests of documents
+# `make test` takes two minutes on two processors; with ARGS=--full it runs the slow tests as well.
+# `make check` runs the tests of documents and architecture; `make coverage` runs all tests.
 # and architecture are those of `make check`; `make coverage` runs all.
 test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m 'not docs' $(ARGS)
@@ -37,11 +37,12 @@ test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--f
 check: venv ## check format, lint, types, architecture, and that the docs are in step
 	@$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/python -m mypy
+	# pytest ends with exit code 5 if no test has the marker `docs`.
 	# Exit code 5: no test carries the mark.
 	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
-
-# Two hours on two processors. What is not here (another Python, a mail server) is named and left
+# `make check-deep` takes two hours on two processors. A Python or mail server that is not installed
+# is named and left out. The first Python runs all examples of the tests, every other Python runs all
+# tests with fewer examples.
 # out. One Python tries all examples, the others run all tests.
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_SECONDS ?= 600
@@ -88,7 +89,7 @@ mutants: venv ## put small faults into modules, and see whether tests notice: AR
 	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r fixtures/mutants/requirements.lock < /dev/null
 	$(BIN)/python -m fixtures.mutants $(ARGS)
-
+# The same commit gives the same files, because all dates in the files are the date of the commit.
 # The same commit gives the same files: all dates in them are that of the commit.
 dist: venv ## build sdist, wheel, its bill of materials and hashclient-verify into dist/, and try them
 	@rm -rf dist build/try
@@ -102,15 +103,16 @@ dist: venv ## build sdist, wheel, its bill of materials and hashclient-verify in
 	$(BIN)/python -m docs.verify.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
-
+# `make image` needs root, mmdebstrap and bubblewrap.
 # Needs root, mmdebstrap and bubblewrap.
 image: venv ## build the OCI image and its bill of materials into dist/
 	$(BIN)/python -m docs.image.build dist/hashclient-image.tar
-
+# `make deb` needs dpkg-deb.
 # Needs dpkg-deb.
 deb: venv ## build a package for Debian and its bill of materials into dist/
 	$(BIN)/python -m docs.debian.build dist
-
+# `make release` needs the programs that `image` and `deb` need, and ssh-keygen. KEY is the file of the
+# key that signs the sums, which also signs tags.
 # Needs what the image and the package need, and ssh-keygen. KEY is the key that signs tags.
 release: venv ## build all files of a release into dist/, and sign their sums: KEY=~/.ssh/id_release
 	@key=$$(realpath -e -- "$(KEY)") || { echo 'make release: which key signs? KEY=FILE' >&2; exit 1; }
@@ -121,8 +123,8 @@ release: venv ## build all files of a release into dist/, and sign their sums: K
 	sha256sum -- * > SHA256SUMS
 	ssh-keygen -q -Y sign -n hashclient -f "$$key" SHA256SUMS
 
-# uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
-# pyproject.toml allows; ARGS=--upgrade takes the newest.
+# Only `make lock` needs uv (https://docs.astral.sh/uv/). Existing pins are kept as far as
+# pyproject.toml allows; ARGS=--upgrade takes the newest versions.
 lock: ## write the lock files again from pyproject.toml (needs uv)
 	@command -v uv > /dev/null || { echo 'make lock: uv not found; pipx install uv' >&2; exit 1; }
 	compile() {
@@ -130,7 +132,8 @@ lock: ## write the lock files again from pyproject.toml (needs uv)
 	    --generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' $(ARGS) pyproject.toml "$$@"
 	}
-	# What a client needs; what extras need, which are large, is in the other one.
+	# requirements.lock has what a client needs; the packages of other extras, which are large, are
+	# only in requirements-dev.lock.
 	compile --extra socks -o requirements.lock
 	compile --all-extras --group dev -c requirements.lock -o requirements-dev.lock
 
@@ -139,18 +142,19 @@ clean: ## remove everything that the targets have made
 	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The virtual environment. Its stamp names all that it was made from; it is made again when one of
-# these has changed, when the tree was moved, or when it no longer runs.
+# The virtual environment. Its stamp file names the inputs that the environment was made from. The
+# environment is made again if an input has changed, if the tree was moved, or if its Python does not
+# start.
 venv:
 	@exec 9> .venv.lock
-	# Of several makes at the same time, one builds and the others wait.
+	# If several makes run at the same time, one builds the environment and the others wait for it.
 	if command -v flock > /dev/null; then flock 9; fi
 	fail() {
 	  printf 'make: error: %s\n' "$$1" >&2
 	  if [ $$# -gt 1 ]; then printf 'hint: %s\n' "$$2" >&2; fi
 	  exit 1
 	}
-	# 1. A Python that is there and new enough.
+	# 1. Find a Python that is installed and new enough.
 	python=$$(command -v '$(PYTHON)') || fail 'no $(PYTHON) found' \
 	  'install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3'
 	stamp=$$(pwd; echo "$$python"; sha256sum requirements-dev.lock pyproject.toml)
@@ -159,7 +163,7 @@ venv:
 	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
 	    "$$("$$python" --version 2>&1) is too old: $$python" \
 	    'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11'
-	  # 2. Debian splits the venv module off; as root it can be had without asking.
+	  # 2. Debian packages the venv module separately; root installs that package without asking.
 	  if ! "$$python" -c 'import ensurepip, venv' 2> /dev/null; then
 	    package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 	    if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
@@ -171,9 +175,9 @@ venv:
 	      || { apt-get update -qq && apt-get install -qq -y "$$package"; } < /dev/null >&2 \
 	      || fail "cannot install $$package" 'see what apt-get says above'
 	  fi
-	  # 3. Locked packages, then the project itself, which reads its code from here. The lock names
-	  #    all there are: where pip looks for more, it stops at a release that is newer than the
-	  #    locked one of a package that another asks for with an extra.
+	  # 3. Install the locked packages, then the project itself as an editable install. The lock file
+	  #    names all packages, so pip may not look for others: otherwise pip stops at a release that
+	  #    is newer than the locked one, if a package asks for it with an extra.
 	  echo "make: setting up $(VENV) with $$("$$python" --version)" >&2
 	  rm -rf $(VENV)
 	  "$$python" -m venv $(VENV)
@@ -184,5 +188,5 @@ venv:
 	  $(BIN)/python -m pip check > /dev/null || $(BIN)/python -m pip check
 	  printf '%s\n' "$$stamp" > $(VENV)/stamp
 	fi
-	# 4. Byte code for what has changed; a syntax error is for the target to show.
+	# 4. Compile changed modules; a syntax error is ignored here, because the target shows it.
 	$(BIN)/python -m compileall -qq hashclient || true

@@ -1,7 +1,8 @@
-"""Man pages and completion scripts for the wheel, made from the commands when it is built.
+"""Adds man pages and completion scripts to the wheel; they are made from the commands.
 
-An editable install has none: it stays quick, and needs nothing but the build backend. The pages'
-date is that of `SOURCE_DATE_EPOCH`, so that the same tree always gives the same wheel.
+An editable install has no man pages or completion scripts, so that it is quick and needs only the
+build backend. `SOURCE_DATE_EPOCH` is the date of the pages, so that the same tree always gives the
+same wheel.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from hatchling.builders.wheel import WheelBuilderConfig
 
 
 class DataFiles(BuildHookInterface[WheelBuilderConfig]):
-    """Adds what `docs/manpages` makes as data of the wheel."""
+    """Adds the pages and scripts that `docs/manpages` makes to the wheel's data files."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the files to a temporary directory and name them to the builder."""
+        """Write pages and scripts to a temporary directory, and pass their paths to the builder."""
         if sys.platform != "linux":
             raise OSError(f"hashclient runs on Linux only, and this is {sys.platform}")
         if version == "editable":
             return
-        # The commands of this tree, whatever is installed; they import nothing but click.
+        # The pages describe the commands of this tree, whatever version is installed. The commands
+        # import nothing but click.
         sys.path.insert(0, self.root)
         from docs.manpages.commands import CONFIG_PAGE, data_files
         from docs.manpages.configuration import config_page
@@ -45,6 +47,6 @@ class DataFiles(BuildHookInterface[WheelBuilderConfig]):
             build_data["shared_data"][str(source)] = target
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove them."""
+        """Remove the temporary directory."""
         if version != "editable":
             self._temporary.cleanup()

@@ -1,1 +1,1 @@
-"""What builds Debian's package."""
+"""The program that builds hashclient's package for Debian."""

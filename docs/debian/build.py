@@ -1,10 +1,10 @@
-"""Builds a package for Debian: the locked wheels and this commit, in an environment of their own.
+"""Builds a package for Debian: a Python environment with the locked wheels and this commit.
 
     python -m docs.debian.build dist
 
-It needs `dpkg-deb` and the registry of the wheels, no root, and any Python. The same commit
-gives the same bytes: all dates are those of the commit. Beside the package lies its bill of
-materials. `docs/debian.md` says what is installed where.
+It needs `dpkg-deb` and the registry of the wheels, but neither root nor a particular Python. The
+same commit gives the same bytes, because all dates are the date of the commit. The package's bill
+of materials is written beside it. `docs/debian.md` says which file is installed where.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from docs.image.parts import (
 HERE = Path(__file__).parent
 HOME = "usr/lib/hashclient"
 SITE = f"{HOME}/lib/python{PYTHON}/site-packages"
-#: Where Debian has what a wheel puts below `share`.
+#: Folders of a wheel below `share`, and the folders that Debian uses instead.
 SHARED = {"zsh/site-functions": "zsh/vendor-completions"}
 _LICENCE = re.compile("licen[cs]e|copying|notice", re.IGNORECASE)
-#: The environment's Python is Debian's; of another version it would look elsewhere for packages.
+#: The next version of Python, which the package must not be installed with: the environment's
+#: packages are in a folder that is named after `PYTHON`.
 _NEXT = ".".join([PYTHON.split(".")[0], str(int(PYTHON.split(".")[1]) + 1)])
 DEPENDS = (
     *("adduser", "libc6 (>= 2.34)", f"python3 (<< {_NEXT})"),
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def _place(root: Path) -> None:
-    """Put everything where Debian has it: the environment, the command, units, man pages."""
+    """Put the environment, the command, the units and the man pages where Debian wants them."""
     site, share = root / SITE, root / "usr/share"
     for found in sorted((site / "share").rglob("*")):
         if found.is_file():
@@ -109,7 +110,7 @@ def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _maintainer() -> str:
-    """Return who builds this, as Debian's tools ask for it; else the author of the commit."""
+    """Return the maintainer that Debian's tools find in the environment, or the commit's author."""
     name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     return (
         f"{name} <{mail}>" if name and mail else output_of("git", "log", "-1", "--format=%an <%ae>")
@@ -117,9 +118,9 @@ def _maintainer() -> str:
 
 
 def changelog_of(text: str, epoch: int, maintainer: str) -> str:
-    """Return a changelog of ours as Debian's policy (4.4) has it.
+    """Return our changelog in the form that Debian's policy (4.4) demands.
 
-    What is not released yet has a version before that of its release, and after earlier builds.
+    An unreleased version gets a number that sorts before its release and after earlier builds.
     """
     entries = []
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
@@ -143,7 +144,7 @@ def changelog_of(text: str, epoch: int, maintainer: str) -> str:
 
 
 def _document(root: Path, changelog: str) -> None:
-    """Write the changelog, the copyright of all that is in the package, and notes for lintian."""
+    """Write the changelog, the licences of all files in the package, and lintian's overrides."""
     place = root / "usr/share/doc/hashclient"
     _write(place / "changelog.gz", gzip.compress(changelog.encode(), 9, mtime=0))
     text = (HERE / "copyright").read_text()
@@ -165,7 +166,7 @@ def _document(root: Path, changelog: str) -> None:
 
 
 def _control(root: Path, number: str, architecture: str, maintainer: str) -> None:
-    """Give every file Debian's rights, and write what dpkg reads."""
+    """Set the modes of all files, and write the control files that dpkg reads."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     for path in files:
         path.chmod(0o755 if path.parent == root / HOME / "bin" else 0o644)

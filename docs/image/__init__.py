@@ -1,1 +1,1 @@
-"""What builds the OCI image."""
+"""The program that builds the OCI image."""

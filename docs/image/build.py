@@ -1,10 +1,11 @@
-"""Builds the OCI image: Debian's packages, the locked wheels, and this commit; nothing else.
+"""Builds the OCI image from Debian's packages, the locked wheels and this commit alone.
 
     python -m docs.image.build dist/hashclient-image.tar
 
-It needs root, mmdebstrap and bubblewrap, and the two registries. The same commit and the same state
-of Debian's packages give the same bytes: all dates are those of the commit. Beside the image lies
-its bill of materials, as CycloneDX 1.6. `docs/image.md` says how to run it.
+It needs root, mmdebstrap and bubblewrap, and the registries of Debian and of the wheels. The same
+commit and the same state of Debian's packages give the same bytes, because all dates are the date
+of the commit. The image's bill of materials (CycloneDX 1.6) is written beside the image.
+`docs/image.md` says how to run the image.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from docs.image.parts import (
     version,
 )
 
-#: Nobody reads these in an image.
+#: Folders below /usr/share that are left out, because nobody reads them in an image.
 WITHOUT = ("doc", "man", "locale", "info", "lintian", "perl5")
-#: A user that no file belongs to, and where its state is.
+#: The id of the user that the program runs as, who owns only the state directory, and its path.
 USER, STATE = 65532, "/var/lib/hashclient"
 LIBRARY, SITE = f"usr/lib/python{PYTHON}", f"usr/local/lib/python{PYTHON}/dist-packages"
 
@@ -58,9 +59,9 @@ def main() -> None:
 
 
 def _debian(target: Path, epoch: int) -> list[str]:
-    """Write Debian's packages, unpacked, and return the names of their files.
+    """Write a tar of Debian's unpacked packages, and return the names of the packages' files.
 
-    None of the packages' scripts is run.
+    No maintainer script of a package is run.
     """
     options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in WITHOUT]
     options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
@@ -73,23 +74,23 @@ def _debian(target: Path, epoch: int) -> list[str]:
 
 
 def _application(root: Path, debian: Path, epoch: int) -> None:
-    """Unpack Debian, and install the locked wheels and this commit beside it."""
+    """Unpack Debian's packages, and install the locked wheels and this commit into them."""
     root.mkdir()
     output_of("tar", "-C", root, "--exclude=./dev/*", "-xf", debian)
     site = root / SITE
     install(site, root.with_name("wheels"), epoch)
-    # Bytecode that no date belongs to: the root is read-only, and each start would compile. That of
-    # Python's library is what a script of Debian's package would make.
+    # The byte code is checked by hash, not by date. Without byte code each start would compile,
+    # because the image's root is read-only. A script of Debian's package would compile the library.
     compiling = "import compileall, py_compile; compileall.compile_dir('/{}', quiet=2, workers=1,"
     compiling += " invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
-    # -B: what this run imports would else be written before, with dates, and stay.
+    # -B, because Python would otherwise write byte code with dates for the modules imported here.
     for folder in (LIBRARY, SITE):
         words = (f"python{PYTHON}", "-B", "-c", compiling.format(folder))
         output_of(*caged(root, writable=True), *words)
 
 
 def caged(root: Path, *, writable: bool = False) -> list[str]:
-    """Return the words that run a program with an unpacked image as its root."""
+    """Return the command that runs a program with an unpacked image as its root directory."""
     return [
         *("bwrap", "--bind" if writable else "--ro-bind", str(root), "/"),
         *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-all", "--clearenv"),  # noqa: S108 - that of the image
@@ -98,7 +99,7 @@ def caged(root: Path, *, writable: bool = False) -> list[str]:
 
 
 def _packed(root: Path, target: Path) -> Path:
-    """Write the second layer: the program, and the files that scripts of packages would make."""
+    """Write the second layer: the program, and files that maintainer scripts would create."""
     authorities = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
     own = {
         "etc/ssl/certs/ca-certificates.crt": "".join(path.read_text() for path in authorities),
@@ -119,7 +120,7 @@ def _packed(root: Path, target: Path) -> Path:
 
 
 def _layer(archive: Path, epoch: int) -> tuple[bytes, str]:
-    """Return a layer, compressed, and the digest of what it unpacks to; in a fixed order."""
+    """Return a layer with its members sorted, compressed, and the digest of its plain bytes."""
     plain = io.BytesIO()
     with (
         tarfile.open(archive) as source,
@@ -138,7 +139,7 @@ def _layer(archive: Path, epoch: int) -> tuple[bytes, str]:
 
 
 def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> None:
-    """Write an image in the layout of OCI's image specification 1.1, as one archive."""
+    """Write an image as one archive in the layout of OCI's image specification 1.1."""
     files: dict[str, bytes] = {}
 
     def blob(data: bytes, kind: str) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> N
         "annotations": labels,
     }
     found = document(manifest, "manifest.v1+json")
-    # What the image is called once it is loaded, as the page says.
+    # The name that the image gets when it is loaded; `docs/image.md` uses this name.
     found["annotations"] = {"org.opencontainers.image.ref.name": "hashclient:latest"}
     index = {"schemaVersion": 2, "manifests": [found]}
     files["index.json"] = json.dumps(index, sort_keys=True).encode()
@@ -197,7 +198,7 @@ def _write_image(target: Path, layers: list[tuple[bytes, str]], epoch: int) -> N
 
 
 def _described(packages: list[str]) -> list[dict[str, Any]]:
-    """Return Debian's packages as components of a bill, by the names of their files."""
+    """Return Debian's packages as components of a bill of materials, from their file names."""
     found = []
     for file in packages:
         name, number, kind = unquote(file.removesuffix(".deb")).split("_")

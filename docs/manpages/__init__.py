@@ -1,1 +1,1 @@
-"""Man pages and completion scripts: made from the commands and the manual when a wheel is built."""
+"""Man pages and completion scripts, made from the commands and the manual for each wheel."""

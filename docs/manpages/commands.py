@@ -1,9 +1,9 @@
-"""Man pages and completion scripts, made from the commands, so that they always agree.
+"""Man pages and completion scripts, made from the commands, so that both always agree.
 
-`hatch_build.py` puts them into the wheel. Each command has a page, which includes the commands of
-a group, in the man macros that groff and mandoc share.
+`hatch_build.py` puts the pages and scripts into the wheel. Each command has a page, and the page of
+a group includes the group's commands. The pages use the man macros that groff and mandoc share.
 `tests/docs/test_help.py` checks the form of help texts: paragraphs, blocks of examples after `\\b`,
-exit codes last.
+and exit codes at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hashclient.core.version import __version__
 NAME = "hashclient"
 CONFIG_PAGE = f"{NAME}-config"
 
-#: Where a shell looks for completions, below the prefix of an installation.
+#: The paths of completion scripts below the prefix of an installation, with click's class.
 COMPLETIONS = {
     f"share/bash-completion/completions/{NAME}": BashComplete,
     f"share/zsh/site-functions/_{NAME}": ZshComplete,
@@ -46,11 +46,11 @@ _FILES = {
 
 
 def data_files(made: date) -> dict[str, str]:
-    """Return all pages and scripts by their paths below the prefix; `made` is the pages' date."""
+    """Return all pages and scripts by their paths below the prefix; pages are dated `made`."""
     found = {f"share/man/man1/{name}.1": text for name, text in pages(made).items()}
     for path, shell in COMPLETIONS.items():
         completion = shell(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE")
-        # Not click's method for the shell: for bash it would run the bash of this machine.
+        # The base class's method, because click's method for bash would run this machine's bash.
         found[path] = ShellComplete.source(completion)
     return found
 
@@ -63,14 +63,14 @@ def pages(made: date) -> dict[str, str]:
 
 
 def _context(command: click.Command, parent: click.Context | None = None) -> click.Context:
-    # Without line breaks: the reader's program breaks lines.
+    # The name has no line breaks, because the program that shows the page breaks lines.
     name = NAME if parent is None else command.name
     settings = command.context_settings
     return click.Context(command, parent, name, terminal_width=10_000, **settings)
 
 
 def _children(context: click.Context) -> list[click.Context]:
-    """Return the commands of a group, in its order; a command that is no group has none."""
+    """Return the contexts of a group's commands in the group's order; [] if it is no group."""
     group, found = context.command, []
     if isinstance(group, click.Group):
         for name in group.list_commands(context):
@@ -85,7 +85,7 @@ def _title(context: click.Context) -> str:
 
 
 def page(context: click.Context, made: date) -> str:
-    """Return the page of the program, with its commands, or of one of its commands."""
+    """Return the page of the program with all its commands, or the page of one command."""
     is_program = context.parent is None
     title, children = _title(context), _children(context)
     paragraphs = _paragraphs(context.command)
@@ -123,12 +123,12 @@ def page(context: click.Context, made: date) -> str:
     others = sorted(map(_title, children)) if is_program else [NAME]
     known = [*(f"{bold(other)}(1)" for other in others), f"{bold(CONFIG_PAGE)}(5)"]
     lines += [".SH SEE ALSO", ",\n".join(known)]
-    # A heading makes a paragraph by itself.
+    # `.PP` after a heading is removed, because a heading starts a paragraph by itself.
     return re.sub(r"^(\.S[HS] .*)\n\.PP$", r"\1", "\n".join(lines), flags=re.MULTILINE) + "\n"
 
 
 def _section(context: click.Context) -> Iterator[str]:
-    """Yield the part of a group's page for one of its commands and those below it."""
+    """Yield the lines of a group's page about one of its commands and its subcommands."""
     paragraphs = _paragraphs(context.command)
     yield f".SS {_escape(context.command_path)}"
     yield from _synopsis(context)
@@ -170,7 +170,7 @@ def _options(context: click.Context) -> Iterator[str]:
 
 
 def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
-    """Yield the section on environment variables, with one of these commands as the example."""
+    """Yield the section on environment variables, with a command of `contexts` as the example."""
     for option in (option for context in contexts for option in _variables(context)):
         yield bold_quoted(
             f"Every option has a variable, such as {option_variables(option)[0]} for"
@@ -182,7 +182,7 @@ def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
 
 
 def _global_variables(context: click.Context) -> Iterator[tuple[str, str]]:
-    """Yield the variables of the options before a command, then those that belong to no option."""
+    """Yield the variables of the program's global options, then variables without an option."""
     for option in context.command.params:
         if isinstance(option, click.Option) and option.expose_value:
             value = "1: as" if option.is_flag else "As"
@@ -242,5 +242,5 @@ def _escape(text: str) -> str:
 
 
 def _guard(line: str) -> str:
-    """Return a line of text escaped so that roff does not read it as a request."""
+    """Return a line of text escaped so that roff does not read the line as a request."""
     return rf"\&{line}" if line.startswith((".", "'")) else line

@@ -1,7 +1,8 @@
-"""The man page of config.toml, made from the manual's page on the configuration.
+"""The man page of config.toml, made from `docs/operations/configuration.md`.
 
-A test compares that page with the code, so the man page agrees with the code, too. It is plain
-Markdown: headings, paragraphs, tables of two columns, and fenced examples.
+A test compares `docs/operations/configuration.md` with the code, so the man page agrees with the
+code as well. The manual is plain Markdown: headings, paragraphs, tables of two columns, and fenced
+examples.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from hashclient.core.version import __version__
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
 _BLOCKS = re.compile(r"(```.*?^```$|^#+ .*?$)", re.MULTILINE | re.DOTALL)
-#: A cell ends at a bar; a bar inside is written `\|`.
+#: The bar that ends a cell of a table; a bar within a cell is written `\|`.
 _BAR = re.compile(r"(?<!\\)\|")
 
 
 def config_page(manual: str, made: date) -> str:
-    """Return the page; `manual` is the text of `docs/operations/configuration.md`."""
+    """Return the man page; `manual` is the text of `docs/operations/configuration.md`."""
     _title, _, text = manual.partition("\n")
     lines = [
         f'.TH {CONFIG_PAGE.upper()} 5 {made:%Y-%m-%d} "{NAME} {__version__}" "{NAME} manual"',
@@ -48,7 +49,7 @@ def _sections(text: str) -> Iterator[str]:
 
 def _paragraph(text: str) -> Iterator[str]:
     if text.startswith("|"):
-        # A heading, a rule, then a key and what it does.
+        # The first two lines of a table, its heading and a rule, are skipped.
         for row in text.split("\n")[2:]:
             _, key, what, _ = _BAR.split(row)
             yield from (".TP", _plain(key), _plain(what))
@@ -57,5 +58,5 @@ def _paragraph(text: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return Markdown within a line as roff: quoted words are bold, links are their words."""
+    """Return a line of Markdown as roff: code is bold, and a link becomes its text."""
     return bold_quoted(_LINK.sub(r"\1", text.replace(r"\|", "|")))

@@ -1,1 +1,1 @@
-"""`hashclient-verify`, the one file for recipients of packages: made when a release is made."""
+"""The build of `hashclient-verify`, the one-file program for recipients of packages."""

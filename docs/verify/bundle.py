@@ -1,7 +1,7 @@
-"""Makes the one file: `python -m docs.verify.bundle dist/hashclient-verify`.
+"""Builds the one-file program `hashclient-verify`: `python -m docs.verify.bundle OUT`.
 
-It holds the modules that `tool` imports, directly or not, as they are. Two modules stand in the
-place of compiled ones. A module that needs any other package is refused.
+The file contains the modules that `hashclient.cli.officer.tool` imports, directly or indirectly.
+Stand-ins replace two compiled modules. The build fails if a module needs any other package.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _STANDINS = Path(__file__).parent / "standins"
-#: The files that stand in the place of others, by the name of the module.
+#: The files of stand-ins, by the name of the module that each replaces.
 STANDINS = {
     "msgspec": _STANDINS / "msgspec.py",
     "hashclient.audit.ed25519": _STANDINS / "ed25519.py",
 }
-#: The public names of the package load what is not here.
+#: Packages whose `__init__.py` is empty in the one file, because it loads modules left out there.
 EMPTY = frozenset({"hashclient"})
 _MAIN = "from hashclient.cli.officer.tool import main\n\nmain()\n"
 _FIRST_LINE = b"#!/usr/bin/env python3\n"
-#: All files have this time, so that the same tree gives the same file.
+#: The time of all files in the bundle, so that the same tree always gives the same bundle.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def modules() -> dict[str, Path | None]:
-    """Return the files of the modules by name; None stands for an empty one.
+    """Return the files of the bundled modules by name; None for a module that is empty.
 
     Raises:
-        ValueError: one imports a package that has no stand-in.
+        ValueError: a module imports a package that has no stand-in.
     """
     found: dict[str, Path | None] = {}
     names = ["hashclient.cli.officer.tool"]
@@ -61,7 +61,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, wherever in it, but for types and Python's own."""
+    """Yield the modules that a file imports anywhere, without the standard library and types."""
     for node in _nodes(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if not _is_pythons(alias.name))
@@ -84,7 +84,7 @@ def _is_pythons(name: str) -> bool:
 
 
 def bundle() -> bytes:
-    """Return the one file."""
+    """Return the bytes of the one-file program."""
     stream = io.BytesIO(_FIRST_LINE)
     stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -105,7 +105,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def main() -> None:
-    """Write it where the command line says."""
+    """Write the one-file program to the path on the command line."""
     target = Path(sys.argv[1])
     target.write_bytes(bundle())
     target.chmod(0o755)

@@ -1,1 +1,1 @@
-"""Modules that take the place of compiled ones in the one-file tool."""
+"""Modules that replace compiled modules in the one-file program `hashclient-verify`."""

@@ -1,4 +1,4 @@
-"""Stands in for `hashclient.audit.ed25519`: the `openssl` program verifies signatures."""
+"""Replaces `hashclient.audit.ed25519`: the `openssl` program verifies signatures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SIGNATURE = bytes.fromhex(
 
 
 class BadSignatureError(Exception):
-    """It is not a signature of the message by the key."""
+    """The signature is not a signature of the message by the key."""
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
-    """Verify a signature of 64 bytes by a key of 32.
+    """Verify a signature of 64 bytes with a public key of 32 bytes.
 
-    BadSignatureError: the signature is wrong. UsageError: there is no `openssl` that can verify
-    any.
+    BadSignatureError: the signature is wrong. UsageError: no installed `openssl` can verify
+    signatures.
     """
     if not _is_verified(public_key, signature, message):
         if not _is_verified(_KEY, _SIGNATURE, _MESSAGE):
@@ -33,7 +33,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
         raise BadSignatureError
 
 
-@functools.cache  # many packages of one reporter begin with the same record
+@functools.cache  # many packages of one reporter begin with the same signed record
 def _is_verified(public_key: bytes, signature: bytes, message: bytes) -> bool:
     files = {"key": PUBLIC_PREFIX + public_key, "signature": signature, "message": message}
     with tempfile.TemporaryDirectory() as directory:

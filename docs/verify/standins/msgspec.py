@@ -1,7 +1,7 @@
-"""Stands in for the msgspec package: as much of it as the modules in the one-file tool use.
+"""Replaces the msgspec package: the part that the modules of the one-file program use.
 
-Values are strict in the same way, so the rules for documents are written once, as types. A test
-compares both with each other.
+Values are checked as strictly as by msgspec, so that the rules for documents are written once, as
+types. A test compares this module with msgspec.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def field(*, default: Any = _NONE, default_factory: Callable[[], Any] | None = N
 
 
 class Struct:
-    """A value with fields; options of a class are ignored, but for unknown fields in `convert`."""
+    """A value with fields; `convert` uses only one option of a class, that on unknown fields."""
 
     __struct_fields__: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[Mapping[str, _Field]] = {}
@@ -102,13 +102,13 @@ class structs:  # noqa: N801 - msgspec's name
 
     @staticmethod
     def replace(struct: Any, **changes: Any) -> Any:
-        """Return a copy with other values."""
+        """Return a copy of a struct in which `changes` replace values of fields."""
         values = dict(zip(struct.__struct_fields__, struct._values(), strict=True))  # noqa: SLF001
         return type(struct)(**values | changes)
 
 
 def convert(value: Any, type: type[_T]) -> _T:  # noqa: A002 - msgspec's word
-    """Return JSON values as a value of a type, strictly.
+    """Return JSON values converted strictly to a value of type `type`.
 
     Raises:
         ValidationError: the values do not fit.
@@ -164,7 +164,7 @@ def _limited(value: Any, meta: Meta) -> Any:
     return value
 
 
-#: The types of the fields of each struct: to resolve them takes longer than to convert a value.
+#: The resolved types of each struct's fields, kept because resolving is slower than converting.
 _RESOLVED: dict[type, dict[str, Any]] = {}
 
 
