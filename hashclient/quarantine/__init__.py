@@ -1,1 +1,1 @@
-"""Files isolated (encrypted and removed), kept, restored and destroyed."""
+"""The quarantine, where matched files are sealed and kept until they are restored or destroyed."""

@@ -1,9 +1,10 @@
-"""The age format, through pyrage: reading and writing keys, sealing and opening streams.
+"""Reads and writes keys of the age format, and encrypts and decrypts streams, with pyrage.
 
-This is the only module that uses pyrage, and it translates pyrage's errors into ours. pyrage
-rewords errors of the streams, and drops an error of its last write, so the streams keep their own
-errors. After sealing, the caller must compare the length of the file with `sealed_bytes`; otherwise
-a truncated age file is noticed only when it is opened.
+This is the only module that uses pyrage, and it translates exceptions of pyrage into exceptions of
+hashclient. pyrage rewords exceptions of the streams that it reads and writes, and drops an
+exception of its last write, so `_Streams` stores the first exception of a stream. After `seal`, the
+caller must compare the length of the output with `agefile.sealed_bytes`; otherwise a truncated
+output is noticed only when it is decrypted.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from hashclient.system.secrets import holds_secret_key, read_secret
 from hashclient.system.text import excerpt, printable
 
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
-#: The shape of a public key. A text of another shape may be a secret in the wrong place.
+#: A regular expression for public keys. A text that does not match may be a secret that a user has
+#: put in the wrong place.
 _PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)?", re.IGNORECASE)
 
 
-#: The public key in the examples of the documents. Nobody knows the secret key for this key: a file
-#: that is sealed to it is lost.
+#: The public key in the examples of the documents. Nobody has the secret key for this public key,
+#: so a file that is sealed to it is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 
 def parse_recipients(texts: Iterable[str]) -> list[Any]:
-    """Return the recipients for the public keys `texts`: keys of age, or SSH keys.
+    """Return the pyrage recipients for the public keys `texts`, which are age or SSH keys.
 
     Raises:
         ConfigError: no recipients are given, or a text is not a public key.
@@ -43,7 +45,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     for text in texts:
         text = text.strip()
         if holds_secret_key(text):
-            # The message does not repeat the key: a secret key must not get into any log.
+            # The message does not repeat the secret key, so that the key does not get into a log.
             raise ConfigError(
                 "a secret key stands where the public key of a recipient belongs",
                 hint="a public key begins with age1 or ssh-; make a new pair of keys, because "
@@ -72,9 +74,10 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
 
 
 def canonical_recipient(text: str) -> str:
-    """Return the normal form of a public key, for comparing keys.
+    """Return the normal form of a public key, by which public keys are compared.
 
-    An SSH key may have a comment at its end, and a key of age may be in capitals.
+    The normal form of an SSH key has no comment at the end, and that of an age key is in lower
+    case.
     """
     text = text.strip()
     if text.startswith(_SSH_TYPES):
@@ -101,8 +104,8 @@ def load_identities(path: Path) -> list[Any]:
     """Read the secret keys in a file of `age-keygen` or `ssh-keygen`.
 
     Raises:
-        ConfigError: the file cannot be read, other users can read it, it is encrypted, or it has no
-            key.
+        ConfigError: the file cannot be read, other users can read it, it is encrypted, or it
+            contains no key.
     """
     from pyrage import IdentityError, ssh, x25519
 
@@ -131,7 +134,7 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class _Streams:
-    """The source and the sink of pyrage, and the first error of both."""
+    """The input and output streams for pyrage, and the first exception of one of them."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source
@@ -154,13 +157,13 @@ class _Streams:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: the stream has no buffer."""
+        """Do nothing, because the stream has no buffer."""
 
 
 def seal(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
 ) -> None:
-    """Encrypt the bytes that `source` returns, and pass the result to `sink`.
+    """Encrypt the bytes that `source` returns, and pass the age file to `sink`.
 
     Raises:
         StateError: the bytes cannot be encrypted.
@@ -181,12 +184,12 @@ def seal(
 def unseal(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], identities: Sequence[Any]
 ) -> None:
-    """Decrypt the bytes that `source` returns; `sink` gets each chunk after it was authenticated.
+    """Decrypt the age file that `source` returns; pass each authenticated chunk to `sink`.
 
     Raises:
-        AuthorisationError: no key of `identities` fits.
-        StateError: the input is damaged or not an age file.
-        BaseException: the exception that `source` or `sink` raised.
+        AuthorisationError: no secret key in `identities` can decrypt the age file.
+        StateError: the input is damaged or not an age file. BaseException: the exception that
+            `source` or `sink` raised.
     """
     import pyrage
 
@@ -195,7 +198,8 @@ def unseal(
         pyrage.decrypt_io(streams, streams, identities)
     except (pyrage.DecryptError, OSError, ValueError) as error:
         if streams.error is None:
-            # pyrage has no class for this error; its other errors are about the format.
+            # pyrage has no exception class for a missing key, so the text of the exception is
+            # compared.
             if "No matching keys" in str(error):
                 raise AuthorisationError(
                     "none of the identities opens the sealed file",

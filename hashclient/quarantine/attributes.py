@@ -1,9 +1,9 @@
-"""The attributes of a file: recorded when the file is sealed, set again when it is restored.
+"""Reads the attributes of a file when it is sealed, and sets them when the file is restored.
 
 The attributes are owner, mode, times and extended attributes; access control lists, capabilities
 and security labels are extended attributes. An extended attribute is not recorded if this process
-may not read it, if its name is not UTF-8, or if the attribute is too large. Attributes of the file
-system (`chattr`), holes and the time of birth are not kept.
+may not read it, if its name is not UTF-8, or if the attributes together exceed `MAX_XATTR_BYTES`.
+Attributes of the file system (`chattr`), holes and the birth time are not recorded.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import stat
 
 from hashclient.quarantine.item import Origin
 
-#: The mode bits that only the original owner may get.
+#: The set-id bits of a mode, which are only set if the file gets its original owner.
 _POWERS = stat.S_ISUID | stat.S_ISGID
 
 _ACCESS_LIST = "system.posix_acl_access"
-#: The extended attribute for capabilities, which give rights like set-id bits.
+#: The extended attribute for file capabilities, which grant privileges as set-id bits do.
 _CAPABILITIES = "security.capability"
 
-#: A cap, since some file systems allow half a gigabyte of attributes on one file.
+#: The highest total size of recorded extended attributes of a file, in bytes; some file systems
+#: allow half a gigabyte.
 MAX_XATTR_BYTES = 1 << 23
 
 
@@ -47,11 +48,11 @@ def _read_xattrs(fd: int) -> dict[str, str]:
     found: dict[str, str] = {}
     left = MAX_XATTR_BYTES
     with contextlib.suppress(OSError):  # a file system without extended attributes
-        # Attributes that only privileged programs can set come first.
+        # Attributes in the namespace `user.` are read last, because any owner can make them large.
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
-            with contextlib.suppress(OSError):  # removed meanwhile, or not readable for us
+            with contextlib.suppress(OSError):  # it was removed, or may not be read
                 value = os.getxattr(fd, name)
                 left -= len(name) + len(value)
                 if left < 0:
@@ -61,7 +62,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
 
 
 def _is_text(name: str) -> bool:
-    """Return whether a name can be written in a document, that is, consists of whole characters."""
+    """Return whether the bytes of a name are UTF-8, so that JSON can contain the name."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -70,11 +71,12 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
-    """Set the attributes in `origin`, except times, on the file `fd`; return those that failed.
+    """Set the attributes in `origin`, except times, on a file; return the attributes that failed.
 
-    Without `with_powers`, set-id bits and capabilities are not set. The order matters: a change of
-    owner removes capabilities, and a change of an access control list changes the mode. Some file
-    systems accept a change and do not make it, so each change is looked at.
+    Without `with_powers`, set-id bits and capabilities are not set. The owner is set first, because
+    a change of owner removes capabilities. The mode is set last, because a change of an access
+    control list changes the mode. Each attribute is read back, because some file systems report
+    success without making a change.
     """
     missing = []
     mode, xattrs = origin.mode, dict(origin.xattrs)
@@ -93,7 +95,7 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
             if xattrs.pop(_CAPABILITIES, None) is not None:
                 missing.append(f"its attribute {_CAPABILITIES}")
     with contextlib.suppress(OSError):
-        for name in os.listxattr(fd):  # the new file has inherited an access list
+        for name in os.listxattr(fd):  # the new file may have inherited an access control list
             if name not in xattrs and name == _ACCESS_LIST:
                 os.removexattr(fd, name)
     for name, value in xattrs.items():
@@ -111,14 +113,14 @@ def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
 
 
 def give_times_back(fd: int, origin: Origin) -> None:
-    """Set the times of the file open as `fd`; call this as the last change.
+    """Set the times of the file open as `fd`, after all other changes of the file.
 
     Raises:
         OSError: the times cannot be set.
     """
     try:
         os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
-    except OverflowError as error:  # a real file cannot have these times
+    except OverflowError as error:  # no file system can store these times
         raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW)) from error
 
 

@@ -1,7 +1,8 @@
-"""Other files that belong to a match, for example a chat or the data of an account.
+"""Adds other files to the item of a match, for example a chat or the data of an account.
 
-A sealed copy of each file belongs to the item: it is shown, sealed again, kept and destroyed with
-the item. The files themselves stay in their places, so restoring the item drops the copies.
+A sealed copy of each added file is stored in the folder of the item, and is shown, sealed to other
+keys and destroyed together with the item. The added files themselves stay in their places, so the
+copies are removed without being restored when the item is restored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir, open_regular
 from hashclient.system.text import path_fields, printable
 
-#: How many files belong to an item at most.
+#: The highest number of files that can be added to an item.
 MOST = 1000
 
 
@@ -32,10 +33,12 @@ def add_context(
 ) -> Item:
     """Seal copies of files to the recipients of an item, and return the item.
 
-    1. The item is here and is not being restored or destroyed.
-    2. A copy of each file is sealed into the folder of the item, durably, and read back. Copies
-       that a kill has left in the folder without a line in the document are replaced.
-    3. The addition is logged, and then written into the document and the history of the match.
+    1. The item exists and is not being restored or destroyed.
+    2. Each file is sealed into the folder of the item, synced and read back. A copy that a killed
+       process has left in the folder is replaced if the document of the item does not name the
+       copy.
+    3. The addition is logged, and then written to the document of the item and the history of the
+       match.
 
     Raises:
         UsageError: no item has this id, or a file cannot be read.
@@ -98,13 +101,13 @@ def _seal(room: Room, item: Item, number: int, path: Path, mark: Mark) -> Belong
 
 
 def context_paths(room: Room, item: Item) -> list[Path]:
-    """Return the paths of the sealed copies that belong to an item."""
+    """Return the paths of the sealed copies of the files that were added to an item."""
     folder = room.folder(item.id)
     return [context_path(folder, number) for number in range(1, len(item.context) + 1)]
 
 
 def keep_context(room: Room, item: Item, folder: Path) -> None:
-    """Give a new folder of an item the copies that belong to it and are in the present folder.
+    """Link the sealed copies of added files from the present folder of an item into `folder`.
 
     Raises:
         StateError: the folder cannot be written.

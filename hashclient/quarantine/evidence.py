@@ -1,9 +1,9 @@
-"""Evidence: the sealed or plain bytes of a file, proven to be the file that matched.
+"""Provides the sealed or plain bytes of a file, and proves that it is the file that matched.
 
-A source can be read more than once. A source is read to its end and proven before its first byte is
-sent, and it is proven again while its bytes are sent. So nobody can exchange the file that matched,
-so that another file is sent. Plain bytes of a sealed file exist in memory only, and only if an
-identity is given. This module writes no file.
+A source of bytes can be read more than once. A source is first read to its end and compared with
+the digests of the match, and it is compared again while its bytes are sent. So nobody can exchange
+the matched file for another file before it is sent. Plain bytes of a sealed file exist only in
+memory, and only if the caller passes an identity. This module writes no file.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def _damaged(name: str) -> StateError:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A source of bytes: its name for people, its length, and a function to read it again.
+    """A source of bytes: its name for messages, its length in bytes, and a function that reads it.
 
-    `changed` makes the error for bytes that differ from the proven bytes.
+    `changed` returns the exception for a source whose bytes differ from the proven bytes.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Proven:
-    """A source whose digests and length are known."""
+    """A source that was read to its end, and its digests."""
 
     def __init__(self, source: Source, digester: Digester) -> None:
         """Keep `source`, which `digester` has read to its end."""
@@ -71,14 +71,14 @@ class Proven:
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """The length of the source in bytes."""
         return self.source.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content again.
+        """Read the source again and yield its bytes.
 
         Raises:
-            StateError: the content has changed; its last bytes were not yielded.
+            StateError: the source has changed; its last bytes were not yielded.
         """
         computed = hashlib.sha256()
         left = self.size
@@ -110,7 +110,7 @@ def find_item(quarantine_dir: Path, match_id: str) -> Item | None:
 
 
 def sealed_source(path: Path, sha256: str, length: int) -> Proven:
-    """Return the sealed copy at `path`, proven to have this SHA-256 (hexadecimal) and length.
+    """Return the sealed copy at `path` after checking its SHA-256 (hexadecimal) and length.
 
     Raises:
         StateError: the sealed copy has another SHA-256 or length, or cannot be read.
@@ -126,11 +126,11 @@ def sealed_source(path: Path, sha256: str, length: int) -> Proven:
 def plain_source(
     match: Match, quarantine_dir: Path, identities: Sequence[Any], sealer: Sealer
 ) -> Iterator[Proven]:
-    """Return the file of a match, proven: from its place or else from quarantine.
+    """Yield the proven file of a match, from its place or from quarantine.
 
     Raises:
         StateError: the file is missing, or is not the file that matched.
-        AuthorisationError: no key in `identities` opens the sealed copy.
+        AuthorisationError: no secret key in `identities` can open the sealed copy.
     """
     item = find_item(quarantine_dir, match.id)
     if match.in_place and (item is None or not identities):
@@ -142,7 +142,8 @@ def plain_source(
     path = evidence_path(quarantine_dir, match.id)
     read = lambda: unsealed(file_chunks(path), identities)  # noqa: E731 - one expression
     opened = prove(Source(printable(path), item.size, read, _damaged))
-    # Tags under another key prove nothing; but a file in quarantine was proven when it was sealed.
+    # Tags are checked only if they were made with the present seal key. Without this check, the
+    # file is still the matched file, because it was proven when it was sealed.
     if match.key_id == sealer.key_id:
         _check_tags(opened, match, sealer)
     yield opened
@@ -150,7 +151,7 @@ def plain_source(
 
 @contextlib.contextmanager
 def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
-    """Return the file of a match from its place, proven.
+    """Yield the proven file of a match from its place.
 
     Raises:
         StateError: the file is missing, cannot be proven, or is not the file that matched.
@@ -196,9 +197,9 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
 
 @contextlib.contextmanager
 def _in_place(match: Match) -> Iterator[Source]:
-    """Open the file, or the version of an object, that was read, in its place.
+    """Open the file or object version that the scan has read, in its place.
 
-    The file is opened once: the proven file is sent, even if another file is at its path later.
+    The file is opened once, so the proven file is sent even if another file gets its path later.
     """
     shown = printable(match.path)
     try:
@@ -227,7 +228,7 @@ def _unreadable(shown: str, error: OSError) -> StateError:
 
 
 def file_chunks(path: Path) -> Generator[bytes]:
-    """Yield the content of a file.
+    """Yield the content of the file `path` in chunks.
 
     Raises:
         StateError: the file cannot be read.
@@ -241,19 +242,19 @@ def file_chunks(path: Path) -> Generator[bytes]:
 
 
 def opener_of(identities: Sequence[Any]) -> Callable[[Iterator[bytes]], Generator[bytes]]:
-    """Return the function `unsealed`, with these identities."""
+    """Return a function that decrypts as `unsealed` does, with these identities."""
     return lambda sealed: unsealed(sealed, identities)
 
 
 def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the plain bytes of an age file; `sealed` yields its bytes.
+    """Yield the plain bytes of the age file whose bytes `sealed` yields.
 
     Raises:
-        AuthorisationError: no key of `identities` fits.
+        AuthorisationError: no secret key in `identities` can decrypt the age file.
         StateError: the age file is damaged.
-        HashclientError: the error that reading `sealed` raised.
+        HashclientError: the exception that `sealed` raised.
     """
-    # pyrage writes and the caller reads, so pyrage runs in a thread of its own.
+    # pyrage runs in a thread, because it writes to a stream, and the caller reads from a generator.
     source, sink = os.pipe()
     failures: list[HashclientError | OSError] = []
 
@@ -278,6 +279,6 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
         if failures:
             raise failures[0]
     finally:
-        # A thread that still writes into the pipe then fails and ends.
+        # After the pipe is closed, the next write of the thread fails, and the thread ends.
         os.close(source)
         thread.join()

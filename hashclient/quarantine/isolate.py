@@ -1,8 +1,8 @@
-"""Isolates a file: seals the file, proves that it is the file that matched, and then removes it.
+"""Isolates a file: seals it, proves that it is the file that matched, and removes it.
 
-If the process is killed at any time, the file is still in its place, or its sealed copy is
-complete. The next act on the same match finishes an interrupted act. Several files take each step
-together, as in `restore`.
+An act is the isolation of one file. If the process is killed during an act, the file is still in
+its place, or its sealed copy is complete. The next act on the same match finishes an interrupted
+act. Several acts take each step together, so that their files wait for the disk at the same time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from hashclient.quarantine.tombstone import tombstone_text
 from hashclient.system.layout import ITEM_NAME
 from hashclient.system.text import log_path_fields, path_fields
 
-#: States of a match whose file may be in quarantine.
+#: The states of a match whose file may be in quarantine.
 _KEPT = (MatchState.QUARANTINED, MatchState.REPORTED, MatchState.ACKNOWLEDGED)
 
 _CHANGED = "changed: it is not the file that matched any more"
@@ -57,9 +57,9 @@ _OTHER = "changed: it is not the file that was read"
 class Taken(msgspec.Struct, frozen=True):
     """The result of isolating the file of a match.
 
-    `sealed` says whether a complete sealed copy exists, `taken` whether the file was also removed
-    from its place. `detail` describes the result for people. `attention` says that a person should
-    check the result.
+    `sealed` says whether a complete sealed copy exists. `taken` says whether the file was also
+    removed from its place. `detail` describes the result for people. `attention` says whether a
+    person should check the result.
     """
 
     taken: bool
@@ -69,10 +69,11 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """The values that the steps of one act share; `hold` is the hold for the new item.
+    """The values that the steps of one act use; `hold` is the hold on the new item.
 
-    Steps run in threads, so they use the record of matches only in a `Wait`. From Python 3.12 on,
-    threads that run the same query at the same time can get wrong answers.
+    Steps run in threads, so they access the record of matches only through a `Wait`, which is
+    handled in one thread. From Python 3.12 on, threads that run the same SQLite query at the same
+    time can get wrong results.
     """
 
     room: Room
@@ -82,39 +83,42 @@ class _Act(msgspec.Struct, frozen=True):
     hold: Hold | None = None
 
 
-#: An act: yields the changes that must be durable before its next step.
+#: The steps of an act: a generator that yields changes that must be durable before the next step.
 _Steps = Generator[Wait, None, Taken]
 
 
 def take(
     room: Room, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, mark: Mark
 ) -> Iterator[tuple[str, Taken | HashclientError]]:
-    """Seal the files of matches and remove them; yield each id with its result or failure.
+    """Seal the files of matches and remove them; yield each match id with its result or exception.
 
-    `wanted` are the ids of matches; each may have the file that was read, if the caller knows more
-    than the record.
+    `wanted` are ids of matches, each with the file that the scan has read, or None if only the
+    record of matches has this file.
 
-    1. The match may be isolated: it is in place, not withdrawn and not ended, the record says which
-       file was read, and recipients are configured.
-    2. The path is opened without following a link at any of its components. It is the directory in
-       which the file was read, by its inode.
-    3. At the path is a regular file of the right size: the file that was read, by its inode.
-    4. The file is read once; it is sealed into a new folder and digested at the same time.
-    5. The read file is the file that matched: its tags are the tags in the record, and the file has
-       not changed meanwhile.
-    6. The sealed copy is on the disk: it was synced, and reads back as written.
-    7. The folder gets its document, and then its name, both durably.
-    8. The match is still not withdrawn, and the sealing is logged.
-    9. The name of the file is removed, if it still belongs to the sealed file.
-    10. If a tombstone is configured, it is put in the file's place.
-    11. The removal is noted in the record, the log and, last, the document.
+    1. The match is checked: its file is in place, the match is not withdrawn or ended, the record
+       of matches contains the file that was read, and recipients are configured.
+    2. The directory of the path is opened without following a link at any component. The inode
+       shows that it is the directory in which the file was read.
+    3. The file is opened. It must be a regular file with the recorded size, and the inode must be
+       that of the file that was read.
+    4. The file is read once, and is sealed into a new folder and digested at the same time.
+    5. The tags of the read bytes must be the tags in the record, and the file must not have changed
+       while it was read.
+    6. The sealed copy is synced, read back from the disk, and compared with the written bytes.
+    7. The document of the item is written to the folder, and the folder gets its final name, both
+       durably.
+    8. The match must still not be withdrawn, and the sealing is logged.
+    9. The name of the file is removed if it still belongs to the sealed file.
+    10. If a tombstone is configured, the tombstone is written in place of the file.
+    11. The removal is written to the record of matches, then to the log, and then to the document.
 
-    Up to `AT_ONCE` files take steps together, in two halves: while one half waits for the disk, the
-    other half goes on. For each half, the names of all folders are made durable at once (7), one
-    write logs the sealing (8), one write changes the record, and one write logs the removal (11).
+    Up to `AT_ONCE` acts take steps together, in two halves: while the changes of one half are made
+    durable, the other half takes its next step. For each half, one sync makes the names of all
+    folders durable (step 7), one write logs the sealing (step 8), one transaction changes the
+    record, and one write logs the removal (step 11).
 
     Raises:
-        LockedError, StateError: the quarantine cannot be used at all.
+        LockedError, StateError: the quarantine cannot be locked, read or written.
     """
     left = deque(wanted)
     while left:
@@ -132,8 +136,8 @@ def _take_some(
     steps: dict[str, _Steps] = {}
     inodes = set[int]()
     size, most = 0, at_once()
-    # A repeated id waits for the first act. Another name of the same file waits, too: the file
-    # changes when it loses the first name.
+    # A repeated id is left for the next call. A match of another name of the same file is also left
+    # for the next call, because the status of the file changes when its first name is removed.
     while left and left[0][0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id, seen = left[0]
         try:
@@ -159,7 +163,7 @@ def _take_some(
 
 
 def _begin(act: _Act, seen: Seen | None) -> _Steps:
-    """Check whether a file may be isolated, and return the steps that this takes.
+    """Check whether the file of a match may be isolated, and return the steps of the act.
 
     Raises:
         HashclientError: the file cannot be isolated.
@@ -168,8 +172,8 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
     item = room.find(match.id, act.matches)
     if item is not None and not match.in_place:
         return _again(act, item)
-    # Tags of another seal key prove nothing: such an item is not resumed. The file is sealed again,
-    # if it is there.
+    # Tags that were made with another seal key cannot be checked, so an item with such tags is not
+    # resumed. Instead, the file is sealed again if it is still in its place.
     resumed = item if item is not None and room.can_prove(item.key_id) else None
     recipients = _check(act, resumed)  # 1
     hold = _asked_hold(act) if item is None else item.hold
@@ -178,7 +182,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
 
 
 def _again(act: _Act, item: Item) -> _Steps:
-    """Finish acts that a kill has ended after the change of the record; other acts are complete."""
+    """Finish an act that was killed after its change of the record of matches."""
     if item.stage is not Stage.REMOVED:
         yield from _record(act, item, [])
     return Taken(taken=True, sealed=True, detail="in quarantine already")
@@ -191,7 +195,7 @@ def _steps(
     recipients: Sequence[Any],
     resumed: Item | None,
 ) -> _Steps:
-    """Take the steps 2 to 11, or the steps that an earlier act on `resumed` has left.
+    """Take the steps 2 to 11 of `take`, or the remaining steps of an interrupted act on `resumed`.
 
     Raises:
         OSError: the file cannot be sealed.
@@ -228,11 +232,11 @@ def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
 
 
 def _taken_as_another(act: _Act) -> Taken | None:
-    """Close a match whose file another run has found and isolated at the same time.
+    """Close a match whose file another scan has found and isolated at the same time.
 
-    Then each of the two runs has a record of its own, since the file was already gone when the
-    second record was made. Equal path and tags show that the file is the same. Return None if no
-    item in quarantine is this file.
+    In this case, each of the two scans has recorded a match, because the file was already removed
+    when the second match was recorded. The file is the same if path and tags are equal. Return None
+    if no item in quarantine contains this file.
     """
     match = act.match
     for known in act.matches.find(choice=Choice(_KEPT, (match.path,))):
@@ -255,10 +259,10 @@ def _taken_as_another(act: _Act) -> Taken | None:
 
 
 def _seen_before(match: Match, item: Item | None) -> Seen | None:
-    """Return the file that was read, from the record or else from an earlier act on it.
+    """Return the file that was read, from the record of matches or from the item.
 
     Raises:
-        UsageError: neither the record nor the item has the file.
+        UsageError: neither the record nor the item contains the file that was read.
     """
     if is_object_uri(match.path):
         return None
@@ -276,7 +280,7 @@ def _not_sealed(why: str) -> Taken:
 
 
 def _check(act: _Act, item: Item | None) -> list[Any]:
-    """Refuse a match that must not be isolated (step 1), and return the recipients."""
+    """Refuse a match that must not be isolated (step 1 of `take`), and return the recipients."""
     match = act.match
     if match.is_stream:
         raise UsageError(
@@ -285,7 +289,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             "match",
         )
     try:
-        act.room.sealer  # noqa: B018 - read now: it may be missing
+        act.room.sealer  # noqa: B018 - the key is read now because it may be missing
     except StateError as error:
         raise StateError(
             f"without the seal key nobody can prove which file matched: {error.message}",
@@ -321,9 +325,9 @@ def _seal(
     recipients: Sequence[Any],
     replaced: Item | None,
 ) -> Generator[Wait, None, Item | Taken]:
-    """Make a sealed copy (steps 3 to 8); return its item, or why no copy was made.
+    """Take the steps 3 to 8 of `take`; return the new item, or the result if no copy was made.
 
-    The new item replaces `replaced`, if that is given.
+    The new item replaces the item `replaced`, if there is one.
     """
     room, match = act.room, act.match
     if not held.is_seen():  # 3
@@ -363,14 +367,15 @@ def _seal(
         document = room.write(folder / ITEM_NAME, encode_item(item))
         yield Wait(syncs=(copy.sync, document, room.syncing(folder)))  # 6, 7
         copy.prove()  # 6
-        # The replaced item may be removed: the file is in its place, is open, and was just proven.
+        # The replaced item is not needed any more, because the file is in its place, is open, and
+        # was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
     return item
 
 
 def _asked_hold(act: _Act) -> Hold | None:
-    """Return the hold that a body asked for while the file was still in its place."""
+    """Return the hold that an authority requested while the file was still in its place."""
     asked = keep_asked(act.matches.story(act.match.id))
     if asked is None or (until := datetime.fromisoformat(asked["until"])) <= act.room.now():
         return None
@@ -379,10 +384,10 @@ def _asked_hold(act: _Act) -> Hold | None:
 
 
 def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
-    """Return the event of the sealing; it is logged unless the match is withdrawn by then.
+    """Return a `Wait` that logs the sealing, unless the match is withdrawn by then.
 
-    A fetch may withdraw the entry while this file, and the files with it, are sealed. Then the file
-    stays in place, and a copy that `is_new` is removed.
+    A fetch may withdraw the entry while the file is sealed. In this case, the file stays in place,
+    and the sealed copy is removed if `is_new` is set.
     """
 
     def check(match: Match) -> None:
@@ -405,10 +410,10 @@ def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
 
 
 def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
-    """Look at the present state, and finish an earlier act on the match.
+    """Find out the present state of an interrupted act on the match, and finish the act.
 
     Raises:
-        OSError: the present state is not known.
+        OSError: the present state cannot be found out.
     """
     verify_evidence(act.room, item)
     yield _sealed(act, item, is_new=False)  # 8
@@ -440,8 +445,7 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
     """Return whether the held file is the sealed file.
 
     Raises:
-        OSError: the file cannot be read, or changed while it was read, so that the answer is not
-            known.
+        OSError: the file cannot be read, or changed while it was read.
     """
     tags = item.tags_by_algorithm()
     digester = digest_all(held, tags, item.size)
@@ -451,7 +455,7 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
 
 
 def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
-    """Remove the sealed file from its place (step 9), and go on to the end."""
+    """Remove the sealed file from its place (step 9 of `take`), and take the remaining steps."""
     removal = spot.remove(held, item.id)
     if not removal.done:
         return (yield from _left(act, item, removal.why, is_meant=removal.is_meant))
@@ -459,14 +463,14 @@ def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
 
 
 def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> _Steps:
-    """Return the result for a file that was sealed but not removed; the next act tries again."""
+    """Log that a file was sealed but not removed, and return this result."""
     yield Wait(act.room.event("quarantine-incomplete", item, act.mark, detail=why))
     joined = f"sealed, {'and' if is_meant else 'but'} {why}"
     return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
 
 
 def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> _Steps:
-    """Leave the tombstone if `spot` is given, and note the removal (steps 10, 11)."""
+    """Write the tombstone if `spot` is given, and record the removal (steps 10, 11 of `take`)."""
     if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
         remains = (*remains, failure)
     yield from _record(act, item, remains, None if spot is None else spot.names())  # 11
@@ -477,9 +481,10 @@ def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) 
 def _record(
     act: _Act, item: Item, remains: Sequence[str], names: Names | None = None
 ) -> Iterator[Wait]:
-    """Note the removal of the file (step 11).
+    """Record the removal of the file (step 11 of `take`).
 
-    The document is written last, since the next act relies on it.
+    The document is written last, because the next act on the match finishes the step if the
+    document does not show the removal.
     """
     mark = act.mark
 

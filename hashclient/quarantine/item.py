@@ -1,10 +1,11 @@
-"""The items in quarantine: a folder for each, with the sealed copy and its description.
+"""The items in quarantine: each item is a folder with a sealed copy and a document about the file.
 
-`STATE/quarantine/<match id>/` has `evidence.age`, the file sealed in the age format, and
-`item.json`, which says what the file was, where, and how to restore it. A folder is complete in
-itself: with the officer's key, a person can open it even if the rest of the state is lost.
-`restored.json` names the items whose file is back and whose folder must still be removed: a single
-write notes this for many items. `docs/quarantine.md` specifies both documents.
+The folder `STATE/quarantine/<match id>/` contains `evidence.age`, the file encrypted in the age
+format, and `item.json`, which describes the file, its path and its attributes. A person who has the
+officer's secret key can open the sealed copy even if the rest of the state is lost. `restored.json`
+names the items whose files were restored and whose folders must still be removed, so that one write
+records the restoration of many items. `docs/quarantine.md` specifies `item.json` and
+`restored.json`.
 """
 
 from __future__ import annotations
@@ -33,21 +34,22 @@ from hashclient.system.text import excerpt, path_of, printable
 
 FORMAT = "hashclient-quarantine-item/1"
 NOTES_FORMAT = "hashclient-quarantine-restored/1"
-#: Extended attributes may take some megabytes; nothing else in the document is large.
+#: The highest size of `item.json` in bytes, most of which extended attributes may use.
 MAX_ITEM_BYTES = 1 << 25
 
 _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
 
 _Id = Annotated[str, msgspec.Meta(pattern=rf"\A{_ID.pattern}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-#: The highest id of a user: the next number means -1, which leaves an owner unchanged.
+#: A user or group id. The next higher number is excluded, because chown(2) reads it as -1, which
+#: leaves an owner unchanged.
 _Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
 _Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Stage(enum.StrEnum):
-    """How far isolating a file has come: the copy is sealed; the file is removed from its place."""
+    """The stage of an isolation: the sealed copy exists, or the file was also removed."""
 
     SEALED = "sealed"
     REMOVED = "removed"
@@ -58,7 +60,7 @@ def _text(text: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A person who did something, why and when."""
+    """Who performed an act, why, and when."""
 
     by: str
     reason: str
@@ -66,30 +68,30 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, by: str, reason: str, time: datetime) -> Mark:
-        """Return a mark whose texts are printable, whatever bytes they came from."""
+        """Return a mark whose texts are valid Unicode; bytes that are not UTF-8 are replaced."""
         return cls(_text(by), _text(reason), time)
 
 
 class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
-    """A note that the file was restored, with its path, if that is not the original path."""
+    """A restoration of a file: who, why, when, and the new path if it is not the original path."""
 
     in_place: bool = True
     path: str | None = None
     path_b64: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a path that is not base64; the error of msgspec then names the document."""
+        """Refuse a `path_b64` that is not base64, so that decoding the document fails."""
         path_of(self.path or "", self.path_b64)
 
 
 class Hold(Mark, frozen=True, forbid_unknown_fields=True):
-    """A hold, with its end; a hold without an end lasts until a person releases it."""
+    """A hold on an item, and its end; a hold without an end lasts until a person releases it."""
 
     until: _Time | None = None
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry that the file matched: the form of a `Hit` in `item.json`."""
+    """An entry that the file matched, in the form in which `item.json` contains a `Hit`."""
 
     list: str
     entry: str
@@ -103,13 +105,13 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.convert(hit_fields(hit), cls)
 
     def value(self) -> Hit:
-        """Return the stored hit."""
+        """Return the entry as a `Hit`."""
         algorithms = tuple(Algorithm.from_label(label) for label in self.algorithms)
         return Hit(self.list, self.entry, self.category, self.generation, algorithms, complete=True)
 
 
 class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that belongs to the item: its path, its sealed copy, and who has added it."""
+    """A file that was added to an item: its path, its sealed copy, and who added it."""
 
     path: str
     path_b64: str | None
@@ -121,15 +123,15 @@ class Belonging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def file(self) -> str:
-        """Where the file was, decoded with surrogateescape."""
+        """The path of the file, decoded with surrogateescape."""
         return path_of(self.path, self.path_b64)
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The attributes of a file when it was sealed; `xattrs` base64, times in ns since 1970.
+    """The attributes of a file when it was sealed; `xattrs` are base64, times are ns since 1970.
 
-    After an interruption, `device`, `inode` and `directory_inode` show whether the same file is
-    still at the path. `links` counts all names that the file had.
+    `device`, `inode` and `directory_inode` show, after an interrupted act, whether the same file is
+    still at the path. `links` is the number of names that the file had.
     """
 
     device: int
@@ -145,18 +147,19 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def seen(self) -> Seen:
-        """The inodes of file and directory, without devices: their numbers may have changed."""
+        """The inodes of file and directory, without device numbers, which may have changed."""
         return Seen(None, self.directory_inode, None, self.inode)
 
 
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `item.json`.
 
-    `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
-    `context` are the files that belong to the item, in the order of their numbers, from 1.
-    `tombstone` is the text left in place of the file, if any. `restored` is set if the file was
-    restored, and only the folder has to be removed. The value comes from `restored.json`, or from
-    the document if an earlier version has restored the file.
+    `size` and `evidence_bytes` are lengths in bytes. `tags` are hexadecimal, and were made with the
+    key `key_id`. `context` are the files that were added to the item, in the order of their
+    numbers, from 1. `tombstone` is the text that is written in place of the file, if the
+    configuration sets a text. `restored` is set if the file was restored and only the folder of the
+    item must be removed. The value of `restored` is read from `restored.json`, or from `item.json`
+    if an earlier version of hashclient has restored the file.
     """
 
     format: str = FORMAT
@@ -180,24 +183,24 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def file(self) -> str:
-        """Where the file was, decoded with surrogateescape."""
+        """The path of the file, decoded with surrogateescape."""
         return path_of(self.path, self.path_b64)
 
     def held(self, now: datetime) -> Hold | None:
-        """Return the hold that is in force, or None."""
+        """Return the hold that is in force at the time `now`, or None."""
         hold = self.hold
         return hold if hold is not None and (hold.until is None or now < hold.until) else None
 
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
-        """Return the tags in the form of a match."""
+        """Return the tags as bytes, by algorithm."""
         return {Algorithm.from_label(a): bytes.fromhex(tag) for a, tag in self.tags.items()}
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A note that the file of an item was restored.
+    """The record in `restored.json` that the file of an item was restored.
 
-    A file that is isolated again may have the same id, but never the same sealed copy: an earlier
-    note does not apply to it.
+    `evidence_sha256` identifies the sealed copy. A note does not apply to a later item with the
+    same id, because the later item has another sealed copy.
     """
 
     evidence_sha256: str
@@ -205,18 +208,18 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The content of `restored.json`: a note for each item, by id."""
+    """The content of `restored.json`: a note for each item, by the id of the item."""
 
     format: str = NOTES_FORMAT
     items: dict[_Id, Note]
 
 
-@functools.lru_cache(maxsize=1 << 10)  # each act looks this up several times
+@functools.lru_cache(maxsize=1 << 10)  # each act calls this function several times
 def folder_path(directory: Path, match_id: str) -> Path:
     """Return the folder of an item in the quarantine `directory`.
 
     Raises:
-        UsageError: `match_id` has not the form of an id.
+        UsageError: `match_id` is not a well-formed id.
     """
     if not _ID.fullmatch(match_id):
         raise UsageError(
@@ -236,12 +239,12 @@ def evidence_path(directory: Path, match_id: str) -> Path:
 
 
 def context_path(folder: Path, number: int) -> Path:
-    """Return the path of the sealed copy of a file that belongs to an item; the first is 1."""
+    """Return the path of the sealed copy of an added file; numbers begin at 1."""
     return folder / f"evidence.{number}.age"
 
 
 def item_ids(directory: Path) -> list[str]:
-    """Return the ids of all items in the quarantine `directory`, which need not exist.
+    """Return the ids of all items in the quarantine `directory`; none if it does not exist.
 
     Raises:
         StateError: the directory cannot be read.
@@ -255,9 +258,9 @@ def item_ids(directory: Path) -> list[str]:
 
 
 def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None = None) -> Item:
-    """Read the document of one item in the quarantine `directory`, and its note.
+    """Return the item `match_id` in the quarantine `directory`, from its document and its note.
 
-    `notes` is the result of `load_notes`, if the caller has it.
+    `notes` is the result of `load_notes`, or None if this function must call `load_notes`.
 
     Raises:
         UsageError: no item has this id.
@@ -286,7 +289,7 @@ def load_item(directory: Path, match_id: str, notes: Mapping[str, Note] | None =
 
 
 def load_notes(directory: Path) -> dict[str, Note]:
-    """Return which items in the quarantine `directory` were restored, by id.
+    """Return the notes about restored items in the quarantine `directory`, by id.
 
     Raises:
         StateError: the document cannot be read or is damaged.
@@ -307,7 +310,7 @@ def load_notes(directory: Path) -> dict[str, Note]:
 
 
 def save_notes(directory: Path, notes: dict[str, Note]) -> None:
-    """Replace the notes, durably; without notes, remove the document.
+    """Write `restored.json` durably; without notes, remove it.
 
     Raises:
         StateError: the notes cannot be written.
@@ -324,10 +327,10 @@ def save_notes(directory: Path, notes: dict[str, Note]) -> None:
 
 
 def parse_item(data: bytes, match_id: str, path: Path) -> Item:
-    """Decode a document strictly; `path` is for messages.
+    """Decode and check the document of an item; `path` is for messages.
 
     Raises:
-        StateError: the document is not in our format, or belongs to another item.
+        StateError: the document is not well-formed, or belongs to another item.
     """
     if len(data) > MAX_ITEM_BYTES:
         raise _damaged(path, "too large")
@@ -351,9 +354,9 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
 
 
 def _is_whole_path(path: str) -> bool:
-    """Return whether a path is absolute and without `..`, like every recorded path.
+    """Return whether a path is absolute and has no empty component, no `.` and no `..`.
 
-    The URI of an object counts, too.
+    The URI of an object is accepted, too.
     """
     if is_object_uri(path):
         return parse_uri(path).text == path
@@ -362,7 +365,7 @@ def _is_whole_path(path: str) -> bool:
 
 
 def encode_item(item: Item) -> bytes:
-    """Return the document as text that people can read."""
+    """Return the document of an item as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(item), indent=2) + b"\n"
 
 

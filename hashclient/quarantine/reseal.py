@@ -1,8 +1,9 @@
-"""Seals the items in quarantine to other public keys, when officers change.
+"""Seals the items in quarantine to other public keys, for example when an officer leaves.
 
-The sealed copy is opened with an old key, in memory, and encrypted again at the same time, so plain
-bytes are never on a disk. The new copy replaces the old copy in one step. If the process is killed
-at any time, the old or the new copy exists, complete, with its document.
+The sealed copy is decrypted with an old key in memory and encrypted again at the same time, so
+plain bytes are never written to a disk. The new copy replaces the old copy in one step. If the
+process is killed at any time, the folder of the item contains either the old or the new copy with
+its document.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from hashclient.system.text import printable
 
 
 class Resealed(msgspec.Struct, frozen=True):
-    """The item in its new state, and whether it was sealed again or had these recipients."""
+    """The item after the act; `done` is False if the item already had the new recipients."""
 
     item: Item
     done: bool
@@ -50,20 +51,20 @@ def reseal(
     matches: Matches,
     mark: Mark,
 ) -> Resealed:
-    """Seal the item of a match to `recipients`, and to nobody else.
+    """Seal the item of a match to the public keys `recipients` only.
 
-    1. The item is here, is not being destroyed, and has other recipients. The disk has space for
-       the new copy.
-    2. The intent to open the copy, and the new recipients, are logged.
-    3. The copy is opened in memory and sealed into a new folder at the same time.
-    4. The content is the file: the old copy was unchanged, the size is right, and the tags are
-       right, if the seal key is still the same.
-    5. The new copy is on the disk, and reads back as written.
-    6. A record in the log says that the new copy is complete, and will now replace the old copy.
-    7. The new copy with its document replaces the old copy in one step, durably.
-    8. The old copy is removed, and the history of the match records the change.
+    1. The item must exist, must not be being destroyed, and must have other recipients. The disk
+       must have space for the new copy.
+    2. The intent to open the sealed copy is logged with the new recipients.
+    3. The sealed copy is decrypted in memory and encrypted into a new folder at the same time.
+    4. The SHA-256 of the old copy and the size of the plain content are checked. The tags are
+       checked if the seal key is still the same.
+    5. The new copy is synced, read back from the disk, and compared with the written bytes.
+    6. An event in the log says that the new copy is complete and will now replace the old copy.
+    7. The new folder replaces the old folder in one step, durably.
+    8. The old folder is removed, and the history of the match records the change of recipients.
 
-    An item on hold can be sealed again, too, since none of its content is lost.
+    An item on hold can be sealed to other keys, too, because no content is lost.
 
     Raises:
         UsageError, AuthorisationError, StateError, AuditError: as for `Quarantine.reseal`.
@@ -128,10 +129,10 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the file of an item from its sealed copy; at the end, raise if it is another file.
+    """Yield the plain bytes of an item's file; at the end, check that the file is the right file.
 
     Raises:
-        AuthorisationError: no key of `identities` fits.
+        AuthorisationError: no secret key in `identities` can open the copy.
         StateError: the copy is damaged, or cannot be read.
     """
     path = room.evidence(item.id)
@@ -145,10 +146,10 @@ def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[byte
 def _plain(
     room: Room, path: Path, sha256: str, size: int, plain: Digester, identities: Sequence[Any]
 ) -> Generator[bytes]:
-    """Yield a file from its sealed copy, which has this SHA-256; `plain` digests the bytes.
+    """Yield the plain bytes of the sealed copy `path`, and update `plain` with these bytes.
 
     Raises:
-        AuthorisationError: no key of `identities` fits.
+        AuthorisationError: no secret key in `identities` can open the copy.
         StateError: the copy is damaged, or cannot be read.
     """
     sealed = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""Restores files: opens sealed copies, proves them, puts files in place, and drops the items.
+"""Restores files: decrypts and checks sealed copies, puts files in place, and removes the items.
 
-A new file gets its name when it is complete, if the file system supports that; it never replaces
-another file. The sealed copy is removed last. Several items take each step together: waiting for
-the disk takes little longer for many items than for one.
+A new file gets its name when it is complete, and never replaces another file. The sealed copy is
+removed last. Several items take each step together, because making many files durable together
+takes little longer than making one file durable.
 """
 
 from __future__ import annotations
@@ -53,24 +53,26 @@ from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import log_path_fields, path_fields, path_of, printable
 
-#: The attributes that show that a file in place was restored by an interrupted act.
+#: The attributes that must be equal if a file in place was restored by an interrupted act.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
-#: How many groups of items are restored before other acts may use the quarantine.
+#: How many groups of items are restored before the lock of the quarantine is released for other
+#: acts.
 _IN_A_ROW = 4
-#: The errors of a file system on which each file needs a name.
+#: The errors of open(2) with O_TMPFILE on a file system that has no files without names.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """Where a file was restored, and which of its attributes could not be set (`missing`)."""
+    """The path of a restored file, and the attributes that could not be set (`missing`)."""
 
     path: str
     missing: tuple[str, ...]
 
 
-#: An act: yields changes to wait for; returns the item in its new state.
+#: The steps of an act: a generator that yields changes that must be durable before the next step,
+#: and returns the item after the act.
 _Steps = Generator[Wait, None, tuple[Item, Restored]]
-#: The result or the failure by id; None while the act runs.
+#: The result or the exception of each act, by id; None while the act runs.
 _Outcomes = dict[str, Restored | HashclientError | None]
 
 
@@ -84,33 +86,35 @@ def restore(
     to: Path | None,
     allow_standing: bool,
 ) -> Iterator[tuple[str, Restored | HashclientError]]:
-    """Open sealed copies and put the files back; yield each id with its result or failure.
+    """Decrypt sealed copies and put the files in place; yield each id with its result or exception.
 
-    1. The item may be restored: it is not on hold, and its entries are withdrawn, or
-       `allow_standing` is set.
-    2. The place exists and is free. No link leads to the place. The directory is the directory from
-       which the file was taken; another directory is allowed only if nobody else may change the
-       path to it. For a place that the user has just named, see `open_named`.
-    3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
-       or with an unused name.
-    4. The content is the file: the copy was unchanged, the size is right, and the tags are right,
-       if the seal key is still the same.
-    5. The file gets its attributes, is on the disk, and reads back as decrypted. The file gets
-       set-id bits and capabilities only in the directory that it was taken from, or if others may
-       not write to the directory. Reading the file back leaves its times as they are, so nothing
+    1. The item must not be on hold, and its match must be withdrawn, or `allow_standing` is set.
+    2. The directory of the place must exist, and no file may have the name. The path must not
+       contain a link. The directory must be the directory from which the file was taken; another
+       directory is allowed only if no other user may change the path to it. For a place that the
+       user has just named, the rules of `open_named` apply.
+    3. The intent to open the sealed copy is logged, and the sealed copy is decrypted into a file
+       without a name or with an unused name.
+    4. The SHA-256 of the sealed copy and the size of the plain content are checked. The tags are
+       checked if the seal key is still the same.
+    5. The file gets its attributes, is synced, and is read back from the disk. The file gets set-id
+       bits and capabilities only in the directory from which it was taken, or if no other user may
+       change the path to the directory. Reading the file back does not change its times, so nothing
        has to be written after this step.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
-       The name still belongs to the restored file.
-    7. The restoring is logged, then noted in the quarantine, then in the record.
-    8. The item is dropped.
+       Afterwards, the name must belong to the restored file.
+    7. The restoration is written to the log, then to `restored.json`, then to the record of
+       matches.
+    8. The folder of the item is removed.
 
-    Up to `AT_ONCE` items take steps together, in two halves: while the writes of one half become
-    durable, the other half goes on. For each half, one write logs the intents (3), one logs the
-    restoring (7), one notes it in the items, and one changes the record. The items are dropped
-    while the next items are opened.
+    Up to `AT_ONCE` acts take steps together, in two halves: while the changes of one half are made
+    durable, the other half takes its next step. For each half, one write logs the intents (step 3)
+    and one write logs the restorations (step 7). For all acts, one write changes `restored.json`,
+    and one transaction changes the record of matches. Folders are removed while the next items are
+    restored.
 
     Raises:
-        LockedError, StateError: the quarantine cannot be used at all.
+        LockedError, StateError: the quarantine cannot be locked, read or written.
     """
 
     def begin(item: Item) -> _Steps:
@@ -141,9 +145,9 @@ def _restore_some(
     *,
     allow_standing: bool,
 ) -> list[Item]:
-    """Take the first ids from `left`, and restore their items together; return items to drop.
+    """Take the first ids from `left`, and restore their items; return items whose folders remain.
 
-    Items restored `before` are removed meanwhile. The results are added to `outcomes`.
+    The folders of the items `before` are removed meanwhile. The results are added to `outcomes`.
     """
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
@@ -151,7 +155,7 @@ def _restore_some(
     known = matches.look_up_all([*itertools.islice(left, most)])
     notes = load_notes(room.directory)
     for _ in range(most):
-        # An id that was given twice waits until its item is gone.
+        # A repeated id is left for the next call, when its item is removed.
         if not left or left[0] in outcomes or size >= AT_ONCE_BYTES:
             break
         match_id = left.popleft()
@@ -191,9 +195,9 @@ def _restore_some(
 def _together(
     room: Room, items: Sequence[Item], do: Callable[[Sequence[Item]], None]
 ) -> dict[str, HashclientError]:
-    """Call a function with all items (steps 7 and 8); return the failures.
+    """Call `do` with all items (steps 7 and 8 of `restore`); return the exceptions by id.
 
-    If the call fails for all items together, each item is tried alone.
+    If the call with all items fails, `do` is called with each item separately.
     """
     if not items:
         return {}
@@ -213,7 +217,7 @@ def _together(
 def _steps(
     room: Room, item: Item, identities: Sequence[Any], mark: Mark, to: Path | None
 ) -> _Steps:
-    """Take the steps 2 to 7 with one item; yield the events to log before it goes on.
+    """Take the steps 2 to 7 of `restore` with one item; yield the changes to make durable.
 
     Raises:
         HashclientError: the item cannot be restored.
@@ -254,11 +258,11 @@ def _check(item: Item, match: Match | None, now: datetime, *, allow_standing: bo
 
 
 def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
-    """Refuse a directory that others may have put in place of the file's former directory.
+    """Refuse a directory that other users may have put at the path of the original directory.
 
     Raises:
-        UsageError: refused.
-        OSError: the owners and modes on the way to the directory cannot be read.
+        UsageError: the directory is refused.
+        OSError: owners and modes of the components of the path cannot be read.
     """
     if is_named or item.origin.seen.is_directory(os.fstat(place.fd)):
         return
@@ -274,11 +278,11 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
 def _put(
     room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark
 ) -> Generator[Wait, None, list[str]]:
-    """Put the file in its place (steps 2 to 7); return which attributes could not be set.
+    """Put the file in place (steps 2 to 7 of `restore`); return attributes that could not be set.
 
     Raises:
-        OSError: the place cannot be used.
-        HashclientError: the place is taken, or the sealed copy cannot be opened.
+        OSError: the directory of the place cannot be read or written.
+        HashclientError: another file has the name, or the sealed copy cannot be opened.
     """
     to = log_path_fields(place.path)
     before = place.status()
@@ -311,7 +315,7 @@ def _put(
                     hint="the sealed copy is kept; choose another place with --output",
                 )
         hidden = place.at(PRIVATE_NAME.format(item.id))
-        if has_tombstone(hidden, item):  # moved aside by a killed act
+        if has_tombstone(hidden, item):  # a killed act has renamed the tombstone
             os.unlink(hidden.name, dir_fd=hidden.fd)
         yield Wait(
             room.event("restored", item, mark, to=to, missing=missing),
@@ -321,7 +325,7 @@ def _put(
 
 
 def _sync(place: Place, fd: int, sync: Callable[[int], object]) -> None:
-    """Make a file durable, or the names in a directory; until then the sealed copy stays."""
+    """Make a file, or the names in a directory, durable by calling `sync`."""
     with _errors(place):
         sync(fd)
 
@@ -343,7 +347,7 @@ def _is_taken(place: Place) -> UsageError:
 
 @contextlib.contextmanager
 def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
-    """Open a new private file in the directory of a place; yield it, with its name or None."""
+    """Open a new file with mode 0600 in the directory of a place; yield it and its name or None."""
     flags, name = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME, None
     try:
         fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)
@@ -372,10 +376,10 @@ def _give_name(place: Place, fd: int, name: str | None) -> None:
 
 
 def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence[Any]) -> str:
-    """Open the sealed copy into the file open as `fd`; return the SHA-256, hexadecimal.
+    """Decrypt the sealed copy into the file `fd`; return the SHA-256 of the file, hexadecimal.
 
     Raises:
-        AuthorisationError: no identity opens the copy.
+        AuthorisationError: no secret key in `identities` can open the copy.
         StateError: the sealed copy is damaged, or the file cannot be written.
     """
     path = room.evidence(item.id)
@@ -413,10 +417,10 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
 
 def _is_there(place: Place, fd: int, sha256: str) -> bool:
-    """Return whether an interrupted act has already put the file open as `fd` in its place.
+    """Return whether an interrupted act has already restored the file that is open as `fd`.
 
-    The file in place is then durable. A file of the same content with another owner, mode or time
-    belongs to somebody else.
+    If the result is True, the file in place is durable. A file with the same content and another
+    owner, mode or time was not restored by an act.
     """
     expected = os.fstat(fd)
     try:

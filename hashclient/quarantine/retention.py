@@ -1,9 +1,10 @@
-"""Holds, due dates and purging: how long an item is kept, and how it is destroyed.
+"""Holds, due dates and purges: how long an item is kept, and how it is destroyed.
 
-The configuration sets how long an item is kept after its report was handed over, unless this report
-is retracted. After this time the item is due. Before, not even a forced purge destroys the item;
-only the order of a competent authority does. A hold outranks everything. A purge is logged before
-and after; the next purge finishes an interrupted purge.
+The configuration sets how long an item is kept after its report was handed over. After this time
+the item is due for destruction; before this time, a forced purge does not destroy the item, and
+only the order of a competent authority does. A retracted report does not count. An item on hold is
+never destroyed. A purge is logged before and after the destruction; the next purge finishes an
+interrupted purge.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _UNRECORDED = "not in the record of matches: `quarantine recover` records it aga
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Whether an item may be destroyed now; when it may be destroyed, if known; and the reason."""
+    """Whether an item is due for destruction, since when or from when on, and the reason."""
 
     is_due: bool
     at: datetime | None
@@ -44,7 +45,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """The result of a purge; `done` is None in a dry run for an item that may be destroyed."""
+    """The result of a purge; `done` is None for an item that a real run would destroy."""
 
     item: Item
     done: bool | None
@@ -54,7 +55,7 @@ class Purged(msgspec.Struct, frozen=True):
 def hold(
     room: Room, match_id: str, matches: Matches, mark: Mark, until: datetime | None = None
 ) -> Item:
-    """Put an item on hold; this reason is added to an earlier hold, and the later end counts.
+    """Put an item on hold; an earlier hold gets this reason as well, and the later end.
 
     Raises:
         UsageError, StateError, AuditError: as for `Quarantine.hold`.
@@ -79,7 +80,7 @@ def hold(
 
 
 def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
-    """Record matches of items again that are missing in the record of matches; yield the items.
+    """Record again the matches of items that the record of matches lacks; yield the items.
 
     Raises:
         StateError, AuditError: as for `Quarantine.recover`.
@@ -95,7 +96,7 @@ def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
 
 
 def _match_of(item: Item) -> Match:
-    """Return a match with the facts from its item."""
+    """Return a match with the values from its item."""
     is_removed = item.stage is Stage.REMOVED
     return Match(
         id=item.id,
@@ -135,7 +136,7 @@ def _note(room: Room, item: Item, event: str, mark: Mark, matches: Matches) -> N
 
 
 def due(room: Room, item: Item, matches: Matches) -> Due:
-    """Return when an item may be destroyed, or why it may not.
+    """Return when an item is due for destruction, or why it is not due.
 
     Raises:
         StateError: the record of matches cannot be read.
@@ -149,7 +150,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
-    # Only the history of the match shows which report it was, and whether the report was retracted.
+    # The state of the match does not show a retracted report, so the history of the match is read.
     whole = matches.story(item.id)
     if (order := destruction_ordered(whole)) is not None:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
@@ -166,7 +167,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
 
 
 def _handed_over(story: Sequence[Step]) -> datetime | None:
-    """Return when a standing report was handed over last, or at least acknowledged."""
+    """Return the last time when a report that is not retracted was handed over or acknowledged."""
     steps = standing_steps(story)
     for state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED):
         if times := [step.time for step in steps if step.event == state]:
@@ -175,9 +176,10 @@ def _handed_over(story: Sequence[Step]) -> datetime | None:
 
 
 def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | None) -> str | None:
-    """Return why an item that is not due must stay, even if a person wants it destroyed, or None.
+    """Return why an item that is not due must not be destroyed by force or by `order`, or None.
 
-    An `order` of an authority outranks the period, but no hold.
+    An `order` of an authority permits destruction before the end of `keep_days`, but not during a
+    hold.
     """
     now, days = room.now(), room.config.keep_days
     if item.held(now) is not None:
@@ -193,7 +195,7 @@ def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | 
 
 
 def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
-    """Return why an item cannot become due in its present state, or None."""
+    """Return why an item is not due, whatever the time is, or None."""
     if (hold := item.held(now)) is not None:
         end = "" if hold.until is None else f", until {for_people(hold.until)}"
         return f"on hold since {hold.time:%Y-%m-%d}, by {printable(hold.by)}{end}"
@@ -214,20 +216,21 @@ def purge(
     order: str | None,
     dry_run: bool,
 ) -> Purged:
-    """Destroy a due item; with `force` or an authority's `order`, also an item that is not due.
+    """Destroy an item that is due; with `force` or an authority's `order`, also an item not due.
 
-    `force` is not enough before `keep_days` have passed since a report. No item on hold is
+    `force` has no effect before `keep_days` have passed since a report. An item on hold is not
     destroyed.
 
-    1. Item and record are read under the lock, and allow the destruction of the item.
-    2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
-    3. The record of the match says that the item is purged, unless the file is still in its place.
-       If the item is not due any more, since a report was retracted meanwhile, the purge ends here.
-    4. The sealed copy is unlinked, and so are the files that belong to the item and the facts about
-       its source.
-    5. The destruction is logged, and the rest of the item is dropped.
+    1. The item and the record of matches are read under the lock, and must permit the destruction.
+    2. The intent to destroy the item is logged. If logging fails, nothing is destroyed.
+    3. The match gets the state `PURGED` in the record, unless the file is still in its place. If
+       the item is not due any more, for example because a report was retracted meanwhile, the purge
+       ends without destroying the item.
+    4. The sealed copy, the sealed copies of added files, and the facts about the source are
+       unlinked.
+    5. The destruction is logged, and the folder of the item is removed.
 
-    A kill after step 3 leaves an item that is due: the next purge continues.
+    If the process is killed after step 3, the item is due, and the next purge destroys the rest.
 
     Raises:
         UsageError, StateError, AuditError: as for `Quarantine.purge`.

@@ -1,9 +1,9 @@
-"""The place of a file: an open directory, opened without following a link, and a name in it.
+"""Opens the directory of a file without following links, and removes exactly this file.
 
-All operations use the open directory, so a change of the path above cannot lead to another
-directory. A name is moved without replacing another file. A file is unlinked only under a private
-name, which nobody else uses, and after proof that it is the right file. Errors are the system's;
-`reason_of` puts them in words.
+All operations use the open directory, so a change of the path cannot lead them to another
+directory. A file is renamed without replacing another file. A file is unlinked only under a private
+name, which no other program uses, and after a check that it is the right file. The functions raise
+`OSError`; `reason_of` returns a message for an `OSError`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from hashclient.system.beneath import (
 from hashclient.system.strangers import stranger_on
 from hashclient.system.text import printable
 
-#: The name of a file in the short time between the move aside and the unlink.
+#: The private name, under which a file is checked and then unlinked; `{}` is the match id.
 PRIVATE_NAME = ".hashclient-{}"
-#: The name of a file while it is written. A leftover of a kill is replaced.
+#: The name of a file while it is written; a file of this name that a killed process has left is
+#: replaced.
 NEW_NAME = ".hashclient-{}.new"
 
-#: From linux/fs.h; Python defines none of these constants.
+#: The ioctl(2) request for the attributes of `chattr`, and two attributes, from linux/fs.h.
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
 
-#: Why a file is still in place although its name was removed without an error.
+#: The message if a file is still in place although its name was removed without an error.
 KEPT = "its file system has kept a name that it seemed to remove"
-#: The words for an empty place.
+#: The message if no file is in the place.
 GONE = "not there any more"
 _WORDS = {
     errno.ENOENT: GONE,
@@ -56,7 +57,7 @@ _WORDS = {
 
 
 class Place(msgspec.Struct, frozen=True):
-    """An open directory, its path, and a name in it; `os.fsencode` returns the name's bytes."""
+    """An open directory, its path, and a file name in it, decoded with surrogateescape."""
 
     fd: int
     directory: str
@@ -64,7 +65,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The path of the place."""
+        """The path of the file name."""
         return os.path.join(self.directory, self.name)  # noqa: PTH118 - any bytes
 
     def at(self, name: str) -> Place:
@@ -72,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
         return Place(self.fd, self.directory, name)
 
     def status(self) -> os.stat_result | None:
-        """Return the status of the file there, or of a link itself; None if the place is empty.
+        """Return the status of the file or link with this name; None if there is none.
 
         Raises:
             OSError: the status cannot be read.
@@ -89,13 +90,14 @@ class Place(msgspec.Struct, frozen=True):
     def identity(self) -> tuple[int, int]:
         """Return the device and the inode of the directory.
 
-        The inode alone is not enough: the top directories of two disks have the same inode.
+        The inode does not suffice, because the top directories of two disks can have the same
+        inode.
         """
         status = os.fstat(self.fd)
         return status.st_dev, status.st_ino
 
     def sync(self) -> None:
-        """Make changes of names durable.
+        """Make changes of names in the directory durable.
 
         Raises:
             OSError: the directory cannot be synced.
@@ -103,16 +105,17 @@ class Place(msgspec.Struct, frozen=True):
         sync_directory(self.fd)
 
     def try_sync(self) -> None:
-        """Make changes of names durable if possible, where a failure does no harm."""
+        """Make changes of names in the directory durable, and ignore a failure."""
         with contextlib.suppress(OSError):
             self.sync()
 
 
 class Removal(enum.Enum):
-    """How the removal of a file ends.
+    """How the removal of a file ended.
 
-    Except after REMOVED, the file has its old name again; if somebody has taken the old name
-    meanwhile, the file is STRANDED under the private name.
+    After OTHER (it was another file) and CHANGED (the file has changed), the file has its old name
+    again. After STRANDED, the file has the private name, because another file has got the old name
+    meanwhile.
     """
 
     REMOVED = enum.auto()
@@ -122,7 +125,7 @@ class Removal(enum.Enum):
 
 
 def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
-    """Return whether a file is the same and unchanged, as far as is known."""
+    """Return whether two statuses show the same file without a change."""
     return all(
         getattr(before, name) == getattr(after, name)
         for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -131,7 +134,7 @@ def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def open_place(path: str) -> Iterator[Place]:
-    """Open the directory of an absolute path, of any length, through no link.
+    """Open the directory of an absolute path of any length; no component may be a link.
 
     Raises:
         OSError: a component is a link (ELOOP, with its path), is missing or is not a directory.
@@ -144,11 +147,11 @@ def open_place(path: str) -> Iterator[Place]:
 def open_named(path: Path) -> Iterator[Place]:
     """Open the directory of an absolute path that the user has just named.
 
-    Links are followed if nobody else could have put them there.
+    Links are followed if no other user could have made them.
 
     Raises:
-        OSError: the directory cannot be opened, or is behind a link that others could have changed
-            (ELOOP).
+        OSError: the directory cannot be opened, or the path contains a link that another user could
+            have made (ELOOP).
     """
     try:
         directory = Directory.plain(path.parent)
@@ -162,14 +165,14 @@ def open_named(path: Path) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
-    """Open the regular file at a place for reading; yield the descriptor and the status.
+    """Open the regular file at a place for reading; yield its descriptor and its status.
 
     Raises:
         OSError: the file cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
             types).
     """
-    # The type is checked before opening, since opening a device may have effects. The checked file
-    # itself is opened, so this may block until a lease on the file is broken.
+    # The type is checked before the file is opened for reading, because opening a device may have
+    # effects. Opening the file may block until another process has released a lease on it.
     known = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
     try:
         mode = os.fstat(known).st_mode
@@ -180,8 +183,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # The place has a file. An error of the file system, or of a system without /proc, must
-            # not mean that the place is empty.
+            # These errors would mean that the place has no regular file, but it has one. The cause
+            # may be the file system, or a missing /proc.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -190,34 +193,35 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     try:
         yield fd, os.fstat(fd)
     finally:
-        with contextlib.suppress(OSError):  # it was only read; some file systems fail here
+        with contextlib.suppress(OSError):  # some file systems report an error
             os.close(fd)
 
 
 def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) -> Removal:
-    """Unlink the name at a place if it is the file open as `fd`, unchanged since `status`.
+    """Unlink the name at a place if its file is open as `fd`, and is unchanged since `status`.
 
-    1. The file is unchanged, as far as the system knows.
-    2. The name is moved to the name `private` in the same directory, without replacing a file; if
-       `private` is taken, to a random name. From here on nobody can exchange the file through its
-       old name.
-    3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise the
-       file is moved back.
-    4. The private name is unlinked, and neither name belongs to the file any more: a file system
-       of a program may say that it did what it did not do, or join two directories that both have
-       the file.
+    1. The status of the file must be unchanged.
+    2. The file is renamed to `private` in the same directory, without replacing a file, or to a
+       random name if `private` is taken. After the rename, other programs cannot exchange the file
+       through its old name.
+    3. The renamed file must have the same inode, size and modification time. Otherwise it gets its
+       old name again.
+    4. The private name is unlinked, and neither name may belong to the file any more. This is
+       checked because a FUSE file system may report success without removing a name, or may combine
+       two directories that both contain the file.
 
-    A kill in between leaves the file under the private name; the next act deals with it. The
-    caller syncs the directory: until then, a power loss can bring the name back.
+    If the process is killed meanwhile, the file keeps the private name until the next act on the
+    match. The caller must sync the directory, because a power loss before the sync can undo the
+    removal.
 
     Raises:
-        OSError: the name cannot be moved or unlinked; the name is restored, if possible.
+        OSError: the file cannot be renamed or unlinked; it gets its old name again, if possible.
     """
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED
     try:
         hidden = _move_aside(place, private)  # 2
-    except NotADirectoryError:  # a directory, which cannot replace a file
+    except NotADirectoryError:  # the name belongs to a directory
         return Removal.OTHER
     try:
         found = os.stat(hidden.name, dir_fd=place.fd, follow_symlinks=False)  # 3
@@ -236,12 +240,12 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
 
 
 def put_back(hidden: Place, name: str) -> bool:
-    """Move the file at `hidden` back to `name`; return False if `name` is taken, for example."""
+    """Rename the file at `hidden` to `name`; return False if this fails."""
     try:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.try_sync()  # the file has the old or the private name
+    hidden.try_sync()  # a failure does no harm
     return True
 
 
@@ -255,7 +259,7 @@ def _move_aside(place: Place, private: str) -> Place:
 
 
 def reason_of(error: OSError, place: Place | None = None) -> str:
-    """Return in words why an operation at a place failed."""
+    """Return a message that says why an operation at a place failed."""
     if error.errno == errno.ELOOP:
         where = printable(os.fsdecode(error.filename)) if error.filename else "it is one"
         return f"a link leads to it ({where}): scan it by its real path"
@@ -265,7 +269,7 @@ def reason_of(error: OSError, place: Place | None = None) -> str:
 
 
 def _flag(place: Place) -> str | None:
-    """Return which attribute forbids removing a file from its directory, or None."""
+    """Return a message if a `chattr` attribute of the file or directory forbids the removal."""
     for name, what in ((place.name, "file"), (".", "directory")):
         with contextlib.suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

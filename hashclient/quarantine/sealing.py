@@ -1,6 +1,6 @@
-"""Seals a file: digests and encrypts it in one read, and reads the copy back.
+"""Seals a file: digests and encrypts it in one read, and reads the sealed copy back.
 
-This module also proves that a file is the file that matched.
+This module also checks whether a file is the file that matched.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from hashclient.system.files import write_all
 from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
-#: The space for a sealed copy besides its content: headers, and the document.
+#: The disk space for the headers of a sealed copy and for the document of the item, in bytes.
 _OVERHEAD_BYTES = 1 << 20
 #: The default number of bytes for one read.
 READ_BYTES = 1 << 20
 
 
 class Digester:
-    """Computes digests of passing bytes, for proofs; the digests are never stored."""
+    """Computes digests of a file to compare them with tags; the digests are never stored."""
 
     def __init__(self, algorithms: Iterable[Algorithm]) -> None:
-        """Compute digests of these algorithms."""
+        """Begin to compute a digest for each algorithm in `algorithms`."""
         self._hashes = {a: new_hash(a) for a in algorithms}
         self.count = 0
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Update the digests with the next bytes."""
         for h in self._hashes.values():
             h.update(data)
         self.count += len(data)
 
     def digests(self) -> dict[Algorithm, bytes]:
-        """Return the digests of all bytes so far."""
+        """Return the digests of all bytes that `update` has got."""
         return {a: h.digest() for a, h in self._hashes.items()}
 
 
 def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Digester:
-    """Yield the held file from its beginning, up to one byte past `limit` at most.
+    """Digest an open file from its start; stop after more than `limit` bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -69,7 +69,7 @@ def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Diges
 def sha256_on_disk(
     fd: int, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> tuple[str, int]:
-    """Read a synced file back from the disk; return the SHA-256, hexadecimal, and the length.
+    """Read a synced file from the disk; return its SHA-256, hexadecimal, and its length.
 
     Raises:
         OSError: the file cannot be read.
@@ -79,7 +79,7 @@ def sha256_on_disk(
 
 
 def sync_to_read(fd: int) -> None:
-    """Make a file durable, and begin to read it back from the disk.
+    """Make a file durable, and begin to read it from the disk into the page cache.
 
     Raises:
         OSError: the file cannot be synced.
@@ -90,14 +90,14 @@ def sync_to_read(fd: int) -> None:
 
 
 def _forget(fd: int) -> None:
-    # Without this call, a read would come from memory and prove nothing about the disk.
+    # Without this call, a read would return bytes from the page cache and not from the disk.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sha256_synced(
     fd: int, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> tuple[str, int]:
-    """Read a file after `sync_to_read`; return as `sha256_on_disk`.
+    """Read a file after `sync_to_read`; return its SHA-256, hexadecimal, and its length.
 
     Raises:
         OSError: the file cannot be read.
@@ -116,14 +116,14 @@ def is_what_matched(
 ) -> bool:
     """Return whether the digested file is the file that matched.
 
-    The file must have `size` bytes and at least one digest, and all its digests must have the given
-    `tags`.
+    The file must have `size` bytes, and its digests must have the given `tags`, of which there must
+    be at least one.
     """
     return digester.count == size and sealer.proves(digester.digests(), tags)
 
 
 class Written(msgspec.Struct, frozen=True):
-    """A sealed copy: the SHA-256 of the age file, hexadecimal, and its length in bytes."""
+    """The SHA-256 (hexadecimal) and the length (bytes) of an age file."""
 
     sha256: str
     length: int
@@ -132,11 +132,11 @@ class Written(msgspec.Struct, frozen=True):
 def seal_stream(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
 ) -> Written:
-    """Encrypt the bytes of `source` as `age.seal` does; return digest and length of the output.
+    """Encrypt the bytes of `source` as `age.seal` does; return SHA-256 and length of the age file.
 
     Raises:
         StateError: the bytes cannot be encrypted, or the output is incomplete.
-        BaseException: what `source` or `sink` raised.
+        BaseException: the exception that `source` or `sink` raised.
     """
     sealed, head = hashlib.sha256(), bytearray()
     plain_bytes = length = 0
@@ -155,17 +155,17 @@ def seal_stream(
         sink(data)
 
     age.seal(read, write, recipients)
-    # pyrage drops an error of the last write.
+    # The length is checked because pyrage drops an exception of its last write.
     if length != agefile.sealed_bytes(agefile.parse_header(bytes(head)).header_bytes, plain_bytes):
         raise StateError("the sealed copy lacks its end", hint="nothing was removed; try again")
     return Written(sealed.hexdigest(), length)
 
 
 def check_space(room: Room, size: int) -> None:
-    """Check, before writing, that the disk has space for a file of `size` bytes.
+    """Check that the disk has space for the sealed copy of a file of `size` bytes.
 
     Raises:
-        StateError: too little space is left.
+        StateError: the disk has too little space.
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)
@@ -174,7 +174,7 @@ def check_space(room: Room, size: int) -> None:
 
 
 class Copy:
-    """A sealed copy that was just written: open as `fd`, and durable after a call of `sync`."""
+    """A sealed copy that was just written; it is durable after a call of `sync`."""
 
     def __init__(self, room: Room, path: Path, fd: int, written: Written) -> None:
         """The caller closes `fd`."""
@@ -184,19 +184,19 @@ class Copy:
         self.written = written
 
     def sync(self) -> None:
-        """Make the copy durable, and begin to read it from the disk; threads may call this.
+        """Make the copy durable, and begin to read it from the disk; any thread may call `sync`.
 
         Raises:
-            StateError: the output cannot be written.
+            StateError: the copy cannot be synced.
         """
         with self._room.errors("cannot write", self._path):
             sync_to_read(self._fd)
 
     def prove(self) -> None:
-        """Verify, after `sync`, that the copy reads back as it was written.
+        """Check, after `sync`, that the bytes read from the disk are the written bytes.
 
         Raises:
-            StateError: the output does not read back, or cannot be read.
+            StateError: the bytes differ, or cannot be read.
         """
         with self._room.errors("cannot write", self._path):
             found = sha256_synced(self._fd)
@@ -215,9 +215,9 @@ def seal(
     folder: Path,
     recipients: Sequence[Any],
 ) -> Iterator[tuple[Digester, Copy]]:
-    """Seal the `held` file into `folder`; yield the digester that has read it, and the sealed copy.
+    """Seal an open file into `folder`; yield the digester of its bytes, and the sealed copy.
 
-    From a file that grows, one byte more than its size is read.
+    If the file has grown, one byte more than its former size is read.
 
     Raises:
         OSError: the file cannot be read.
@@ -238,11 +238,11 @@ def seal(
 def write_sealed(
     room: Room, source: Callable[[int], bytes], path: Path, recipients: Sequence[Any]
 ) -> Written:
-    """Seal the bytes of `source` into a new file at `path`, durably, and read it back.
+    """Seal the bytes of `source` into the new file `path`, sync the file, and read it back.
 
     Raises:
-        StateError: the copy cannot be written, or does not read back as it was written.
-        BaseException: what `source` raised.
+        StateError: the file cannot be written, or the bytes that were read back differ.
+        BaseException: the exception that `source` raised.
     """
     with _sealed(room, source, path, recipients) as copy:
         copy.sync()
@@ -267,7 +267,7 @@ def _sealed(
 
 
 def verify_evidence(room: Room, item: Item) -> None:
-    """Verify that a sealed copy is unchanged, before the file in place is removed.
+    """Check that the sealed copy of an item is unchanged.
 
     Raises:
         StateError: the copy is damaged, or cannot be read.

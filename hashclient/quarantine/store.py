@@ -1,7 +1,8 @@
-"""The parts that all acts of the quarantine share: directory, lock, log, and proof of files.
+"""The class `Room`, which all acts of the quarantine share: folders, lock, log and record.
 
-Only one act at a time changes the quarantine. A kill leaves a folder with a temporary name, which
-the next act removes; a folder under an id is complete.
+An act is, for example, the isolation or restoration of a file. Only one process at a time changes
+the quarantine. A folder with an id as its name is always complete. A killed process leaves a folder
+with a temporary name, which the next act removes.
 """
 
 from __future__ import annotations
@@ -47,32 +48,34 @@ from hashclient.system.files import writer_lock
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import log_path_fields, printable
 
-#: Seconds that an act waits for another act to end. Sealing a very large file takes longer.
+#: Seconds that an act waits for the lock of another process. Sealing a very large file takes
+#: longer.
 LOCK_WAIT_S = 60.0
 
-#: The most items that take a step together, each with two open files; and the most bytes of their
-#: files.
+#: The highest number of acts that take steps together, each with two open files; and the highest
+#: total size of their files in bytes.
 AT_ONCE = 128
 AT_ONCE_BYTES = 1 << 26
-#: How many threads take steps that wait for a network. Other steps run in one thread: several
-#: threads would take the interpreter from each other at every system call, which costs as much as
-#: all the work.
+#: The number of threads for steps that wait for a network. Other steps run in one thread, because
+#: several threads would compete for Python's global lock at every system call, which takes as much
+#: time as the steps themselves.
 _SLOW_THREADS = 16
-#: The temporary name of a new document, until it replaces the present document.
+#: The temporary name of a new document of an item, until it replaces the present document.
 _NEW_ITEM_NAME = files.TEMP_PREFIX + ITEM_NAME
-#: How many free descriptors each item needs: two, and some more while it is sealed.
+#: How many free descriptors each act needs: two, and some more while the file is sealed.
 _DESCRIPTORS_EACH = 8
 
-#: Open a folder to remove what is in it, and not what a link leads to.
+#: Flags that open a folder whose content is removed; a link is not followed.
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _Out = TypeVar("_Out")
-#: A recorded match, the detail of the step, and whether the file is in place afterwards.
+#: A change of the record: a match, the detail for its history, and whether the file is in place
+#: afterwards.
 Change = tuple[Match, Mapping[str, Any], bool]
 
 
 def at_once() -> int:
-    """Return how many items may take steps together, by the descriptors that are free."""
+    """Return how many acts may take steps together, by the number of free descriptors."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return AT_ONCE
@@ -84,12 +87,13 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Changes that must be on the disk before an act goes on, and their `event` for the log.
+    """What must be durable before an act takes its next step, and the `event` for the log.
 
-    Each of `syncs` makes a file durable; all are called at the same time. With `is_named`, a folder
-    has got its name. `names` are other names in a directory; all acts in a directory sync it once.
-    `change` gets the match as it is recorded by then, without its hits. `change` returns the change
-    to `QUARANTINED` for the record, if any, in the form of `change_all`; or it refuses to go on.
+    Each function in `syncs` makes a file durable; these functions are called at the same time.
+    `is_named` says whether a folder has got its final name, so that the directory of the quarantine
+    must be synced. `names` are changed names in another directory, which is synced once for all
+    acts. `change` is called with the recorded match, without its hits; it returns the change to the
+    state `QUARANTINED`, or None, or raises an exception to end the act.
     """
 
     event: Event | None = None
@@ -100,7 +104,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Room:
-    """The quarantine of one state directory, for the other modules of this package."""
+    """The quarantine of one state directory, as the modules of the package `quarantine` use it."""
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class Room:
         on_bytes: Callable[[int], None],
         isolator: Isolator,
     ) -> None:
-        """Keep the arguments; nothing is made or read before the first act."""
+        """Store the arguments; no file is made or read before the first act."""
         self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
@@ -117,33 +121,34 @@ class Room:
         self._on_bytes = on_bytes
         self._counting = threading.Lock()
         self._swept = False
-        #: Folders that must not be removed: the folders that replace them may not be durable yet.
+        #: Folders that must not be removed, because the folders that replace them may not be
+        #: durable.
         self._unsure: set[Path] = set()
 
     @functools.cached_property
     def sealer(self) -> Sealer:
-        """The sealer, which compares digests with tags; only some acts need it.
+        """The sealer, which compares digests with tags; it is made when an act first needs it.
 
         Raises:
-            StateError, ConfigError: the key is missing or malformed.
+            StateError, ConfigError: the seal key is missing or malformed.
         """
         return self.session.sealer()
 
     def on_bytes(self, count: int) -> None:
-        """Report the number of bytes that were sealed, opened or checked; threads may call this."""
+        """Report a number of bytes that were sealed, opened or checked, from any thread."""
         with self._counting:
             self._on_bytes(count)
 
     def mark(self, reason: str) -> Mark:
-        """Return a mark: who acts, when, and for which `reason`."""
+        """Return a mark with the operator, the present time and `reason`."""
         return Mark.of(self.session.operator, reason, self.now())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the quarantine for one act; a missing directory is made.
+        """Lock the quarantine for the block; a missing directory is made.
 
         Raises:
-            LockedError: another process holds the lock for too long.
+            LockedError: another process holds the lock for longer than `LOCK_WAIT_S` seconds.
             StateError: the directory cannot be made.
         """
         files.make_private_dir(self.directory)
@@ -152,25 +157,25 @@ class Room:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                     leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
-                    if leftover:  # first finish an exchange of two folders
+                    if leftover:  # makes an interrupted exchange durable
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
-                    with contextlib.suppress(OSError):  # a document that never got its final name
+                    with contextlib.suppress(OSError):  # a document with its temporary name
                         os.unlink(self.directory / name)  # noqa: PTH108 - beside a folder
                 self._swept = True
             yield
 
     @contextlib.contextmanager
     def errors(self, what: str, path: Path) -> Iterator[None]:
-        """Translate errors of the system on our own files."""
+        """Translate an `OSError` on a file of the quarantine into a `StateError`."""
         try:
             yield
         except OSError as error:
             raise files.state_error(what, path, error) from error
 
     def load(self, match_id: str) -> Item:
-        """Return an item.
+        """Return the item of a match.
 
         Raises:
             UsageError: no item has this id.
@@ -179,9 +184,9 @@ class Room:
         return load_item(self.directory, match_id)
 
     def find(self, match_id: str, matches: Matches) -> Item | None:
-        """Return an item, or None, for an act on it. The caller holds the lock.
+        """Return an item for an act on it, or None; the caller holds the lock.
 
-        If the item was restored but not dropped, since the act was interrupted, it is dropped now.
+        An item whose restoration was interrupted before its folder was removed is removed now.
 
         Raises:
             StateError: the item cannot be read or is damaged.
@@ -195,7 +200,7 @@ class Room:
         return None
 
     def need(self, match_id: str, matches: Matches) -> Item:
-        """Return an item for an act on it. The caller holds the lock.
+        """Return an item for an act on it; the caller holds the lock.
 
         Raises:
             UsageError: no item has this id.
@@ -204,7 +209,7 @@ class Room:
         return self.find(match_id, matches) or self.load(match_id)
 
     def need_kept(self, match_id: str, matches: Matches) -> tuple[Item, Match | None]:
-        """Return an item that stays, with its match if the match is recorded.
+        """Return an item that is not being destroyed, and its match, or None without a record.
 
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
@@ -219,7 +224,7 @@ class Room:
         return item, match
 
     def drop_restored(self, items: Sequence[Item], matches: Matches) -> None:
-        """Note that items were restored, also in the record of matches, and remove the items.
+        """Record that items were restored, as `note_restored` does, and remove the items.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -228,7 +233,7 @@ class Room:
         self.drop_noted(items)
 
     def note_restored(self, items: Sequence[Item], matches: Matches) -> None:
-        """Note that items were restored, also in the record of matches.
+        """Record in `restored.json` and in the record of matches that items were restored.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -241,7 +246,7 @@ class Room:
             save_notes(self.directory, notes)
         with matches.batch():
             known = matches.look_up_all([*marks])
-            # If a scan has found the restored file again since, its match stays as it is.
+            # The match is not changed if a scan has found the restored file again meanwhile.
             changes = [
                 (match, {"by": mark.by, "reason": mark.reason}, mark.in_place)
                 for match_id, mark in marks.items()
@@ -254,7 +259,7 @@ class Room:
             matches.change_all(changes, MatchState.RESTORED, self.now())
 
     def drop_noted(self, items: Sequence[Item]) -> None:
-        """Remove items that were noted as restored, and then the notes.
+        """Remove the folders of restored items, and then the notes about these items.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -265,15 +270,15 @@ class Room:
         save_notes(self.directory, {i: note for i, note in notes.items() if i not in dropped})
 
     def folder(self, match_id: str) -> Path:
-        """Return the path of an item's folder."""
+        """Return the path of the folder of an item."""
         return folder_path(self.directory, match_id)
 
     def evidence(self, match_id: str) -> Path:
-        """Return the path of an item's sealed copy."""
+        """Return the path of the sealed copy of an item."""
         return evidence_path(self.directory, match_id)
 
     def save(self, item: Item) -> None:
-        """Write the document of an item again, whole or not at all.
+        """Replace the document of an item in one step, durably.
 
         Raises:
             StateError: the document cannot be written.
@@ -283,20 +288,20 @@ class Room:
                 sync()
 
     def saving(self, item: Item) -> Iterator[Wait]:
-        """Write the document of an item again, as `save`, as steps of an act.
+        """Replace the document of an item as `save` does, as steps of an act.
 
         Raises:
             StateError: the document cannot be written.
         """
         folder = self.folder(item.id)
-        new = folder / _NEW_ITEM_NAME  # a file that a kill has left is written again
+        new = folder / _NEW_ITEM_NAME  # a file that a killed process has left is overwritten
         yield Wait(syncs=(self.write(new, encode_item(item)),))
         with self.errors("cannot write to the quarantine", folder):
             os.replace(new, folder / ITEM_NAME)  # noqa: PTH105 - thousands of names
         yield Wait(syncs=(self.syncing(folder),))
 
     def write(self, path: Path, data: bytes) -> Callable[[], None]:
-        """Write a file of an item; return what makes it durable.
+        """Write a file of an item; return a function that makes the file durable.
 
         Raises:
             StateError: the file cannot be written.
@@ -311,7 +316,7 @@ class Room:
         return self.syncing(path)
 
     def syncing(self, path: Path) -> Callable[[], None]:
-        """Return what makes a file, or the names in a folder, durable."""
+        """Return a function that makes a file, or the names in a folder, durable."""
 
         def sync() -> None:
             with self.errors("cannot write", path):
@@ -321,10 +326,11 @@ class Room:
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """Make a folder for an item under a temporary name; remove it unless it is admitted.
+        """Make a folder with a temporary name; remove the folder with this name after the block.
 
-        If the folder has replaced an item, the old item now has the temporary name, and is removed,
-        too.
+        `admit` and `exchange` give the folder the id of an item as its name. If the folder has been
+        exchanged with the folder of an old item, the old folder has the temporary name and is
+        removed.
         """
         with self.errors("cannot write to the quarantine", self.directory):
             folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
@@ -335,10 +341,10 @@ class Room:
                 remove_folder(folder)
 
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
-        """Give a new folder, which is complete and durable, the item's id.
+        """Rename a new folder, which is complete and durable, to the id of its item.
 
-        A `Wait` makes the name durable. With `replaces`, the folder durably replaces the present
-        item with that id; if this fails, the present item stays.
+        Without `replaces`, the caller makes the name durable by a `Wait`. With `replaces`, the
+        folder replaces the present item with this id durably.
 
         Raises:
             StateError: the quarantine cannot be written.
@@ -360,12 +366,11 @@ class Room:
         *,
         is_slow: bool = False,
     ) -> dict[str, _Out | HashclientError | OSError]:
-        """Take the steps of acts together, by id; return the result or the failure of each.
+        """Take the steps of acts together; return the result or the exception of each act by id.
 
-        One half of the acts goes on until each act has ended or waits for the disk. Meanwhile,
-        threads make the changes of the other half durable, in one write for all. `is_slow` says
-        that steps wait for a network. If something cannot be written, all acts that wait for it
-        fail.
+        Each act of one half takes its next step. Meanwhile, threads make the changes of the acts of
+        the other half durable together. Then the halves are exchanged. `is_slow` says whether steps
+        wait for a network. If a change cannot be written, all acts that wait for this change fail.
         """
         results: dict[str, _Out | HashclientError | OSError] = {}
         first, waits = (len(acts) + 1) // 2, dict[str, Wait]()
@@ -396,7 +401,7 @@ class Room:
         return results
 
     def _make_durable(self, waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-        """Make the files of acts durable; return the failures."""
+        """Make the changes of acts durable; return the exceptions by id."""
         failed = _sync_files(waits)
         failed |= _sync_all({i: wait for i, wait in waits.items() if i not in failed})
         try:
@@ -408,7 +413,7 @@ class Room:
         return failed
 
     def _note(self, waits: Mapping[str, Wait], matches: Matches) -> dict[str, HashclientError]:
-        """Change the record and write the log for acts; return the failures."""
+        """Change the record of matches and write the log for acts; return the exceptions by id."""
         failed: dict[str, HashclientError] = {}
         try:
             failed |= self._change_all({i: w.change for i, w in waits.items() if w.change}, matches)
@@ -421,7 +426,11 @@ class Room:
     def _change_all(
         self, asked: Mapping[str, Callable[[Match], Change | None]], matches: Matches
     ) -> dict[str, HashclientError]:
-        """Change the record, in one transaction if all changes succeed; return the failures."""
+        """Change the record of matches; return the exceptions by id.
+
+        All changes are made in one transaction. If it fails, each change is made in its own
+        transaction.
+        """
         failed: dict[str, HashclientError] = {}
         try:
             if asked:
@@ -439,9 +448,10 @@ class Room:
         return failed
 
     def exchange(self, folder: Path, item: Item) -> None:
-        """Replace the only copy of an item by a new folder, in one step, durably.
+        """Replace the folder of an item by a new folder in one step, durably.
 
-        The document is written first. Afterwards `folder` holds the replaced item.
+        The document `item` is written to the new folder first. Afterwards, the path `folder` leads
+        to the replaced folder.
 
         Raises:
             StateError: the quarantine cannot be written, or its file system cannot exchange folders
@@ -461,7 +471,7 @@ class Room:
             self._unsure.discard(folder)
 
     def _exchange(self, folder: Path, match_id: str) -> bool:
-        """Exchange the names of a folder and of an item's folder, in one step."""
+        """Exchange the names of a folder and of the folder of an item in one step, if possible."""
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             before = folder.stat()
@@ -473,12 +483,13 @@ class Room:
         return True
 
     def _verify_moved(self, folder: Path, before: os.stat_result, match_id: str) -> None:
-        """Check that a folder has left its name for that of an item; else it is not removed.
+        """Check that a folder was renamed to the id of an item; otherwise do not remove it.
 
-        The last copy of a file must not depend on a file system that only says so.
+        The check protects the last copy of a file on a file system that reports success without
+        renaming.
 
         Raises:
-            OSError: the folder has another name, or both.
+            OSError: the folder does not have the new name, or has both names.
         """
         new, old = self.folder(match_id).stat(), folder.stat() if folder.exists() else None
         if not os.path.samestat(new, before) or (old and os.path.samestat(old, before)):
@@ -486,10 +497,10 @@ class Room:
             raise OSError(errno.EIO, "the file system does not rename folders")
 
     def drop(self, *match_ids: str) -> None:
-        """Remove the folders of items, each in one step for every observer.
+        """Remove the folders of items; each folder disappears from the quarantine in one step.
 
-        The folders are moved into one temporary folder; after a kill, the next act removes this
-        folder.
+        The folders are moved into one temporary folder. If the process is killed, the next act
+        removes the temporary folder.
 
         Raises:
             StateError: a folder cannot be removed.
@@ -506,7 +517,7 @@ class Room:
         remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
-        """Return the event of an act on an item."""
+        """Return the event for the log about an act on an item."""
         fields = {
             "id": item.id,
             **log_path_fields(item.file),
@@ -516,7 +527,7 @@ class Room:
         return Event(name, fields | data)
 
     def log(self, name: str, item: Item, mark: Mark, **data: Any) -> None:
-        """Log an act on an item, durably.
+        """Write the event of an act on an item to the log, durably.
 
         Raises:
             AuditError: the act cannot be logged.
@@ -524,10 +535,10 @@ class Room:
         self.session.audit.append([self.event(name, item, mark, **data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
-        """Return whether the present key can check tags that were made with the key `key_id`.
+        """Return whether the present seal key is the key `key_id`, with which tags were made.
 
         Raises:
-            ConfigError: the key that the configuration names is missing or malformed.
+            ConfigError: the seal key that the configuration names is missing or malformed.
         """
         with contextlib.suppress(StateError):
             return self.sealer.key_id == key_id
@@ -535,7 +546,7 @@ class Room:
 
 
 def _sync_files(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-    """Make the files of each act durable; return the failures."""
+    """Call the functions in `syncs` of each act; return the exceptions by id."""
     whose = [i for i, wait in waits.items() for _ in wait.syncs]
     errors = together(_try, [sync for wait in waits.values() for sync in wait.syncs])
     return {i: error for i, error in zip(whose, errors, strict=True) if error is not None}
@@ -550,7 +561,7 @@ def _try(sync: Callable[[], None]) -> HashclientError | None:
 
 
 def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
-    """Sync each directory in which names have changed; return the failures of the acts in it."""
+    """Sync each directory in which acts have changed names; return the exceptions by id."""
     changed = {w.names.directory: w.names for w in waits.values() if w.names is not None}
     errors = dict(
         zip(changed, together(_try, [names.sync for names in changed.values()]), strict=True)
@@ -563,7 +574,7 @@ def _sync_all(waits: Mapping[str, Wait]) -> dict[str, HashclientError]:
 
 
 def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | OSError:
-    """Return what an act waits for, or its result, or its failure."""
+    """Let an act take its next step; return its `Wait`, its result or its exception."""
     try:
         return next(act)
     except StopIteration as end:
@@ -574,13 +585,13 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """End an act; leave an act that still runs after a second interrupt has ended the wait."""
+    """Close the generator of an act, unless a thread still runs it after a second interrupt."""
     with contextlib.suppress(ValueError):
         act.close()
 
 
 def _remove_item(folder: str) -> None:
-    """Remove the folder of an item, which most often holds two files."""
+    """Remove the folder of an item, quickly if it contains only the usual two files."""
     with contextlib.suppress(OSError):
         os.unlink(f"{folder}/{ITEM_NAME}")  # noqa: PTH108 - thousands of names
         os.unlink(f"{folder}/{EVIDENCE_NAME}")  # noqa: PTH108
@@ -590,10 +601,10 @@ def _remove_item(folder: str) -> None:
 
 
 def remove_folder(folder: Path | str, at: int | None = None) -> None:
-    """Remove the folder of an item, or a folder of item folders, as far as possible.
+    """Remove a folder with all files and folders in it, as far as possible.
 
-    A relative path begins at the open directory `at`. No link is followed: what a link in the
-    quarantine leads to is not ours.
+    A relative path begins at the open directory `at`. No link is followed, because the target of a
+    link is outside of the quarantine.
     """
     with contextlib.suppress(OSError):
         fd = os.open(folder, _FOLDER_FLAGS, dir_fd=at)

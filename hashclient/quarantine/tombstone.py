@@ -1,4 +1,4 @@
-"""The tombstone: a text in the place of an isolated file, if the configuration has a text."""
+"""Tombstones: a text file in place of an isolated file, if the configuration sets a text."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MODE = 0o644
 
 
 def tombstone_text(template: str | None, match_id: str, time: datetime) -> str | None:
-    """Return the text for one file; `{id}` and `{time}` in `template` are replaced."""
+    """Return the text of a tombstone: `template` with `{id}` and `{time}` replaced."""
     if template is None:
         return None
-    # Not str.format: the operator's template may have other braces, which stay.
+    # `str.format` is not used, because the template may contain other braces.
     stamp = time.astimezone(UTC).isoformat(timespec="seconds")
     text = template.replace("{id}", match_id).replace("{time}", stamp)
     return text if text.endswith("\n") else text + "\n"
 
 
 def put_tombstone(place: Place, item: Item) -> str | None:
-    """Leave the tombstone of an item, if it has one; return the reason if this fails."""
+    """Write the tombstone of an item, if it has a tombstone; return a message on failure."""
     if item.tombstone is None:
         return None
     name = NEW_NAME.format(item.id)
@@ -62,7 +62,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
 
 
 def has_tombstone(place: Place, item: Item) -> bool:
-    """Return whether the file at a place is the unchanged tombstone of an item."""
+    """Return whether the file at a place has the text of the tombstone of an item."""
     if item.tombstone is None:
         return False
     with contextlib.suppress(OSError), open_file(place) as (fd, _):
@@ -71,7 +71,7 @@ def has_tombstone(place: Place, item: Item) -> bool:
 
 
 def remove_tombstone(place: Place, item: Item) -> bool:
-    """Remove the tombstone of an item; False if another file is there by now.
+    """Remove the tombstone of an item; return False if another file is at the place.
 
     Raises:
         OSError: the tombstone cannot be removed.

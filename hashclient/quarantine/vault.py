@@ -1,25 +1,26 @@
-"""The quarantine: isolated files that matched, sealed to an officer's public key.
+"""The class `Quarantine`: files that matched, sealed to the public key of an officer.
 
-The rest of the program uses `Quarantine`. The quarantine has a lock of its own, for one act at a
-time, so a scan can isolate files during a fetch. Each match has a folder, named by the match's id;
-see `item`:
+The rest of the program uses the quarantine by this class. The quarantine has its own lock, so a
+scan can isolate files during a fetch. Each isolated file is in a folder that has the id of the
+match as its name, see the module `item`. The methods and functions are:
 
 * `Quarantine(session)`
-* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place;
-  `.take_all(wanted, …)` does this for many files, which wait for the disk together.
-* `.unfinished() -> frozenset[str]`: ids of items that are sealed but not yet noted as taken.
-* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put the file back;
-  `.restore_all(ids, …)` does this for many files, which wait for the disk together.
-* `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal the file to other keys.
+* `.take(match, matches, reason=…) -> Taken`: seal a file and remove it from its place;
+  `.take_all(wanted, …)` seals and removes many files, which are made durable together.
+* `.unfinished() -> frozenset[str]`: ids of items whose files are sealed but not removed.
+* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put a file back;
+  `.restore_all(ids, …)` restores many files, which are made durable together.
+* `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal an item to other keys.
 * `.add_context(id, paths, matches, reason=…) -> Item`: seal copies of files that belong to an item.
-* `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
-* `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
-* `.verify(matches)`: check everything that is here.
+* `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow the removal of an item.
+* `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy an item that is due.
+* `.verify(matches)`: check all items and files in the quarantine.
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: the
-  items, for lists and reports; `directory` is `Settings.quarantine_dir`.
+  items in a quarantine directory, for lists and reports.
 
-A sealed copy is opened only with an identity from the caller. Only `restore` writes content, to the
-given place; nothing shows content. Removal is not secure erasure.
+A sealed copy is opened only with an identity that the caller passes. Only `restore` writes plain
+content, and only to the place of the file. Limit: a removed file is not securely erased from the
+disk.
 """
 
 from __future__ import annotations
@@ -69,18 +70,18 @@ _Out = TypeVar("_Out")
 
 
 def _only(outcomes: Iterator[tuple[str, _Out | HashclientError]]) -> _Out:
-    """Return the result of the only item, or raise its failure."""
+    """Return the result of the only item in `outcomes`, or raise its exception."""
     ((_, outcome),) = outcomes
     if isinstance(outcome, HashclientError):
         try:
             raise outcome
         finally:
-            del outcome  # a cycle: the error has this frame
+            del outcome  # the exception refers to this frame: avoid a cycle
     return outcome
 
 
 class Quarantine:
-    """The quarantine of one state directory; nothing is made or read before the first act."""
+    """The quarantine of one state directory; no file is made or read before the first act."""
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class Quarantine:
         on_bytes: Callable[[int], None] = lambda _count: None,
         isolator: Isolator | None = None,
     ) -> None:
-        """Call `on_bytes` with the number of bytes after each part is sealed, opened or checked.
+        """Call `on_bytes` with the number of bytes of each sealed, opened or checked piece.
 
-        `isolator` is for the kind of place of the matches; the default is for files and objects.
+        `isolator` accesses the places of matches; the default is for files and objects.
         """
         self._room = Room(
             session, on_bytes, isolator or Everywhere(session.settings.config.objects)
@@ -102,35 +103,37 @@ class Quarantine:
     ) -> Taken:
         """Seal the file of a match and remove it from its place, or finish an interrupted act.
 
-        `seen` is the file that was read; by default, it is the file on record.
+        `seen` is the file that the scan has read; by default, the file in the record of matches.
 
         Raises:
-            UsageError: the match is withdrawn or ended, or its record does not say which file was
-                read.
+            UsageError: the match is withdrawn or ended, or the record does not contain the file
+                that was read.
             ConfigError: no recipients are configured, or a recipient cannot be used.
-            StateError: the sealed copy cannot be written, or the file cannot be proven; then the
-                file is in place. Or the record cannot be written; the next act goes on there.
-            AuditError: the audit log cannot be written; nothing was removed after that.
+            StateError: the sealed copy cannot be written or the file cannot be proven, and the file
+                is in place; or the record cannot be written, and the next act finishes this act.
+            AuditError: the audit log cannot be written; no file was removed after the failure.
         """
         return _only(self.take_all([(match.id, seen)], matches, reason=reason))
 
     def take_all(
         self, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, *, reason: str
     ) -> Iterator[tuple[str, Taken | HashclientError]]:
-        """Isolate the files of matches, many together, as `take`; yield each id with its result.
+        """Isolate files of many matches together, as `take` does; yield each id with its result.
 
-        `wanted` are ids, each with the file that was read, or None for the file on record.
+        `wanted` are match ids, each with the file that the scan has read, or None for the file in
+        the record of matches.
 
         Raises:
-            LockedError, StateError: the quarantine cannot isolate any other match either.
+            LockedError, StateError: the quarantine cannot be locked or written, so no other file is
+                isolated.
         """
         return isolate.take(self._room, wanted, matches, self._room.mark(reason))
 
     def unfinished(self) -> frozenset[str]:
-        """Return the ids of undamaged items whose isolation is not finished.
+        """Return the ids of undamaged items whose files are sealed but not removed.
 
         Raises:
-            StateError: the quarantine cannot be read at all.
+            StateError: the directory of the quarantine cannot be read.
         """
         found = []
         for match_id in item_ids(self._room.directory):
@@ -150,16 +153,17 @@ class Quarantine:
         to: Path | None = None,
         force: bool = False,
     ) -> Restored:
-        """Open a sealed copy, put the file back where it was or at `to`, and remove the copy.
+        """Decrypt a sealed copy, put the file back at its path or at `to`, and remove the copy.
 
-        `identities` come from `load_identities`. With `force`, the match need not be withdrawn.
+        `identities` are results of `load_identities`. With `force`, the match need not be
+        withdrawn.
 
         Raises:
-            UsageError: no item has this id, the item is on hold or not withdrawn, or the place is
-                taken or not writable.
-            AuthorisationError: no identity opens the copy.
+            UsageError: no item has this id, the item is on hold, its match is not withdrawn, or a
+                file exists at the path or cannot be made.
+            AuthorisationError: no secret key in `identities` can open the copy.
             StateError: the sealed copy is damaged, or the restored file cannot be written.
-            AuditError: the audit log cannot be written; the copy is kept.
+            AuditError: the audit log cannot be written; the sealed copy is kept.
         """
         return _only(
             self.restore_all([match_id], identities, matches, reason=reason, to=to, force=force)
@@ -175,12 +179,13 @@ class Quarantine:
         to: Path | None = None,
         force: bool = False,
     ) -> Iterator[tuple[str, Restored | HashclientError]]:
-        """Restore items, many together, as `restore`; yield each id with its result or failure.
+        """Restore many items together, as `restore` does; yield ids with results or exceptions.
 
         `to` is allowed for one item only.
 
         Raises:
-            LockedError, StateError: the quarantine cannot restore any other item either.
+            LockedError, StateError: the quarantine cannot be locked or written, so no other file is
+                restored.
         """
         mark = self._room.mark(reason)
         return restore.restore(
@@ -196,16 +201,16 @@ class Quarantine:
         *,
         reason: str,
     ) -> Resealed:
-        """Seal the item of a match again, to the public keys `recipients` alone.
+        """Seal the item of a match to the public keys `recipients` only.
 
-        `identities` come from `load_identities` and open the present copy.
+        `identities` are results of `load_identities` that can open the present copy.
 
         Raises:
             UsageError: no item has this id, or the item is being destroyed.
             ConfigError: no recipients are given, or a recipient is not a public key.
-            AuthorisationError: no identity opens the copy.
-            StateError: the sealed copy is damaged, or the new copy cannot be written or put in its
-                place; the present item is complete.
+            AuthorisationError: no secret key in `identities` can open the copy.
+            StateError: the sealed copy is damaged, or the new copy cannot be written or cannot
+                replace the present copy; the present item is complete.
             AuditError: the audit log cannot be written; nothing was changed.
         """
         mark = self._room.mark(reason)
@@ -214,12 +219,12 @@ class Quarantine:
     def add_context(
         self, match_id: str, paths: Sequence[Path], matches: Matches, *, reason: str
     ) -> Item:
-        """Seal copies of files that belong to an item, to the item's recipients; return the item.
+        """Add files to an item: seal copies to the recipients of the item, and return the item.
 
         Raises:
             UsageError: no item has this id, or a file cannot be read.
             ConfigError: a recipient of the item is not a public key.
-            StateError, AuditError: the quarantine cannot be written; nothing was added.
+            StateError, AuditError: the quarantine or the log cannot be written; no file was added.
         """
         mark = self._room.mark(reason)
         return context.add_context(self._room, match_id, paths, matches, mark)
@@ -233,7 +238,7 @@ class Quarantine:
         until: datetime | None = None,
         by: str | None = None,
     ) -> Item:
-        """Forbid destroying or restoring an item, for good or `until` a time; return it.
+        """Forbid destroying or restoring an item, for good or `until` a time; return the item.
 
         `by` is the person or body that requests the hold; the default is the operator.
 
@@ -256,7 +261,7 @@ class Quarantine:
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
     def recover(self, matches: Matches) -> Iterator[Item]:
-        """Record again items that the record of matches has lost; yield these items.
+        """Record again the matches of items that the record of matches lacks; yield the items.
 
         Raises:
             StateError: an item is damaged, or the record cannot be written.
@@ -266,7 +271,7 @@ class Quarantine:
         yield from retention.recover(self._room, matches, self._room.mark(reason))
 
     def due(self, match_id: str, matches: Matches) -> Due:
-        """Return when an item may be destroyed, or why it may not.
+        """Return when an item is due for destruction, or why it is not due.
 
         Raises:
             UsageError: no item has this id.
@@ -286,13 +291,14 @@ class Quarantine:
     ) -> Purged:
         """Destroy one item if it is due.
 
-        An item that is not due is destroyed with the `order` of an authority; with `force`, only if
-        it was not reported or `keep_days` have passed. An item on hold is never destroyed.
+        An item that is not due is destroyed if `order` is the order of an authority, or with
+        `force` if the item was not reported or `keep_days` have passed. An item on hold is never
+        destroyed.
 
         Raises:
             UsageError: no item has this id.
-            StateError, AuditError: the quarantine cannot be written; the next purge destroys the
-                rest.
+            StateError, AuditError: the quarantine or the log cannot be written; the next purge
+                destroys the rest of the item.
         """
         mark = self._room.mark(reason)
         return retention.purge(
@@ -300,9 +306,9 @@ class Quarantine:
         )
 
     def verify(self, matches: Matches) -> Iterator[Finding]:
-        """Check every item and all other files in the quarantine; yield a finding for each.
+        """Check all items and other files in the quarantine; yield a finding for each of them.
 
         Raises:
-            StateError: the quarantine or the record of matches cannot be read at all.
+            StateError: the quarantine or the record of matches cannot be read.
         """
         return verify.verify(self._room, matches)

@@ -1,7 +1,8 @@
-"""Checks the quarantine: each item is complete, and no file is missing or left over.
+"""Checks that each item in quarantine is complete, and that no file is missing or left over.
 
-The check changes no file and needs neither a lock nor a key. The check does not show whether the
-officer still has the secret key. An item that is removed during the check is ignored.
+The check changes no file, and needs neither the lock of the quarantine nor a key. So the check does
+not show whether the officer still has the secret key. An item that is removed during the check is
+ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hashclient.system import files
 from hashclient.system.layout import ITEM_NAME, RESTORED_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
 
-#: States of a match whose file is in quarantine, unless the file is in its place.
+#: The states of a match whose file is in quarantine, unless the file is in its place.
 _KEPT = (
     MatchState.FOUND,
     MatchState.HELD,
@@ -47,10 +48,11 @@ _NOT_FOR_OTHERS = 0o077
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The finding about one item, or about another file in the quarantine with that name.
+    """A finding about the item or the other file `name` in the quarantine.
 
-    `ok` is False if something is damaged or missing; `attention` is set if an act must be finished.
-    `detail` describes the finding for people.
+    `ok` is False if the item is damaged or missing, or if the file does not belong to the
+    quarantine. `attention` is set if an interrupted act must be finished. `detail` describes the
+    finding for people.
     """
 
     name: str
@@ -60,21 +62,21 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def verify(room: Room, matches: Matches) -> Iterator[Finding]:
-    """Check every item, and look for leftover files and missing items.
+    """Check every item as listed here, and look for leftover files and missing items.
 
-    1. The document of the item is well-formed and has this id.
-    2. Nobody but the owner may read any part of the item.
-    3. The sealed copy has the length and the SHA-256 that it was written with.
+    1. The document of the item is well-formed and contains the id of the item.
+    2. Only the owner may read the files of the item.
+    3. The sealed copy has the length and the SHA-256 in the document.
     4. The sealed copy is in the age format, with the right number of recipients and the right
        length for the item.
     5. The file was removed from its place; otherwise the finding says where the file is.
 
     Raises:
-        StateError: the quarantine or the record of matches cannot be read at all.
+        StateError: the quarantine or the record of matches cannot be read.
     """
     try:
         notes = load_notes(room.directory)
-    except StateError as error:  # without notes, check the items
+    except StateError as error:  # the items are checked without the notes
         notes = {}
         yield Finding(RESTORED_NAME, ok=False, detail=error.message)
     ids = item_ids(room.directory)
@@ -122,7 +124,7 @@ def _check(
 
 
 def _check_files(room: Room, item: Item) -> str | None:
-    """Return the fault of the files of an item (steps 2 to 4), or None."""
+    """Return a message about a fault of an item's files (steps 2 to 4 of `verify`), or None."""
     folder = room.folder(item.id)
     sealed: dict[Path, Item | Belonging] = {room.evidence(item.id): item}
     sealed |= {context_path(folder, n): one for n, one in enumerate(item.context, 1)}
@@ -136,7 +138,7 @@ def _check_files(room: Room, item: Item) -> str | None:
 
 
 def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
-    """Return the fault of a sealed copy (steps 2 to 4), or None."""
+    """Return a message about a fault of a sealed copy (steps 2 to 4 of `verify`), or None."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -167,7 +169,7 @@ def _check_sealed(room: Room, path: Path, one: Item | Belonging) -> str | None:
 
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
-    """Return the next step for an unfinished item, and where its file is; else None."""
+    """Return a message about an interrupted act on an item, and how to finish it, or None."""
     match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but its copy is still here: `hashclient quarantine purge` removes it"

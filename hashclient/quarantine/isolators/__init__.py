@@ -1,1 +1,1 @@
-"""Holding, reading and removing a matched object: one module for each kind of place."""
+"""Open, read and remove a matched file or object; each module is for one kind of place."""

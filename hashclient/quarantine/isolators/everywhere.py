@@ -1,4 +1,4 @@
-"""Files and objects together: the locator of a match shows whether it is a file or an object."""
+"""The isolator for files and objects; the locator of a match shows which of both it is."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Everywhere:
-    """An isolator for files and objects."""
+    """An isolator for files and for objects in buckets."""
 
     def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
-        """`configured` are the tables of buckets."""
+        """`configured` are the settings for objects from the configuration, by bucket."""
         self._files = Files()
         self._configured = configured
         self._objects: Objects | None = None
@@ -30,20 +30,20 @@ class Everywhere:
         if not is_object_uri(locator):
             return self._files
         if self._objects is None:
-            from hashclient.quarantine.isolators.objects import Objects  # loads obstore
+            from hashclient.quarantine.isolators.objects import Objects  # imports obstore
 
             self._objects = Objects(self._configured)
         return self._objects
 
     def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
-        """Open the place of an item.
+        """Open the place of a matched file or object.
 
         Raises:
-            OSError: the place is missing, cannot be reached safely, or is not the place that
-                was read.
+            OSError: the place is missing, contains a link, or is not the place in which the scan
+                has read the file.
         """
         return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return in words what is now in the place where an item was found."""
+        """Return a text about the present content of the place where the file of an item was."""
         return self._of(item.file).whereabouts(item)

@@ -1,7 +1,7 @@
-"""Files at their places: opened through no link, removed by a rename that reveals a swap.
+"""The isolator for files: opens a file without following links, and removes exactly this file.
 
-`safe_rename` moves names. This module also finds the processes that still have a file open after
-its name was removed: they can still read it.
+The module `safe_rename` removes the name of a file. This module also finds processes that have the
+file open after its name was removed, because these processes can still read the file.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ from hashclient.quarantine.tombstone import has_tombstone, put_tombstone
 from hashclient.system.encryption import shows_all_names
 from hashclient.system.text import printable
 
-#: At most this many processes that hold a file open are named.
+#: The highest number of processes with the file open that are named in a message.
 _MOST_NAMED = 5
-#: Reported if the kernel says that somebody has the file open, but `/proc` does not show who.
+#: The name for a process that has the file open according to the kernel, but that `/proc` does not
+#: show.
 UNSEEN = "a program that is not visible from here"
 
-#: Another directory is now at the path of the file: something was mounted, or somebody has
-#: exchanged the directories.
+#: The message if the path of the file leads to another directory, because a file system was mounted
+#: or unmounted, or because a program has exchanged directories.
 OTHER_DIRECTORY = "its directory has changed: is a file system not mounted?"
 
-#: Why nothing was removed; `{}` is the path to which another file was moved.
+#: The messages if the file was not removed; `{}` is the path to which another file was moved.
 REMOVALS = {
     Removal.OTHER: "another file is in its place now, and was not changed",
     Removal.CHANGED: "the file has changed meanwhile, and is still in place",
@@ -59,10 +60,10 @@ REMOVALS = {
 
 
 class HeldFile:
-    """A regular file, open as `fd`, with its status when it was opened."""
+    """A regular file, open as `fd`, and its status when it was opened."""
 
     def __init__(self, place: Place, fd: int, status: os.stat_result, seen: Seen | None) -> None:
-        """The caller closes `fd`."""
+        """The caller closes `fd`; `seen` is the file that the scan has read."""
         self.place = place
         self.fd = fd
         self.status = status
@@ -74,7 +75,7 @@ class HeldFile:
         return self.status.st_size
 
     def read(self, count: int) -> bytes:
-        """Return up to `count` bytes; none at the end.
+        """Return up to `count` bytes of the file, and no bytes at its end.
 
         Raises:
             OSError: the file cannot be read.
@@ -82,29 +83,29 @@ class HeldFile:
         return os.read(self.fd, count)
 
     def rewind(self) -> None:
-        """Read from the beginning again."""
+        """Let the next `read` begin at the start of the file."""
         os.lseek(self.fd, 0, os.SEEK_SET)
 
     def is_unchanged(self) -> bool:
-        """Return whether the file's status is the same as when it was opened."""
+        """Return whether the status of the file has not changed since it was opened."""
         return is_unchanged(self.status, os.fstat(self.fd))
 
     def is_seen(self) -> bool:
-        """Return whether this is the file that was read, by its inode."""
+        """Return whether this is the file that the scan has read, by its inode."""
         return self._seen is not None and self._seen.is_file(self.status)
 
 
 class FileSpot:
-    """A name in an open directory, under which the file `seen` was read."""
+    """A name in an open directory, under which the scan has read the file `seen`."""
 
     def __init__(self, place: Place, seen: Seen | None) -> None:
-        """The caller closes the directory."""
+        """The caller closes the directory of `place`."""
         self.place = place
         self._seen = seen
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[HeldFile]:
-        """Open the regular file at this spot.
+        """Open the regular file with the name of this spot.
 
         Raises:
             OSError: the file cannot be opened, or is not a regular file.
@@ -113,12 +114,12 @@ class FileSpot:
             yield HeldFile(self.place, fd, status, self._seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return the attributes, and the facts that later show whether the place is the same."""
+        """Return the attributes of the file, and the inodes of the file and its directory."""
         file = _file(held)
         return read_origin(file.fd, file.status, self.place.directory_inode())
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Remove the name if it still belongs to the file; see `remove_exactly`."""
+        """Remove the name if it still belongs to the file, as `remove_exactly` does."""
         file = _file(held)
         private = PRIVATE_NAME.format(match_id)
         try:
@@ -130,17 +131,20 @@ class FileSpot:
         except OSError as error:
             return Removed(done=False, why=f"still in place: {reason_of(error, self.place)}")
         if removal is Removal.CHANGED and self.place.status() is None:
-            if not os.fstat(file.fd).st_nlink:  # losing its last name changed it
+            if not os.fstat(file.fd).st_nlink:  # the removal of the last name has changed the ctime
                 return Removed(done=True, remains=("somebody else had removed it",))
             return Removed(done=False, why="it was moved away meanwhile")
         if removal is not Removal.REMOVED:
-            # The private name is longer if somebody had taken the usual name.
+            # The private name has a suffix if the usual private name was taken.
             aside = printable(self.place.at(private).path) + "*"
             return Removed(done=False, why=REMOVALS[removal].format(aside))
         return Removed(done=True, remains=_remains(file.fd))
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Put back a file that a kill has left under the private name, or remove it.
+        """Rename a file that a killed process has left under the private name to its old name.
+
+        If another file has the old name, remove the file under the private name, if it is the
+        sealed file; otherwise return a message.
 
         Raises:
             OSError: the state of the file cannot be found out.
@@ -148,8 +152,8 @@ class FileSpot:
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
             return None
-        # Either the act was killed while the file had the private name, and somebody has taken its
-        # old name since; or somebody has made this file on purpose.
+        # Another file has the old name. The file under the private name was left by a killed act,
+        # or another user has made it on purpose.
         with hold_if_there(FileSpot(hidden, self._seen)) as held:
             if held is None or not is_proven(held):
                 return REMOVALS[Removal.STRANDED].format(printable(hidden.path))
@@ -158,10 +162,11 @@ class FileSpot:
         return None
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return the object at the path.
+        """Return what is at the path of this spot now.
 
         Raises:
-            UnclearError: the directory is another directory, or files are being exchanged.
+            UnclearError: the path leads to another directory or the directory is locked, so a
+                missing name proves nothing; or another program is exchanging files.
             OSError: the status cannot be read.
         """
         now = self.place.status()
@@ -173,21 +178,21 @@ class FileSpot:
             return Sight.NOTHING
         is_seen = seen is not None and os.path.samestat(_file(seen).status, now)
         if stat.S_ISREG(now.st_mode) and not is_seen:
-            # A file that somebody moves away for a moment must not count as gone.
+            # A file that another program has moved away for a moment must not count as removed.
             raise UnclearError("the file at its path is being exchanged just now")
         return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return the reason if this fails."""
+        """Write the tombstone of an item, if it has a tombstone; return a message on failure."""
         return put_tombstone(self.place, item)
 
     def names(self) -> Names:
-        """Return the names of the directory; a failure to sync them does no harm."""
+        """Return the `Names` that sync the directory; a failure of this sync does no harm."""
         return Names(self.place.identity(), self.place.try_sync)
 
 
 class Files:
-    """Files of this machine, by their absolute paths."""
+    """The isolator for files of this machine, whose locators are absolute paths."""
 
     @contextlib.contextmanager
     def open(self, locator: str, seen: Seen | None) -> Iterator[Spot]:
@@ -195,7 +200,7 @@ class Files:
 
         Raises:
             OSError: a component is a link, is missing or is not a directory; or the directory is
-                another one than the directory of the file that was `seen`.
+                not the directory in which the file `seen` was read.
         """
         with open_place(locator) as place:
             if seen is not None and not seen.is_directory(os.fstat(place.fd)):
@@ -203,7 +208,7 @@ class Files:
             yield FileSpot(place, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return in words what is at the path of an item, and under its private name."""
+        """Return texts about the files at the path of an item and under its private name."""
         found = []
         try:
             with open_place(item.file) as place:
@@ -224,7 +229,7 @@ def _file(held: Held) -> HeldFile:
 
 
 def _remains(fd: int) -> tuple[str, ...]:
-    """Return in words where else the file open as `fd`, which has lost its name, remains."""
+    """Return texts about other names of a removed file and about processes that have it open."""
     remains = []
     if links := os.fstat(fd).st_nlink:
         names = "other name of it remains" if links == 1 else "other names of it remain"
@@ -237,25 +242,26 @@ def _remains(fd: int) -> tuple[str, ...]:
 
 
 def open_elsewhere(fd: int) -> list[str]:
-    """Return the other programs that use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
+    """Return the other processes that have the file open, as `name (pid)`, or `UNSEEN`.
 
-    These programs can still read the file after its name was removed. The kernel says whether
-    anybody has the file open; `/proc` says who, as far as this process may see. Programs in another
-    container, or on another machine of a network file system, are not seen.
+    These processes can still read the file after its name was removed. A lease shows whether any
+    process has the file open; `/proc` shows which processes, as far as this process may see them.
+    Processes in another container, or on another machine of a network file system, are not found.
     """
     status = os.fstat(fd)
     is_used = None if status.st_nlink else _is_used(fd)
-    if is_used is False:  # the usual case; reading all of /proc takes milliseconds
+    if is_used is False:  # in this usual case, /proc is not read, which would take milliseconds
         return []
     found = sorted(_holders(status))
     return [UNSEEN] if is_used and not found else found
 
 
 def _is_used(fd: int) -> bool | None:
-    """Return whether another process uses a file without a name; None if this is not known.
+    """Return whether another process has a file without a name open; None if this is not known.
 
-    If another process uses the file, the kernel grants no lease. A file with a name must not be
-    leased here: a process that opens it would have to wait, and this process would get a signal.
+    If another process has the file open, the kernel refuses a lease. This function must not be
+    called for a file with a name, because a process that opens the file during the lease would have
+    to wait, and this process would get a signal.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -281,8 +287,8 @@ def _holds(descriptors: Path, status: os.stat_result) -> bool:
     for descriptor in descriptors.iterdir():
         with contextlib.suppress(OSError):  # the file was closed meanwhile
             target = os.readlink(descriptor)  # noqa: PTH115 - any bytes, and fast
-            # `stat` may hang if the server of a file hangs: call it only if the descriptor may be
-            # the file.
+            # `stat` may hang if the server of a file hangs, so it is called only for a descriptor
+            # that may be the file.
             may_be = target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)"))
             if may_be and os.path.samestat(descriptor.stat(), status):
                 return True

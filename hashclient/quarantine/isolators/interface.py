@@ -1,9 +1,9 @@
-"""The interface of isolators: hold a matched object in its place, read it, and remove it.
+"""The interface of isolators, which open a matched file or object, read it, and remove it.
 
-`isolate` decides the order of the steps and proves the content; an isolator does the steps that
-depend on the kind of place. Errors are errors of the system (`OSError`); each ends the act on one
-match, with a message. A file is always restored to the file system, wherever it came from, so
-`restore` does not use isolators.
+The module `isolate` decides the order of the steps and proves the content; an isolator does the
+steps that depend on the kind of place. The methods raise `OSError`, which ends the act on one match
+with a message. The module `restore` does not use isolators, because it always writes a file, even
+if the content was an object.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
 from hashclient.system.beneath import Identity
 
-#: Errors of `Spot.hold` that mean that no file can be held: no file, a link, or another type of
-#: file.
+#: The errors of `Spot.hold` that mean that there is no regular file: a missing name, a link, or
+#: another type of file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 
 
 class Held(Protocol):
-    """An open, held file: reads give this file, even if its name is moved or removed."""
+    """An open file or object; reads return its content even if its name is moved or removed."""
 
     @property
     def size(self) -> int:
@@ -35,7 +35,7 @@ class Held(Protocol):
         ...
 
     def read(self, count: int) -> bytes:
-        """Return up to `count` bytes, from the beginning on; none at the end.
+        """Return up to `count` next bytes of the file, and no bytes at its end.
 
         Raises:
             OSError: the file cannot be read.
@@ -43,23 +43,24 @@ class Held(Protocol):
         ...
 
     def rewind(self) -> None:
-        """Read from the beginning again."""
+        """Let the next `read` begin at the start of the file."""
         ...
 
     def is_unchanged(self) -> bool:
-        """Return whether the file is unchanged since it was opened, as far as is known."""
+        """Return whether the status of the file is unchanged since it was opened."""
         ...
 
     def is_seen(self) -> bool:
-        """Return whether this is the file that was read, and not another file under its name."""
+        """Return whether this is the file that the scan has read, not another file of that name."""
         ...
 
 
 class Removed(msgspec.Struct, frozen=True):
     """The result of removing a held file.
 
-    If `done`, `remains` has remarks, for example other names of the file. Otherwise, `why` says why
-    no file was removed; with `is_meant`, the configuration wants this.
+    If `done` is set, `remains` are remarks, for example about other names of the file. Otherwise,
+    `why` says why the file was not removed. `is_meant` says whether the configuration requests that
+    the file is not removed.
     """
 
     done: bool
@@ -69,14 +70,14 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """Names that have changed in a directory; `sync` makes them durable, or raises StateError."""
+    """A directory with changed names; `sync` makes the names durable, or raises StateError."""
 
     directory: Identity
     sync: Callable[[], None]
 
 
 class Sight(enum.Enum):
-    """The content of a place without the sealed file: nothing, our tombstone, or other content."""
+    """What is found in the place of the sealed file: nothing, our tombstone, or another file."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -84,37 +85,37 @@ class Sight(enum.Enum):
 
 
 class UnclearError(Exception):
-    """The content of a spot is not known at this moment; the text says why, for people."""
+    """It is not known which file is at a spot; the text says why, for people."""
 
 
 class Spot(Protocol):
-    """The place where a file was found, and a name in it."""
+    """The place where a scan has found a file: for a file, an open directory and a name in it."""
 
     def hold(self) -> AbstractContextManager[Held]:
-        """Open the file at the spot, through no link and without changing it.
+        """Open the file at the spot, without following a link and without changing the file.
 
         Raises:
-            OSError: the file cannot be opened; `hold_if_there` knows which errors mean that the
-                file is missing.
+            OSError: the file cannot be opened; the errors in `_NOT_THERE` mean that it is missing.
         """
         ...
 
     def origin(self, held: Held) -> Origin:
-        """Return the attributes of the held file or object, see `attributes`."""
+        """Return the attributes of the open file or object; see the module `attributes`."""
         ...
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Remove the name if it still belongs to the held file, and the file is unchanged.
+        """Remove the name if it still belongs to the open file, and the file is unchanged.
 
-        A kill in between leaves the file in place, or where `settle` finds it, or removed.
+        If the process is killed meanwhile, the file is in place, has a private name that `settle`
+        finds, or is removed.
         """
         ...
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Finish a removal that a kill has interrupted; call this before `hold`.
+        """Finish a removal during which the process was killed; called before `hold`.
 
-        `is_proven` returns whether a held file is the sealed file, which may be removed. Return in
-        words why the removal could not be finished; None if it is finished.
+        `is_proven` returns whether an open file is the sealed file, which may be removed. Return a
+        message if the removal could not be finished, else None.
 
         Raises:
             OSError: the state of the file cannot be found out.
@@ -122,45 +123,46 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return the object there instead of the sealed file; `seen`, just held, is another file.
+        """Return what is in place of the sealed file; `seen` is another file that was just open.
 
         Raises:
-            UnclearError: the path may lead to another place now, or somebody is exchanging files.
+            UnclearError: the path may lead to another place now, or another program is exchanging
+                files.
             OSError: the status cannot be read.
         """
         ...
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return the reason if this fails."""
+        """Write the tombstone of an item, if it has a tombstone; return a message on failure."""
         ...
 
     def names(self) -> Names | None:
-        """Return the names of the place, to be synced by the caller of `remove`, or None."""
+        """Return the `Names` that the caller of `remove` must sync, or None."""
         ...
 
 
 class Isolator(Protocol):
-    """A kind of place where something can match."""
+    """An isolator for one kind of place, for example files or objects in buckets."""
 
     def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
-        """Open the place of a match, given as in the record of matches.
+        """Open the place of a match, whose `locator` is the path or URI in the record of matches.
 
-        `seen` is the file that was read, for places whose locator does not name the file.
+        `seen` is the file that the scan has read; None for objects, whose locator names a version.
 
         Raises:
-            OSError: the place is missing, cannot be reached safely, or is not the place that
-                was read.
+            OSError: the place is missing, contains a link, or is not the place in which the scan
+                has read the file.
         """
         ...
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Return in words what is at the place of an item that was not removed yet."""
+        """Return texts about the content of the place of an item whose file was not removed yet."""
         ...
 
 
 @contextlib.contextmanager
 def hold_if_there(spot: Spot) -> Iterator[Held | None]:
-    """Open the file at a spot; return None if no file is there to hold.
+    """Open the file at a spot; yield None if there is no regular file at the spot.
 
     Raises:
         OSError: the file cannot be opened.

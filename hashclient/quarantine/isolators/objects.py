@@ -1,15 +1,15 @@
-"""Objects in buckets: held by their version, deleted as exactly that version.
+"""The isolator for objects in buckets: reads one version of an object, and deletes this version.
 
-1. The item is one version, or the content with one ETag: each range is read on the condition that
-   version or ETag is the same.
-2. The object is deleted by its version, so other versions of the key stay. If a store keeps no
-   versions, the object is deleted on the condition that its ETag is still the same. But not every
-   store obeys this condition. So this condition is only used with Amazon, and only if the
-   configuration allows it.
-3. If neither is possible, the object is not deleted, and only a sealed copy is made.
-4. If the configuration requests a legal hold, the object gets the hold and stays.
+1. Exactly one version of the object, or the content with one ETag, is isolated. Each range of bytes
+   is requested on the condition that the version or the ETag is the same.
+2. The version of the object is deleted, so other versions of the key stay. If a store keeps no
+   versions, the object is deleted on the condition that its ETag is still the same. Not every store
+   obeys this condition, so it is only used with Amazon, or if the configuration allows it.
+3. If neither a version nor a condition on the ETag can be used, the object is not deleted, and only
+   a sealed copy is made.
+4. If the configuration requests a legal hold, the object is put on legal hold and is not deleted.
 
-An object leaves no tombstone. Restoring makes a file.
+No tombstone is written in place of an object. An object is restored as a file.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hashclient.objects.stores import open_store
 from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
 from hashclient.quarantine.item import Item, Origin
 
-#: Bytes that are requested at a time.
+#: The highest number of bytes in one request.
 RANGE_BYTES = 4 << 20
-#: The name in S3 of a version that was stored while versions were off.
+#: The version id in S3 of an object that was stored without versioning.
 NO_VERSION = "null"
 
 ON_HOLD = "put on legal hold and left in place, as configured"
@@ -45,7 +45,7 @@ _ERRNO = {Trouble.GONE: errno.ENOENT, Trouble.DENIED: errno.EACCES, Trouble.CHAN
 
 @contextlib.contextmanager
 def _errors(uri: ObjectUri) -> Iterator[None]:
-    """Translate a failure of the store into an error of the system."""
+    """Translate a `StoreError` in the block into an `OSError`."""
     try:
         yield
     except StoreError as error:
@@ -54,13 +54,14 @@ def _errors(uri: ObjectUri) -> Iterator[None]:
 
 
 class HeldObject:
-    """A version of an object, as it was when it was opened."""
+    """One version of an object, with its metadata when it was opened."""
 
     def __init__(self, spot: ObjectSpot, seen: Seen) -> None:
-        """Nothing is read yet."""
+        """Begin at the start of the object; nothing is requested yet."""
         self.spot = spot
         self.seen = seen
-        #: The end of the requested bytes, and the bytes that were not returned yet.
+        #: `_at` is the offset of the next request; `_part` are received bytes that `read` has not
+        #: returned yet.
         self._at = 0
         self._part = memoryview(b"")
 
@@ -70,7 +71,7 @@ class HeldObject:
         return self.seen.size
 
     def read(self, count: int) -> bytes:
-        """Return up to `count` bytes; none at the end.
+        """Return up to `count` bytes of the object, and no bytes at its end.
 
         Raises:
             OSError: the object cannot be read, or was replaced.
@@ -99,33 +100,33 @@ class HeldObject:
         return found
 
     def rewind(self) -> None:
-        """Read from the beginning again."""
+        """Let the next `read` begin at the start of the object."""
         self._at = 0
         self._part = memoryview(b"")
 
     def is_seen(self) -> bool:
-        """Return True: the version was read, and a version never changes."""
+        """Return True, because the locator names the version, and a version never changes."""
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether this version is still the object in its place."""
+        """Return whether the URI still leads to this version or to no object."""
         return self.spot.now() in (None, self.seen)
 
 
 class ObjectSpot:
-    """The name of an object, or of a version of the object."""
+    """The URI of an object, or of one version of an object."""
 
     def __init__(self, uri: ObjectUri, store: Store, config: ObjectsConfig) -> None:
-        """No request is made yet."""
+        """Store the arguments; no request is made yet."""
         self.uri = uri
         self.store = store
         self._config = config
 
     def now(self) -> Seen | None:
-        """Return the object at the spot; None if no object is there.
+        """Return the metadata of the object at the URI; None if the object does not exist.
 
         Raises:
-            OSError: the store cannot be asked.
+            OSError: the request fails.
         """
         try:
             with _errors(self.uri):
@@ -135,7 +136,7 @@ class ObjectSpot:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[HeldObject]:
-        """Hold the object there.
+        """Open the object at the URI.
 
         Raises:
             OSError: the object is missing, or the request fails.
@@ -146,7 +147,7 @@ class ObjectSpot:
         yield HeldObject(self, seen)
 
     def origin(self, held: Held) -> Origin:
-        """Return the attributes of a restored file: it is private to the present user."""
+        """Return the attributes of the file as which the object is restored, with mode 0600."""
         return Origin(
             device=0,
             inode=0,
@@ -161,7 +162,7 @@ class ObjectSpot:
         )
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Delete the version that is open, or put it on hold."""
+        """Delete the open version of the object, or put it on legal hold."""
         assert isinstance(held, HeldObject), "the spot has held this object itself"
         try:
             now = self.now()
@@ -196,34 +197,34 @@ class ObjectSpot:
         return Removed(done=True)
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Do nothing: an object is deleted in one step."""
+        """Do nothing, because an object is deleted in one step."""
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return the object in the place.
+        """Return whether an object is at the URI.
 
         Raises:
-            OSError: the store cannot be asked.
+            OSError: the request fails.
         """
         return Sight.NOTHING if self.now() is None else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Do nothing: nothing is left in a bucket."""
+        """Do nothing, because no tombstone is written to a bucket."""
 
     def names(self) -> None:
-        """A deletion is durable once the store has answered."""
+        """Return None, because a deletion is durable when the store has answered."""
 
 
 class Objects:
-    """Objects by their URIs; `configured` are the tables of buckets."""
+    """The isolator for objects, whose locators are URIs."""
 
     def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
-        """No store is opened yet."""
+        """`configured` are the settings for objects from the configuration, by bucket."""
         self._configured = configured
         self._stores: dict[str, Store] = {}
 
     @contextlib.contextmanager
     def open(self, locator: str, seen: SeenFile | None) -> Iterator[Spot]:
-        """Open the bucket of an object, whose URI says which version was read.
+        """Open the bucket of an object; the URI names the version that the scan has read.
 
         Raises:
             OSError: the bucket cannot be opened.
@@ -237,7 +238,7 @@ class Objects:
         return ObjectSpot(uri, store, config)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say whether the object is there."""
+        """Return a text if an object is at the URI of an item."""
         try:
             now = self._spot(item.file).now()
         except OSError as error:
